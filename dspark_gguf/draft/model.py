@@ -1,0 +1,65 @@
+"""A small language model of the target's family as drafter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dspark_gguf.engine.protocol import Cache, Tokenizer
+from dspark_gguf.records import Draft, Round
+from dspark_gguf.sampling import Sampler, top_probability
+from dspark_gguf.schedule import Plan
+
+
+class ModelDrafter:
+    """Drafts token by token from its own rows, with the same truncation as the target.
+
+    Args:
+        cache: the draft model's memory.
+        sampler: turns its rows into the law that a draft token is drawn from.
+        tokenizer: the target's; ids beyond its vocabulary are never proposed.
+
+    """
+
+    def __init__(self, cache: Cache, sampler: Sampler, tokenizer: Tokenizer) -> None:
+        self.cache = cache
+        self.sampler = sampler
+        self._n_tokens = tokenizer.n_tokens
+        self._end_tokens = frozenset(tokenizer.end_tokens)
+        self._rng = np.random.default_rng(0)
+
+    def restart(self, tokens: Sequence[int], rng: np.random.Generator) -> None:
+        """Keep what is still true of the last conversation; the rest is read when drafting."""
+        self._rng = rng
+        self.cache.keep(tokens)
+
+    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+        """A chain of draws; ends early at an unsure row or after an end token."""
+        length = min(plan.length, self.cache.n_ctx - len(tokens))
+        history = self.sampler.history(tokens)
+        unseen = tokens[self.cache.length :]
+        drafted: list[int] = []
+        laws, confidences = [], []
+        while len(drafted) < length:
+            # Ids beyond the target's vocabulary are padding of the draft's: masked.
+            row = self.cache.advance(unseen, 1)[0][: self._n_tokens]
+            confidence = top_probability(row)
+            if not plan.admits(confidence):
+                break
+            law = self.sampler(row, (*history, *drafted))
+            token = law.draw(self._rng)
+            drafted.append(token)
+            laws.append(law)
+            confidences.append(confidence)
+            unseen = [token]
+            if token in self._end_tokens:
+                break
+        return Draft(tuple(drafted), tuple(laws), tuple(confidences))
+
+    def observe(self, round: Round) -> None:
+        """Nothing to learn."""
+
+    def trim(self, length: int) -> None:
+        """Forget rejected tokens."""
+        self.cache.trim(length)

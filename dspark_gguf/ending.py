@@ -1,0 +1,73 @@
+"""Where an answer ends, and its text on the way there."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from dspark_gguf.config import Limits
+from dspark_gguf.engine.protocol import Tokenizer
+from dspark_gguf.records import FinishReason
+
+
+class Ending:
+    """Turns emitted tokens into text and stops at the first token that ends the answer.
+
+    The end falls on the same token however the tokens are spread over rounds. Text is held back
+    while it may be part of a character or of a stop string.
+
+    Attributes:
+        finish_reason: why the answer ended, None while it goes on.
+
+    """
+
+    def __init__(self, limits: Limits, tokenizer: Tokenizer) -> None:
+        self.finish_reason: FinishReason | None = None
+        self._tokenizer = tokenizer
+        self._end_tokens = frozenset(tokenizer.end_tokens)
+        self._stops = limits.stop
+        self._left = limits.max_tokens
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def room(self, free: int) -> int:
+        """Tokens that may still come, with `free` places in the context."""
+        return free if self._left is None else min(self._left, free)
+
+    def take(self, fresh: Sequence[int]) -> tuple[list[int], str]:
+        """The tokens that belong to the answer, and the text that is certain now."""
+        kept: list[int] = []
+        for token in fresh:
+            kept.append(token)
+            self.finish_reason = self._after(token)
+            if self.finish_reason:
+                return kept, self.flush()
+        certain = len(self._held) - self._undecided()
+        text, self._held = self._held[:certain], self._held[certain:]
+        return kept, text
+
+    def flush(self) -> str:
+        """What was held back: nothing will follow it."""
+        text = self._held + self._bytes.decode(b"", final=True)
+        self._held = ""
+        return text
+
+    def _after(self, token: int) -> FinishReason | None:
+        if self._left is not None:
+            self._left -= 1
+        if token in self._end_tokens:
+            return "stop"
+        self._held += self._bytes.decode(self._tokenizer.piece(token))
+        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if places:
+            self._held = self._held[: min(places)]
+            self._bytes.reset()
+            return "stop"
+        return "length" if self._left == 0 else None
+
+    def _undecided(self) -> int:
+        """Length of the longest end of the held text that a stop string begins with."""
+        for length in range(min(len(self._held), max(map(len, self._stops), default=0)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
+                return length
+        return 0

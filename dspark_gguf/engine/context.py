@@ -1,0 +1,248 @@
+"""A context: the KV cache of one conversation, and the passes that fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Event
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.config import ModelOptions
+from dspark_gguf.engine import library
+from dspark_gguf.engine.model import Model, looks_like_memory, require_memory
+from dspark_gguf.errors import Cancelled, EngineError, ModelError, ResourceError
+
+_FLASH = {"auto": -1, "off": 0, "on": 1}
+_ROPE = {None: -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
+_SEQUENCE = 0
+
+
+class Rows:
+    """Logits of the last pass, one row per position: float32 ``[n_vocab]`` each.
+
+    Views into llama.cpp's memory, made when asked for: valid until the context decodes again.
+    """
+
+    def __init__(self, context: Any, first: int, count: int, width: int) -> None:
+        self._context, self._first, self._count = context, first, count
+        self._shape = (width,)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, k: int) -> npt.NDArray[np.float32]:
+        if not 0 <= k < self._count:
+            raise IndexError(k)
+        pointer = llama_cpp.llama_get_logits_ith(self._context, self._first + k)
+        if not pointer:
+            raise EngineError("logits", f"none at row {k}", "report this with the model's name")
+        return np.ctypeslib.as_array(pointer, self._shape)
+
+
+class Context:
+    """One sequence of tokens in the memory of one model.
+
+    Args:
+        model: the weights.
+        n_ctx: most tokens it can hold.
+        max_rows: most rows of logits a pass returns; the compute buffer is sized for it.
+        interrupt: when set, work on a long prompt ends with `Cancelled`.
+
+    Raises:
+        ResourceError: the cache does not fit in memory.
+
+    Attributes:
+        tokens: the ids in the cache, in order. The cache holds exactly these, or, after an
+            interrupted pass, these and something more that the next `restart` removes.
+
+    """
+
+    def __init__(self, model: Model, n_ctx: int, max_rows: int, interrupt: Event) -> None:
+        self.model, self.n_ctx, self.max_rows = model, n_ctx, max_rows
+        self.tokens: list[int] = []
+        self._interrupt = interrupt
+        self._unsure = False
+        self._width = model.vocabulary.n_tokens
+        self._n_batch = max(model.options.n_batch, max_rows)
+        self.cache_bytes = model.cache_bytes(n_ctx)
+        self._context = self._create()
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._batch = llama_cpp.llama_batch_init(self._n_batch, 0, 1)
+        self._ids = np.ctypeslib.as_array(self._batch.token, (self._n_batch,))
+        self._positions = np.ctypeslib.as_array(self._batch.pos, (self._n_batch,))
+        self._wanted = np.ctypeslib.as_array(self._batch.logits, (self._n_batch,))
+        for k in range(self._n_batch):
+            self._batch.n_seq_id[k] = 1
+            self._batch.seq_id[k][0] = _SEQUENCE
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return len(self.tokens)
+
+    @property
+    def can_trim(self) -> bool:
+        """Whether `trim` takes back single tokens; else it forgets everything."""
+        return self.model.has_trimmable_cache
+
+    def close(self) -> None:
+        """Free the cache."""
+        if self._context is not None:
+            llama_cpp.llama_batch_free(self._batch)
+            llama_cpp.llama_free(self._context)
+            self._context = None
+
+    def restart(self, tokens: Sequence[int]) -> int:
+        """Make the cache hold exactly `tokens`, and return how many of them it already held.
+
+        Raises:
+            Cancelled: the user interrupted; what was read so far stays.
+
+        """
+        kept = self.keep(tokens)
+        self.advance(tokens[kept:], 0)
+        return kept
+
+    def keep(self, tokens: Sequence[int]) -> int:
+        """Drop what is not a prefix of `tokens`, and return the length of what stays."""
+        if self._unsure:
+            self._remove_from(self.length)
+        common = common_prefix(self.tokens, tokens)
+        self.trim(common)
+        return self.length
+
+    def trim(self, length: int) -> None:
+        """Take back all tokens from position `length` on; a longer `length` changes nothing."""
+        if length < self.length:
+            self._remove_from(length)
+
+    def decode(self, tokens: Sequence[int]) -> Rows:
+        """One pass over `tokens`, which follow those in the cache: a row of logits for each."""
+        return self.advance(tokens, len(tokens))
+
+    def advance(self, tokens: Sequence[int], n_rows: int) -> Rows:
+        """Read `tokens`, which follow those in the cache; logits for the last `n_rows`.
+
+        Raises:
+            Cancelled: the user interrupted between two batches; what was read so far stays.
+            ResourceError: the cache is full.
+            EngineError: llama.cpp failed.
+
+        """
+        if self.length + len(tokens) > self.n_ctx:
+            raise ResourceError(
+                f"room for {self.length + len(tokens)} tokens",
+                f"a context of {self.n_ctx}",
+                "use a larger --ctx-size",
+            )
+        # A short batch comes first, so that the rows that are wanted lie in the last one.
+        end = len(tokens) % self._n_batch or self._n_batch
+        start = 0
+        while start < len(tokens):
+            if self._interrupt.is_set():
+                raise Cancelled
+            self._pass(tokens[start:end], n_rows if end >= len(tokens) else 0)
+            start, end = end, end + self._n_batch
+        last = min(len(tokens), self._n_batch)
+        return Rows(self._context, last - n_rows, n_rows, self._width)
+
+    def _pass(self, tokens: Sequence[int], n_rows: int) -> None:
+        count = len(tokens)
+        self._ids[:count] = tokens
+        self._positions[:count] = np.arange(self.length, self.length + count)
+        self._wanted[: count - n_rows] = 0
+        self._wanted[count - n_rows : count] = 1
+        self._batch.n_tokens = count
+        # Unsure until the books are right again: an exception may strike between any two lines.
+        self._unsure = True
+        with library.listening() as errors:
+            status = llama_cpp.llama_decode(self._context, self._batch)
+            if status == 0:
+                llama_cpp.llama_synchronize(self._context)
+        if status != 0:
+            raise _decode_error(status, "; ".join(errors), self.n_ctx)
+        self.tokens.extend(tokens)
+        self._unsure = False
+
+    def _remove_from(self, length: int) -> None:
+        self._unsure = True
+        if not llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, length, -1):
+            llama_cpp.llama_memory_clear(self._memory, True)
+            length = 0
+        del self.tokens[length:]
+        self._unsure = False
+
+    def _create(self) -> Any:
+        options = self.model.options
+        on_cpu = not self.model.gpu_layers or not options.kv_offload
+        if on_cpu:
+            require_memory(self.cache_bytes, f"the {self.n_ctx}-token cache of {self.model.name}")
+        with library.listening() as errors:
+            context = llama_cpp.llama_init_from_model(self.model.pointer, self._params(options))
+        if not context:
+            raise self._create_error("; ".join(errors))
+        return context
+
+    def _params(self, options: ModelOptions) -> Any:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = self.n_ctx
+        params.n_batch = self._n_batch
+        params.n_ubatch = min(options.n_ubatch, self._n_batch)
+        params.n_outputs_max = self.max_rows
+        params.n_outputs_max_per_seq = 0
+        params.n_threads = options.threads or library.physical_cores()
+        params.n_threads_batch = options.threads_batch or params.n_threads
+        params.flash_attn_type = _FLASH[options.flash_attn]
+        params.type_k = library.type_number(options.cache_type_k)
+        params.type_v = library.type_number(options.cache_type_v)
+        params.offload_kqv = options.kv_offload
+        # A sliding window that forgets what lies behind it cannot take tokens back.
+        params.swa_full = True
+        params.rope_scaling_type = _ROPE[options.rope_scaling]
+        for name in ("rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor"):
+            setattr(params, name, getattr(options, name))
+        for name in ("yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
+            setattr(params, name, getattr(options, name))
+        return params
+
+    def _create_error(self, log: str) -> ResourceError | ModelError:
+        size = self.cache_bytes / 1024**2
+        if looks_like_memory(log) or not log:
+            return ResourceError(
+                f"memory for a context of {self.n_ctx} tokens ({size:.0f} MiB of cache)",
+                log or "a refusal from llama.cpp",
+                "use a smaller --ctx-size or cache type",
+            )
+        return ModelError(
+            f"a context for {self.model.name} with these options",
+            log,
+            "change the option that it names",
+        )
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the longest common prefix of two token lists."""
+    length = min(len(left), len(right))
+    if not length:
+        return 0
+    differs = np.asarray(left[:length]) != np.asarray(right[:length])
+    return int(differs.argmax()) if differs.any() else length
+
+
+def _decode_error(status: int, log: str, n_ctx: int) -> EngineError | ResourceError:
+    if status == 1:
+        return ResourceError(
+            "a free place in the cache", f"none of {n_ctx}", "use a larger --ctx-size"
+        )
+    if looks_like_memory(log):
+        return ResourceError("memory for this pass", log, "use a smaller --ubatch-size")
+    return EngineError(
+        "a finished pass of the model",
+        f"status {status} from llama.cpp ({log or 'no reason given'})",
+        "try again; `-v` shows llama.cpp's log",
+    )
+
+

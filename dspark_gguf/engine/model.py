@@ -1,0 +1,259 @@
+"""A loaded GGUF: its weights, what it says of itself, and where it sits."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from dspark_gguf.config import ModelOptions
+from dspark_gguf.engine import library
+from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.errors import ModelError, ResourceError, UsageError
+
+_GIB = 1024**3
+_SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
+_MEMORY_WORDS = ("allocat", "out of memory", "bad_alloc", "cannot mmap")
+
+
+class Model:
+    """Weights and vocabulary of one GGUF file.
+
+    Args:
+        path: the file.
+        options: how to load it.
+
+    Raises:
+        UsageError: no such file, or an option this machine does not know.
+        ModelError: not a GGUF that can generate text.
+        ResourceError: not enough memory.
+
+    Attributes:
+        notes: what was asked for and cannot be done, one sentence each.
+
+    """
+
+    def __init__(self, path: str | Path, options: ModelOptions) -> None:
+        self.path = readable_gguf(path)
+        self.options = options
+        self.notes: list[str] = []
+        self.gpu_layers = self._wanted_gpu_layers()
+        self._model = self._load()
+        self.metadata = self._read_metadata()
+        self._refuse_what_cannot_generate()
+        self.vocabulary = Vocabulary(self._model)
+        self.size: int = llama_cpp.llama_model_size(self._model)
+        self.n_layer: int = llama_cpp.llama_model_n_layer(self._model)
+        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self._model)
+        self.gpu_layers = min(self.gpu_layers, self.n_layer + 1)
+
+    @property
+    def pointer(self) -> Any:
+        """llama.cpp's model."""
+        return self._model
+
+    def close(self) -> None:
+        """Free the weights. No context of this model may be in use."""
+        if self._model is not None:
+            llama_cpp.llama_model_free(self._model)
+            self._model = None
+
+    @property
+    def architecture(self) -> str:
+        """Such as ``llama`` or ``qwen3``."""
+        return self.metadata.get("general.architecture", "unknown")
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending: what a user chose it by."""
+        return self.path.stem
+
+    @property
+    def template(self) -> str | None:
+        """The chat template in the file."""
+        return self.metadata.get("tokenizer.chat_template")
+
+    @property
+    def has_trimmable_cache(self) -> bool:
+        """Whether tokens can be taken back: not from a recurrent state."""
+        return not (
+            llama_cpp.llama_model_is_recurrent(self._model)
+            or llama_cpp.llama_model_is_hybrid(self._model)
+        )
+
+    @property
+    def place(self) -> str:
+        """Where the weights sit, in words."""
+        if not self.gpu_layers:
+            return "CPU"
+        names = "+".join(self.options.devices or library.gpu_names())
+        whole = self.gpu_layers > self.n_layer
+        return names if whole else f"{names} ({self.gpu_layers}/{self.n_layer + 1} layers) + CPU"
+
+    def cache_bytes(self, n_ctx: int) -> int:
+        """Size of an attention cache for `n_ctx` tokens.
+
+        An upper bound where layers differ; 0 for a recurrent model, whose state does not grow.
+        """
+        if not self.has_trimmable_cache:
+            return 0
+        heads = llama_cpp.llama_model_n_head_kv(self._model)
+        width = llama_cpp.llama_model_n_embd(self._model) / max(
+            llama_cpp.llama_model_n_head(self._model), 1
+        )
+        total = 0.0
+        for key, cache_type in (
+            ("key_length", self.options.cache_type_k),
+            ("value_length", self.options.cache_type_v),
+        ):
+            length = float(self.metadata.get(f"{self.architecture}.attention.{key}", width))
+            total += heads * length * library.bytes_per_value(cache_type)
+        return int(total * self.n_layer * n_ctx)
+
+    def _wanted_gpu_layers(self) -> int:
+        wanted = self.options.n_gpu_layers
+        if library.can_offload():
+            return 2**30 if wanted in (None, "all", -1) else 0 if wanted == "none" else int(wanted)  # type: ignore[arg-type]
+        if wanted not in (None, "none", 0):
+            self.notes.append(
+                f"this build of llama-cpp-python has no GPU offload: n_gpu_layers {wanted} of "
+                f"{self.path.name} is not done; reinstall it with CMAKE_ARGS=-DGGML_CUDA=on "
+                "or -DGGML_METAL=on"
+            )
+        return 0
+
+    def _load(self) -> Any:
+        options = self.options
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = self.gpu_layers
+        params.split_mode = _SPLIT_MODES[options.split_mode]
+        params.main_gpu = options.main_gpu
+        if not options.mmap or options.mlock:  # else: auto, llama.cpp's own choice
+            params.load_mode = options.mmap + 2 * options.mlock
+        if options.mlock and not llama_cpp.llama_supports_mlock():
+            self.notes.append("this build of llama-cpp-python cannot lock memory: mlock is off")
+        if options.tensor_split:
+            params.tensor_split = self._tensor_split()
+        if options.devices:
+            params.devices = ctypes.cast(self._devices(), ctypes.c_void_p)
+        if not options.mmap:
+            require_memory(self.path.stat().st_size, f"the weights of {self.path.name}")
+        with library.listening() as errors:
+            model = llama_cpp.llama_model_load_from_file(str(self.path).encode(), params)
+        if not model:
+            raise _load_error(self.path, "; ".join(errors))
+        return model
+
+    def _tensor_split(self) -> Any:
+        most = llama_cpp.llama_max_devices()
+        if len(self.options.tensor_split) > most:
+            raise UsageError(
+                f"at most {most} shares in tensor_split",
+                str(len(self.options.tensor_split)),
+                "give one share for each GPU",
+            )
+        self._shares = (ctypes.c_float * most)(*self.options.tensor_split)
+        return self._shares
+
+    def _devices(self) -> Any:
+        known = library.devices()
+        for name in self.options.devices:
+            if name not in known:
+                raise UsageError(
+                    f"devices out of {', '.join(known)}",
+                    repr(name),
+                    "choose one of these, or reinstall llama-cpp-python for your GPU",
+                )
+        pointers = [known[name] for name in self.options.devices]
+        self._device_array = (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
+        return self._device_array
+
+    def _read_metadata(self) -> dict[str, str]:
+        def read(function: Any, index: int) -> str:
+            size = function(self._model, index, None, 0)
+            buffer = ctypes.create_string_buffer(size + 1)
+            function(self._model, index, buffer, size + 1)
+            return buffer.value.decode("utf-8", "replace")
+
+        return {
+            read(llama_cpp.llama_model_meta_key_by_index, k): read(
+                llama_cpp.llama_model_meta_val_str_by_index, k
+            )
+            for k in range(llama_cpp.llama_model_meta_count(self._model))
+        }
+
+    def _refuse_what_cannot_generate(self) -> None:
+        arch = self.architecture
+        pooled = self.metadata.get(f"{arch}.pooling_type", "0") != "0"
+        two_way = self.metadata.get(f"{arch}.attention.causal") == "false"
+        encoder = llama_cpp.llama_model_has_encoder(self._model)
+        if (pooled or two_way or encoder) and arch != "dflash":
+            self.close()
+            raise ModelError(
+                "a model that generates text",
+                f"{self.path.name}, an embedding or encoder model ({arch})",
+                "choose a chat or base model",
+            )
+
+
+def readable_gguf(path: str | Path) -> Path:
+    """`path`, after a look at its first bytes.
+
+    Raises:
+        UsageError: nothing there, or a directory.
+        ModelError: a file that is no GGUF.
+
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UsageError("a model file", f"nothing at {path}", "check the path")
+    if path.is_dir():
+        raise UsageError("a model file", f"the directory {path}", "name the .gguf file in it")
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise UsageError(
+            f"a readable {path}", str(error.strerror), "check its permissions"
+        ) from None
+    if head != b"GGUF":
+        found = "an empty file" if not head else f"a file that begins with {head!r}"
+        raise ModelError(f"a GGUF model in {path}", found, "download or convert the model again")
+    return path
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Refuse what would make the system swap or kill us.
+
+    Raises:
+        ResourceError: with both sizes.
+
+    """
+    available = library.available_memory()
+    if available is not None and needed > available:
+        raise ResourceError(
+            f"{needed / _GIB:.1f} GiB of memory for {what}",
+            f"{available / _GIB:.1f} GiB",
+            "use a smaller model or context (--ctx-size), or a smaller cache type",
+        )
+
+
+def looks_like_memory(text: str) -> bool:
+    """Whether llama.cpp's log speaks of a failed allocation."""
+    return any(word in text.lower() for word in _MEMORY_WORDS)
+
+
+def _load_error(path: Path, log: str) -> ModelError | ResourceError:
+    # The last of its lines only repeats that loading failed.
+    reason = log.split("; ")[0].removeprefix("llama_model_load: ") or "an unknown failure"
+    if looks_like_memory(log):
+        return ResourceError(
+            f"memory for {path.name}", reason, "use a smaller model or fewer GPU layers"
+        )
+    return ModelError(
+        f"a complete GGUF model in {path}",
+        reason,
+        "download it again, or use a newer llama-cpp-python if the architecture is new",
+    )

@@ -1,0 +1,59 @@
+"""What the controller asks of a model. The engine and the fakes of ``testing`` both answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Rows(Protocol):
+    """Logits of one pass, float32 ``[n_vocab]`` a row, valid until the next pass."""
+
+    def __getitem__(self, k: int, /) -> npt.NDArray[np.float32]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Cache(Protocol):
+    """One sequence of tokens in the memory of a model."""
+
+    @property
+    def n_ctx(self) -> int:
+        """Most tokens it can hold."""
+
+    @property
+    def length(self) -> int:
+        """Tokens it holds now."""
+
+    def restart(self, tokens: Sequence[int]) -> int:
+        """Hold exactly `tokens`; returns how many were there already."""
+
+    def keep(self, tokens: Sequence[int]) -> int:
+        """Drop what is no prefix of `tokens`; returns the length of what stays."""
+
+    def trim(self, length: int) -> None:
+        """Take back the tokens from position `length` on, if there are any."""
+
+    def decode(self, tokens: Sequence[int]) -> Rows:
+        """One pass over tokens that follow those it holds: a row for each."""
+
+    def advance(self, tokens: Sequence[int], n_rows: int) -> Rows:
+        """Read tokens that follow those it holds: rows for the last `n_rows`."""
+
+
+class Tokenizer(Protocol):
+    """Tokens and text."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Size of the vocabulary."""
+
+    @property
+    def end_tokens(self) -> Sequence[int]:
+        """Ids that end an answer."""
+
+    def piece(self, token: int) -> bytes:
+        """Bytes of a token; empty for a control token."""

@@ -1,0 +1,109 @@
+"""A conversation as the text that the model was trained to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from llama_cpp.llama_chat_format import CHATML_CHAT_TEMPLATE, Jinja2ChatFormatter
+
+from dspark_gguf.engine.model import Model
+from dspark_gguf.errors import UsageError
+
+#: ``{"role": "system" | "user" | "assistant", "content": text}``
+Message = Mapping[str, str]
+
+
+class ChatTemplate:
+    """The chat template of a model, rendered by llama-cpp-python's sandboxed Jinja formatter.
+
+    Args:
+        model: a loaded model.
+        override: Jinja text, or a file with it, instead of the template in the model's file.
+
+    Raises:
+        UsageError: an override that is neither a file nor Jinja.
+
+    """
+
+    def __init__(self, model: Model, override: str | None = None) -> None:
+        self._vocabulary = model.vocabulary
+        self.notes: list[str] = []
+        source = _text_or_file(override) if override else model.template
+        if source is None:
+            source = CHATML_CHAT_TEMPLATE
+            self.notes.append(
+                f"{model.path.name} holds no chat template (a base model?): ChatML is used; "
+                "give its own with --chat-template, or use `run --raw`"
+            )
+        self.source = source
+        self._bos = self._spelled(model.vocabulary.bos)
+        try:
+            self._formatter = Jinja2ChatFormatter(
+                source, self._spelled(model.vocabulary.eos), self._bos
+            )
+        except jinja2.TemplateError as error:
+            raise UsageError("a Jinja chat template", str(error), "see --chat-template") from None
+
+    @property
+    def switches_thinking(self) -> bool:
+        """Whether the template can turn thinking on and off."""
+        return "enable_thinking" in self.source
+
+    def render(self, messages: Sequence[Message], think: bool | None = None) -> str:
+        """The prompt text that asks for the next answer.
+
+        Args:
+            messages: the conversation; the last one is the user's.
+            think: sets ``enable_thinking``; None leaves the template its default.
+
+        Raises:
+            UsageError: the template refuses these messages.
+
+        """
+        extra: dict[str, Any] = {} if think is None else {"enable_thinking": think}
+        try:
+            return self._render(messages, extra)
+        except (jinja2.TemplateError, ValueError, TypeError) as error:
+            if messages and messages[0]["role"] == "system" and len(messages) > 1:
+                # Some templates (Gemma) know no system role: its text opens the first turn.
+                return self.render(_system_into_first_turn(messages), think)
+            raise UsageError(
+                "messages that the chat template accepts", str(error), "see --chat-template"
+            ) from None
+
+    def encode(self, messages: Sequence[Message], think: bool | None = None) -> list[int]:
+        """Token ids of `render`."""
+        return self.tokenize(self.render(messages, think))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a rendered prompt, with the first token unless the template wrote it."""
+        written = bool(self._bos) and text.startswith(self._bos)
+        return self._vocabulary.tokenize(text, add_bos=not written)
+
+    def _render(self, messages: Sequence[Message], extra: dict[str, Any]) -> str:
+        rendered = self._formatter(messages=[dict(message) for message in messages], **extra)
+        prompt: str = rendered.prompt
+        return prompt
+
+    def _spelled(self, token: int) -> str:
+        return self._vocabulary.text(token).decode("utf-8", "replace")
+
+
+def _text_or_file(override: str) -> str:
+    if "{" in override:
+        return override
+    try:
+        return Path(override).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            "a file or Jinja text for the chat template", str(error), "check --chat-template"
+        ) from None
+
+
+def _system_into_first_turn(messages: Sequence[Message]) -> list[Message]:
+    system, first, *rest = messages
+    content = f"{system['content']}\n\n{first['content']}"
+    return [{"role": first["role"], "content": content}, *rest]

@@ -1,0 +1,123 @@
+"""Tokens and text of one model, and whether two models speak the same tokens."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import llama_cpp
+
+from dspark_gguf.errors import EngineError, PairError
+
+#: llama.cpp's tolerance for padded vocabularies, and its first id that must agree: the few
+#: special tokens before it may be named differently (common/speculative.cpp).
+MAX_SIZE_DIFFERENCE = 128
+FIRST_COMPARED = 5
+
+
+class Vocabulary:
+    """The tokenizer of a loaded model."""
+
+    def __init__(self, model: int) -> None:
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self.n_tokens: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.kind: int = llama_cpp.llama_vocab_type(self._vocab)
+        self.bos: int = llama_cpp.llama_vocab_bos(self._vocab)
+        self.eos: int = llama_cpp.llama_vocab_eos(self._vocab)
+        self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._end_tokens: tuple[int, ...] | None = None
+
+    def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
+        """Ids of `text`.
+
+        Args:
+            text: any string.
+            special: read ``<|im_start|>`` and the like as the tokens they name.
+            add_bos: put the beginning-of-sequence token first where the model wants one.
+
+        """
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 8
+        while True:
+            ids = (llama_cpp.llama_token * room)()
+            count = llama_cpp.llama_tokenize(
+                self._vocab, data, len(data), ids, room, add_bos, special
+            )
+            if count >= 0:
+                return list(ids[:count])
+            if -count <= room:
+                raise EngineError(
+                    "text that this model can tokenize", repr(text[:40]), "use another model"
+                )
+            room = -count
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; control tokens are empty unless `special`."""
+        known = self._pieces.get((token, special))
+        if known is None:
+            buffer = ctypes.create_string_buffer(256)
+            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 256, 0, special)
+            if size < 0:
+                buffer = ctypes.create_string_buffer(-size)
+                size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -size, 0, special)
+            known = self._pieces[token, special] = buffer.raw[: max(size, 0)]
+        return known
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
+        data = b"".join(self.piece(token, special=special) for token in tokens)
+        return data.decode("utf-8", "replace")
+
+    def text(self, token: int) -> bytes:
+        """The token as the vocabulary spells it, special or not; empty for no token."""
+        if not 0 <= token < self.n_tokens:
+            return b""
+        spelled: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
+        return spelled
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids that end an answer: end of sequence, end of turn and their kin."""
+        if self._end_tokens is None:
+            self._end_tokens = tuple(
+                token
+                for token in range(self.n_tokens)
+                if llama_cpp.llama_vocab_is_eog(self._vocab, token)
+            )
+        return self._end_tokens
+
+
+def require_same_tokens(
+    target: Vocabulary, draft: Vocabulary, target_name: str, draft_name: str
+) -> None:
+    """Refuse a draft whose token ids mean something else than the target's.
+
+    As llama.cpp: the same kind of tokenizer, the same rule for the first token, the same pieces
+    from id 5 on, and at most 128 ids more on one side (padding).
+
+    Raises:
+        PairError: naming both models and the first difference.
+
+    """
+
+    def refuse(what: str, wanted: object, found: object) -> None:
+        raise PairError(
+            f"a draft with the vocabulary of {target_name} ({what} {wanted})",
+            f"{draft_name} ({found})",
+            "choose a draft of the target's own model family",
+        )
+
+    if target.kind != draft.kind:
+        refuse("tokenizer type", target.kind, draft.kind)
+    if abs(target.n_tokens - draft.n_tokens) > MAX_SIZE_DIFFERENCE:
+        refuse("tokens:", target.n_tokens, draft.n_tokens)
+    ours = target.bos if target.adds_bos else None
+    theirs = draft.bos if draft.adds_bos else None
+    if ours != theirs:
+        refuse("first token", ours, theirs)
+    for token in range(FIRST_COMPARED, min(target.n_tokens, draft.n_tokens)):
+        wanted, found = target.text(token), draft.text(token)
+        if wanted != found:
+            shown = [piece.decode("utf-8", "replace") for piece in (wanted, found)]
+            refuse(f"token {token} is", repr(shown[0]), repr(shown[1]))

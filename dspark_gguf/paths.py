@@ -1,0 +1,52 @@
+"""Where things lie: the files we ship, and the user's cache and data folders."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped(name: str) -> Path:
+    """Path of a shipped file or folder such as ``configs`` or ``models.txt``.
+
+    An installed package carries them inside; a checkout has them at its top level.
+    """
+    inside = _PACKAGE / name
+    return inside if inside.exists() else _PACKAGE.parent / name
+
+
+def cache_dir(*parts: str) -> Path:
+    """A folder (made if missing) for what can be computed again: demo models, learned costs."""
+    folder = Path(platformdirs.user_cache_dir("dspark-gguf", appauthor=False), *parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def data_dir(*parts: str) -> Path:
+    """A folder (made if missing) for what is the user's own: history, saved chats."""
+    folder = Path(platformdirs.user_data_dir("dspark-gguf", appauthor=False), *parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, moved over it only if the block succeeds.
+
+    So a reader sees the old file or the whole new one, never a part; of two writers the last wins.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

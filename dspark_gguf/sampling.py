@@ -1,0 +1,173 @@
+"""From a row of logits to the distribution that a token is drawn from.
+
+The order and the meaning of each step are llama.cpp's (``common/sampling.cpp``,
+``src/llama-sampler.cpp``); a test holds every step against its sampler chain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.config import Sampling
+from dspark_gguf.dist import Dist, Ids, Probabilities
+from dspark_gguf.errors import EngineError
+
+#: Logits of one position, float32 ``[n_vocab]``. A view: never written to.
+Row = npt.NDArray[np.float32]
+
+#: A sampler: (row, the tokens before it that the penalties look at) -> law of the next token.
+Law = Callable[[Row, Sequence[int]], Dist]
+
+
+class Sampler:
+    """The law of the next token under `settings`.
+
+    Args:
+        settings: what the user chose.
+        end_tokens: ids that end an answer, never drawn under ``ignore_eos``.
+
+    """
+
+    def __init__(self, settings: Sampling, end_tokens: Iterable[int] = ()) -> None:
+        self.settings = settings
+        bias = {token: float(value) for token, value in settings.logit_bias.items()}
+        if settings.ignore_eos:
+            bias |= dict.fromkeys(end_tokens, -math.inf)
+        self._bias_ids = np.array(list(bias), dtype=np.int64)
+        self._bias = np.array(list(bias.values()), dtype=np.float32)
+        penalised = (
+            settings.repeat_penalty != 1.0
+            or settings.frequency_penalty != 0.0
+            or settings.presence_penalty != 0.0
+        )
+        look_back = settings.repeat_last_n
+        #: How many earlier tokens a call needs; None: all of them.
+        self.window: int | None = (None if look_back < 0 else look_back) if penalised else 0
+        self.greedy = settings.temperature == 0.0
+
+    def history(self, tokens: Sequence[int]) -> Sequence[int]:
+        """The end of `tokens` that the penalties look at."""
+        if self.window is None:
+            return tokens
+        return tokens[-self.window :] if self.window else ()
+
+    def __call__(self, row: Row, history: Sequence[int]) -> Dist:
+        """Law of the token after `row`.
+
+        Args:
+            row: logits float32 ``[n_vocab]``, not changed.
+            history: the tokens before it, at least `window` of them where there are as many.
+
+        Raises:
+            EngineError: the model computed NaN.
+
+        """
+        row = self._adjusted(row, history)
+        best = int(row.argmax())
+        if math.isnan(row[best]):
+            raise EngineError("finite logits", "NaN", "check the model file, or turn off offload")
+        if self.greedy:
+            return Dist.point(best)
+        ids, logits = self._candidates(row)
+        probs = _softmax(logits)
+        for cut in (self._typical, self._top_p, self._min_p):
+            kept = cut(probs)
+            if kept is not None:
+                ids, logits = ids[kept], logits[kept]
+                probs = _softmax(logits)
+        return _by_id(ids, _softmax(logits / self.settings.temperature))
+
+    def _adjusted(self, row: Row, history: Sequence[int]) -> Row:
+        """Logit bias, then repetition, frequency and presence penalties."""
+        seen = self.history(history)
+        if not len(self._bias_ids) and not len(seen):
+            return row
+        row = row.copy()
+        inside = self._bias_ids < len(row)
+        row[self._bias_ids[inside]] += self._bias[inside]
+        if len(seen):
+            ids, counts = np.unique(np.asarray(seen), return_counts=True)
+            ids, counts = ids[ids < len(row)], counts[ids < len(row)]
+            logits = row[ids]
+            repeat = self.settings.repeat_penalty
+            logits = np.where(logits <= 0, logits * repeat, logits / repeat)
+            logits -= counts * self.settings.frequency_penalty + self.settings.presence_penalty
+            row[ids] = logits
+        return row
+
+    def _candidates(self, row: Row) -> tuple[Ids, Probabilities]:
+        """What top-k leaves, by falling logit (by id among equals); -inf is never a candidate."""
+        k = self.settings.top_k
+        if 0 < k < len(row):
+            ids = _at_least(row, k)
+        elif self.settings.top_p == 1.0 and self.settings.typical_p == 1.0:
+            # min-p alone needs no order and no sum: a threshold below the best logit says it all.
+            floor = math.log(self.settings.min_p) if self.settings.min_p > 0 else -math.inf
+            ids = np.flatnonzero(row >= row.max() + floor)
+        else:
+            ids = np.arange(len(row))
+        ids = ids[np.isfinite(row[ids])]
+        logits = row[ids].astype(np.float64)
+        order = np.lexsort((ids, -logits))
+        if k:
+            order = order[:k]
+        return ids[order], logits[order]
+
+    def _typical(self, probs: Probabilities) -> Ids | None:
+        """Locally typical sampling (Meister et al. 2022)."""
+        if self.settings.typical_p == 1.0:
+            return None
+        surprise = -np.log(probs)
+        shift = np.abs(surprise - (probs * surprise).sum())
+        order = np.argsort(shift, kind="stable")
+        # llama.cpp stops after the sum exceeds p, where top-p stops once it reaches p.
+        count = int(np.searchsorted(probs[order].cumsum(), self.settings.typical_p, "right")) + 1
+        return np.sort(order[:count])
+
+    def _top_p(self, probs: Probabilities) -> Ids | None:
+        if self.settings.top_p == 1.0:
+            return None
+        count = int(np.searchsorted(probs.cumsum(), self.settings.top_p)) + 1
+        return np.arange(min(count, len(probs)))
+
+    def _min_p(self, probs: Probabilities) -> Ids | None:
+        if self.settings.min_p == 0.0:
+            return None
+        return np.flatnonzero(probs >= self.settings.min_p * probs.max())
+
+
+def top_probability(row: Row) -> float:
+    """Probability of the most probable token at temperature 1: llama.cpp's p-min score."""
+    return float(1.0 / np.exp(row - row.max()).sum(dtype=np.float64))
+
+
+def margin(row: Row) -> float:
+    """Gap between the two largest logits."""
+    second, first = np.partition(row, -2)[-2:]
+    return float(first - second)
+
+
+def _softmax(logits: Probabilities) -> Probabilities:
+    probs = np.exp(logits - logits.max())
+    return probs / probs.sum()
+
+
+def _by_id(ids: Ids, probs: Probabilities) -> Dist:
+    order = np.argsort(ids)
+    return Dist(ids[order], probs[order])
+
+
+def _at_least(row: Row, k: int) -> Ids:
+    """Ids of the `k` largest logits and of those that tie with the smallest of them.
+
+    Most rows have fewer than a few hundred logits within 8 of the best, and looking only at those
+    is several times faster than a partition of the whole row.
+    """
+    near = np.flatnonzero(row >= row.max() - 8.0)
+    pool = row[near] if len(near) >= k else row
+    floor = np.partition(pool, len(pool) - k)[len(pool) - k]
+    return np.flatnonzero(row >= floor)
