@@ -32,15 +32,15 @@ class ModelOptions(_Part):
 
     n_gpu_layers: Annotated[int, Field(ge=-1)] | Literal["all", "none"] | None = None
     """Layers on the GPU; -1 or "all": all of them; null: all where this build can offload."""
-    n_ctx: int = Field(0, ge=0, le=2**31 - 1)
+    n_ctx: int = Field(default=0, ge=0, le=2**31 - 1)
     """Tokens of context; 0: 8192 or the training length, whichever is less."""
-    n_batch: int = Field(512, ge=1, le=2**20)
+    n_batch: int = Field(default=512, ge=1, le=2**20)
     """Tokens handed to llama.cpp at once while reading a prompt."""
-    n_ubatch: int = Field(512, ge=1, le=2**20)
+    n_ubatch: int = Field(default=512, ge=1, le=2**20)
     """Tokens computed at once: what the compute buffer is sized for."""
-    threads: int = Field(0, ge=0, le=512)
+    threads: int = Field(default=0, ge=0, le=512)
     """CPU threads for few tokens; 0: one per physical core."""
-    threads_batch: int = Field(0, ge=0, le=512)
+    threads_batch: int = Field(default=0, ge=0, le=512)
     """CPU threads for a prompt; 0: as `threads`."""
     flash_attn: Literal["auto", "on", "off"] = "auto"
     cache_type_k: CacheType = "f16"
@@ -52,15 +52,15 @@ class ModelOptions(_Part):
     kv_offload: bool = True
     """Keep the cache on the GPU with the layers that are there."""
     split_mode: Literal["layer", "row", "none"] = "layer"
-    main_gpu: int = Field(0, ge=0)
+    main_gpu: int = Field(default=0, ge=0)
     tensor_split: tuple[float, ...] = ()
     """Share of the model for each GPU, such as [3, 1]."""
     devices: tuple[str, ...] = ()
     """Names of the devices to use, such as [CUDA0]; empty: all."""
     rope_scaling: Literal["none", "linear", "yarn", "longrope"] | None = None
-    rope_freq_base: float = Field(0.0, ge=0)
-    rope_freq_scale: float = Field(0.0, ge=0)
-    yarn_orig_ctx: int = Field(0, ge=0)
+    rope_freq_base: float = Field(default=0.0, ge=0)
+    rope_freq_scale: float = Field(default=0.0, ge=0)
+    yarn_orig_ctx: int = Field(default=0, ge=0)
     yarn_ext_factor: float = -1.0
     yarn_attn_factor: float = -1.0
     yarn_beta_fast: float = -1.0
@@ -77,10 +77,10 @@ class ModelOptions(_Part):
 class DraftOptions(ModelOptions):
     """The same for the draft, which keeps its buffers small beside the target's."""
 
-    n_ctx: int = Field(0, ge=0, le=2**31 - 1)
+    n_ctx: int = Field(default=0, ge=0, le=2**31 - 1)
     """Tokens of context; 0: the target's, as far as the draft was trained."""
-    n_batch: int = Field(256, ge=1, le=2**20)
-    n_ubatch: int = Field(256, ge=1, le=2**20)
+    n_batch: int = Field(default=256, ge=1, le=2**20)
+    n_ubatch: int = Field(default=256, ge=1, le=2**20)
 
 
 class Sampling(_Part):
@@ -89,34 +89,34 @@ class Sampling(_Part):
     logit bias, penalties, top-k, typical, top-p, min-p, temperature: in this order.
     """
 
-    temperature: float = Field(0.8, ge=0, le=100)
+    temperature: float = Field(default=0.8, ge=0, le=100)
     """0: greedy, always the most probable token."""
-    top_k: int = Field(40, ge=0)
+    top_k: int = Field(default=40, ge=0)
     """0: off."""
-    top_p: float = Field(0.95, gt=0, le=1)
+    top_p: float = Field(default=0.95, gt=0, le=1)
     """1: off."""
-    min_p: float = Field(0.05, ge=0, le=1)
+    min_p: float = Field(default=0.05, ge=0, le=1)
     """0: off."""
-    typical_p: float = Field(1.0, gt=0, le=1)
+    typical_p: float = Field(default=1.0, gt=0, le=1)
     """1: off."""
-    repeat_penalty: float = Field(1.0, gt=0, le=100)
+    repeat_penalty: float = Field(default=1.0, gt=0, le=100)
     """1: off."""
-    frequency_penalty: float = Field(0.0, ge=-100, le=100)
-    presence_penalty: float = Field(0.0, ge=-100, le=100)
-    repeat_last_n: int = Field(64, ge=-1)
+    frequency_penalty: float = Field(default=0.0, ge=-100, le=100)
+    presence_penalty: float = Field(default=0.0, ge=-100, le=100)
+    repeat_last_n: int = Field(default=64, ge=-1)
     """Tokens that the penalties look back at; -1: all."""
     logit_bias: dict[int, float | Literal["-inf"]] = Field(default_factory=dict)
     """Added to the logits of token ids; "-inf" forbids one."""
     ignore_eos: bool = False
     """Forbid the end-of-generation tokens."""
-    seed: int | None = Field(None, ge=0, le=2**64 - 1)
+    seed: int | None = Field(default=None, ge=0, le=2**64 - 1)
     """null: a new one each time."""
 
 
 class Limits(_Part):
     """Where an answer ends."""
 
-    max_tokens: int | None = Field(None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=0)
     """null: until the model stops or the context is full."""
     stop: tuple[str, ...] = ()
     """Strings that end the answer; they are not part of it."""
@@ -139,17 +139,17 @@ class Speculation(_Part):
 
     mode: Literal["on", "off", "auto"] = "auto"
     """off: plain decoding, the draft model does no work."""
-    draft_max: int = Field(8, ge=0, le=MAX_DRAFT)
+    draft_max: int = Field(default=8, ge=0, le=MAX_DRAFT)
     """Most tokens drafted in a round."""
-    draft_min_prob: float = Field(0.6, ge=0, le=1)
+    draft_min_prob: float = Field(default=0.6, ge=0, le=1)
     """Stop drafting below this top probability of the draft; 0: always draft `draft_max`."""
     acceptance: Literal["ratio", "match", "typical", "threshold"] = "ratio"
     """ratio and match keep the target's law; typical and threshold change the output."""
-    typical_epsilon: float = Field(0.09, gt=0, le=1)
+    typical_epsilon: float = Field(default=0.09, gt=0, le=1)
     """Medusa's hard bound for `typical`."""
-    typical_delta: float = Field(0.3, gt=0, le=1)
+    typical_delta: float = Field(default=0.3, gt=0, le=1)
     """Medusa's entropy-dependent bound for `typical`."""
-    accept_min_prob: float = Field(0.3, gt=0, le=1)
+    accept_min_prob: float = Field(default=0.3, gt=0, le=1)
     """`threshold` accepts a draft token that the target gives at least this probability."""
 
     @property

@@ -100,22 +100,19 @@ class Sampler:
         return row
 
     def _candidates(self, row: Row) -> tuple[Ids, Probabilities]:
-        """What top-k leaves, by falling logit (by id among equals); -inf is never a candidate."""
+        """What top-k leaves, by falling logit where a later step needs order; never a -inf."""
         k = self.settings.top_k
-        if 0 < k < len(row):
-            ids = _at_least(row, k)
-        elif self.settings.top_p == 1.0 and self.settings.typical_p == 1.0:
+        if not k and self.settings.top_p == 1.0 and self.settings.typical_p == 1.0:
             # min-p alone needs no order and no sum: a threshold below the best logit says it all.
             floor = math.log(self.settings.min_p) if self.settings.min_p > 0 else -math.inf
             ids = np.flatnonzero(row >= row.max() + floor)
-        else:
-            ids = np.arange(len(row))
+            ids = ids[np.isfinite(row[ids])]
+            return ids, row[ids].astype(np.float64)
+        ids = _at_least(row, k) if 0 < k < len(row) else np.arange(len(row))
         ids = ids[np.isfinite(row[ids])]
-        logits = row[ids].astype(np.float64)
-        order = np.lexsort((ids, -logits))
-        if k:
-            order = order[:k]
-        return ids[order], logits[order]
+        falling = np.argsort(-row[ids])[: k or None]
+        ids = ids[falling]
+        return ids, row[ids].astype(np.float64)
 
     def _typical(self, probs: Probabilities) -> Ids | None:
         """Locally typical sampling (Meister et al. 2022)."""
@@ -152,8 +149,9 @@ def margin(row: Row) -> float:
 
 
 def _softmax(logits: Probabilities) -> Probabilities:
-    probs = np.exp(logits - logits.max())
-    return probs / probs.sum()
+    probs: Probabilities = np.exp(logits - logits.max())
+    probs /= probs.sum()
+    return probs
 
 
 def _by_id(ids: Ids, probs: Probabilities) -> Dist:
@@ -164,10 +162,13 @@ def _by_id(ids: Ids, probs: Probabilities) -> Dist:
 def _at_least(row: Row, k: int) -> Ids:
     """Ids of the `k` largest logits and of those that tie with the smallest of them.
 
-    Most rows have fewer than a few hundred logits within 8 of the best, and looking only at those
-    is several times faster than a partition of the whole row.
+    A partition of the whole row costs 0.3 ms at 49,152 ids. So the row is folded into columns: the
+    k-th largest of their maxima is reached by k logits at least, and by few more.
     """
-    near = np.flatnonzero(row >= row.max() - 8.0)
-    pool = row[near] if len(near) >= k else row
+    columns = len(row) // 64
+    pool = row
+    if columns > k:
+        maxima = row[: columns * 64].reshape(64, columns).max(axis=0)
+        pool = row[row >= np.partition(maxima, columns - k)[columns - k]]
     floor = np.partition(pool, len(pool) - k)[len(pool) - k]
     return np.flatnonzero(row >= floor)

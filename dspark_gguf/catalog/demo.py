@@ -85,7 +85,7 @@ def _make(source: Path, path: Path, record: Path, file_type: str) -> None:
 def _is_whole(path: Path, record: Path, source: Path) -> bool:
     try:
         known: dict[str, Any] = json.loads(record.read_text())
-        return known["source"] == _stamp(source) and known["sha256"] == _sha256(path)
+        return bool(known["source"] == _stamp(source) and known["sha256"] == _sha256(path))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

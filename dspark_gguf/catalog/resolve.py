@@ -57,4 +57,10 @@ def load_pair(
     from dspark_gguf.engine.pair import Pair
 
     target_path, draft_path = resolve(model, draft, progress)
-    return Pair(target_path, draft_path, target_options, draft_options, chat_template)
+    pair = Pair(target_path, draft_path, target_options, draft_options, chat_template)
+    if model is None:
+        pair.notes.append(
+            "this is the tiny demo pair, one model in two quantizations: on a few CPU cores it "
+            "shows how speculation works, not a speed-up"
+        )
+    return pair

@@ -244,5 +244,3 @@ def _decode_error(status: int, log: str, n_ctx: int) -> EngineError | ResourceEr
         f"status {status} from llama.cpp ({log or 'no reason given'})",
         "try again; `-v` shows llama.cpp's log",
     )
-
-

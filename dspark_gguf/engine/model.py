@@ -115,7 +115,9 @@ class Model:
     def _wanted_gpu_layers(self) -> int:
         wanted = self.options.n_gpu_layers
         if library.can_offload():
-            return 2**30 if wanted in (None, "all", -1) else 0 if wanted == "none" else int(wanted)  # type: ignore[arg-type]
+            if wanted is None or wanted in ("all", -1):
+                return 2**30
+            return 0 if wanted == "none" else int(wanted)
         if wanted not in (None, "none", 0):
             self.notes.append(
                 f"this build of llama-cpp-python has no GPU offload: n_gpu_layers {wanted} of "

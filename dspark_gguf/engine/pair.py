@@ -77,7 +77,7 @@ class Pair:
         return self._draft_path is not None and self.target_cache.can_trim
 
     def summary(self, speculation: Speculation) -> str:
-        """One line: where both models sit, what they take, and whether speculation is on."""
+        """One line: where both models sit, what they take (weights + cache), whether we speculate."""
         parts = [f"target {_placed(self.target_cache)}"]
         if self._draft_cache is not None:
             parts.append(f"draft {_placed(self._draft_cache)}")
@@ -104,9 +104,7 @@ class Pair:
     def _load_draft(self, path: Path) -> None:
         draft = Model(path, self._draft_options)
         try:
-            require_same_tokens(
-                self.vocabulary, draft.vocabulary, self.target.path.name, path.name
-            )
+            require_same_tokens(self.vocabulary, draft.vocabulary, self.target.path.name, path.name)
             if not draft.has_trimmable_cache:
                 self.notes.append(
                     f"speculation is off: the cache of the draft {path.name} "
@@ -159,19 +157,17 @@ class Pair:
         if speculation.mode == "off":
             return "speculation off: plain decoding, as asked"
         sure = speculation.draft_min_prob
-        bound = f" while it is {sure:.0%} sure" if sure else ""
-        kind = "lossless" if speculation.lossless else "LOSSY: changes the output"
+        bound = f" at {sure:.0%} or more" if sure else ""
+        kind = "lossless" if speculation.lossless else "LOSSY, changes the output"
         return (
-            f"speculation on: up to {speculation.draft_max} drafts{bound}, "
-            f"{speculation.acceptance} acceptance ({kind})"
+            f"speculation on: {speculation.acceptance} ({kind}), "
+            f"up to {speculation.draft_max} drafts{bound}"
         )
 
 
 def _placed(cache: Context) -> str:
     model = cache.model
     return (
-        f"{model.name} on {model.place}, {model.size / _MIB:.0f} MiB "
-        f"+ {cache.cache_bytes / _MIB:.0f} MiB cache for {cache.n_ctx} tokens"
+        f"{model.name} on {model.place}, {model.size / _MIB:.0f} + {cache.cache_bytes / _MIB:.0f} "
+        f"MiB for {cache.n_ctx} tokens"
     )
-
-

@@ -1,0 +1,1 @@
+"""A conversation on top of the decoder: session, slash commands, terminal."""

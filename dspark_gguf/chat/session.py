@@ -1,0 +1,242 @@
+"""A conversation: its messages, and the answers that a pair of models gives to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dspark_gguf.chat.status import PlainSpeed
+from dspark_gguf.chat.think import OPEN
+from dspark_gguf.config import Settings, checked, merged
+from dspark_gguf.decoder import Decoder
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.errors import UsageError
+from dspark_gguf.records import Answer, Round, Tally
+
+#: What the conversation needs of a message; extra keys go to the template as they are.
+Message = dict[str, str]
+
+
+class Session:
+    """Messages, settings and the decoder that answers.
+
+    The prompt of a turn begins with the tokens of the last one, answer included, so that both
+    caches are reused up to where the conversation changed.
+
+    Args:
+        pair: loaded models.
+        settings: everything else; `update` replaces it.
+        messages: a conversation to go on from; a system prompt at its start replaces the one in
+            the settings.
+
+    Attributes:
+        forgotten: messages at the start that no longer fit the context and are not sent.
+        last: the newest answer.
+        total: sums over all answers.
+        plain: the speed of plain decoding, as far as rounds without a draft have shown it.
+
+    """
+
+    def __init__(
+        self, pair: Pair, settings: Settings, messages: Sequence[Mapping[str, str]] = ()
+    ) -> None:
+        self.pair, self.settings = pair, settings
+        self.system = settings.chat.system
+        self.messages: list[Message] = [dict(message) for message in messages]
+        if self.messages and self.messages[0]["role"] == "system":
+            self.system = self.messages.pop(0)["content"]
+        self.forgotten = 0
+        self.last: Answer | None = None
+        self.total = Tally()
+        self.plain = PlainSpeed()
+        self._rng = np.random.default_rng(settings.sampling.seed)
+        self._decoder: Decoder | None = None
+        self._prompt_text = ""
+        self._trail_text, self._trail = "", list[int]()
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder for the settings of now."""
+        if self._decoder is None:
+            self._decoder = Decoder.for_pair(
+                self.pair, self.settings.sampling, self.settings.speculation
+            )
+        return self._decoder
+
+    def update(self, changes: dict[str, Any]) -> None:
+        """Change settings, given as nested plain values.
+
+        Raises:
+            UsageError: an unknown key or a value out of range; nothing is changed then.
+
+        """
+        values = merged(self.settings.model_dump(), changes)
+        self.settings = checked(Settings, values, "the settings")
+        self._decoder = None
+        if "seed" in changes.get("sampling", {}):
+            self._rng = np.random.default_rng(self.settings.sampling.seed)
+
+    def ask(self, text: str) -> Iterator[Round]:
+        """Say something, and stream the answer.
+
+        A turn without any answer (cancelled before its first word, or refused) leaves no trace.
+        """
+        self.messages.append({"role": "user", "content": text})
+        return self.reply()
+
+    def reply(self, instead: Message | None = None) -> Iterator[Round]:
+        """Answer the last message, which is the user's.
+
+        However the iterator ends, what was said until then is part of the conversation.
+
+        Args:
+            instead: the answer to go back to if this one has no word.
+
+        Raises:
+            ResourceError: the conversation does not fit the context.
+
+        """
+        answer = Answer()
+        try:
+            text, prompt = self._fitted_prompt()
+            self._prompt_text = text
+            shift = self._shorter if self.settings.chat.context_shift else None
+            for round in self.decoder.generate(prompt, self.settings.limits, self._rng, shift):
+                answer.add(round)
+                self.plain.add(round)
+                yield round
+            self._remember(prompt, answer)
+        finally:
+            self._close(answer, instead)
+
+    def regenerate(self) -> Iterator[Round]:
+        """Another answer to the last message.
+
+        Raises:
+            UsageError: there is none.
+
+        """
+        self._require_turn()
+        return self.reply(instead=self._drop_answer())
+
+    def edit(self, text: str) -> Iterator[Round]:
+        """Replace the last message, and answer it anew.
+
+        Raises:
+            UsageError: there is none.
+
+        """
+        self.undo()
+        return self.ask(text)
+
+    def undo(self) -> str:
+        """Take back the last message and its answer; returns the message.
+
+        Raises:
+            UsageError: there is none.
+
+        """
+        self._require_turn()
+        self._drop_answer()
+        text = self.messages.pop()["content"]
+        self.forgotten = min(self.forgotten, len(self.messages))
+        return text
+
+    def reset(self) -> None:
+        """Forget the conversation; the system prompt and the settings stay."""
+        self.messages.clear()
+        self.forgotten = 0
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the prompt of the running answer ends inside a thought."""
+        return self._prompt_text.rstrip().endswith(OPEN)
+
+    @property
+    def last_message(self) -> str | None:
+        """The user's newest message."""
+        for message in reversed(self.messages):
+            if message["role"] == "user":
+                return message["content"]
+        return None
+
+    def _view(self) -> list[Message]:
+        """What the model reads: the system prompt and the turns that are not forgotten."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return system + self.messages[self.forgotten :]
+
+    def _fitted_prompt(self) -> tuple[str, list[int]]:
+        text, prompt = self._prompt()
+        n_ctx = self.decoder.target.n_ctx
+        while self.settings.chat.context_shift and len(prompt) > n_ctx - _reserve(n_ctx):
+            if not self._forget_oldest():
+                break
+            text, prompt = self._prompt()
+        return text, prompt
+
+    def _prompt(self) -> tuple[str, list[int]]:
+        """The rendered conversation and its tokens.
+
+        Where the text goes on from the last prompt and answer, their own tokens are kept: the
+        tokens that a model emits are often not those that its text would be tokenized to.
+        """
+        template = self.pair.template
+        text = template.render(self._view(), self.settings.chat.think)
+        tokens = template.tokenize(text)
+        if self._trail_text and text.startswith(self._trail_text):
+            rest = self.pair.vocabulary.tokenize(text[len(self._trail_text) :], add_bos=False)
+            spliced = self._trail + rest
+            if self._spell(spliced) == self._spell(tokens):
+                return text, spliced
+        return text, tokens
+
+    def _spell(self, tokens: Sequence[int]) -> bytes:
+        return b"".join(self.pair.vocabulary.piece(token, special=True) for token in tokens)
+
+    def _remember(self, prompt: Sequence[int], answer: Answer) -> None:
+        ends = self.pair.vocabulary.end_tokens
+        tokens = [token for token in answer.tokens if token not in ends]
+        self._trail_text = self._prompt_text + answer.text
+        self._trail = [*prompt, *tokens]
+
+    def _shorter(self, answer: Sequence[int]) -> list[int] | None:
+        """The conversation without its oldest turns, with the answer so far at its end."""
+        n_ctx = self.decoder.target.n_ctx
+        while self._forget_oldest():
+            tokens = [*self._prompt()[1], *answer]
+            if len(tokens) <= n_ctx - _reserve(n_ctx):
+                return tokens
+        return None
+
+    def _forget_oldest(self) -> bool:
+        """Leave out the oldest turn; the user's newest message always stays."""
+        users = [k for k, message in enumerate(self.messages) if message["role"] == "user"]
+        later = [k for k in users if k > self.forgotten]
+        if not later:
+            return False
+        self.forgotten = later[0]
+        return True
+
+    def _close(self, answer: Answer, instead: Message | None) -> None:
+        self.last = answer
+        self.total.merge(answer.tally)
+        said = {"role": "assistant", "content": answer.text} if answer.text else instead
+        if said:
+            self.messages.append(said)
+        else:  # roles must alternate: a message without an answer is taken back
+            self.undo()
+
+    def _drop_answer(self) -> Message | None:
+        answered = bool(self.messages) and self.messages[-1]["role"] == "assistant"
+        return self.messages.pop() if answered else None
+
+    def _require_turn(self) -> None:
+        if self.last_message is None:
+            raise UsageError("an earlier message", "an empty conversation", "say something first")
+
+
+def _reserve(n_ctx: int) -> int:
+    """Room for an answer that a shifted context keeps free."""
+    return max(1, n_ctx // 4)

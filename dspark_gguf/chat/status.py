@@ -1,0 +1,95 @@
+"""What an answer cost, in words."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+from dspark_gguf.config import Speculation
+from dspark_gguf.records import Answer, Round, Tally
+
+#: Rounds without a draft before their median counts as a measurement.
+_ENOUGH = 16
+
+
+class PlainSpeed:
+    """The speed of plain decoding on this machine, from rounds that verified no draft.
+
+    Such a round is a pass over one token: what plain decoding does, drafting time left out.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=256)
+
+    def add(self, round: Round) -> None:
+        """Look at one round."""
+        if round.tokens and round.drafted == 0:
+            self._seconds.append(round.seconds - round.draft_seconds)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """None until enough was measured."""
+        if len(self._seconds) < _ENOUGH:
+            return None
+        return 1.0 / median(self._seconds)
+
+
+def status_line(answer: Answer, speculation: Speculation, plain: float | None) -> str:
+    """One line after an answer, such as ``142 tok  31.4 tok/s (plain 22.3, x1.41)  ...``.
+
+    Args:
+        answer: what was generated.
+        speculation: the settings it was generated with.
+        plain: measured tokens per second of plain decoding, or None.
+
+    """
+    tally = answer.tally
+    parts = [f"{tally.tokens} tok", f"{tally.tokens_per_second:.1f} tok/s"]
+    drafted = tally.rounds > tally.plain_rounds
+    if plain and drafted:
+        parts[-1] += f" (plain {plain:.1f}, x{tally.tokens_per_second / plain:.2f})"
+    if drafted:
+        parts.append(f"{tally.tokens_per_round:.1f} tok/round")
+        parts.append(f"accept {tally.accepted_share:.0%}")
+        parts.append(f"off {tally.plain_rounds / tally.rounds:.0%} of rounds")
+    elif speculation.mode == "off" or not tally.draft_seconds:
+        parts.append("plain decoding")
+    if tally.tokens:
+        parts.append(f"first token {tally.first_token_seconds:.1f} s")
+    if answer.finish_reason not in ("stop", None):
+        parts.append(
+            {
+                "length": "stopped at the token limit",
+                "context": "stopped: the context is full (--ctx-size, or --context-shift)",
+                "cancelled": "interrupted",
+            }[answer.finish_reason]
+        )
+    if not speculation.lossless and drafted:
+        parts.append(f"LOSSY ({speculation.acceptance})")
+    return "  ".join(parts)
+
+
+def stats_table(tally: Tally, plain: float | None) -> list[tuple[str, str]]:
+    """Name and value of every statistic."""
+    return [
+        ("tokens", str(tally.tokens)),
+        ("rounds (passes of the target)", str(tally.rounds)),
+        ("rounds without a draft", str(tally.plain_rounds)),
+        ("tokens per round", f"{tally.tokens_per_round:.2f}"),
+        ("drafted", str(tally.drafted)),
+        ("accepted", f"{tally.accepted} ({tally.accepted_share:.0%})"),
+        ("accepted by position", _by_position(tally)),
+        ("tokens per second", f"{tally.tokens_per_second:.1f}"),
+        ("plain, measured", f"{plain:.1f}" if plain else "not measured yet (/spec off shows it)"),
+        ("seconds: reading prompts", f"{tally.prefill_seconds:.2f}"),
+        ("seconds: target", f"{tally.target_seconds:.2f}"),
+        ("seconds: draft", f"{tally.draft_seconds:.2f}"),
+        ("seconds: controller", f"{tally.controller_seconds:.2f}"),
+    ]
+
+
+def _by_position(tally: Tally) -> str:
+    accepted = [*tally.accepted_by_position]
+    accepted += [0] * (len(tally.drafted_by_position) - len(accepted))
+    shares = zip(accepted, tally.drafted_by_position, strict=True)
+    return " ".join(f"{yes / all_:.0%}" for yes, all_ in shares if all_) or "-"

@@ -1,0 +1,191 @@
+"""Reading lines and writing answers, on a terminal or in a pipe."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, current_thread, main_thread
+from types import FrameType
+from typing import BinaryIO, Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import data_dir
+
+PROMPT, MORE = ">>> ", "... "
+_BLOCK = '"""'
+
+#: Control characters that a terminal would act on; a model has no business moving the cursor.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Screen:
+    """Answers go to stdout, everything else to stderr; colour only where a terminal shows it."""
+
+    def __init__(self) -> None:
+        # rich looks at the streams and at NO_COLOR itself.
+        self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether somebody watches the answer appear."""
+        return self._out.is_terminal
+
+    def write(self, text: str, dim: bool = False) -> None:
+        """A piece of an answer, as it is; on a terminal without control characters."""
+        if not self.on_terminal:
+            sys.stdout.write(text)
+        elif dim:
+            self._out.print(Text(_CONTROL.sub("", text), style="dim"), end="")
+        else:
+            self._out.file.write(_CONTROL.sub("", text))
+        self._out.file.flush()
+
+    def note(self, line: str) -> None:
+        """Something about the work, not part of it."""
+        self._err.print(Text(line, style="dim"))
+
+    def error(self, line: str) -> None:
+        """Something that went wrong."""
+        self._err.print(Text(line, style="red"))
+
+    def table(self, rows: list[tuple[str, str]]) -> None:
+        """Names and values, aligned."""
+        width = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            self._err.print(Text(f"  {name:<{width}}  {value}"))
+
+
+class Reader(Protocol):
+    """Where lines come from."""
+
+    def line(self, prompt: str, default: str = "") -> str:
+        """One line without its end.
+
+        Raises:
+            EOFError: there is no more.
+            KeyboardInterrupt: the user pressed Ctrl-C.
+
+        """
+
+
+class PipeReader:
+    """Lines of a file or a pipe; no prompt."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def line(self, prompt: str, default: str = "") -> str:
+        """The next line."""
+        line = self._stream.readline()
+        if not line:
+            raise EOFError
+        return decoded(line, "stdin").rstrip("\r\n")
+
+
+class TerminalReader:
+    """Line editing and a history across sessions, by prompt_toolkit; pasted lines stay one."""
+
+    def __init__(self) -> None:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+        history: History
+        try:
+            path = data_dir() / "history"
+            path.touch()
+            history = FileHistory(str(path))
+        except OSError:  # a home that cannot be written to is no reason not to chat
+            history = InMemoryHistory()
+        self._session: PromptSession[str] = PromptSession(history=history)
+
+    def line(self, prompt: str, default: str = "") -> str:
+        """The next line, typed."""
+        return self._session.prompt(prompt, default=default)
+
+
+def decoded(data: bytes, source: str) -> str:
+    """Text of UTF-8 bytes, with or without a byte order mark.
+
+    Raises:
+        UsageError: they are no UTF-8; says where.
+
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"UTF-8 text from {source}",
+            f"byte 0x{data[error.start]:02x} at offset {error.start}",
+            "convert it, for instance with iconv",
+        ) from None
+
+
+def read_text(path: Path) -> str:
+    """Text of a UTF-8 file.
+
+    Raises:
+        UsageError: it cannot be read, or is no UTF-8.
+
+    """
+    try:
+        return decoded(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UsageError(f"to read {path}", str(error.strerror), "check the path") from None
+
+
+def read_message(reader: Reader, default: str = "") -> str:
+    r"""One message: a line, lines that end in ``\``, or a block between triple quotes.
+
+    Raises:
+        EOFError: there is no more.
+        KeyboardInterrupt: the user pressed Ctrl-C; what was typed is forgotten.
+
+    """
+    line = reader.line(PROMPT, default)
+    if line.lstrip().startswith(_BLOCK):
+        return _read_block(reader, line.lstrip()[len(_BLOCK) :])
+    lines = [line]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(reader.line(MORE))
+    return "\n".join(lines)
+
+
+def _read_block(reader: Reader, first: str) -> str:
+    lines = [first]
+    while not lines[-1].rstrip().endswith(_BLOCK):
+        lines.append(reader.line(MORE))
+    lines[-1] = lines[-1].rstrip()[: -len(_BLOCK)]
+    return "\n".join(lines).strip("\n")
+
+
+@contextmanager
+def interruptible(interrupt: Event) -> Iterator[None]:
+    """Inside, the first Ctrl-C sets `interrupt`, the second raises KeyboardInterrupt.
+
+    So the models stop between two passes, with clean caches, and nothing that was said is lost.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if interrupt.is_set():
+            raise KeyboardInterrupt
+        interrupt.set()
+
+    interrupt.clear()
+    if current_thread() is not main_thread():  # only the main thread is told of signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        interrupt.clear()

@@ -1,0 +1,76 @@
+"""The command line: one file per command, no logic.
+
+Nothing here imports numpy, llama.cpp or the terminal libraries before a command runs, so that
+``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from dspark_gguf import __version__
+from dspark_gguf.cli.chat import chat
+from dspark_gguf.cli.run import run
+from dspark_gguf.errors import DSparkError
+
+INTERRUPTED = 130
+
+
+class Program(click.Group):
+    """Translates every way a command can end into one message and an exit code.
+
+    0 done, 1 failure, 2 wrong use, 3 models that do not fit each other, 4 out of memory or
+    context, 130 interrupted.
+    """
+
+    def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
+        """Run and exit."""
+        words = list(sys.argv[1:] if args is None else args)
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(words, *rest, **extra)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # `| head -1` has seen enough. Python would complain once more when it closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        except (KeyboardInterrupt, click.Abort):
+            code = INTERRUPTED
+        except Exception as error:
+            if "--debug" in words:
+                traceback.print_exc()
+            code = _explain(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, DSparkError):
+        click.echo(f"dspark-gguf: {error}", err=True)
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        click.echo("dspark-gguf: out of memory; use a smaller model or --ctx-size", err=True)
+        return 4
+    kind = type(error).__name__
+    click.echo(f"dspark-gguf: unexpected {kind}: {error}; --debug shows where", err=True)
+    return 1
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dspark-gguf")
+def main() -> None:
+    """Speculative decoding for llama.cpp: the target's own answers, sooner.
+
+    A small draft model guesses, the large target checks all guesses in one pass.
+    """
+
+
+main.add_command(chat)
+main.add_command(run)
