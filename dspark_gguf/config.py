@@ -215,6 +215,8 @@ def checked(kind: type[Part], values: Tree, source: str) -> Part:
                 f"keys that exist in {source}", f"{key!r}", f"use one of: {known}"
             ) from None
         wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        if wanted.startswith(("greater", "less")):
+            wanted = f"a value {wanted}"
         raise UsageError(
             f"{wanted} for {key} in {source}",
             repr(first.get("input")),

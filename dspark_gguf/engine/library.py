@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 from collections import deque
@@ -14,7 +15,7 @@ from pathlib import Path
 import llama_cpp
 from llama_cpp._ggml import libggml
 
-ERROR_LEVEL = 3  # GGML_LOG_LEVEL_ERROR
+ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR in ggml.h; the binding's own table is off by one
 
 
 class _Log:
@@ -30,7 +31,8 @@ class _Log:
     def _write(self, level: int, text: bytes, _: object) -> None:
         line = text.decode("utf-8", "replace")
         if level == ERROR_LEVEL and line.strip():
-            self.errors.append(line.strip())
+            # Each line begins with the name of the C++ function that wrote it.
+            self.errors.append(re.sub(r"^\w+: ", "", line.strip()))
         if self.verbose:
             sys.stderr.write(line)
 

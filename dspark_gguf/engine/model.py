@@ -249,7 +249,7 @@ def looks_like_memory(text: str) -> bool:
 
 def _load_error(path: Path, log: str) -> ModelError | ResourceError:
     # The last of its lines only repeats that loading failed.
-    reason = log.split("; ")[0].removeprefix("llama_model_load: ") or "an unknown failure"
+    reason = log.split("; ")[0].removeprefix("error loading model: ") or "an unknown failure"
     if looks_like_memory(log):
         return ResourceError(
             f"memory for {path.name}", reason, "use a smaller model or fewer GPU layers"

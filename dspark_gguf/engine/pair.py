@@ -77,7 +77,7 @@ class Pair:
         return self._draft_path is not None and self.target_cache.can_trim
 
     def summary(self, speculation: Speculation) -> str:
-        """One line: where both models sit, what they take (weights + cache), whether we speculate."""
+        """One line: where both models sit, weights + cache in MiB, whether we speculate."""
         parts = [f"target {_placed(self.target_cache)}"]
         if self._draft_cache is not None:
             parts.append(f"draft {_placed(self._draft_cache)}")
