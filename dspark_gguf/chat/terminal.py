@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, current_thread, main_thread
 from types import FrameType
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from rich.console import Console
 from rich.text import Text
@@ -29,9 +30,13 @@ class Screen:
     """Answers go to stdout, everything else to stderr; colour only where a terminal shows it."""
 
     def __init__(self) -> None:
-        # rich looks at the streams and at NO_COLOR itself.
-        self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self._err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        # rich finds out by itself whether a stream is a terminal, but keeps dim and bold under
+        # NO_COLOR; without a colour system it writes plain text.
+        colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+        self._out, self._err = (
+            Console(file=stream, highlight=False, soft_wrap=True, color_system=colours)
+            for stream in (sys.stdout, sys.stderr)
+        )
 
     @property
     def on_terminal(self) -> bool:
@@ -155,16 +160,24 @@ def read_message(reader: Reader, default: str = "") -> str:
     lines = [line]
     while lines[-1].endswith("\\"):
         lines[-1] = lines[-1][:-1]
-        lines.append(reader.line(MORE))
+        lines.append(_next_line(reader))
     return "\n".join(lines)
 
 
 def _read_block(reader: Reader, first: str) -> str:
     lines = [first]
     while not lines[-1].rstrip().endswith(_BLOCK):
-        lines.append(reader.line(MORE))
+        lines.append(_next_line(reader, at_end=_BLOCK))
     lines[-1] = lines[-1].rstrip()[: -len(_BLOCK)]
     return "\n".join(lines).strip("\n")
+
+
+def _next_line(reader: Reader, at_end: str = "") -> str:
+    """One more line of a message; the end of the input ends the message too."""
+    try:
+        return reader.line(MORE)
+    except EOFError:
+        return at_end
 
 
 @contextmanager

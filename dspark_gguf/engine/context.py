@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from threading import Event
 from typing import Any
@@ -77,6 +78,8 @@ class Context:
         for k in range(self._n_batch):
             self._batch.n_seq_id[k] = 1
             self._batch.seq_id[k][0] = _SEQUENCE
+        # Also at exit, and before the model's: some backends abort on memory that is still in use.
+        self._free = weakref.finalize(self, _free, self._context, self._batch)
 
     @property
     def length(self) -> int:
@@ -90,10 +93,7 @@ class Context:
 
     def close(self) -> None:
         """Free the cache."""
-        if self._context is not None:
-            llama_cpp.llama_batch_free(self._batch)
-            llama_cpp.llama_free(self._context)
-            self._context = None
+        self._free()
 
     def restart(self, tokens: Sequence[int]) -> int:
         """Make the cache hold exactly `tokens`, and return how many of them it already held.
@@ -221,6 +221,11 @@ class Context:
             log,
             "change the option that it names",
         )
+
+
+def _free(context: Any, batch: Any) -> None:
+    llama_cpp.llama_batch_free(batch)
+    llama_cpp.llama_free(context)
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

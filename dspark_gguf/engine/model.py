@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Model:
         self.notes: list[str] = []
         self.gpu_layers = self._wanted_gpu_layers()
         self._model = self._load()
+        self._free = weakref.finalize(self, llama_cpp.llama_model_free, self._model)
         self.metadata = self._read_metadata()
         self._refuse_what_cannot_generate()
         self.vocabulary = Vocabulary(self._model)
@@ -56,9 +58,7 @@ class Model:
 
     def close(self) -> None:
         """Free the weights. No context of this model may be in use."""
-        if self._model is not None:
-            llama_cpp.llama_model_free(self._model)
-            self._model = None
+        self._free()
 
     @property
     def architecture(self) -> str:
