@@ -84,21 +84,20 @@ class Session:
         A turn without any answer (cancelled before its first word, or refused) leaves no trace.
         """
         self.messages.append({"role": "user", "content": text})
-        return self.reply()
+        yield from self.reply()
 
-    def reply(self, instead: Message | None = None) -> Iterator[Round]:
-        """Answer the last message, which is the user's.
+    def reply(self) -> Iterator[Round]:
+        """Answer the last message of the user; an answer that it has is replaced.
 
-        However the iterator ends, what was said until then is part of the conversation.
-
-        Args:
-            instead: the answer to go back to if this one has no word.
+        However the iterator ends, what was said until then is part of the conversation. Where
+        that is nothing, an earlier answer stays.
 
         Raises:
             ResourceError: the conversation does not fit the context.
 
         """
         answer = Answer()
+        before = self._drop_answer()
         try:
             text, prompt = self._fitted_prompt()
             self._prompt_text = text
@@ -109,7 +108,7 @@ class Session:
                 yield round
             self._remember(prompt, answer)
         finally:
-            self._close(answer, instead)
+            self._close(answer, before)
 
     def regenerate(self) -> Iterator[Round]:
         """Another answer to the last message.
@@ -119,7 +118,7 @@ class Session:
 
         """
         self._require_turn()
-        return self.reply(instead=self._drop_answer())
+        return self.reply()
 
     def edit(self, text: str) -> Iterator[Round]:
         """Replace the last message, and answer it anew.
@@ -219,10 +218,10 @@ class Session:
         self.forgotten = later[0]
         return True
 
-    def _close(self, answer: Answer, instead: Message | None) -> None:
+    def _close(self, answer: Answer, before: Message | None) -> None:
         self.last = answer
         self.total.merge(answer.tally)
-        said = {"role": "assistant", "content": answer.text} if answer.text else instead
+        said = {"role": "assistant", "content": answer.text} if answer.text else before
         if said:
             self.messages.append(said)
         else:  # roles must alternate: a message without an answer is taken back

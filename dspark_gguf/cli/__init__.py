@@ -34,11 +34,6 @@ class Program(click.Group):
         extra["standalone_mode"] = False
         try:
             code = super().main(words, *rest, **extra)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # `| head -1` has seen enough. Python would complain once more when it closes stdout.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
         except (KeyboardInterrupt, click.Abort):
             code = INTERRUPTED
         except Exception as error:
@@ -46,6 +41,17 @@ class Program(click.Group):
                 traceback.print_exc()
             code = _explain(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; `| head -1` that has seen enough is no error (click calls it one)."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python would complain once more when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return code
 
 
 def _explain(error: Exception) -> int:

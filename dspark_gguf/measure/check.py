@@ -23,21 +23,29 @@ NEAR_TIE = 1.0
 Verdict = Literal["equal", "near-tie", "wrong"]
 
 
-class MarginSampler(Sampler):
-    """A sampler that notes, for each row it is shown, the gap between the two best logits.
+class WitnessSampler(Sampler):
+    """A greedy sampler that notes what each row it is shown says.
 
-    Verification asks for one law per emitted token and in order, so the k-th margin belongs to
-    the k-th token of the answer.
+    Verification asks for one law per emitted token and in order, so the k-th note belongs to the
+    k-th token of the answer.
+
+    Attributes:
+        best: the most probable token of each row.
+        margins: the gap between its two best logits.
+
     """
 
     def __init__(self, settings: Sampling, end_tokens: Sequence[int]) -> None:
         super().__init__(settings, end_tokens)
+        self.best: list[int] = []
         self.margins: list[float] = []
 
     def __call__(self, row: Row, history: Sequence[int]) -> Dist:
         """The law of the next token."""
+        law = super().__call__(row, history)
+        self.best.append(law.top)
         self.margins.append(margin(row))
-        return super().__call__(row, history)
+        return law
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +53,9 @@ class Check:
     """What came of comparing.
 
     Attributes:
-        verdict: equal; near-tie: the first difference is a matter of rounding; wrong: it is not.
-        tokens: tokens compared, up to and with the first difference.
+        verdict: equal; near-tie: the first difference is a matter of rounding; wrong: it is not,
+            or a token was emitted that is not the best of the target's own row.
+        tokens: speculative tokens compared, up to and with the first difference.
         position: place of the first difference in the answer, None when equal.
         margin: the wider of the two gaps, in logits, between the best two tokens there.
         plain: text of the first token that differs, plain decoding.
@@ -73,6 +82,12 @@ class Check:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    answer: Answer
+    witness: WitnessSampler
+
+
 def report(pair: Pair, settings: Settings, prompt: Sequence[int], as_json: bool) -> int:
     """Print what `check` finds; returns the exit code, 1 when it is wrong."""
     if not pair.can_speculate:
@@ -83,30 +98,38 @@ def report(pair: Pair, settings: Settings, prompt: Sequence[int], as_json: bool)
 
 
 def check(pair: Pair, prompt: Sequence[int], settings: Settings) -> Check:
-    """Decode `prompt` plainly and speculatively, both greedy, and compare.
+    """Decode `prompt` plainly and speculatively, both greedy, and compare."""
+    plain, speculative = (_greedy_run(pair, prompt, settings, mode) for mode in ("off", "on"))
+    differs = _first_difference(speculative.answer.tokens, speculative.witness.best)
+    foreign = differs is not None  # not even the best token of the target's own row
+    if differs is None:
+        differs = _first_difference(plain.answer.tokens, speculative.answer.tokens)
+    accepted = speculative.answer.tally.accepted
+    if differs is None:
+        return Check("equal", len(plain.answer.tokens), None, None, "", "", accepted)
+    gap = max(run.witness.margins[differs] for run in (plain, speculative))
+    wanted, got = (
+        pair.vocabulary.detokenize(tokens[differs : differs + 1], special=True)
+        for tokens in (
+            speculative.witness.best if foreign else plain.answer.tokens,
+            speculative.answer.tokens,
+        )
+    )
+    verdict: Verdict = "wrong" if foreign or gap > NEAR_TIE else "near-tie"
+    return Check(verdict, differs + 1, differs, gap, wanted, got, accepted)
 
-    Each way starts from empty caches, so that neither reads what the other computed.
 
-    Raises:
-        Cancelled: the user interrupted.
+def _greedy_run(pair: Pair, prompt: Sequence[int], settings: Settings, mode: str) -> _Run:
+    """One way, from empty caches: neither way reads what the other computed."""
+    sampling = settings.sampling.model_copy(update={"temperature": 0.0})
+    speculation = settings.speculation.model_copy(update={"mode": mode})
+    decoder = Decoder.for_pair(pair, sampling, speculation)
+    decoder.sampler = witness = WitnessSampler(sampling, pair.vocabulary.end_tokens)
+    decoder.target.trim(0)
+    decoder.drafter.trim(0)
+    return _Run(decoder.answer(prompt, settings.limits), witness)
 
-    """
-    greedy = settings.sampling.model_copy(update={"temperature": 0.0})
-    runs: list[tuple[Answer, list[float]]] = []
-    for mode in ("off", "on"):
-        speculation = settings.speculation.model_copy(update={"mode": mode})
-        decoder = Decoder.for_pair(pair, greedy, speculation)
-        sampler = MarginSampler(greedy, pair.vocabulary.end_tokens)
-        decoder.sampler = sampler
-        decoder.target.trim(0)
-        decoder.drafter.trim(0)
-        runs.append((decoder.answer(prompt, settings.limits), sampler.margins))
-    (plain, plain_margins), (speculative, speculative_margins) = runs
-    accepted = speculative.tally.accepted
-    for k, (one, other) in enumerate(zip(plain.tokens, speculative.tokens, strict=False)):
-        if one != other:
-            gap = max(plain_margins[k], speculative_margins[k])
-            verdict: Verdict = "near-tie" if gap <= NEAR_TIE else "wrong"
-            texts = [pair.vocabulary.detokenize([t], special=True) for t in (one, other)]
-            return Check(verdict, k + 1, k, gap, texts[0], texts[1], accepted)
-    return Check("equal", len(plain.tokens), None, None, "", "", accepted)
+
+def _first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((k for k, (one, other) in pairs if one != other), None)
