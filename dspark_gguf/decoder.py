@@ -145,14 +145,14 @@ class Decoder:
             self.target.trim(len(tokens) - 1)
             self.drafter.trim(len(tokens) - 1)
 
-            finish = ending.finish_reason
+            finish, reread = ending.finish_reason, 0.0
             if finish is None and len(tokens) >= self.target.n_ctx:
                 shorter = shift(answer) if shift else None
                 if shorter is None:
                     finish, text = "context", text + ending.flush()
                 else:
                     tokens = list(shorter)
-                    self._read(tokens, rng)
+                    reread = self._read(tokens, rng).seconds
             round = Round(
                 tuple(fresh),
                 text,
@@ -161,6 +161,7 @@ class Decoder:
                 seconds=perf_counter() - started,
                 draft_seconds=drafted - started if plan.length else 0.0,
                 target_seconds=decoded - drafted,
+                prefill_seconds=reread,
                 finish_reason=finish,
             )
             self.stopping_rule.observe(round)

@@ -54,7 +54,8 @@ class Round:
     """One pass of the target and what came of it.
 
     Attributes:
-        tokens: ids emitted, in order. Empty only when an answer ends without a new token.
+        tokens: ids emitted, in order. Empty in the first record of an answer, which is about
+            reading the prompt, and where an answer ends without a new token.
         text: the new characters of the answer. Lags behind the tokens where a character or a
             possible stop string is not complete yet.
         drafted: draft tokens that were verified.
@@ -62,8 +63,8 @@ class Round:
         seconds: wall time of the round; what the consumer does between rounds is not in it.
         draft_seconds: of these, drafting.
         target_seconds: of these, the target's pass.
-        prefill_seconds: of these, reading the prompt. Zero but in the first round.
-        prompt_tokens: tokens of the prompt. Zero but in the first round.
+        prefill_seconds: of these, reading the prompt.
+        prompt_tokens: tokens of the prompt; zero but in the first record of an answer.
         cached_tokens: of these, tokens the target still had in its cache.
         finish_reason: set on the last round of an answer.
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import llama_cpp
 from llama_cpp._ggml import libggml
 
-ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR in ggml.h; the binding's own table is off by one
+# GGML_LOG_LEVEL_* of ggml.h; the binding's own table is off by one.
+DEBUG_LEVEL, ERROR_LEVEL, CONTINUED = 1, 4, 5
 
 
 class _Log:
@@ -24,6 +25,7 @@ class _Log:
     def __init__(self) -> None:
         self.verbose = False
         self.errors: deque[str] = deque(maxlen=20)
+        self._level = DEBUG_LEVEL
         # ctypes frees a callback without a reference; llama.cpp would then call into nothing.
         self._callback = llama_cpp.llama_log_callback(self._write)
         llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
@@ -33,7 +35,8 @@ class _Log:
         if level == ERROR_LEVEL and line.strip():
             # Each line begins with the name of the C++ function that wrote it.
             self.errors.append(re.sub(r"^\w+: ", "", line.strip()))
-        if self.verbose:
+        self._level = self._level if level == CONTINUED else level
+        if self.verbose and self._level > DEBUG_LEVEL:
             sys.stderr.write(line)
 
 

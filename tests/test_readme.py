@@ -1,0 +1,46 @@
+"""What the README shows is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from dspark_gguf.chat.commands import _COMMANDS
+from dspark_gguf.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_python_example_runs(demo_files, capsys):
+    """The example is executed as it stands."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(code.strip().splitlines()) <= 10
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert re.search(r"(stop|length) \d\.\d", printed.splitlines()[-1])
+
+
+def test_every_option_that_is_named_exists():
+    """A flag in the README that the program does not know would be a lie."""
+    shown = CliRunner().invoke(main, ["run", "--help"]).output
+    ours = README.replace("pip install --force-reinstall --no-cache-dir", "")
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)):
+        assert flag in shown, flag
+
+
+def test_every_slash_command_that_is_named_exists():
+    """The README and /help speak of the same commands."""
+    for name in set(re.findall(r"`/([a-z]+)", README)):
+        assert name in _COMMANDS, name
+
+
+def test_top_level_is_complete():
+    """A newcomer finds every part of the project's top level."""
+    for name in (
+        "pyproject.toml models.txt CHANGELOG.md CONTRIBUTING.md LICENSE configs scripts tests "
+        "docs dspark_gguf .ci/run"
+    ).split():
+        assert (ROOT / name).exists(), name
