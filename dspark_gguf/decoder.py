@@ -123,6 +123,7 @@ class Decoder:
         self, tokens: list[int], ending: Ending, rng: np.random.Generator, shift: Shift | None
     ) -> Iterator[Round]:
         answer: list[int] = []
+        reread = 0.0
         while room := ending.room(self.target.n_ctx - len(tokens)):
             started = perf_counter()
             plan = self.stopping_rule.plan(room - 1)
@@ -145,20 +146,17 @@ class Decoder:
             self.target.trim(len(tokens) - 1)
             self.drafter.trim(len(tokens) - 1)
 
-            finish, reread = ending.finish_reason, 0.0
+            finish, shorter = ending.finish_reason, None
             if finish is None and len(tokens) >= self.target.n_ctx:
                 shorter = shift(answer) if shift else None
                 if shorter is None:
                     finish, text = "context", text + ending.flush()
-                else:
-                    tokens = list(shorter)
-                    reread = self._read(tokens, rng).seconds
             round = Round(
                 tuple(fresh),
                 text,
                 drafted=len(draft),
                 accepted=min(verdict.accepted, len(fresh)),
-                seconds=perf_counter() - started,
+                seconds=reread + perf_counter() - started,
                 draft_seconds=drafted - started if plan.length else 0.0,
                 target_seconds=decoded - drafted,
                 prefill_seconds=reread,
@@ -169,6 +167,11 @@ class Decoder:
             yield round
             if finish:
                 return
+            reread = 0.0
+            if shorter is not None:
+                # After the yield, so that a Ctrl-C during this long read loses no token.
+                tokens = list(shorter)
+                reread = self._read(tokens, rng).seconds
         yield Round((), ending.flush(), finish_reason="length")  # a budget of no tokens
 
     def _read(self, tokens: Sequence[int], rng: np.random.Generator) -> Round:

@@ -1,0 +1,87 @@
+"""Losslessness of the whole loop: the exact law of answers, from every path of every draw."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dspark_gguf.config import Limits, Sampling, Speculation
+from dspark_gguf.draft import ModelDrafter
+from dspark_gguf.records import Draft
+from dspark_gguf.schedule import make_stopping_rule
+from dspark_gguf.testing import agreeing_rows, law_of, random_rows
+from dspark_gguf.verify import Threshold, Typical, match, ratio
+from tests.fakes import Letters, World
+
+FIXED = Speculation(draft_max=2, draft_min_prob=0.0)
+THRESHOLD = Speculation(draft_max=2, draft_min_prob=0.5)
+
+
+def sampled(**changes):
+    """A world of three tokens, small enough to walk every path of its draws."""
+    rows = random_rows(3, seed=5, spread=1.2)
+    return World(
+        rows, agreeing_rows(rows, 0.3, seed=6, spread=1.0), Letters(3),
+        sampling=Sampling(top_k=0, top_p=1, min_p=0, **{"temperature": 1.1, **changes}),
+        n_ctx=8, draft_n_ctx=8,
+    )  # fmt: skip
+
+
+def off_law(world, rule, stopping=FIXED, max_tokens=3):
+    """Largest error of any answer's probability, from all paths of all draws of the whole loop."""
+    prompt, sampler = (0, 1), world.decoder().sampler
+
+    def answer(rng):
+        decoder = world.decoder(rule, make_stopping_rule(stopping))
+        rounds = decoder.generate(prompt, Limits(max_tokens=max_tokens), rng)
+        return tuple(token for round in rounds for token in round.tokens)
+
+    def wanted(answer):
+        steps = ((token, (*prompt, *answer[:k])) for k, token in enumerate(answer))
+        return math.prod(sampler(world.target_rows(pre), pre).prob(tok) for tok, pre in steps)
+
+    law = law_of(answer)
+    assert sum(law.values()) == 1
+    # What the loop never says is missing mass elsewhere, for the probabilities sum to 1.
+    return max(abs(float(probability) - wanted(answer)) for answer, probability in law.items())
+
+
+CHANGES = {"temperature": {}, "penalties": {"repeat_penalty": 1.5, "presence_penalty": 0.4}}
+
+
+@pytest.mark.parametrize("rule", [ratio, match])
+@pytest.mark.parametrize("stopping", [FIXED, THRESHOLD], ids=["fixed", "threshold"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_lossless_rules_keep_the_law_of_whole_answers(rule, stopping, change):
+    """Exact to 1e-12: every answer has the probability that plain decoding gives it."""
+    assert off_law(sampled(**CHANGES[change]), rule, stopping) < 1e-12
+
+
+def accept_always(target, draft, token, rng):
+    """BIASED: the draft's law."""
+    return token
+
+
+@pytest.mark.parametrize("rule", [Typical(0.09, 0.3), Threshold(0.3), accept_always])
+def test_lossy_rules_are_caught_by_the_same_enumeration(rule):
+    """The documented lossy rules and a broken one: off by far."""
+    assert off_law(sampled(), rule) > 0.01
+
+
+class Peeking(ModelDrafter):
+    """BIASED under `ratio`: gives a drawn token up when it turns out to be an unlikely one."""
+
+    def propose(self, tokens, plan):
+        draft = super().propose(tokens, plan)
+        sure = [law.prob(token) > 0.4 for token, law in zip(draft.tokens, draft.laws, strict=True)]
+        length = sure.index(False) if False in sure else len(draft)
+        return Draft(draft.tokens[:length], draft.laws[:length], draft.confidences[:length])
+
+
+def test_a_stop_that_sees_the_token_is_biased_under_ratio_only():
+    """Why `admits` has no token in its signature; `match` does not mind."""
+    world = sampled()
+    world.drafter_kind = Peeking
+    assert off_law(world, ratio) > 0.01
+    assert off_law(world, match) < 1e-12

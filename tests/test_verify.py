@@ -1,0 +1,205 @@
+"""Acceptance rules against the law they promise, by walking every path of draws."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from dspark_gguf.config import Speculation
+from dspark_gguf.dist import Dist
+from dspark_gguf.records import NO_DRAFT, Draft, Verdict
+from dspark_gguf.testing import law_of
+from dspark_gguf.verify import Threshold, Typical, make_rule, match, ratio, verify
+
+N_TOKENS = 4
+EXACT = 1e-12
+
+
+def random_law(rng):
+    """Small integer weights on some of the tokens."""
+    ids = np.flatnonzero(rng.random(N_TOKENS) < 0.75)
+    ids = ids if len(ids) else np.array([int(rng.integers(N_TOKENS))])
+    weights = rng.integers(1, 8, size=len(ids))
+    return Dist(ids, weights / weights.sum())
+
+
+def worlds(count=60):
+    """Pairs of a target's and a draft's law, always the same; some share no token."""
+    rng = np.random.default_rng(8)
+    return [(random_law(rng), random_law(rng)) for _ in range(count)]
+
+
+def distance(law, target):
+    """Largest difference between a law of results and a distribution."""
+    tokens = set(law) | set(target.ids.tolist())
+    return max(abs(float(law.get(token, 0)) - target.prob(token)) for token in tokens)
+
+
+def one_position(rule, target, draft):
+    """Law of the token that `rule` emits for a token drawn from the draft."""
+    return law_of(lambda rng: rule(target, draft, draft.draw(rng), rng))
+
+
+@pytest.mark.parametrize("rule", [ratio, match])
+def test_lossless_rules_emit_the_targets_law(rule):
+    """Exact in 60 worlds, whatever the draft proposes."""
+    for target, draft in worlds():
+        law = one_position(rule, target, draft)
+        assert sum(law.values()) == 1
+        assert distance(law, target) < EXACT
+
+
+def no_residual(target, draft, token, rng):
+    """BIASED: a rejected token is replaced by a draw from the target itself."""
+    kept = rng.random() < min(1.0, target.prob(token) / draft.prob(token))
+    return token if kept else target.draw(rng)
+
+
+def not_normalised(target, draft, token, rng):
+    """BIASED: the residual's missing mass falls on its last token."""
+    if rng.random() < min(1.0, target.prob(token) / draft.prob(token)):
+        return token
+    left = np.maximum(target.probs - [draft.prob(other) for other in target.ids.tolist()], 0.0)
+    place = int(np.searchsorted(left.cumsum(), rng.random(), side="right"))
+    return int(target.ids[min(place, len(left) - 1)])
+
+
+def accept_always(target, draft, token, rng):
+    """BIASED: the draft's law."""
+    return token
+
+
+def accept_likely(target, draft, token, rng):
+    """BIASED: the chance is the target's probability, not the ratio."""
+    if rng.random() < target.prob(token):
+        return token
+    return target.residual(draft).draw(rng)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [no_residual, not_normalised, accept_always, accept_likely, Typical(0.09, 0.3), Threshold(0.3)],
+)
+def test_biased_rules_are_caught(rule):
+    """The same enumeration tells a wrong rule by far, so a pass above means something."""
+    assert max(distance(one_position(rule, *world), world[0]) for world in worlds()) > 0.05
+
+
+@pytest.mark.parametrize("rule", [ratio, match])
+@pytest.mark.parametrize("length", [0, 1, 3])
+def test_whole_drafts_keep_the_law(rule, length):
+    """Exact for sequences: laws that depend on every token before, drafts of 0, 1 and 3 tokens."""
+    laws = Laws(seed=length)
+
+    def emitted(rng):
+        tokens = ()
+        while len(tokens) < length:
+            tokens += (laws.draft(tokens).draw(rng),)
+        draft = Draft(tokens, tuple(laws.draft(tokens[:k]) for k in range(length)))
+        verdict = verify(draft, lambda k: laws.target(tokens[:k]), rule, rng)
+        answer = (*tokens[: verdict.accepted], verdict.token)
+        while len(answer) <= length:
+            answer += (laws.target(answer).draw(rng),)
+        return answer
+
+    law = law_of(emitted)
+    for answer, probability in law.items():
+        wanted = math.prod(laws.target(answer[:k]).prob(token) for k, token in enumerate(answer))
+        assert abs(float(probability) - wanted) < EXACT
+    assert sum(law.values()) == Fraction(1)
+
+
+class Laws:
+    """A target and a draft with laws of their own after every prefix."""
+
+    def __init__(self, seed):
+        self.seed, self.known = seed, {}
+
+    def target(self, prefix):
+        return self._law(0, prefix)
+
+    def draft(self, prefix):
+        return self._law(1, prefix)
+
+    def _law(self, whose, prefix):
+        if (whose, prefix) not in self.known:
+            rng = np.random.default_rng([self.seed, whose, len(prefix), *prefix])
+            self.known[whose, prefix] = random_law(rng)
+        return self.known[whose, prefix]
+
+
+def test_nothing_after_a_rejection_is_looked_at():
+    """Laws are asked for in order, once each, and none past the first rejected token."""
+    asked = []
+
+    def law(k):
+        asked.append(k)
+        return Dist.point([5, 6, 0, 8][k])
+
+    draft = Draft((5, 6, 7), tuple(map(Dist.point, (5, 6, 7))))
+    assert verify(draft, law, ratio, None) == Verdict(2, 0)
+    assert asked == [0, 1, 2]
+
+
+@pytest.mark.parametrize("rule", [ratio, match])
+def test_greedy_verification_takes_no_random_number(rule):
+    """One-point laws: the rules work without a generator, and the bonus token comes last."""
+    draft = Draft((5, 6), (Dist.point(5), Dist.point(6)))
+    laws = [Dist.point(token) for token in (5, 6, 7)]
+    assert verify(draft, laws.__getitem__, rule, None) == Verdict(2, 7)
+    assert verify(NO_DRAFT, laws.__getitem__, rule, None) == Verdict(0, 5)
+
+
+def test_match_draws_what_plain_decoding_draws():
+    """With the same generator the emitted tokens are plain decoding's, for any draft."""
+    for seed in range(200):
+        laws = Laws(seed)
+        plain, rng = (), np.random.default_rng(seed)
+        while len(plain) < 4:
+            plain += (laws.target(plain).draw(rng),)
+        guess = tuple(np.random.default_rng(seed + 1).integers(N_TOKENS, size=3).tolist())
+        draft = Draft(guess, tuple(map(Dist.point, guess)))
+        rng = np.random.default_rng(seed)
+        verdict = verify(draft, lambda k: laws.target(guess[:k]), match, rng)  # noqa: B023
+        emitted = (*guess[: verdict.accepted], verdict.token)
+        assert emitted == plain[: len(emitted)]
+
+
+def test_typical_follows_medusas_bound():
+    """target > min(epsilon, delta * exp(-entropy)): strictly above, and both bounds matter."""
+    law = Dist(np.array([1, 2, 3]), np.array([0.5, 0.25, 0.25]))
+    at_bound = 0.25 * math.exp(law.entropy())  # the delta at which the bound is token 3's own 0.25
+    assert Typical(1.0, at_bound * 0.999)(law, law, 3, None) == 3
+    assert Typical(1.0, at_bound * 1.001)(law, law, 3, Zero()) == 1
+    assert Typical(0.25, 1.0)(law, law, 3, Zero()) == 1
+    assert Typical(0.249, 1.0)(law, law, 3, None) == 3
+
+
+class Zero:
+    """Draws 0: the first token of any law."""
+
+    def random(self):
+        return 0.0
+
+
+def test_threshold_accepts_from_its_bound_on():
+    """A token with exactly the least probability stands; any less is replaced from the target."""
+    two = Dist(np.array([1, 2]), np.array([0.75, 0.25]))
+    assert Threshold(0.25)(two, two, 2, None) == 2
+    assert Threshold(0.26)(two, two, 2, Zero()) == 1
+
+
+def test_settings_name_their_rule():
+    """Every acceptance of the settings has its rule, with its bounds, and only two are lossless."""
+    settings = {
+        name: Speculation(acceptance=name, typical_epsilon=0.2, typical_delta=0.4)
+        for name in ("ratio", "match", "typical", "threshold")
+    }
+    assert make_rule(settings["ratio"]) is ratio
+    assert make_rule(settings["match"]) is match
+    assert make_rule(settings["typical"]) == Typical(0.2, 0.4)
+    assert make_rule(settings["threshold"]) == Threshold(0.3)
+    assert [name for name, value in settings.items() if value.lossless] == ["ratio", "match"]
