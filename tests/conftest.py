@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+
+from tests.tiny_gguf import Tiny, write_llama, write_mamba
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,3 +24,24 @@ def demo_files(own_folders):
     from dspark_gguf.catalog.demo import demo_pair
 
     return demo_pair()
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory):
+    """Tiny GGUFs by name: a target, a draft that often agrees, and what is not to be loaded."""
+    folder = tmp_path_factory.mktemp("tiny")
+    target = write_llama(folder / "target.gguf")
+    data = target.read_bytes()
+    broken = {
+        "truncated": data[: len(data) // 2],
+        "empty": b"",
+        "text": b"Once upon a time",
+    }
+    for name, content in broken.items():
+        (folder / f"{name}.gguf").write_bytes(content)
+    write_llama(folder / "draft.gguf", Tiny(noise=0.05))
+    write_llama(folder / "two_heads.gguf", Tiny(heads=2))
+    write_llama(folder / "wide.gguf", Tiny(width=256, layers=4))
+    write_llama(folder / "embedding.gguf", Tiny(pooling=True))
+    write_mamba(folder / "mamba.gguf")
+    return SimpleNamespace(**{path.stem: path for path in folder.glob("*.gguf")})

@@ -39,8 +39,7 @@ def test_every_slash_command_that_is_named_exists():
 
 def test_top_level_is_complete():
     """A newcomer finds every part of the project's top level."""
-    for name in (
-        "pyproject.toml models.txt CHANGELOG.md CONTRIBUTING.md LICENSE configs scripts tests "
-        "docs dspark_gguf .ci/run"
-    ).split():
+    files = "pyproject.toml models.txt CHANGELOG.md CONTRIBUTING.md LICENSE .ci/run"
+    folders = "configs dspark_gguf docs scripts tests"
+    for name in f"{files} {folders}".split():
         assert (ROOT / name).exists(), name

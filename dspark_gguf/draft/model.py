@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dspark_gguf.engine.protocol import Cache, Tokenizer
-from dspark_gguf.records import Draft, Round
+from dspark_gguf.records import NO_DRAFT, Draft, Round
 from dspark_gguf.sampling import Sampler, top_probability
 from dspark_gguf.schedule import Plan
 
@@ -39,6 +39,8 @@ class ModelDrafter:
         length = min(plan.length, self.cache.n_ctx - len(tokens))
         history = self.sampler.history(tokens)
         unseen = tokens[self.cache.length :]
+        if max(unseen) >= self.cache.n_tokens:
+            return NO_DRAFT  # the target said a padded id that the draft's vocabulary lacks
         drafted: list[int] = []
         laws, confidences = [], []
         while len(drafted) < length:

@@ -27,9 +27,8 @@ class Rows:
     Views into llama.cpp's memory, made when asked for: valid until the context decodes again.
     """
 
-    def __init__(self, context: Any, first: int, count: int, width: int) -> None:
+    def __init__(self, context: Context, first: int, count: int) -> None:
         self._context, self._first, self._count = context, first, count
-        self._shape = (width,)
 
     def __len__(self) -> int:
         return self._count
@@ -37,10 +36,10 @@ class Rows:
     def __getitem__(self, k: int) -> npt.NDArray[np.float32]:
         if not 0 <= k < self._count:
             raise IndexError(k)
-        pointer = llama_cpp.llama_get_logits_ith(self._context, self._first + k)
+        pointer = llama_cpp.llama_get_logits_ith(self._context.pointer, self._first + k)
         if not pointer:
             raise EngineError("logits", f"none at row {k}", "report this with the model's name")
-        return np.ctypeslib.as_array(pointer, self._shape)
+        return np.ctypeslib.as_array(pointer, (self._context.n_tokens,))
 
 
 class Context:
@@ -66,7 +65,6 @@ class Context:
         self.tokens: list[int] = []
         self._interrupt = interrupt
         self._unsure = False
-        self._width = model.vocabulary.n_tokens
         self._n_batch = max(model.options.n_batch, max_rows)
         self.cache_bytes = model.cache_bytes(n_ctx)
         self._context = self._create()
@@ -80,6 +78,16 @@ class Context:
             self._batch.seq_id[k][0] = _SEQUENCE
         # Also at exit, and before the model's: some backends abort on memory that is still in use.
         self._free = weakref.finalize(self, _free, self._context, self._batch)
+
+    @property
+    def pointer(self) -> Any:
+        """llama.cpp's context."""
+        return self._context
+
+    @property
+    def n_tokens(self) -> int:
+        """Size of the model's vocabulary."""
+        return self.model.vocabulary.n_tokens
 
     @property
     def length(self) -> int:
@@ -130,6 +138,7 @@ class Context:
             Cancelled: the user interrupted between two batches; what was read so far stays.
             ResourceError: the cache is full.
             EngineError: llama.cpp failed.
+            ValueError: more than `max_rows` rows.
 
         """
         if self.length + len(tokens) > self.n_ctx:
@@ -138,6 +147,8 @@ class Context:
                 f"a context of {self.n_ctx}",
                 "use a larger --ctx-size",
             )
+        if n_rows > self.max_rows:  # llama.cpp would end the process
+            raise ValueError(f"{n_rows} rows of a context made for {self.max_rows}")
         # A short batch comes first, so that the rows that are wanted lie in the last one.
         end = len(tokens) % self._n_batch or self._n_batch
         start = 0
@@ -147,7 +158,7 @@ class Context:
             self._pass(tokens[start:end], n_rows if end >= len(tokens) else 0)
             start, end = end, end + self._n_batch
         last = min(len(tokens), self._n_batch)
-        return Rows(self._context, last - n_rows, n_rows, self._width)
+        return Rows(self, last - n_rows, n_rows)
 
     def _pass(self, tokens: Sequence[int], n_rows: int) -> None:
         count = len(tokens)

@@ -89,6 +89,8 @@ def bytes_per_value(cache_type: str) -> float:
 
 def type_number(cache_type: str) -> int:
     """The ggml enum of a type name such as ``q8_0``."""
+    if cache_type == "bf16":
+        return 30  # GGML_TYPE_BF16 of ggml.h, which the binding leaves out
     return int(getattr(llama_cpp, f"GGML_TYPE_{cache_type.upper()}"))
 
 

@@ -45,7 +45,7 @@ class Model:
         self._free = weakref.finalize(self, llama_cpp.llama_model_free, self._model)
         self.metadata = self._read_metadata()
         self._refuse_what_cannot_generate()
-        self.vocabulary = Vocabulary(self._model)
+        self.vocabulary = Vocabulary(self._model, owner=self)
         self.size: int = llama_cpp.llama_model_size(self._model)
         self.n_layer: int = llama_cpp.llama_model_n_layer(self._model)
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self._model)

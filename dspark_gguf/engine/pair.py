@@ -53,12 +53,15 @@ class Pair:
         self._draft_path = None if draft is None else readable_gguf(draft)
         self._draft_options = draft_options or DraftOptions()
         self._draft_cache: Context | None = None
+        self._off = "no draft model" if draft is None else ""
         self.draft: Model | None = None
         self.target = Model(target, target_options or ModelOptions())
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
         self.notes += self.target.notes + self.template.notes
         self.target_cache = self._context(self.target, self._target_context_size())
+        if not self.target_cache.can_trim:
+            self._off = _cannot_trim(self.target)
 
     def draft_cache(self) -> Context | None:
         """The draft's cache, loaded at the first call; None where there is nothing to draft with.
@@ -73,8 +76,8 @@ class Pair:
 
     @property
     def can_speculate(self) -> bool:
-        """Whether there is a draft, and a target cache that can take back what it rejects."""
-        return self._draft_path is not None and self.target_cache.can_trim
+        """Whether there is a draft, and caches that can take back what is rejected."""
+        return not self._off
 
     def summary(self, speculation: Speculation) -> str:
         """One line: where both models sit, weights + cache in MiB, whether we speculate."""
@@ -106,11 +109,7 @@ class Pair:
         try:
             require_same_tokens(self.vocabulary, draft.vocabulary, self.target.path.name, path.name)
             if not draft.has_trimmable_cache:
-                self.notes.append(
-                    f"speculation is off: the cache of the draft {path.name} "
-                    f"({draft.architecture}) cannot take tokens back"
-                )
-                self._draft_path = None
+                self._off = _cannot_trim(draft)
                 draft.close()
                 return
             cache = self._context(draft, self._draft_context_size(draft), max_rows=1)
@@ -149,11 +148,8 @@ class Pair:
         return size
 
     def _speculation_state(self, speculation: Speculation) -> str:
-        if self._draft_path is None:
-            return "speculation off: no draft model"
-        if not self.can_speculate:
-            kind = self.target.architecture
-            return f"speculation off: the cache of a {kind} model cannot take tokens back"
+        if self._off:
+            return f"speculation off: {self._off}"
         if speculation.mode == "off":
             return "speculation off: plain decoding, as asked"
         sure = speculation.draft_min_prob
@@ -163,6 +159,10 @@ class Pair:
             f"speculation on: {speculation.acceptance} ({kind}), "
             f"up to {speculation.draft_max} drafts{bound}"
         )
+
+
+def _cannot_trim(model: Model) -> str:
+    return f"the cache of {model.name} ({model.architecture}) cannot take tokens back"
 
 
 def _placed(cache: Context) -> str:

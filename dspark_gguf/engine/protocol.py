@@ -25,6 +25,10 @@ class Cache(Protocol):
         """Most tokens it can hold."""
 
     @property
+    def n_tokens(self) -> int:
+        """Size of its model's vocabulary: the width of a row, and the bound of the ids it reads."""
+
+    @property
     def length(self) -> int:
         """Tokens it holds now."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import llama_cpp
 
@@ -14,11 +15,21 @@ from dspark_gguf.errors import EngineError, PairError
 MAX_SIZE_DIFFERENCE = 128
 FIRST_COMPARED = 5
 
+#: llama.cpp's ``llama_vocab_type``.
+_KINDS = {0: "none", 1: "SPM", 2: "BPE", 3: "WPM", 4: "UGM", 5: "RWKV", 6: "PLAMO2"}
+
 
 class Vocabulary:
-    """The tokenizer of a loaded model."""
+    """The tokenizer of a loaded model.
 
-    def __init__(self, model: int) -> None:
+    Args:
+        model: llama.cpp's model.
+        owner: whatever frees it; kept alive as long as its vocabulary is in use.
+
+    """
+
+    def __init__(self, model: Any, owner: object) -> None:
+        self._owner = owner
         self._vocab = llama_cpp.llama_model_get_vocab(model)
         self.n_tokens: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.kind: int = llama_cpp.llama_vocab_type(self._vocab)
@@ -109,7 +120,7 @@ def require_same_tokens(
         )
 
     if target.kind != draft.kind:
-        refuse("tokenizer type", target.kind, draft.kind)
+        refuse("tokenizer", *(_KINDS.get(side.kind, side.kind) for side in (target, draft)))
     if abs(target.n_tokens - draft.n_tokens) > MAX_SIZE_DIFFERENCE:
         refuse("tokens:", target.n_tokens, draft.n_tokens)
     ours = target.bos if target.adds_bos else None
