@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Write the costly rig: a slow target that says exactly what the demo model says.
+
+The demo model's layers are spread out, and between them come extra layers whose weights are
+row-permuted copies of real ones and whose two output projections (``attn_output``, ``ffn_down``)
+are zero. An extra layer costs its full time and adds nothing to the residual stream, so the text
+and the agreement with a draft are real while a pass costs what a model of the larger size costs:
+120 extra layers make 560M parameters.
+
+It is a rig for measuring the controller, never a model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.catalog.demo import source_model
+from dspark_gguf.engine.quantize import FILE_TYPES, quantize
+from dspark_gguf.paths import replacing
+
+Weights = npt.NDArray[np.float32]
+SILENT = ("attn_output.weight", "ffn_down.weight")
+
+
+def spread_layers(
+    layers: list[dict[str, Weights]], extra: int, rng: np.random.Generator
+) -> Iterator[dict[str, Weights]]:
+    """The real layers in order, with `extra` silent ones spread evenly after them."""
+    for k, layer in enumerate(layers):
+        yield layer
+        count = (k + 1) * extra // len(layers) - k * extra // len(layers)
+        for _ in range(count):
+            yield {name: silent(name, weights, rng) for name, weights in layer.items()}
+
+
+def silent(name: str, weights: Weights, rng: np.random.Generator) -> Weights:
+    """The weights of an extra layer: zero where it would write, permuted rows elsewhere."""
+    if name in SILENT:
+        return np.zeros_like(weights)
+    return weights[rng.permutation(len(weights))] if weights.ndim == 2 else weights
+
+
+def write_rig(source: Path, path: Path, extra: int, seed: int) -> None:
+    """Write the widened model of `source` in F32."""
+    reader = gguf.GGUFReader(source)
+    arch = reader.get_field("general.architecture").contents()
+    shared, layers = read_tensors(reader)
+    writer = gguf.GGUFWriter(path, arch)
+    copy_metadata(reader, writer, arch, len(layers) + extra)
+    for name, weights in shared.items():
+        writer.add_tensor(name, weights)
+    rng = np.random.default_rng(seed)
+    for k, layer in enumerate(spread_layers(layers, extra, rng)):
+        for name, weights in layer.items():
+            writer.add_tensor(f"blk.{k}.{name}", weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def read_tensors(
+    reader: gguf.GGUFReader,
+) -> tuple[dict[str, Weights], list[dict[str, Weights]]]:
+    """All tensors in float32: those of no layer, and those of each layer by their last names."""
+    shared: dict[str, Weights] = {}
+    layers: dict[int, dict[str, Weights]] = {}
+    for tensor in reader.tensors:
+        weights = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        if tensor.name.startswith("blk."):
+            _, number, name = tensor.name.split(".", 2)
+            layers.setdefault(int(number), {})[name] = weights
+        else:
+            shared[tensor.name] = weights
+    return shared, [layers[number] for number in sorted(layers)]
+
+
+def copy_metadata(
+    reader: gguf.GGUFReader, writer: gguf.GGUFWriter, arch: str, n_layers: int
+) -> None:
+    """Everything that the source says of itself, but its layers and quantization."""
+    ours = {"general.architecture", "general.file_type", "general.quantization_version"}
+    for field in reader.fields.values():
+        if field.name in ours or field.name.startswith("GGUF."):
+            continue
+        kind = field.types[0]
+        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        value = n_layers if field.name == f"{arch}.block_count" else field.contents()
+        writer.add_key_value(field.name, value, kind, sub_type=inner)
+
+
+@click.command()
+@click.argument("output", type=Path)
+@click.option("--layers", default=120, show_default=True, help="Extra layers.")
+@click.option("--type", "file_type", default="Q8_0", type=click.Choice(list(FILE_TYPES)))
+@click.option("--seed", default=0, show_default=True, help="Of the permutations.")
+def main(output: Path, layers: int, file_type: str, seed: int) -> None:
+    """Write the rig to OUTPUT: a GGUF for measuring the controller, never a model."""
+    with tempfile.TemporaryDirectory(dir=output.resolve().parent) as folder:
+        wide = Path(folder) / "wide.gguf"
+        write_rig(source_model(), wide, layers, seed)
+        with replacing(output) as temporary:
+            quantize(wide, temporary, file_type)
+    print(output)
+
+
+if __name__ == "__main__":
+    main()
