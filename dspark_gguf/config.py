@@ -138,13 +138,21 @@ class Speculation(_Part):
     """When to draft, how much, and what counts as right."""
 
     mode: Literal["on", "off", "auto"] = "auto"
-    """off: plain decoding, the draft model does no work."""
-    draft_max: int = Field(default=8, ge=0, le=MAX_DRAFT)
+    """auto: as much as pays on this machine, which may be nothing; on: as `draft_min_prob` says;
+    off: plain decoding, the draft model does no work."""
+    rule: Literal["auto", "fixed", "threshold", "prefix", "optimal"] = "auto"
+    """How long to draft. auto: as `draft_min_prob` says where it is given; else `optimal` in mode
+    auto and `threshold` in mode on."""
+    draft_max: int = Field(default=12, ge=0, le=MAX_DRAFT)
     """Most tokens drafted in a round."""
-    draft_min_prob: float = Field(default=0.6, ge=0, le=1)
-    """Stop drafting below this top probability of the draft; 0: always draft `draft_max`."""
-    acceptance: Literal["ratio", "match", "typical", "threshold"] = "ratio"
-    """ratio and match keep the target's law; typical and threshold change the output."""
+    draft_min_prob: float | None = Field(default=None, ge=0, le=1)
+    """Stop drafting below this top probability of the draft; 0: never. null: as `rule` says, and
+    0.6 for `threshold`."""
+    learn: bool = True
+    """Remember what was measured and learned of a pair between runs."""
+    acceptance: Literal["auto", "ratio", "match", "typical", "threshold"] = "auto"
+    """ratio and match keep the target's law; typical and threshold change the output. auto: match
+    with a seed (the text then does not depend on what was drafted), else the faster of the two."""
     typical_epsilon: float = Field(default=0.09, gt=0, le=1)
     """Medusa's hard bound for `typical`."""
     typical_delta: float = Field(default=0.3, gt=0, le=1)
@@ -155,7 +163,23 @@ class Speculation(_Part):
     @property
     def lossless(self) -> bool:
         """Whether the output follows the target's own law."""
-        return self.acceptance in ("ratio", "match")
+        return self.acceptance in ("auto", "ratio", "match")
+
+    @property
+    def stopping_rule(self) -> Literal["fixed", "threshold", "prefix", "optimal"]:
+        """The rule by name."""
+        if self.mode == "off":
+            return "fixed"
+        if self.rule != "auto":
+            return self.rule
+        if self.draft_min_prob is None:
+            return "optimal" if self.mode == "auto" else "threshold"
+        return "threshold" if self.draft_min_prob > 0.0 else "fixed"
+
+    @property
+    def min_probability(self) -> float:
+        """The bound of `threshold`."""
+        return 0.6 if self.draft_min_prob is None else self.draft_min_prob
 
 
 class Chat(_Part):

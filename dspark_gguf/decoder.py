@@ -8,14 +8,14 @@ from time import perf_counter
 import numpy as np
 
 from dspark_gguf.config import Limits, Sampling, Speculation
-from dspark_gguf.draft import Drafter, NoDrafter, make_drafter
+from dspark_gguf.draft import Drafter, make_drafter, scheduled
 from dspark_gguf.ending import Ending
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache, Tokenizer
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.records import NO_DRAFT, Answer, Round
 from dspark_gguf.sampling import Sampler
-from dspark_gguf.schedule import Fixed, StoppingRule, make_stopping_rule
+from dspark_gguf.schedule import Fixed, StoppingRule
 from dspark_gguf.verify import Rule, make_rule, verify
 
 #: Given the answer so far, a shorter token list to go on from; None: there is none.
@@ -67,13 +67,14 @@ class Decoder:
 
         """
         sampling, speculation = sampling or Sampling(), speculation or Speculation()
-        drafter = make_drafter(pair, sampling, speculation)
-        plain = isinstance(drafter, NoDrafter)
+        stopping_rule: StoppingRule = Fixed(0)
+        if speculation.mode != "off" and pair.draft_cache() is not None:
+            speculation, stopping_rule = scheduled(pair, sampling, speculation)
         return cls(
             target=pair.target_cache,
             tokenizer=pair.vocabulary,
-            drafter=drafter,
-            stopping_rule=Fixed(0) if plain else make_stopping_rule(speculation),
+            drafter=make_drafter(pair, sampling, speculation),
+            stopping_rule=stopping_rule,
             rule=make_rule(speculation),
             sampler=Sampler(sampling, pair.vocabulary.end_tokens),
             seed=sampling.seed,
@@ -126,7 +127,7 @@ class Decoder:
         reread = 0.0
         while room := ending.room(self.target.n_ctx - len(tokens)):
             started = perf_counter()
-            plan = self.stopping_rule.plan(room - 1)
+            plan = self.stopping_rule.plan(room - 1, self.drafter.behind(tokens))
             draft = self.drafter.propose(tokens, plan) if plan.length else NO_DRAFT
 
             drafted = perf_counter()
@@ -156,6 +157,10 @@ class Decoder:
                 text,
                 drafted=len(draft),
                 accepted=min(verdict.accepted, len(fresh)),
+                scores=draft.scores,
+                look_seconds=draft.look_seconds,
+                caught_up=draft.caught_up,
+                match_chances=verdict.match_chances,
                 seconds=reread + perf_counter() - started,
                 draft_seconds=drafted - started if plan.length else 0.0,
                 target_seconds=decoded - drafted,

@@ -19,13 +19,18 @@ class Draft:
     Attributes:
         tokens: the proposed ids ``[k]``.
         laws: the distribution that each of them was drawn from ``[k]``.
-        confidences: the raw score of each ``[k]``, known before the token was drawn.
+        scores: the raw score of every row that was looked at, known before its token was drawn:
+            ``[k]``, or ``[k + 1]`` where drafting ended before the last one's token.
+        look_seconds: wall time of each of these looks.
+        caught_up: tokens read before the first look.
 
     """
 
     tokens: tuple[int, ...] = ()
     laws: tuple[Dist, ...] = ()
-    confidences: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
+    look_seconds: tuple[float, ...] = ()
+    caught_up: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -42,11 +47,13 @@ class Verdict:
     Attributes:
         accepted: how many draft tokens stand, from the first.
         token: the target's own token after them.
+        match_chances: see `Round`; empty where the rule does not draw from the draft's law.
 
     """
 
     accepted: int
     token: int
+    match_chances: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,11 @@ class Round:
             possible stop string is not complete yet.
         drafted: draft tokens that were verified.
         accepted: how many of them the target kept, whether or not the answer had room for them.
+        scores: the raw score of every draft row that was looked at.
+        look_seconds: wall time of each of these looks.
+        caught_up: tokens the drafter read before the first look.
+        match_chances: for each draft token whose fate was seen, the probability that the target's
+            own draw is the draft's most probable token.
         seconds: wall time of the round; what the consumer does between rounds is not in it.
         draft_seconds: of these, drafting.
         target_seconds: of these, the target's pass.
@@ -74,6 +86,10 @@ class Round:
     text: str = ""
     drafted: int = 0
     accepted: int = 0
+    scores: tuple[float, ...] = ()
+    look_seconds: tuple[float, ...] = ()
+    caught_up: int = 0
+    match_chances: tuple[float, ...] = ()
     seconds: float = 0.0
     draft_seconds: float = 0.0
     target_seconds: float = 0.0

@@ -35,11 +35,15 @@ def verify(
         rng: source of the draws.
 
     """
+    chances: list[float] = []
     for k, token in enumerate(draft.tokens):
-        emitted = rule(law(k), draft.laws[k], token, rng)
+        target = law(k)
+        if rule is ratio:
+            chances.append(target.prob(draft.laws[k].top))
+        emitted = rule(target, draft.laws[k], token, rng)
         if emitted != token:
-            return Verdict(k, emitted)
-    return Verdict(len(draft), law(len(draft)).draw(rng))
+            return Verdict(k, emitted, tuple(chances))
+    return Verdict(len(draft), law(len(draft)).draw(rng), tuple(chances))
 
 
 def ratio(target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> int:
@@ -95,6 +99,7 @@ class Threshold:
 def make_rule(settings: Speculation) -> Rule:
     """The rule that `settings` name."""
     rules: dict[str, Rule] = {
+        "auto": ratio,
         "ratio": ratio,
         "match": match,
         "typical": Typical(settings.typical_epsilon, settings.typical_delta),

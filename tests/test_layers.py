@@ -20,7 +20,9 @@ paths dist
 config
 records
 sampling verify
-calibration cost schedule
+calibration
+cost
+learned schedule
 engine.protocol
 engine
 ending

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dspark_gguf.chat.batch import Job, finished, run_jobs
+from dspark_gguf.chat.progress import tracked
 from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.status import status_line
 from dspark_gguf.chat.terminal import Screen, decoded, interruptible, read_text
@@ -109,7 +110,7 @@ def run_batch(pair: Pair, settings: Settings, jobs: list[Job], output: Path | No
     failed = 0
     with interruptible(pair.interrupt), _writing_to(output) as write:
         try:
-            for result in _with_progress(run_jobs(jobs[done:], answer, write), done, len(jobs)):
+            for result in tracked(run_jobs(jobs[done:], answer, write), len(jobs), done):
                 done, failed = done + 1, failed + ("error" in result)
         except Cancelled:
             again = "the same command goes on from there" if output else "--output would resume"
@@ -152,22 +153,3 @@ def _writing_to(output: Path | None) -> Iterator[Callable[[str], object]]:
         raise UsageError(f"to write {output}", str(error.strerror), "check the path") from None
     with stream:
         yield line_by_line(stream)
-
-
-def _with_progress(
-    results: Iterator[dict[str, Any]], done: int, total: int
-) -> Iterator[dict[str, Any]]:
-    """A progress bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
-        yield from results
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=total, completed=done)
-        for result in results:
-            progress.advance(task)
-            yield result

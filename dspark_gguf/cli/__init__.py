@@ -15,7 +15,9 @@ import click
 
 from dspark_gguf import __version__
 from dspark_gguf.cli.chat import chat
+from dspark_gguf.cli.replay import replay
 from dspark_gguf.cli.run import run
+from dspark_gguf.cli.trace import trace
 from dspark_gguf.errors import DSparkError
 
 INTERRUPTED = 130
@@ -79,4 +81,6 @@ def main() -> None:
 
 
 main.add_command(chat)
+main.add_command(replay)
 main.add_command(run)
+main.add_command(trace)

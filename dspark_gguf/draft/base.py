@@ -30,8 +30,12 @@ class Drafter(Protocol):
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """Draft up to ``plan.length`` tokens that may follow `tokens`.
 
-        Whether a token is drafted is decided by ``plan.admits`` before it is drawn.
+        Whether a token is drafted is decided by ``plan.admits`` before it is drawn; whether there
+        is another look after it, by ``plan.goes_on``.
         """
+
+    def behind(self, tokens: Sequence[int]) -> int:
+        """How many of the committed `tokens` it would have to read before its first look."""
 
     def observe(self, round: Round) -> None:
         """Learn from a finished round."""
@@ -49,6 +53,10 @@ class NoDrafter:
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """Nothing to propose."""
         return Draft()
+
+    def behind(self, tokens: Sequence[int]) -> int:
+        """Nothing to read."""
+        return 0
 
     def observe(self, round: Round) -> None:
         """Nothing to learn."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import perf_counter
 
 import numpy as np
 
 from dspark_gguf.engine.protocol import Cache, Tokenizer
 from dspark_gguf.records import NO_DRAFT, Draft, Round
-from dspark_gguf.sampling import Sampler, top_probability
+from dspark_gguf.sampling import Row, Sampler, top_probability
 from dspark_gguf.schedule import Plan
 
 
@@ -19,12 +20,20 @@ class ModelDrafter:
         cache: the draft model's memory.
         sampler: turns its rows into the law that a draft token is drawn from.
         tokenizer: the target's; ids beyond its vocabulary are never proposed.
+        score: raw score of a row, as the stopping rule wants it.
 
     """
 
-    def __init__(self, cache: Cache, sampler: Sampler, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        sampler: Sampler,
+        tokenizer: Tokenizer,
+        score: Callable[[Row], float] = top_probability,
+    ) -> None:
         self.cache = cache
         self.sampler = sampler
+        self.score = score
         self._n_tokens = tokenizer.n_tokens
         self._end_tokens = frozenset(tokenizer.end_tokens)
         self._rng = np.random.default_rng(0)
@@ -41,23 +50,28 @@ class ModelDrafter:
         unseen = tokens[self.cache.length :]
         if max(unseen) >= self.cache.n_tokens:
             return NO_DRAFT  # the target said a padded id that the draft's vocabulary lacks
+        caught_up = len(unseen)
         drafted: list[int] = []
-        laws, confidences = [], []
+        laws, scores, seconds = [], [], []
         while len(drafted) < length:
+            started = perf_counter()
             # Ids beyond the target's vocabulary are padding of the draft's: masked.
             row = self.cache.advance(unseen, 1)[0][: self._n_tokens]
-            confidence = top_probability(row)
-            if not plan.admits(confidence):
+            scores.append(self.score(row))
+            admitted = plan.admits(scores[-1])
+            if admitted:
+                law = self.sampler(row, (*history, *drafted))
+                unseen = [law.draw(self._rng)]
+                drafted += unseen
+                laws.append(law)
+            seconds.append(perf_counter() - started)
+            if not admitted or drafted[-1] in self._end_tokens or not plan.goes_on():
                 break
-            law = self.sampler(row, (*history, *drafted))
-            token = law.draw(self._rng)
-            drafted.append(token)
-            laws.append(law)
-            confidences.append(confidence)
-            unseen = [token]
-            if token in self._end_tokens:
-                break
-        return Draft(tuple(drafted), tuple(laws), tuple(confidences))
+        return Draft(tuple(drafted), tuple(laws), tuple(scores), tuple(seconds), caught_up)
+
+    def behind(self, tokens: Sequence[int]) -> int:
+        """Committed tokens that its cache does not hold."""
+        return len(tokens) - self.cache.length
 
     def observe(self, round: Round) -> None:
         """Nothing to learn."""

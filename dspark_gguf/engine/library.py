@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 from llama_cpp._ggml import libggml
@@ -65,6 +66,7 @@ def _ggml(name: str, result: type | None, *arguments: type) -> ctypes._NamedFunc
 _dev_count = _ggml("ggml_backend_dev_count", ctypes.c_size_t)
 _dev_get = _ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
 _dev_name = _ggml("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+_dev_description = _ggml("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
 _dev_type = _ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
 _type_size = _ggml("ggml_type_size", ctypes.c_size_t, ctypes.c_int)
 _block_size = _ggml("ggml_blck_size", ctypes.c_int64, ctypes.c_int)
@@ -129,3 +131,13 @@ def physical_cores() -> int:
             if found.returncode == 0 and found.stdout.strip().isdigit():
                 return int(found.stdout)
     return max(1, (os.cpu_count() or 2) // 2)
+
+
+def machine() -> dict[str, Any]:
+    """What the speed of a pass depends on besides the models: devices, cores, versions."""
+    found = [(_dev_name(pointer), _dev_description(pointer)) for pointer in devices().values()]
+    return {
+        "devices": [[text.decode(errors="replace") for text in texts] for texts in found],
+        "cores": physical_cores(),
+        "llama_cpp": llama_cpp.__version__,
+    }

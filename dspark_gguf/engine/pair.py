@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
+from time import perf_counter
 from types import TracebackType
+from typing import Any
 
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, ModelOptions, Speculation
+from dspark_gguf.engine import library
 from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.model import Model, readable_gguf
 from dspark_gguf.engine.template import ChatTemplate
+from dspark_gguf.engine.timing import quick_profile
 from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
+from dspark_gguf.learned import Learned, learned_path
 
 DEFAULT_CONTEXT = 8192
 _MIB = 1024**2
+#: The first profile of a pair takes this long, or this share of the time to load the target.
+_PROFILE_SECONDS, _PROFILE_SHARE = 2.0, 0.05
 
 
 class Pair:
@@ -55,7 +64,10 @@ class Pair:
         self._draft_cache: Context | None = None
         self._off = "no draft model" if draft is None else ""
         self.draft: Model | None = None
+        self._learned: Learned | None = None
+        started = perf_counter()
         self.target = Model(target, target_options or ModelOptions())
+        self._load_seconds = perf_counter() - started
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
         self.notes += self.target.notes + self.template.notes
@@ -79,6 +91,51 @@ class Pair:
         """Whether there is a draft, and caches that can take back what is rejected."""
         return not self._off
 
+    def learned(self, speculation: Speculation, say: Callable[[str], object] = str) -> Learned:
+        """What is known of this pair on this machine; measured first where nothing is.
+
+        Measuring takes about two seconds, once, and leaves both caches empty.
+
+        Args:
+            speculation: whether to remember it between runs, and how much may be drafted.
+            say: called with a line when it has to be measured.
+
+        """
+        draft = self.draft_cache()
+        if self._learned is None:
+            keep = speculation.learn and draft is not None
+            path = learned_path(self._facts()) if keep else None
+            self._learned = Learned(path)
+            if self._learned.note:
+                self.notes.append(self._learned.note)
+        if draft is not None and not self._learned.costs.known:
+            budget = max(_PROFILE_SECONDS, _PROFILE_SHARE * self._load_seconds)
+            say(f"measuring what both models cost on this machine (once, about {budget:.0f} s)")
+            costs, limit = self._learned.costs, speculation.draft_max
+            quick_profile(self.target_cache, draft, costs, budget, limit)
+        return self._learned
+
+    def remember(self) -> None:
+        """Keep what was learned for the next run, if it is to be kept."""
+        if self._learned is not None:
+            # A folder that cannot be written to is no reason to fail at the end of a chat.
+            with suppress(OSError):
+                self._learned.save()
+
+    def _facts(self) -> dict[str, Any]:
+        """Everything that costs and confidences depend on."""
+        models = {}
+        for role, cache in (("target", self.target_cache), ("draft", self._draft_cache)):
+            if cache is not None:
+                file = cache.model.path.stat()
+                models[role] = {
+                    "file": [cache.model.path.name, file.st_size, file.st_mtime_ns],
+                    "options": cache.model.options.model_dump(mode="json"),
+                    "n_ctx": cache.n_ctx,
+                    "place": cache.model.place,
+                }
+        return {**models, "machine": library.machine()}
+
     def summary(self, speculation: Speculation) -> str:
         """One line: where both models sit, weights + cache in MiB, whether we speculate."""
         parts = [f"target {_placed(self.target_cache)}"]
@@ -87,7 +144,8 @@ class Pair:
         return "; ".join([*parts, self._speculation_state(speculation)])
 
     def close(self) -> None:
-        """Free both models."""
+        """Keep what was learned, and free both models."""
+        self.remember()
         for cache in (self._draft_cache, self.target_cache):
             if cache is not None:
                 cache.close()
@@ -152,13 +210,14 @@ class Pair:
             return f"speculation off: {self._off}"
         if speculation.mode == "off":
             return "speculation off: plain decoding, as asked"
-        sure = speculation.draft_min_prob
-        bound = f" at {sure:.0%} or more" if sure else ""
         kind = "lossless" if speculation.lossless else "LOSSY, changes the output"
-        return (
-            f"speculation on: {speculation.acceptance} ({kind}), "
-            f"up to {speculation.draft_max} drafts{bound}"
-        )
+        rule = speculation.stopping_rule
+        how = f"up to {speculation.draft_max} drafts"
+        if rule == "threshold":
+            how += f" at {speculation.min_probability:.0%} or more"
+        elif rule == "optimal":
+            how += ", as many as pay"
+        return f"speculation {speculation.mode}: {speculation.acceptance} ({kind}), {how}"
 
 
 def _cannot_trim(model: Model) -> str:

@@ -1,0 +1,47 @@
+"""``dspark-gguf trace``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
+from dspark_gguf.cli.start import loaded
+
+
+@click.command(cls=SectionedCommand)
+@click.option("-o", "--output", type=Path, required=True, help="File to write, such as chains.npz.")
+@click.option("--prompts", type=Path, help="JSON lines of domain and prompt. [ours]")
+@click.option("--positions", default=130, show_default=True, type=click.IntRange(1, 100_000),
+              help="Tokens of each answer.")  # fmt: skip
+@click.option("--depth", default=12, show_default=True, type=click.IntRange(1, 64),
+              help="Draft tokens at each of them.")  # fmt: skip
+@settings_options
+def trace(
+    output: Path,
+    prompts: Path | None,
+    positions: int,
+    depth: int,
+    config: str | None,
+    show_config: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Record what the draft guesses at every position of greedy answers, for `replay`."""
+    settings = settings_from(config, options)
+    if show_config:
+        click.echo(settings.as_yaml(), nl=False)
+        return
+
+    from dspark_gguf.chat.progress import tracked
+    from dspark_gguf.measure.chains import save_chains
+    from dspark_gguf.measure.prompts import read_prompts
+    from dspark_gguf.measure.trace import record
+
+    wanted = read_prompts(prompts)
+    with loaded(settings, verbose) as pair:
+        texts = [record(pair, prompt, positions, depth) for prompt in tracked(wanted, len(wanted))]
+    save_chains(output, texts)
+    click.echo(f"{len(texts)} texts, {sum(text.positions for text in texts)} positions: {output}")

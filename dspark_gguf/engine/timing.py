@@ -1,0 +1,83 @@
+"""A short profile: what passes of a pair take, before the first real round says it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from time import perf_counter
+
+from dspark_gguf.cost import LearnedCosts
+from dspark_gguf.engine.protocol import Cache
+
+#: Rows in the order of their worth: if the time is up, the rest is filled in from neighbours.
+_ROWS = (1, 2, 4, 3, 6, 9, 5, 7, 8, 13, 11, 10, 12, 17)
+_SWEEPS = 3
+_CONTEXT = 16
+_READ = 64
+
+
+def quick_profile(
+    target: Cache, draft: Cache, costs: LearnedCosts, budget: float, limit: int
+) -> None:
+    """Measure both models, for about `budget` seconds; empties both caches.
+
+    Args:
+        target: the target's cache.
+        draft: the draft's.
+        costs: learns the medians.
+        budget: seconds.
+        limit: most draft tokens.
+
+    """
+    started = perf_counter()
+    looks, pairs, read = _looks(draft)
+    for seconds in looks:
+        costs.add_look(seconds)
+    for seconds in pairs:
+        costs.add_first_look(seconds, 2)
+    costs.add_first_look(read, _READ)
+    taken: dict[int, list[float]] = {}
+    wanted = [rows for rows in _ROWS if rows <= limit + 1]
+    for rows, seconds in passes(target, wanted * _SWEEPS, _CONTEXT):
+        taken.setdefault(rows, []).append(seconds)
+        if perf_counter() - started > budget and len(taken) > 2:
+            break
+    for rows, times in taken.items():
+        costs.add_pass(rows, median(times))
+    target.trim(0)
+    draft.trim(0)
+
+
+def passes(cache: Cache, wanted: Sequence[int], depth: int) -> Iterator[tuple[int, float]]:
+    """Rows and seconds of one pass after the other, at a context of `depth` tokens."""
+    ids = tokens(cache, depth + max(wanted))
+    cache.restart(ids[:depth])
+    cache.decode(ids[depth : depth + 1])  # the first pass pays for memory that the others reuse
+    for rows in wanted:
+        cache.trim(depth)
+        started = perf_counter()
+        cache.decode(ids[depth : depth + rows])
+        yield rows, perf_counter() - started
+    cache.trim(depth)
+
+
+def _looks(cache: Cache) -> tuple[list[float], list[float], float]:
+    """Seconds of single looks, of looks that read two tokens, and of one that reads many."""
+    ids = tokens(cache, _READ + _CONTEXT)
+    cache.restart(ids[:_CONTEXT])
+    cache.advance(ids[_CONTEXT : _CONTEXT + 1], 1)
+    cache.trim(_CONTEXT)
+
+    def look(count: int) -> float:
+        cache.trim(_CONTEXT)
+        started = perf_counter()
+        cache.advance(ids[_CONTEXT : _CONTEXT + count], 1)
+        return perf_counter() - started
+
+    looks, pairs = [look(1) for _ in range(8)], [look(2) for _ in range(4)]
+    return [median(looks)] * 3, [median(pairs)] * 3, look(_READ)
+
+
+def tokens(cache: Cache, count: int) -> list[int]:
+    """Ids that are as good as any text for measuring; a mixture of experts wants them different."""
+    return [(7 + 37 * k) % cache.n_tokens for k in range(count)]

@@ -1,0 +1,100 @@
+"""What was learned of a pair on this machine: costs and calibrations, kept between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from dspark_gguf.calibration import Calibration
+from dspark_gguf.cost import LearnedCosts
+from dspark_gguf.paths import cache_dir, replacing
+
+_FORMAT = 1
+
+
+class Learned:
+    """Costs, and a calibration for each way of drafting and accepting.
+
+    Args:
+        path: where it is kept; None: nowhere.
+
+    Attributes:
+        costs: what passes and looks take.
+        note: why an existing file was not used, or empty.
+
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.costs = LearnedCosts()
+        self.note = ""
+        self._calibrations: dict[str, Calibration] = {}
+        if path is not None:
+            self._load(path)
+
+    def calibration(self, drafter: str, acceptance: str, temperature: float) -> Calibration:
+        """What the scores of this drafter mean under this rule at such temperatures."""
+        key = f"{drafter}/{acceptance}/{temperature_class(temperature)}"
+        return self._calibrations.setdefault(key, Calibration())
+
+    def save(self) -> None:
+        """Write all of it; another process that writes at the same time wins or loses as a whole.
+
+        Raises:
+            OSError: the folder cannot be written.
+
+        """
+        if self.path is None:
+            return
+        values = {
+            "format": _FORMAT,
+            "costs": self.costs.as_dict(),
+            "calibrations": {key: one.as_dict() for key, one in self._calibrations.items()},
+        }
+        with replacing(self.path) as temporary:
+            temporary.write_text(json.dumps(values), encoding="utf-8")
+
+    def _load(self, path: Path) -> None:
+        try:
+            values = json.loads(path.read_text("utf-8"))
+            if values["format"] != _FORMAT:
+                raise ValueError("another format")
+            costs = LearnedCosts()
+            costs.restore(values["costs"])
+            calibrations = {key: Calibration() for key in dict(values["calibrations"])}
+            for key, one in calibrations.items():
+                one.restore(values["calibrations"][key])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.note = f"what was learned of this pair is unreadable and is learned anew: {path}"
+            return
+        self.costs, self._calibrations = costs, calibrations
+
+
+def temperature_class(temperature: float) -> str:
+    """Temperatures that share a calibration."""
+    if temperature == 0.0:
+        return "greedy"
+    return "cool" if temperature <= 0.5 else "warm" if temperature <= 1.1 else "hot"
+
+
+def learned_path(facts: dict[str, Any]) -> Path:
+    """The file for everything in `facts`: another one whenever anything in them differs."""
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return learned_dir() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+
+def learned_dir() -> Path:
+    """The folder of all that was learned."""
+    return cache_dir("learned")
+
+
+def forget_all() -> int:
+    """Delete everything that was learned of any pair; returns the number of files."""
+    files = list(learned_dir().glob("*.json"))
+    for file in files:
+        file.unlink(missing_ok=True)
+    return len(files)

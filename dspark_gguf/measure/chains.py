@@ -1,0 +1,115 @@
+"""Recorded chains: what a draft guessed at every position of a text, and how long it was right.
+
+With them a stopping rule can be tried without a model and without a clock. The file is an ``.npz``;
+for text i = 0, 1, ...:
+
+    confidence_i  float32 ``[positions, depth]``  raw score of the k-th draft token when drafting
+                                                  starts at this position: its top probability
+    survived_i    bool ``[positions, depth]``     this and all earlier tokens of the chain match
+    domain_i      str                             what kind of text it is
+    gap_i         float32 ``[positions, depth]``  optional: gap between the two best logits, which
+                                                  ranks survivors better than the probability
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import replacing
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """The chains of one text; arrays ``[positions, depth]``."""
+
+    domain: str
+    confidence: Scores
+    survived: npt.NDArray[np.bool_]
+    gap: Scores | None = None
+
+    def __getitem__(self, part: slice) -> Chains:
+        """A stretch of its positions."""
+        gap = None if self.gap is None else self.gap[part]
+        return Chains(self.domain, self.confidence[part], self.survived[part], gap)
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the text at which a draft was recorded."""
+        return len(self.confidence)
+
+    @property
+    def depth(self) -> int:
+        """Draft tokens of each chain."""
+        return int(self.confidence.shape[1])
+
+
+def save_chains(path: Path, texts: Iterable[Chains]) -> None:
+    """Write all texts, compressed; the file appears whole or not at all."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    for k, text in enumerate(texts):
+        arrays[f"confidence_{k}"] = text.confidence.astype(np.float32)
+        arrays[f"survived_{k}"] = text.survived.astype(np.bool_)
+        arrays[f"domain_{k}"] = np.array(text.domain)
+        if text.gap is not None:
+            arrays[f"gap_{k}"] = text.gap.astype(np.float32)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def load_chains(path: Path) -> list[Chains]:
+    """All texts of a file.
+
+    Raises:
+        UsageError: it is no such file.
+
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise UsageError("a file of chains", f"nothing at {path}", "check the path") from None
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile):
+        raise _malformed(path, "another kind of file") from None
+    texts: list[Chains] = []
+    while f"confidence_{len(texts)}" in arrays:
+        texts.append(_text(path, arrays, len(texts)))
+    if not texts:
+        raise _malformed(path, "no confidence_0 in it")
+    return texts
+
+
+def _text(path: Path, arrays: dict[str, npt.NDArray[np.generic]], k: int) -> Chains:
+    confidence, survived = arrays[f"confidence_{k}"], arrays.get(f"survived_{k}")
+    if survived is None or confidence.ndim != 2 or survived.shape != confidence.shape:
+        raise _malformed(path, f"confidence_{k} and survived_{k} of different shapes")
+    if not len(confidence) or not np.isfinite(confidence.astype(float)).all():
+        raise _malformed(path, f"an empty confidence_{k}, or one that is not finite")
+    gap = arrays.get(f"gap_{k}")
+    if gap is not None and (gap.shape != confidence.shape or not np.isfinite(gap).all()):
+        raise _malformed(path, f"a gap_{k} that does not fit its confidence_{k}")
+    # Survival is cumulative by definition; a file that marks single matches is read that way too.
+    alive = np.logical_and.accumulate(survived.astype(np.bool_), axis=1)
+    domain = str(arrays.get(f"domain_{k}", np.array("all")))
+    return Chains(
+        domain,
+        confidence.astype(np.float32),
+        alive,
+        None if gap is None else gap.astype(np.float32),
+    )
+
+
+def _malformed(path: Path, got: str) -> UsageError:
+    return UsageError(
+        f"recorded chains in {path} (confidence_0, survived_0, domain_0, ...)",
+        got,
+        "make one with: dspark-gguf trace -o FILE.npz",
+    )

@@ -1,0 +1,97 @@
+"""Record chains: the target's greedy text, and at each of its positions the draft's own guess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dspark_gguf.config import Limits, Sampling, Speculation
+from dspark_gguf.decoder import Decoder
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.protocol import Cache
+from dspark_gguf.errors import UsageError
+from dspark_gguf.measure.chains import Chains
+from dspark_gguf.measure.prompts import Prompt
+from dspark_gguf.sampling import Row, margin, top_probability
+
+
+def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
+    """The chains of one answer.
+
+    Args:
+        pair: a target and a draft.
+        prompt: what to answer, greedily.
+        positions: most positions to record; an answer that ends earlier has fewer.
+        depth: draft tokens of each chain.
+
+    Raises:
+        UsageError: nothing to draft with.
+
+    """
+    cache = pair.draft_cache()
+    if cache is None:
+        raise UsageError("a draft model", "none that can be used", "name one with -d DRAFT.gguf")
+    tokens = pair.template.encode(prompt.messages)
+    plain = Decoder.for_pair(pair, Sampling(temperature=0), Speculation(mode="off"))
+    # The tokens after the last position say whether its chain survives.
+    text = plain.answer(tokens, Limits(max_tokens=positions + depth)).tokens
+    ended = len(text) < positions + depth
+    tracer = Tracer(cache, depth, pair.vocabulary.n_tokens)
+    chains = [tracer.chain([*tokens, *text[:t]]) for t in range(min(positions, len(text)))]
+    survived = np.zeros((len(chains), depth), dtype=np.bool_)
+    for t, chain in enumerate(chains):
+        right = _common(chain.tokens, text[t:])
+        survived[t, :right] = True
+    assert ended or len(chains) == positions
+    return Chains(
+        prompt.domain,
+        np.array([[top for top, _ in chain.scores] for chain in chains], dtype=np.float32),
+        survived,
+        np.array([[gap for _, gap in chain.scores] for chain in chains], dtype=np.float32),
+    )
+
+
+class _Chain:
+    """Draft tokens after one position, and the scores of their rows."""
+
+    def __init__(self, tokens: list[int], scores: list[tuple[float, float]]) -> None:
+        self.tokens, self.scores = tokens, scores
+
+
+class Tracer:
+    """Greedy chains at one position after the other.
+
+    Where the first guess was right, the next chain is this one but its first token, and only one
+    more step is needed.
+    """
+
+    def __init__(self, cache: Cache, depth: int, n_tokens: int) -> None:
+        self.cache, self.depth, self.n_tokens = cache, depth, n_tokens
+        self._trail: list[int] = []
+        self._scores: list[tuple[float, float]] = []
+
+    def chain(self, tokens: Sequence[int]) -> _Chain:
+        """The chain after `tokens`."""
+        known = len(self._trail)
+        if known < len(tokens) or self._trail[: len(tokens)] != list(tokens):
+            self._trail, self._scores = list(tokens), []
+        else:
+            del self._scores[: len(self._scores) - (known - len(tokens))]
+        self.cache.keep(self._trail[:-1])
+        while len(self._scores) < self.depth:
+            row = self.cache.advance(self._trail[self.cache.length :], 1)[0][: self.n_tokens]
+            self._scores.append(scores(row))
+            self._trail.append(int(row.argmax()))
+        return _Chain(self._trail[len(tokens) :], list(self._scores))
+
+
+def scores(row: Row) -> tuple[float, float]:
+    """Top probability of a row, and the gap between its two best logits."""
+    return top_probability(row), margin(row)
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    pairs = enumerate(zip(left, right, strict=False))
+    differs = (k for k, (one, other) in pairs if one != other)
+    return next(differs, min(len(left), len(right)))

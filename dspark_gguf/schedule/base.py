@@ -1,0 +1,54 @@
+"""What a stopping rule is. To add one: a file beside this one, and a line in ``__init__.py``.
+
+A rule is asked once before a round for a plan. While drafting, the plan is asked before each token
+is drawn. It never sees a token: with `ratio` acceptance a decision that depends on the drawn token
+would change the law of the output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dspark_gguf.records import Round
+
+
+class Plan(Protocol):
+    """How one round may draft. A look is one row of the draft: the law of its next token."""
+
+    @property
+    def length(self) -> int:
+        """Most tokens to draft; 0: the draft does not run at all."""
+
+    def admits(self, score: float) -> bool:
+        """Whether the token of the row just looked at is drafted; no: drafting ends before it."""
+
+    def goes_on(self) -> bool:
+        """Whether to look once more after the token that was just admitted."""
+
+
+class StoppingRule(Protocol):
+    """Makes the plans, and may learn from what came of them."""
+
+    def plan(self, limit: int, behind: int = 0) -> Plan:
+        """The plan of the next round.
+
+        Args:
+            limit: most draft tokens (0 or more).
+            behind: tokens that the drafter would have to read before its first look.
+
+        """
+
+    def observe(self, round: Round) -> None:
+        """Learn from a finished round."""
+
+    def forecast(self) -> Forecast | None:
+        """What it expects of the next rounds; None: it does not reckon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Tokens per second, with a draft in every round and without any."""
+
+    drafting: float
+    plain: float

@@ -1,0 +1,91 @@
+"""Optimal stopping for a rate, learned on line: the default."""
+
+from __future__ import annotations
+
+from dspark_gguf.records import Round
+from dspark_gguf.schedule.base import Plan
+from dspark_gguf.schedule.learning import Learning, solved
+from dspark_gguf.schedule.static import NO_PLAN
+from dspark_gguf.schedule.stopping import Policy
+
+#: Drafts between two solutions of the stopping problem: each takes about a millisecond, and a
+#: solution four drafts old is as good in replay.
+_SOLVE_EVERY = 4
+#: Rounds without a draft before it is tried again: doubled from the first to the last.
+_FIRST_WAIT, _LONGEST_WAIT = 4, 128
+#: Tokens that reading what the drafter missed has to pay for itself in.
+_HORIZON = 192
+#: Share of the time that may go into trying, and what may be spent at once, in plain rounds.
+_TRIAL_SHARE, _TRIAL_CREDIT = 0.01, 6.0
+
+
+class Optimal(Learning):
+    """Optimal stopping for a rate, learned on line: the default.
+
+    Not drafting is one of its answers, in every round. It then tries again after a number of
+    rounds that doubles as long as the answer stays the same, if the price (the drafter reads what
+    it missed) fits into a small share of the time.
+    """
+
+    policy: Policy | None = None
+    _age = 0  # drafts since the policy was made
+    _wait, _idle = _FIRST_WAIT, 0
+    _credit = _TRIAL_CREDIT  # plain rounds that may be spent on trying
+
+    def plan(self, limit: int, behind: int = 0) -> Plan:
+        """The plan of the highest rate; without a draft where that is plain decoding."""
+        limit, left = min(limit, self.limit), limit
+        if limit <= 0:
+            return NO_PLAN
+        if self.policy is None or self._age >= _SOLVE_EVERY:
+            self._solve()
+        assert self.policy is not None
+        price = self.costs.catch_up_seconds(behind) * self.policy.plain_rate  # in plain rounds
+        if self.policy.drafts:
+            # Seconds saved on each token, over a second of plain decoding.
+            saved = 1.0 - self.policy.plain_rate / self.policy.rate
+            worth_it = price <= max(saved * min(_HORIZON, left), self._credit)
+            if worth_it:
+                self._wait = _FIRST_WAIT
+                self._credit = min(self._credit + saved, _TRIAL_CREDIT)
+        else:
+            self._idle += 1
+            worth_it = self._idle > self._wait and price + 2.0 <= self._credit
+            if worth_it:
+                self._wait = min(2 * self._wait, _LONGEST_WAIT)
+                self._credit -= price + 2.0
+        if not worth_it:
+            self._credit = min(self._credit + _TRIAL_SHARE, _TRIAL_CREDIT)
+            return NO_PLAN
+        self._idle = 0
+        return _OptimalPlan(limit, self.policy)
+
+    def observe(self, round: Round) -> None:
+        """Learn, and notice when the policy is out of date."""
+        super().observe(round)
+        if round.scores:
+            self._age += 1
+            if self.policy is not None and not self.policy.drafts:
+                self._age = _SOLVE_EVERY
+
+    def _solve(self) -> None:
+        self._age = 0
+        guess = self.policy.rate if self.policy else None
+        self.policy = solved(self.costs, self.calibration, self.limit, guess)
+
+
+class _OptimalPlan:
+    def __init__(self, length: int, policy: Policy) -> None:
+        self.length = length
+        self._policy = policy
+        self._looks, self._survival, self._more = 0, 1.0, True
+
+    def admits(self, score: float) -> bool:
+        """Whether the policy keeps this token."""
+        self._looks += 1
+        keep, self._more, self._survival = self._policy.choose(self._looks, score, self._survival)
+        return keep
+
+    def goes_on(self) -> bool:
+        """Whether the policy pays for one look more."""
+        return self._more

@@ -1,0 +1,62 @@
+"""Rules that a user sets by hand, as llama.cpp has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dspark_gguf.records import Round
+from dspark_gguf.schedule.base import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """At most `length` tokens, each with a score of at least `min_score`."""
+
+    length: int
+    min_score: float = float("-inf")
+
+    def admits(self, score: float) -> bool:
+        """Whether the row is sure enough."""
+        return score >= self.min_score
+
+    def goes_on(self) -> bool:
+        """Up to `length`."""
+        return True
+
+
+#: Plain decoding, for one round.
+NO_PLAN = Bounded(0)
+
+
+class Fixed:
+    """Always as many tokens as allowed, up to `length`; 0 is plain decoding."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def plan(self, limit: int, behind: int = 0) -> Plan:
+        """The shorter of `length` and `limit`."""
+        return Bounded(min(self.length, limit))
+
+    def observe(self, round: Round) -> None:
+        """Nothing to learn."""
+
+    def forecast(self) -> None:
+        """Nothing is reckoned."""
+
+
+class Threshold:
+    """Draft while the draft is sure: llama.cpp's n-max and p-min. The score is a probability."""
+
+    def __init__(self, length: int, min_probability: float) -> None:
+        self.length, self.min_probability = length, min_probability
+
+    def plan(self, limit: int, behind: int = 0) -> Plan:
+        """At most `length`, ended by the first row below the bound."""
+        return Bounded(min(self.length, limit), self.min_probability)
+
+    def observe(self, round: Round) -> None:
+        """Nothing to learn."""
+
+    def forecast(self) -> None:
+        """Nothing is reckoned."""

@@ -1,0 +1,161 @@
+"""Optimal stopping for a rate: how long to draft so that tokens per second are the most.
+
+Let ``rate`` be the tokens per second that are reached in the long run. A round that spends t
+seconds and emits n tokens is worth ``n - rate * t``; the best policy makes the expected worth of a
+round zero (Dinkelbach 1967). For a guessed rate the best policy is found by backward induction over
+the looks at the draft's rows; the rate that makes its worth zero, by a few secant steps.
+
+State at look k: its score, and the survival of the tokens before it. Choices:
+
+    drop   verify the k - 1 tokens before; the look is paid for, its token is not drawn
+    stop   draw token k and verify k tokens
+    go     draw token k and pay for one look more
+
+All three are decided before token k is drawn, from scores that do not depend on it: lossless with
+any acceptance rule. SpecDec++ (arXiv 2405.19715) shows that the best rule thresholds the survival;
+here that is one coordinate of the state, and the bound follows from what the machine's passes cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.calibration import Calibration, place_of
+
+Floats = npt.NDArray[np.float64]
+
+_GRID = 33
+_SURVIVAL = np.linspace(0.0, 1.0, _GRID)
+_EVALUATIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The best policy for what is known.
+
+    Attributes:
+        rate: tokens per second when every round drafts.
+        plain_rate: tokens per second of plain decoding.
+        confidence: at each knot of the score ``[knots]``.
+        target_seconds: of 1, 2, ... rows ``[limit + 1]``.
+        ahead: worth of what comes after look k, by its score and the survival up to its token
+            ``[limit, knots, grid]``; the seconds of the next look are taken off.
+
+    """
+
+    rate: float
+    plain_rate: float
+    confidence: Floats
+    target_seconds: Floats
+    ahead: Floats
+
+    @property
+    def drafts(self) -> bool:
+        """Whether drafting beats plain decoding."""
+        return self.rate > self.plain_rate
+
+    def choose(self, k: int, score: float, survival: float) -> tuple[bool, bool, float]:
+        """What to do after look k (from 1).
+
+        Args:
+            k: number of the look.
+            score: raw score of its row.
+            survival: of the tokens before it.
+
+        Returns:
+            Whether to draw its token, whether to look once more after it, and the survival up to
+            and with it.
+
+        """
+        low, part = place_of(score)
+        sure = self.confidence[low] * (1.0 - part) + self.confidence[low + 1] * part
+        after = survival * float(sure)
+        rate = max(self.rate, self.plain_rate)
+        drop = -rate * self.target_seconds[k - 1]
+        stop = after - rate * self.target_seconds[k]
+        go = -np.inf
+        if k < len(self.ahead):
+            x = after * (_GRID - 1)
+            place = min(int(x), _GRID - 2)
+            ends = self.ahead[k - 1, low : low + 2, place : place + 2].tolist()
+            (a, b), (c, d) = ends
+            left, right = a * (1.0 - part) + c * part, b * (1.0 - part) + d * part
+            go = after + left + (x - place) * (right - left)
+        return bool(max(stop, go) > drop), bool(go > stop), after
+
+
+def solve(
+    calibration: Calibration,
+    target_seconds: Floats,
+    draft_seconds: Floats,
+    guess: float | None = None,
+) -> Policy:
+    """The policy of the highest rate.
+
+    Args:
+        calibration: what scores mean, and their laws.
+        target_seconds: of a pass of 1, 2, ... rows ``[limit + 1]``.
+        draft_seconds: of 1, 2, ... looks, cumulative ``[limit]``.
+        guess: a rate to begin with, such as the last policy's.
+
+    """
+    problem = _Problem(calibration, target_seconds, draft_seconds)
+    low = plain = 1.0 / float(target_seconds[0])
+    worth_low, ahead = problem.solve(plain)
+    # The worth of a round falls with the rate, and never by more than the longest round takes.
+    rate = low + worth_low * plain / (3.0 if worth_low > 0.0 else 1.0)
+    if worth_low > 0.0 and guess is not None and guess > low:
+        rate = guess
+    for _ in range(_EVALUATIONS - 1):
+        worth, there = problem.solve(rate)
+        if rate >= plain:
+            ahead = there
+        slope = (worth_low - worth) / (rate - low) if rate != low else 0.0
+        if slope <= 0.0:
+            break
+        better = max(rate + worth / slope, 0.05 * plain)
+        done = abs(better - rate) < 1e-3 * plain
+        if worth > 0.0 or worth_low <= 0.0:
+            low, worth_low = rate, worth
+        rate = better
+        if done or better < plain:  # below plain decoding a rough figure will do
+            break
+    return Policy(rate, plain, problem.confidence, target_seconds, ahead)
+
+
+class _Problem:
+    """One set of probabilities and costs, solved for several rates."""
+
+    def __init__(
+        self, calibration: Calibration, target_seconds: Floats, draft_seconds: Floats
+    ) -> None:
+        self.confidence, self.start = calibration.confidence, calibration.start
+        self.follow = calibration.follow
+        self.target_seconds = target_seconds
+        self.look_seconds = np.diff(draft_seconds, prepend=0.0)
+        self.after = self.confidence[:, None] * _SURVIVAL  # with the token [knots, grid]
+        x = self.after * (_GRID - 1)
+        low = np.minimum(x.astype(np.intp), _GRID - 2)
+        self._part = x - low
+        self._low = low + np.arange(len(low))[:, None] * _GRID  # into a flat [knots * grid]
+
+    def solve(self, rate: float) -> tuple[float, Floats]:
+        """Worth of a round that looks at least once, and what lies ahead of each look."""
+        limit = len(self.look_seconds)
+        ahead = np.full((limit, *self.after.shape), -np.inf)
+        value = np.zeros_like(self.after)
+        for k in range(limit, 0, -1):
+            best = self.after - rate * self.target_seconds[k]  # stop
+            if k < limit:
+                line = self.follow @ value - rate * self.look_seconds[k]
+                ahead[k - 1] = line
+                flat = line.ravel()
+                low = flat[self._low]
+                go = self.after + low + self._part * (flat[self._low + 1] - low)
+                np.maximum(best, go, out=best)
+            value = np.maximum(best, -rate * self.target_seconds[k - 1])  # drop
+        first = float(self.start @ value[:, -1])
+        return 1.0 + first - rate * float(self.look_seconds[0]), ahead

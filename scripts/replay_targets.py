@@ -1,0 +1,106 @@
+"""The scheduler's targets in one table: recorded pairs x cost tables, replayed from a cold start.
+
+    python scripts/replay_targets.py [--markdown] [CHAINS.npz ...]
+
+Columns: llama.cpp's default (3 drafts always); the best of 37 static settings, picked afterwards;
+`optimal` with nothing learned; over the best static one; its worst domain; a bound that knows what
+will survive. Then, each kind of text alone and cold: the worst first 200 tokens, and the worst
+rest. All but the fourth column are over plain decoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from dspark_gguf.calibration import Calibration
+from dspark_gguf.cost import FixedCosts, load_table
+from dspark_gguf.measure.chains import Chains, load_chains
+from dspark_gguf.measure.compare import Grid, clairvoyant, parted, play
+from dspark_gguf.measure.replay import replay
+from dspark_gguf.schedule import Optimal
+
+DATA = Path(__file__).parent.parent / "tests" / "data"
+FIRST = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """What `optimal` reached on one pair and table."""
+
+    pair: str
+    table: str
+    fixed: float
+    static: float
+    optimal: float
+    worst: float
+    bound: float
+    first: float
+    rest: float
+
+    @property
+    def ratio(self) -> float:
+        """Over the best static setting, or plain decoding where all of them are slower."""
+        return self.optimal / self.static
+
+    def cells(self) -> list[str]:
+        """One line of the table."""
+        numbers = (self.fixed, self.static, self.optimal, self.ratio, self.worst, self.bound)
+        return [self.pair, self.table, *(f"{x:.3f}" for x in (*numbers, self.first, self.rest))]
+
+
+HEAD = "pair,table,3 always,best static,optimal,ratio,worst domain,bound,first 200,then".split(",")  # noqa: SIM905
+
+
+def row(pair: str, table: str, texts: Sequence[Chains], costs: FixedCosts) -> Row:
+    result = play("optimal", texts, costs)
+    heads, tails = [], []
+    for domain in result.domains:
+        first, rest = parted([text for text in texts if text.domain == domain], FIRST)
+        rule = Optimal(costs, Calibration(), costs.limit)
+        heads.append(replay(first, costs, rule, False).speedup)
+        if rest:
+            tails.append(replay(rest, costs, rule, False).speedup)
+    return Row(
+        pair,
+        table,
+        fixed=play("fixed:max=3", texts, costs).speedup,
+        static=Grid.of(texts, costs).best()[1],
+        optimal=result.speedup,
+        worst=min(map(result.domain_speedup, result.domains)),
+        bound=clairvoyant(texts, costs),
+        first=min(heads),
+        rest=min(tails, default=1.0),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("chains", nargs="*", type=Path)
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args()
+    rows = [
+        row(path.stem, table.stem, load_chains(path), load_table(table))
+        for path in options.chains or sorted((DATA / "chains").glob("*.npz"))
+        for table in sorted((DATA / "tables").glob("*.json"))
+    ]
+    cells = [HEAD, *(one.cells() for one in rows)]
+    if options.markdown:
+        cells.insert(1, ["---"] * len(HEAD))
+        print("\n".join(f"| {' | '.join(line)} |" for line in cells))
+    else:
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for line in cells:
+            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+    ratios = [one.ratio for one in rows]
+    print(
+        f"\nover the best static setting: {mean(ratios):.3f} on average, {min(ratios):.3f} at "
+        f"least; worst domain {min(one.worst for one in rows):.3f} of plain decoding"
+    )
+
+
+if __name__ == "__main__":
+    main()
