@@ -53,7 +53,7 @@ class Verdict:
 
     accepted: int
     token: int
-    match_chances: tuple[float, ...] = ()
+    match_chances: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

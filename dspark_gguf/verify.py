@@ -96,6 +96,11 @@ class Threshold:
         return token if target.prob(token) >= self.min_prob else target.draw(rng)
 
 
+def name_of(rule: Rule) -> str:
+    """The name by which settings call a rule."""
+    return str(getattr(rule, "__name__", type(rule).__name__)).lower()
+
+
 def make_rule(settings: Speculation) -> Rule:
     """The rule that `settings` name."""
     rules: dict[str, Rule] = {

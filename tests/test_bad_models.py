@@ -128,7 +128,11 @@ def test_where_both_models_sit(tiny_files):
         line = pair.summary(Speculation(acceptance="match"))
         assert line.startswith("target target on CPU, ")
         assert "; draft draft on CPU, " in line
-        assert line.endswith("speculation on: match (lossless), up to 8 drafts at 60% or more")
+        assert line.endswith(
+            "speculation auto: match (lossless), up to 12 drafts, as many as pay here"
+        )
+        by_hand = pair.summary(Speculation(mode="on", draft_max=8))
+        assert by_hand.endswith("speculation on: lossless, up to 8 drafts at 60% or more")
         assert "LOSSY" in pair.summary(Speculation(acceptance="threshold"))
     with load_pair(tiny_files.target) as pair:
         assert pair.summary(Speculation()).endswith("speculation off: no draft model")

@@ -36,7 +36,7 @@ def test_only_the_answer_goes_to_stdout(dspark):
     assert result.stdout == json.loads(dspark(*words, "--json").stdout)["text"].rstrip("\n") + "\n"
     assert "target SmolLM2-135M-Instruct-Q8_0 on CPU" in result.stderr
     assert "draft SmolLM2-135M-Instruct-Q2_K on CPU" in result.stderr
-    assert "speculation on: ratio (lossless)" in result.stderr
+    assert "speculation auto: lossless, up to 12 drafts, as many as pay here" in result.stderr
     assert "not a speed-up" in result.stderr
     assert "\x1b" not in result.output
 

@@ -135,9 +135,9 @@ class Recorder(Fixed):
         super().__init__(length)
         self.limits, self.rounds = [], []
 
-    def plan(self, limit):
+    def plan(self, limit, behind=0):
         self.limits.append(limit)
-        return super().plan(limit)
+        return super().plan(limit, behind)
 
     def observe(self, round):
         self.rounds.append(round)
@@ -196,7 +196,7 @@ def test_characters_and_stops_across_tokens_and_rounds(draft_max):
 
 def test_who_produced_what():
     """A perfect draft: each pass of k drafts yields k + 1 tokens, and the caches never restart."""
-    world = reciting("ab", "cdefghij", speculation=Speculation(draft_max=3))
+    world = reciting("ab", "cdefghij", speculation=Speculation(draft_max=3, mode="on"))
     decoder = world.decoder()
     answer = decoder.answer(list(b"ab"))
     assert decoder.target.passes == [1, 4, 4, 2]

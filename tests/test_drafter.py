@@ -111,7 +111,7 @@ def test_ids_beyond_the_targets_vocabulary_are_never_proposed(temperature, extra
         assert len(draft) == 2
         assert all(law.ids.max() < N_TOKENS for law in draft.laws)
         confidence = top_probability(base(tuple(tokens))[:N_TOKENS])
-        assert draft.confidences[0] == confidence
+        assert draft.scores[0] == confidence
         tokens += draft.tokens
         made.trim(len(tokens) - 1)
 
@@ -156,12 +156,15 @@ def test_a_draft_is_a_chain_of_draws_from_its_own_rows(seed):
 class Asked:
     """A plan that admits some rows and notes what it was asked."""
 
-    def __init__(self, length, admitted):
-        self.length, self.admitted, self.seen = length, admitted, []
+    def __init__(self, length, admitted=99, enough=99):
+        self.length, self.admitted, self.enough, self.seen = length, admitted, enough, []
 
-    def admits(self, confidence):
-        self.seen.append(confidence)
+    def admits(self, score):
+        self.seen.append(score)
         return len(self.seen) <= self.admitted
+
+    def goes_on(self):
+        return len(self.seen) < self.enough
 
 
 def test_the_plan_is_asked_before_each_draw():
@@ -173,8 +176,17 @@ def test_the_plan_is_asked_before_each_draw():
     assert len(draft) == 2
     prefixes = [(0, 1), (0, 1, draft.tokens[0]), (0, 1, *draft.tokens)]
     assert plan.seen == [top_probability(rows(prefix)) for prefix in prefixes]
-    assert draft.confidences == tuple(plan.seen[:2])
+    assert draft.scores == tuple(plan.seen)
     assert made.cache.passes == [2, 1, 1]
+    assert (len(draft.look_seconds), draft.caught_up) == (3, 2)
+
+
+def test_no_look_after_the_plan_has_enough():
+    """A plan may end a draft with the token that it just admitted: the next row is not computed."""
+    made = drafter(sampling=Sampling(temperature=0, ignore_eos=True))
+    draft = made.propose([0, 1], Asked(6, enough=2))
+    assert (len(draft), len(draft.scores)) == (2, 2)
+    assert made.cache.passes == [2, 1]
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 5])

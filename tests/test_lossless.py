@@ -76,7 +76,7 @@ class Peeking(ModelDrafter):
         draft = super().propose(tokens, plan)
         sure = [law.prob(token) > 0.4 for token, law in zip(draft.tokens, draft.laws, strict=True)]
         length = sure.index(False) if False in sure else len(draft)
-        return Draft(draft.tokens[:length], draft.laws[:length], draft.confidences[:length])
+        return Draft(draft.tokens[:length], draft.laws[:length], draft.scores[:length])
 
 
 def test_a_stop_that_sees_the_token_is_biased_under_ratio_only():

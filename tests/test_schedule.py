@@ -37,14 +37,14 @@ def test_fixed_admits_any_row_and_threshold_a_sure_one():
 @pytest.mark.parametrize("plan", [Plan, Bounded])
 def test_a_plan_cannot_see_the_token(plan):
     """A decision that knew the drawn token would change the law under `ratio`."""
-    assert list(inspect.signature(plan.admits).parameters) == ["self", "confidence"]
+    assert list(inspect.signature(plan.admits).parameters) == ["self", "score"]
 
 
 @pytest.mark.parametrize(
     ("settings", "plan"),
     [
         ({"mode": "off"}, Bounded(0)),
-        ({"draft_max": 0}, Bounded(0, 0.6)),
+        ({"draft_max": 0, "mode": "on"}, Bounded(0, 0.6)),
         ({"draft_max": 5, "draft_min_prob": 0.0}, Bounded(5)),
         ({"draft_max": 5, "draft_min_prob": 0.7, "mode": "on"}, Bounded(5, 0.7)),
     ],

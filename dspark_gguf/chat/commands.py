@@ -147,7 +147,7 @@ def _set(chat: Chat, argument: str) -> None:
 
 @command("stats", summary="what the session cost, part by part")
 def _stats(chat: Chat, argument: str) -> None:
-    chat.screen.table(stats_table(chat.session.total, chat.session.plain.tokens_per_second))
+    chat.screen.table(stats_table(chat.session.total, chat.session.outlook))
 
 
 @command("save", usage="FILE", summary="write the conversation as JSON")

@@ -83,5 +83,4 @@ class Chat:
             )
         self._forgotten = session.forgotten
         if session.last:
-            plain = session.plain.tokens_per_second
-            self.screen.note(status_line(session.last, session.settings.speculation, plain))
+            self.screen.note(status_line(session.last, session.outlook))

@@ -12,7 +12,7 @@ from typing import Any
 
 from dspark_gguf.chat.batch import Job, finished, run_jobs
 from dspark_gguf.chat.progress import tracked
-from dspark_gguf.chat.session import Session
+from dspark_gguf.chat.session import Session, outlook
 from dspark_gguf.chat.status import status_line
 from dspark_gguf.chat.terminal import Screen, decoded, interruptible, read_text
 from dspark_gguf.config import Settings
@@ -71,7 +71,8 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
     settings = with_seed(settings)
     screen, answer = Screen(), Answer()
     with interruptible(pair.interrupt):
-        for round in _rounds(pair, settings, text, raw):
+        decoder, rounds = _rounds(pair, settings, text, raw)
+        for round in rounds:
             answer.add(round)
             if not as_json:
                 screen.write(round.text)
@@ -80,7 +81,7 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
     elif not answer.text.endswith("\n"):
         screen.write("\n")
     if screen.on_terminal and not as_json:
-        screen.note(status_line(answer, settings.speculation, None))
+        screen.note(status_line(answer, outlook(decoder, settings.speculation)))
     elif answer.finish_reason == "context":
         screen.note("the answer ends here: the context is full; use a larger --ctx-size")
     return INTERRUPTED if answer.finish_reason == "cancelled" else 0
@@ -121,11 +122,14 @@ def run_batch(pair: Pair, settings: Settings, jobs: list[Job], output: Path | No
     return 1 if failed else 0
 
 
-def _rounds(pair: Pair, settings: Settings, text: str, raw: bool) -> Iterator[Round]:
+def _rounds(
+    pair: Pair, settings: Settings, text: str, raw: bool
+) -> tuple[Decoder, Iterator[Round]]:
     if not raw:
-        return Session(pair, settings).ask(text)
+        session = Session(pair, settings)
+        return session.decoder, session.ask(text)
     decoder = Decoder.for_pair(pair, settings.sampling, settings.speculation)
-    return decoder.generate(pair.vocabulary.tokenize(text), settings.limits)
+    return decoder, decoder.generate(pair.vocabulary.tokenize(text), settings.limits)
 
 
 def _answer_job(pair: Pair, settings: Settings, job: Job) -> Answer:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from dspark_gguf.chat.status import PlainSpeed
+from dspark_gguf.chat.status import Outlook, PlainSpeed
 from dspark_gguf.chat.think import OPEN
-from dspark_gguf.config import Settings, checked, merged
+from dspark_gguf.config import Settings, Speculation, checked, merged
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
 from dspark_gguf.records import Answer, Round, Tally
+from dspark_gguf.verify import name_of
 
 #: What the conversation needs of a message; extra keys go to the template as they are.
 Message = dict[str, str]
@@ -64,6 +65,11 @@ class Session:
                 self.pair, self.settings.sampling, self.settings.speculation
             )
         return self._decoder
+
+    @property
+    def outlook(self) -> Outlook:
+        """How it drafts now, and what that is compared with."""
+        return outlook(self.decoder, self.settings.speculation, self.plain.tokens_per_second)
 
     def update(self, changes: dict[str, Any]) -> None:
         """Change settings, given as nested plain values.
@@ -234,6 +240,25 @@ class Session:
     def _require_turn(self) -> None:
         if self.last_message is None:
             raise UsageError("an earlier message", "an empty conversation", "say something first")
+
+
+def outlook(decoder: Decoder, speculation: Speculation, plain: float | None = None) -> Outlook:
+    """What the status line says of a decoder.
+
+    Args:
+        decoder: as it is now.
+        speculation: the settings it was made from.
+        plain: measured speed of plain decoding; what the rule knows goes first.
+
+    """
+    forecast = decoder.stopping_rule.forecast()
+    return Outlook(
+        name_of(decoder.rule),
+        speculation.lossless,
+        off=speculation.mode == "off",
+        plain=forecast.plain if forecast else plain,
+        drafting=forecast.drafting if forecast else None,
+    )
 
 
 def _reserve(n_ctx: int) -> int:

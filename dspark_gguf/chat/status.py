@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from statistics import median
 
-from dspark_gguf.config import Speculation
 from dspark_gguf.records import Answer, Round, Tally
 
 #: Rounds without a draft before their median counts as a measurement.
 _ENOUGH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How answers are drafted, and what that is compared with.
+
+    Attributes:
+        acceptance: name of the rule in use.
+        lossless: whether it keeps the target's law.
+        off: speculation is switched off.
+        plain: tokens per second of plain decoding, measured on this machine, or None.
+        drafting: what drafting is expected to reach, or None where nothing is reckoned.
+
+    """
+
+    acceptance: str
+    lossless: bool = True
+    off: bool = False
+    plain: float | None = None
+    drafting: float | None = None
+
+    @property
+    def slower(self) -> float | None:
+        """The share by which drafting would be slower than plain decoding; None: it is not."""
+        if self.plain is None or self.drafting is None or self.drafting >= self.plain:
+            return None
+        return 1.0 - self.drafting / self.plain
+
+    def saved(self, tally: Tally) -> float | None:
+        """Seconds that drafting saved against plain decoding; negative: lost."""
+        if self.plain is None or not tally.tokens:
+            return None
+        return tally.tokens / self.plain - (tally.seconds - tally.prefill_seconds)
 
 
 class PlainSpeed:
@@ -34,25 +67,23 @@ class PlainSpeed:
         return 1.0 / median(self._seconds)
 
 
-def status_line(answer: Answer, speculation: Speculation, plain: float | None) -> str:
-    """One line after an answer, such as ``142 tok  31.4 tok/s (plain 22.3, x1.41)  ...``.
-
-    Args:
-        answer: what was generated.
-        speculation: the settings it was generated with.
-        plain: measured tokens per second of plain decoding, or None.
-
-    """
-    tally = answer.tally
+def status_line(answer: Answer, outlook: Outlook) -> str:
+    """One line after an answer, such as ``142 tok  31.4 tok/s (plain 22.3, x1.41)  ...``."""
+    tally, plain = answer.tally, outlook.plain
     parts = [f"{tally.tokens} tok", f"{tally.tokens_per_second:.1f} tok/s"]
     drafted = tally.rounds > tally.plain_rounds
-    if plain and drafted:
+    if plain and drafted and tally.tokens_per_second:
         parts[-1] += f" (plain {plain:.1f}, x{tally.tokens_per_second / plain:.2f})"
     if drafted:
         parts.append(f"{tally.tokens_per_round:.1f} tok/round")
         parts.append(f"accept {tally.accepted_share:.0%}")
         parts.append(f"off {tally.plain_rounds / tally.rounds:.0%} of rounds")
-    elif speculation.mode == "off" or not tally.draft_seconds:
+        saved = outlook.saved(tally)
+        if saved is not None:
+            parts.append(f"{'saved' if saved >= 0 else 'lost'} {abs(saved):.1f} s")
+    if not outlook.off and outlook.slower is not None:
+        parts.append(f"plain: drafting would be {outlook.slower:.0%} slower here")
+    elif outlook.off or not tally.draft_seconds:
         parts.append("plain decoding")
     if tally.tokens:
         parts.append(f"first token {tally.first_token_seconds:.1f} s")
@@ -64,14 +95,16 @@ def status_line(answer: Answer, speculation: Speculation, plain: float | None) -
                 "cancelled": "interrupted",
             }[answer.finish_reason]
         )
-    if not speculation.lossless and drafted:
-        parts.append(f"LOSSY ({speculation.acceptance})")
+    if not outlook.lossless and drafted:
+        parts.append(f"LOSSY ({outlook.acceptance})")
     return "  ".join(parts)
 
 
-def stats_table(tally: Tally, plain: float | None) -> list[tuple[str, str]]:
+def stats_table(tally: Tally, outlook: Outlook) -> list[tuple[str, str]]:
     """Name and value of every statistic."""
-    return [
+    plain, saved = outlook.plain, outlook.saved(tally)
+    kind = "lossless" if outlook.lossless else "LOSSY"
+    rows = [
         ("tokens", str(tally.tokens)),
         ("rounds (passes of the target)", str(tally.rounds)),
         ("rounds without a draft", str(tally.plain_rounds)),
@@ -85,7 +118,14 @@ def stats_table(tally: Tally, plain: float | None) -> list[tuple[str, str]]:
         ("seconds: target", f"{tally.target_seconds:.2f}"),
         ("seconds: draft", f"{tally.draft_seconds:.2f}"),
         ("seconds: controller", f"{tally.controller_seconds:.2f}"),
+        ("saved against plain", f"{saved:.2f} s" if saved is not None else "not known yet"),
+        ("acceptance", f"{outlook.acceptance} ({kind})"),
     ]
+    if outlook.drafting is not None and outlook.plain is not None:
+        rows.append(("drafting is expected to reach", f"{outlook.drafting:.1f} tokens per second"))
+    if outlook.slower is not None:
+        rows.append(("now", f"plain: drafting would be {outlook.slower:.0%} slower here"))
+    return rows
 
 
 def _by_position(tally: Tally) -> str:

@@ -211,13 +211,15 @@ class Pair:
         if speculation.mode == "off":
             return "speculation off: plain decoding, as asked"
         kind = "lossless" if speculation.lossless else "LOSSY, changes the output"
+        if speculation.acceptance != "auto":
+            kind = f"{speculation.acceptance} ({kind})"
         rule = speculation.stopping_rule
         how = f"up to {speculation.draft_max} drafts"
         if rule == "threshold":
             how += f" at {speculation.min_probability:.0%} or more"
         elif rule == "optimal":
-            how += ", as many as pay"
-        return f"speculation {speculation.mode}: {speculation.acceptance} ({kind}), {how}"
+            how += ", as many as pay here"
+        return f"speculation {speculation.mode}: {kind}, {how}"
 
 
 def _cannot_trim(model: Model) -> str:

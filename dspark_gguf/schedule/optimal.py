@@ -15,8 +15,12 @@ _SOLVE_EVERY = 4
 _FIRST_WAIT, _LONGEST_WAIT = 4, 128
 #: Tokens that reading what the drafter missed has to pay for itself in.
 _HORIZON = 192
-#: Share of the time that may go into trying, and what may be spent at once, in plain rounds.
-_TRIAL_SHARE, _TRIAL_CREDIT = 0.01, 6.0
+#: The account of what drafting has won and lost, in plain rounds: what there is to spend at first,
+#: what is put aside from good times at most, and what each token adds. In replay this bounds the
+#: loss in the first 200 tokens of any text, and costs nothing elsewhere.
+_START, _MOST, _SHARE = 3.0, 16.0, 0.01
+#: What a trial may cost besides the price of catching up, in plain rounds.
+_TRIAL = 2.0
 
 
 class Optimal(Learning):
@@ -30,7 +34,7 @@ class Optimal(Learning):
     policy: Policy | None = None
     _age = 0  # drafts since the policy was made
     _wait, _idle = _FIRST_WAIT, 0
-    _credit = _TRIAL_CREDIT  # plain rounds that may be spent on trying
+    _account = _START
 
     def plan(self, limit: int, behind: int = 0) -> Plan:
         """The plan of the highest rate; without a draft where that is plain decoding."""
@@ -44,29 +48,35 @@ class Optimal(Learning):
         if self.policy.drafts:
             # Seconds saved on each token, over a second of plain decoding.
             saved = 1.0 - self.policy.plain_rate / self.policy.rate
-            worth_it = price <= max(saved * min(_HORIZON, left), self._credit)
+            worth_it = self._account >= 0.0 and price <= max(
+                saved * min(_HORIZON, left), self._account
+            )
             if worth_it:
                 self._wait = _FIRST_WAIT
-                self._credit = min(self._credit + saved, _TRIAL_CREDIT)
         else:
             self._idle += 1
-            worth_it = self._idle > self._wait and price + 2.0 <= self._credit
+            worth_it = self._idle > self._wait and price + _TRIAL <= self._account
             if worth_it:
                 self._wait = min(2 * self._wait, _LONGEST_WAIT)
-                self._credit -= price + 2.0
         if not worth_it:
-            self._credit = min(self._credit + _TRIAL_SHARE, _TRIAL_CREDIT)
             return NO_PLAN
         self._idle = 0
         return _OptimalPlan(limit, self.policy)
 
     def observe(self, round: Round) -> None:
-        """Learn, and notice when the policy is out of date."""
+        """Learn, keep the account, and notice when the policy is out of date."""
         super().observe(round)
-        if round.scores:
+        self._account += _SHARE
+        looks = len(round.scores)
+        if looks:
+            # What such a round usually takes: one slow pass is no loss of the draft's.
+            seconds = self.costs.target_seconds[round.drafted] + self.costs.draft_seconds[looks - 1]
+            seconds += self.costs.catch_up_seconds(round.caught_up)
+            self._account += round.accepted + 1 - seconds / self.costs.target_seconds[0]
             self._age += 1
             if self.policy is not None and not self.policy.drafts:
                 self._age = _SOLVE_EVERY
+        self._account = min(self._account, _MOST)
 
     def _solve(self) -> None:
         self._age = 0
