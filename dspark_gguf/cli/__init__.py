@@ -14,7 +14,9 @@ from typing import Any
 import click
 
 from dspark_gguf import __version__
+from dspark_gguf.cli.calibrate import calibrate
 from dspark_gguf.cli.chat import chat
+from dspark_gguf.cli.profile import profile
 from dspark_gguf.cli.replay import replay
 from dspark_gguf.cli.run import run
 from dspark_gguf.cli.trace import trace
@@ -80,7 +82,9 @@ def main() -> None:
     """
 
 
+main.add_command(calibrate)
 main.add_command(chat)
+main.add_command(profile)
 main.add_command(replay)
 main.add_command(run)
 main.add_command(trace)

@@ -10,7 +10,7 @@ from dspark_gguf.schedule import StoppingRule, faster_acceptance, make_stopping_
 __all__ = ["Drafter", "ModelDrafter", "NoDrafter", "make_drafter", "scheduled"]
 
 #: The name under which a drafter's scores are remembered.
-_NAME = "model"
+NAME = "model"
 
 
 def make_drafter(pair: Pair, sampling: Sampling, speculation: Speculation) -> Drafter:
@@ -40,7 +40,7 @@ def scheduled(
         return chosen, make_stopping_rule(chosen)
     learned = pair.learned(speculation)
     meanings = {
-        name: learned.calibration(_NAME, name, sampling.temperature)
+        name: learned.calibration(NAME, name, sampling.temperature)
         for name in ("ratio", "match", "typical", "threshold")
     }
     acceptance = speculation.acceptance

@@ -8,6 +8,7 @@ import numpy as np
 
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
+from dspark_gguf.draft import NAME
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
 from dspark_gguf.errors import UsageError
@@ -50,6 +51,17 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
         survived,
         np.array([[gap for _, gap in chain.scores] for chain in chains], dtype=np.float32),
     )
+
+
+def learn(pair: Pair, speculation: Speculation, texts: Sequence[Chains]) -> None:
+    """Let the scheduler know what greedy texts say about this pair."""
+    meaning = pair.learned(speculation).calibration(NAME, "ratio", 0.0)
+    for text in texts:
+        if text.gap is None:
+            continue
+        for gaps, alive in zip(text.gap.tolist(), text.survived.tolist(), strict=True):
+            tested = min(sum(alive) + 1, len(alive))
+            meaning.observe(gaps[:tested], [float(yes) for yes in alive[:tested]])
 
 
 class _Chain:

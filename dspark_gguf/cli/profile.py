@@ -1,0 +1,57 @@
+"""``dspark-gguf profile``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
+from dspark_gguf.cli.start import loaded
+
+
+@click.command(cls=SectionedCommand)
+@click.option("--rows", default=17, show_default=True, type=click.IntRange(2, 65),
+              help="Most rows of a pass.")  # fmt: skip
+@click.option("--depth", "depths", multiple=True, type=click.IntRange(1),
+              help="Tokens of context; can be repeated. [16, and 1024 or half the context]")  # fmt: skip
+@click.option("--plot", type=Path, help="Draw it: FILE.png or FILE.svg (extra `plots`).")
+@click.option("--json", "as_json", is_flag=True, help="Print the table that `replay` reads.")
+@click.option("--reset", is_flag=True, help="Forget all that was learned of any pair, and stop.")
+@settings_options
+def profile(
+    rows: int,
+    depths: tuple[int, ...],
+    plot: Path | None,
+    as_json: bool,
+    reset: bool,
+    config: str | None,
+    show_config: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Measure what passes of both models cost here: what the scheduler reckons with."""
+    settings = settings_from(config, options)
+    if show_config:
+        click.echo(settings.as_yaml(), nl=False)
+        return
+    if reset:
+        from dspark_gguf.learned import forget_all
+
+        click.echo(f"forgotten: what was learned of {forget_all()} pairs")
+        return
+
+    from dspark_gguf.measure.plots import require_format, save_plot
+    from dspark_gguf.measure.profile import as_lines, as_text
+    from dspark_gguf.measure.profile import profile as measure
+
+    if plot:
+        require_format(plot)
+    with loaded(settings, verbose) as pair:
+        deep = min(1024, pair.target_cache.n_ctx // 2)
+        tables = measure(pair, depths or (16, deep), rows)
+    click.echo(json.dumps(tables[0].as_dict()) if as_json else as_text(tables))
+    if plot:
+        save_plot(plot, as_lines(tables), "rows of a pass", "milliseconds", "What a pass costs")

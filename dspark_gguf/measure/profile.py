@@ -1,0 +1,123 @@
+"""What passes of a pair cost on this machine, in a short and in a longer context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.protocol import Cache
+from dspark_gguf.engine.timing import passes
+from dspark_gguf.errors import ResourceError, UsageError
+from dspark_gguf.measure.plots import Lines, bars
+
+#: Passes of each kind; their median counts.
+_REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Costs at one context depth.
+
+    Attributes:
+        depth: tokens in both caches.
+        target: seconds of a pass of 1, 2, ... rows.
+        draft: seconds of one look.
+
+    """
+
+    depth: int
+    target: Sequence[float]
+    draft: float
+
+    @property
+    def ratios(self) -> list[float]:
+        """Seconds over those of one row."""
+        return [seconds / self.target[0] for seconds in self.target]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The file that ``replay --table`` reads."""
+        looks = range(1, len(self.target))
+        return {
+            "target_seconds": [round(seconds, 7) for seconds in self.target],
+            "draft_seconds": [round(k * self.draft, 7) for k in looks],
+        }
+
+
+def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
+    """Measure a pair; both caches are empty afterwards.
+
+    Args:
+        pair: a target and a draft.
+        depths: tokens in the caches.
+        rows: most rows of a pass.
+
+    Raises:
+        UsageError: no draft.
+        ResourceError: a depth beyond the context.
+
+    """
+    draft = pair.draft_cache()
+    if draft is None:
+        raise UsageError("a draft model", "none that can be used", "name one with -d DRAFT.gguf")
+    room = min(pair.target_cache.n_ctx, draft.n_ctx) - rows - 1
+    if max(depths) > room:
+        raise ResourceError(
+            f"room for {max(depths)} tokens and {rows} rows", f"{room}", "give a smaller --depth"
+        )
+    tables = []
+    for depth in depths:
+        target = _medians(pair.target_cache, range(1, rows + 1), depth)
+        tables.append(Table(depth, target, _medians(draft, [1], depth)[0]))
+    pair.target_cache.trim(0)
+    draft.trim(0)
+    return tables
+
+
+def _medians(cache: Cache, rows: Sequence[int], depth: int) -> list[float]:
+    """Interleaved, so that a busy moment does not fall on one number of rows."""
+    taken: dict[int, list[float]] = {count: [] for count in rows}
+    for count, seconds in passes(cache, [*rows] * _REPEATS, depth):
+        taken[count].append(seconds)
+    return [median(times) for times in taken.values()]
+
+
+def as_text(tables: Sequence[Table]) -> str:
+    """The table, what depth changes, and a plot of the first one."""
+    heads = "".join(f"{f'at {table.depth}: ms':>14}{'over 1':>8}" for table in tables)
+    lines = [f"{'rows':>4}{heads}"]
+    for k in range(len(tables[0].target)):
+        cells = "".join(f"{1e3 * t.target[k]:14.2f}{t.ratios[k]:8.2f}" for t in tables)
+        lines.append(f"{k + 1:4}{cells}")
+    looks = "".join(f"{1e3 * t.draft:14.2f}{t.draft / t.target[0]:8.2f}" for t in tables)
+    lines.append(f"look{looks}")
+    if len(tables) > 1:
+        level, off = common_factor(tables[0], tables[-1])
+        lines.append(
+            f"depth {tables[-1].depth} over {tables[0].depth}: x{level:.2f}; after this common "
+            f"factor single figures differ by {off:.1%} in the median"
+        )
+    lines += ["", bars({str(k + 1): ratio for k, ratio in enumerate(tables[0].ratios)})]
+    return "\n".join(lines)
+
+
+def common_factor(short: Table, long: Table) -> tuple[float, float]:
+    """How much slower everything is in the longer context, and the median error of saying so."""
+    ratios = np.array([*long.target, long.draft]) / np.array([*short.target, short.draft])
+    level = float(np.median(ratios))
+    return level, float(np.median(np.abs(ratios / level - 1.0)))
+
+
+def as_lines(tables: Sequence[Table]) -> Lines:
+    """The same for a plot file, in milliseconds."""
+    return {
+        f"target, {table.depth} tokens of context": (
+            list(range(1, len(table.target) + 1)),
+            [1e3 * seconds for seconds in table.target],
+        )
+        for table in tables
+    }
