@@ -71,7 +71,7 @@ def fit_temperatures(confidence: Floats, survived: Bools) -> Floats:
 
     """
     odds: Floats = np.vectorize(log_odds)(confidence)
-    survival: Floats = np.ones(len(odds))
+    survival: Floats = np.ones(len(odds), dtype=np.float64)
     temperatures = np.ones(odds.shape[1])
     for k in range(odds.shape[1]):
         tried = [survival * _sigmoid(odds[:, k] / t) for t in _TEMPERATURES]
@@ -84,9 +84,9 @@ def fit_temperatures(confidence: Floats, survived: Bools) -> Floats:
 def survivals(confidence: Floats, temperatures: Floats | None = None) -> Floats:
     """Products of the confidences up to each position ``[n, depth]``, scaled if wanted."""
     if temperatures is not None:
-        confidence = _sigmoid(np.vectorize(log_odds)(confidence) / temperatures)
-    out: Floats = np.cumprod(confidence, axis=1)
-    return out
+        odds: Floats = np.vectorize(log_odds)(confidence)
+        confidence = _sigmoid(odds / temperatures)
+    return np.cumprod(confidence, axis=1, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

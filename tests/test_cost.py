@@ -1,0 +1,132 @@
+"""Costs: what is measured is trusted, what is not never looks cheap."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dspark_gguf.cost import FixedCosts, LearnedCosts, load_table
+from dspark_gguf.errors import UsageError
+from dspark_gguf.records import Round
+
+
+def learned(rows=None, step=0.1):
+    """Costs that have seen some numbers of rows, 20 times each."""
+    costs = LearnedCosts()
+    for _ in range(20):
+        for count, seconds in (rows or {1: 1.0, 2: 1.2, 4: 2.0}).items():
+            costs.add_pass(count, seconds)
+        costs.add_look(step)
+        costs.add_first_look(step, 1)
+    return costs
+
+
+def test_between_neighbours_and_in_proportion_beyond():
+    """3 rows lie between 2 and 4; 8 rows cost twice what 4 cost: no step is guessed away."""
+    seconds = learned().target_seconds
+    assert seconds[:4] == pytest.approx([1.0, 1.2, 1.6, 2.0])
+    assert seconds[7] == pytest.approx(4.0)
+
+
+def test_steps_stay():
+    """A curve that falls from 3 to 4 rows is kept as it is."""
+    seconds = learned({1: 1.0, 3: 3.17, 4: 2.64}).target_seconds
+    assert seconds[2] == pytest.approx(3.17)
+    assert seconds[3] == pytest.approx(2.64)
+
+
+def test_nothing_measured_looks_cheap():
+    """Without any figure, rows cost in proportion and a look as much as a pass."""
+    costs = LearnedCosts()
+    assert not costs.known
+    assert costs.target_seconds[3] / costs.target_seconds[0] == pytest.approx(4)
+    costs.add_pass(1, 0.5)
+    assert costs.draft_seconds[:2] == pytest.approx([0.5, 1.0])
+
+
+def test_one_slow_pass_hardly_moves_a_figure():
+    """A hundred times too slow, once: within 15 % of what it was, and forgotten in 50 passes."""
+    costs = learned()
+    costs.add_pass(2, 120.0)
+    assert costs.target_seconds[1] < 1.2 * 1.15
+    for _ in range(50):
+        costs.add_pass(1, 1.0)
+        costs.add_pass(2, 1.2)
+    assert costs.target_seconds[:2] == pytest.approx([1.0, 1.2], rel=0.05)
+
+
+def test_a_slower_machine_is_one_factor():
+    """Twice as slow passes of one row: two thirds of that is taken to be true of all, at once.
+
+    The rest is put down to that number of rows until the others are seen.
+    """
+    costs = learned()
+    for _ in range(40):
+        costs.add_pass(1, 2.0)
+    seconds = costs.target_seconds
+    assert seconds[0] == pytest.approx(2.0, rel=0.05)
+    assert 1.6 < seconds[3] / 2.0 < 2.0
+    assert 0.16 < costs.draft_seconds[0] < 0.2
+
+
+def test_rounds_are_taken_apart():
+    """What is not drafting is the pass; the first look may have read more than one token."""
+    costs = LearnedCosts()
+    round = Round(
+        (1, 2), drafted=2, accepted=1, scores=(1.0, 2.0, 3.0), look_seconds=(0.3, 0.1, 0.1),
+        caught_up=2, seconds=2.5, draft_seconds=0.5,
+    )  # fmt: skip
+    for _ in range(5):
+        costs.observe(round)
+    assert costs.measured_rows == [3]
+    assert costs.target_seconds[2] == pytest.approx(2.0)
+    assert costs.draft_seconds[:3] == pytest.approx([0.3, 0.4, 0.5])
+
+
+def test_catching_up_has_a_price():
+    """A first look after many missed tokens says what reading one costs."""
+    costs = learned(step=0.1)
+    costs.add_first_look(0.1 + 99 * 0.01, 100)
+    assert costs.catch_up_seconds(50) == pytest.approx(0.5, rel=0.05)
+    assert costs.catch_up_seconds(1) == 0.0
+
+
+def test_kept_and_restored():
+    """Through JSON and back; nonsense is refused."""
+    one, other = learned(), LearnedCosts()
+    values = json.loads(json.dumps(one.as_dict()))
+    other.restore(values)
+    assert other.target_seconds.tolist() == one.target_seconds.tolist()
+    assert other.draft_seconds.tolist() == one.draft_seconds.tolist()
+    figures = values["figures"]
+    wrong = [{"2": [0.0, 3]}, {"0": [1.0, 3]}, {"x": [1.0, 3]}]
+    bad = [{"level": 0.0}, {"level": float("nan")}, *({"figures": figures | one} for one in wrong)]
+    for changes in bad:
+        with pytest.raises(ValueError):
+            LearnedCosts().restore(values | changes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"target_seconds": [1, 2]}', '{"target_seconds": [], "draft_seconds": [1]}',
+     '{"target_seconds": [1, -2], "draft_seconds": [1]}',
+     '{"target_seconds": [0, 2], "draft_seconds": [1]}',
+     '{"target_seconds": [1, 2], "draft_seconds": [2, 1]}',
+     '{"target_seconds": [1, NaN], "draft_seconds": [2]}',
+     '{"target_seconds": [1, "a"], "draft_seconds": [2]}'],
+)  # fmt: skip
+def test_a_table_that_is_none_is_refused_in_one_line(tmp_path, text):
+    """What was needed, what was got, what to do."""
+    path = tmp_path / "table.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="target_seconds"):
+        load_table(path)
+    with pytest.raises(UsageError, match="check the path"):
+        load_table(tmp_path / "missing.json")
+
+
+def test_a_table_covers_what_both_lists_cover():
+    """Five rows are at most four drafts; three looks are at most three."""
+    assert FixedCosts([1, 1, 1, 1, 1], [1] * 9).limit == 4
+    assert FixedCosts([1] * 9, [0.1, 0.2, 0.3]).limit == 3

@@ -1,0 +1,111 @@
+"""What was learned of a pair is kept, and never trusted blindly."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from dspark_gguf.learned import Learned, forget_all, learned_dir, learned_path, temperature_class
+
+
+def some(path):
+    """Costs and one calibration with something in them."""
+    learned = Learned(path)
+    for rows in (1, 2, 3):
+        learned.costs.add_pass(rows, 0.1 * rows)
+    learned.costs.add_look(0.01)
+    learned.calibration("model", "ratio", 0.8).observe([1.0, 2.0], [1.0, 0.0])
+    return learned
+
+
+def test_the_next_run_goes_on(tmp_path):
+    """Costs and calibrations are there again; another temperature class has its own."""
+    path = tmp_path / "pair.json"
+    one = some(path)
+    one.save()
+    other = Learned(path)
+    assert other.costs.known
+    assert other.costs.target_seconds.tolist() == one.costs.target_seconds.tolist()
+    assert other.calibration("model", "ratio", 1.0).tested == pytest.approx(2)
+    assert other.calibration("model", "ratio", 0.0).tested == 0
+    assert other.calibration("model", "match", 0.8).tested == 0
+    assert not other.note
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', '{"format": 99}', "\x00"])
+def test_a_damaged_file_is_one_line_and_rewritten(tmp_path, text):
+    """Truncated, foreign, of another version: nothing of it is used."""
+    path = tmp_path / "pair.json"
+    path.write_text(text)
+    learned = some(path)
+    assert str(path) in learned.note
+    assert "\n" not in learned.note
+    learned.save()
+    assert not Learned(path).note
+
+
+def test_every_cut_of_a_file_is_noticed(tmp_path):
+    """A file that ends anywhere is refused as a whole."""
+    path = tmp_path / "pair.json"
+    some(path).save()
+    whole = path.read_text()
+    for cut in range(0, len(whole) - 1, 97):
+        path.write_text(whole[:cut])
+        learned = Learned(path)
+        assert learned.note
+        assert not learned.costs.known
+
+
+def save_often(path):
+    for _ in range(30):
+        some(path).save()
+    return True
+
+
+def test_two_processes_at_once_never_corrupt_it(tmp_path):
+    """Each write is whole: whoever reads, whenever, finds a good file."""
+    path = tmp_path / "pair.json"
+    some(path).save()
+    with ProcessPoolExecutor(2) as pool:
+        writers = [pool.submit(save_often, path) for _ in range(2)]
+        reads = 0
+        while not all(writer.done() for writer in writers):
+            assert not Learned(path).note
+            reads += 1
+        assert all(writer.result() for writer in writers)
+    assert reads
+    assert [file.name for file in tmp_path.iterdir()] == ["pair.json"]
+
+
+def test_anything_that_matters_makes_another_key():
+    """And the same facts make the same one."""
+    facts = {"target": {"file": ["a", 1], "n_ctx": 64}, "machine": "x"}
+    paths = {learned_path(facts), learned_path(json.loads(json.dumps(facts)))}
+    assert len(paths) == 1
+    for change in ({"machine": "y"}, {"target": {"file": ["a", 2], "n_ctx": 64}}, {"draft": 1}):
+        paths.add(learned_path({**facts, **change}))
+    assert len(paths) == 4
+
+
+def test_without_a_path_nothing_is_written(tmp_path):
+    """`--no-learn`."""
+    some(None).save()
+    assert not list(tmp_path.iterdir())
+
+
+def test_forget_all(tmp_path, monkeypatch):
+    """Every pair's file is gone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert forget_all() == 0
+    for name in ("a", "b"):
+        some(learned_path({"name": name})).save()
+    assert forget_all() == 2
+    assert not list(learned_dir().glob("*"))
+
+
+def test_temperature_classes():
+    """Greedy is its own world."""
+    classes = [temperature_class(t) for t in (0.0, 0.3, 0.8, 1.0, 1.5)]
+    assert classes == ["greedy", "cool", "warm", "warm", "hot"]

@@ -1,0 +1,217 @@
+"""The rules that learn: lossless in every case, and as fast as promised in replay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dspark_gguf.calibration import Calibration
+from dspark_gguf.config import Sampling, Speculation
+from dspark_gguf.cost import FixedCosts, LearnedCosts
+from dspark_gguf.measure.chains import Chains
+from dspark_gguf.measure.replay import replay
+from dspark_gguf.records import Round
+from dspark_gguf.schedule import (
+    Optimal,
+    Prefix,
+    faster_acceptance,
+    make_stopping_rule,
+)
+from dspark_gguf.schedule.stopping import solve
+from dspark_gguf.testing import agreeing_rows, random_rows
+from dspark_gguf.verify import match, ratio
+from tests.fakes import Letters, World
+from tests.test_lossless import off_law
+
+#: Seconds of 1, 2, ... rows. Steps make rules drop looks and look across.
+TABLES = {
+    "flat": FixedCosts([1, 1.01, 1.02, 1.03], [0.01, 0.02, 0.03]),
+    "jagged": FixedCosts([1, 1.6, 1.2, 1.9], [0.05, 0.1, 0.15]),
+    "step": FixedCosts([1, 1.05, 1.7, 1.75], [0.1, 0.2, 0.3]),
+}
+
+
+class Eager(Optimal):
+    """Without the account, so that it drafts in these tiny worlds again and again."""
+
+    def plan(self, limit, behind=0):
+        self._account = 9.0
+        self._idle = 9
+        return super().plan(limit, behind)
+
+
+@pytest.mark.parametrize("kind", [Prefix, Optimal, Eager])
+@pytest.mark.parametrize("acceptance", [ratio, match])
+@pytest.mark.parametrize("table", TABLES)
+def test_exact_law_of_every_rule_that_learns(kind, acceptance, table, monkeypatch):
+    """Every answer has the probability of plain decoding, to 1e-12, looks dropped or not.
+
+    The rule is made anew for each path and learns along it, so its choices depend on the past.
+    """
+    rows = random_rows(3, seed=5, spread=1.2)
+    world = World(
+        rows, agreeing_rows(rows, 0.3, seed=6, spread=1.0), Letters(3),
+        sampling=Sampling(top_k=0, top_p=1, min_p=0, temperature=1.1), n_ctx=8, draft_n_ctx=8,
+    )  # fmt: skip
+    dropped, looked = [], []
+
+    def make(_):
+        rule = kind(TABLES[table], Calibration(memory=5.0, start_memory=3.0), 3)
+        watch = rule.observe
+
+        def observe(round):
+            looked.append(bool(round.scores))
+            dropped.append(len(round.scores) > round.drafted)
+            watch(round)
+
+        rule.observe = observe
+        return rule
+
+    monkeypatch.setattr("tests.test_lossless.make_stopping_rule", make)
+    assert off_law(world, acceptance, None) < 1e-12
+    assert any(looked)
+    if kind is Prefix and table == "step":
+        assert any(dropped)
+
+
+def rounds(rule, text, costs):
+    """Rounds of a replay, in order."""
+    seen, watch = [], rule.observe
+
+    def observe(round):
+        seen.append(round)
+        watch(round)
+
+    rule.observe = observe
+    replay([text], costs, rule, False)
+    return seen
+
+
+def text(alive, positions=300, score=None):
+    """A text where every chain survives `alive` tokens of 8, and says so if `score` is None."""
+    survived = np.tile(np.arange(8) < alive, (positions, 1))
+    gaps = np.where(survived, 5.0, 0.0) if score is None else np.full(survived.shape, score)
+    return Chains("all", np.full(survived.shape, 0.5, np.float32), survived, gaps.astype("f4"))
+
+
+COSTS = FixedCosts([1, 1.5, 1.9, 2.3, 2.7, 3.1, 3.5, 3.9, 4.3], 0.25 * np.arange(1, 9))
+
+
+def test_a_hopeless_draft_is_left_alone():
+    """Nothing survives: soon no drafts but a few trials, further and further apart."""
+    rule = Optimal(COSTS, Calibration(), 8)
+    seen = rounds(rule, text(0, 2000, score=2.0), COSTS)
+    tried = [k for k, round in enumerate(seen) if round.scores]
+    assert len(tried) < 40
+    assert max(b - a for a, b in zip(tried, tried[1:])) > 100  # noqa: B905, RUF007
+    assert sum(round.seconds for round in seen[200:]) < 1.01 * len(seen[200:])
+
+
+def test_it_comes_back_when_the_text_turns_predictable():
+    """Code after 600 tokens of chat: drafting again within 150 tokens, and for good."""
+    rule = Optimal(COSTS, Calibration(), 8)
+    replay([text(0, 600, score=2.0)], COSTS, rule, False)
+    assert not rule.policy.drafts
+    seen = rounds(rule, text(8, 400), COSTS)
+    first = next(k for k, round in enumerate(seen) if round.scores)
+    assert first < 150
+    drafting = [bool(round.scores) for round in seen[first:]]
+    assert sum(drafting) > 0.7 * len(drafting)
+
+
+def test_one_slow_pass_does_not_turn_drafting_off():
+    """Nor does a fast one turn it on: the forecast hardly moves."""
+    costs, calibration = LearnedCosts(), Calibration()
+    for _ in range(30):
+        for rows in range(1, 9):
+            costs.add_pass(rows, 1.0 + 0.05 * rows)
+        costs.add_look(0.1)
+        costs.add_first_look(0.1, 1)
+        calibration.observe([5.0, 5.0], [1.0, 1.0])
+    rule = Optimal(costs, calibration, 8)
+    before = rule.forecast()
+    slow = Round((1, 2), drafted=1, accepted=1, scores=(5.0,), look_seconds=(0.1,), seconds=50.0,
+                 draft_seconds=0.1)  # fmt: skip
+    rule.observe(slow)
+    after = rule.forecast()
+    assert before.drafting > 1.3 * before.plain
+    assert after.drafting > 1.25 * after.plain
+    assert rule.plan(8).length == 8
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5])
+def test_no_plan_beyond_its_limit(limit):
+    """The room in the answer is a hard bound."""
+    for kind in (Prefix, Optimal):
+        assert kind(COSTS, Calibration(), 8).plan(limit).length <= limit
+
+
+def test_a_long_catch_up_is_weighed_against_what_is_left():
+    """2,000 missed tokens for an answer of three more: not worth reading them."""
+    costs, calibration = LearnedCosts(), Calibration()
+    for rows in range(1, 9):
+        costs.add_pass(rows, 1.0)
+    costs.add_look(0.05)
+    costs.add_first_look(0.05, 1)
+    costs.add_first_look(0.05 + 100 * 0.02, 101)
+    for _ in range(50):
+        calibration.observe([5.0, 5.0, 5.0], [1.0, 1.0, 1.0])
+    assert Optimal(costs, calibration, 8).plan(8, behind=1).length
+    assert not Optimal(costs, calibration, 8).plan(3, behind=2000).length
+
+
+def test_the_solution_is_the_best_of_all_bounds():
+    """Two kinds of score, a known world: no bound on length and score does better than the policy.
+
+    Simulated exactly by enumeration of what each bounded rule would earn.
+    """
+    calibration = Calibration()
+    rng = np.random.default_rng(1)
+    for _ in range(400):
+        scores = rng.choice([0.5, 4.0], size=4)
+        alive = rng.random(4) < np.where(scores > 1, 0.9, 0.3)
+        tested = int(np.argmin(alive)) + 1 if not alive.all() else 4
+        calibration.observe(scores.tolist(), alive[:tested].astype(float).tolist())
+    target, draft = COSTS.target_seconds, COSTS.draft_seconds
+    policy = solve(calibration, target, draft)
+    for length in range(1, 5):
+        for bound in (-1.0, 1.0):
+            chains = rng.choice([0.5, 4.0], size=(4000, 4))
+            tokens = seconds = 0.0
+            for chain in chains:
+                kept, survival, looks = 0, 1.0, 0
+                for score in chain[:length]:
+                    looks += 1
+                    if score < bound:
+                        break
+                    kept += 1
+                    survival *= 0.9 if score > 1 else 0.3
+                    tokens += survival
+                tokens += 1
+                seconds += target[kept] + draft[looks - 1]
+            assert tokens / seconds < 1.03 * max(policy.rate, policy.plain_rate)
+
+
+def test_the_faster_acceptance_is_chosen_once_both_are_known():
+    """`match` when the target's own draws equal the draft's best token more often."""
+
+    def seen(share):
+        calibration = Calibration()
+        for _ in range(300):
+            calibration.observe([3.0], [share])
+        return calibration
+
+    costs = FixedCosts([1, 1.1, 1.2, 1.3], [0.1, 0.2, 0.3])
+    assert faster_acceptance(costs, seen(0.6), seen(0.9), 3) == "match"
+    assert faster_acceptance(costs, seen(0.9), seen(0.6), 3) == "ratio"
+    assert faster_acceptance(costs, seen(0.6), Calibration(), 3) == "ratio"
+    assert faster_acceptance(costs, seen(0.6), seen(0.9), 0) == "ratio"
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind"), [("prefix", Prefix), ("optimal", Optimal), ("auto", Optimal)]
+)
+def test_settings_make_the_rules_that_learn(rule, kind):
+    """By name, and `optimal` by default."""
+    made = make_stopping_rule(Speculation(rule=rule), COSTS, Calibration())
+    assert type(made) is kind
