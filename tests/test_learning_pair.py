@@ -1,0 +1,156 @@
+"""Learning on loaded pairs: what is kept between runs, and the commands that measure."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
+from dspark_gguf.cli import main
+from dspark_gguf.config import ModelOptions
+from dspark_gguf.cost import load_table
+from dspark_gguf.draft import scheduled
+from dspark_gguf.learned import forget_all, learned_dir
+from dspark_gguf.measure.chains import load_chains
+from dspark_gguf.measure.prompts import read_prompts
+from dspark_gguf.schedule import Fixed, Optimal, Threshold
+
+PROMPT = [10, 20, 30, 40]
+
+
+@pytest.fixture(autouse=True)
+def nothing_learned():
+    """Each test begins without files."""
+    forget_all()
+
+
+def measured(files, speculation=None, n_ctx=512, **options):
+    """Lines said while a pair learns, after a short answer; and the pair's notes."""
+    said = []
+    with load_pair(files.target, files.draft, target_options=ModelOptions(n_ctx=n_ctx)) as pair:
+        pair.learned(speculation or Speculation(), said.append)
+        decoder = Decoder.for_pair(pair, Sampling(temperature=0), speculation)
+        decoder.answer(PROMPT, Limits(max_tokens=16))
+        return said, list(pair.notes)
+
+
+def test_a_pair_is_measured_once(tiny_files):
+    """The second run knows; another context size is another key."""
+    assert "measuring" in measured(tiny_files)[0][0]
+    assert measured(tiny_files)[0] == []
+    assert len(measured(tiny_files, n_ctx=256)[0]) == 1
+    assert len(list(learned_dir().glob("*.json"))) == 2
+
+
+def test_a_damaged_file_is_noted_and_rewritten(tiny_files):
+    """One line, and the next run finds a good one."""
+    measured(tiny_files)
+    (path,) = learned_dir().glob("*.json")
+    path.write_text(path.read_text()[:500])
+    said, notes = measured(tiny_files)
+    assert len(said) == 1
+    assert [note for note in notes if str(path) in note]
+    assert measured(tiny_files)[0] == []
+
+
+def test_no_learn_neither_reads_nor_writes(tiny_files):
+    """A file that is there stays as it is, to the byte."""
+    speculation = Speculation(learn=False)
+    assert len(measured(tiny_files, speculation)[0]) == 1
+    assert not list(learned_dir().glob("*.json"))
+    measured(tiny_files)
+    (path,) = learned_dir().glob("*.json")
+    before = path.read_bytes()
+    assert len(measured(tiny_files, speculation)[0]) == 1
+    assert path.read_bytes() == before
+
+
+def test_who_decides_what(tiny_files):
+    """Acceptance by seed and temperature, the rule by what the user set."""
+    with load_pair(tiny_files.target, tiny_files.draft) as pair:
+
+        def chosen(sampling, **settings):
+            speculation, rule = scheduled(pair, Sampling(**sampling), Speculation(**settings))
+            return speculation.acceptance, type(rule)
+
+        assert chosen({"temperature": 0}) == ("ratio", Optimal)
+        assert chosen({"temperature": 0.8}) == ("ratio", Optimal)
+        assert chosen({"temperature": 0.8, "seed": 1}) == ("match", Optimal)
+        assert chosen({"seed": 1}, acceptance="ratio") == ("ratio", Optimal)
+        assert chosen({"seed": 1}, mode="on") == ("match", Threshold)
+        assert chosen({}, draft_min_prob=0.0) == ("ratio", Fixed)
+        assert chosen({}, acceptance="typical") == ("typical", Optimal)
+
+
+def test_the_same_seed_says_the_same_whatever_the_clock_made_of_it(tiny_files):
+    """With a seed, the schedule does not reach the text."""
+    exact = ModelOptions(n_ctx=512, flash_attn="off", cache_type_k="f32", cache_type_v="f32")
+    with load_pair(tiny_files.target, tiny_files.draft, target_options=exact) as pair:
+        texts = {
+            tuple(Decoder.for_pair(pair, Sampling(seed=7), speculation)
+                  .answer(PROMPT, Limits(max_tokens=40)).tokens)
+            for speculation in (Speculation(), Speculation(mode="off"),
+                                Speculation(mode="on", draft_max=3, draft_min_prob=0.0))
+        }  # fmt: skip
+    assert len(texts) == 1
+
+
+def run(*words):
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_profile(tiny_files, tmp_path):
+    """Text, the JSON that `replay` reads, plots, and the end of all that was learned."""
+    pair = ("-m", tiny_files.target, "-d", tiny_files.draft, "-c", 512)
+    shown = run("profile", *pair, "--rows", 5, "--plot", tmp_path / "c.svg")
+    assert shown.exit_code == 0, shown.output
+    assert "common factor" in shown.stdout
+    assert (tmp_path / "c.svg").read_text().lstrip().startswith("<?xml")
+    (tmp_path / "t.json").write_text(run("profile", *pair, "--rows", 5, "--json").stdout)
+    assert load_table(tmp_path / "t.json").limit == 4
+    assert run("profile", *pair, "--depth", 5000).exit_code == 4
+    assert run("profile", "-m", tiny_files.target).exit_code == 2
+    assert list(learned_dir().glob("*.json"))
+    assert "forgotten" in run("profile", "--reset").stdout
+    assert not list(learned_dir().glob("*.json"))
+
+
+def test_trace_and_calibrate_on_the_demo_pair(demo_files, tmp_path):
+    """Chains say what greedy decoding with that draft does: the fixed rule, round by round."""
+    prompts = tmp_path / "p.jsonl"
+    lines = [{"domain": "chat", "prompt": "Say hello."}, {"domain": "code", "prompt": "def add("}]
+    prompts.write_text("\n".join(json.dumps(line) for line in lines))
+    words = ("--prompts", prompts, "--positions", 24, "-c", 512)
+    result = run("trace", *words, "--depth", 4, "-o", tmp_path / "c.npz")
+    assert result.exit_code == 0, result.output
+    texts = load_chains(tmp_path / "c.npz")
+    assert [text.domain for text in texts] == ["chat", "code"]
+    assert all(text.depth == 4 and text.gap is not None for text in texts)
+    with load_pair(*demo_files, target_options=ModelOptions(n_ctx=512)) as pair:
+        decoder = Decoder.for_pair(
+            pair, Sampling(temperature=0), Speculation(mode="on", draft_max=4, draft_min_prob=0.0)
+        )
+        tokens = pair.template.encode(read_prompts(prompts)[0].messages)
+        position = 0
+        for round in decoder.generate(tokens, Limits(max_tokens=12)):
+            if round.tokens and round.drafted == 4:
+                assert round.accepted == texts[0].survived[position].sum()
+                assert round.scores[0] == pytest.approx(texts[0].gap[position, 0], abs=0.5)
+            position += len(round.tokens)
+    result = run("calibrate", *words, "--depth", 3)
+    assert result.exit_code == 0, result.output
+    assert "reliability" in result.stdout
+
+
+def test_our_prompts_cover_every_domain():
+    """Seven kinds of text, four prompts each, none twice."""
+    prompts = read_prompts()
+    domains = [prompt.domain for prompt in prompts]
+    wanted = ["chat", "code", "maths", "translation", "summarising", "rewriting", "extraction"]
+    assert {name: domains.count(name) for name in domains} == dict.fromkeys(wanted, 4)
+    texts = [prompt.messages[-1]["content"] for prompt in prompts]
+    assert len(set(texts)) == len(texts)
