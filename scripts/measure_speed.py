@@ -1,6 +1,6 @@
 """Speed over plain decoding by kind of text, live: every setting in turn on every prompt.
 
-    python scripts/measure_speed.py [-m TARGET.gguf -d DRAFT.gguf] [--tokens 64] [--prompts 2]
+    python scripts/measure_speed.py [-m TARGET.gguf -d DRAFT.gguf] [--tokens 64] [--brief]
 
 Greedy. For each prompt all settings follow each other, from empty caches; the order is turned by
 one from prompt to prompt. A figure is the median, over prompts and repeats, of the ratio to plain
@@ -28,11 +28,6 @@ STATIC = {
     "3 at 0.9": Speculation(mode="on", draft_max=3, draft_min_prob=0.9),
     "12 at 0.8": Speculation(mode="on", draft_max=12, draft_min_prob=0.8),
 }
-SETTINGS = {
-    PLAIN: Speculation(mode="off"),
-    **STATIC,
-    OPTIMAL: Speculation(mode="auto", learn=False),
-}
 
 
 def main() -> None:
@@ -43,15 +38,18 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=2, help="of each domain")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--domains", nargs="*")
+    parser.add_argument("--brief", action="store_true", help="of the static settings, 3 always")
     options = parser.parse_args()
+    static = {DEFAULT: STATIC[DEFAULT]} if options.brief else STATIC
+    settings = {PLAIN: Speculation(mode="off"), **static, OPTIMAL: Speculation(learn=False)}
     ratios: dict[tuple[str, str], list[float]] = {}
-    total = {name: Tally() for name in SETTINGS}
+    total = {name: Tally() for name in settings}
     with load_pair(options.model, options.draft) as pair:
         decoders = {
             name: Decoder.for_pair(pair, Sampling(temperature=0), speculation)
-            for name, speculation in SETTINGS.items()
+            for name, speculation in settings.items()
         }
-        names, turn = list(SETTINGS), 0
+        names, turn = list(settings), 0
         for domain, prompts in groupby(read_prompts(), key=lambda prompt: prompt.domain):
             if options.domains and domain not in options.domains:
                 continue
@@ -69,8 +67,8 @@ def main() -> None:
                     ratios.setdefault((domain, name), []).append(speed / speeds[PLAIN])
     print("| domain | 3 always | best static | which | optimal |\n|---|---|---|---|---|")
     for domain in dict.fromkeys(domain for domain, _ in ratios):
-        figures = {name: median(ratios[domain, name]) for name in SETTINGS}
-        best = max(STATIC, key=figures.__getitem__)
+        figures = {name: median(ratios[domain, name]) for name in settings}
+        best = max(static, key=figures.__getitem__)
         print(
             f"| {domain} | {figures[DEFAULT]:.2f} | {figures[best]:.2f} | {best} | "
             f"{figures[OPTIMAL]:.2f} |"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dspark_gguf import Limits, ModelOptions, Speculation, load_pair
+from dspark_gguf import Limits, ModelOptions, Sampling, Speculation, load_pair
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine import library
@@ -102,13 +102,13 @@ def test_warnings(tiny_files, tmp_path):
 
 def test_a_recurrent_model_decodes_plainly(tiny_files):
     """As target or as draft: one line says that speculation is off, and why; the text is right."""
-    limits = Limits(max_tokens=12)
+    limits, greedy = Limits(max_tokens=12), Sampling(temperature=0)
     for target, draft in (
         (tiny_files.mamba, tiny_files.draft),
         (tiny_files.target, tiny_files.mamba),
     ):
         with load_pair(target, draft) as pair, load_pair(target) as alone:
-            answer = Decoder.for_pair(pair).answer([1, 2, 3], limits)
+            answer = Decoder.for_pair(pair, greedy).answer([1, 2, 3], limits)
             assert answer.tally.drafted == 0
             assert "speculation off: the cache of mamba (mamba) cannot take tokens back" in (
                 pair.summary(Speculation())

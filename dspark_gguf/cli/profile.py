@@ -50,8 +50,7 @@ def profile(
     if plot:
         require_format(plot)
     with loaded(settings, verbose) as pair:
-        deep = min(1024, pair.target_cache.n_ctx // 2)
-        tables = measure(pair, depths or (16, deep), rows)
+        tables = measure(pair, depths, rows)
     click.echo(json.dumps(tables[0].as_dict()) if as_json else as_text(tables))
     if plot:
         save_plot(plot, as_lines(tables), "rows of a pass", "milliseconds", "What a pass costs")

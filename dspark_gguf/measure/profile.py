@@ -17,6 +17,8 @@ from dspark_gguf.measure.plots import Lines, bars
 
 #: Passes of each kind; their median counts.
 _REPEATS = 5
+#: Context depths unless told, in tokens; the second one no more than half of the smaller context.
+_SHALLOW, _DEEP = 16, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
 
     Args:
         pair: a target and a draft.
-        depths: tokens in the caches.
+        depths: tokens in the caches; empty: a short and a long context.
         rows: most rows of a pass.
 
     Raises:
@@ -64,7 +66,9 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
     draft = pair.draft_cache()
     if draft is None:
         raise UsageError("a draft model", "none that can be used", "name one with -d DRAFT.gguf")
-    room = min(pair.target_cache.n_ctx, draft.n_ctx) - rows - 1
+    n_ctx = min(pair.target_cache.n_ctx, draft.n_ctx)
+    depths = depths or (_SHALLOW, min(_DEEP, n_ctx // 2))
+    room = n_ctx - rows - 1
     if max(depths) > room:
         raise ResourceError(
             f"room for {max(depths)} tokens and {rows} rows", f"{room}", "give a smaller --depth"
