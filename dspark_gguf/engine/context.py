@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import llama_cpp
 import numpy as np
@@ -19,6 +19,16 @@ from dspark_gguf.errors import Cancelled, EngineError, ModelError, ResourceError
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _ROPE = {None: -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
 _SEQUENCE = 0
+
+
+class Listener(Protocol):
+    """Who wants to know what a context reads: a draft that works on its features."""
+
+    def passed(self, count: int) -> None:
+        """The context has read `count` tokens more; what the pass left is still there."""
+
+    def trimmed(self, length: int) -> None:
+        """The context has taken back all tokens from position `length` on."""
 
 
 class Rows:
@@ -57,12 +67,14 @@ class Context:
     Attributes:
         tokens: the ids in the cache, in order. The cache holds exactly these, or, after an
             interrupted pass, these and something more that the next `restart` removes.
+        listener: is told of every pass and of everything taken back.
 
     """
 
     def __init__(self, model: Model, n_ctx: int, max_rows: int, interrupt: Event) -> None:
         self.model, self.n_ctx, self.max_rows = model, n_ctx, max_rows
         self.tokens: list[int] = []
+        self.listener: Listener | None = None
         self._interrupt = interrupt
         self._unsure = False
         self._n_batch = max(model.options.n_batch, max_rows)
@@ -174,9 +186,11 @@ class Context:
             if status == 0:
                 llama_cpp.llama_synchronize(self._context)
         if status != 0:
-            raise _decode_error(status, "; ".join(errors), self.n_ctx)
+            raise decode_error(status, "; ".join(errors), self.n_ctx)
         self.tokens.extend(tokens)
         self._unsure = False
+        if self.listener is not None:
+            self.listener.passed(count)
 
     def _remove_from(self, length: int) -> None:
         self._unsure = True
@@ -185,6 +199,8 @@ class Context:
             length = 0
         del self.tokens[length:]
         self._unsure = False
+        if self.listener is not None:
+            self.listener.trimmed(length)
 
     def _create(self) -> Any:
         options = self.model.options
@@ -248,7 +264,8 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return int(differs.argmax()) if differs.any() else length
 
 
-def _decode_error(status: int, log: str, n_ctx: int) -> EngineError | ResourceError:
+def decode_error(status: int, log: str, n_ctx: int) -> EngineError | ResourceError:
+    """What llama.cpp's status says, in words."""
     if status == 1:
         return ResourceError(
             "a free place in the cache", f"none of {n_ctx}", "use a larger --ctx-size"

@@ -84,6 +84,11 @@ class Model:
         )
 
     @property
+    def has_multi_rope(self) -> bool:
+        """Whether a position has several axes (M-RoPE)."""
+        return bool(llama_cpp.llama_model_rope_type(self._model) == llama_cpp.LLAMA_ROPE_TYPE_MROPE)
+
+    @property
     def place(self) -> str:
         """Where the weights sit, in words."""
         if not self.gpu_layers:

@@ -12,7 +12,10 @@ from typing import Any
 
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library
+from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.dflash import BlockDraft
+from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.model import Model, readable_gguf
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.timing import quick_profile
@@ -162,7 +165,17 @@ class Pair:
     ) -> None:
         self.close()
 
+    @property
+    def most_drafts(self) -> int:
+        """Draft tokens that one round can have."""
+        cache = self._draft_cache
+        return cache.most_drafts if isinstance(cache, BlockContext) else MAX_DRAFT
+
     def _load_draft(self, path: Path) -> None:
+        header = read_header(path)
+        block = BlockDraft.of(header)
+        if block is not None:
+            block.require_target(read_header(self.target.path))
         draft = Model(path, self._draft_options)
         try:
             require_same_tokens(self.vocabulary, draft.vocabulary, self.target.path.name, path.name)
@@ -170,7 +183,12 @@ class Pair:
                 self._off = _cannot_trim(draft)
                 draft.close()
                 return
-            cache = self._context(draft, self._draft_context_size(draft), max_rows=1)
+            n_ctx = self._draft_context_size(draft)
+            cache = (
+                self._context(draft, n_ctx, max_rows=1)
+                if block is None
+                else BlockContext(draft, block, self.target_cache, n_ctx, self.interrupt)
+            )
         except Exception:
             draft.close()
             raise

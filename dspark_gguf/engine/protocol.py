@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +47,50 @@ class Cache(Protocol):
 
     def advance(self, tokens: Sequence[int], n_rows: int) -> Rows:
         """Read tokens that follow those it holds: rows for the last `n_rows`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Guesses of one pass of a block draft.
+
+    Attributes:
+        rows: logits of each guess, as `Rows`.
+        sure: what its confidence head says of each, as probabilities; None without one.
+
+    """
+
+    rows: Rows
+    sure: Sequence[float] | None = None
+
+
+class BlockCache(Protocol):
+    """The memory of a draft that guesses a block at once, from the target's features."""
+
+    @property
+    def n_ctx(self) -> int:
+        """Most tokens it can hold, a block included."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in its cache."""
+
+    @property
+    def seen(self) -> int:
+        """Tokens whose features it has, in the cache or waiting."""
+
+    @property
+    def most_drafts(self) -> int:
+        """Guesses of one block."""
+
+    @property
+    def is_chained(self) -> bool:
+        """Whether a row is conditioned on the best token of the row before it."""
+
+    def repair(self) -> None:
+        """Make the target forget what it read without the draft's seeing it."""
+
+    def propose(self, last: int, count: int) -> Block:
+        """Guesses for the `count` tokens that follow `last`."""
 
 
 class Tokenizer(Protocol):

@@ -7,6 +7,7 @@ from statistics import median
 from time import perf_counter
 
 from dspark_gguf.cost import LearnedCosts
+from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.protocol import Cache
 
 #: Rows in the order of their worth: if the time is up, the rest is filled in from neighbours.
@@ -14,6 +15,8 @@ _ROWS = (1, 2, 4, 3, 6, 9, 5, 7, 8, 13, 11, 10, 12, 17)
 _SWEEPS = 3
 _CONTEXT = 16
 _READ = 64
+#: Seconds that a look at one more row of a block takes, until the first rounds say it.
+_SCORE = 5e-5
 
 
 def quick_profile(
@@ -30,12 +33,16 @@ def quick_profile(
 
     """
     started = perf_counter()
-    looks, pairs, read = _looks(draft)
-    for seconds in looks:
-        costs.add_look(seconds)
-    for seconds in pairs:
-        costs.add_first_look(seconds, 2)
-    costs.add_first_look(read, _READ)
+    if isinstance(draft, BlockContext):
+        costs.add_look(_SCORE)
+        costs.add_first_look(block_seconds(target, draft, _CONTEXT), 1)
+    else:
+        looks, pairs, read = _looks(draft)
+        for seconds in looks:
+            costs.add_look(seconds)
+        for seconds in pairs:
+            costs.add_first_look(seconds, 2)
+        costs.add_first_look(read, _READ)
     taken: dict[int, list[float]] = {}
     wanted = [rows for rows in _ROWS if rows <= limit + 1]
     for rows, seconds in passes(target, wanted * _SWEEPS, _CONTEXT):
@@ -46,6 +53,20 @@ def quick_profile(
         costs.add_pass(rows, median(times))
     target.trim(0)
     draft.trim(0)
+
+
+def block_seconds(target: Cache, draft: BlockContext, depth: int, repeats: int = 8) -> float:
+    """Median seconds of a block behind `depth` tokens, with the features of a round to read."""
+    ids = tokens(target, depth + draft.most_drafts + 1)
+    taken = []
+    for _ in range(repeats + 1):
+        target.restart(ids[:depth])
+        draft.inject()
+        target.decode(ids[depth:-1])
+        started = perf_counter()
+        draft.propose(ids[-1], draft.most_drafts)
+        taken.append(perf_counter() - started)
+    return median(taken[1:])  # the first one pays for memory that the others reuse
 
 
 def passes(cache: Cache, wanted: Sequence[int], depth: int) -> Iterator[tuple[int, float]]:

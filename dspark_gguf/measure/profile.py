@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
-from dspark_gguf.engine.timing import passes
+from dspark_gguf.engine.timing import block_seconds, passes
 from dspark_gguf.errors import ResourceError, UsageError
 from dspark_gguf.measure.plots import Lines, bars
 
@@ -29,12 +30,14 @@ class Table:
         depth: tokens in both caches.
         target: seconds of a pass of 1, 2, ... rows.
         draft: seconds of one look.
+        once: whether one look guesses a whole block.
 
     """
 
     depth: int
     target: Sequence[float]
     draft: float
+    once: bool = False
 
     @property
     def ratios(self) -> list[float]:
@@ -46,7 +49,7 @@ class Table:
         looks = range(1, len(self.target))
         return {
             "target_seconds": [round(seconds, 7) for seconds in self.target],
-            "draft_seconds": [round(k * self.draft, 7) for k in looks],
+            "draft_seconds": [round((1 if self.once else k) * self.draft, 7) for k in looks],
         }
 
 
@@ -76,9 +79,14 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
     tables = []
     for depth in depths:
         target = _medians(pair.target_cache, range(1, rows + 1), depth)
-        tables.append(Table(depth, target, _medians(draft, [1], depth)[0]))
+        if isinstance(draft, BlockContext):
+            look = block_seconds(pair.target_cache, draft, depth)
+        else:
+            look = _medians(draft, [1], depth)[0]
+        tables.append(Table(depth, target, look, isinstance(draft, BlockContext)))
     pair.target_cache.trim(0)
-    draft.trim(0)
+    if not isinstance(draft, BlockContext):
+        draft.trim(0)
     return tables
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
-from dspark_gguf.draft import NAME
+from dspark_gguf.draft import name_of
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
 from dspark_gguf.errors import UsageError
@@ -55,7 +55,7 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
 
 def learn(pair: Pair, speculation: Speculation, texts: Sequence[Chains]) -> None:
     """Let the scheduler know what greedy texts say about this pair."""
-    meaning = pair.learned(speculation).calibration(NAME, "ratio", 0.0)
+    meaning = pair.learned(speculation).calibration(name_of(pair), "ratio", 0.0)
     for text in texts:
         if text.gap is None:
             continue

@@ -1,0 +1,185 @@
+"""What a GGUF file says of itself: its header, read by ggml without the weights."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from llama_cpp._ggml import libggml
+
+from dspark_gguf.engine import library
+from dspark_gguf.engine.model import readable_gguf
+from dspark_gguf.errors import ModelError
+
+#: Arrays up to this length are read; a vocabulary is only counted.
+_SHORT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor as the header lists it.
+
+    Attributes:
+        name: such as ``blk.0.attn_q.weight``.
+        type: such as ``q8_0``.
+        shape: ggml's order, the contiguous dimension first.
+        size: bytes in the file.
+
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    size: int
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in it."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """Metadata and tensors of one file.
+
+    Attributes:
+        path: the file.
+        version: of the format.
+        metadata: key -> value; of a long array only `Count`.
+        tensors: by name.
+
+    """
+
+    path: Path
+    version: int
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @cached_property
+    def architecture(self) -> str:
+        """Such as ``llama``; ``unknown`` where the file does not say."""
+        return str(self.metadata.get("general.architecture", "unknown"))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value of this architecture: ``block_count`` means ``llama.block_count``."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all tensors."""
+        return sum(tensor.parameters for tensor in self.tensors.values())
+
+    @property
+    def n_tokens(self) -> int:
+        """Size of the vocabulary; 0 without one."""
+        tokens = self.metadata.get("tokenizer.ggml.tokens", ())
+        return int(tokens) if isinstance(tokens, Count) else len(tokens)
+
+
+class Count(int):
+    """The length of an array that was not read."""
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the header of a GGUF.
+
+    Raises:
+        UsageError: no such file.
+        ModelError: no GGUF, or a damaged one.
+
+    """
+    path = readable_gguf(path)
+    with library.listening() as errors:
+        file = _gguf_init_from_file(str(path).encode(), _Params(True, None))
+    if not file:
+        raise ModelError(
+            f"a complete GGUF model in {path}",
+            "; ".join(errors) or "a header that cannot be read",
+            "download it again",
+        )
+    try:
+        return Header(
+            path,
+            _ask("version", ctypes.c_uint32, file),
+            {
+                _text(_ask("key", ctypes.c_char_p, file, k)): _value(file, k)
+                for k in range(_ask("n_kv", ctypes.c_int64, file))
+            },
+            {
+                tensor.name: tensor
+                for tensor in (
+                    _tensor(file, k) for k in range(_ask("n_tensors", ctypes.c_int64, file))
+                )
+            },
+        )
+    finally:
+        _gguf_free(file)
+
+
+class _Params(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
+
+
+_gguf_init_from_file = libggml.gguf_init_from_file
+_gguf_init_from_file.restype = ctypes.c_void_p
+_gguf_init_from_file.argtypes = [ctypes.c_char_p, _Params]
+_gguf_free = libggml.gguf_free
+_gguf_free.restype, _gguf_free.argtypes = None, [ctypes.c_void_p]
+_type_name = libggml.ggml_type_name
+_type_name.restype, _type_name.argtypes = ctypes.c_char_p, [ctypes.c_int]
+
+#: gguf_type -> the end of the getter's name, and its C type.
+_SCALARS: dict[int, tuple[str, Any]] = {
+    0: ("u8", ctypes.c_uint8), 1: ("i8", ctypes.c_int8),
+    2: ("u16", ctypes.c_uint16), 3: ("i16", ctypes.c_int16),
+    4: ("u32", ctypes.c_uint32), 5: ("i32", ctypes.c_int32),
+    6: ("f32", ctypes.c_float), 7: ("bool", ctypes.c_bool), 8: ("str", ctypes.c_char_p),
+    10: ("u64", ctypes.c_uint64), 11: ("i64", ctypes.c_int64), 12: ("f64", ctypes.c_double),
+}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+
+
+def _ask(name: str, result: Any, *arguments: Any) -> Any:
+    """Call one of gguf.h's getters: the file first, then indices."""
+    function = getattr(libggml, f"gguf_get_{name}")
+    function.restype = result
+    function.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * (len(arguments) - 1)]
+    return function(*arguments)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _value(file: int, k: int) -> Any:
+    kind = _ask("kv_type", ctypes.c_int, file, k)
+    if kind != _ARRAY:
+        name, result = _SCALARS[kind]
+        value = _ask(f"val_{name}", result, file, k)
+        return _text(value) if kind == _STRING else value
+    count = _ask("arr_n", ctypes.c_size_t, file, k)
+    if count > _SHORT:
+        return Count(count)
+    kind = _ask("arr_type", ctypes.c_int, file, k)
+    if kind == _STRING:
+        return [_text(_ask("arr_str", ctypes.c_char_p, file, k, j)) for j in range(count)]
+    pointer = ctypes.cast(
+        _ask("arr_data", ctypes.c_void_p, file, k), ctypes.POINTER(_SCALARS[kind][1])
+    )
+    return [pointer[j] for j in range(count)]
+
+
+def _tensor(file: int, k: int) -> Tensor:
+    shape = list(_ask("tensor_ne", ctypes.POINTER(ctypes.c_int64), file, k)[:4])
+    while len(shape) > 1 and shape[-1] == 1:
+        shape.pop()
+    return Tensor(
+        _text(_ask("tensor_name", ctypes.c_char_p, file, k)),
+        _text(_type_name(_ask("tensor_type", ctypes.c_int, file, k))),
+        tuple(shape),
+        _ask("tensor_size", ctypes.c_size_t, file, k),
+    )

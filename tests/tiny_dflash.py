@@ -1,0 +1,158 @@
+"""Tiny block drafts (architecture ``dflash``), with random weights or constructed to be right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from tests.tiny_gguf import Tiny, finish, weights_of, write_llama, write_vocabulary
+
+#: The id that stands where a token is to be guessed: `<|im_start|>`, which no text begins with.
+MASK = 261
+N_TOKENS = 263
+SELECTOR_TOP_K = 4
+TINY = Tiny()
+
+
+@dataclass(frozen=True)
+class Block:
+    """What to write. `cycle`: for each token, the one that its Markov head says next."""
+
+    size: int = 6
+    layers: tuple[int, ...] = (0, 1)
+    anchor_first: bool = True
+    markov: bool = True
+    confidence: bool = True
+    causal: bool = False
+    own_head: bool = False
+    window: int = 0
+    reduced: bool = False
+    selector: bool = False
+    sections: bool = False
+    cycle: tuple[int, ...] = ()
+    seed: int = 7
+
+
+def embedding(width=64):
+    """One direction for each token: nearly orthogonal, long, the same in targets and drafts."""
+    return np.random.default_rng(99).standard_normal((N_TOKENS, width)).astype(np.float32)
+
+
+def write_cycle_target(path: Path, successor) -> Path:
+    """A llama that says ``successor[token]`` after a token, whatever came before it."""
+    write_llama(path, Tiny())
+    reader = gguf.GGUFReader(path, "r+")
+    vectors = embedding()
+    output = np.zeros_like(vectors)
+    np.add.at(output, successor, vectors)
+    for tensor in reader.tensors:
+        if tensor.name == "token_embd.weight":
+            tensor.data[:] = vectors
+        elif tensor.name == "output.weight":
+            tensor.data[:] = output
+        elif tensor.name.endswith(("attn_output.weight", "ffn_down.weight")):
+            tensor.data[:] = 0.0
+    reader.data.flush()
+    return path
+
+
+def write_dflash(path: Path, block: Block = Block(), tiny: Tiny = TINY, layers: int = 2) -> Path:
+    """A block draft for a target of the same width and vocabulary."""
+    width, heads, ff = tiny.width, tiny.heads, 2 * tiny.width
+    head = width // heads
+    kv_width = (heads // 2) * head
+    writer = gguf.GGUFWriter(path, "dflash")
+    writer.add_block_count(layers)
+    writer.add_context_length(tiny.context)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(ff)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads // 2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(head)
+    writer.add_uint32("dflash.block_size", block.size)
+    writer.add_array("dflash.target_layers", list(block.layers))
+    writer.add_bool("dflash.sample_from_anchor", block.anchor_first)
+    writer.add_bool("dflash.has_confidence_head", block.confidence)
+    writer.add_bool("dflash.attention.causal", block.causal)
+    if block.sections:
+        writer.add_rope_dimension_sections([head // 2, 0, 0, 0])
+    if block.window:
+        writer.add_sliding_window(block.window)
+        writer.add_sliding_window_pattern([k % 2 == 0 for k in range(layers)])
+    write_vocabulary(writer, tiny)
+    writer.add_mask_token_id(MASK)
+    draw = weights_of(tiny.but(seed=block.seed))
+    ones = np.ones(width, dtype=np.float32)
+    add = writer.add_tensor
+    add("fc.weight", draw(width, len(block.layers) * width, scale=width**-0.5))
+    add("enc.output_norm.weight", ones)
+    add("output_norm.weight", ones)
+    proposed = N_TOKENS // 2 if block.reduced else N_TOKENS
+    if block.reduced:
+        add("d2t", 2 * np.arange(proposed, dtype=np.int64))
+    if block.own_head or block.reduced or block.cycle:
+        add("token_embd.weight", draw(N_TOKENS, width))
+        head_scale = 0.0 if block.cycle else 4 * width**-0.5
+        add("output.weight", draw(proposed, width, scale=head_scale))
+    if block.markov:
+        add_heads(writer, block, draw, width, proposed)
+    if block.selector:
+        add_selector(writer, block, draw, width, layers)
+    for k in range(layers):
+        for name, rows, columns in (
+            ("attn_q", width, width),
+            ("attn_k", kv_width, width),
+            ("attn_v", kv_width, width),
+            ("attn_output", width, width),
+            ("ffn_gate", ff, width),
+            ("ffn_up", ff, width),
+            ("ffn_down", width, ff),
+        ):
+            add(f"blk.{k}.{name}.weight", draw(rows, columns, scale=columns**-0.5))
+        for name, size in (("attn_norm", width), ("ffn_norm", width), ("attn_q_norm", head),
+                           ("attn_k_norm", head)):  # fmt: skip
+            add(f"blk.{k}.{name}.weight", np.ones(size, dtype=np.float32))
+    return finish(writer, path)
+
+
+def add_heads(writer, block, draw, width, proposed):
+    """A Markov head, random or one that knows a cycle, and a confidence head."""
+    if block.cycle:
+        first, second = embedding(width), np.zeros((N_TOKENS, width), dtype=np.float32)
+        np.add.at(second, list(block.cycle), first)
+    else:
+        first, second = draw(N_TOKENS, width, scale=0.5), draw(proposed, width, scale=0.5)
+    writer.add_tensor("markov_w1.weight", first)
+    writer.add_tensor("markov_w2.weight", second)
+    if block.confidence:
+        hidden = np.zeros(width) if block.cycle else draw(width, scale=0.1)
+        writer.add_tensor(
+            "conf_proj.weight", np.concatenate([hidden, sure_of(width)])[None].astype(np.float32)
+        )
+        writer.add_tensor("conf_proj.bias", np.array([0.5], dtype=np.float32))
+
+
+def sure_of(width=64):
+    """How the confidence head weighs the token before: hand-set."""
+    return (np.arange(width) % 5 - 2).astype(np.float32) / 20
+
+
+def add_selector(writer, block, draw, width, layers):
+    """DFlash2: convolutions around attention and feed-forward, and a lattice of candidates."""
+    kernel, group, rank = 3, 16, 8
+    writer.add_uint32("dflash.conv_kernel_size", kernel)
+    writer.add_uint32("dflash.conv_group_size", group)
+    writer.add_uint32("dflash.selector_rank", rank)
+    writer.add_uint32("dflash.selector_top_k", SELECTOR_TOP_K)
+    writer.add_tensor("selector_predecessor.weight", draw(N_TOKENS, rank))
+    writer.add_tensor("selector_successor.weight", draw(N_TOKENS, rank))
+    writer.add_tensor("selector_hidden.weight", draw(rank, width, scale=0.3))
+    for k in range(layers):
+        for name in ("attn_conv", "ffn_conv"):
+            writer.add_tensor(f"blk.{k}.{name}_base", draw(2, kernel, width, scale=0.3))
+            projected = 2 * kernel * width // group
+            writer.add_tensor(f"blk.{k}.{name}_proj.weight", draw(projected, width, scale=0.05))
