@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
-from dspark_gguf.draft import ModelDrafter
-from dspark_gguf.sampling import Sampler
+from dspark_gguf.draft import BlockDrafter, ModelDrafter
+from dspark_gguf.engine.protocol import Block
+from dspark_gguf.sampling import Sampler, margin
 from dspark_gguf.schedule import make_stopping_rule
 from dspark_gguf.testing import TableModel
 from dspark_gguf.verify import make_rule
@@ -68,6 +69,52 @@ class World:
             elif len(prompt) + len(answer) == self.n_ctx:
                 reason = "context"
         return answer, text, reason
+
+
+class TableBlock:
+    """A block draft's memory over a table: rows behind what a target holds, chained or not."""
+
+    n_ctx = 64
+
+    def __init__(self, target, rows, most_drafts, is_chained=True, sure=None):
+        self.target, self.rows, self.sure = target, rows, sure
+        self.most_drafts, self.is_chained = most_drafts, is_chained
+
+    @property
+    def length(self):
+        return len(self.target.tokens)
+
+    seen = length
+
+    def repair(self):
+        """Nothing is ever missed."""
+
+    def propose(self, last, count):
+        start = before = (*self.target.tokens, last)
+        rows = []
+        for k in range(count):
+            rows.append(self.rows(before))
+            # Without a Markov head a row knows its place, not what stands before it.
+            guess = int(rows[-1].argmax()) if self.is_chained else 0
+            before = (*before, guess) if self.is_chained else (*start, *[0] * (k + 1))
+        sure = None if self.sure is None else [self.sure(row) for row in rows]
+        return Block(rows, sure)
+
+
+@dataclass
+class BlockWorld(World):
+    """A world whose draft guesses blocks."""
+
+    is_chained: bool = True
+    sure: object = None
+    score: object = margin
+
+    def decoder(self, rule=None, stopping_rule=None):
+        """A decoder with new caches."""
+        decoder = super().decoder(rule, stopping_rule)
+        cache = TableBlock(decoder.target, self.draft_rows, 3, self.is_chained, self.sure)
+        decoder.drafter = BlockDrafter(cache, decoder.sampler, self.tokenizer, self.score)
+        return decoder
 
 
 def followed(decoder, prompt, rounds):

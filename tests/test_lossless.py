@@ -9,10 +9,11 @@ import pytest
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.draft import ModelDrafter
 from dspark_gguf.records import Draft
+from dspark_gguf.sampling import top_probability
 from dspark_gguf.schedule import make_stopping_rule
 from dspark_gguf.testing import agreeing_rows, law_of, random_rows
 from dspark_gguf.verify import Threshold, Typical, match, ratio
-from tests.fakes import Letters, World
+from tests.fakes import BlockWorld, Letters, World
 
 FIXED = Speculation(draft_max=2, draft_min_prob=0.0)
 THRESHOLD = Speculation(draft_max=2, draft_min_prob=0.5)
@@ -56,6 +57,48 @@ CHANGES = {"temperature": {}, "penalties": {"repeat_penalty": 1.5, "presence_pen
 def test_lossless_rules_keep_the_law_of_whole_answers(rule, stopping, change):
     """Exact to 1e-12: every answer has the probability that plain decoding gives it."""
     assert off_law(sampled(**CHANGES[change]), rule, stopping) < 1e-12
+
+
+@pytest.mark.parametrize("rule", [ratio, match])
+@pytest.mark.parametrize("stopping", [FIXED, THRESHOLD], ids=["fixed", "threshold"])
+@pytest.mark.parametrize("is_chained", [True, False], ids=["markov", "independent"])
+@pytest.mark.parametrize("head", [True, False], ids=["confidence", "probability"])
+def test_blocks_keep_the_law(rule, stopping, is_chained, head):
+    """Draws from a block's rows, greedily chained or independent, cut by either kind of score."""
+    plain = sampled()
+    sure = (lambda row: float(row[0] > row[1]) * 0.4 + 0.3) if head else None
+    world = BlockWorld(
+        plain.target_rows, plain.draft_rows, plain.tokenizer, sampling=plain.sampling, n_ctx=8,
+        is_chained=is_chained, sure=sure, score=top_probability,
+    )  # fmt: skip
+    assert off_law(world, rule, stopping) < 1e-12
+
+
+def test_a_block_that_peeks_is_caught():
+    """Dropping a drawn token because of what it is: off under `ratio`."""
+    plain = sampled()
+    rows = (plain.target_rows, plain.draft_rows)
+    world = BlockWorld(*rows, plain.tokenizer, sampling=plain.sampling)
+        plain.target_rows, plain.draft_rows, plain.tokenizer, sampling=plain.sampling
+    )
+    decoder_of = world.decoder
+
+    def peeking(rule=None, stopping_rule=None):
+        decoder = decoder_of(rule, stopping_rule)
+        propose = decoder.drafter.propose
+
+        def dropping(tokens, plan):
+            draft = propose(tokens, plan)
+            row = decoder.drafter.cache.rows(tuple(tokens))
+            agrees = draft.tokens and draft.tokens[0] == int(row.argmax())
+            return draft if agrees else Draft()
+
+        decoder.drafter.propose = dropping
+        return decoder
+
+    world.decoder = peeking
+    assert off_law(world, ratio) > 0.01
+    assert off_law(world, match) < 1e-12
 
 
 def accept_always(target, draft, token, rng):

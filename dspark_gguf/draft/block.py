@@ -18,8 +18,8 @@ class BlockDrafter:
 
     With a sampler above temperature 0 a token is drawn from its row's law. A Markov head conditions
     each row on the best token of the row before it: the first draw that is another token is the
-    draft's last one, because the law of what follows it is not known. Independent rows (no Markov
-    head) are laws whatever was drawn.
+    draft's last one, because the rows behind it guess what follows a token that is not there. That
+    saves their verification; the law of the output is the target's with or without them.
 
     Args:
         cache: the draft's memory.
