@@ -79,8 +79,6 @@ def test_a_block_that_peeks_is_caught():
     plain = sampled()
     rows = (plain.target_rows, plain.draft_rows)
     world = BlockWorld(*rows, plain.tokenizer, sampling=plain.sampling)
-        plain.target_rows, plain.draft_rows, plain.tokenizer, sampling=plain.sampling
-    )
     decoder_of = world.decoder
 
     def peeking(rule=None, stopping_rule=None):

@@ -176,7 +176,7 @@ class BlockDraft:
             "borrows": self.borrows,
             "fits": {
                 "embedding_length": self.width,
-                "least_layers": max(self.target_layers),
+                "least_layers": max(self.target_layers) + 1,
                 "tokens": self.header.n_tokens,
                 "architectures": sorted(HANDS_OUT_LAYERS),
             },

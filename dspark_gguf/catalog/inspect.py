@@ -1,0 +1,133 @@
+"""What a GGUF is, from its header alone: for a person, and as JSON for scripts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS, BlockDraft
+from dspark_gguf.engine.gguf import Header, read_header
+
+_MIB = 1024**2
+#: general.file_type of llama.h, as far as people publish them.
+_FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
+    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
+    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
+    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
+    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
+}  # fmt: skip
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """Facts of a file, without its weights.
+
+    Returns:
+        Plain values; sizes in bytes. ``draft`` is there for a block draft only, ``shape`` leaves
+        out what the file does not say.
+
+    Raises:
+        UsageError: no such file.
+        ModelError: no GGUF, a damaged one, or an incomplete block draft.
+
+    """
+    header = read_header(path)
+    metadata = header.metadata
+    types = Counter[str]()
+    for tensor in header.tensors.values():
+        types[tensor.type] += tensor.parameters
+    draft = BlockDraft.of(header)
+    facts: dict[str, Any] = {
+        "file": str(header.path),
+        "size": header.path.stat().st_size,
+        "gguf_version": header.version,
+        "architecture": header.architecture,
+        "name": metadata.get("general.name"),
+        "license": metadata.get("general.license"),
+        "kind": "block draft" if draft else "model",
+        "parameters": header.parameters,
+        "quantization": {
+            "file_type": _FILE_TYPES.get(metadata.get("general.file_type", -1)),
+            "parameters_by_type": dict(types.most_common()),
+        },
+        "shape": _shape(header),
+        "tokenizer": {
+            "model": metadata.get("tokenizer.ggml.model"),
+            "pre": metadata.get("tokenizer.ggml.pre"),
+            "tokens": header.n_tokens,
+            "bos": metadata.get("tokenizer.ggml.bos_token_id"),
+            "eos": metadata.get("tokenizer.ggml.eos_token_id"),
+        },
+        "chat_template": metadata.get("tokenizer.chat_template"),
+    }
+    if draft:
+        facts["draft"] = draft.as_dict()
+    else:
+        facts["hands_out_layers"] = header.architecture in HANDS_OUT_LAYERS
+    return facts
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """The same for a person: one fact a line."""
+    types = facts["quantization"]["parameters_by_type"]
+    total = max(facts["parameters"], 1)
+    shares = ", ".join(f"{name} {count / total:.0%}" for name, count in types.items())
+    tokenizer = facts["tokenizer"]
+    template = facts["chat_template"]
+    lines = {
+        "file": f"{facts['file']} ({facts['size'] / _MIB:.0f} MiB, GGUF {facts['gguf_version']})",
+        "name": facts["name"],
+        "license": facts["license"],
+        "architecture": facts["architecture"],
+        "parameters": _rounded(facts["parameters"]),
+        "quantization": f"{facts['quantization']['file_type'] or 'mixed'}: {shares}",
+        **{name.replace("_", " "): value for name, value in facts["shape"].items()},
+        "tokenizer": f"{tokenizer['model']} ({tokenizer['pre']}), {tokenizer['tokens']:,} tokens",
+        "chat template": f"{len(template):,} characters" if template else "none",
+    }
+    if "draft" in facts:
+        lines |= _draft_lines(facts["draft"])
+    else:
+        yes = "yes" if facts["hands_out_layers"] else "no"
+        lines["hands out layers"] = f"{yes} (what DSpark and DFlash drafts read)"
+    return "\n".join(f"{name:<18}{value}" for name, value in lines.items() if value is not None)
+
+
+def _rounded(parameters: int) -> str:
+    for size, name in ((1e9, "billion"), (1e6, "million")):
+        if parameters >= size:
+            return f"{parameters / size:.3g} {name}"
+    return f"{parameters:,}"
+
+
+def _shape(header: Header) -> dict[str, Any]:
+    keys = {
+        "layers": "block_count",
+        "width": "embedding_length",
+        "heads": "attention.head_count",
+        "kv_heads": "attention.head_count_kv",
+        "experts": "expert_count",
+        "context": "context_length",
+        "sliding_window": "attention.sliding_window",
+    }
+    found = {name: header.get(key) for name, key in keys.items()}
+    return {name: value for name, value in found.items() if value not in (None, 0)}
+
+
+def _draft_lines(draft: dict[str, Any]) -> dict[str, str]:
+    fits = draft["fits"]
+    layout = "the anchor's row is the first guess" if draft["anchor_first"] else "a bonus anchor"
+    heads = [name for name in ("markov", "confidence") if draft[f"{name}_head"]]
+    reduced = draft["draft_vocabulary"]
+    return {
+        "draft": f"{draft['kind']}, {draft['drafts_per_block']} guesses a block of "
+        f"{draft['block_size']} ({layout})",
+        "draft heads": ", ".join(heads) or "none",
+        "attention": ("causal" if draft["causal"] else "both ways") + " inside a block",
+        "proposes": "all tokens" if reduced is None else f"{reduced:,} tokens",
+        "borrows": ", ".join(draft["borrows"]) or "nothing of the target",
+        "reads": f"the target's layers {', '.join(map(str, draft['target_layers']))}",
+        "fits": f"a target {fits['embedding_length']} wide with {fits['least_layers']} layers or "
+        f"more and {fits['tokens']:,} tokens, of an architecture that hands out its layers",
+    }
