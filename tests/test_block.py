@@ -18,6 +18,9 @@ from dspark_gguf.engine.block import walk
 from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.errors import EngineError, ModelError, PairError
+from dspark_gguf.measure.profile import profile
+from dspark_gguf.measure.prompts import Prompt
+from dspark_gguf.measure.trace import record
 from dspark_gguf.schedule import Fixed
 from tests.tiny_dflash import (
     MASK,
@@ -338,3 +341,25 @@ def test_the_lattice_of_dflash2():
     assert [int(row.argmax()) for row in rows] == [9, 4]
     assert rows[1][3] == pytest.approx(0.2)
     assert np.isinf(rows[0]).sum() == 14
+
+
+def test_traced_like_any_other_draft(cycle_target, folder):
+    """Chains of a draft that is always right: all survive, scored by its confidence head."""
+    path = write_dflash(folder / "trace.gguf", Block(cycle=tuple(SUCCESSOR)))
+    with exact_pair(cycle_target, path) as pair:
+        prompt = Prompt("chat", [{"role": "user", "content": "hello"}])
+        chains = record(pair, prompt, positions=10, depth=4)
+        assert chains.survived.shape == (10, 4)
+        assert chains.survived.all()
+        tokens = pair.template.encode(prompt.messages)
+        weighed = float(embedding()[tokens[-1]] @ sure_of()) + 0.5
+        assert chains.confidence[0, 0] == pytest.approx(1 / (1 + np.exp(-weighed)), abs=1e-3)
+        assert chains.gap[0, 0] == pytest.approx(weighed, abs=0.02)
+
+
+def test_profiled_like_any_other_draft(target, folder):
+    """A block is paid once: the table that `replay` reads says so."""
+    with exact_pair(target, write_dflash(folder / "profile.gguf")) as pair:
+        (table,) = profile(pair, [16], 7)
+        assert table.once
+        assert len(set(table.as_dict()["draft_seconds"])) == 1

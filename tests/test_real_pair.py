@@ -14,6 +14,8 @@ from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import ModelOptions, Settings
 from dspark_gguf.measure.check import NEAR_TIE, WitnessSampler, check
 from dspark_gguf.sampling import Sampler
+from tests.tiny_dflash import Block, write_dflash
+from tests.tiny_gguf import Tiny
 
 PROMPTS = {
     "code": "Write a Python function that reverses a string.",
@@ -159,3 +161,27 @@ def test_turn_two_reads_only_what_is_new(pair):
     decoder.drafter.restart(shorter[:-1], np.random.default_rng(0))
     assert decoder.drafter.cache.tokens == shorter[:-1]
     assert decoder.answer(shorter, Limits(max_tokens=2)).cached_tokens == len(shorter) - 1
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(temperature=0.8, seed=3)])
+def test_a_block_draft_for_the_real_target(demo_files, tmp_path, sampling):
+    """Random weights for SmolLM2: guesses that are all wrong, and never in the text. The first
+    difference from plain decoding, if there is one, is where rounding decides.
+    """
+    wide = Tiny(width=576, heads=8, context=8192)
+    block = Block(size=4, layers=(1, 15, 28))
+    path = write_dflash(tmp_path / "random.gguf", block, wide, vocabulary_of=demo_files[0])
+    options = ModelOptions(n_ctx=512)
+    with load_pair(demo_files[0], path, target_options=options) as pair:
+        tokens = encode(pair, PROMPTS["facts"])
+        always = Speculation(mode="on", draft_min_prob=0.0)
+        decoder = Decoder.for_pair(pair, sampling, always)
+        decoder.sampler = witness = WitnessSampler(sampling, pair.vocabulary.end_tokens)
+        answer = decoder.answer(tokens, Limits(max_tokens=40))
+        assert answer.tally.drafted > 100
+        assert answer.tally.accepted < 10
+        if sampling.temperature == 0:
+            assert answer.tokens == witness.best[: len(answer.tokens)]
+        plain = Decoder.for_pair(pair, sampling, Speculation(mode="off"))
+        text = plain.answer(tokens, Limits(max_tokens=40)).tokens
+        assert text[:8] == answer.tokens[:8]

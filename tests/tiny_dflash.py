@@ -59,7 +59,24 @@ def write_cycle_target(path: Path, successor) -> Path:
     return path
 
 
-def write_dflash(path: Path, block: Block = Block(), tiny: Tiny = TINY, layers: int = 2) -> Path:
+def copy_tokenizer(writer, source):
+    """The vocabulary of another file; returns its size."""
+    fields = gguf.GGUFReader(source).fields
+    for name, field in fields.items():
+        if name.startswith("tokenizer."):
+            kind = field.types[0]
+            inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), kind, sub_type=inner)
+    return len(fields["tokenizer.ggml.tokens"].data)
+
+
+def write_dflash(
+    path: Path,
+    block: Block = Block(),
+    tiny: Tiny = TINY,
+    layers: int = 2,
+    vocabulary_of: Path | None = None,
+) -> Path:
     """A block draft for a target of the same width and vocabulary."""
     width, heads, ff = tiny.width, tiny.heads, 2 * tiny.width
     head = width // heads
@@ -83,7 +100,10 @@ def write_dflash(path: Path, block: Block = Block(), tiny: Tiny = TINY, layers: 
     if block.window:
         writer.add_sliding_window(block.window)
         writer.add_sliding_window_pattern([k % 2 == 0 for k in range(layers)])
-    write_vocabulary(writer, tiny)
+    if vocabulary_of is None:
+        n_tokens = write_vocabulary(writer, tiny)
+    else:
+        n_tokens = copy_tokenizer(writer, vocabulary_of)
     writer.add_mask_token_id(MASK)
     draw = weights_of(tiny.but(seed=block.seed))
     ones = np.ones(width, dtype=np.float32)
@@ -91,17 +111,17 @@ def write_dflash(path: Path, block: Block = Block(), tiny: Tiny = TINY, layers: 
     add("fc.weight", draw(width, len(block.layers) * width, scale=width**-0.5))
     add("enc.output_norm.weight", ones)
     add("output_norm.weight", ones)
-    proposed = N_TOKENS // 2 if block.reduced else N_TOKENS
+    proposed = n_tokens // 2 if block.reduced else n_tokens
     if block.reduced:
         add("d2t", 2 * np.arange(proposed, dtype=np.int64))
     if block.own_head or block.reduced or block.cycle:
-        add("token_embd.weight", draw(N_TOKENS, width))
+        add("token_embd.weight", draw(n_tokens, width))
         head_scale = 0.0 if block.cycle else 4 * width**-0.5
         add("output.weight", draw(proposed, width, scale=head_scale))
     if block.markov:
-        add_heads(writer, block, draw, width, proposed)
+        add_heads(writer, block, draw, (n_tokens, proposed, width))
     if block.selector:
-        add_selector(writer, block, draw, width, layers)
+        add_selector(writer, draw, (n_tokens, width, layers))
     for k in range(layers):
         for name, rows, columns in (
             ("attn_q", width, width),
@@ -119,13 +139,14 @@ def write_dflash(path: Path, block: Block = Block(), tiny: Tiny = TINY, layers: 
     return finish(writer, path)
 
 
-def add_heads(writer, block, draw, width, proposed):
+def add_heads(writer, block, draw, shape):
     """A Markov head, random or one that knows a cycle, and a confidence head."""
+    n_tokens, proposed, width = shape
     if block.cycle:
-        first, second = embedding(width), np.zeros((N_TOKENS, width), dtype=np.float32)
+        first, second = embedding(width), np.zeros((n_tokens, width), dtype=np.float32)
         np.add.at(second, list(block.cycle), first)
     else:
-        first, second = draw(N_TOKENS, width, scale=0.5), draw(proposed, width, scale=0.5)
+        first, second = draw(n_tokens, width, scale=0.5), draw(proposed, width, scale=0.5)
     writer.add_tensor("markov_w1.weight", first)
     writer.add_tensor("markov_w2.weight", second)
     if block.confidence:
@@ -141,15 +162,16 @@ def sure_of(width=64):
     return (np.arange(width) % 5 - 2).astype(np.float32) / 20
 
 
-def add_selector(writer, block, draw, width, layers):
+def add_selector(writer, draw, shape):
     """DFlash2: convolutions around attention and feed-forward, and a lattice of candidates."""
+    n_tokens, width, layers = shape
     kernel, group, rank = 3, 16, 8
     writer.add_uint32("dflash.conv_kernel_size", kernel)
     writer.add_uint32("dflash.conv_group_size", group)
     writer.add_uint32("dflash.selector_rank", rank)
     writer.add_uint32("dflash.selector_top_k", SELECTOR_TOP_K)
-    writer.add_tensor("selector_predecessor.weight", draw(N_TOKENS, rank))
-    writer.add_tensor("selector_successor.weight", draw(N_TOKENS, rank))
+    writer.add_tensor("selector_predecessor.weight", draw(n_tokens, rank))
+    writer.add_tensor("selector_successor.weight", draw(n_tokens, rank))
     writer.add_tensor("selector_hidden.weight", draw(rank, width, scale=0.3))
     for k in range(layers):
         for name in ("attn_conv", "ffn_conv"):

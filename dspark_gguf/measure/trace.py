@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dspark_gguf.calibration import log_odds
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.draft import name_of
+from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
 from dspark_gguf.errors import UsageError
@@ -18,13 +20,13 @@ from dspark_gguf.sampling import Row, margin, top_probability
 
 
 def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
-    """The chains of one answer.
+    """The chains of one answer. A confidence head's own word stands for the top probability.
 
     Args:
         pair: a target and a draft.
         prompt: what to answer, greedily.
         positions: most positions to record; an answer that ends earlier has fewer.
-        depth: draft tokens of each chain.
+        depth: draft tokens of each chain; a block draft's are as many as its block has.
 
     Raises:
         UsageError: nothing to draft with.
@@ -38,8 +40,18 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
     # The tokens after the last position say whether its chain survives.
     text = plain.answer(tokens, Limits(max_tokens=positions + depth)).tokens
     ended = len(text) < positions + depth
-    tracer = Tracer(cache, depth, pair.vocabulary.n_tokens)
-    chains = [tracer.chain([*tokens, *text[:t]]) for t in range(min(positions, len(text)))]
+    prefixes = [[*tokens, *text[:t]] for t in range(min(positions, len(text)))]
+    if isinstance(cache, BlockContext):
+        depth = min(depth, cache.most_drafts)
+        # Backwards: the target then only takes tokens back, and reads nothing twice.
+        pair.target_cache.restart([*tokens, *text])
+        chains = [
+            _block_chain(pair.target_cache, cache, prefix, depth, pair.vocabulary.n_tokens)
+            for prefix in reversed(prefixes)
+        ][::-1]
+    else:
+        tracer = Tracer(cache, depth, pair.vocabulary.n_tokens)
+        chains = [tracer.chain(prefix) for prefix in prefixes]
     survived = np.zeros((len(chains), depth), dtype=np.bool_)
     for t, chain in enumerate(chains):
         right = _common(chain.tokens, text[t:])
@@ -96,6 +108,20 @@ class Tracer:
             self._scores.append(scores(row))
             self._trail.append(int(row.argmax()))
         return _Chain(self._trail[len(tokens) :], list(self._scores))
+
+
+def _block_chain(
+    target: Cache, cache: BlockContext, tokens: Sequence[int], depth: int, n_tokens: int
+) -> _Chain:
+    target.restart(tokens[:-1])
+    cache.repair()
+    target.restart(tokens[:-1])
+    block = cache.propose(tokens[-1], cache.most_drafts)
+    rows = [block.rows[k][:n_tokens] for k in range(depth)]
+    guesses = [int(row.argmax()) for row in rows]
+    if block.sure is None:
+        return _Chain(guesses, [scores(row) for row in rows])
+    return _Chain(guesses, [(sure, log_odds(sure)) for sure in block.sure[:depth]])
 
 
 def scores(row: Row) -> tuple[float, float]:
