@@ -312,6 +312,21 @@ def test_refusals(target, folder):
         )  # fmt: skip
 
 
+def test_a_block_draft_is_no_target(folder):
+    """Given with -m, it says where it belongs; in the start-up line, what kind it is."""
+    path = write_dflash(folder / "swap.gguf")
+    with pytest.raises(ModelError, match="give it with -d"):
+        load_pair(path)
+
+
+def test_the_summary_names_the_kind(target, folder):
+    """And a block is the most that is drafted."""
+    with exact_pair(target, write_dflash(folder / "named.gguf")) as pair:
+        pair.draft_cache()
+        assert "draft (DSpark) named on CPU" in pair.summary(Speculation())
+        assert "up to 6 drafts" in pair.summary(Speculation())
+
+
 def test_a_build_without_the_symbols(target, folder, monkeypatch):
     """One line: the symbol, this version, the version that has it."""
     monkeypatch.setattr(symbols, "mangled", lambda *_: ["no_such_symbol"])

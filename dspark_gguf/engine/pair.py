@@ -14,12 +14,13 @@ from dspark_gguf.config import MAX_DRAFT, DraftOptions, ModelOptions, Speculatio
 from dspark_gguf.engine import library
 from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.context import Context
-from dspark_gguf.engine.dflash import BlockDraft
+from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.model import Model, readable_gguf
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.timing import quick_profile
 from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
+from dspark_gguf.errors import ModelError
 from dspark_gguf.learned import Learned, learned_path
 
 DEFAULT_CONTEXT = 8192
@@ -71,6 +72,13 @@ class Pair:
         started = perf_counter()
         self.target = Model(target, target_options or ModelOptions())
         self._load_seconds = perf_counter() - started
+        if self.target.architecture == ARCHITECTURE:
+            self.target.close()
+            raise ModelError(
+                "a target that generates text by itself",
+                f"{self.target.path.name}, a block draft",
+                "give it with -d, and with -m the target that it was made for",
+            )
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
         self.notes += self.target.notes + self.template.notes
@@ -143,7 +151,9 @@ class Pair:
         """One line: where both models sit, weights + cache in MiB, whether we speculate."""
         parts = [f"target {_placed(self.target_cache)}"]
         if self._draft_cache is not None:
-            parts.append(f"draft {_placed(self._draft_cache)}")
+            cache = self._draft_cache
+            kind = f" ({cache.draft.kind})" if isinstance(cache, BlockContext) else ""
+            parts.append(f"draft{kind} {_placed(cache)}")
         return "; ".join([*parts, self._speculation_state(speculation)])
 
     def close(self) -> None:
@@ -232,7 +242,7 @@ class Pair:
         if speculation.acceptance != "auto":
             kind = f"{speculation.acceptance} ({kind})"
         rule = speculation.stopping_rule
-        how = f"up to {speculation.draft_max} drafts"
+        how = f"up to {min(speculation.draft_max, self.most_drafts)} drafts"
         if rule == "threshold":
             how += f" at {speculation.min_probability:.0%} or more"
         elif rule == "optimal":
