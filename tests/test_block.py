@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from dspark_gguf import Decoder, Limits, ModelOptions, Sampling, Speculation, load_pair
+from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import DraftOptions
+from dspark_gguf.cost import FixedCosts
 from dspark_gguf.draft import make_drafter, scheduled
 from dspark_gguf.draft.block import BlockDrafter
 from dspark_gguf.engine import symbols
@@ -21,7 +23,7 @@ from dspark_gguf.errors import EngineError, ModelError, PairError
 from dspark_gguf.measure.profile import profile
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.measure.trace import record
-from dspark_gguf.schedule import Fixed
+from dspark_gguf.schedule import Fixed, Optimal
 from tests.tiny_dflash import (
     MASK,
     N_TOKENS,
@@ -378,3 +380,22 @@ def test_profiled_like_any_other_draft(target, folder):
         (table,) = profile(pair, [16], 7)
         assert table.once
         assert len(set(table.as_dict()["draft_seconds"])) == 1
+
+
+def test_the_scheduler_learns_what_a_block_is_worth(cycle_target, target, folder):
+    """On a fixed table where a block costs half a pass: a draft that is right is always used, all
+    of it; one that is wrong is given up. The clock plays no part.
+    """
+    costs = FixedCosts(1.0 + 0.05 * np.arange(13), np.full(12, 0.5))
+    right = write_dflash(folder / "right.gguf", Block(cycle=tuple(SUCCESSOR)))
+    wrong = write_dflash(folder / "wrong.gguf", Block(anchor_first=False))
+    for model, draft, worth in ((cycle_target, right, True), (target, wrong, False)):
+        with exact_pair(model, draft) as pair:
+            decoder = Decoder.for_pair(pair, GREEDY)
+            decoder.stopping_rule = Optimal(costs, Calibration(), pair.most_drafts)
+            rounds = [r for r in decoder.generate(PROMPT, Limits(max_tokens=150)) if r.tokens]
+        late = rounds[len(rounds) // 2 : -2]
+        if worth:
+            assert all(round.accepted == 6 for round in late)
+        else:
+            assert sum(round.drafted > 0 for round in late) <= 2
