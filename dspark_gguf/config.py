@@ -143,8 +143,11 @@ class Speculation(_Part):
     rule: Literal["auto", "fixed", "threshold", "prefix", "optimal"] = "auto"
     """How long to draft. auto: as `draft_min_prob` says where it is given; else `optimal` in mode
     auto and `threshold` in mode on."""
-    draft_max: int = Field(default=12, ge=0, le=MAX_DRAFT)
-    """Most tokens drafted in a round."""
+    drafter: Literal["auto", "model", "lookup"] = "auto"
+    """model: the draft model; lookup: tokens copied from the conversation, no model needed. auto:
+    both under `optimal`; by hand, the draft model where there is one, else lookup."""
+    draft_max: int | None = Field(default=None, ge=0, le=MAX_DRAFT)
+    """Most tokens drafted in a round; null: 12 guesses of a model, 64 copied ones."""
     draft_min_prob: float | None = Field(default=None, ge=0, le=1)
     """Stop drafting below this top probability of the draft; 0: never. null: as `rule` says, and
     0.6 for `threshold`."""
@@ -159,6 +162,16 @@ class Speculation(_Part):
     """Medusa's entropy-dependent bound for `typical`."""
     accept_min_prob: float = Field(default=0.3, gt=0, le=1)
     """`threshold` accepts a draft token that the target gives at least this probability."""
+
+    @property
+    def most_looks(self) -> int:
+        """Most tokens that a draft model guesses in a round."""
+        return 12 if self.draft_max is None else self.draft_max
+
+    @property
+    def most_copies(self) -> int:
+        """Most tokens that are copied in a round."""
+        return MAX_DRAFT if self.draft_max is None else self.draft_max
 
     @property
     def lossless(self) -> bool:

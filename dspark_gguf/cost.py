@@ -109,16 +109,25 @@ class LearnedCosts:
     """
 
     limit = MAX_DRAFT
+    #: Most draft tokens of a round that the profile had in mind.
+    profiled: int
 
     def __init__(self) -> None:
         self.level = 1.0
+        self.profiled = 0
         self._rows: dict[int, _Figure] = {}
         self._first, self._step, self._read = _Figure(), _Figure(), _Figure()
 
-    @property
-    def known(self) -> bool:
-        """Whether enough was measured to decide by: passes of one and of more rows, and looks."""
-        return 1 in self._rows and len(self._rows) > 1 and self._step.seen > 0
+    def covers(self, limit: int, looks: bool) -> bool:
+        """Whether enough was measured to decide by.
+
+        Args:
+            limit: most draft tokens of a round.
+            looks: whether somebody looks.
+
+        """
+        passes = 1 in self._rows and len(self._rows) > 1
+        return passes and self.profiled >= limit and (self._step.seen > 0 or not looks)
 
     @property
     def measured_rows(self) -> list[int]:
@@ -196,6 +205,7 @@ class LearnedCosts:
         figures |= {"first": self._first, "step": self._step, "read": self._read}
         return {
             "level": self.level,
+            "profiled": self.profiled,
             "figures": {name: [figure.value, figure.seen] for name, figure in figures.items()},
         }
 
@@ -219,6 +229,7 @@ class LearnedCosts:
         if any(count < 1 or not figure.value > 0 for count, figure in rows.items()):
             raise ValueError("rows that are none")
         self.level, self._rows = level, rows
+        self.profiled = int(values.get("profiled", 12))
         self._first, self._step, self._read = first, step, read
 
 

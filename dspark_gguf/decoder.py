@@ -68,7 +68,7 @@ class Decoder:
         """
         sampling, speculation = sampling or Sampling(), speculation or Speculation()
         stopping_rule: StoppingRule = Fixed(0)
-        if speculation.mode != "off" and pair.draft_cache() is not None:
+        if speculation.mode != "off" and pair.can_speculate:
             speculation, stopping_rule = scheduled(pair, sampling, speculation)
         return cls(
             target=pair.target_cache,
@@ -160,6 +160,11 @@ class Decoder:
                 scores=draft.scores,
                 look_seconds=draft.look_seconds,
                 caught_up=draft.caught_up,
+                first_look=draft.first_look,
+                last_look=draft.last_look,
+                guessed=tuple(
+                    (some.scores, some.fates(draft.tokens, fresh)) for some in draft.guesses
+                ),
                 match_chances=verdict.match_chances,
                 seconds=reread + perf_counter() - started,
                 draft_seconds=drafted - started if plan.length else 0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +10,39 @@ from dspark_gguf.dist import Dist
 
 #: Why an answer ended: the model or a stop string, the token budget, the context, the user.
 FinishReason = Literal["stop", "length", "context", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guesses:
+    """What a drafter guessed for nothing, whether or not it was drafted.
+
+    Attributes:
+        tokens: the guessed ids.
+        scores: the raw score of each.
+        place: draft tokens before the first of them.
+
+    """
+
+    tokens: tuple[int, ...]
+    scores: tuple[float, ...]
+    place: int = 0
+
+    def fates(self, before: Sequence[int], emitted: Sequence[int]) -> tuple[float, ...]:
+        """1 for each guess that was emitted, up to the first one that was not: 0.
+
+        Args:
+            before: the draft's tokens before the first guess.
+            emitted: the tokens of the round.
+
+        """
+        if tuple(emitted[: self.place]) != tuple(before[: self.place]):
+            return ()
+        fates: list[float] = []
+        for guess, token in zip(self.tokens, emitted[self.place :], strict=False):
+            fates.append(float(guess == token))
+            if guess != token:
+                break
+        return tuple(fates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +56,9 @@ class Draft:
             ``[k]``, or ``[k + 1]`` where drafting ended before the last one's token.
         look_seconds: wall time of each of these looks.
         caught_up: tokens read before the first look.
+        first_look: draft tokens before the first look, which cost nothing.
+        last_look: draft tokens up to the last one that was looked for; None: all of them.
+        guesses: all that was guessed for nothing.
 
     """
 
@@ -31,6 +67,9 @@ class Draft:
     scores: tuple[float, ...] = ()
     look_seconds: tuple[float, ...] = ()
     caught_up: int = 0
+    first_look: int = 0
+    last_look: int | None = None
+    guesses: tuple[Guesses, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -70,6 +109,10 @@ class Round:
         scores: the raw score of every draft row that was looked at.
         look_seconds: wall time of each of these looks.
         caught_up: tokens the drafter read before the first look.
+        first_look: draft tokens before the first look, which cost nothing.
+        last_look: draft tokens up to the last one that was looked for; None: all of them.
+        guessed: of each series of free guesses, the raw scores, and 1 or 0 for each guess whose
+            fate was seen.
         match_chances: for each draft token whose fate was seen, the probability that the target's
             own draw is the draft's most probable token.
         seconds: wall time of the round; what the consumer does between rounds is not in it.
@@ -89,6 +132,9 @@ class Round:
     scores: tuple[float, ...] = ()
     look_seconds: tuple[float, ...] = ()
     caught_up: int = 0
+    first_look: int = 0
+    last_look: int | None = None
+    guessed: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
     match_chances: tuple[float, ...] = ()
     seconds: float = 0.0
     draft_seconds: float = 0.0

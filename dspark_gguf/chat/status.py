@@ -82,8 +82,9 @@ def status_line(answer: Answer, outlook: Outlook) -> str:
         if saved is not None:
             parts.append(f"{'saved' if saved >= 0 else 'lost'} {abs(saved):.1f} s")
     if not outlook.off and outlook.slower is not None:
-        parts.append(f"plain: drafting would be {outlook.slower:.0%} slower here")
-    elif outlook.off or not tally.draft_seconds:
+        who = "the draft model" if drafted else "plain: drafting"
+        parts.append(f"{who} would be {outlook.slower:.0%} slower here")
+    elif not drafted:
         parts.append("plain decoding")
     if tally.tokens:
         parts.append(f"first token {tally.first_token_seconds:.1f} s")

@@ -40,7 +40,8 @@ def loaded(settings: Settings, verbose: bool, quiet: bool = False) -> Iterator[P
     )
     with pair:
         if settings.speculation.mode != "off":
-            pair.draft_cache()
+            if settings.speculation.drafter != "lookup":
+                pair.draft_cache()
             if settings.speculation.stopping_rule in ("prefix", "optimal") and pair.can_speculate:
                 pair.learned(settings.speculation, say)
         if not quiet:

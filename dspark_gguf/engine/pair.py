@@ -66,7 +66,7 @@ class Pair:
         self._draft_path = None if draft is None else readable_gguf(draft)
         self._draft_options = draft_options or DraftOptions()
         self._draft_cache: Context | None = None
-        self._off = "no draft model" if draft is None else ""
+        self._off = ""
         self.draft: Model | None = None
         self._learned: Learned | None = None
         started = perf_counter()
@@ -99,7 +99,7 @@ class Pair:
 
     @property
     def can_speculate(self) -> bool:
-        """Whether there is a draft, and caches that can take back what is rejected."""
+        """Whether the target's cache can take back what is rejected."""
         return not self._off
 
     def learned(self, speculation: Speculation, say: Callable[[str], object] = str) -> Learned:
@@ -112,17 +112,17 @@ class Pair:
             say: called with a line when it has to be measured.
 
         """
-        draft = self.draft_cache()
+        draft = None if speculation.drafter == "lookup" else self.draft_cache()
         if self._learned is None:
-            keep = speculation.learn and draft is not None
-            path = learned_path(self._facts()) if keep else None
+            path = learned_path(self._facts()) if speculation.learn else None
             self._learned = Learned(path)
             if self._learned.note:
                 self.notes.append(self._learned.note)
-        if draft is not None and not self._learned.costs.known:
+        costs, limit = self._learned.costs, speculation.most_copies
+        if not costs.covers(limit, looks=draft is not None):
             budget = max(_PROFILE_SECONDS, _PROFILE_SHARE * self._load_seconds)
-            say(f"measuring what both models cost on this machine (once, about {budget:.0f} s)")
-            costs, limit = self._learned.costs, speculation.draft_max
+            who = "the model costs" if draft is None else "both models cost"
+            say(f"measuring what {who} on this machine (once, about {budget:.0f} s)")
             quick_profile(self.target_cache, draft, costs, budget, limit)
         return self._learned
 
@@ -190,7 +190,8 @@ class Pair:
         try:
             require_same_tokens(self.vocabulary, draft.vocabulary, self.target.path.name, path.name)
             if not draft.has_trimmable_cache:
-                self._off = _cannot_trim(draft)
+                self._draft_path = None
+                self.notes.append(f"drafting without the draft model: {_cannot_trim(draft)}")
                 draft.close()
                 return
             n_ctx = self._draft_context_size(draft)
@@ -242,7 +243,10 @@ class Pair:
         if speculation.acceptance != "auto":
             kind = f"{speculation.acceptance} ({kind})"
         rule = speculation.stopping_rule
-        how = f"up to {min(speculation.draft_max, self.most_drafts)} drafts"
+        if self._draft_cache is None or speculation.drafter == "lookup":
+            how = f"up to {speculation.most_copies} tokens copied from the conversation"
+        else:
+            how = f"up to {min(speculation.most_looks, self.most_drafts)} drafts"
         if rule == "threshold":
             how += f" at {speculation.min_probability:.0%} or more"
         elif rule == "optimal":

@@ -11,7 +11,7 @@ from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.protocol import Cache
 
 #: Rows in the order of their worth: if the time is up, the rest is filled in from neighbours.
-_ROWS = (1, 2, 4, 3, 6, 9, 5, 7, 8, 13, 11, 10, 12, 17)
+_ROWS = (1, 2, 4, 3, 6, 9, 5, 17, 7, 8, 33, 13, 65, 11, 10, 12, 25, 49)
 _SWEEPS = 3
 _CONTEXT = 16
 _READ = 64
@@ -20,13 +20,13 @@ _SCORE = 5e-5
 
 
 def quick_profile(
-    target: Cache, draft: Cache, costs: LearnedCosts, budget: float, limit: int
+    target: Cache, draft: Cache | None, costs: LearnedCosts, budget: float, limit: int
 ) -> None:
-    """Measure both models, for about `budget` seconds; empties both caches.
+    """Measure the models, for about `budget` seconds; empties their caches.
 
     Args:
         target: the target's cache.
-        draft: the draft's.
+        draft: the draft's; None: there is none.
         costs: learns the medians.
         budget: seconds.
         limit: most draft tokens.
@@ -36,7 +36,7 @@ def quick_profile(
     if isinstance(draft, BlockContext):
         costs.add_look(_SCORE)
         costs.add_first_look(block_seconds(target, draft, _CONTEXT), 1)
-    else:
+    elif draft is not None:
         looks, pairs, read = _looks(draft)
         for seconds in looks:
             costs.add_look(seconds)
@@ -51,8 +51,10 @@ def quick_profile(
             break
     for rows, times in taken.items():
         costs.add_pass(rows, median(times))
+    costs.profiled = max(costs.profiled, limit)
     target.trim(0)
-    draft.trim(0)
+    if draft is not None:
+        draft.trim(0)
 
 
 def block_seconds(target: Cache, draft: BlockContext, depth: int, repeats: int = 8) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dspark_gguf.calibration import Calibration
+from dspark_gguf.calibration import Calibration, log_odds
 from dspark_gguf.config import Speculation
 from dspark_gguf.cost import Costs, LearnedCosts
 from dspark_gguf.schedule.base import Forecast, Plan, StoppingRule
+from dspark_gguf.schedule.copying import Copying
 from dspark_gguf.schedule.learning import Learning, solved
 from dspark_gguf.schedule.optimal import Optimal
 from dspark_gguf.schedule.prefix import Prefix
@@ -15,6 +16,7 @@ from dspark_gguf.schedule.static import Bounded, Fixed, Threshold
 
 __all__ = [
     "Bounded",
+    "Copying",
     "Fixed",
     "Forecast",
     "Learning",
@@ -54,23 +56,38 @@ def make_stopping_rule(
     settings: Speculation,
     costs: Costs | None = None,
     calibration: Calibration | None = None,
+    *,
     shadow: Calibration | None = None,
+    copies: Calibration | None = None,
+    looks: int | None = None,
+    looks_after: bool = True,
 ) -> StoppingRule:
     """The rule that `settings` ask for.
 
     Args:
         settings: what the user chose.
         costs: for the rules that learn: what is known of this machine; default: nothing.
-        calibration: what is known of the pair; default: nothing.
+        calibration: what is known of the drafter that looks; default: nothing.
         shadow: see `Learning`.
+        copies: what the scores of free guesses mean; None: there are none.
+        looks: most looks of the other drafter; 0: there is none; default: as `settings`.
+        looks_after: see `Copying`.
 
     """
     if settings.mode == "off":
         return Fixed(0)
-    limit, name = settings.draft_max, settings.stopping_rule
+    name, most = settings.stopping_rule, settings.most_looks if looks is None else looks
+    alone = looks == 0  # nobody looks: what is drafted is copied
+    limit = settings.most_copies if alone else most
     if name == "fixed":
         return Fixed(limit)
     if name == "threshold":
-        return Threshold(limit, settings.min_probability)
-    kind = Prefix if name == "prefix" else Optimal
-    return kind(costs or LearnedCosts(), calibration or Calibration(), limit, shadow)
+        bound = settings.min_probability
+        return Threshold(limit, log_odds(bound) if alone and bound else bound)
+    costs, calibration = costs or LearnedCosts(), calibration or Calibration()
+    if name == "prefix":
+        return Prefix(costs, copies if alone and copies is not None else calibration, limit, shadow)
+    if copies is None:
+        return Optimal(costs, calibration, limit, shadow)
+    looking = Optimal(costs, calibration, most, shadow) if most else None
+    return Copying(costs, copies, settings.most_copies, looking, looks_after)

@@ -7,6 +7,7 @@ would change the law of the output.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,15 @@ class Plan(Protocol):
 
     def goes_on(self) -> bool:
         """Whether to look once more after the token that was just admitted."""
+
+    def copies(self, scores: Sequence[float]) -> int:
+        """How many of these free guesses to draft, from the first.
+
+        Args:
+            scores: the raw score of each. All of them are known before any is chosen, and each is
+                the only token of its law: losslessness does not mind.
+
+        """
 
 
 class StoppingRule(Protocol):

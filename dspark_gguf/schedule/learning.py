@@ -34,11 +34,14 @@ class Learning:
     def observe(self, round: Round) -> None:
         """Learn costs and confidences."""
         self.costs.observe(round)
-        rejected = round.accepted < round.drafted
-        fates = [1.0] * round.accepted + [0.0] * rejected
-        self.calibration.observe(round.scores, fates)
+        # Free guesses may stand before the looks and after them: their fates are not the looks'.
+        first, last = round.first_look, round.drafted
+        if round.last_look is not None:
+            last = round.last_look
+        survivors = [1.0] * min(round.accepted, last) + [0.0] * (round.accepted < last)
+        self.calibration.observe(round.scores, survivors[first:])
         if self.shadow is not None and round.match_chances:
-            self.shadow.observe(round.scores, round.match_chances)
+            self.shadow.observe(round.scores, round.match_chances[first:last])
 
     def forecast(self) -> Forecast:
         """What the best policy would reach."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dspark_gguf.records import Round
 from dspark_gguf.schedule.base import Plan
 from dspark_gguf.schedule.learning import Learning, solved
@@ -36,6 +38,11 @@ class Optimal(Learning):
     _wait, _idle = _FIRST_WAIT, 0
     _account = _START
 
+    @property
+    def drafts(self) -> bool:
+        """Whether drafting is what the policy wants now."""
+        return self.policy is not None and self.policy.drafts
+
     def plan(self, limit: int, behind: int = 0) -> Plan:
         """The plan of the highest rate; without a draft where that is plain decoding."""
         limit, left = min(limit, self.limit), limit
@@ -61,7 +68,7 @@ class Optimal(Learning):
         if not worth_it:
             return NO_PLAN
         self._idle = 0
-        return _OptimalPlan(limit, self.policy)
+        return OptimalPlan(limit, self.policy)
 
     def observe(self, round: Round) -> None:
         """Learn, keep the account, and notice when the policy is out of date."""
@@ -84,18 +91,33 @@ class Optimal(Learning):
         self.policy = solved(self.costs, self.calibration, self.limit, guess)
 
 
-class _OptimalPlan:
-    def __init__(self, length: int, policy: Policy) -> None:
+class OptimalPlan:
+    """Looks as a policy wants them.
+
+    Args:
+        length: most tokens to draft.
+        policy: what to do after each look.
+        before: tokens that are drafted already.
+        survival: of these.
+
+    """
+
+    def __init__(self, length: int, policy: Policy, before: int = 0, survival: float = 1.0) -> None:
         self.length = length
-        self._policy = policy
-        self._looks, self._survival, self._more = 0, 1.0, True
+        self.kept, self.survival = before, survival
+        self._policy, self._more = policy, True
 
     def admits(self, score: float) -> bool:
         """Whether the policy keeps this token."""
-        self._looks += 1
-        keep, self._more, self._survival = self._policy.choose(self._looks, score, self._survival)
+        keep, self._more, survival = self._policy.choose(self.kept + 1, score, self.survival)
+        if keep:
+            self.kept, self.survival = self.kept + 1, survival
         return keep
 
     def goes_on(self) -> bool:
         """Whether the policy pays for one look more."""
         return self._more
+
+    def copies(self, scores: Sequence[float]) -> int:
+        """None: this rule is about looks."""
+        return 0

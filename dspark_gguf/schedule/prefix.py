@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dspark_gguf.calibration import place_of
 from dspark_gguf.schedule.base import Plan
 from dspark_gguf.schedule.learning import Learning
@@ -41,3 +43,8 @@ class _PrefixPlan:
     def goes_on(self) -> bool:
         """Until the rate falls."""
         return True
+
+    def copies(self, scores: Sequence[float]) -> int:
+        """Up to the first fall of the rate."""
+        falls = (k for k, score in enumerate(scores) if not self.admits(score))
+        return min(self.length, next(falls, len(scores)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dspark_gguf.records import Round
@@ -22,6 +23,11 @@ class Bounded:
     def goes_on(self) -> bool:
         """Up to `length`."""
         return True
+
+    def copies(self, scores: Sequence[float]) -> int:
+        """As many as are sure enough."""
+        unsure = (k for k, score in enumerate(scores) if score < self.min_score)
+        return min(self.length, next(unsure, len(scores)))
 
 
 #: Plain decoding, for one round.

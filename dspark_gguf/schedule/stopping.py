@@ -43,6 +43,8 @@ class Policy:
         target_seconds: of 1, 2, ... rows ``[limit + 1]``.
         ahead: worth of what comes after look k, by its score and the survival up to its token
             ``[limit, knots, grid]``; the seconds of the next look are taken off.
+        opening: worth of a first look behind k tokens that cost nothing, by their survival
+            ``[limit, grid]``; the seconds of that look are taken off.
 
     """
 
@@ -51,6 +53,12 @@ class Policy:
     confidence: Floats
     target_seconds: Floats
     ahead: Floats
+    opening: Floats
+
+    def worth_of_looks(self, survival: Floats) -> Floats:
+        """Worth of looking behind 0, 1, ... tokens of this survival, beyond these tokens."""
+        count = min(len(survival), len(self.opening))
+        return np.array([np.interp(survival[k], _SURVIVAL, self.opening[k]) for k in range(count)])
 
     @property
     def drafts(self) -> bool:
@@ -104,15 +112,15 @@ def solve(
     """
     problem = _Problem(calibration, target_seconds, draft_seconds)
     low = plain = 1.0 / float(target_seconds[0])
-    worth_low, ahead = problem.solve(plain)
+    worth_low, ahead, opening = problem.solve(plain)
     # The worth of a round falls with the rate, and never by more than the longest round takes.
     rate = low + worth_low * plain / (3.0 if worth_low > 0.0 else 1.0)
     if worth_low > 0.0 and guess is not None and guess > low:
         rate = guess
     for _ in range(_EVALUATIONS - 1):
-        worth, there = problem.solve(rate)
+        worth, *there = problem.solve(rate)
         if rate >= plain:
-            ahead = there
+            ahead, opening = there
         slope = (worth_low - worth) / (rate - low) if rate != low else 0.0
         if slope <= 0.0:
             break
@@ -123,7 +131,7 @@ def solve(
         rate = better
         if done or better < plain:  # below plain decoding a rough figure will do
             break
-    return Policy(rate, plain, problem.confidence, target_seconds, ahead)
+    return Policy(rate, plain, problem.confidence, target_seconds, ahead, opening)
 
 
 class _Problem:
@@ -142,9 +150,10 @@ class _Problem:
         self._part = x - low
         self._low = low + np.arange(len(low))[:, None] * _GRID  # into a flat [knots * grid]
 
-    def solve(self, rate: float) -> tuple[float, Floats]:
-        """Worth of a round that looks at least once, and what lies ahead of each look."""
+    def solve(self, rate: float) -> tuple[float, Floats, Floats]:
+        """Worth of a round that looks at least once, what lies ahead of each look, and openings."""
         limit = len(self.look_seconds)
+        opening = np.empty((limit, _GRID))
         ahead = np.full((limit, *self.after.shape), -np.inf)
         value = np.zeros_like(self.after)
         for k in range(limit, 0, -1):
@@ -157,5 +166,6 @@ class _Problem:
                 go = self.after + low + self._part * (flat[self._low + 1] - low)
                 np.maximum(best, go, out=best)
             value = np.maximum(best, -rate * self.target_seconds[k - 1])  # drop
-        first = float(self.start @ value[:, -1])
-        return 1.0 + first - rate * float(self.look_seconds[0]), ahead
+            opening[k - 1] = self.start @ value
+        opening -= rate * self.look_seconds[0]
+        return 1.0 + float(opening[0, -1]), ahead, opening

@@ -1,0 +1,183 @@
+"""Drafts copied from what was said before (prompt lookup): no model, no cost but Python's.
+
+Much of an answer copies from its prompt: rewriting, quoting, editing code, extraction. Where the
+last tokens stood before, what followed them then is guessed to follow now (Saxena 2023, "Prompt
+Lookup Decoding"). The places come from a hash of the last two tokens, the longest match is found by
+comparing backwards. Against a suffix automaton, see docs/log.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dspark_gguf.dist import Dist
+from dspark_gguf.engine.protocol import Tokenizer
+from dspark_gguf.records import Draft, Guesses, Round
+from dspark_gguf.schedule import Plan
+
+#: Tokens that must match, and how far back more of them are counted.
+LEAST, FURTHEST = 2, 32
+#: Places looked at: the latest ones.
+PLACES = 8
+
+
+class Index:
+    """Where pairs of tokens stood in a growing list of tokens.
+
+    A token more costs one entry, and so does one less: memory is bounded by the tokens held.
+
+    Attributes:
+        tokens: what is indexed, in order.
+
+    """
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self._places: dict[tuple[int, int], list[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append tokens."""
+        known = self.tokens
+        for token in tokens:
+            if known:
+                places = self._places.setdefault((known[-1], token), [])
+                places.append(len(known) + 1)
+            known.append(token)
+
+    def trim(self, length: int) -> None:
+        """Forget all tokens from position `length` on."""
+        known = self.tokens
+        while len(known) > length:
+            token = known.pop()
+            if known:
+                places = self._places[known[-1], token]
+                places.pop()
+                if not places:
+                    del self._places[known[-1], token]
+
+    def matches(self) -> list[Match]:
+        """Earlier places where the last tokens stood, the longest match first, then the latest."""
+        known = self.tokens
+        end = len(known)
+        if end < LEAST:
+            return []
+        places = self._places.get((known[-2], known[-1]), ())
+        found = [
+            Match(place, self._common(place, end)) for place in places[-PLACES:] if place < end
+        ]
+        return sorted(found, key=lambda match: (match.length, match.place), reverse=True)
+
+    def _common(self, place: int, end: int) -> int:
+        known = self.tokens
+        most = min(FURTHEST, place)
+        length = LEAST
+        while length < most and known[place - 1 - length] == known[end - 1 - length]:
+            length += 1
+        return length
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An earlier place.
+
+    Attributes:
+        place: position of the token that followed there.
+        length: tokens before it that are those before the next token now.
+
+    """
+
+    place: int
+    length: int
+
+
+def likeliest(tokens: Sequence[int], matches: Sequence[Match]) -> tuple[int, float, list[Match]]:
+    """The likeliest next token, its raw score, and the matches that go on with it.
+
+    Each match votes with its length for the token that followed it; the first one in order wins a
+    draw. The score rises with the longest match and falls with the votes for other tokens.
+
+    Args:
+        tokens: where the matches lie.
+        matches: at least one, in order; none of them at the end of `tokens`.
+
+    """
+    votes: dict[int, int] = {}
+    for match in matches:
+        token = tokens[match.place]
+        votes[token] = votes.get(token, 0) + match.length
+    best = max(votes, key=votes.__getitem__)
+    agreeing = [match for match in matches if tokens[match.place] == best]
+    share = votes[best] / sum(votes.values())
+    score = 1.5 * math.log2(agreeing[0].length) - 4.0 * (1.0 - share)
+    longer = [Match(match.place + 1, match.length + 1) for match in agreeing]
+    return best, score, [match for match in longer if match.place < len(tokens)]
+
+
+class LookupDrafter:
+    """Drafts what followed the last tokens when they stood there before.
+
+    Args:
+        tokenizer: the target's.
+
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.index = Index()
+        self._end_tokens = frozenset(tokenizer.end_tokens)
+
+    def restart(self, tokens: Sequence[int], rng: np.random.Generator) -> None:
+        """Keep what is still true of the last conversation."""
+        pairs = enumerate(zip(self.index.tokens, tokens, strict=False))
+        shorter = min(len(self.index), len(tokens))
+        self.index.trim(next((k for k, (ours, theirs) in pairs if ours != theirs), shorter))
+
+    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+        """A copy, as long as the plan wants it."""
+        found = self.guess(tokens, plan.length)
+        taken = found.tokens[: plan.copies(found.scores)]
+        return Draft(taken, tuple(map(Dist.point, taken)), guesses=(found,))
+
+    def guess(self, tokens: Sequence[int], most: int, drafted: Sequence[int] = ()) -> Guesses:
+        """What may follow; ends where nothing matches, and after an end token.
+
+        Args:
+            tokens: those committed.
+            most: most guesses.
+            drafted: tokens behind them that may come to nothing.
+
+        """
+        self.index.extend(tokens[len(self.index) :])
+        self.index.extend(drafted)
+        matches = self.index.matches()
+        guesses: list[int] = []
+        scores: list[float] = []
+        while matches and len(guesses) < most:
+            token, score, matches = likeliest(self.index.tokens, matches)
+            guesses.append(token)
+            scores.append(score)
+            if token in self._end_tokens:
+                break
+        self.index.trim(len(tokens))
+        return Guesses(tuple(guesses), tuple(scores), len(drafted))
+
+    def ends(self, drafted: Sequence[int]) -> bool:
+        """Whether nothing can follow these."""
+        return bool(drafted) and drafted[-1] in self._end_tokens
+
+    def behind(self, tokens: Sequence[int]) -> int:
+        """Nothing: reading costs as good as nothing."""
+        return 0
+
+    def observe(self, round: Round) -> None:
+        """The next draft reads what was said."""
+
+    def trim(self, length: int) -> None:
+        """Only committed tokens stay in the index."""
+        self.index.trim(length + 1)

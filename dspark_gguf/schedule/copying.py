@@ -1,0 +1,145 @@
+"""Free guesses, copied from what was said: how many of them to verify, and whether to look as well.
+
+All guesses and their scores are known before anything is paid, so the choice is between figures:
+verify the first j of them for the best ``expected - rate * seconds(rows)``, or let the other
+drafter look, at once or after them. What was guessed and not verified is compared with what the
+target said all the same: the calibration learns from every round, and nothing has to be tried.
+
+The rate is that of the last rounds: in a stretch that copies, a second is worth more tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.calibration import KNOTS, Calibration
+from dspark_gguf.cost import Costs
+from dspark_gguf.records import Round
+from dspark_gguf.schedule.base import Forecast, Plan
+from dspark_gguf.schedule.optimal import Optimal, OptimalPlan
+from dspark_gguf.schedule.static import NO_PLAN
+
+Floats = npt.NDArray[np.float64]
+
+#: What is kept of the account of tokens and seconds at each round.
+_KEEP = 0.8
+
+
+class Copying:
+    """Free guesses under the rate of the last rounds, with a rule for a drafter that looks.
+
+    Args:
+        costs: what passes and looks take.
+        calibration: what the scores of guesses mean.
+        limit: most tokens of a draft.
+        looking: the rule of the other drafter; None: there is none.
+        looks_after: whether the other drafter can look behind guesses.
+
+    """
+
+    def __init__(
+        self,
+        costs: Costs,
+        calibration: Calibration,
+        limit: int,
+        looking: Optimal | None = None,
+        looks_after: bool = True,
+    ) -> None:
+        self.costs, self.calibration = costs, calibration
+        self.limit, self.looking, self.looks_after = limit, looking, looks_after
+        self._tokens = self._seconds = 0.0
+
+    def plan(self, limit: int, behind: int = 0) -> Plan:
+        """The plan of one round."""
+        limit = min(limit, self.limit, len(self.costs.target_seconds) - 1)
+        return _CopyingPlan(self, limit, behind) if limit > 0 else NO_PLAN
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second: what the last rounds reached, and at least plain decoding."""
+        plain = 1.0 / float(self.costs.target_seconds[0])
+        if self.looking is not None and self.looking.policy is not None:
+            plain = max(plain, self.looking.policy.rate)
+        return max(plain, self._tokens / self._seconds) if self._seconds else plain
+
+    def observe(self, round: Round) -> None:
+        """Learn costs and confidences."""
+        if self.looking is not None:
+            self.looking.observe(round)
+        else:
+            self.costs.observe(round)
+        for scores, fates in round.guessed:
+            self.calibration.observe(scores[: len(fates)], fates)
+        # What such a round usually takes: one slow pass says nothing about the text.
+        seconds = float(self.costs.target_seconds[round.drafted])
+        if round.scores:
+            seconds += float(self.costs.draft_seconds[len(round.scores) - 1])
+        self._tokens = _KEEP * self._tokens + round.accepted + 1
+        self._seconds = _KEEP * self._seconds + seconds
+
+    def forecast(self) -> Forecast | None:
+        """Of the drafter that looks; guesses that cost nothing are never slower."""
+        return self.looking.forecast() if self.looking is not None else None
+
+
+class _CopyingPlan:
+    """Guesses first, then looks, then guesses again."""
+
+    def __init__(self, rule: Copying, limit: int, behind: int) -> None:
+        self._rule, self._behind, self._most = rule, behind, limit
+        self._left = limit
+        self._rate, self._seconds = rule.rate, rule.costs.target_seconds
+        self._taken, self._survival = 0, 1.0
+        self._looking: Plan | None = None  # until the first guesses are chosen
+
+    @property
+    def length(self) -> int:
+        """Tokens that may be drafted; after the first guesses: by looking."""
+        return self._left if self._looking is None else self._looking.length
+
+    def copies(self, scores: Sequence[float]) -> int:
+        """The number of guesses with the best worth, looks after them included."""
+        if isinstance(self._looking, OptimalPlan):
+            self._taken, self._survival = self._looking.kept, self._looking.survival
+            self._left = self._most - self._taken
+        scores = scores[: self._left]
+        confidence = np.interp(scores, KNOTS, self._rule.calibration.confidence)
+        survival: Floats = self._survival * np.cumprod(confidence, dtype=np.float64)
+        gained = np.concatenate(([0.0], np.cumsum(survival)))
+        rows = self._seconds[self._taken : self._taken + len(gained)]
+        worth = gained - self._rate * rows
+        count = int(worth.argmax())
+        if self._looking is None:
+            self._looking, count = self._then_look(count, worth, gained, survival)
+        return count
+
+    def _then_look(
+        self, count: int, worth: Floats, gained: Floats, survival: Floats
+    ) -> tuple[Plan, int]:
+        """The plan of looks, and the number of guesses before them."""
+        rule = self._rule.looking
+        if rule is None or (count and not rule.drafts):
+            return NO_PLAN, count
+        plan = rule.plan(self._left, self._behind)
+        if not plan.length or rule.policy is None or not rule.drafts:
+            return plan, count  # a trial, if anything
+        survival = np.concatenate(([1.0], survival if self._rule.looks_after else []))
+        looks = rule.policy.worth_of_looks(survival)
+        # The policy reckons with its own rate; at a higher one a round's seconds are dearer.
+        looks -= (self._rate - rule.policy.rate) * self._seconds[1 : len(looks) + 1]
+        looks += gained[: len(looks)]
+        if looks.max() <= worth[count]:
+            return NO_PLAN, count
+        count = int(looks.argmax())
+        return OptimalPlan(plan.length - count, rule.policy, count, float(survival[count])), count
+
+    def admits(self, score: float) -> bool:
+        """As the plan of looks."""
+        return self._looking is not None and self._looking.admits(score)
+
+    def goes_on(self) -> bool:
+        """As the plan of looks."""
+        return self._looking is not None and self._looking.goes_on()
