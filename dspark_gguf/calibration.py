@@ -29,6 +29,9 @@ N_KNOTS = len(KNOTS)
 #: What is believed before anything was seen, and how many observations that is worth. The replay
 #: hardly depends on these: within 0.2 % for half and for twice of each.
 _PRIOR_SLOPE, _PRIOR_OFFSET, _PRIOR_WEIGHT = 1.0, 0.0, 4.0
+#: The same for copies from the conversation, and their memory: what copies are worth follows the
+#: kind of text, and all of them are tested for nothing.
+_COPIES_SLOPE, _COPIES_OFFSET, _COPIES_WEIGHT, _COPIES_MEMORY = 0.6, -1.0, 8.0, 200.0
 _LAW_WEIGHT = 4.0
 _STICKINESS = 3.0
 
@@ -57,19 +60,37 @@ class Calibration:
     Args:
         memory: tested tokens after which an observation weighs 1/e.
         start_memory: drafts after which the first score of one does: it follows the kind of text.
+        slope: of the log-odds of surviving, over the score, as believed at first.
+        offset: of the same at score 0.
+        weight: observations that this belief is worth.
 
     """
 
-    def __init__(self, memory: float = 1000.0, start_memory: float = 60.0) -> None:
+    def __init__(
+        self,
+        memory: float = 1000.0,
+        start_memory: float = 60.0,
+        slope: float = _PRIOR_SLOPE,
+        offset: float = _PRIOR_OFFSET,
+        weight: float = _PRIOR_WEIGHT,
+    ) -> None:
         self._keep, self._keep_start = math.exp(-1.0 / memory), math.exp(-1.0 / start_memory)
         knots = np.array(KNOTS)
-        self._prior = 1.0 / (1.0 + np.exp(-(_PRIOR_SLOPE * knots + _PRIOR_OFFSET)))
+        self._prior = 1.0 / (1.0 + np.exp(-(slope * knots + offset)))
+        self._weight = weight
         places = np.arange(N_KNOTS)
         # Sure tokens follow sure ones.
         self._prior_follow = _law(np.exp(-np.abs(np.subtract.outer(places, places)) / _STICKINESS))
         self._prior_start = np.full(N_KNOTS, 1.0 / N_KNOTS)
         self._survived, self._tested = np.zeros(N_KNOTS), np.zeros(N_KNOTS)
         self._follow, self._start = np.zeros((N_KNOTS, N_KNOTS)), np.zeros(N_KNOTS)
+
+    @classmethod
+    def of_copies(cls) -> Calibration:
+        """One for guesses that are copied from the conversation."""
+        return cls(
+            _COPIES_MEMORY, slope=_COPIES_SLOPE, offset=_COPIES_OFFSET, weight=_COPIES_WEIGHT
+        )
 
     def observe(self, scores: Sequence[float], survived: Sequence[float]) -> None:
         """Learn from one draft.
@@ -103,8 +124,8 @@ class Calibration:
     @property
     def confidence(self) -> Floats:
         """Probability ``[N_KNOTS]`` that a token survives, given that all before it did."""
-        seen: Floats = self._survived + _PRIOR_WEIGHT * self._prior
-        seen /= self._tested + _PRIOR_WEIGHT
+        seen: Floats = self._survived + self._weight * self._prior
+        seen /= self._tested + self._weight
         return seen
 
     @property

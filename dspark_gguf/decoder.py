@@ -167,7 +167,7 @@ class Decoder:
                 ),
                 match_chances=verdict.match_chances,
                 seconds=reread + perf_counter() - started,
-                draft_seconds=drafted - started if plan.length else 0.0,
+                draft_seconds=0.0 if draft is NO_DRAFT else drafted - started,
                 target_seconds=decoded - drafted,
                 prefill_seconds=reread,
                 finish_reason=finish,

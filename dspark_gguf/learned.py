@@ -37,7 +37,7 @@ class Learned:
     def calibration(self, drafter: str, acceptance: str, temperature: float) -> Calibration:
         """What the scores of this drafter mean under this rule at such temperatures."""
         key = f"{drafter}/{acceptance}/{temperature_class(temperature)}"
-        return self._calibrations.setdefault(key, Calibration())
+        return self._calibrations.setdefault(key, _fresh(key))
 
     def save(self) -> None:
         """Write all of it; another process that writes at the same time wins or loses as a whole.
@@ -63,7 +63,7 @@ class Learned:
                 raise ValueError("another format")
             costs = LearnedCosts()
             costs.restore(values["costs"])
-            calibrations = {key: Calibration() for key in dict(values["calibrations"])}
+            calibrations = {key: _fresh(key) for key in dict(values["calibrations"])}
             for key, one in calibrations.items():
                 one.restore(values["calibrations"][key])
         except FileNotFoundError:
@@ -72,6 +72,10 @@ class Learned:
             self.note = f"what was learned of this pair is unreadable and is learned anew: {path}"
             return
         self.costs, self._calibrations = costs, calibrations
+
+
+def _fresh(key: str) -> Calibration:
+    return Calibration.of_copies() if key.startswith("lookup/") else Calibration()
 
 
 def temperature_class(temperature: float) -> str:

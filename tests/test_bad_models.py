@@ -101,20 +101,33 @@ def test_warnings(tiny_files, tmp_path):
 
 
 def test_a_recurrent_model_decodes_plainly(tiny_files):
-    """As target or as draft: one line says that speculation is off, and why; the text is right."""
+    """One line says that speculation is off, and why; the text is right."""
     limits, greedy = Limits(max_tokens=12), Sampling(temperature=0)
-    for target, draft in (
-        (tiny_files.mamba, tiny_files.draft),
-        (tiny_files.target, tiny_files.mamba),
+    with (
+        load_pair(tiny_files.mamba, tiny_files.draft) as pair,
+        load_pair(tiny_files.mamba) as alone,
     ):
-        with load_pair(target, draft) as pair, load_pair(target) as alone:
-            answer = Decoder.for_pair(pair, greedy).answer([1, 2, 3], limits)
-            assert answer.tally.drafted == 0
-            assert "speculation off: the cache of mamba (mamba) cannot take tokens back" in (
-                pair.summary(Speculation())
-            )
-            plain = Decoder.for_pair(alone, greedy).answer([1, 2, 3], limits)
-            assert answer.tokens == plain.tokens
+        answer = Decoder.for_pair(pair, greedy).answer([1, 2, 3], limits)
+        assert answer.tally.drafted == 0
+        assert "speculation off: the cache of mamba (mamba) cannot take tokens back" in (
+            pair.summary(Speculation())
+        )
+        plain = Decoder.for_pair(alone, greedy).answer([1, 2, 3], limits)
+        assert answer.tokens == plain.tokens
+
+
+def test_a_recurrent_draft_is_left_out(tiny_files):
+    """A note says so, and tokens are copied without it."""
+    greedy, off = Sampling(temperature=0), Speculation(mode="off")
+    with load_pair(tiny_files.target, tiny_files.mamba) as pair:
+        answer = Decoder.for_pair(pair, greedy).answer([1, 2, 3], Limits(max_tokens=12))
+        (note,) = pair.notes
+        assert note == (
+            "drafting without the draft model: the cache of mamba (mamba) cannot take tokens back"
+        )
+        assert "copied from the conversation" in pair.summary(Speculation())
+        plain = Decoder.for_pair(pair, greedy, off).answer([1, 2, 3], Limits(max_tokens=12))
+        assert answer.tokens == plain.tokens
 
 
 def test_where_both_models_sit(tiny_files):
@@ -134,4 +147,6 @@ def test_where_both_models_sit(tiny_files):
         assert by_hand.endswith("speculation on: lossless, up to 8 drafts at 60% or more")
         assert "LOSSY" in pair.summary(Speculation(acceptance="threshold"))
     with load_pair(tiny_files.target) as pair:
-        assert pair.summary(Speculation()).endswith("speculation off: no draft model")
+        assert pair.summary(Speculation()).endswith(
+            "lossless, up to 64 tokens copied from the conversation, as many as pay here"
+        )

@@ -13,7 +13,7 @@ from dspark_gguf import Decoder, Limits, ModelOptions, Sampling, Speculation, lo
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.cost import FixedCosts
-from dspark_gguf.draft import make_drafter, scheduled
+from dspark_gguf.draft import Cascade, make_drafter, scheduled
 from dspark_gguf.draft.block import BlockDrafter
 from dspark_gguf.engine import symbols
 from dspark_gguf.engine.block import walk
@@ -281,8 +281,11 @@ def test_the_kind_decides(target, folder):
         for sampling, acceptance in ((GREEDY, "ratio"), (Sampling(), "match")):
             speculation, rule = scheduled(pair, sampling, Speculation())
             assert speculation.acceptance == acceptance
-            assert isinstance(make_drafter(pair, sampling, speculation), BlockDrafter)
-            assert rule.limit == 6
+            made = make_drafter(pair, sampling, speculation)
+            assert isinstance(made, Cascade)
+            assert isinstance(made.other, BlockDrafter)
+            assert rule.looking.limit == 6
+            assert not rule.looks_after
         answer = Decoder.for_pair(pair, GREEDY).answer(PROMPT, Limits(max_tokens=30))
         plain = Decoder.for_pair(pair, GREEDY, PLAIN).answer(PROMPT, Limits(max_tokens=30))
         assert answer.tokens == plain.tokens

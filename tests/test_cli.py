@@ -121,9 +121,18 @@ def test_check_catches_a_rule_that_accepts_everything(dspark, monkeypatch):
     assert result.stdout.startswith("wrong")
 
 
-def test_check_without_a_draft_is_refused(dspark, demo_files):
+def test_check_without_a_draft_model_compares_copies(dspark, demo_files):
+    """What is copied from the prompt is checked like any draft."""
+    words = ("run", "Say this again: one two three one two three one two three", "--check")
+    result = dspark(*words, "-n", 24, "-m", demo_files[0], "-c", 512)
+    assert result.exit_code == 0
+    assert " of them drafted" in result.stdout
+    assert " 0 of them drafted" not in result.stdout
+
+
+def test_check_without_anything_to_compare_is_refused(dspark, tiny_files):
     """A comparison with itself would always be equal."""
-    result = dspark("run", "Hello", "--check", "-m", demo_files[0], "-c", 512)
+    result = dspark("run", "Hello", "--check", "-m", tiny_files.mamba)
     assert result.exit_code == 2
     assert "needed a draft" in result.stderr
 

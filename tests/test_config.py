@@ -226,4 +226,4 @@ def test_draft_options_differ_from_the_targets_in_buffers_only():
     assert DraftOptions.model_fields.keys() == ModelOptions.model_fields.keys()
     target, draft = ModelOptions().model_dump(), DraftOptions().model_dump()
     assert {key for key in target if target[key] != draft[key]} == {"n_batch", "n_ubatch"}
-    assert Speculation().draft_max <= MAX_DRAFT
+    assert Speculation().most_looks <= Speculation().most_copies == MAX_DRAFT

@@ -39,7 +39,7 @@ def test_steps_stay():
 def test_nothing_measured_looks_cheap():
     """Without any figure, rows cost in proportion and a look as much as a pass."""
     costs = LearnedCosts()
-    assert not costs.known
+    assert not costs.covers(1, looks=True)
     assert costs.target_seconds[3] / costs.target_seconds[0] == pytest.approx(4)
     costs.add_pass(1, 0.5)
     assert costs.draft_seconds[:2] == pytest.approx([0.5, 1.0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dspark_gguf.config import Limits, Sampling, Speculation
-from dspark_gguf.draft import ModelDrafter, NoDrafter, make_drafter
+from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter, NoDrafter, make_drafter
 from dspark_gguf.records import NO_DRAFT
 from dspark_gguf.sampling import Sampler, top_probability
 from dspark_gguf.schedule import Bounded
@@ -219,6 +219,7 @@ class FakePair:
     """As much of a pair as `make_drafter` looks at."""
 
     vocabulary = Letters(N_TOKENS)
+    can_speculate = True
 
     def __init__(self, cache):
         self.cache, self.asked = cache, 0
@@ -229,7 +230,7 @@ class FakePair:
 
 
 def test_settings_choose_the_drafter():
-    """Off: the draft model is not even loaded. Without one: plain decoding.
+    """Off: the draft model is not even loaded. Without one: copies alone.
 
     Only `ratio` draws from the draft; the other rules do better with its best guess.
     """
@@ -237,9 +238,13 @@ def test_settings_choose_the_drafter():
     pair, sampling = FakePair(cache), Sampling(temperature=0.7, top_k=3)
     assert isinstance(make_drafter(pair, sampling, Speculation(mode="off")), NoDrafter)
     assert pair.asked == 0
-    assert isinstance(make_drafter(FakePair(None), sampling, Speculation()), NoDrafter)
+    assert isinstance(make_drafter(FakePair(None), sampling, Speculation()), LookupDrafter)
+    assert isinstance(make_drafter(pair, sampling, Speculation(drafter="lookup")), LookupDrafter)
+    assert pair.asked == 0
+    assert isinstance(make_drafter(pair, sampling, Speculation()), Cascade)
+    assert isinstance(make_drafter(pair, sampling, Speculation(drafter="model")), ModelDrafter)
     for rule, temperature in (("ratio", 0.7), ("match", 0), ("typical", 0), ("threshold", 0)):
-        made = make_drafter(pair, sampling, Speculation(acceptance=rule))
+        made = make_drafter(pair, sampling, Speculation(acceptance=rule, drafter="model"))
         assert isinstance(made, ModelDrafter)
         assert made.cache is cache
         assert (made.sampler.settings.temperature, made.sampler.settings.top_k) == (temperature, 3)

@@ -15,7 +15,7 @@ from dspark_gguf.draft import scheduled
 from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.measure.prompts import read_prompts
-from dspark_gguf.schedule import Fixed, Optimal, Threshold
+from dspark_gguf.schedule import Copying, Fixed, Optimal, Prefix, Threshold
 
 PROMPT = [10, 20, 30, 40]
 
@@ -75,13 +75,16 @@ def test_who_decides_what(tiny_files):
             speculation, rule = scheduled(pair, Sampling(**sampling), Speculation(**settings))
             return speculation.acceptance, type(rule)
 
-        assert chosen({"temperature": 0}) == ("ratio", Optimal)
-        assert chosen({"temperature": 0.8}) == ("ratio", Optimal)
-        assert chosen({"temperature": 0.8, "seed": 1}) == ("match", Optimal)
-        assert chosen({"seed": 1}, acceptance="ratio") == ("ratio", Optimal)
+        assert chosen({"temperature": 0}) == ("ratio", Copying)
+        assert chosen({"temperature": 0.8}) == ("ratio", Copying)
+        assert chosen({"temperature": 0.8, "seed": 1}) == ("match", Copying)
+        assert chosen({"seed": 1}, acceptance="ratio") == ("ratio", Copying)
         assert chosen({"seed": 1}, mode="on") == ("match", Threshold)
         assert chosen({}, draft_min_prob=0.0) == ("ratio", Fixed)
-        assert chosen({}, acceptance="typical") == ("typical", Optimal)
+        assert chosen({}, acceptance="typical") == ("typical", Copying)
+        assert chosen({}, drafter="model") == ("ratio", Optimal)
+        assert chosen({}, drafter="lookup") == ("match", Copying)
+        assert chosen({}, rule="prefix") == ("ratio", Prefix)
 
 
 def test_the_same_seed_says_the_same_whatever_the_clock_made_of_it(tiny_files):

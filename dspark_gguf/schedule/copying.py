@@ -25,7 +25,12 @@ from dspark_gguf.schedule.static import NO_PLAN
 Floats = npt.NDArray[np.float64]
 
 #: What is kept of the account of tokens and seconds at each round.
-_KEEP = 0.8
+_KEEP = 0.6
+#: The account of what copying has won and lost, in plain rounds: what there is to spend at first,
+#: the most that is put aside, what each round adds, and how confidences are taken once it is spent:
+#: in a text that misleads them, only near certain copies remain.
+_START, _MOST, _SHARE = 1.0, 2.0, 0.01
+_DOUBT = 2.0
 
 
 class Copying:
@@ -51,6 +56,7 @@ class Copying:
         self.costs, self.calibration = costs, calibration
         self.limit, self.looking, self.looks_after = limit, looking, looks_after
         self._tokens = self._seconds = 0.0
+        self._account = _START
 
     def plan(self, limit: int, behind: int = 0) -> Plan:
         """The plan of one round."""
@@ -77,8 +83,16 @@ class Copying:
         seconds = float(self.costs.target_seconds[round.drafted])
         if round.scores:
             seconds += float(self.costs.draft_seconds[len(round.scores) - 1])
+        if round.drafted and not round.scores:
+            self._account += round.accepted + 1 - seconds / float(self.costs.target_seconds[0])
+        self._account = min(self._account + _SHARE, _MOST)
         self._tokens = _KEEP * self._tokens + round.accepted + 1
         self._seconds = _KEEP * self._seconds + seconds
+
+    def confidence(self, scores: Sequence[float]) -> Floats:
+        """Probability that each of these guesses is right, given that those before it are."""
+        sure: Floats = np.interp(scores, KNOTS, self.calibration.confidence)
+        return sure if self._account >= 0.0 else sure**_DOUBT
 
     def forecast(self) -> Forecast | None:
         """Of the drafter that looks; guesses that cost nothing are never slower."""
@@ -106,8 +120,9 @@ class _CopyingPlan:
             self._taken, self._survival = self._looking.kept, self._looking.survival
             self._left = self._most - self._taken
         scores = scores[: self._left]
-        confidence = np.interp(scores, KNOTS, self._rule.calibration.confidence)
-        survival: Floats = self._survival * np.cumprod(confidence, dtype=np.float64)
+        survival: Floats = self._survival * np.cumprod(
+            self._rule.confidence(scores), dtype=np.float64
+        )
         gained = np.concatenate(([0.0], np.cumsum(survival)))
         rows = self._seconds[self._taken : self._taken + len(gained)]
         worth = gained - self._rate * rows
