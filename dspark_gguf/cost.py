@@ -72,6 +72,8 @@ class FixedCosts:
 #: One slow pass must not turn drafting off, nor a fast one on: an observation counts as at most
 #: this many times what was expected, or 1 over it.
 _CLIP = 2.0
+#: A pass over n rows takes at most this many times n passes over one row.
+_MOST_OVER = 1.1
 #: How fast the common level follows (a longer context, a machine that throttles), and how fast a
 #: single figure does once it was seen often.
 _LEVEL_GAIN, _GAIN = 1 / 8, 1 / 32
@@ -117,6 +119,7 @@ class LearnedCosts:
         self.profiled = 0
         self._rows: dict[int, _Figure] = {}
         self._first, self._step, self._read = _Figure(), _Figure(), _Figure()
+        self._curve: Floats | None = None  # of the target's seconds, over the level
 
     def covers(self, limit: int, looks: bool) -> bool:
         """Whether enough was measured to decide by.
@@ -137,6 +140,11 @@ class LearnedCosts:
     @property
     def target_seconds(self) -> Floats:
         """Of a target pass of 1, 2, ... ``limit + 1`` rows, with everything around it."""
+        if self._curve is None:
+            self._curve = self._fill_in()
+        return self._curve * self.level
+
+    def _fill_in(self) -> Floats:
         rows = np.arange(1, self.limit + 2)
         if not self._rows:
             return rows.astype(np.float64)
@@ -144,7 +152,8 @@ class LearnedCosts:
         seconds = np.interp(rows, seen, [self._rows[k].value for k in seen])
         beyond = rows > seen[-1]
         seconds[beyond] = self._rows[seen[-1]].value * rows[beyond] / seen[-1]
-        out: Floats = seconds * self.level
+        # One by one is always possible: much more is what a disturbed measurement said.
+        out: Floats = np.minimum(seconds, _MOST_OVER * seconds[0] * rows)
         return out
 
     @property
@@ -181,6 +190,7 @@ class LearnedCosts:
             return
         figure = self._rows.setdefault(rows, _Figure())
         surprise = figure.add(seconds / self.level)
+        self._curve = None
         if figure.seen > 2:
             self.level *= surprise**_LEVEL_GAIN
 
@@ -231,6 +241,7 @@ class LearnedCosts:
         self.level, self._rows = level, rows
         self.profiled = int(values.get("profiled", 12))
         self._first, self._step, self._read = first, step, read
+        self._curve = None
 
 
 def _seconds(values: npt.ArrayLike, name: str) -> Floats:

@@ -21,6 +21,8 @@ from dspark_gguf.schedule import Plan
 
 #: Tokens that must match, and how far back more of them are counted.
 LEAST, FURTHEST = 2, 32
+#: Weights of the raw score: see `likeliest`.
+_LENGTH, _COUNT, _AGAINST = 1.2, 0.8, 6.0
 #: Places looked at: the latest ones.
 PLACES = 8
 
@@ -97,7 +99,9 @@ class Match:
     length: int
 
 
-def likeliest(tokens: Sequence[int], matches: Sequence[Match]) -> tuple[int, float, list[Match]]:
+def likeliest(
+    tokens: Sequence[int], matches: Sequence[Match]
+) -> tuple[int, float, Sequence[Match]]:
     """The likeliest next token, its raw score, and the matches that go on with it.
 
     Each match votes with its length for the token that followed it; the first one in order wins a
@@ -115,11 +119,28 @@ def likeliest(tokens: Sequence[int], matches: Sequence[Match]) -> tuple[int, flo
         votes[token] = votes.get(token, 0) + match.length
     best = max(votes, key=votes.__getitem__)
     agreeing = [match for match in matches if tokens[match.place] == best]
-    share = votes[best] / sum(votes.values())
-    score = 1.2 * math.log2(agreeing[0].length) + 0.8 * math.log2(len(matches))
-    score -= 6.0 * (1.0 - share)
+    against = 1.0 - votes[best] / sum(votes.values())
+    score = _LENGTH * math.log2(agreeing[0].length) + _COUNT * math.log2(len(matches))
+    score -= _AGAINST * against
     longer = [Match(match.place + 1, match.length + 1) for match in agreeing]
     return best, score, [match for match in longer if match.place < len(tokens)]
+
+
+def chain(
+    tokens: Sequence[int], matches: Sequence[Match], most: int
+) -> tuple[list[int], list[float]]:
+    """Guesses and their raw scores, as long as something matches."""
+    guesses: list[int] = []
+    scores: list[float] = []
+    while len(matches) > 1 and len(guesses) < most:
+        token, score, matches = likeliest(tokens, matches)
+        guesses.append(token)
+        scores.append(score)
+    for match in matches[:1]:  # the last one: all that followed it, at once
+        followed = tokens[match.place : match.place + most - len(guesses)]
+        guesses += followed
+        scores += [_LENGTH * math.log2(match.length + k) for k in range(len(followed))]
+    return guesses, scores
 
 
 class LookupDrafter:
@@ -157,17 +178,11 @@ class LookupDrafter:
         """
         self.index.extend(tokens[len(self.index) :])
         self.index.extend(drafted)
-        matches = self.index.matches()
-        guesses: list[int] = []
-        scores: list[float] = []
-        while matches and len(guesses) < most:
-            token, score, matches = likeliest(self.index.tokens, matches)
-            guesses.append(token)
-            scores.append(score)
-            if token in self._end_tokens:
-                break
+        guesses, scores = chain(self.index.tokens, self.index.matches(), most)
         self.index.trim(len(tokens))
-        return Guesses(tuple(guesses), tuple(scores), len(drafted))
+        ends = (k for k, token in enumerate(guesses, 1) if token in self._end_tokens)
+        length = next(ends, len(guesses))
+        return Guesses(tuple(guesses[:length]), tuple(scores[:length]), len(drafted))
 
     def ends(self, drafted: Sequence[int]) -> bool:
         """Whether nothing can follow these."""

@@ -27,7 +27,7 @@ def quick_profile(
     Args:
         target: the target's cache.
         draft: the draft's; None: there is none.
-        costs: learns the medians.
+        costs: learns what passes take.
         budget: seconds.
         limit: most draft tokens.
 
@@ -50,7 +50,9 @@ def quick_profile(
         if perf_counter() - started > budget and len(taken) > 2:
             break
     for rows, times in taken.items():
-        costs.add_pass(rows, median(times))
+        # What disturbs a pass makes it slower. A figure that is too low is mended by the first
+        # real rounds; one that is too high keeps such rounds from being tried.
+        costs.add_pass(rows, min(times))
     costs.profiled = max(costs.profiled, limit)
     target.trim(0)
     if draft is not None:
