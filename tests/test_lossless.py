@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Limits, Sampling, Speculation
-from dspark_gguf.draft import ModelDrafter
+from dspark_gguf.cost import FixedCosts
+from dspark_gguf.dist import Dist
+from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
 from dspark_gguf.records import Draft
 from dspark_gguf.sampling import top_probability
-from dspark_gguf.schedule import make_stopping_rule
+from dspark_gguf.schedule import Copying, Optimal, make_stopping_rule
 from dspark_gguf.testing import agreeing_rows, law_of, random_rows
 from dspark_gguf.verify import Threshold, Typical, match, ratio
 from tests.fakes import BlockWorld, Letters, World
@@ -29,12 +35,16 @@ def sampled(**changes):
     )  # fmt: skip
 
 
-def off_law(world, rule, stopping=FIXED, max_tokens=3):
-    """Largest error of any answer's probability, from all paths of all draws of the whole loop."""
-    prompt, sampler = (0, 1), world.decoder().sampler
+def off_law(world, rule, stopping=FIXED, max_tokens=3, prompt=(0, 1)):
+    """Largest error of any answer's probability, from all paths of all draws of the whole loop.
+
+    `stopping` is settings, or makes a new stopping rule.
+    """
+    sampler = world.decoder().sampler
+    make = stopping if callable(stopping) else lambda: make_stopping_rule(stopping)
 
     def answer(rng):
-        decoder = world.decoder(rule, make_stopping_rule(stopping))
+        decoder = world.decoder(rule, make())
         rounds = decoder.generate(prompt, Limits(max_tokens=max_tokens), rng)
         return tuple(token for round in rounds for token in round.tokens)
 
@@ -126,3 +136,87 @@ def test_a_stop_that_sees_the_token_is_biased_under_ratio_only():
     world.drafter_kind = Peeking
     assert off_law(world, ratio) > 0.01
     assert off_law(world, match) < 1e-12
+
+
+class CopyAndLook:
+    """So many copies, looks, and copies again."""
+
+    def __init__(self, copies, looks, more):
+        self.copies_, self.looks, self.more = copies, looks, more
+
+    def plan(self, limit, behind=0):
+        counts = [self.copies_, self.more]
+
+        def copies(scores):
+            plan.length = min(self.looks, limit - counts[0])
+            return min(counts.pop(0), len(scores), limit)
+
+        plan = SimpleNamespace(
+            length=limit, copies=copies, admits=lambda score: score > 0.34, goes_on=lambda: True
+        )
+        return plan
+
+    def observe(self, round):
+        """Nothing to learn."""
+
+
+def learning():
+    """The default rule, cheap rows, and expectations that make it try both."""
+    table = FixedCosts([1.0, 1.1, 1.2, 1.3, 1.4], [0.1, 0.2, 0.3, 0.4])
+    return Copying(table, Calibration(), 4, Optimal(table, Calibration(), 4))
+
+
+def copying(kind):
+    """A world whose drafter copies, with a model beside it or without."""
+    world = sampled()
+
+    def drafter(cache, sampler, tokenizer):
+        lookup = LookupDrafter(tokenizer)
+        return Cascade(lookup, ModelDrafter(cache, sampler, tokenizer)) if kind else lookup
+
+    world.drafter_kind = drafter
+    return world
+
+
+@pytest.mark.parametrize("rule", [ratio, match])
+@pytest.mark.parametrize(
+    ("cascade", "stopping"),
+    [
+        (False, lambda: CopyAndLook(2, 0, 0)),
+        (False, learning),
+        (True, learning),
+        (True, lambda: CopyAndLook(1, 1, 0)),
+        (True, lambda: CopyAndLook(0, 1, 1)),
+        (True, lambda: CopyAndLook(1, 1, 1)),
+    ],
+    ids=["copies", "copies-learned", "both-learned", "copy-look", "look-copy", "copy-look-copy"],
+)
+def test_copies_keep_the_law(rule, cascade, stopping):
+    """Alone, before looks, behind them, and as the learning rule mixes them."""
+    world = copying(cascade)
+    prompt = (0, 1, 0, 1, 0)
+    drafted = world.decoder(rule, stopping()).answer(prompt, Limits(max_tokens=3)).tally.drafted
+    assert drafted
+    assert off_law(world, rule, stopping, prompt=prompt) < 1e-12
+
+
+def test_a_copy_that_lies_about_its_law_is_caught():
+    """BIASED under `ratio`: a copy that claims to be drawn from a flat law."""
+    world = copying(None)
+    decoder_of = world.decoder
+
+    def lying(rule=None, stopping_rule=None):
+        decoder = decoder_of(rule, stopping_rule)
+        propose = decoder.drafter.propose
+
+        def flat(tokens, plan):
+            draft = propose(tokens, plan)
+            law = Dist(np.array([0, 1, 2]), np.full(3, 1 / 3))
+            return replace(draft, laws=(law,) * len(draft))
+
+        decoder.drafter.propose = flat
+        return decoder
+
+    world.decoder = lying
+    stopping = lambda: CopyAndLook(2, 0, 0)  # noqa: E731
+    assert off_law(world, ratio, stopping, prompt=(0, 1, 0, 1, 0)) > 0.01

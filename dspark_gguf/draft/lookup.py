@@ -70,10 +70,9 @@ class Index:
         end = len(known)
         if end < LEAST:
             return []
-        places = self._places.get((known[-2], known[-1]), ())
-        found = [
-            Match(place, self._common(place, end)) for place in places[-PLACES:] if place < end
-        ]
+        # The last place of all is the end itself.
+        places = self._places[known[-2], known[-1]][-PLACES - 1 : -1]
+        found = [Match(place, self._common(place, end)) for place in places]
         return sorted(found, key=lambda match: (match.length, match.place), reverse=True)
 
     def _common(self, place: int, end: int) -> int:

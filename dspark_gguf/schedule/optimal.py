@@ -38,23 +38,24 @@ class Optimal(Learning):
     _wait, _idle = _FIRST_WAIT, 0
     _account = _START
 
-    @property
-    def drafts(self) -> bool:
-        """Whether drafting is what the policy wants now."""
-        return self.policy is not None and self.policy.drafts
+    def current(self) -> Policy:
+        """The policy of now, solved again where it is too old."""
+        if self.policy is None or self._age >= _SOLVE_EVERY:
+            self._age = 0
+            guess = self.policy.rate if self.policy else None
+            self.policy = solved(self.costs, self.calibration, self.limit, guess)
+        return self.policy
 
     def plan(self, limit: int, behind: int = 0) -> Plan:
         """The plan of the highest rate; without a draft where that is plain decoding."""
         limit, left = min(limit, self.limit), limit
         if limit <= 0:
             return NO_PLAN
-        if self.policy is None or self._age >= _SOLVE_EVERY:
-            self._solve()
-        assert self.policy is not None
-        price = self.costs.catch_up_seconds(behind) * self.policy.plain_rate  # in plain rounds
-        if self.policy.drafts:
+        policy = self.current()
+        price = self.costs.catch_up_seconds(behind) * policy.plain_rate  # in plain rounds
+        if policy.drafts:
             # Seconds saved on each token, over a second of plain decoding.
-            saved = 1.0 - self.policy.plain_rate / self.policy.rate
+            saved = 1.0 - policy.plain_rate / policy.rate
             worth_it = self._account >= 0.0 and price <= max(
                 saved * min(_HORIZON, left), self._account
             )
@@ -68,7 +69,7 @@ class Optimal(Learning):
         if not worth_it:
             return NO_PLAN
         self._idle = 0
-        return OptimalPlan(limit, self.policy)
+        return OptimalPlan(limit, policy)
 
     def observe(self, round: Round) -> None:
         """Learn, keep the account, and notice when the policy is out of date."""
@@ -84,11 +85,6 @@ class Optimal(Learning):
             if self.policy is not None and not self.policy.drafts:
                 self._age = _SOLVE_EVERY
         self._account = min(self._account, _MOST)
-
-    def _solve(self) -> None:
-        self._age = 0
-        guess = self.policy.rate if self.policy else None
-        self.policy = solved(self.costs, self.calibration, self.limit, guess)
 
 
 class OptimalPlan:
