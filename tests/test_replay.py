@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -12,13 +13,19 @@ from click.testing import CliRunner
 
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.cli import main
+from dspark_gguf.config import Limits, Sampling
 from dspark_gguf.cost import FixedCosts, load_table
+from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
 from dspark_gguf.errors import UsageError
-from dspark_gguf.measure.chains import Chains, load_chains, save_chains
+from dspark_gguf.measure.chains import Chains, Copies, load_chains, save_chains
 from dspark_gguf.measure.compare import Grid, clairvoyant, parted, play
 from dspark_gguf.measure.replay import replay
 from dspark_gguf.measure.rules import make_rule, static_rules
+from dspark_gguf.measure.trace import Tracer, copies_of
+from dspark_gguf.sampling import margin
 from dspark_gguf.schedule import Fixed, Optimal, Threshold
+from dspark_gguf.testing import TableModel, agreeing_rows, random_rows
+from tests.fakes import Letters, World
 
 DATA = Path(__file__).parent / "data"
 COSTS = FixedCosts([1.0, 1.5, 2.0, 2.25], [0.1, 0.2, 0.3])
@@ -167,6 +174,122 @@ def test_command_line(tmp_path):
     wrong = CliRunner().invoke(main, [*words, "--rule", "best"])
     assert wrong.exit_code == 2
     assert "Traceback" not in wrong.output
+
+
+def copied(scores, survived, text=None):
+    """Chains with copies beside them; without `text`, of depth 0."""
+    told, alive = np.array(scores, dtype=np.float32), np.array(survived, dtype=bool)
+    if text is None:
+        nothing = np.zeros((len(told), 0))
+        return Chains(
+            "x", nothing.astype(np.float32), nothing.astype(bool), None, Copies(told, alive)
+        )
+    return replace(text, copies=Copies(told, alive))
+
+
+NAN = float("nan")
+
+
+def test_copies_by_hand():
+    """Cheap rows: both copies are verified at once, and the third token comes with them."""
+    text = copied([[9.0, 9.0]] + [[NAN, NAN]] * 3, [[1, 1]] + [[0, 0]] * 3)
+    costs = FixedCosts([1.0, 1.1, 1.2], [0.0, 0.0])
+    result = replay([text], costs, make_rule("lookup", costs), False)
+    assert (result.rounds, result.drafted, result.verified, result.accepted) == (2, 0, 2, 2)
+    assert result.total.seconds == pytest.approx(2.2)
+    assert result.speedup == pytest.approx(4 / 2.2)
+
+
+def test_copies_and_looks_in_one_round():
+    """Sure copies at the start, then a sure draft where they end; more than either alone."""
+    rng = np.random.default_rng(0)
+    sure, alive = np.full((200, 8), 9.0), np.ones((200, 8), dtype=bool)
+    short = sure.copy()
+    short[:, 3:] = NAN
+    text = Chains("x", np.full((200, 8), 0.999, dtype=np.float32), alive, sure.astype(np.float32))
+    both = copied(short, ~np.isnan(short), text)
+    costs = FixedCosts(1.0 + 0.02 * np.arange(33), 0.1 * np.arange(1, 33))
+    speeds = {name: play(name, [both], costs).speedup for name in ("lookup", "optimal", "cascade")}
+    assert speeds["cascade"] > 1.15 * max(speeds["lookup"], speeds["optimal"])
+    wrong = copied(short, rng.random(short.shape) < 0.05, text)
+    assert play("cascade", [wrong], costs).speedup > 0.9 * play("optimal", [wrong], costs).speedup
+
+
+@pytest.mark.parametrize("rule", ["lookup", "cascade", "optimal"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_replay_is_what_happens(rule, seed):
+    """The rounds of a live answer, with costs from a table, are those of its replay."""
+    rows, prompt, length = random_rows(3, seed=seed), [0, 1, 0, 1], 320
+    world = World(rows, agreeing_rows(rows, 0.8), Letters(3), n_ctx=400, draft_n_ctx=400)
+    world.sampling = Sampling(temperature=0, logit_bias={2: "-inf"})
+    said = world.plain(prompt, Limits(max_tokens=length))[0]
+    prefixes = [[*prompt, *said[:t]] for t in range(length - 80)]
+    tracer = Tracer(TableModel(rows_without_end(world.draft_rows), 400), 12, 3)
+    chains = [tracer.chain(prefix) for prefix in prefixes]
+    told = np.array([chain.scores for chain in chains], dtype=np.float32)
+    right = [[chain.tokens[: k + 1] == said[t : t + k + 1] for k in range(12)]
+             for t, chain in enumerate(chains)]  # fmt: skip
+    lookup = LookupDrafter(Letters(3))
+    text = Chains("x", told[..., 0], np.array(right), told[..., 1],
+                  copies_of(lookup, prefixes, said))  # fmt: skip
+    table = FixedCosts(1.0 + 0.05 * np.arange(65), 0.05 * np.arange(1, 65))
+
+    def drafter(cache, sampler, tokenizer):
+        looking = ModelDrafter(cache, sampler, tokenizer, margin)
+        if rule == "optimal":
+            return looking
+        lookup = LookupDrafter(tokenizer)
+        return lookup if rule == "lookup" else Cascade(lookup, looking)
+
+    world.drafter_kind, world.draft_rows = drafter, rows_without_end(world.draft_rows)
+    limit = "optimal:max=12" if rule == "optimal" else rule
+    live = world.decoder(stopping_rule=make_rule(limit, table))
+    wanted = [
+        (r.drafted, r.accepted, len(r.scores))
+        for r in live.generate(prompt, Limits(max_tokens=length)) if r.tokens
+    ]  # fmt: skip
+    replayed, played = make_rule(limit, table), []
+    observe = replayed.observe
+    replayed.observe = lambda r: (
+        played.append((r.drafted, r.accepted, len(r.scores))), observe(r)
+    )  # fmt: skip
+    result = replay([text], table, replayed, False)
+    if rule == "cascade":  # behind wrong tokens a replay only knows what stands in the text
+        speed = sum(a + 1 for _, a, _ in wanted) / sum(
+            table.target_seconds[drafted] + (table.draft_seconds[looks - 1] if looks else 0.0)
+            for drafted, _, looks in wanted
+        )
+        assert result.speedup == pytest.approx(speed, rel=0.12)
+        return
+    position = same = 0
+    while position < text.positions - 80:
+        assert played[same] == wanted[same]
+        position += played[same][1] + 1
+        same += 1
+    assert sum(drafted for drafted, _, _ in played[:same]) > 10
+
+
+def rows_without_end(rows):
+    """The same, with an end token that is never the best."""
+
+    def row_of(prefix):
+        row = rows(prefix).copy()
+        row[-1] = -50.0
+        return row
+
+    return row_of
+
+
+def test_copies_saved_and_loaded(tmp_path):
+    """With and without a draft model's chains; a stretch of them too."""
+    path = tmp_path / "chains.npz"
+    text = copied([[2.0, 3.0], [1.0, NAN], [NAN, NAN]], [[1, 0], [1, 0], [0, 0]])
+    save_chains(path, [text])
+    (again,) = load_chains(path)
+    assert list(again.copies) == list(text.copies) == [([2.0, 3.0], 1), ([1.0], 1), ([], 0)]
+    assert list(again[1:].copies) == [([1.0], 1), ([], 0)]
+    assert again.depth == 0
+    assert play("optimal", [again], COSTS).speedup == 1.0
 
 
 def test_a_warm_rule_knows_the_pair():

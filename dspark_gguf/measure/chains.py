@@ -9,12 +9,17 @@ for text i = 0, 1, ...:
     domain_i      str                             what kind of text it is
     gap_i         float32 ``[positions, depth]``  optional: gap between the two best logits, which
                                                   ranks survivors better than the probability
+    lookup_i     float32 ``[positions, longest]`` optional: raw scores of what would be copied from
+                                                  the conversation; NaN where the copy has ended
+    lookup_survived_i  bool of the same shape     this and all earlier tokens of the copy match
+
+Recorded without a draft model, the first arrays have depth 0.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +33,26 @@ Scores = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class Copies:
+    """What would be copied at every position; arrays ``[positions, longest]``, see above."""
+
+    scores: Scores
+    survived: npt.NDArray[np.bool_]
+
+    def __iter__(self) -> Iterator[tuple[list[float], int]]:
+        """`at` every position."""
+        return map(self.at, range(len(self.scores)))
+
+    def at(self, position: int) -> tuple[list[float], int]:
+        """The raw scores of one copy, and how many of its tokens are right."""
+        if position >= len(self.scores):
+            return [], 0
+        scores = self.scores[position]
+        length = int(np.isfinite(scores).sum())
+        return scores[:length].tolist(), int(self.survived[position].sum())
+
+
+@dataclass(frozen=True, slots=True)
 class Chains:
     """The chains of one text; arrays ``[positions, depth]``."""
 
@@ -35,11 +60,13 @@ class Chains:
     confidence: Scores
     survived: npt.NDArray[np.bool_]
     gap: Scores | None = None
+    copies: Copies | None = None
 
     def __getitem__(self, part: slice) -> Chains:
         """A stretch of its positions."""
         gap = None if self.gap is None else self.gap[part]
-        return Chains(self.domain, self.confidence[part], self.survived[part], gap)
+        copies = self.copies and Copies(self.copies.scores[part], self.copies.survived[part])
+        return Chains(self.domain, self.confidence[part], self.survived[part], gap, copies)
 
     @property
     def positions(self) -> int:
@@ -61,6 +88,9 @@ def save_chains(path: Path, texts: Iterable[Chains]) -> None:
         arrays[f"domain_{k}"] = np.array(text.domain)
         if text.gap is not None:
             arrays[f"gap_{k}"] = text.gap.astype(np.float32)
+        if text.copies is not None:
+            arrays[f"lookup_{k}"] = text.copies.scores.astype(np.float32)
+            arrays[f"lookup_survived_{k}"] = text.copies.survived.astype(np.bool_)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -104,7 +134,24 @@ def _text(path: Path, arrays: dict[str, npt.NDArray[np.generic]], k: int) -> Cha
         confidence.astype(np.float32),
         alive,
         None if gap is None else gap.astype(np.float32),
+        _copies(path, arrays, k),
     )
+
+
+def _copies(path: Path, arrays: dict[str, npt.NDArray[np.generic]], k: int) -> Copies | None:
+    scores, survived = arrays.get(f"lookup_{k}"), arrays.get(f"lookup_survived_{k}")
+    if scores is None:
+        return None
+    positions = len(arrays[f"confidence_{k}"])
+    if survived is None or scores.ndim != 2 or survived.shape != scores.shape:
+        raise _malformed(path, f"lookup_{k} and lookup_survived_{k} of different shapes")
+    if len(scores) != positions:
+        raise _malformed(path, f"a lookup_{k} that does not fit its confidence_{k}")
+    known = np.isfinite(scores.astype(float))
+    if (known[:, 1:] > known[:, :-1]).any():
+        raise _malformed(path, f"a lookup_{k} with a copy that goes on after its end")
+    alive = np.logical_and.accumulate(survived.astype(np.bool_) & known, axis=1)
+    return Copies(scores.astype(np.float32), alive)
 
 
 def _malformed(path: Path, got: str) -> UsageError:

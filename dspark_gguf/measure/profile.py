@@ -13,7 +13,7 @@ from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
 from dspark_gguf.engine.timing import block_seconds, passes
-from dspark_gguf.errors import ResourceError, UsageError
+from dspark_gguf.errors import ResourceError
 from dspark_gguf.measure.plots import Lines, bars
 
 #: Passes of each kind; their median counts.
@@ -29,7 +29,7 @@ class Table:
     Attributes:
         depth: tokens in both caches.
         target: seconds of a pass of 1, 2, ... rows.
-        draft: seconds of one look.
+        draft: seconds of one look; 0 without a draft model.
         once: whether one look guesses a whole block.
 
     """
@@ -57,19 +57,16 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
     """Measure a pair; both caches are empty afterwards.
 
     Args:
-        pair: a target and a draft.
+        pair: a target, and a draft or none.
         depths: tokens in the caches; empty: a short and a long context.
         rows: most rows of a pass.
 
     Raises:
-        UsageError: no draft.
         ResourceError: a depth beyond the context.
 
     """
     draft = pair.draft_cache()
-    if draft is None:
-        raise UsageError("a draft model", "none that can be used", "name one with -d DRAFT.gguf")
-    n_ctx = min(pair.target_cache.n_ctx, draft.n_ctx)
+    n_ctx = pair.target_cache.n_ctx if draft is None else min(pair.target_cache.n_ctx, draft.n_ctx)
     depths = depths or (_SHALLOW, min(_DEEP, n_ctx // 2))
     room = n_ctx - rows - 1
     if max(depths) > room:
@@ -79,13 +76,15 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
     tables = []
     for depth in depths:
         target = _medians(pair.target_cache, range(1, rows + 1), depth)
-        if isinstance(draft, BlockContext):
+        if draft is None:
+            look = 0.0  # copies cost nothing
+        elif isinstance(draft, BlockContext):
             look = block_seconds(pair.target_cache, draft, depth)
         else:
             look = _medians(draft, [1], depth)[0]
         tables.append(Table(depth, target, look, isinstance(draft, BlockContext)))
     pair.target_cache.trim(0)
-    if not isinstance(draft, BlockContext):
+    if draft is not None and not isinstance(draft, BlockContext):
         draft.trim(0)
     return tables
 
@@ -106,7 +105,8 @@ def as_text(tables: Sequence[Table]) -> str:
         cells = "".join(f"{1e3 * t.target[k]:14.2f}{t.ratios[k]:8.2f}" for t in tables)
         lines.append(f"{k + 1:4}{cells}")
     looks = "".join(f"{1e3 * t.draft:14.2f}{t.draft / t.target[0]:8.2f}" for t in tables)
-    lines.append(f"look{looks}")
+    if tables[0].draft:
+        lines.append(f"look{looks}")
     if len(tables) > 1:
         level, off = common_factor(tables[0], tables[-1])
         lines.append(
@@ -119,7 +119,8 @@ def as_text(tables: Sequence[Table]) -> str:
 
 def common_factor(short: Table, long: Table) -> tuple[float, float]:
     """How much slower everything is in the longer context, and the median error of saying so."""
-    ratios = np.array([*long.target, long.draft]) / np.array([*short.target, short.draft])
+    looks = ([long.draft], [short.draft]) if short.draft else ([], [])
+    ratios = np.array([*long.target, *looks[0]]) / np.array([*short.target, *looks[1]])
     level = float(np.median(ratios))
     return level, float(np.median(np.abs(ratios / level - 1.0)))
 

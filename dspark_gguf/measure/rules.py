@@ -8,7 +8,7 @@ from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.cost import FixedCosts
 from dspark_gguf.errors import UsageError
-from dspark_gguf.schedule import Fixed, Optimal, Prefix, StoppingRule, Threshold
+from dspark_gguf.schedule import Copying, Fixed, Optimal, Prefix, StoppingRule, Threshold
 
 #: The static settings that people try by hand.
 FIXED = range(1, 13)
@@ -21,6 +21,8 @@ _OPTIONS: dict[str, dict[str, float]] = {
     "threshold": {"p": 0.6, "max": 12},
     "prefix": {"max": MAX_DRAFT},
     "optimal": {"max": MAX_DRAFT},
+    "lookup": {"max": MAX_DRAFT},
+    "cascade": {"max": MAX_DRAFT, "looks": 12},
 }
 _SPELLINGS = {
     "k": "max", "n": "max", "length": "max", "limit": "max", "draft_max": "max", "n_max": "max",
@@ -54,6 +56,10 @@ def make_rule(name: str, costs: FixedCosts) -> StoppingRule:
         return Fixed(limit)
     if kind == "threshold":
         return Threshold(limit, options["p"])
+    if kind in ("lookup", "cascade"):
+        looks = int(options.get("looks", 0))
+        looking = Optimal(costs, Calibration(), min(looks, costs.limit)) if looks else None
+        return Copying(costs, Calibration.of_copies(), limit, looking)
     learning = Prefix if kind == "prefix" else Optimal
     return learning(costs, Calibration(), min(limit, costs.limit))
 

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from dspark_gguf.calibration import log_odds
-from dspark_gguf.config import Limits, Sampling, Speculation
+from dspark_gguf.config import MAX_DRAFT, Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
-from dspark_gguf.draft import name_of
+from dspark_gguf.draft import LookupDrafter, name_of
 from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
-from dspark_gguf.errors import UsageError
-from dspark_gguf.measure.chains import Chains
+from dspark_gguf.measure.chains import Chains, Copies
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.sampling import Row, margin, top_probability
 
@@ -23,25 +22,24 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
     """The chains of one answer. A confidence head's own word stands for the top probability.
 
     Args:
-        pair: a target and a draft.
+        pair: a target, and a draft or none.
         prompt: what to answer, greedily.
         positions: most positions to record; an answer that ends earlier has fewer.
-        depth: draft tokens of each chain; a block draft's are as many as its block has.
-
-    Raises:
-        UsageError: nothing to draft with.
+        depth: draft tokens of each chain; a block draft's are as many as its block has. Copies are
+            recorded as far as they go.
 
     """
     cache = pair.draft_cache()
-    if cache is None:
-        raise UsageError("a draft model", "none that can be used", "name one with -d DRAFT.gguf")
     tokens = pair.template.encode(prompt.messages)
     plain = Decoder.for_pair(pair, Sampling(temperature=0), Speculation(mode="off"))
     # The tokens after the last position say whether its chain survives.
     text = plain.answer(tokens, Limits(max_tokens=positions + depth)).tokens
     ended = len(text) < positions + depth
     prefixes = [[*tokens, *text[:t]] for t in range(min(positions, len(text)))]
-    if isinstance(cache, BlockContext):
+    if cache is None:
+        depth = 0
+        chains = [_Chain([], []) for _ in prefixes]
+    elif isinstance(cache, BlockContext):
         depth = min(depth, cache.most_drafts)
         # Backwards: the target then only takes tokens back, and reads nothing twice.
         pair.target_cache.restart([*tokens, *text])
@@ -57,18 +55,33 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
         right = _common(chain.tokens, text[t:])
         survived[t, :right] = True
     assert ended or len(chains) == positions
-    return Chains(
-        prompt.domain,
-        np.array([[top for top, _ in chain.scores] for chain in chains], dtype=np.float32),
-        survived,
-        np.array([[gap for _, gap in chain.scores] for chain in chains], dtype=np.float32),
-    )
+    told = np.array([chain.scores for chain in chains], dtype=np.float32)
+    told = told.reshape(len(chains), depth, 2)
+    copies = copies_of(LookupDrafter(pair.vocabulary), prefixes, text)
+    return Chains(prompt.domain, told[..., 0], survived, told[..., 1], copies)
+
+
+def copies_of(
+    lookup: LookupDrafter, prefixes: Sequence[Sequence[int]], text: Sequence[int]
+) -> Copies:
+    """What would be copied at each position, as far as the text is known."""
+    scores = np.full((len(prefixes), MAX_DRAFT), np.nan, dtype=np.float32)
+    survived = np.zeros(scores.shape, dtype=np.bool_)
+    for t, prefix in enumerate(prefixes):
+        guesses = lookup.guess(prefix, min(MAX_DRAFT, len(text) - t))
+        scores[t, : len(guesses.scores)] = guesses.scores
+        survived[t, : _common(guesses.tokens, text[t:])] = True
+    return Copies(scores, survived)
 
 
 def learn(pair: Pair, speculation: Speculation, texts: Sequence[Chains]) -> None:
     """Let the scheduler know what greedy texts say about this pair."""
-    meaning = pair.learned(speculation).calibration(name_of(pair), "ratio", 0.0)
+    learned = pair.learned(speculation)
+    meaning, of_copies = (learned.calibration(n, "ratio", 0.0) for n in (name_of(pair), "lookup"))
     for text in texts:
+        for scores, right in text.copies or ():
+            fates = [1.0] * right + [0.0] * (right < len(scores))
+            of_copies.observe(scores[: len(fates)], fates)
         if text.gap is None:
             continue
         for gaps, alive in zip(text.gap.tolist(), text.survived.tolist(), strict=True):
