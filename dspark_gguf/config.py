@@ -146,6 +146,8 @@ class Speculation(_Part):
     drafter: Literal["auto", "model", "lookup"] = "auto"
     """model: the draft model; lookup: tokens copied from the conversation, no model needed. auto:
     both under `optimal`; by hand, the draft model where there is one, else lookup."""
+    lookup_store: str | None = None
+    """Texts to copy from besides the conversation: a file that `lookup build` made."""
     draft_max: int | None = Field(default=None, ge=0, le=MAX_DRAFT)
     """Most tokens drafted in a round; null: 12 guesses of a model, 64 copied ones."""
     draft_min_prob: float | None = Field(default=None, ge=0, le=1)

@@ -45,3 +45,17 @@ def tiny_files(tmp_path_factory):
     write_llama(folder / "embedding.gguf", Tiny(pooling=True))
     write_mamba(folder / "mamba.gguf")
     return SimpleNamespace(**{path.stem: path for path in folder.glob("*.gguf")})
+
+
+@pytest.fixture
+def dspark(demo_files):
+    """Runs `dspark-gguf` with these words; the demo models are made already."""
+
+    from click.testing import CliRunner
+
+    from dspark_gguf.cli import main
+
+    def run(*words, stdin=""):
+        return CliRunner().invoke(main, [str(word) for word in words], input=stdin)
+
+    return run

@@ -18,16 +18,6 @@ PROGRAM = [sys.executable, "-c", "from dspark_gguf.cli import main; main()"]
 GREEDY = ["--temp", "0", "-c", "512"]
 
 
-@pytest.fixture
-def dspark(demo_files):
-    """Runs `dspark-gguf` with these words; the demo models are made already."""
-
-    def run(*words, stdin=""):
-        return CliRunner().invoke(main, [str(word) for word in words], input=stdin)
-
-    return run
-
-
 def test_only_the_answer_goes_to_stdout(dspark):
     """Scripts read stdout: the start-up line and notes are on stderr, without colour."""
     words = ("run", "Say hello in one sentence.", "-n", 16, *GREEDY)

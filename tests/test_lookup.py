@@ -7,7 +7,7 @@ import pytest
 
 from dspark_gguf.config import Limits
 from dspark_gguf.draft import LookupDrafter
-from dspark_gguf.draft.lookup import FURTHEST, LEAST, PLACES, Index, Match, chain
+from dspark_gguf.draft.lookup import FURTHEST, LEAST, PLACES, RUNS, Index, Match, chain
 from dspark_gguf.records import Guesses
 from dspark_gguf.schedule import Bounded, Fixed
 from dspark_gguf.testing import random_rows, reciting_rows
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 
 def brute_force(tokens):
-    """The latest places where the last tokens stood before, by comparing everything."""
+    """The latest places after the longest run that stood before, by comparing everything."""
     end = len(tokens)
 
     def common(place):
@@ -26,8 +26,9 @@ def brute_force(tokens):
             same += 1
         return same
 
-    found = [Match(place, common(place)) for place in range(LEAST, end)]
-    found = [match for match in found if match.length >= LEAST][-PLACES:]
+    all_ = [Match(place, common(place)) for place in range(LEAST, end)]
+    runs = ([match for match in all_ if match.length >= run][-PLACES:] for run in RUNS)
+    found = next(filter(None, runs), [])
     return sorted(found, key=lambda match: (match.length, match.place), reverse=True)
 
 
@@ -49,12 +50,12 @@ def test_the_index_finds_what_comparing_everything_finds(letters):
 
 
 def test_memory_is_bounded_by_the_tokens_held():
-    """One entry a token; nothing is left behind by what was taken back."""
+    """One entry a token and run; nothing is left behind by what was taken back."""
     index = Index()
     for _ in range(50):
         index.extend(RNG.integers(0, 5, 100).tolist())
         index.trim(40)
-    assert sum(map(len, index._places.values())) == 39
+    assert sum(map(len, index._places.values())) == sum(40 - run + 1 for run in RUNS)
     index.trim(0)
     assert not index._places
 

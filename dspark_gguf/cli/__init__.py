@@ -17,6 +17,7 @@ from dspark_gguf import __version__
 from dspark_gguf.cli.calibrate import calibrate
 from dspark_gguf.cli.chat import chat
 from dspark_gguf.cli.inspect import inspect
+from dspark_gguf.cli.lookup import lookup
 from dspark_gguf.cli.profile import profile
 from dspark_gguf.cli.replay import replay
 from dspark_gguf.cli.run import run
@@ -86,6 +87,7 @@ def main() -> None:
 main.add_command(calibrate)
 main.add_command(chat)
 main.add_command(inspect)
+main.add_command(lookup)
 main.add_command(profile)
 main.add_command(replay)
 main.add_command(run)

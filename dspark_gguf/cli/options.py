@@ -120,6 +120,8 @@ SPECULATION = [
          _choice("auto fixed threshold prefix optimal")),
     Flag("speculation.drafter", "--drafter", "Who guesses: the model, or copies. [auto: both]",
          _choice("auto model lookup")),
+    Flag("speculation.lookup_store", "--lookup-store",
+         "Texts to copy from too: see `dspark-gguf lookup build`."),
     Flag("speculation.draft_max", "--draft-max",
          "Most tokens drafted a round. [12; 64 where they are copied]", int),
     Flag("speculation.draft_min_prob", "--draft-min-prob --draft-p-min",

@@ -1,6 +1,7 @@
 """Drafters, one per file, one protocol (``base.py``); ``make_drafter`` chooses."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from dspark_gguf.calibration import Calibration, log_odds
 from dspark_gguf.config import Sampling, Speculation
@@ -9,6 +10,7 @@ from dspark_gguf.draft.block import BlockDrafter
 from dspark_gguf.draft.cascade import Cascade
 from dspark_gguf.draft.lookup import LookupDrafter
 from dspark_gguf.draft.model import ModelDrafter
+from dspark_gguf.draft.store import Store
 from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.pair import Pair
@@ -22,6 +24,7 @@ __all__ = [
     "LookupDrafter",
     "ModelDrafter",
     "NoDrafter",
+    "Store",
     "make_drafter",
     "name_of",
     "scheduled",
@@ -59,7 +62,10 @@ def name_of(pair: Pair) -> str:
 def make_drafter(pair: Pair, sampling: Sampling, speculation: Speculation) -> Drafter:
     """The drafter for these models; `NoDrafter` where speculation is off or impossible."""
     cast = _Cast.of(pair, speculation)
-    lookup = LookupDrafter(pair.vocabulary)
+    texts = None
+    if cast.copies and speculation.lookup_store is not None:
+        texts = Store.load(Path(speculation.lookup_store), pair.vocabulary.fingerprint)
+    lookup = LookupDrafter(pair.vocabulary, texts)
     if cast.cache is None:
         return lookup if cast.copies else NoDrafter()
     looking = _looking(cast.cache, pair, sampling, speculation)

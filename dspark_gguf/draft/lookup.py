@@ -2,8 +2,8 @@
 
 Much of an answer copies from its prompt: rewriting, quoting, editing code, extraction. Where the
 last tokens stood before, what followed them then is guessed to follow now (Saxena 2023, "Prompt
-Lookup Decoding"). The places come from a hash of the last two tokens, the longest match is found by
-comparing backwards. Against a suffix automaton, see docs/log.md.
+Lookup Decoding"). The places come from hashes of the last 8, 4 and 2 tokens, the longest match from
+comparing backwards. Why not a suffix automaton: docs/log.md.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from dspark_gguf.schedule import Plan
 
 #: Tokens that must match, and how far back more of them are counted.
 LEAST, FURTHEST = 2, 32
+#: Lengths of the runs of tokens that are indexed, the longest first.
+RUNS = (8, 4, 2)
 #: Weights of the raw score: see `likeliest`.
 _LENGTH, _COUNT, _AGAINST = 1.2, 0.8, 6.0
 #: Places looked at: the latest ones.
@@ -28,9 +31,10 @@ PLACES = 8
 
 
 class Index:
-    """Where pairs of tokens stood in a growing list of tokens.
+    """Where short runs of tokens stood in a growing list of tokens.
 
-    A token more costs one entry, and so does one less: memory is bounded by the tokens held.
+    A token more costs an entry of each length in `RUNS`, and so does one less: memory is bounded by
+    the tokens held.
 
     Attributes:
         tokens: what is indexed, in order.
@@ -39,49 +43,60 @@ class Index:
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self._places: dict[tuple[int, int], list[int]] = {}
+        self._places: dict[tuple[int, ...], list[int]] = {}
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append tokens."""
-        known = self.tokens
+        known, places = self.tokens, self._places
         for token in tokens:
-            if known:
-                places = self._places.setdefault((known[-1], token), [])
-                places.append(len(known) + 1)
             known.append(token)
+            end = len(known)
+            for run in RUNS:
+                if end >= run:
+                    places.setdefault(tuple(known[end - run :]), []).append(end)
 
     def trim(self, length: int) -> None:
         """Forget all tokens from position `length` on."""
         known = self.tokens
-        while len(known) > length:
-            token = known.pop()
-            if known:
-                places = self._places[known[-1], token]
-                places.pop()
-                if not places:
-                    del self._places[known[-1], token]
+        for end in range(len(known), length, -1):
+            for run in RUNS:
+                if end >= run:
+                    key = tuple(known[end - run :])
+                    places = self._places[key]
+                    places.pop()
+                    if not places:
+                        del self._places[key]
+            known.pop()
 
     def matches(self) -> list[Match]:
-        """Earlier places where the last tokens stood, the longest match first, then the latest."""
+        """Earlier places where the last tokens stood, the longest match first, then the latest.
+
+        The latest places after the longest of the `RUNS` that stood before.
+        """
         known = self.tokens
         end = len(known)
-        if end < LEAST:
-            return []
-        # The last place of all is the end itself.
-        places = self._places[known[-2], known[-1]][-PLACES - 1 : -1]
-        found = [Match(place, self._common(place, end)) for place in places]
+        places: list[int] = []
+        for run in RUNS:
+            if end >= run and not places:
+                # The last place of all is the end itself.
+                places = self._places[tuple(known[end - run :])][-PLACES - 1 : -1]
+        found = [Match(place, common(known, place, known, end)) for place in places]
         return sorted(found, key=lambda match: (match.length, match.place), reverse=True)
 
-    def _common(self, place: int, end: int) -> int:
-        known = self.tokens
-        most = min(FURTHEST, place)
-        length = LEAST
-        while length < most and known[place - 1 - length] == known[end - 1 - length]:
-            length += 1
-        return length
+
+def common(tokens: Sequence[int], place: int, known: Sequence[int], end: int) -> int:
+    """How many tokens before `place` in `tokens` are those before `end` in `known`.
+
+    Two are taken for granted; no more than `FURTHEST` are counted.
+    """
+    most = min(FURTHEST, place, end)
+    length = LEAST
+    while length < most and tokens[place - 1 - length] == known[end - 1 - length]:
+        length += 1
+    return length
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +157,33 @@ def chain(
     return guesses, scores
 
 
+class Texts(Protocol):
+    """Texts besides the conversation. A negative token ends one of them."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """All of them."""
+
+    def matches(self, known: Sequence[int]) -> list[Match]:
+        """Places where the last tokens of `known` stand, the longest match first."""
+
+
+def better(stored: Sequence[Match], matches: Sequence[Match]) -> bool:
+    """Whether the longest match of all is among `stored`; a draw goes to the conversation."""
+    return not matches or stored[0].length > matches[0].length
+
+
 class LookupDrafter:
     """Drafts what followed the last tokens when they stood there before.
 
     Args:
         tokenizer: the target's.
+        store: other texts to copy from, where they match better than the conversation.
 
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.index = Index()
+    def __init__(self, tokenizer: Tokenizer, store: Texts | None = None) -> None:
+        self.index, self.store = Index(), store
         self._end_tokens = frozenset(tokenizer.end_tokens)
 
     def restart(self, tokens: Sequence[int], rng: np.random.Generator) -> None:
@@ -177,10 +209,18 @@ class LookupDrafter:
         """
         self.index.extend(tokens[len(self.index) :])
         self.index.extend(drafted)
-        guesses, scores = chain(self.index.tokens, self.index.matches(), most)
+        matches, texts = self.index.matches(), self.index.tokens
+        stored = self.store.matches(texts) if self.store is not None else []
+        if self.store is not None and stored and better(stored, matches):
+            guesses, scores = chain(self.store.tokens, stored, most)
+        else:
+            guesses, scores = chain(texts, matches, most)
         self.index.trim(len(tokens))
-        ends = (k for k, token in enumerate(guesses, 1) if token in self._end_tokens)
-        length = next(ends, len(guesses))
+        length = len(guesses)
+        for k, token in enumerate(guesses):
+            if token < 0 or token in self._end_tokens:
+                length = k + (token >= 0)
+                break
         return Guesses(tuple(guesses[:length]), tuple(scores[:length]), len(drafted))
 
     def ends(self, drafted: Sequence[int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class Vocabulary:
         self.eos: int = llama_cpp.llama_vocab_eos(self._vocab)
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
         self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._fingerprint = ""
         self._end_tokens: tuple[int, ...] | None = None
 
     def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
@@ -86,6 +88,14 @@ class Vocabulary:
             return b""
         spelled: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
         return spelled
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all tokens: equal where ids mean the same."""
+        if not self._fingerprint:
+            spelled = b"\0".join(self.text(token) for token in range(self.n_tokens))
+            self._fingerprint = hashlib.sha256(spelled).hexdigest()[:32]
+        return self._fingerprint
 
     @property
     def end_tokens(self) -> tuple[int, ...]:

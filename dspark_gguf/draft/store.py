@@ -1,0 +1,126 @@
+"""Tokens of the user's own files, to copy from: made once, for one vocabulary, read-only.
+
+The file is an uncompressed ``.npz``: ``tokens`` int32 of all texts, a -1 after each; ``pairs``
+int64, the pairs of neighbours in ascending order; ``places`` int32, where the token after each of
+them stands, ascending among equal pairs; ``vocabulary`` str.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.draft.lookup import PLACES, Match, common
+from dspark_gguf.errors import PairError, UsageError
+from dspark_gguf.paths import replacing
+
+#: Tokens that must match: in so much text, two would say little.
+LEAST = 3
+#: After the last token of a text.
+_END = -1
+_WIDTH = np.int64(2**32)
+
+
+class Store:
+    """Texts, and where each pair of tokens stands in them; 16 bytes a token.
+
+    Args:
+        tokens: all texts, a -1 after each.
+        vocabulary: `Vocabulary.fingerprint` of the model that they are tokens of.
+
+    """
+
+    def __init__(self, tokens: npt.NDArray[np.int32], vocabulary: str) -> None:
+        pairs = tokens[:-1].astype(np.int64) * _WIDTH + tokens[1:]
+        inside = np.flatnonzero((tokens[:-1] != _END) & (tokens[1:] != _END))
+        order = inside[np.argsort(pairs[inside], kind="stable")]
+        self._hold(tokens, pairs[order], (order + 2).astype(np.int32), vocabulary)
+
+    def _hold(
+        self,
+        tokens: npt.NDArray[np.int32],
+        pairs: npt.NDArray[np.int64],
+        places: npt.NDArray[np.int32],
+        vocabulary: str,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.tokens = array("i", tokens.astype(np.intc).tobytes())  # its items are Python's ints
+        self._pairs, self._places = pairs, places
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[Sequence[int]], most: int, vocabulary: str) -> Store:
+        """A store of the first `most` tokens of all texts."""
+        tokens: list[int] = []
+        for text in texts:
+            tokens += [*text, _END]
+            if len(tokens) > most:
+                tokens[most:] = [_END]
+                break
+        return cls(np.array(tokens or [_END], dtype=np.int32), vocabulary)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def matches(self, known: Sequence[int]) -> list[Match]:
+        """Places where the last tokens of `known` stand, the longest match first."""
+        end = len(known)
+        if end < LEAST:
+            return []
+        pair = known[-2] * int(_WIDTH) + known[-1]
+        first, last = np.searchsorted(self._pairs, [pair, pair + 1]).tolist()
+        places = self._places[max(first, last - PLACES) : last].tolist()
+        found = [Match(place, common(self.tokens, place, known, end)) for place in places]
+        found = [m for m in found if m.length >= LEAST and self.tokens[m.place] != _END]
+        return sorted(found, key=lambda match: (match.length, match.place), reverse=True)
+
+    def save(self, path: Path) -> None:
+        """Write it; the file appears whole or not at all."""
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                tokens=np.array(self.tokens, dtype=np.int32),
+                pairs=self._pairs,
+                places=self._places,
+                vocabulary=np.array(self.vocabulary),
+            )
+
+    @classmethod
+    def load(cls, path: Path, vocabulary: str) -> Store:
+        """Read what `save` wrote.
+
+        Raises:
+            UsageError: it is no such file.
+            PairError: it was made for another vocabulary.
+
+        """
+        do = "make one with: dspark-gguf lookup build FILES -o STORE"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                tokens, pairs, places = (file[name] for name in ("tokens", "pairs", "places"))
+                made_for = str(file["vocabulary"])
+        except FileNotFoundError:
+            raise UsageError("a store of texts", f"nothing at {path}", do) from None
+        except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile):
+            raise UsageError(f"a store of texts in {path}", "another file", do) from None
+        if made_for != vocabulary:
+            raise PairError(
+                "a store made with the vocabulary of this model",
+                f"{path}, made with another",
+                "build it again with -m and this model",
+            )
+        good = (
+            (tokens.dtype, pairs.dtype, places.dtype) == (np.int32, np.int64, np.int32)
+            and tokens.ndim == pairs.ndim == places.ndim == 1
+            and len(pairs) == len(places) <= len(tokens)
+            and (not len(places) or 0 <= places.min() <= places.max() < len(tokens))
+        )
+        if not good:
+            raise UsageError(f"a store of texts in {path}", "a damaged one", do)
+        store = cls.__new__(cls)
+        store._hold(tokens, pairs, places, made_for)
+        return store
