@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dspark_gguf.decoder import Decoder
     from dspark_gguf.engine.pair import Pair
     from dspark_gguf.errors import DSparkError
+    from dspark_gguf.plugin import DSparkLlama
     from dspark_gguf.records import Answer, Round
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Answer": "records",
     "DSparkError": "errors",
+    "DSparkLlama": "plugin",
     "Decoder": "decoder",
     "Limits": "config",
     "ModelOptions": "config",
@@ -35,6 +37,7 @@ _HOMES = {
 __all__ = [
     "Answer",
     "DSparkError",
+    "DSparkLlama",
     "Decoder",
     "Limits",
     "ModelOptions",

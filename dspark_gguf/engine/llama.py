@@ -1,0 +1,131 @@
+"""A loaded ``llama_cpp.Llama`` as a cache: the state that its own methods keep stays true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.errors import ResourceError
+
+
+class LlamaCache:
+    """The cache of a ``Llama``, in its own books (`n_tokens`, `input_ids`).
+
+    Relies on ``_ctx``, ``_batch``, ``_n_vocab``, ``_logits_all``, ``_requires_eval`` and
+    ``_model``; a contract test pins them.
+
+    Args:
+        llama: who else may use it between two calls.
+
+    """
+
+    def __init__(self, llama: llama_cpp.Llama) -> None:
+        self.llama = llama
+        self.vocabulary = Vocabulary(llama._model.model, owner=llama)
+
+    @property
+    def n_ctx(self) -> int:
+        """Most tokens it can hold."""
+        return int(self.llama.n_ctx())
+
+    @property
+    def n_tokens(self) -> int:
+        """Size of the vocabulary."""
+        return int(self.llama._n_vocab)
+
+    @property
+    def length(self) -> int:
+        """Tokens it holds."""
+        return int(self.llama.n_tokens)
+
+    @property
+    def can_trim(self) -> bool:
+        """Whether it takes back single tokens."""
+        model = self.llama._model.model
+        stateful = (llama_cpp.llama_model_is_recurrent, llama_cpp.llama_model_is_hybrid)
+        return not any(is_kind(model) for is_kind in stateful)
+
+    def restart(self, tokens: Sequence[int]) -> int:
+        """Hold exactly `tokens`; returns how many were there already."""
+        kept = self.keep(tokens)
+        self.advance(tokens[kept:], 0)
+        return kept
+
+    def keep(self, tokens: Sequence[int]) -> int:
+        """Drop what is no prefix of `tokens`; returns the length of what stays."""
+        ours = self.llama.input_ids[: min(self.length, len(tokens))]
+        differs = np.flatnonzero(ours != np.asarray(tokens[: len(ours)], dtype=ours.dtype))
+        self.trim(int(differs[0]) if len(differs) else len(ours))
+        return self.length
+
+    def trim(self, length: int) -> None:
+        """Take back all tokens from position `length` on."""
+        if length < self.length:
+            if not self.llama._ctx.kv_cache_seq_rm(-1, length, -1):
+                self.llama.reset()
+                return
+            self.llama.n_tokens = length
+            self.llama._requires_eval = True
+
+    def decode(self, tokens: Sequence[int]) -> LlamaRows:
+        """One pass over `tokens`: a row for each."""
+        return self.advance(tokens, len(tokens))
+
+    def advance(self, tokens: Sequence[int], n_rows: int) -> LlamaRows:
+        """Read tokens: all of their rows, or none but the last one's.
+
+        Raises:
+            ResourceError: the context is full.
+
+        """
+        llama = self.llama
+        if self.length + len(tokens) > self.n_ctx:
+            raise ResourceError(
+                f"room for {self.length + len(tokens)} tokens",
+                f"a context of {self.n_ctx}",
+                "make the Llama with a larger n_ctx",
+            )
+        if not tokens:
+            return LlamaRows(llama, 0)
+        if n_rows <= 1:
+            llama.eval(list(tokens))
+            return LlamaRows(llama, n_rows)
+        kept, llama._logits_all = llama._logits_all, True
+        try:
+            if kept:
+                llama.eval(list(tokens))
+            else:
+                self._pass(tokens)
+        finally:
+            llama._logits_all = kept
+        return LlamaRows(llama, len(tokens))
+
+    def _pass(self, tokens: Sequence[int]) -> None:
+        """As ``Llama.eval`` with all rows, but without its table of them."""
+        llama, past = self.llama, self.length
+        llama._ctx.kv_cache_seq_rm(-1, past, -1)
+        llama._batch.set_batch(batch=tokens, n_past=past, logits_all=True)
+        llama._ctx.decode(llama._batch)
+        llama.input_ids[past : past + len(tokens)] = tokens
+        llama.n_tokens = past + len(tokens)
+        llama._requires_eval = False
+
+
+class LlamaRows:
+    """Logits of the last pass; views, valid until the next one."""
+
+    def __init__(self, llama: llama_cpp.Llama, count: int) -> None:
+        self._llama, self._count = llama, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, k: int) -> npt.NDArray[np.float32]:
+        if not 0 <= k < self._count:
+            raise IndexError(k)
+        pointer = llama_cpp.llama_get_logits_ith(self._llama._ctx.ctx, k - self._count)
+        return np.ctypeslib.as_array(pointer, (self._llama._n_vocab,))

@@ -1,0 +1,225 @@
+"""``llama_cpp.Llama``, sooner: its own answers, with drafts that are checked in one pass.
+
+Every token is drawn by llama.cpp's own sampler chain from the target's own row, in order, as
+``Llama.generate`` does it; a draft only decides how many rows one pass computes (`match`
+acceptance). So penalties, grammars, mirostat, seeds and custom processors mean what they mean
+there, and the same seed says the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from threading import Event
+from time import perf_counter
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from dspark_gguf.config import DraftOptions, Sampling, Speculation
+from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, ModelDrafter, NoDrafter
+from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.llama import LlamaCache
+from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.timing import quick_profile
+from dspark_gguf.engine.vocabulary import require_same_tokens
+from dspark_gguf.errors import UsageError
+from dspark_gguf.learned import Learned
+from dspark_gguf.records import NO_DRAFT, Draft, Round
+from dspark_gguf.sampling import Sampler, margin
+from dspark_gguf.schedule import Fixed, StoppingRule, make_stopping_rule
+
+_PROFILE_SECONDS = 2.0
+
+
+class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
+    """A ``Llama`` that speculates.
+
+    Args:
+        model_path: the target.
+        draft_model: a path of a GGUF with the target's vocabulary, a `Drafter`, or None: what the
+            conversation already said is copied.
+        draft_options: how a path is loaded.
+        speculation: when to draft, and how much; lossless acceptance only.
+        options: as for ``Llama``.
+
+    Raises:
+        UsageError: a `draft_model` that is none of these, or acceptance that changes the output.
+        PairError: a draft with another vocabulary.
+
+    """
+
+    n_tokens: int
+    _draft_context: Context | None = None
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        draft_model: str | Path | Drafter | None = None,
+        draft_options: DraftOptions | None = None,
+        speculation: Speculation | None = None,
+        **options: Any,
+    ) -> None:
+        self.speculation = speculation or Speculation()
+        if not self.speculation.lossless:
+            raise UsageError(
+                "acceptance ratio, match or auto",
+                self.speculation.acceptance,
+                "the drop-in is lossless: use dspark_gguf.Decoder for the other rules",
+            )
+        super().__init__(model_path, **options)
+        self._cache = LlamaCache(self)
+        self.drafter: Drafter = NoDrafter()
+        self.stopping_rule: StoppingRule = Fixed(0)
+        if self.speculation.mode != "off" and self._cache.can_trim:
+            try:
+                self._prepare(draft_model, draft_options or DraftOptions())
+            except Exception:
+                self.close()
+                raise
+
+    def _prepare(self, draft: str | Path | Drafter | None, options: DraftOptions) -> None:
+        lookup = LookupDrafter(self._cache.vocabulary)
+        if draft is None:
+            self.drafter = lookup
+        elif isinstance(draft, str | Path):
+            looking = self._loaded(draft, options)
+            both = self.speculation.stopping_rule == "optimal"
+            self.drafter = Cascade(lookup, looking) if both else looking
+        elif hasattr(draft, "propose"):
+            self.drafter = draft
+        else:
+            raise UsageError(
+                "draft_model: a path, a Drafter or None", type(draft).__name__, "give one of these"
+            )
+        learned = Learned()
+        limit = self.speculation.most_copies
+        quick_profile(self._cache, self._draft_context, learned.costs, _PROFILE_SECONDS, limit)
+        self.reset()
+        copies = isinstance(self.drafter, LookupDrafter | Cascade)
+        self.stopping_rule = make_stopping_rule(
+            self.speculation,
+            learned.costs,
+            learned.calibration("model", "match", 0.0),
+            copies=learned.calibration("lookup", "match", 0.0) if copies else None,
+            looks=0 if isinstance(self.drafter, LookupDrafter) else None,
+        )
+
+    def _loaded(self, path: str | Path, options: DraftOptions) -> ModelDrafter:
+        draft = Model(path, options)
+        try:
+            ours, theirs = self._cache.vocabulary, draft.vocabulary
+            require_same_tokens(ours, theirs, Path(self.model_path).name, draft.path.name)
+            n_ctx = options.n_ctx or min(self.n_ctx(), draft.n_ctx_train)
+            self._draft_context = Context(draft, n_ctx, 1, Event())
+        except Exception:
+            draft.close()
+            raise
+        greedy = Sampler(Sampling(temperature=0), ours.end_tokens)
+        return ModelDrafter(self._draft_context, greedy, ours, margin)
+
+    def generate(  # noqa: D102 - as in Llama
+        self, tokens: Sequence[int], *args: Any, **options: Any
+    ) -> Generator[int, Sequence[int] | None, None]:
+        if isinstance(self.stopping_rule, Fixed) and not self.stopping_rule.length:
+            yield from super().generate(tokens, *args, **options)
+            return
+        names = ("top_k", "top_p", "min_p", "typical_p", "temp", "repeat_penalty", "reset")
+        options = dict(zip(names, args, strict=False)) | options
+        yield from self._rounds(list(tokens), **options)
+
+    def _rounds(
+        self,
+        tokens: list[int],
+        *,
+        reset: bool = True,
+        stopping_criteria: llama_cpp.StoppingCriteriaList | None = None,
+        **sampling: Any,
+    ) -> Generator[int, Sequence[int] | None, None]:
+        self._mirostat_mu = ctypes.c_float(2.0 * sampling.get("mirostat_tau", 5.0))
+        self._sampler = self._init_sampler(**sampling)
+        if reset:
+            self._cache.keep(tokens[:-1])
+            tokens = tokens[self.n_tokens :]
+        said = [*self._input_ids.tolist(), *tokens]
+        self.drafter.restart(said[:-1], np.random.default_rng(0))
+        draft, plain = NO_DRAFT, True
+        while True:
+            started = perf_counter()
+            if not plain:
+                draft = self._draft(said)
+            drafted = perf_counter()
+            before = self.n_tokens
+            if len(draft):
+                self._cache.decode([*tokens, *draft.tokens])
+            else:
+                self.eval(tokens)
+            decoded = perf_counter()
+            rows, fresh, sent = len(draft) + 1, [], None
+            pending = len(tokens) - 1
+            for k in range(rows):
+                # What a processor or a caller sees between two tokens: what was committed.
+                self.n_tokens = before + pending + k + 1
+                token = self._sampler.sample(self._ctx, k - rows)
+                if stopping_criteria is not None and stopping_criteria(
+                    self._input_ids, self._scores[-1, :]
+                ):
+                    return
+                fresh.append(token)
+                sent = yield token
+                if sent or k == len(draft) or token != draft.tokens[k]:
+                    break
+            pairs = enumerate(zip(draft.tokens, fresh, strict=False))
+            accepted = next((k for k, (ours, theirs) in pairs if ours != theirs), len(draft))
+            if self.n_tokens < before + len(tokens) + len(draft):
+                self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1)
+                self._requires_eval = True
+            tokens = [fresh[-1], *(sent or ())]
+            said += [*fresh, *(sent or ())]
+            self.drafter.trim(len(said) - 1 - len(sent or ()))
+            if not plain and not sent:
+                self._learn(draft, fresh, accepted, started, drafted, decoded)
+            draft, plain = NO_DRAFT, bool(sent)
+
+    def _draft(self, said: list[int]) -> Draft:
+        room = self.n_ctx() - len(said)
+        plan = self.stopping_rule.plan(min(room - 1, self.n_batch - 1), self.drafter.behind(said))
+        return self.drafter.propose(said, plan) if plan.length else NO_DRAFT
+
+    def _learn(
+        self,
+        draft: Draft,
+        fresh: list[int],
+        accepted: int,
+        started: float,
+        drafted: float,
+        decoded: float,
+    ) -> None:
+        round = Round(
+            tuple(fresh),
+            drafted=len(draft),
+            accepted=accepted,
+            scores=draft.scores,
+            look_seconds=draft.look_seconds,
+            caught_up=draft.caught_up,
+            first_look=draft.first_look,
+            last_look=draft.last_look,
+            guessed=tuple((some.scores, some.fates(draft.tokens, fresh)) for some in draft.guesses),
+            seconds=decoded - started,
+            draft_seconds=drafted - started,
+            target_seconds=decoded - drafted,
+        )
+        self.stopping_rule.observe(round)
+        self.drafter.observe(round)
+
+    def close(self) -> None:
+        """Free both models."""
+        if self._draft_context is not None:
+            self._draft_context.close()
+            self._draft_context.model.close()
+            self._draft_context = None
+        if hasattr(self, "_stack"):  # else: refused before anything was loaded
+            super().close()
