@@ -10,26 +10,31 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import llama_cpp
 import numpy as np
 
 from dspark_gguf.config import DraftOptions, Sampling, Speculation
 from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, ModelDrafter, NoDrafter
+from dspark_gguf.engine import library
 from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.llama import LlamaCache
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.timing import quick_profile
-from dspark_gguf.engine.vocabulary import require_same_tokens
-from dspark_gguf.errors import UsageError
-from dspark_gguf.learned import Learned
+from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
+from dspark_gguf.errors import ModelError, UsageError
+from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.records import NO_DRAFT, Draft, Round
 from dspark_gguf.sampling import Sampler, margin
 from dspark_gguf.schedule import Fixed, StoppingRule, make_stopping_rule
+
+#: What may be given as `draft_model`.
+DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
 
 _PROFILE_SECONDS = 2.0
 
@@ -39,8 +44,8 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
 
     Args:
         model_path: the target.
-        draft_model: a path of a GGUF with the target's vocabulary, a `Drafter`, or None: what the
-            conversation already said is copied.
+        draft_model: a path of a GGUF with the target's vocabulary, a loaded ``Llama`` that nobody
+            else uses meanwhile, a `Drafter`, or None: what the conversation already said is copied.
         draft_options: how a path is loaded.
         speculation: when to draft, and how much; lossless acceptance only.
         options: as for ``Llama``.
@@ -48,17 +53,19 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
     Raises:
         UsageError: a `draft_model` that is none of these, or acceptance that changes the output.
         PairError: a draft with another vocabulary.
+        ModelError: a draft that cannot take tokens back.
 
     """
 
     n_tokens: int
     _draft_context: Context | None = None
+    _learned: Learned | None = None
 
     def __init__(
         self,
         model_path: str,
         *,
-        draft_model: str | Path | Drafter | None = None,
+        draft_model: DraftModel = None,
         draft_options: DraftOptions | None = None,
         speculation: Speculation | None = None,
         **options: Any,
@@ -71,34 +78,49 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
                 "the drop-in is lossless: use dspark_gguf.Decoder for the other rules",
             )
         super().__init__(model_path, **options)
-        self._cache = LlamaCache(self)
+        self._asked = {
+            "draft_model": draft_model, "draft_options": draft_options, "speculation": speculation,
+        }  # fmt: skip
         self.drafter: Drafter = NoDrafter()
         self.stopping_rule: StoppingRule = Fixed(0)
-        if self.speculation.mode != "off" and self._cache.can_trim:
+        generates = not (options.get("vocab_only") or options.get("embedding"))
+        if not generates or self.speculation.mode == "off":
+            return
+        self._cache = LlamaCache(self)
+        if self._cache.can_trim:
             try:
                 self._prepare(draft_model, draft_options or DraftOptions())
             except Exception:
                 self.close()
                 raise
 
-    def _prepare(self, draft: str | Path | Drafter | None, options: DraftOptions) -> None:
+    def _prepare(self, draft: DraftModel, options: DraftOptions) -> None:
+        cache: Context | LlamaCache | None = None
         lookup = LookupDrafter(self._cache.vocabulary)
         if draft is None:
             self.drafter = lookup
-        elif isinstance(draft, str | Path):
-            looking = self._loaded(draft, options)
+        elif isinstance(draft, str | Path | llama_cpp.Llama):
+            if isinstance(draft, llama_cpp.Llama):
+                cache = self._borrowed(draft)
+            else:
+                cache = self._draft_context = self._loaded(draft, options)
+            greedy = Sampler(Sampling(temperature=0), self._cache.vocabulary.end_tokens)
+            looking = ModelDrafter(cache, greedy, self._cache.vocabulary, margin)
             both = self.speculation.stopping_rule == "optimal"
             self.drafter = Cascade(lookup, looking) if both else looking
         elif hasattr(draft, "propose"):
             self.drafter = draft
         else:
             raise UsageError(
-                "draft_model: a path, a Drafter or None", type(draft).__name__, "give one of these"
-            )
-        learned = Learned()
+                "draft_model: a path, a Llama, a Drafter or None", type(draft).__name__,
+                "give one of these",
+            )  # fmt: skip
+        path = learned_path(self._facts(draft)) if self.speculation.learn else None
+        self._learned = learned = Learned(path)
         limit = self.speculation.most_copies
-        quick_profile(self._cache, self._draft_context, learned.costs, _PROFILE_SECONDS, limit)
-        self.reset()
+        if not learned.costs.covers(limit, looks=cache is not None):
+            quick_profile(self._cache, cache, learned.costs, _PROFILE_SECONDS, limit)
+            self.reset()
         copies = isinstance(self.drafter, LookupDrafter | Cascade)
         self.stopping_rule = make_stopping_rule(
             self.speculation,
@@ -108,18 +130,36 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             looks=0 if isinstance(self.drafter, LookupDrafter) else None,
         )
 
-    def _loaded(self, path: str | Path, options: DraftOptions) -> ModelDrafter:
+    def _facts(self, draft: DraftModel) -> dict[str, Any]:
+        """Everything that costs and confidences depend on."""
+        paths = [self.model_path, draft.model_path if isinstance(draft, llama_cpp.Llama) else draft]
+        files = [Path(path) for path in paths if isinstance(path, str | Path)]
+        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        own = {key: repr(value) for key, value in super().__getstate__().items()}
+        options = self._asked["draft_options"]
+        return {"files": stats, "own": own, "draft": repr(options), "machine": library.machine()}
+
+    def _loaded(self, path: str | Path, options: DraftOptions) -> Context:
         draft = Model(path, options)
         try:
-            ours, theirs = self._cache.vocabulary, draft.vocabulary
-            require_same_tokens(ours, theirs, Path(self.model_path).name, draft.path.name)
+            self._require_same_tokens(draft.vocabulary, draft.path.name)
+            if not draft.has_trimmable_cache:
+                raise _cannot_trim(draft.path.name)
             n_ctx = options.n_ctx or min(self.n_ctx(), draft.n_ctx_train)
-            self._draft_context = Context(draft, n_ctx, 1, Event())
+            return Context(draft, n_ctx, 1, Event())
         except Exception:
             draft.close()
             raise
-        greedy = Sampler(Sampling(temperature=0), ours.end_tokens)
-        return ModelDrafter(self._draft_context, greedy, ours, margin)
+
+    def _borrowed(self, draft: llama_cpp.Llama) -> LlamaCache:
+        cache, name = LlamaCache(draft), Path(draft.model_path).name
+        self._require_same_tokens(cache.vocabulary, name)
+        if not cache.can_trim:
+            raise _cannot_trim(name)
+        return cache
+
+    def _require_same_tokens(self, theirs: Vocabulary, name: str) -> None:
+        require_same_tokens(self._cache.vocabulary, theirs, Path(self.model_path).name, name)
 
     def generate(  # noqa: D102 - as in Llama
         self, tokens: Sequence[int], *args: Any, **options: Any
@@ -215,11 +255,25 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         self.stopping_rule.observe(round)
         self.drafter.observe(round)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What makes the same again, for pickling."""
+        return {**super().__getstate__(), **self._asked}
+
     def close(self) -> None:
         """Free both models."""
+        if self._learned is not None:
+            with suppress(OSError):  # a folder that cannot be written to is no reason to fail
+                self._learned.save()
+            self._learned = None
         if self._draft_context is not None:
             self._draft_context.close()
             self._draft_context.model.close()
             self._draft_context = None
         if hasattr(self, "_stack"):  # else: refused before anything was loaded
             super().close()
+
+
+def _cannot_trim(name: str) -> ModelError:
+    return ModelError(
+        "a draft whose cache takes tokens back", f"{name}, which is recurrent", "use another draft"
+    )
