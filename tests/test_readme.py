@@ -15,12 +15,17 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_python_example_runs(demo_files, capsys):
-    """The example is executed as it stands."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    """The examples are executed as they stand, the second with the demo pair's files."""
+    code, drop_in = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len(code.strip().splitlines()) <= 10
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert re.search(r"(stop|length) \d\.\d", printed.splitlines()[-1])
+    for name, file in zip(("target.gguf", "draft.gguf"), demo_files, strict=True):
+        drop_in = drop_in.replace(name, str(file))
+    names = {}
+    exec(compile(drop_in.replace("4096", "512, verbose=False"), "README.md", "exec"), names)
+    names["llama"].close()
 
 
 def test_every_option_that_is_named_exists():
