@@ -23,7 +23,7 @@ from dspark_gguf.config import DraftOptions, Sampling, Speculation
 from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, ModelDrafter, NoDrafter
 from dspark_gguf.engine import library
 from dspark_gguf.engine.context import Context
-from dspark_gguf.engine.llama import LlamaCache
+from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.timing import quick_profile
 from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
@@ -58,6 +58,7 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
     """
 
     n_tokens: int
+    tokenizer_: Any
     _draft_context: Context | None = None
     _learned: Learned | None = None
 
@@ -78,6 +79,8 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
                 "the drop-in is lossless: use dspark_gguf.Decoder for the other rules",
             )
         super().__init__(model_path, **options)
+        if type(self.tokenizer_) is llama_cpp.LlamaTokenizer:
+            self.tokenizer_ = GrowingTokenizer(self)
         self._asked = {
             "draft_model": draft_model, "draft_options": draft_options, "speculation": speculation,
         }  # fmt: skip

@@ -6,11 +6,13 @@ import json
 import pickle
 
 import llama_cpp
+import numpy as np
 import pytest
 
 from dspark_gguf import Speculation
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.draft import Cascade
+from dspark_gguf.engine.llama import GrowingTokenizer
 from dspark_gguf.errors import PairError, UsageError
 from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.plugin import DSparkLlama
@@ -256,4 +258,39 @@ def test_chat_on_the_real_pair(demo_files):
     (call,) = called["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "note"
     assert json.loads(call["function"]["arguments"]).keys() >= {"name", "age"}
+    llama.close()
+
+
+def test_growing_lists_are_detokenized_as_before(demo_files, tiny_files):
+    """Byte for byte: lists that grow, shrink, change, begin with the first token, or are parts."""
+    rng = np.random.default_rng(0)
+    for file in (demo_files[0], tiny_files.target):
+        llama = llama_cpp.Llama(str(file), vocab_only=True, verbose=False)
+        wanted, ours = llama_cpp.LlamaTokenizer(llama), GrowingTokenizer(llama)
+        for _ in range(40):
+            tokens = rng.integers(0, llama.n_vocab(), 100).tolist()
+            if rng.random() < 0.3:
+                tokens[0] = llama.token_bos()
+            for end in sorted(rng.integers(0, 101, 12).tolist()):
+                assert ours.detokenize(tokens[:end]) == wanted.detokenize(tokens[:end])
+                part = tokens[end // 2 : end]
+                assert ours.detokenize(part, prev_tokens=tokens[: end // 2]) == (
+                    wanted.detokenize(part)
+                )
+                assert ours.detokenize(part, special=True) == wanted.detokenize(part, special=True)
+        llama.close()
+
+
+def test_long_answers_ask_for_each_piece_once(tiny_files):
+    """Detokenizing is linear: what the tokenizer reads does not grow with the answer."""
+    llama = DSparkLlama(str(tiny_files.target), **EXACT)
+    asked = []
+    original = llama._model.detokenize
+    llama._model.detokenize = lambda tokens, special=False: (
+        asked.append(len(tokens)) or original(tokens, special=special)
+    )
+    bias = dict.fromkeys(llama._cache.vocabulary.end_tokens, -100.0)
+    out = llama.create_completion("abc", max_tokens=300, temperature=0.0, logit_bias=bias)
+    assert out["usage"]["completion_tokens"] == 300
+    assert sum(asked) < 600
     llama.close()

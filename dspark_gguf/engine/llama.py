@@ -11,6 +11,9 @@ import numpy.typing as npt
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import ResourceError
 
+#: Tokens from which on a list is remembered by `GrowingTokenizer`.
+_LONG = 32
+
 
 class LlamaCache:
     """The cache of a ``Llama``, in its own books (`n_tokens`, `input_ids`).
@@ -129,3 +132,48 @@ class LlamaRows:
             raise IndexError(k)
         pointer = llama_cpp.llama_get_logits_ith(self._llama._ctx.ctx, k - self._count)
         return np.ctypeslib.as_array(pointer, (self._llama._n_vocab,))
+
+
+class GrowingTokenizer(llama_cpp.LlamaTokenizer):  # type: ignore[misc]
+    """Detokenizes a list that grows by reading only what is new.
+
+    ``Llama.create_completion`` asks for the text of the whole answer after every token, which
+    makes long answers quadratic. What comes out is the same, byte for byte.
+    """
+
+    def __init__(self, llama: llama_cpp.Llama) -> None:
+        super().__init__(llama)
+        self._pieces: dict[int, bytes] = {}
+        self._tokens: list[int] = []
+        self._text = b""
+
+    def detokenize(
+        self,
+        tokens: list[int],
+        prev_tokens: list[int] | None = None,
+        special: bool = False,
+    ) -> bytes:
+        """The bytes of `tokens`."""
+        if special or not tokens:
+            return bytes(self._model.detokenize(tokens, special=special))
+        known = len(self._tokens)
+        if known == 0 or tokens[:known] != self._tokens:
+            if len(tokens) < _LONG:  # a short list; the long one will be asked for again
+                return self._without_space(tokens, self._text_of(tokens, b""))
+            self._tokens, self._text, known = [], b"", 0
+        fresh = tokens[known:]
+        self._text = self._text_of(fresh, self._text)
+        self._tokens += fresh
+        return self._without_space(tokens, self._text)
+
+    def _text_of(self, tokens: Sequence[int], before: bytes) -> bytes:
+        pieces = self._pieces
+        for token in tokens:
+            if token not in pieces:
+                pieces[token] = self._model.detokenize([token])
+        return before + b"".join([pieces[token] for token in tokens])
+
+    def _without_space(self, tokens: Sequence[int], text: bytes) -> bytes:
+        """Llama 1 begins a text with a space after its first token."""
+        begins = tokens[0] == self._model.token_bos() and text[:1] == b" "
+        return text[1:] if begins else text
