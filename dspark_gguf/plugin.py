@@ -9,8 +9,10 @@ there, and the same seed says the same.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Generator, Sequence
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -258,6 +260,45 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         self.stopping_rule.observe(round)
         self.drafter.observe(round)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str,
+        *,
+        draft_repo_id: str | None = None,
+        draft_filename: str | None = None,
+        additional_files: Sequence[str] = (),
+        local_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> DSparkLlama:
+        """A target, and a draft or none, from a model hub, through huggingface_hub and its cache.
+
+        Args:
+            repo_id: of the target, such as ``org/name-GGUF``.
+            filename: of the target, or a glob pattern that one file matches.
+            draft_repo_id: of the draft; without it, the target's.
+            draft_filename: of the draft, or a pattern; None: no draft model.
+            additional_files: more of the target's repository, such as the shards of a split file.
+            local_dir: where to put the files, instead of the cache.
+            cache_dir: where the cache is.
+            options: as for the class.
+
+        Raises:
+            UsageError: no file or several match.
+
+        """
+        if draft_repo_id is not None and draft_filename is None:
+            raise UsageError("draft_filename with draft_repo_id", "none", 'such as "*Q8_0.gguf"')
+        places = {"local_dir": local_dir, "cache_dir": cache_dir}
+        for name in additional_files:
+            _downloaded(repo_id, name, places)
+        path = _downloaded(repo_id, filename, places)
+        if draft_filename is not None:
+            options["draft_model"] = _downloaded(draft_repo_id or repo_id, draft_filename, places)
+        return cls(path, **options)
+
     def __getstate__(self) -> dict[str, Any]:
         """What makes the same again, for pickling."""
         return {**super().__getstate__(), **self._asked}
@@ -274,6 +315,22 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             self._draft_context = None
         if hasattr(self, "_stack"):  # else: refused before anything was loaded
             super().close()
+
+
+def _downloaded(repo_id: str, pattern: str, places: dict[str, Any]) -> str:
+    """The path of the one file of a repository that matches."""
+    from huggingface_hub import hf_hub_download, list_repo_files
+
+    files = sorted(list_repo_files(repo_id))
+    matching = [file for file in files if fnmatch(file, pattern)]
+    if len(matching) != 1:
+        found = ", ".join(matching or [file for file in files if file.endswith(".gguf")])
+        raise UsageError(
+            f"one file of {repo_id} that matches {pattern}",
+            f"{len(matching)}" + (f": {found}" if matching else f"; it has {found or 'no GGUF'}"),
+            "name one of them",
+        )
+    return str(hf_hub_download(repo_id, matching[0], **places))
 
 
 def _cannot_trim(name: str) -> ModelError:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import llama_cpp
 import numpy as np
@@ -16,6 +19,7 @@ from dspark_gguf.engine.llama import GrowingTokenizer
 from dspark_gguf.errors import PairError, UsageError
 from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.plugin import DSparkLlama
+from tests.fake_hub import serving
 
 EXACT = {
     "n_ctx": 512, "flash_attn": False, "type_k": 0, "type_v": 0, "verbose": False, "seed": 7,
@@ -294,3 +298,33 @@ def test_long_answers_ask_for_each_piece_once(tiny_files):
     assert out["usage"]["completion_tokens"] == 300
     assert sum(asked) < 600
     llama.close()
+
+
+def test_from_a_hub(tiny_files, tmp_path):
+    """Both files through huggingface_hub; in its own process, which has the hub's address."""
+    files = {"tiny-F32.gguf": tiny_files.target, "draft/tiny.gguf": tiny_files.draft}
+    program = """
+import sys
+from dspark_gguf import DSparkLlama
+from dspark_gguf.errors import UsageError
+options = {"n_ctx": 256, "verbose": False}
+llama = DSparkLlama.from_pretrained("org/tiny", "*F32.gguf", draft_filename="draft/*", **options)
+print(type(llama.drafter).__name__, llama.create_completion("abc", max_tokens=4)["usage"])
+for pattern in ("*.bin", "*.gguf"):
+    try:
+        DSparkLlama.from_pretrained("org/tiny", pattern, **options)
+    except UsageError as error:
+        print(error)
+"""
+    with serving({"org/tiny": files}) as address:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path),
+                 "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, none, several = done.stdout.splitlines()
+    assert first.startswith("Cascade {")
+    assert "needed one file of org/tiny that matches *.bin, got 0; it has draft/tiny.gguf" in none
+    assert "got 2: draft/tiny.gguf, tiny-F32.gguf" in several
