@@ -152,19 +152,11 @@ class Decoder:
                 shorter = shift(answer) if shift else None
                 if shorter is None:
                     finish, text = "context", text + ending.flush()
-            round = Round(
-                tuple(fresh),
-                text,
-                drafted=len(draft),
+            round = Round.of(
+                draft,
+                fresh,
+                text=text,
                 accepted=min(verdict.accepted, len(fresh)),
-                scores=draft.scores,
-                look_seconds=draft.look_seconds,
-                caught_up=draft.caught_up,
-                first_look=draft.first_look,
-                last_look=draft.last_look,
-                guessed=tuple(
-                    (some.scores, some.fates(draft.tokens, fresh)) for some in draft.guesses
-                ),
                 match_chances=verdict.match_chances,
                 seconds=reread + perf_counter() - started,
                 draft_seconds=0.0 if draft is NO_DRAFT else drafted - started,

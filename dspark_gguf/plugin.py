@@ -12,7 +12,7 @@ import ctypes
 import os
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from fnmatch import fnmatch
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -23,13 +23,17 @@ import numpy as np
 
 from dspark_gguf.config import DraftOptions, Sampling, Speculation
 from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, ModelDrafter, NoDrafter
+from dspark_gguf.draft.grammar import Choices, FittingGreedy, fitting, forced
 from dspark_gguf.engine import library
+from dspark_gguf.engine.chain import Chain
 from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.grammar import Grammar, Pieces
 from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.timing import quick_profile
 from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
 from dspark_gguf.errors import ModelError, UsageError
+from dspark_gguf.hub import downloaded
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.records import NO_DRAFT, Draft, Round
 from dspark_gguf.sampling import Sampler, margin
@@ -63,6 +67,8 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
     tokenizer_: Any
     _draft_context: Context | None = None
     _learned: Learned | None = None
+    _looking: ModelDrafter | None = None
+    _greedy: Sampler
 
     def __init__(
         self,
@@ -109,10 +115,11 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
                 cache = self._borrowed(draft)
             else:
                 cache = self._draft_context = self._loaded(draft, options)
-            greedy = Sampler(Sampling(temperature=0), self._cache.vocabulary.end_tokens)
-            looking = ModelDrafter(cache, greedy, self._cache.vocabulary, margin)
+            self._greedy = Sampler(Sampling(temperature=0), self._cache.vocabulary.end_tokens)
+            looking = ModelDrafter(cache, self._greedy, self._cache.vocabulary, margin)
             both = self.speculation.stopping_rule == "optimal"
             self.drafter = Cascade(lookup, looking) if both else looking
+            self._looking = looking
         elif hasattr(draft, "propose"):
             self.drafter = draft
         else:
@@ -185,17 +192,19 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         **sampling: Any,
     ) -> Generator[int, Sequence[int] | None, None]:
         self._mirostat_mu = ctypes.c_float(2.0 * sampling.get("mirostat_tau", 5.0))
-        self._sampler = self._init_sampler(**sampling)
+        chain = Chain(self, self._pieces if sampling.get("grammar") else None, **sampling)
+        self._sampler, grammar = chain.sampler, chain.grammar
         if reset:
             self._cache.keep(tokens[:-1])
             tokens = tokens[self.n_tokens :]
         said = [*self._input_ids.tolist(), *tokens]
         self.drafter.restart(said[:-1], np.random.default_rng(0))
-        draft, plain = NO_DRAFT, True
+        self._constrain(grammar)
+        draft, plain, learns = NO_DRAFT, True, False
         while True:
             started = perf_counter()
             if not plain:
-                draft = self._draft(said)
+                draft, learns = self._draft(said, grammar)
             drafted = perf_counter()
             before = self.n_tokens
             if len(draft):
@@ -203,12 +212,16 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             else:
                 self.eval(tokens)
             decoded = perf_counter()
-            rows, fresh, sent = len(draft) + 1, [], None
+            rows, sent = len(draft) + 1, None
+            fresh: list[int] = []
             pending = len(tokens) - 1
             for k in range(rows):
                 # What a processor or a caller sees between two tokens: what was committed.
                 self.n_tokens = before + pending + k + 1
-                token = self._sampler.sample(self._ctx, k - rows)
+                few = grammar.few() if grammar else None
+                token = chain.draw(k - rows)
+                if few is not None:
+                    self._choices.observe(fresh[-1] if fresh else said[-1], few, token)
                 if stopping_criteria is not None and stopping_criteria(
                     self._input_ids, self._scores[-1, :]
                 ):
@@ -225,40 +238,58 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             tokens = [fresh[-1], *(sent or ())]
             said += [*fresh, *(sent or ())]
             self.drafter.trim(len(said) - 1 - len(sent or ()))
-            if not plain and not sent:
-                self._learn(draft, fresh, accepted, started, drafted, decoded)
-            draft, plain = NO_DRAFT, bool(sent)
+            if learns and not sent:
+                self._learn(draft, fresh, accepted, (started, drafted, decoded))
+            draft, plain, learns = NO_DRAFT, bool(sent), False
 
-    def _draft(self, said: list[int]) -> Draft:
-        room = self.n_ctx() - len(said)
-        plan = self.stopping_rule.plan(min(room - 1, self.n_batch - 1), self.drafter.behind(said))
+    def _constrain(self, grammar: Grammar | None) -> None:
+        """Let the draft model say what fits only."""
+        if self._looking is not None:
+            self._looking.sampler = FittingGreedy(grammar) if grammar else self._greedy
+
+    def _draft(self, said: list[int], grammar: Grammar | None) -> tuple[Draft, bool]:
+        """What to verify after `said`, and whether there is something to learn from it."""
+        room = min(self.n_ctx() - len(said), self.n_batch) - 1
+        if grammar is None:
+            return self._proposed(said, room), True
+        ahead = grammar.fork()
+        head = forced(ahead, said[-1], self._choices, room)
+        if head:
+            return Draft(tuple(head)), False
+        if self._looking is not None and isinstance(self._looking.sampler, FittingGreedy):
+            self._looking.sampler.committed = len(said)
+        draft = self._proposed(said, room)
+        fits = draft.tokens[: fitting(ahead, draft.tokens)]
+        tail = forced(ahead, [*said, *fits][-1], self._choices, room - len(fits))
+        tokens = (*fits, *tail)
+        return (draft, True) if tokens == draft.tokens else (Draft(tokens), False)
+
+    def _proposed(self, said: list[int], room: int) -> Draft:
+        plan = self.stopping_rule.plan(room, self.drafter.behind(said))
         return self.drafter.propose(said, plan) if plan.length else NO_DRAFT
 
-    def _learn(
-        self,
-        draft: Draft,
-        fresh: list[int],
-        accepted: int,
-        started: float,
-        drafted: float,
-        decoded: float,
-    ) -> None:
-        round = Round(
-            tuple(fresh),
-            drafted=len(draft),
+    def _learn(self, draft: Draft, fresh: list[int], accepted: int, times: Sequence[float]) -> None:
+        started, drafted, decoded = times
+        round = Round.of(
+            draft,
+            fresh,
             accepted=accepted,
-            scores=draft.scores,
-            look_seconds=draft.look_seconds,
-            caught_up=draft.caught_up,
-            first_look=draft.first_look,
-            last_look=draft.last_look,
-            guessed=tuple((some.scores, some.fates(draft.tokens, fresh)) for some in draft.guesses),
             seconds=decoded - started,
             draft_seconds=drafted - started,
             target_seconds=decoded - drafted,
         )
         self.stopping_rule.observe(round)
         self.drafter.observe(round)
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        vocabulary = self._cache.vocabulary
+        ends = frozenset(vocabulary.end_tokens)
+        return Pieces(partial(vocabulary.piece, special=True), self._n_vocab, ends)
+
+    @cached_property
+    def _choices(self) -> Choices:
+        return Choices(self._pieces.text, self._pieces.end_tokens)
 
     @classmethod
     def from_pretrained(
@@ -293,10 +324,10 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             raise UsageError("draft_filename with draft_repo_id", "none", 'such as "*Q8_0.gguf"')
         places = {"local_dir": local_dir, "cache_dir": cache_dir}
         for name in additional_files:
-            _downloaded(repo_id, name, places)
-        path = _downloaded(repo_id, filename, places)
+            downloaded(repo_id, name, **places)
+        path = downloaded(repo_id, filename, **places)
         if draft_filename is not None:
-            options["draft_model"] = _downloaded(draft_repo_id or repo_id, draft_filename, places)
+            options["draft_model"] = downloaded(draft_repo_id or repo_id, draft_filename, **places)
         return cls(path, **options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -315,22 +346,6 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             self._draft_context = None
         if hasattr(self, "_stack"):  # else: refused before anything was loaded
             super().close()
-
-
-def _downloaded(repo_id: str, pattern: str, places: dict[str, Any]) -> str:
-    """The path of the one file of a repository that matches."""
-    from huggingface_hub import hf_hub_download, list_repo_files
-
-    files = sorted(list_repo_files(repo_id))
-    matching = [file for file in files if fnmatch(file, pattern)]
-    if len(matching) != 1:
-        found = ", ".join(matching or [file for file in files if file.endswith(".gguf")])
-        raise UsageError(
-            f"one file of {repo_id} that matches {pattern}",
-            f"{len(matching)}" + (f": {found}" if matching else f"; it has {found or 'no GGUF'}"),
-            "name one of them",
-        )
-    return str(hf_hub_download(repo_id, matching[0], **places))
 
 
 def _cannot_trim(name: str) -> ModelError:

@@ -144,6 +144,23 @@ class Round:
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
 
+    @classmethod
+    def of(cls, draft: Draft, tokens: Sequence[int], **facts: Any) -> Round:
+        """The record of a pass that verified `draft` and emitted `tokens`."""
+        return cls(
+            tuple(tokens),
+            drafted=len(draft),
+            scores=draft.scores,
+            look_seconds=draft.look_seconds,
+            caught_up=draft.caught_up,
+            first_look=draft.first_look,
+            last_look=draft.last_look,
+            guessed=tuple(
+                (some.scores, some.fates(draft.tokens, tokens)) for some in draft.guesses
+            ),
+            **facts,
+        )
+
 
 @dataclass(slots=True)
 class Tally:

@@ -7,6 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
+from dspark_gguf.draft.grammar import FittingGreedy
 from dspark_gguf.engine.protocol import Cache, Tokenizer
 from dspark_gguf.records import NO_DRAFT, Draft, Round
 from dspark_gguf.sampling import Row, Sampler, top_probability
@@ -27,12 +28,12 @@ class ModelDrafter:
     def __init__(
         self,
         cache: Cache,
-        sampler: Sampler,
+        sampler: Sampler | FittingGreedy,
         tokenizer: Tokenizer,
         score: Callable[[Row], float] = top_probability,
     ) -> None:
         self.cache = cache
-        self.sampler = sampler
+        self.sampler: Sampler | FittingGreedy = sampler
         self.score = score
         self._n_tokens = tokenizer.n_tokens
         self._end_tokens = frozenset(tokenizer.end_tokens)
