@@ -330,6 +330,23 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             options["draft_model"] = downloaded(draft_repo_id or repo_id, draft_filename, **places)
         return cls(path, **options)
 
+    @classmethod
+    def with_draft(cls, draft_model: DraftModel = None, **ours: Any) -> type[DSparkLlama]:
+        """A class that always drafts this way, for code that makes its own ``Llama``.
+
+        Args:
+            draft_model: as for this class.
+            ours: ``draft_options``, ``speculation``.
+
+        """
+        fixed = {"draft_model": draft_model, **ours}
+
+        class WithDraft(cls):  # type: ignore[misc, valid-type]
+            def __init__(self, model_path: str, **options: Any) -> None:
+                super().__init__(model_path, **{**options, **fixed})
+
+        return WithDraft
+
     def __getstate__(self) -> dict[str, Any]:
         """What makes the same again, for pickling."""
         return {**super().__getstate__(), **self._asked}

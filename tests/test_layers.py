@@ -31,6 +31,7 @@ decoder
 plugin
 chat
 catalog
+llm_plugin
 measure
 serve
 testing
