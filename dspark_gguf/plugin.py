@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from dspark_gguf.engine import library
 from dspark_gguf.engine.chain import Chain
 from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.grammar import Grammar, Pieces
-from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache
+from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache, RecordedRows, row_of
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.timing import quick_profile
 from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
@@ -68,6 +68,9 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
     _draft_context: Context | None = None
     _learned: Learned | None = None
     _looking: ModelDrafter | None = None
+    _recorded: RecordedRows | None = None
+    _records = False
+    _all_logits = False
     _greedy: Sampler
 
     def __init__(
@@ -95,10 +98,10 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         self.drafter: Drafter = NoDrafter()
         self.stopping_rule: StoppingRule = Fixed(0)
         generates = not (options.get("vocab_only") or options.get("embedding"))
-        if not generates or self.speculation.mode == "off":
+        if not generates:
             return
         self._cache = LlamaCache(self)
-        if self._cache.can_trim:
+        if self._cache.can_trim and self.speculation.mode != "off":
             try:
                 self._prepare(draft_model, draft_options or DraftOptions())
             except Exception:
@@ -173,10 +176,43 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
     def _require_same_tokens(self, theirs: Vocabulary, name: str) -> None:
         require_same_tokens(self._cache.vocabulary, theirs, Path(self.model_path).name, name)
 
+    def _create_completion(self, *args: Any, **options: Any) -> Iterator[Any]:
+        """As in ``Llama``; log-probabilities need no table of the whole context."""
+        if options.get("logprobs") is None or self._logits_all or args:
+            yield from super()._create_completion(*args, **options)
+            return
+        if options.get("echo"):
+            raise UsageError(
+                "logits_all=True for log-probabilities of the prompt (echo)", "logits_all=False",
+                "make the Llama with logits_all=True, or do not echo",
+            )  # fmt: skip
+        answer = super()._create_completion(**options)
+        # Asked for before `generate` begins, where it is taken back.
+        self._records = True
+        try:
+            yield from answer
+        finally:
+            self._records, self._recorded = False, None
+
+    @property
+    def _scores(self) -> Any:
+        return self._recorded.rows if self._recorded else super()._scores
+
+    @property
+    def _logits_all(self) -> bool:
+        return self._records or self._all_logits
+
+    @_logits_all.setter
+    def _logits_all(self, value: bool) -> None:
+        self._all_logits = value
+
     def generate(  # noqa: D102 - as in Llama
         self, tokens: Sequence[int], *args: Any, **options: Any
     ) -> Generator[int, Sequence[int] | None, None]:
-        if isinstance(self.stopping_rule, Fixed) and not self.stopping_rule.length:
+        recording, self._records = self._records, False
+        self._recorded = RecordedRows(self._n_vocab, len(tokens) - 1) if recording else None
+        plain = isinstance(self.stopping_rule, Fixed) and not self.stopping_rule.length
+        if plain and not recording:
             yield from super().generate(tokens, *args, **options)
             return
         names = ("top_k", "top_p", "min_p", "typical_p", "temp", "repeat_penalty", "reset")
@@ -218,6 +254,8 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             for k in range(rows):
                 # What a processor or a caller sees between two tokens: what was committed.
                 self.n_tokens = before + pending + k + 1
+                if self._recorded:
+                    self._recorded.append(row_of(self, k - rows))
                 few = grammar.few() if grammar else None
                 token = chain.draw(k - rows)
                 if few is not None:

@@ -220,6 +220,40 @@ def test_embeddings_and_vocabularies_need_no_draft(tiny_files):
     embeds.close()
 
 
+def close(one, other):
+    """Whether log-probabilities tell the same."""
+    if one is None or other is None:
+        return one is other
+    tops = [[list(each.values()) for each in some["top_logprobs"]] for some in (one, other)]
+    same = all(
+        np.allclose(mine, theirs, atol=1e-5) for mine, theirs in zip(*tops, strict=True)
+    ) and np.allclose(one["token_logprobs"], other["token_logprobs"], atol=1e-5)
+    return same and all(one[key] == other[key] for key in ("tokens", "text_offset"))
+
+
+def test_logprobs_without_a_table(tiny_files, ours):
+    """The same as of a ``Llama`` that keeps the logits of the whole context; echo is refused."""
+    keeps = llama_cpp.Llama(str(tiny_files.target), **EXACT, logits_all=True)
+    before = ours.scores.tobytes()
+    for way in ({"temperature": 0.0}, {"temperature": 0.9}):
+        found = []
+        for llama in (keeps, ours):
+            options = {"max_tokens": 24, "logprobs": 3, "seed": 5, **way}
+            whole = llama.create_completion("abc abc", **options)["choices"][0]["logprobs"]
+            parts = list(llama.create_completion("abc abc", stream=True, **options))
+            found.append((whole, [part["choices"][0]["logprobs"] for part in parts]))
+        (theirs, their_parts), (mine, my_parts) = found
+        assert close(theirs, mine)  # their table is summed in another order: the last bit differs
+        assert len(their_parts) == len(my_parts)
+        assert all(map(close, their_parts, my_parts))
+    keeps.close()
+    assert ours._recorded is None
+    assert ours.scores.tobytes() == before  # not written to
+    with pytest.raises(UsageError, match="echo"):
+        ours.create_completion("abc", logprobs=1, echo=True)
+    ours.create_completion("abc", max_tokens=2)
+
+
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 9}, "age": {"type": "integer"}},

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.engine.grammar import Grammar, Ids, Pieces, apply, candidates
+from dspark_gguf.engine.llama import row_of
 from dspark_gguf.errors import UsageError
 
 _NEUTRAL = {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
@@ -55,8 +56,7 @@ class Chain:
         return token
 
     def _drawn(self, row: int) -> int:
-        pointer = llama_cpp.llama_get_logits_ith(self._llama._ctx.ctx, row)
-        logits = np.ctypeslib.as_array(pointer, (self._llama._n_vocab,))
+        logits = row_of(self._llama, row)
         ids = self._allowed(logits)
         if not len(ids):
             raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -130,8 +131,59 @@ class LlamaRows:
     def __getitem__(self, k: int) -> npt.NDArray[np.float32]:
         if not 0 <= k < self._count:
             raise IndexError(k)
-        pointer = llama_cpp.llama_get_logits_ith(self._llama._ctx.ctx, k - self._count)
-        return np.ctypeslib.as_array(pointer, (self._llama._n_vocab,))
+        return row_of(self._llama, k - self._count)
+
+
+def row_of(llama: llama_cpp.Llama, k: int) -> npt.NDArray[np.float32]:
+    """A row of the last pass, counted from its end: a view, valid until the next one."""
+    pointer = llama_cpp.llama_get_logits_ith(llama._ctx.ctx, k)
+    return np.ctypeslib.as_array(pointer, (llama._n_vocab,))
+
+
+class RecordedRows:
+    """The rows that an answer's tokens were drawn from, for logprobs: no table of the context.
+
+    Args:
+        n_vocab: length of a row.
+        first: position that the first row stands for.
+
+    """
+
+    def __init__(self, n_vocab: int, first: int) -> None:
+        self._buffer = np.empty((16, n_vocab), dtype=np.float32)
+        self._first, self._count = first, 0
+
+    def append(self, row: npt.NDArray[np.float32]) -> None:
+        """Copy one more."""
+        if self._count == len(self._buffer):
+            self._buffer = np.concatenate([self._buffer, np.empty_like(self._buffer)])
+        self._buffer[self._count] = row
+        self._count += 1
+
+    @property
+    def rows(self) -> FromFirst:
+        """All of them ``[n, n_vocab]``, indexed by position in the context."""
+        rows = self._buffer[: self._count].view(FromFirst)
+        rows.first = self._first
+        return rows
+
+
+class FromFirst(np.ndarray):
+    """An array whose first row has the index `first`; so have the results of its arithmetic."""
+
+    first = 0
+
+    def __array_finalize__(self, made_from: object) -> None:
+        self.first = getattr(made_from, "first", 0)
+
+    def __getitem__(self, key: Any) -> Any:
+        of_row, *rest = key if isinstance(key, tuple) else (key,)
+        plain = self.view(np.ndarray)
+        if isinstance(of_row, slice):
+            return plain[(slice(max((of_row.start or 0) - self.first, 0), None), *rest)]
+        if isinstance(of_row, int | np.integer) and of_row >= 0:
+            of_row -= self.first
+        return plain[(of_row, *rest)]
 
 
 class GrowingTokenizer(llama_cpp.LlamaTokenizer):  # type: ignore[misc]
