@@ -11,38 +11,20 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
-from functools import cached_property, partial
-from pathlib import Path
-from threading import Event
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any
 
 import llama_cpp
-import numpy as np
 
-from dspark_gguf.config import DraftOptions, Sampling, Speculation
-from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, ModelDrafter, NoDrafter
-from dspark_gguf.draft.grammar import Choices, FittingGreedy, fitting, forced
-from dspark_gguf.engine import library
+from dspark_gguf.config import DraftOptions, Speculation
+from dspark_gguf.draft import Drafter, NoDrafter
 from dspark_gguf.engine.chain import Chain
-from dspark_gguf.engine.context import Context
-from dspark_gguf.engine.grammar import Grammar, Pieces
 from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache, RecordedRows, row_of
-from dspark_gguf.engine.model import Model
-from dspark_gguf.engine.timing import quick_profile
-from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
-from dspark_gguf.errors import ModelError, UsageError
+from dspark_gguf.errors import UsageError
 from dspark_gguf.hub import downloaded
-from dspark_gguf.learned import Learned, learned_path
-from dspark_gguf.records import NO_DRAFT, Draft, Round
-from dspark_gguf.sampling import Sampler, margin
-from dspark_gguf.schedule import Fixed, StoppingRule, make_stopping_rule
-
-#: What may be given as `draft_model`.
-DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
-
-_PROFILE_SECONDS = 2.0
+from dspark_gguf.records import NO_DRAFT, Round
+from dspark_gguf.schedule import Fixed, StoppingRule
+from dspark_gguf.speculator import DraftModel, Speculator
 
 
 class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
@@ -65,13 +47,10 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
 
     n_tokens: int
     tokenizer_: Any
-    _draft_context: Context | None = None
-    _learned: Learned | None = None
-    _looking: ModelDrafter | None = None
+    _speculator: Speculator | None = None
     _recorded: RecordedRows | None = None
     _records = False
     _all_logits = False
-    _greedy: Sampler
 
     def __init__(
         self,
@@ -95,86 +74,29 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         self._asked = {
             "draft_model": draft_model, "draft_options": draft_options, "speculation": speculation,
         }  # fmt: skip
-        self.drafter: Drafter = NoDrafter()
-        self.stopping_rule: StoppingRule = Fixed(0)
-        generates = not (options.get("vocab_only") or options.get("embedding"))
-        if not generates:
+        if options.get("vocab_only") or options.get("embedding"):
             return
         self._cache = LlamaCache(self)
         if self._cache.can_trim and self.speculation.mode != "off":
+            facts = {"own": _told(super().__getstate__()), "draft": repr(draft_options)}
             try:
-                self._prepare(draft_model, draft_options or DraftOptions())
+                self._speculator = Speculator(
+                    self._cache, draft_model, draft_options or DraftOptions(), self.speculation,
+                    facts,
+                )  # fmt: skip
             except Exception:
                 self.close()
                 raise
 
-    def _prepare(self, draft: DraftModel, options: DraftOptions) -> None:
-        cache: Context | LlamaCache | None = None
-        lookup = LookupDrafter(self._cache.vocabulary)
-        if draft is None:
-            self.drafter = lookup
-        elif isinstance(draft, str | Path | llama_cpp.Llama):
-            if isinstance(draft, llama_cpp.Llama):
-                cache = self._borrowed(draft)
-            else:
-                cache = self._draft_context = self._loaded(draft, options)
-            self._greedy = Sampler(Sampling(temperature=0), self._cache.vocabulary.end_tokens)
-            looking = ModelDrafter(cache, self._greedy, self._cache.vocabulary, margin)
-            both = self.speculation.stopping_rule == "optimal"
-            self.drafter = Cascade(lookup, looking) if both else looking
-            self._looking = looking
-        elif hasattr(draft, "propose"):
-            self.drafter = draft
-        else:
-            raise UsageError(
-                "draft_model: a path, a Llama, a Drafter or None", type(draft).__name__,
-                "give one of these",
-            )  # fmt: skip
-        path = learned_path(self._facts(draft)) if self.speculation.learn else None
-        self._learned = learned = Learned(path)
-        limit = self.speculation.most_copies
-        if not learned.costs.covers(limit, looks=cache is not None):
-            quick_profile(self._cache, cache, learned.costs, _PROFILE_SECONDS, limit)
-            self.reset()
-        copies = isinstance(self.drafter, LookupDrafter | Cascade)
-        self.stopping_rule = make_stopping_rule(
-            self.speculation,
-            learned.costs,
-            learned.calibration("model", "match", 0.0),
-            copies=learned.calibration("lookup", "match", 0.0) if copies else None,
-            looks=0 if isinstance(self.drafter, LookupDrafter) else None,
-        )
+    @property
+    def drafter(self) -> Drafter:
+        """What proposes."""
+        return self._speculator.drafter if self._speculator else NoDrafter()
 
-    def _facts(self, draft: DraftModel) -> dict[str, Any]:
-        """Everything that costs and confidences depend on."""
-        paths = [self.model_path, draft.model_path if isinstance(draft, llama_cpp.Llama) else draft]
-        files = [Path(path) for path in paths if isinstance(path, str | Path)]
-        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        own = {key: repr(value) for key, value in super().__getstate__().items()}
-        options = self._asked["draft_options"]
-        return {"files": stats, "own": own, "draft": repr(options), "machine": library.machine()}
-
-    def _loaded(self, path: str | Path, options: DraftOptions) -> Context:
-        draft = Model(path, options)
-        try:
-            self._require_same_tokens(draft.vocabulary, draft.path.name)
-            if not draft.has_trimmable_cache:
-                raise _cannot_trim(draft.path.name)
-            n_ctx = options.n_ctx or min(self.n_ctx(), draft.n_ctx_train)
-            return Context(draft, n_ctx, 1, Event())
-        except Exception:
-            draft.close()
-            raise
-
-    def _borrowed(self, draft: llama_cpp.Llama) -> LlamaCache:
-        cache, name = LlamaCache(draft), Path(draft.model_path).name
-        self._require_same_tokens(cache.vocabulary, name)
-        if not cache.can_trim:
-            raise _cannot_trim(name)
-        return cache
-
-    def _require_same_tokens(self, theirs: Vocabulary, name: str) -> None:
-        require_same_tokens(self._cache.vocabulary, theirs, Path(self.model_path).name, name)
+    @property
+    def stopping_rule(self) -> StoppingRule:
+        """What decides how much."""
+        return self._speculator.stopping_rule if self._speculator else Fixed(0)
 
     def _create_completion(self, *args: Any, **options: Any) -> Iterator[Any]:
         """As in ``Llama``; log-probabilities need no table of the whole context."""
@@ -211,8 +133,7 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
     ) -> Generator[int, Sequence[int] | None, None]:
         recording, self._records = self._records, False
         self._recorded = RecordedRows(self._n_vocab, len(tokens) - 1) if recording else None
-        plain = isinstance(self.stopping_rule, Fixed) and not self.stopping_rule.length
-        if plain and not recording:
+        if self._speculator is None and not recording:
             yield from super().generate(tokens, *args, **options)
             return
         names = ("top_k", "top_p", "min_p", "typical_p", "temp", "repeat_penalty", "reset")
@@ -228,19 +149,22 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         **sampling: Any,
     ) -> Generator[int, Sequence[int] | None, None]:
         self._mirostat_mu = ctypes.c_float(2.0 * sampling.get("mirostat_tau", 5.0))
-        chain = Chain(self, self._pieces if sampling.get("grammar") else None, **sampling)
+        speculator = self._speculator
+        pieces = speculator.pieces if speculator and sampling.get("grammar") else None
+        chain = Chain(self, pieces, **sampling)
         self._sampler, grammar = chain.sampler, chain.grammar
         if reset:
             self._cache.keep(tokens[:-1])
             tokens = tokens[self.n_tokens :]
         said = [*self._input_ids.tolist(), *tokens]
-        self.drafter.restart(said[:-1], np.random.default_rng(0))
-        self._constrain(grammar)
+        if speculator:
+            speculator.restart(said[:-1], grammar)
         draft, plain, learns = NO_DRAFT, True, False
         while True:
             started = perf_counter()
-            if not plain:
-                draft, learns = self._draft(said, grammar)
+            if speculator and not plain:
+                room = min(self.n_ctx() - len(said), self.n_batch) - 1
+                draft, learns = speculator.draft(said, room, grammar)
             drafted = perf_counter()
             before = self.n_tokens
             if len(draft):
@@ -258,8 +182,8 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
                     self._recorded.append(row_of(self, k - rows))
                 few = grammar.few() if grammar else None
                 token = chain.draw(k - rows)
-                if few is not None:
-                    self._choices.observe(fresh[-1] if fresh else said[-1], few, token)
+                if speculator and few is not None:
+                    speculator.choices.observe(fresh[-1] if fresh else said[-1], few, token)
                 if stopping_criteria is not None and stopping_criteria(
                     self._input_ids, self._scores[-1, :]
                 ):
@@ -275,59 +199,16 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
                 self._requires_eval = True
             tokens = [fresh[-1], *(sent or ())]
             said += [*fresh, *(sent or ())]
-            self.drafter.trim(len(said) - 1 - len(sent or ()))
-            if learns and not sent:
-                self._learn(draft, fresh, accepted, (started, drafted, decoded))
+            if speculator:
+                speculator.trim(len(said) - 1 - len(sent or ()))
+            if speculator and learns and not sent:
+                times = {
+                    "seconds": decoded - started,
+                    "draft_seconds": drafted - started,
+                    "target_seconds": decoded - drafted,
+                }
+                speculator.observe(Round.of(draft, fresh, accepted=accepted, **times))
             draft, plain, learns = NO_DRAFT, bool(sent), False
-
-    def _constrain(self, grammar: Grammar | None) -> None:
-        """Let the draft model say what fits only."""
-        if self._looking is not None:
-            self._looking.sampler = FittingGreedy(grammar) if grammar else self._greedy
-
-    def _draft(self, said: list[int], grammar: Grammar | None) -> tuple[Draft, bool]:
-        """What to verify after `said`, and whether there is something to learn from it."""
-        room = min(self.n_ctx() - len(said), self.n_batch) - 1
-        if grammar is None:
-            return self._proposed(said, room), True
-        ahead = grammar.fork()
-        head = forced(ahead, said[-1], self._choices, room)
-        if head:
-            return Draft(tuple(head)), False
-        if self._looking is not None and isinstance(self._looking.sampler, FittingGreedy):
-            self._looking.sampler.committed = len(said)
-        draft = self._proposed(said, room)
-        fits = draft.tokens[: fitting(ahead, draft.tokens)]
-        tail = forced(ahead, [*said, *fits][-1], self._choices, room - len(fits))
-        tokens = (*fits, *tail)
-        return (draft, True) if tokens == draft.tokens else (Draft(tokens), False)
-
-    def _proposed(self, said: list[int], room: int) -> Draft:
-        plan = self.stopping_rule.plan(room, self.drafter.behind(said))
-        return self.drafter.propose(said, plan) if plan.length else NO_DRAFT
-
-    def _learn(self, draft: Draft, fresh: list[int], accepted: int, times: Sequence[float]) -> None:
-        started, drafted, decoded = times
-        round = Round.of(
-            draft,
-            fresh,
-            accepted=accepted,
-            seconds=decoded - started,
-            draft_seconds=drafted - started,
-            target_seconds=decoded - drafted,
-        )
-        self.stopping_rule.observe(round)
-        self.drafter.observe(round)
-
-    @cached_property
-    def _pieces(self) -> Pieces:
-        vocabulary = self._cache.vocabulary
-        ends = frozenset(vocabulary.end_tokens)
-        return Pieces(partial(vocabulary.piece, special=True), self._n_vocab, ends)
-
-    @cached_property
-    def _choices(self) -> Choices:
-        return Choices(self._pieces.text, self._pieces.end_tokens)
 
     @classmethod
     def from_pretrained(
@@ -390,20 +271,13 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         return {**super().__getstate__(), **self._asked}
 
     def close(self) -> None:
-        """Free both models."""
-        if self._learned is not None:
-            with suppress(OSError):  # a folder that cannot be written to is no reason to fail
-                self._learned.save()
-            self._learned = None
-        if self._draft_context is not None:
-            self._draft_context.close()
-            self._draft_context.model.close()
-            self._draft_context = None
+        """Keep what was learned, free both models."""
+        if self._speculator is not None:
+            self._speculator.close()
+            self._speculator = None
         if hasattr(self, "_stack"):  # else: refused before anything was loaded
             super().close()
 
 
-def _cannot_trim(name: str) -> ModelError:
-    return ModelError(
-        "a draft whose cache takes tokens back", f"{name}, which is recurrent", "use another draft"
-    )
+def _told(options: dict[str, Any]) -> dict[str, str]:
+    return {key: repr(value) for key, value in options.items()}

@@ -47,7 +47,7 @@ def pair(demo_files):
 def test_all_that_may_follow(pair, text):
     """By first bytes the same tokens are found as by asking about each."""
     plain, ours = pair
-    grammar = Grammar(plain._model.vocab, ours._pieces, GBNF)
+    grammar = Grammar(plain._model.vocab, ours._speculator.pieces, GBNF)
     for token in plain.tokenize(text.encode(), add_bos=False):
         assert grammar.fits(token)
         grammar.accept(token)
@@ -63,11 +63,11 @@ def test_all_that_may_follow(pair, text):
 def test_a_grammar_that_names_tokens(pair):
     """Its rules are not about bytes: every token is asked about."""
     plain, ours = pair
-    grammar = Grammar(plain._model.vocab, ours._pieces, 'root ::= "<" [a-z]+ ">"')
+    grammar = Grammar(plain._model.vocab, ours._speculator.pieces, 'root ::= "<" [a-z]+ ">"')
     each = grammar.among(np.arange(plain.n_vocab(), dtype=np.int32))
     assert sorted(grammar.all()) == sorted(each)
     with pytest.raises(ValueError, match="cannot be parsed"):
-        Grammar(plain._model.vocab, ours._pieces, "root ::= nothing")
+        Grammar(plain._model.vocab, ours._speculator.pieces, "root ::= nothing")
 
 
 WAYS = [
@@ -90,13 +90,13 @@ def test_the_draws_of_the_chain(pair, way):
     plain.set_seed(5)
     tokens = plain.tokenize(b"Anna is 31 and bakes. As JSON: ")
     theirs = plain._init_sampler(grammar=grammar, **way)
-    chain = Chain(plain, ours._pieces, grammar=grammar, **way)
+    chain = Chain(plain, ours._speculator.pieces, grammar=grammar, **way)
     plain.reset()
     plain.eval(tokens)
     for _ in range(50):
         drawn = theirs.sample(plain._ctx, -1)
         assert chain.draw(-1) == drawn
-        if drawn in ours._pieces.end_tokens:
+        if drawn in ours._speculator.pieces.end_tokens:
             break
         plain.eval([drawn])
 
@@ -104,8 +104,8 @@ def test_the_draws_of_the_chain(pair, way):
 def test_forced_tokens_save_passes(pair, monkeypatch):
     """A key is one pass, not one for each of its tokens; the second time, all of the structure."""
     _, ours = pair
-    monkeypatch.setattr(ours, "_proposed", lambda said, room: NO_DRAFT)
-    monkeypatch.setitem(ours.__dict__, "_choices", Choices(ours._pieces.text))
+    monkeypatch.setattr(ours._speculator, "_proposed", lambda said, room: NO_DRAFT)
+    monkeypatch.setitem(ours._speculator.__dict__, "choices", Choices(ours._speculator.pieces.text))
     passes = []
     decode = ours._ctx.decode
     monkeypatch.setattr(ours._ctx, "decode", lambda batch: (passes.append(1), decode(batch))[1])

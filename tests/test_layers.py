@@ -28,6 +28,7 @@ engine
 ending
 draft
 decoder
+speculator
 plugin
 chat
 catalog

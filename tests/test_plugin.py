@@ -11,6 +11,7 @@ import sys
 import llama_cpp
 import numpy as np
 import pytest
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from dspark_gguf import Speculation
 from dspark_gguf.config import DraftOptions
@@ -144,6 +145,77 @@ def test_completions_and_streams(plain, ours):
         assert texts[0] == texts[1]
 
 
+COMPLETIONS = {
+    "echo": {"echo": True},
+    "suffix and echo": {"echo": True, "suffix": "!"},
+    "stop": {"stop": ["e", "q"]},
+    "long stop": {"stop": ["xyzzy", "th", "a b"]},
+    "bias": {"logit_bias": {"7": 4.0, "9": -100.0}, "temperature": 0.9},
+    "seed": {"seed": 11, "temperature": 1.1},
+    "typical": {"typical_p": 0.5, "temperature": 1.0},
+    "presence": {"presence_penalty": 0.6, "frequency_penalty": 0.2, "temperature": 0.8},
+    "nothing": {"max_tokens": 0, "echo": True},
+    "until full": {"max_tokens": None},
+}
+
+
+@pytest.mark.parametrize("way", COMPLETIONS)
+def test_options_of_completions(plain, ours, way):
+    """Each option of `create_completion`, whole and streamed."""
+    asked = {"max_tokens": 32, "temperature": 0.0, "seed": 5, **COMPLETIONS[way]}
+    # (`Llama` itself cannot echo a list.)
+    for prompt in ("abc abd abc", *([] if "echo" in asked else [[1, 2, 3, 4, 1, 2]])):
+        wanted = plain.create_completion(prompt, **asked)
+        got = ours.create_completion(prompt, **asked)
+        assert (got["choices"], got["usage"]) == (wanted["choices"], wanted["usage"])
+        streams = [
+            [part["choices"] for part in each.create_completion(prompt, stream=True, **asked)]
+            for each in (plain, ours)
+        ]
+        assert streams[0] == streams[1]
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_caches_of_states(tiny_files, kind, tmp_path):
+    """A cache of states set on it: what it says is the same, and what one saves the other loads."""
+    answers = []
+    for number, made in enumerate((llama_cpp.Llama, DSparkLlama)):
+        llama = made(str(tiny_files.target), **EXACT)
+        kept = (
+            llama_cpp.LlamaRAMCache()
+            if kind == "ram"
+            else llama_cpp.LlamaDiskCache(str(tmp_path / str(number)))
+        )
+        llama.set_cache(kept)
+        texts = [
+            llama.create_completion(prompt, max_tokens=16, temperature=0.0)["choices"][0]["text"]
+            for prompt in ("abc abd", "xyz", "abc abd abc", "abc abd")
+        ]
+        assert kept.cache_size > 0
+        answers.append(texts)
+        llama.close()
+    assert answers[0] == answers[1]
+
+
+def test_characters_split_across_tokens(demo_files):
+    """Streamed text is whole characters, and the same as without a draft."""
+    grammar = llama_cpp.LlamaGrammar.from_string('root ::= "héllo 🦊🐻‍❄️ 日本語 わくわく" [.!]')
+    texts = []
+    for made in (llama_cpp.Llama, DSparkLlama):
+        llama = made(str(demo_files[0]), n_ctx=256, verbose=False)
+        parts = [
+            part["choices"][0]["text"]
+            for part in llama.create_completion(
+                "Say:", max_tokens=64, temperature=0.0, stream=True, grammar=grammar
+            )
+        ]
+        assert "\N{REPLACEMENT CHARACTER}" not in "".join(parts)
+        texts.append("".join(parts))
+        llama.close()
+    assert texts[0] == texts[1]
+    assert texts[1].startswith("héllo 🦊🐻‍❄️ 日本語 わくわく")
+
+
 def test_drafts_are_used(tiny_files):
     """Fewer passes than tokens."""
     llama = DSparkLlama(
@@ -167,6 +239,8 @@ def test_refusals(tiny_files, demo_files):
         DSparkLlama(target, speculation=Speculation(acceptance="typical"), **EXACT)
     with pytest.raises(UsageError, match="a path, a Llama, a Drafter or None"):
         DSparkLlama(target, draft_model=3, **EXACT)
+    with pytest.raises(UsageError, match="got LlamaPromptLookupDecoding"):
+        DSparkLlama(target, draft_model=LlamaPromptLookupDecoding(), **EXACT)
     with pytest.raises(PairError):
         DSparkLlama(target, draft_model=demo_files[1], **EXACT)
 

@@ -8,6 +8,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+from llama_cpp import Llama as Llama  # for those above, which do not know llama_cpp
 
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import ResourceError
@@ -27,7 +28,7 @@ class LlamaCache:
 
     """
 
-    def __init__(self, llama: llama_cpp.Llama) -> None:
+    def __init__(self, llama: Llama) -> None:
         self.llama = llama
         self.vocabulary = Vocabulary(llama._model.model, owner=llama)
 
@@ -122,7 +123,7 @@ class LlamaCache:
 class LlamaRows:
     """Logits of the last pass; views, valid until the next one."""
 
-    def __init__(self, llama: llama_cpp.Llama, count: int) -> None:
+    def __init__(self, llama: Llama, count: int) -> None:
         self._llama, self._count = llama, count
 
     def __len__(self) -> int:
@@ -134,7 +135,7 @@ class LlamaRows:
         return row_of(self._llama, k - self._count)
 
 
-def row_of(llama: llama_cpp.Llama, k: int) -> npt.NDArray[np.float32]:
+def row_of(llama: Llama, k: int) -> npt.NDArray[np.float32]:
     """A row of the last pass, counted from its end: a view, valid until the next one."""
     pointer = llama_cpp.llama_get_logits_ith(llama._ctx.ctx, k)
     return np.ctypeslib.as_array(pointer, (llama._n_vocab,))
@@ -193,7 +194,7 @@ class GrowingTokenizer(llama_cpp.LlamaTokenizer):  # type: ignore[misc]
     makes long answers quadratic. What comes out is the same, byte for byte.
     """
 
-    def __init__(self, llama: llama_cpp.Llama) -> None:
+    def __init__(self, llama: Llama) -> None:
         super().__init__(llama)
         self._pieces: dict[int, bytes] = {}
         self._tokens: list[int] = []

@@ -1,0 +1,212 @@
+"""What drafts for a ``Llama``: the drafter, when it is asked, and what its rounds teach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property, partial
+from pathlib import Path
+from threading import Event
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from dspark_gguf.config import DraftOptions, Sampling, Speculation
+from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, ModelDrafter
+from dspark_gguf.draft.grammar import Choices, FittingGreedy, fitting, forced
+from dspark_gguf.engine import library
+from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.grammar import Grammar, Pieces
+from dspark_gguf.engine.llama import Llama, LlamaCache
+from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.timing import quick_profile
+from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
+from dspark_gguf.errors import ModelError, UsageError
+from dspark_gguf.learned import Learned, learned_path
+from dspark_gguf.records import NO_DRAFT, Draft, Round
+from dspark_gguf.sampling import Sampler, margin
+from dspark_gguf.schedule import make_stopping_rule
+
+#: What may be given as `draft_model`.
+DraftModel: TypeAlias = "str | Path | Llama | Drafter | None"
+
+_PROFILE_SECONDS = 2.0
+
+
+class Speculator:
+    """Drafts for one ``Llama``.
+
+    Args:
+        cache: of the target.
+        draft: see `DSparkLlama`.
+        options: how a path is loaded.
+        speculation: when to draft, and how much.
+        facts: what costs depend on besides the files.
+
+    Raises:
+        UsageError: a `draft` of another type.
+        PairError: a draft with another vocabulary.
+        ModelError: a draft that cannot take tokens back.
+
+    """
+
+    def __init__(
+        self,
+        cache: LlamaCache,
+        draft: DraftModel,
+        options: DraftOptions,
+        speculation: Speculation,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self._cache = cache
+        self._own: Context | None = None
+        self._looking: ModelDrafter | None = None
+        self._learned: Learned | None = None
+        self._greedy = Sampler(Sampling(temperature=0), cache.vocabulary.end_tokens)
+        try:
+            self._prepare(draft, options, speculation, facts)
+        except Exception:
+            self.close()
+            raise
+
+    def _prepare(
+        self,
+        draft: DraftModel,
+        options: DraftOptions,
+        speculation: Speculation,
+        facts: Mapping[str, Any],
+    ) -> None:
+        target = self._cache
+        lookup = LookupDrafter(target.vocabulary)
+        draft_cache: Context | LlamaCache | None = None
+        self.drafter: Drafter = lookup
+        if isinstance(draft, str | Path | Llama):
+            if isinstance(draft, Llama):
+                draft_cache = self._borrowed(draft)
+            else:
+                draft_cache = self._own = self._loaded(draft, options)
+            self._looking = ModelDrafter(draft_cache, self._greedy, target.vocabulary, margin)
+            both = speculation.stopping_rule == "optimal"
+            self.drafter = Cascade(lookup, self._looking) if both else self._looking
+        elif draft is not None:
+            self.drafter = _drafter(draft)
+        path = None
+        if speculation.learn:
+            files = [target.llama.model_path, draft]
+            path = learned_path({**facts, "files": _stats(files), "machine": library.machine()})
+        self._learned = learned = Learned(path)
+        limit = speculation.most_copies
+        if not learned.costs.covers(limit, looks=draft_cache is not None):
+            quick_profile(target, draft_cache, learned.costs, _PROFILE_SECONDS, limit)
+            target.llama.reset()
+        copies = isinstance(self.drafter, LookupDrafter | Cascade)
+        self.stopping_rule = make_stopping_rule(
+            speculation,
+            learned.costs,
+            learned.calibration("model", "match", 0.0),
+            copies=learned.calibration("lookup", "match", 0.0) if copies else None,
+            looks=0 if isinstance(self.drafter, LookupDrafter) else None,
+        )
+
+    def _loaded(self, path: str | Path, options: DraftOptions) -> Context:
+        draft = Model(path, options)
+        try:
+            self._require_same_tokens(draft.vocabulary, draft.path.name)
+            if not draft.has_trimmable_cache:
+                raise _cannot_trim(draft.path.name)
+            n_ctx = options.n_ctx or min(self._cache.n_ctx, draft.n_ctx_train)
+            return Context(draft, n_ctx, 1, Event())
+        except Exception:
+            draft.close()
+            raise
+
+    def _borrowed(self, draft: Llama) -> LlamaCache:
+        cache, name = LlamaCache(draft), Path(draft.model_path).name
+        self._require_same_tokens(cache.vocabulary, name)
+        if not cache.can_trim:
+            raise _cannot_trim(name)
+        return cache
+
+    def _require_same_tokens(self, theirs: Vocabulary, name: str) -> None:
+        ours = Path(self._cache.llama.model_path).name
+        require_same_tokens(self._cache.vocabulary, theirs, ours, name)
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """Of every token: what grammars read."""
+        vocabulary = self._cache.vocabulary
+        ends = frozenset(vocabulary.end_tokens)
+        return Pieces(partial(vocabulary.piece, special=True), self._cache.n_tokens, ends)
+
+    @cached_property
+    def choices(self) -> Choices:
+        """What was said where a grammar left a choice of few."""
+        return Choices(self.pieces.text, self.pieces.end_tokens)
+
+    def restart(self, tokens: Sequence[int], grammar: Grammar | None) -> None:
+        """Begin an answer behind `tokens`; a draft model then says what fits only."""
+        self.drafter.restart(tokens, np.random.default_rng(0))
+        if self._looking is not None:
+            self._looking.sampler = FittingGreedy(grammar) if grammar else self._greedy
+
+    def draft(self, said: list[int], room: int, grammar: Grammar | None) -> tuple[Draft, bool]:
+        """At most `room` tokens to verify after `said`, and whether the round teaches anything."""
+        if grammar is None:
+            return self._proposed(said, room), True
+        ahead = grammar.fork()
+        head = forced(ahead, said[-1], self.choices, room)
+        if head:
+            return Draft(tuple(head)), False
+        if self._looking is not None and isinstance(self._looking.sampler, FittingGreedy):
+            self._looking.sampler.committed = len(said)
+        draft = self._proposed(said, room)
+        fits = draft.tokens[: fitting(ahead, draft.tokens)]
+        tail = forced(ahead, [*said, *fits][-1], self.choices, room - len(fits))
+        tokens = (*fits, *tail)
+        return (draft, True) if tokens == draft.tokens else (Draft(tokens), False)
+
+    def _proposed(self, said: list[int], room: int) -> Draft:
+        plan = self.stopping_rule.plan(room, self.drafter.behind(said))
+        return self.drafter.propose(said, plan) if plan.length else NO_DRAFT
+
+    def trim(self, length: int) -> None:
+        """Forget drafts behind the first `length` tokens."""
+        self.drafter.trim(length)
+
+    def observe(self, round: Round) -> None:
+        """Learn from a round."""
+        self.stopping_rule.observe(round)
+        self.drafter.observe(round)
+
+    def close(self) -> None:
+        """Keep what was learned, free what was loaded."""
+        if self._learned is not None:
+            with suppress(OSError):  # a folder that cannot be written to is no reason to fail
+                self._learned.save()
+            self._learned = None
+        if self._own is not None:
+            self._own.close()
+            self._own.model.close()
+            self._own = None
+
+
+def _drafter(draft: Any) -> Drafter:
+    if not hasattr(draft, "propose"):
+        raise UsageError(
+            "draft_model: a path, a Llama, a Drafter or None", type(draft).__name__,
+            "give one of these",
+        )  # fmt: skip
+    return draft  # type: ignore[no-any-return]
+
+
+def _stats(files: Sequence[DraftModel]) -> list[tuple[str, int, int]]:
+    """What a file's name alone does not tell."""
+    named = [file.model_path if isinstance(file, Llama) else file for file in files]
+    paths = [Path(file) for file in named if isinstance(file, str | Path)]
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+
+
+def _cannot_trim(name: str) -> ModelError:
+    return ModelError(
+        "a draft whose cache takes tokens back", f"{name}, which is recurrent", "use another draft"
+    )
