@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from time import perf_counter
 from typing import Any
@@ -20,11 +21,11 @@ from dspark_gguf.config import DraftOptions, Speculation
 from dspark_gguf.draft import Drafter, NoDrafter
 from dspark_gguf.engine.chain import Chain
 from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache, RecordedRows, row_of
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.hub import downloaded
 from dspark_gguf.records import NO_DRAFT, Round
 from dspark_gguf.schedule import Fixed, StoppingRule
-from dspark_gguf.speculator import DraftModel, Speculator
+from dspark_gguf.speculator import DraftModel, Speculator, require_honoured
 
 
 class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
@@ -35,13 +36,13 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         draft_model: a path of a GGUF with the target's vocabulary, a loaded ``Llama`` that nobody
             else uses meanwhile, a `Drafter`, or None: what the conversation already said is copied.
         draft_options: how a path is loaded.
-        speculation: when to draft, and how much; lossless acceptance only.
+        speculation: when to draft, and how much; acceptance is `match`.
         options: as for ``Llama``.
 
     Raises:
-        UsageError: a `draft_model` that is none of these, or acceptance that changes the output.
+        UsageError: a `draft_model` that is none of these, or settings that do not go with it.
         PairError: a draft with another vocabulary.
-        ModelError: a draft that cannot take tokens back.
+        ModelError: a draft, or a target with a draft, that cannot take tokens back.
 
     """
 
@@ -62,12 +63,7 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         self.speculation = speculation or Speculation()
-        if not self.speculation.lossless:
-            raise UsageError(
-                "acceptance ratio, match or auto",
-                self.speculation.acceptance,
-                "the drop-in is lossless: use dspark_gguf.Decoder for the other rules",
-            )
+        require_honoured(draft_model, draft_options, self.speculation)
         super().__init__(model_path, **options)
         if type(self.tokenizer_) is llama_cpp.LlamaTokenizer:
             self.tokenizer_ = GrowingTokenizer(self)
@@ -77,16 +73,35 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         if options.get("vocab_only") or options.get("embedding"):
             return
         self._cache = LlamaCache(self)
-        if self._cache.can_trim and self.speculation.mode != "off":
-            facts = {"own": _told(super().__getstate__()), "draft": repr(draft_options)}
-            try:
+        facts = {"own": _told(super().__getstate__()), "draft": repr(draft_options)}
+        try:
+            self._require_trimmable(draft_model)
+            if self._cache.can_trim and self.speculation.mode != "off":
                 self._speculator = Speculator(
-                    self._cache, draft_model, draft_options or DraftOptions(), self.speculation,
-                    facts,
-                )  # fmt: skip
-            except Exception:
-                self.close()
-                raise
+                    self._cache, draft_model, draft_options, self.speculation, facts
+                )
+        except Exception:
+            self.close()
+            raise
+        if self.verbose:
+            print(f"DSparkLlama: {self.outlook}", file=sys.stderr)  # noqa: T201 - as Llama does
+
+    def _require_trimmable(self, draft: DraftModel) -> None:
+        if draft is not None and self.speculation.mode != "off" and not self._cache.can_trim:
+            raise ModelError(
+                "a target whose cache takes tokens back, for a draft_model",
+                f"{os.path.basename(self.model_path)}, which is recurrent",
+                "leave draft_model out: it then decodes plainly",
+            )
+
+    @property
+    def outlook(self) -> str:
+        """What speculation will do here, in one line."""
+        if self._speculator is not None:
+            return self._speculator.outlook
+        if self.speculation.mode == "off":
+            return "plain decoding, as asked"
+        return "plain decoding: this model's cache cannot take tokens back"
 
     @property
     def drafter(self) -> Drafter:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dspark_gguf.config import DraftOptions, Sampling, Speculation
-from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, ModelDrafter
+from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, ModelDrafter, Store
 from dspark_gguf.draft.grammar import Choices, FittingGreedy, fitting, forced
 from dspark_gguf.engine import library
 from dspark_gguf.engine.context import Context
@@ -24,7 +24,7 @@ from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
 from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.records import NO_DRAFT, Draft, Round
-from dspark_gguf.sampling import Sampler, margin
+from dspark_gguf.sampling import Sampler, margin, top_probability
 from dspark_gguf.schedule import make_stopping_rule
 
 #: What may be given as `draft_model`.
@@ -44,7 +44,7 @@ class Speculator:
         facts: what costs depend on besides the files.
 
     Raises:
-        UsageError: a `draft` of another type.
+        UsageError: a `draft` of another type, or settings that do not go with it.
         PairError: a draft with another vocabulary.
         ModelError: a draft that cannot take tokens back.
 
@@ -54,17 +54,18 @@ class Speculator:
         self,
         cache: LlamaCache,
         draft: DraftModel,
-        options: DraftOptions,
+        options: DraftOptions | None,
         speculation: Speculation,
         facts: Mapping[str, Any],
     ) -> None:
+        require_honoured(draft, options, speculation)
         self._cache = cache
         self._own: Context | None = None
         self._looking: ModelDrafter | None = None
         self._learned: Learned | None = None
         self._greedy = Sampler(Sampling(temperature=0), cache.vocabulary.end_tokens)
         try:
-            self._prepare(draft, options, speculation, facts)
+            self._prepare(draft, options or DraftOptions(), speculation, facts)
         except Exception:
             self.close()
             raise
@@ -77,19 +78,9 @@ class Speculator:
         facts: Mapping[str, Any],
     ) -> None:
         target = self._cache
-        lookup = LookupDrafter(target.vocabulary)
-        draft_cache: Context | LlamaCache | None = None
-        self.drafter: Drafter = lookup
-        if isinstance(draft, str | Path | Llama):
-            if isinstance(draft, Llama):
-                draft_cache = self._borrowed(draft)
-            else:
-                draft_cache = self._own = self._loaded(draft, options)
-            self._looking = ModelDrafter(draft_cache, self._greedy, target.vocabulary, margin)
-            both = speculation.stopping_rule == "optimal"
-            self.drafter = Cascade(lookup, self._looking) if both else self._looking
-        elif draft is not None:
-            self.drafter = _drafter(draft)
+        draft_cache = self._draft_cache(draft, options)
+        self.drafter = self._drafter(draft, draft_cache, speculation)
+        self._rule = speculation.stopping_rule
         path = None
         if speculation.learn:
             files = [target.llama.model_path, draft]
@@ -107,6 +98,32 @@ class Speculator:
             copies=learned.calibration("lookup", "match", 0.0) if copies else None,
             looks=0 if isinstance(self.drafter, LookupDrafter) else None,
         )
+
+    def _draft_cache(self, draft: DraftModel, options: DraftOptions) -> Context | LlamaCache | None:
+        if isinstance(draft, Llama):
+            return self._borrowed(draft)
+        if isinstance(draft, str | Path):
+            self._own = self._loaded(draft, options)
+        return self._own
+
+    def _drafter(
+        self,
+        draft: DraftModel,
+        cache: Context | LlamaCache | None,
+        speculation: Speculation,
+    ) -> Drafter:
+        vocabulary = self._cache.vocabulary
+        if cache is None and draft is not None:
+            return _own_drafter(draft)
+        store = speculation.lookup_store
+        texts = Store.load(Path(store), vocabulary.fingerprint) if store is not None else None
+        lookup = LookupDrafter(vocabulary, texts)
+        if cache is None:
+            return lookup
+        score = top_probability if speculation.stopping_rule == "threshold" else margin
+        self._looking = ModelDrafter(cache, self._greedy, vocabulary, score)
+        both = speculation.drafter == "auto" and speculation.stopping_rule == "optimal"
+        return Cascade(lookup, self._looking) if both else self._looking
 
     def _loaded(self, path: str | Path, options: DraftOptions) -> Context:
         draft = Model(path, options)
@@ -142,6 +159,16 @@ class Speculator:
     def choices(self) -> Choices:
         """What was said where a grammar left a choice of few."""
         return Choices(self.pieces.text, self.pieces.end_tokens)
+
+    @property
+    def outlook(self) -> str:
+        """What it will do, in one line."""
+        copying = isinstance(self.drafter, LookupDrafter)
+        if copying or isinstance(self.drafter, Cascade):
+            who = "the conversation" + ("" if copying else " and the draft model")
+        else:
+            who = "the draft model" if self._looking else type(self.drafter).__name__
+        return f"drafts from {who}, as many as the rule {self._rule} admits; the same output"
 
     def restart(self, tokens: Sequence[int], grammar: Grammar | None) -> None:
         """Begin an answer behind `tokens`; a draft model then says what fits only."""
@@ -190,7 +217,39 @@ class Speculator:
             self._own = None
 
 
-def _drafter(draft: Any) -> Drafter:
+def require_honoured(
+    draft: DraftModel, options: DraftOptions | None, speculation: Speculation
+) -> None:
+    """Refuse what a `DSparkLlama` would have to ignore.
+
+    Raises:
+        UsageError: naming it.
+
+    """
+    path, model = isinstance(draft, str | Path), isinstance(draft, str | Path | Llama)
+    if speculation.acceptance not in ("auto", "match"):
+        raise UsageError(
+            "acceptance match or auto: every token is llama.cpp's own draw",
+            speculation.acceptance,
+            "use dspark_gguf.Decoder for the other rules",
+        )
+    for given, fits, what in (
+        (options is not None, path, "draft_options"),
+        (speculation.drafter == "model", model, "drafter model"),
+        (speculation.drafter == "lookup", draft is None, "drafter lookup"),
+        (speculation.lookup_store is not None, draft is None or model, "a lookup_store"),
+    ):
+        if given and not fits:
+            raise UsageError(
+                f"a draft_model that goes with {what}", _kind(draft), "leave one of both out"
+            )
+
+
+def _kind(draft: DraftModel) -> str:
+    return "none" if draft is None else type(draft).__name__
+
+
+def _own_drafter(draft: Any) -> Drafter:
     if not hasattr(draft, "propose"):
         raise UsageError(
             "draft_model: a path, a Llama, a Drafter or None", type(draft).__name__,

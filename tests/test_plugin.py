@@ -15,11 +15,12 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from dspark_gguf import Speculation
 from dspark_gguf.config import DraftOptions
-from dspark_gguf.draft import Cascade
+from dspark_gguf.draft import Cascade, ModelDrafter, NoDrafter
 from dspark_gguf.engine.llama import GrowingTokenizer
-from dspark_gguf.errors import PairError, UsageError
+from dspark_gguf.errors import ModelError, PairError, UsageError
 from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.plugin import DSparkLlama
+from dspark_gguf.sampling import margin, top_probability
 from tests.fake_hub import serving
 
 EXACT = {
@@ -45,10 +46,10 @@ def ours(tiny_files, request):
     if request.param == "llama":
         draft = llama_cpp.Llama(str(draft), **EXACT)
     speculation = Speculation() if request.param == "cascade" else ALWAYS
+    how = {"draft_options": DRAFT} if request.param in ("model", "cascade") else {}
     made = DSparkLlama(
-        str(tiny_files.target), draft_model=draft, draft_options=DRAFT, speculation=speculation,
-        **EXACT,
-    )  # fmt: skip
+        str(tiny_files.target), draft_model=draft, speculation=speculation, **how, **EXACT
+    )
     yield made
     made.close()
 
@@ -232,17 +233,88 @@ def test_drafts_are_used(tiny_files):
     llama.close()
 
 
-def test_refusals(tiny_files, demo_files):
+REFUSED = {
+    "acceptance": ({"speculation": Speculation(acceptance="typical")}, "acceptance match or auto"),
+    "ratio": ({"speculation": Speculation(acceptance="ratio")}, "llama.cpp's own draw"),
+    "a number": ({"draft_model": 3}, "a path, a Llama, a Drafter or None"),
+    "llama-cpp-python's": (
+        {"draft_model": LlamaPromptLookupDecoding()}, "got LlamaPromptLookupDecoding",
+    ),
+    "options without a path": ({"draft_options": DRAFT}, "with draft_options, got none"),
+    "no model": ({"speculation": Speculation(drafter="model")}, "with drafter model, got none"),
+    "a useless model": (
+        {"draft_model": "x.gguf", "speculation": Speculation(drafter="lookup")},
+        "with drafter lookup, got str",
+    ),
+    "a useless store": (
+        {"draft_model": NoDrafter(), "speculation": Speculation(lookup_store="x.lookup")},
+        "with a lookup_store, got NoDrafter",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refusals(tiny_files, what):
     """What cannot be honoured is refused by name."""
-    target = str(tiny_files.target)
-    with pytest.raises(UsageError, match="lossless"):
-        DSparkLlama(target, speculation=Speculation(acceptance="typical"), **EXACT)
-    with pytest.raises(UsageError, match="a path, a Llama, a Drafter or None"):
-        DSparkLlama(target, draft_model=3, **EXACT)
-    with pytest.raises(UsageError, match="got LlamaPromptLookupDecoding"):
-        DSparkLlama(target, draft_model=LlamaPromptLookupDecoding(), **EXACT)
+    options, message = REFUSED[what]
+    with pytest.raises(UsageError, match=message):
+        DSparkLlama(str(tiny_files.target), **options, **EXACT)
+
+
+def test_models_that_do_not_go_together_are_refused(tiny_files, demo_files):
+    """Another vocabulary; a cache that cannot take tokens back."""
     with pytest.raises(PairError):
-        DSparkLlama(target, draft_model=demo_files[1], **EXACT)
+        DSparkLlama(str(tiny_files.target), draft_model=demo_files[1], **EXACT)
+    with pytest.raises(ModelError, match="takes tokens back"):
+        DSparkLlama(str(tiny_files.mamba), draft_model=str(tiny_files.draft), **EXACT)
+
+
+def test_each_setting_has_its_drafter(tiny_files, tmp_path):
+    """The drafter and its store; a bound of probabilities goes with scores that are such."""
+    from dspark_gguf.draft import Store
+
+    def made(**settings):
+        llama = DSparkLlama(
+            str(tiny_files.target), speculation=Speculation(learn=False, **settings),
+            draft_model=None if "lookup_store" in settings else str(tiny_files.draft), **EXACT,
+        )  # fmt: skip
+        drafter = llama.drafter
+        llama.close()
+        return drafter
+
+    assert isinstance(made(), Cascade)
+    assert isinstance(made(drafter="model"), ModelDrafter)
+    assert made(drafter="model").score is margin
+    assert made(mode="on").score is top_probability
+    some = DSparkLlama(str(tiny_files.target), **EXACT)
+    store = Store.of_texts([[5, 6, 7, 8] * 9], 100, some._cache.vocabulary.fingerprint)
+    some.close()
+    store.save(tmp_path / "some.lookup")
+    drafter = made(lookup_store=str(tmp_path / "some.lookup"))
+    assert len(drafter.store) == len(store)
+
+
+def test_it_says_what_it_does(tiny_files, capsys):
+    """One line on stderr, as `Llama` says much there; none if it is not to be verbose."""
+    lines = {}
+    for name, options in {
+        "copies": {},
+        "both": {"draft_model": str(tiny_files.draft)},
+        "off": {"speculation": Speculation(mode="off")},
+        "quiet": {"verbose": False},
+    }.items():
+        llama = DSparkLlama(str(tiny_files.target), **{**EXACT, "verbose": True, **options})
+        lines[name] = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("DSparkLlama")
+        ]
+        llama.close()
+    assert lines["copies"] == [
+        "DSparkLlama: drafts from the conversation, as many as the rule optimal admits; "
+        "the same output"
+    ]
+    assert "the conversation and the draft model" in lines["both"][0]
+    assert lines["off"] == ["DSparkLlama: plain decoding, as asked"]
+    assert lines["quiet"] == []
 
 
 def test_a_recurrent_model_decodes_plainly(tiny_files):
