@@ -123,27 +123,3 @@ def test_llama_cpp_is_silent(tiny_files):
 def test_logits_are_the_c_arrays_type(context):
     """Rows are float32, as the binding says."""
     assert context.decode([1])[0].dtype == np.float32
-
-
-def test_what_the_drop_in_relies_on_in_llama(tiny_files):
-    """Private names of `Llama` and what they mean, for the versions that pyproject.toml allows."""
-    llama = llama_cpp.Llama(str(tiny_files.target), n_ctx=64, verbose=False)
-    assert isinstance(llama.tokenizer_, llama_cpp.LlamaTokenizer)
-    assert llama._logits_all is False
-    assert llama._n_vocab == llama.n_vocab()
-    assert llama_cpp.llama_model_n_ctx_train(llama._model.model) > 0
-    llama.eval([1, 2, 3])
-    assert (llama.n_tokens, llama._requires_eval) == (3, False)
-    assert llama._input_ids.tolist() == [1, 2, 3]
-    assert llama._ctx.kv_cache_seq_rm(-1, 2, -1) is True
-    llama.n_tokens = 2
-    llama._batch.set_batch(batch=[3, 4], n_past=2, logits_all=True)
-    llama._ctx.decode(llama._batch)
-    sampler = llama._init_sampler(temp=0.0)
-    for row in (-2, -1):
-        logits = llama_cpp.llama_get_logits_ith(llama._ctx.ctx, row)
-        best = int(np.ctypeslib.as_array(logits, (llama._n_vocab,)).argmax())
-        assert sampler.sample(llama._ctx, row) == best
-    assert "draft_model" in llama.__getstate__()
-    assert hasattr(llama, "_stack")
-    llama.close()

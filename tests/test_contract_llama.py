@@ -1,0 +1,69 @@
+"""What `DSparkLlama` takes for granted of `llama_cpp.Llama`: private names and what they mean."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+from importlib.metadata import requires
+
+import llama_cpp
+import numpy as np
+from packaging.requirements import Requirement
+
+
+def test_what_the_drop_in_relies_on_in_llama(tiny_files):
+    """Private names of `Llama` and what they mean, for the versions that pyproject.toml allows."""
+    llama = llama_cpp.Llama(str(tiny_files.target), n_ctx=64, verbose=False)
+    assert isinstance(llama.tokenizer_, llama_cpp.LlamaTokenizer)
+    assert llama._logits_all is False
+    assert llama._n_vocab == llama.n_vocab()
+    assert llama_cpp.llama_model_n_ctx_train(llama._model.model) > 0
+    llama.eval([1, 2, 3])
+    assert (llama.n_tokens, llama._requires_eval) == (3, False)
+    assert llama._input_ids.tolist() == [1, 2, 3]
+    assert llama._ctx.kv_cache_seq_rm(-1, 2, -1) is True
+    llama.n_tokens = 2
+    llama._batch.set_batch(batch=[3, 4], n_past=2, logits_all=True)
+    llama._ctx.decode(llama._batch)
+    sampler = llama._init_sampler(temp=0.0)
+    for row in (-2, -1):
+        logits = llama_cpp.llama_get_logits_ith(llama._ctx.ctx, row)
+        best = int(np.ctypeslib.as_array(logits, (llama._n_vocab,)).argmax())
+        assert sampler.sample(llama._ctx, row) == best
+    assert "draft_model" in llama.__getstate__()
+    assert hasattr(llama, "_stack")
+    llama.close()
+
+
+def test_what_grammars_and_text_of_the_drop_in_rely_on(tiny_files):
+    """More private names of `Llama`: grammar, sampler, tokenizer, books, how it completes."""
+    llama = llama_cpp.Llama(str(tiny_files.target), n_ctx=64, verbose=False)
+    grammar = llama_cpp.LlamaGrammar.from_string('root ::= "a"', verbose=False)
+    assert (grammar._grammar, grammar._root) == ('root ::= "a"', "root")
+    assert llama_cpp.llama_vocab_n_tokens(llama._model.vocab) == llama.n_vocab()
+    assert llama_cpp.llama_sampler_chain_n(llama._init_sampler(temp=0.0).sampler) == 2
+    assert isinstance(llama._mirostat_mu, ctypes.c_float)
+    assert llama._sampler is None
+    assert llama._model.detokenize([3, 4], special=True) == llama.detokenize([3, 4], special=True)
+    assert llama._model.token_bos() == llama.token_bos()
+    assert inspect.isgeneratorfunction(llama_cpp.Llama._create_completion)
+    assert inspect.isgeneratorfunction(llama_cpp.Llama.generate)
+    assert {"logprobs", "echo"} <= inspect.signature(llama._create_completion).parameters.keys()
+    for name in ("_scores", "_input_ids"):
+        assert isinstance(getattr(llama_cpp.Llama, name), property)
+    asked = []
+    llama.generate = lambda tokens, **options: (asked.append(options), iter(()))[1]
+    llama.create_completion("abc", max_tokens=2)
+    assert asked[0].keys() >= {"temp", "grammar", "logits_processor", "stopping_criteria"}
+    llama.close()
+
+
+def test_the_version_is_one_that_was_tried():
+    """The private names belong to versions: pyproject.toml allows no others."""
+    (wanted,) = (
+        Requirement(line)
+        for line in requires("dspark-gguf")
+        if line.startswith("llama-cpp-python") and "extra" not in line
+    )
+    assert wanted.specifier.contains(llama_cpp.__version__)
+    assert {each.operator for each in wanted.specifier} >= {">=", "<"}
