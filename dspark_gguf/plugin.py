@@ -8,22 +8,19 @@ there, and the same seed says the same.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from time import perf_counter
 from typing import Any
 
 import llama_cpp
 
 from dspark_gguf.config import DraftOptions, Speculation
 from dspark_gguf.draft import Drafter, NoDrafter
-from dspark_gguf.engine.chain import Chain
-from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache, RecordedRows, row_of
+from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache, RecordedRows
 from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.hub import downloaded
-from dspark_gguf.records import NO_DRAFT, Round
+from dspark_gguf.llama_decoder import LlamaDecoder
 from dspark_gguf.schedule import Fixed, StoppingRule
 from dspark_gguf.speculator import DraftModel, Speculator, require_honoured
 
@@ -153,77 +150,8 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             return
         names = ("top_k", "top_p", "min_p", "typical_p", "temp", "repeat_penalty", "reset")
         options = dict(zip(names, args, strict=False)) | options
-        yield from self._rounds(list(tokens), **options)
-
-    def _rounds(
-        self,
-        tokens: list[int],
-        *,
-        reset: bool = True,
-        stopping_criteria: llama_cpp.StoppingCriteriaList | None = None,
-        **sampling: Any,
-    ) -> Generator[int, Sequence[int] | None, None]:
-        self._mirostat_mu = ctypes.c_float(2.0 * sampling.get("mirostat_tau", 5.0))
-        speculator = self._speculator
-        pieces = speculator.pieces if speculator and sampling.get("grammar") else None
-        chain = Chain(self, pieces, **sampling)
-        self._sampler, grammar = chain.sampler, chain.grammar
-        if reset:
-            self._cache.keep(tokens[:-1])
-            tokens = tokens[self.n_tokens :]
-        said = [*self._input_ids.tolist(), *tokens]
-        if speculator:
-            speculator.restart(said[:-1], grammar)
-        draft, plain, learns = NO_DRAFT, True, False
-        while True:
-            started = perf_counter()
-            if speculator and not plain:
-                room = min(self.n_ctx() - len(said), self.n_batch) - 1
-                draft, learns = speculator.draft(said, room, grammar)
-            drafted = perf_counter()
-            before = self.n_tokens
-            if len(draft):
-                self._cache.decode([*tokens, *draft.tokens])
-            else:
-                self.eval(tokens)
-            decoded = perf_counter()
-            rows, sent = len(draft) + 1, None
-            fresh: list[int] = []
-            pending = len(tokens) - 1
-            for k in range(rows):
-                # What a processor or a caller sees between two tokens: what was committed.
-                self.n_tokens = before + pending + k + 1
-                if self._recorded:
-                    self._recorded.append(row_of(self, k - rows))
-                few = grammar.few() if grammar else None
-                token = chain.draw(k - rows)
-                if speculator and few is not None:
-                    speculator.choices.observe(fresh[-1] if fresh else said[-1], few, token)
-                if stopping_criteria is not None and stopping_criteria(
-                    self._input_ids, self._scores[-1, :]
-                ):
-                    return
-                fresh.append(token)
-                sent = yield token
-                if sent or k == len(draft) or token != draft.tokens[k]:
-                    break
-            pairs = enumerate(zip(draft.tokens, fresh, strict=False))
-            accepted = next((k for k, (ours, theirs) in pairs if ours != theirs), len(draft))
-            if self.n_tokens < before + len(tokens) + len(draft):
-                self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1)
-                self._requires_eval = True
-            tokens = [fresh[-1], *(sent or ())]
-            said += [*fresh, *(sent or ())]
-            if speculator:
-                speculator.trim(len(said) - 1 - len(sent or ()))
-            if speculator and learns and not sent:
-                times = {
-                    "seconds": decoded - started,
-                    "draft_seconds": drafted - started,
-                    "target_seconds": decoded - drafted,
-                }
-                speculator.observe(Round.of(draft, fresh, accepted=accepted, **times))
-            draft, plain, learns = NO_DRAFT, bool(sent), False
+        decoder = LlamaDecoder(self, self._cache, self._speculator, self._recorded)
+        yield from decoder.generate(list(tokens), **options)
 
     @classmethod
     def from_pretrained(

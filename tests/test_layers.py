@@ -29,6 +29,7 @@ ending
 draft
 decoder
 speculator
+llama_decoder
 plugin
 chat
 catalog
