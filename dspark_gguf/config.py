@@ -214,9 +214,9 @@ class Settings(_Part):
     """All of it."""
 
     model: str | None = None
-    """Target GGUF; null: the demo pair."""
+    """Target: a GGUF file, org/repo:quant on the hub, or a pair's name; null: the demo pair."""
     draft: str | None = None
-    """Draft GGUF."""
+    """Draft, named in the same ways; null: the pair's, or none."""
     target_options: ModelOptions = ModelOptions()
     draft_options: DraftOptions = DraftOptions()
     sampling: Sampling = Sampling()

@@ -1,11 +1,336 @@
-"""Files from a model hub, through huggingface_hub and its cache."""
+"""Models on a hub, through huggingface_hub and its cache.
+
+``org/repo:what`` names one, as users of llama.cpp and Ollama write it. `what` is a quantization
+such as ``Q4_K_M``, a file, or a glob pattern; without it, the usual quantization of the repository.
+A model is one file or several shards.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import DSparkError, ResourceError, UsageError
+from dspark_gguf.paths import SHARD, shards, unwritable
+
+#: Quantizations to take where none is named, best first: llama.cpp's choice for a target; a draft
+#: in Q8_0 accepts like one in bf16 and is faster (llama.cpp#25549).
+PREFERRED = {"target": ("Q4_K_M", "Q8_0"), "draft": ("Q8_0", "Q4_K_M")}
+
+_NAME = re.compile(r"(?:hf\.co/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
+_QUANTIZATION = re.compile(
+    r"(?<![A-Za-z0-9])(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|B?F(?:16|32)|MXFP4\w*)(?![A-Za-z0-9])", re.I
+)
+_GB = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A model on the hub; `what` may be empty."""
+
+    repo: str
+    what: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> HubName | None:
+        """The name in `text`; None where it is none, such as a path of a GGUF."""
+        found = _NAME.fullmatch(text)
+        if found is None or (found[2] is None and text.lower().endswith(".gguf")):
+            return None
+        return cls(found[1], found[2] or "")
+
+    def __str__(self) -> str:
+        return f"{self.repo}:{self.what}" if self.what else self.repo
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A model that the hub has.
+
+    Attributes:
+        repo: such as ``org/name-GGUF``.
+        files: name -> bytes, the first shard first.
+
+    """
+
+    repo: str
+    files: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.values())
+
+    @property
+    def name(self) -> str:
+        """The name that stands for it after -m."""
+        return f"{self.repo}:{next(iter(self.files))}"
+
+
+def models_among(files: Iterable[str]) -> list[list[str]]:
+    """Models in a folder, each as its files; incomplete ones and what is no text model left out."""
+    names = sorted(files)
+    models = []
+    for name in names:
+        base, shard = PurePosixPath(name).name.lower(), SHARD.search(name)
+        if not base.endswith(".gguf") or base.startswith("mmproj") or "imatrix" in base:
+            continue
+        if shard is None:
+            models.append([name])
+        elif shard["number"] == "00001":
+            parts = [path.as_posix() for path in shards(Path(name))]
+            if set(parts) <= set(names):
+                models.append(parts)
+    return models
+
+
+def chosen(name: HubName, files: Iterable[str], role: str) -> list[str]:
+    """Files of the one model that `name` means.
+
+    Args:
+        name: see the module.
+        files: what the repository has.
+        role: ``target`` or ``draft``: which quantization is preferred where none is named.
+
+    Raises:
+        UsageError: none or several.
+
+    """
+    models = models_among(files)
+    matching = [model for model in models if _means(name.what, model[0])]
+    if len(matching) > 1 and not name.what:
+        for quantization in PREFERRED[role]:
+            usual = [model for model in matching if _means(quantization, model[0])]
+            if len(usual) == 1:
+                return usual[0]
+    if len(matching) == 1:
+        return matching[0]
+    found = ", ".join(_short(model[0]) for model in matching or models) or "no GGUF"
+    raise UsageError(
+        f"one model of {name.repo}" + (f" that is {name.what}" if name.what else ""),
+        f"{len(matching)}: {found}" if matching else f"0; it has {found}",
+        f"name one of them, as {name.repo}:FILE.gguf or {name.repo}:Q4_K_M"
+        if models
+        else "choose a repository with GGUF files, or convert this one",
+    )
+
+
+def _means(what: str, file: str) -> bool:
+    if not what:
+        return True
+    if what.lower().endswith(".gguf") or any(sign in what for sign in "*?["):
+        base = PurePosixPath(file).name
+        return fnmatch(file, what) or fnmatch(base, what)
+    pattern = rf"(?<![A-Za-z0-9]){re.escape(what)}(?![A-Za-z0-9_])"
+    return re.search(pattern, file, re.I) is not None
+
+
+def _short(file: str) -> str:
+    found = _QUANTIZATION.findall(file)
+    return str(found[-1]) if found else file
+
+
+def cache_folder() -> Path:
+    """Where huggingface_hub keeps what it has downloaded."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cached(name: HubName, role: str) -> Path | None:
+    """The model's (first) file in the cache; None where it is not there as a whole.
+
+    Asks nobody: neither whether there is a newer one, nor whether there is a network.
+    """
+    folder = _repository_folder(name.repo)
+    try:
+        current = (folder / "refs" / "main").read_text().strip()
+    except OSError:
+        current = ""
+    snapshots = folder.glob("snapshots/*")
+    for snapshot in sorted(
+        snapshots, key=lambda path: (path.name == current, path.stat().st_mtime), reverse=True
+    ):
+        there = [path for path in snapshot.rglob("*.gguf") if path.is_file()]
+        names = [path.relative_to(snapshot).as_posix() for path in there]
+        try:
+            return snapshot / chosen(name, names, role)[0]
+        except UsageError:
+            continue
+    return None
+
+
+def _repository_folder(repo: str) -> Path:
+    # The layout is documented: models--ORG--REPO/{refs,blobs,snapshots}.
+    return cache_folder() / f"models--{repo.replace('/', '--')}"
+
+
+def is_offline() -> bool:
+    """Whether the user has forbidden huggingface_hub to ask the hub."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def find(name: HubName, role: str) -> Download:
+    """The model on the hub, and how large it is.
+
+    Raises:
+        UsageError: no such repository, or not one model.
+        DSparkError: no access, no network.
+
+    """
+    from huggingface_hub import HfApi
+
+    with _explained(str(name)):
+        info = HfApi().model_info(name.repo, files_metadata=True)
+    sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
+    return Download(name.repo, {file: sizes[file] for file in chosen(name, sizes, role)})
+
+
+def fetch(download: Download, say: Callable[[str], object] = str) -> Path:
+    """Download what the cache lacks of a model; returns the path of its (first) file.
+
+    Args:
+        download: from `find`.
+        say: called with a line for each file; huggingface_hub draws the bar.
+
+    Raises:
+        DSparkError: the connection broke (what came is kept, and the next try goes on from there),
+            no access.
+
+    """
+    paths = []
+    for file, size in download.files.items():
+        with _explained(f"{download.repo}:{file}"):
+            paths.append(_fetch_file(download.repo, file, size, say))
+    return paths[0]
+
+
+def require_room(downloads: Sequence[Download]) -> None:
+    """Refuse before the first byte what would fill the disk.
+
+    Raises:
+        ResourceError: with both sizes.
+
+    """
+    folder = cache_folder()
+    while not folder.exists():
+        folder = folder.parent
+    needed, free = sum(each.size for each in downloads), shutil.disk_usage(folder).free
+    if needed > free:
+        raise ResourceError(
+            f"{needed / _GB:.1f} GB of disk space in {cache_folder()}",
+            f"{free / _GB:.1f} GB",
+            "free some, or set HF_HOME to a larger disk",
+        )
+
+
+def _fetch_file(repo: str, file: str, size: int, say: Callable[[str], object]) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.file_download import are_symlinks_supported
+
+    # Larger files come in another way only; without links the blob would be copied.
+    if size <= constants.MAX_HTTP_DOWNLOAD_SIZE and are_symlinks_supported(cache_folder()):
+        _fill_blob(repo, file, say)
+    return Path(hf_hub_download(repo, file))
+
+
+def _fill_blob(repo: str, file: str, say: Callable[[str], object]) -> None:
+    """Download the blob of a file into the cache, from where an earlier try has stopped.
+
+    huggingface_hub goes on after a broken connection, but begins anew in the next process since
+    its version 1.x: for a file of 20 GB that is a lost evening. What it is left to do after this is
+    the link from the snapshot to the blob.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        WeakFileLock,
+        build_hf_headers,
+    )
+
+    url = hf_hub_url(repo, file)
+    facts = get_hf_file_metadata(url)
+    folder = _repository_folder(repo)
+    blob = folder / "blobs" / str(facts.etag)
+    # As older versions of huggingface_hub call it, which go on with it too.
+    part = blob.with_name(f"{blob.name}.incomplete")
+    lock = folder.parent / ".locks" / folder.name / f"{blob.name}.lock"
+    for path in (blob, lock):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if blob.exists():
+            return
+        with part.open("ab") as stream:
+            begun = stream.tell()
+            rest = f", the rest after {begun / _GB:.2f} GB" if begun else ""
+            say(f"downloading {repo}:{file}, {(facts.size or 0) / _GB:.2f} GB{rest}")
+            http_get(
+                url, stream, resume_size=begun, headers=build_hf_headers(),
+                expected_size=facts.size, displayed_filename=file,
+            )  # fmt: skip
+        os.replace(part, blob)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Translate huggingface_hub's errors, and those of the HTTP library below it."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise DSparkError(
+            f"access to {what}", "a gated repository that you have no access to",
+            "accept its licence on its page, then `hf auth login` or set HF_TOKEN",
+        ) from None  # fmt: skip
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise UsageError(
+            f"a repository on the hub for {what}", "none of that name, or a private one",
+            "check the name; for a private one, `hf auth login` or set HF_TOKEN",
+        ) from None  # fmt: skip
+    except errors.EntryNotFoundError as error:
+        if not isinstance(error, errors.LocalEntryNotFoundError):
+            raise UsageError(f"{what} on the hub", "no such file", "check the name") from None
+        raise _unreachable(what, error) from None
+    except errors.OfflineModeIsEnabled:
+        raise DSparkError(
+            f"{what} in the cache {cache_folder()}", "no such file, and HF_HUB_OFFLINE is set",
+            "unset it once to download the model, or name a file",
+        ) from None  # fmt: skip
+    except errors.HfHubHTTPError as error:
+        raise DSparkError(f"{what} from the hub", f"its error {error}", "try again later") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise unwritable(cache_folder(), error) from None
+        raise _unreachable(what, error) from None
+    except _http_error() as error:
+        raise _unreachable(what, error) from None
+
+
+def _http_error() -> type[Exception]:
+    # The HTTP library below depends on the version of huggingface_hub; this is its base error.
+    from huggingface_hub import errors
+
+    found: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    return found
+
+
+def _unreachable(what: str, error: Exception) -> DSparkError:
+    reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    return DSparkError(
+        f"the hub, for {what}", f"no connection, or one that broke ({reason[:200]})",
+        "run it again when you are online: it goes on where it stopped",
+    )  # fmt: skip
 
 
 def downloaded(repo_id: str, pattern: str, **places: Any) -> str:
@@ -18,11 +343,13 @@ def downloaded(repo_id: str, pattern: str, **places: Any) -> str:
 
     Raises:
         UsageError: no file or several match.
+        DSparkError: no access, no network.
 
     """
     from huggingface_hub import hf_hub_download, list_repo_files
 
-    files = sorted(list_repo_files(repo_id))
+    with _explained(repo_id):
+        files = sorted(list_repo_files(repo_id))
     matching = [file for file in files if fnmatch(file, pattern)]
     if len(matching) != 1:
         found = ", ".join(matching or [file for file in files if file.endswith(".gguf")])
@@ -31,4 +358,5 @@ def downloaded(repo_id: str, pattern: str, **places: Any) -> str:
             f"{len(matching)}" + (f": {found}" if matching else f"; it has {found or 'no GGUF'}"),
             "name one of them",
         )
-    return str(hf_hub_download(repo_id, matching[0], **places))
+    with _explained(f"{repo_id}:{matching[0]}"):
+        return str(hf_hub_download(repo_id, matching[0], **places))

@@ -31,8 +31,8 @@ class SpeculatingModel(llm.Model):
     class Options(llm.Options):
         """What ``-o`` takes."""
 
-        model: Optional[str] = Field(None, description="GGUF of the target; else the demo pair")  # noqa: UP045 - llm reads it
-        draft: Optional[str] = Field(None, description="GGUF of the draft; else copying")  # noqa: UP045
+        model: Optional[str] = Field(None, description="target: file or name; else demo")  # noqa: UP045 - llm reads it
+        draft: Optional[str] = Field(None, description="draft: file or name")  # noqa: UP045
         ctx_size: int = Field(4096, description="tokens of prompt and answer", gt=0)
         max_tokens: Optional[int] = Field(None, description="most tokens of an answer", gt=0)  # noqa: UP045
         temperature: float = Field(0.8, description="0 for the most probable answer", ge=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import platformdirs
 
 from dspark_gguf.errors import DSparkError
+
+#: The end of the name of a part of a split model, as llama.cpp's gguf-split writes it.
+SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -32,6 +36,15 @@ def cache_dir(*parts: str) -> Path:
 def data_dir(*parts: str) -> Path:
     """A folder (made if missing) for what is the user's own: history, saved chats."""
     return _made(Path(platformdirs.user_data_dir("dspark-gguf", appauthor=False), *parts))
+
+
+def shards(path: Path) -> list[Path]:
+    """All files of a model, given its first: one, or the shards of a split one."""
+    found = SHARD.search(path.name)
+    if found is None:
+        return [path]
+    start, count = path.name[: found.start()], found["count"]
+    return [path.with_name(f"{start}-{k + 1:05}-of-{count}.gguf") for k in range(int(count))]
 
 
 def _made(folder: Path) -> Path:

@@ -16,7 +16,8 @@ ROOT = Path(dspark_gguf.__file__).parent
 #: Lowest first: a module imports only from lines above its own, or from its own folder.
 ORDER = """
 errors
-paths dist hub
+paths dist
+hub
 config
 records
 sampling verify

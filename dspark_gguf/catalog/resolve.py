@@ -1,16 +1,26 @@
-"""From what a user names to models in memory."""
+"""From what a user names to files, and to models in memory.
+
+A model is named by a file, by a pair of ``models.txt``, by ``org/repo:file-or-quant`` on the hub,
+or by ``ollama:NAME``. What is not on this machine is downloaded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dspark_gguf.catalog.demo import Progress, demo_pair
+from dspark_gguf import hub
+from dspark_gguf.catalog.demo import Progress, demo_file, demo_pair, source_model
+from dspark_gguf.catalog.local import OLLAMA, ollama_path
+from dspark_gguf.catalog.pairs import KnownPair, pair_named, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import UsageError
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
+
+_FROM_PACKAGE = "package:"
 
 
 def resolve(
@@ -18,17 +28,142 @@ def resolve(
     draft: str | Path | None,
     progress: Progress = lambda line: None,
 ) -> tuple[Path, Path | None]:
-    """Files of the target and the draft; without a model, the demo pair.
+    """Files of the target and the draft, downloaded where they are not on this machine.
+
+    Args:
+        model: the target, or a pair, which names the draft too; None: the demo pair.
+        draft: the draft; a pair's name means its draft. None: the pair's, or none.
+        progress: called with a line when something takes long.
 
     Raises:
-        UsageError: a draft without a model, or no demo model installed.
+        UsageError: a name that means nothing, a draft without a model, or no demo model installed.
+        DSparkError: see `hub`.
 
     """
     if model is None:
         if draft is not None:
             raise UsageError("a target for this draft", "none", "name it with -m TARGET.gguf")
         return demo_pair(progress)
-    return Path(model), None if draft is None else Path(draft)
+    pair = known_pair(model)
+    if draft is None and pair is not None:
+        draft = pair.name
+    if draft is None:
+        return located([(model, "target")], progress)[0], None
+    target_path, draft_path = located([(model, "target"), (draft, "draft")], progress)
+    return target_path, draft_path
+
+
+def known_pair(name: str | Path) -> KnownPair | None:
+    """The pair that `name` means; None for a file of this name too."""
+    return None if Path(name).is_file() else pair_named(str(name))
+
+
+def located(
+    models: Sequence[tuple[str | Path, str]],
+    progress: Progress = lambda line: None,
+    newest: bool = False,
+) -> list[Path]:
+    """The files of models; all are found before the first is downloaded.
+
+    Args:
+        models: name and role, ``target`` or ``draft``: of a pair, which of its two.
+        progress: called with a line when something takes long.
+        newest: ask the hub even for what is in the cache.
+
+    Raises:
+        UsageError, DSparkError: see `resolve`.
+
+    """
+    places = [_place(name, role, progress, newest) for name, role in models]
+    missing = [place for place in places if isinstance(place, hub.Download)]
+    hub.require_room(missing)
+    return [
+        hub.fetch(place, progress) if isinstance(place, hub.Download) else place for place in places
+    ]
+
+
+def _place(name: str | Path, role: str, progress: Progress, newest: bool) -> Path | hub.Download:
+    pair = known_pair(name)
+    if pair is None:
+        return _place_of_model(name, role, progress, newest)
+    wanted = pair.model(role)
+    if not (wanted.startswith(_FROM_PACKAGE) or hub.HubName.parse(wanted)):
+        instead = f"-m {name} -d DRAFT.gguf" if role == "draft" else f"-m TARGET.gguf -d {name}"
+        raise UsageError(
+            f"a repository for the {role} of {name}",
+            f"only its name, {wanted}",
+            f"download it by hand and name the file: {instead}",
+        )
+    place = _place_of_model(wanted, role, progress, newest)
+    if pair.status == "unverified" and isinstance(place, hub.Download):
+        progress(
+            f"note: {name} is unverified: nobody has checked whether {wanted} is the {role} that "
+            "it should be"
+        )
+    return place
+
+
+def _place_of_model(
+    name: str | Path, role: str, progress: Progress, newest: bool
+) -> Path | hub.Download:
+    text, path = str(name), Path(name).expanduser()
+    if isinstance(name, Path) or path.exists():
+        return path
+    if text.startswith(_FROM_PACKAGE):
+        return demo_file(text.rpartition(":")[2], progress)
+    if text.startswith(OLLAMA):
+        return _ollama_model(text.removeprefix(OLLAMA))
+    on_hub = hub.HubName.parse(text)
+    if on_hub is not None:
+        there = None if newest and not hub.is_offline() else hub.cached(on_hub, role)
+        return there or hub.find(on_hub, role)
+    if "/" in text or "\\" in text or text.lower().endswith(".gguf"):
+        return path  # whoever opens it says that there is nothing
+    raise UsageError(
+        "a GGUF file, a pair that `dspark-gguf models` lists, or org/repo:quant",
+        f"{text!r}, which is none of them (pairs: {similar_names(text)})",
+        "correct the name; `dspark-gguf models --local` shows what is on this machine",
+    )
+
+
+def _ollama_model(name: str) -> Path:
+    path = ollama_path(name)
+    if path is None:
+        raise UsageError(
+            f"the GGUF of {name} among Ollama's models", "none",
+            "see `dspark-gguf models --local`, or `ollama pull` it",
+        )  # fmt: skip
+    return path
+
+
+def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
+    """Download a pair's two models, or one model of the hub; the newest, where one is online.
+
+    Raises:
+        UsageError: `name` means neither, or a part of the pair has no repository.
+        DSparkError: see `hub`.
+
+    """
+    pair = known_pair(name)
+    if pair is not None:
+        return located([(name, "target"), (name, "draft")], progress, newest=True)
+    if hub.HubName.parse(name) is None:
+        raise UsageError(
+            "a pair that `dspark-gguf models` lists, or org/repo:quant",
+            f"{name!r} (pairs: {similar_names(name)})", "correct the name",
+        )  # fmt: skip
+    return located([(name, "target")], progress, newest=True)
+
+
+def is_here(name: str, role: str) -> Path | None:
+    """The file of a pair's model if it is on this machine; asks nobody, makes nothing."""
+    if name.startswith(_FROM_PACKAGE):
+        try:
+            return source_model()
+        except UsageError:
+            return None
+    on_hub = hub.HubName.parse(name)
+    return hub.cached(on_hub, role) if on_hub else None
 
 
 def load_pair(
@@ -38,27 +173,27 @@ def load_pair(
     target_options: ModelOptions | None = None,
     draft_options: DraftOptions | None = None,
     chat_template: str | None = None,
-    progress: Progress = lambda line: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> Pair:
     """Load a target and a draft GGUF; without arguments, the demo pair.
 
     Args:
-        model: the target's file.
-        draft: the draft's file; None with a model: no draft.
+        model: the target: a file, a pair, ``org/repo:quant``.
+        draft: the same for the draft; None: the pair's, or none.
         target_options: how llama.cpp loads the target.
         draft_options: the same for the draft.
         chat_template: Jinja text or file, instead of the target's own.
         progress: called with a line when something takes long.
 
     Raises:
-        DSparkError: see ``engine.pair.Pair``.
+        DSparkError: see `resolve` and ``engine.pair.Pair``.
 
     """
     from dspark_gguf.engine.pair import Pair
 
     target_path, draft_path = resolve(model, draft, progress)
     pair = Pair(target_path, draft_path, target_options, draft_options, chat_template)
-    if model is None:
+    if model in (None, "demo"):
         pair.notes.append(
             "this is the tiny demo pair, one model in two quantizations: on a few CPU cores it "
             "shows how speculation works, not a speed-up"

@@ -18,7 +18,9 @@ from dspark_gguf.cli.calibrate import calibrate
 from dspark_gguf.cli.chat import chat
 from dspark_gguf.cli.inspect import inspect
 from dspark_gguf.cli.lookup import lookup
+from dspark_gguf.cli.models import models
 from dspark_gguf.cli.profile import profile
+from dspark_gguf.cli.pull import pull
 from dspark_gguf.cli.replay import replay
 from dspark_gguf.cli.run import run
 from dspark_gguf.cli.trace import trace
@@ -88,7 +90,9 @@ main.add_command(calibrate)
 main.add_command(chat)
 main.add_command(inspect)
 main.add_command(lookup)
+main.add_command(models)
 main.add_command(profile)
+main.add_command(pull)
 main.add_command(replay)
 main.add_command(run)
 main.add_command(trace)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
+from dspark_gguf.cli.start import say
+
 
 @click.command()
-@click.argument("file", type=Path, metavar="FILE.gguf")
+@click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
-def inspect(file: Path, as_json: bool) -> None:
-    """Say what a GGUF is, without loading its weights; of a draft, which target it fits."""
+def inspect(model: str, as_json: bool) -> None:
+    """Say what a GGUF is, without loading its weights; of a draft, which target it fits.
+
+    MODEL is a file, org/repo:quant, or a pair's name, which means its target.
+    """
     from dspark_gguf.catalog.inspect import as_text
     from dspark_gguf.catalog.inspect import inspect as facts_of
+    from dspark_gguf.catalog.resolve import located
 
-    facts = facts_of(file)
+    facts = facts_of(located([(model, "target")], say)[0])
     click.echo(json.dumps(facts, ensure_ascii=False) if as_json else as_text(facts))

@@ -83,9 +83,11 @@ def _choice(words: str) -> click.Choice[str]:
 
 
 MODELS = [
-    Flag("model", "-m --model", "Target GGUF; without it, the demo pair."),
-    Flag("draft", "-d --draft -md --model-draft", "Draft GGUF with the target's vocabulary."),
-]
+    Flag("model", "-m --model", "Target: a GGUF file, org/repo:quant, or a pair of `dspark-gguf "
+         "models`, which brings its draft. [the demo pair]"),
+    Flag("draft", "-d --draft -md --model-draft",
+         "Draft with the target's vocabulary: a GGUF file, org/repo:quant, or a pair's."),
+]  # fmt: skip
 CHAT = [
     Flag("chat.system", "-sys --system", "System prompt."),
     Flag("chat.chat_template", "--chat-template", "Jinja text or file instead of the GGUF's own."),

@@ -1,0 +1,134 @@
+"""Tables of models: the known pairs, and what is on this machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from dspark_gguf.catalog.local import LocalModel
+from dspark_gguf.catalog.pairs import KnownPair
+from dspark_gguf.catalog.resolve import is_here
+
+#: A machine sold with 16 GB tells of a little less: the firmware keeps some.
+_SHARE_TOLD = 0.9
+_GB, _GIB = 1e9, 1024**3
+
+
+def machine_gigabytes() -> float | None:
+    """Main memory of this machine in GiB; None where the system does not tell."""
+    if sys.platform == "win32":
+        return _windows_memory() / _GIB
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
+    except (ValueError, OSError):
+        return None
+
+
+def _windows_memory() -> int:
+    import ctypes
+
+    kibibytes = ctypes.c_ulonglong()
+    ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(  # type: ignore[attr-defined]
+        ctypes.byref(kibibytes)
+    )
+    return kibibytes.value * 1024
+
+
+def facts(pair: KnownPair, memory: float | None) -> dict[str, Any]:
+    """A pair, and how it stands here; plain values.
+
+    Args:
+        pair: one of the list.
+        memory: of this machine, in GiB; None: not known.
+
+    """
+    files = {role: is_here(pair.model(role), role) for role in ("target", "draft")}
+    fits = None
+    if memory is not None:
+        fits = pair.memory == "any" or memory >= _SHARE_TOLD * int(pair.memory)
+    return {
+        **asdict(pair),
+        "gigabytes": {role: pair.gigabytes(role) for role in files},
+        "fits": fits,
+        "downloaded": {role: str(path) if path else None for role, path in files.items()},
+    }
+
+
+def pairs_text(rows: Sequence[dict[str, Any]], memory: float | None) -> str:
+    """A table of pairs, and what to do with it."""
+    heads = ("name", "memory", "fits", "GB", "kind", "licence", "status", "here")
+    table = [
+        (
+            row["name"],
+            row["memory"] + ("" if row["memory"] == "any" else " GB"),
+            {True: "yes", False: "no", None: "?"}[row["fits"]],
+            row["size"],
+            row["kind"],
+            row["licence"],
+            row["status"],
+            _here(row["downloaded"]),
+        )
+        for row in rows
+    ]
+    told = "?" if memory is None else f"{memory:.0f}"
+    return "\n".join(
+        [
+            *_aligned([heads, *table]),
+            "",
+            f"fits: this machine has {told} GiB of main memory. unverified: a repository that "
+            "nobody has checked.",
+            "more of one: dspark-gguf models NAME; get it: dspark-gguf pull NAME; use it: "
+            "dspark-gguf chat -m NAME",
+        ]
+    )
+
+
+def _here(files: dict[str, str | None]) -> str:
+    there = [role for role, path in files.items() if path]
+    return {0: "-", 1: f"{there[0]} only" if there else "", 2: "yes"}[len(there)]
+
+
+def pair_text(row: dict[str, Any]) -> str:
+    """All that is known of one pair."""
+    names = ("name", "kind", "status", "target", "draft", "size", "licence", "note")
+    lines = {name: row[name] for name in names}
+    lines["size"] += " GB (target + draft), about"
+    if row["memory"] != "any":
+        fits = {True: "enough is here", False: "more than this machine has", None: "?"}
+        lines["memory"] = f"{row['memory']} GB: {fits[row['fits']]}"
+    for role, path in row["downloaded"].items():
+        lines[f"{role} here"] = path or "no"
+    lines["use it"] = f"dspark-gguf chat -m {row['name']}"
+    return "\n".join(f"{name:<13}{value}" for name, value in lines.items() if value)
+
+
+def local_text(models: Sequence[LocalModel]) -> str:
+    """A table of files, each with what to write after -m."""
+    if not models:
+        return (
+            "no GGUF found where Ollama, LM Studio, llama.cpp and the Hugging Face cache keep "
+            "theirs"
+        )
+    rows = [
+        (model.source, f"{model.size / _GB:.2f}", f"-m {shlex.quote(model.name)}")
+        for model in sorted(models, key=lambda model: (model.source, model.name))
+    ]
+    return "\n".join(
+        [
+            *_aligned([("kept by", "GB", "use it with"), *rows]),
+            "",
+            "which of them fits a target as a draft: dspark-gguf suggest -m TARGET",
+        ]
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,50 @@
+"""``dspark-gguf models``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from dspark_gguf.errors import UsageError
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--local", is_flag=True, help="GGUF files that other programs keep here instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+def models(name: str | None, local: bool, as_json: bool) -> None:
+    """List pairs of target and draft that people use, or tell all of the one with NAME.
+
+    With --local: GGUF files of Ollama, LM Studio, llama.cpp and the Hugging Face cache.
+    """
+    from dspark_gguf.catalog import listing
+
+    if local:
+        if name:
+            raise UsageError("--local alone", f"a name too, {name}", "leave one of them out")
+        from dspark_gguf.catalog.local import local_models
+
+        found = local_models()
+        values = [{**asdict(model), "path": str(model.path)} for model in found]
+        click.echo(json.dumps(values) if as_json else listing.local_text(found))
+        return
+
+    from dspark_gguf.catalog.pairs import known_pairs, similar_names
+
+    pairs = [pair for pair in known_pairs() if name in (None, pair.name)]
+    if not pairs and name:
+        raise UsageError(
+            "a pair of the list", f"{name!r} (similar: {similar_names(name)})",
+            "see `dspark-gguf models`",
+        )  # fmt: skip
+    memory = listing.machine_gigabytes()
+    rows = [listing.facts(pair, memory) for pair in pairs]
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+    elif name:
+        click.echo(listing.pair_text(rows[0]))
+    else:
+        click.echo(listing.pairs_text(rows, memory))
