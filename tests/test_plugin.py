@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -496,11 +495,10 @@ for pattern in ("*.bin", "*.gguf"):
     except UsageError as error:
         print(error)
 """
-    with serving({"org/tiny": files}) as address:
+    with serving({"org/tiny": files}) as there:
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env={**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path),
-                 "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"},
+            env=there.environment(tmp_path),
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,278 @@
+"""Downloads, against a hub on this machine: `pull`, and -m with a name."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from dspark_gguf import hub
+from dspark_gguf.errors import ResourceError, UsageError
+from tests.fake_hub import TOKEN, command, serving
+
+TARGET_REPO, DRAFT_REPO = "codebasic/Qwen3-8B-GGUF", "Qwen/Qwen3-0.6B-GGUF"
+#: huggingface_hub writes what it gets in pieces of 10 MiB.
+PIECE = 10 * 1024 * 1024
+
+
+@pytest.fixture
+def pair_hub(tiny_files):
+    """The repositories of the pair qwen3-8b, with tiny models in them."""
+    target = {
+        "Qwen3-8B-Q4_0.gguf": tiny_files.target,
+        "Qwen3-8B-Q8_0.gguf": tiny_files.wide,
+        "mmproj-Q4_0.gguf": tiny_files.wide,
+    }
+    repositories = {TARGET_REPO: target, DRAFT_REPO: {"Qwen3-0.6B-Q8_0.gguf": tiny_files.draft}}
+    with serving(repositories) as there:
+        yield there
+
+
+def test_pull_a_pair(pair_hub, tiny_files, tmp_path):
+    """Both files, whole, once; their paths on stdout, everything else on stderr."""
+    done = pair_hub.run(tmp_path, "pull", "qwen3-8b")
+    assert done.returncode == 0, done.stderr
+    paths = [Path(line) for line in done.stdout.splitlines()]
+    assert [path.name for path in paths] == ["Qwen3-8B-Q4_0.gguf", "Qwen3-0.6B-Q8_0.gguf"]
+    assert [path.read_bytes() for path in paths] == [
+        file.read_bytes() for file in (tiny_files.target, tiny_files.draft)
+    ]
+    assert f"downloading {TARGET_REPO}:Qwen3-8B-Q4_0.gguf" in done.stderr
+    assert "dspark-gguf chat -m qwen3-8b" in done.stderr
+    again = pair_hub.run(tmp_path, "pull", "qwen3-8b")
+    assert again.stdout == done.stdout
+    assert "downloading" not in again.stderr
+    assert [(name, first) for name, first, _ in pair_hub.sent] == [(p.name, 0) for p in paths]
+    assert not list(tmp_path.rglob("*.incomplete"))
+
+
+def test_a_pair_by_name(pair_hub, tmp_path):
+    """Downloaded when it is first used, with a line that says so; then no hub is needed."""
+    words = ("run", "-m", "qwen3-8b", "-n", "4", "--temp", "0", "--json", "abc")
+    first = pair_hub.run(tmp_path, *words)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.count("downloading") == 2
+    assert "draft Qwen3-0.6B-Q8_0 on CPU" in first.stderr
+    asked = len(pair_hub.sent)
+    second = pair_hub.run(tmp_path, *words, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
+    assert second.returncode == 0, second.stderr
+    assert json.loads(second.stdout)["text"] == json.loads(first.stdout)["text"]
+    assert len(pair_hub.sent) == asked
+
+
+def test_another_draft_for_a_pair(pair_hub, tiny_files, tmp_path):
+    """-d overrides: the pair's own is not even downloaded."""
+    done = pair_hub.run(
+        tmp_path, "run", "-m", "qwen3-8b", "-d", tiny_files.target, "-n", "2", "abc"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [name for name, _, _ in pair_hub.sent] == ["Qwen3-8B-Q4_0.gguf"]
+
+
+def test_inspect_a_model_of_the_hub(pair_hub, tmp_path):
+    """Wherever a model is asked for, org/repo:quant is one."""
+    done = pair_hub.run(tmp_path, "inspect", f"hf.co/{TARGET_REPO}:q8_0", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["file"].endswith("Qwen3-8B-Q8_0.gguf")
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Two pieces and a half, nothing of it alike."""
+    path = tmp_path / "large-Q8_0.gguf"
+    path.write_bytes(b"GGUF" + bytes(range(251)) * (5 * PIECE // 2 // 251))
+    return path
+
+
+def test_a_broken_connection(large, tmp_path):
+    """The rest is asked for, and only the rest is sent."""
+    size = large.stat().st_size
+    with serving({"org/m-GGUF": {large.name: large}}, cuts=[2 * PIECE + 100]) as there:
+        done = there.run(tmp_path / "home", "pull", "org/m-GGUF:Q8_0")
+        assert done.returncode == 0, done.stderr
+        assert there.sent == [
+            (large.name, 0, 2 * PIECE + 100),
+            (large.name, 2 * PIECE, size - 2 * PIECE),
+        ]
+    assert Path(done.stdout.strip()).read_bytes() == large.read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows")
+@pytest.mark.parametrize("end", ["SIGINT", "SIGKILL"])
+def test_an_interrupted_download(large, tmp_path, end):
+    """Ctrl-C, or worse: the next process asks for the rest only."""
+    home, size = tmp_path / "home", large.stat().st_size
+    words = ("pull", "org/m-GGUF")
+    with serving({"org/m-GGUF": {large.name: large}}, stalls=[2 * PIECE + 100]) as there:
+        first = subprocess.Popen(
+            command(*words), env=there.environment(home), stderr=subprocess.PIPE, text=True
+        )
+        assert there.stalled.wait(60)
+        part = _until_written(home, 2 * PIECE)
+        first.send_signal(getattr(signal, end))
+        _, said = first.communicate(timeout=60)
+        if end == "SIGINT":
+            assert first.returncode == 130
+            assert "goes on from there" in said
+        assert part.stat().st_size == 2 * PIECE
+        done = there.run(home, *words)
+        assert done.returncode == 0, done.stderr
+        assert there.sent == [(large.name, 2 * PIECE, size - 2 * PIECE)]
+        assert "the rest after 0.02 GB" in done.stderr
+    assert Path(done.stdout.strip()).read_bytes() == large.read_bytes()
+
+
+def _until_written(home, size):
+    """Wait until the process has written what it got; returns the file."""
+    for _ in range(600):
+        for path in home.rglob("*.incomplete"):
+            if path.stat().st_size >= size:
+                return path
+        Event().wait(0.1)
+    raise AssertionError("nothing was written")
+
+
+def test_a_hub_that_goes_away(large, tmp_path):
+    """One message, what came is kept, no traceback."""
+    with serving({"org/m-GGUF": {large.name: large}}, cuts=[100] * 9) as there:
+        done = there.run(tmp_path / "home", "pull", "org/m-GGUF")
+    assert done.returncode == 1
+    assert "it goes on where it stopped" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "home").rglob("*.incomplete"))
+
+
+def test_gated_and_missing(pair_hub, tmp_path):
+    """What to do about it, in words; with a token it works, which no other host is told."""
+    pair_hub.gated.add(TARGET_REPO)
+    refused = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q4_0")
+    assert refused.returncode == 1
+    assert "accept its licence" in refused.stderr
+    assert "HF_TOKEN" in refused.stderr
+    done = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q4_0", HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert pair_hub.told == [None]
+    missing = pair_hub.run(tmp_path, "pull", "org/nothing:Q4_0")
+    assert missing.returncode == 2
+    assert "none of that name, or a private one" in missing.stderr
+    wrong = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q5_K_M", HF_TOKEN=TOKEN)
+    assert wrong.returncode == 2
+    assert "0; it has Q4_0, Q8_0" in wrong.stderr
+    for each in (refused, missing, wrong):
+        assert "Traceback" not in each.stderr
+        assert each.stdout == ""
+
+
+def test_offline_and_unreachable(tmp_path):
+    """Both are said, and told apart."""
+    with serving({}) as there:
+        offline = there.run(tmp_path, "run", "-m", "org/m:Q4_0", "hi", HF_HUB_OFFLINE="1")
+        gone = there.run(tmp_path, "pull", "org/m:Q4_0", HF_ENDPOINT="http://127.0.0.1:9")
+    assert (offline.returncode, gone.returncode) == (1, 1)
+    assert "HF_HUB_OFFLINE is set" in offline.stderr
+    assert "run it again when you are online" in gone.stderr
+    assert "Traceback" not in offline.stderr + gone.stderr
+
+
+def test_pull_offline_what_is_there(pair_hub, tmp_path):
+    """Offline is no error for what is in the cache."""
+    first = pair_hub.run(tmp_path, "pull", "qwen3-8b")
+    second = pair_hub.run(tmp_path, "pull", "qwen3-8b", HF_HUB_OFFLINE="1")
+    assert (second.returncode, second.stdout) == (0, first.stdout)
+
+
+def test_unverified_and_incomplete_pairs(tiny_files, tmp_path):
+    """The first is said before a byte comes; of the second nothing is downloaded."""
+    repositories = {
+        "bartowski/Meta-Llama-3.1-8B-Instruct-GGUF": {"m-Q4_K_M.gguf": tiny_files.target},
+        "bartowski/Llama-3.2-1B-Instruct-GGUF": {"d-Q4_K_M.gguf": tiny_files.draft},
+        TARGET_REPO: {"m-Q4_0.gguf": tiny_files.target},
+        "deepseek-ai/dspark_qwen3_8b_block7": {"model.safetensors": tiny_files.draft},
+    }
+    with serving(repositories) as there:
+        done = there.run(tmp_path, "pull", "llama-3.1-8b")
+        assert done.returncode == 0
+        assert done.stderr.index("unverified") < done.stderr.index("downloading")
+        sent = len(there.sent)
+        unconverted = there.run(tmp_path, "pull", "qwen3-8b-dspark")
+        assert unconverted.returncode == 2
+        assert "it has no GGUF" in unconverted.stderr
+        nameless = there.run(tmp_path, "run", "-m", "qwen2.5-7b", "hi")
+        assert nameless.returncode == 2
+        assert "only its name, Qwen2.5-7B-Instruct Q4_K_M" in nameless.stderr
+        assert len(there.sent) == sent
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    """Refused before the first byte."""
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "not" / "yet")
+    hub.require_room([hub.Download("org/m", {"m.gguf": 1})])
+    with pytest.raises(ResourceError, match=r"needed 1000000000\.0 GB of disk space"):
+        hub.require_room([hub.Download("org/m", {"m.gguf": 10**18})])
+
+
+FILES = [
+    "README.md", "m-Q4_K_M.gguf", "m-UD-Q4_K_XL.gguf", "m-Q8_0.gguf", "m-IQ4_XS.gguf",
+    "mmproj-BF16.gguf", "m.imatrix.gguf",
+    "BF16/m-BF16-00001-of-00002.gguf", "BF16/m-BF16-00002-of-00002.gguf",
+    "m-Q6_K-00001-of-00002.gguf",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "role", "files"),
+    [
+        ("q4_k_m", "target", ["m-Q4_K_M.gguf"]),
+        ("", "target", ["m-Q4_K_M.gguf"]),
+        ("", "draft", ["m-Q8_0.gguf"]),
+        ("m-Q8_0.gguf", "target", ["m-Q8_0.gguf"]),
+        ("*IQ4*", "target", ["m-IQ4_XS.gguf"]),
+        ("UD-Q4_K_XL", "target", ["m-UD-Q4_K_XL.gguf"]),
+        ("BF16", "target", FILES[7:9]),
+        ("m-BF16-00001-of-00002.gguf", "target", FILES[7:9]),
+    ],
+)
+def test_which_file_is_meant(what, role, files):
+    """A quantization in any case, a file, a pattern, or the usual one; shards together."""
+    assert hub.chosen(hub.HubName("org/m", what), FILES, role) == files
+
+
+@pytest.mark.parametrize(
+    ("what", "got"),
+    [
+        ("Q4_K", "got 0; it has BF16, IQ4_XS, Q4_K_M, Q8_0, UD-Q4_K_XL"),
+        ("Q6_K", "got 0; it has"),  # half of it is missing
+        ("*Q4*", "got 3: IQ4_XS, Q4_K_M, UD-Q4_K_XL"),
+    ],
+)
+def test_none_or_several(what, got):
+    """Named, with what there is."""
+    with pytest.raises(UsageError) as error:
+        hub.chosen(hub.HubName("org/m", what), FILES, "target")
+    assert got in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("org/repo", hub.HubName("org/repo")),
+        ("hf.co/org/repo:Q4_0", hub.HubName("org/repo", "Q4_0")),
+        ("org/repo:sub/m.gguf", hub.HubName("org/repo", "sub/m.gguf")),
+        ("models/m.gguf", None),
+        ("./models", None),
+        ("../m", None),
+        ("/models/m", None),
+        ("~/m", None),
+        ("C:/models/m", None),
+        ("C:\\models\\m", None),
+        ("a/b/c", None),
+        ("qwen3-8b", None),
+    ],
+)
+def test_what_looks_like_a_name_of_the_hub(text, name):
+    """Paths of any system do not."""
+    assert hub.HubName.parse(text) == name
