@@ -47,6 +47,11 @@ def shards(path: Path) -> list[Path]:
     return [path.with_name(f"{start}-{k + 1:05}-of-{count}.gguf") for k in range(int(count))]
 
 
+def size_on_disk(path: Path) -> int:
+    """Bytes of a model, all shards together."""
+    return sum(each.stat().st_size for each in shards(path))
+
+
 def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,8 @@ EOS, IM_END = 256 + 4, 256 + 6
 
 @dataclass(frozen=True)
 class Tiny:
-    """What to write; `changed` replaces the text of token ids, `padding` adds ids at the end."""
+    """What to write; `changed` replaces the text of token ids, `padding` adds ids at the end,
+    `split` is the most tensors of a file."""
 
     seed: int = 0
     noise: float = 0.0
@@ -31,6 +32,7 @@ class Tiny:
     template: str | None = TEMPLATE
     add_bos: bool = False
     pooling: bool = False
+    split: int = 0
 
     def but(self, **changes):
         return replace(self, **changes)
@@ -91,7 +93,7 @@ def write_llama(path: Path, tiny: Tiny = Tiny()) -> Path:
     width, heads, ff = tiny.width, tiny.heads, 2 * tiny.width
     kv_heads = heads // 2
     kv_width = width // 2
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tiny.split)
     writer.add_block_count(tiny.layers)
     writer.add_context_length(tiny.context)
     writer.add_embedding_length(width)

@@ -8,6 +8,7 @@ from typing import Any
 
 from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS, BlockDraft
 from dspark_gguf.engine.gguf import Header, read_header
+from dspark_gguf.paths import size_on_disk
 
 _MIB = 1024**2
 #: general.file_type of llama.h, as far as people publish them.
@@ -40,7 +41,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     draft = BlockDraft.of(header)
     facts: dict[str, Any] = {
         "file": str(header.path),
-        "size": header.path.stat().st_size,
+        "size": size_on_disk(header.path),
         "gguf_version": header.version,
         "architecture": header.architecture,
         "name": metadata.get("general.name"),

@@ -77,7 +77,7 @@ def pairs_text(rows: Sequence[dict[str, Any]], memory: float | None) -> str:
     told = "?" if memory is None else f"{memory:.0f}"
     return "\n".join(
         [
-            *_aligned([heads, *table]),
+            *aligned([heads, *table]),
             "",
             f"fits: this machine has {told} GiB of main memory. unverified: a repository that "
             "nobody has checked.",
@@ -119,14 +119,15 @@ def local_text(models: Sequence[LocalModel]) -> str:
     ]
     return "\n".join(
         [
-            *_aligned([("kept by", "GB", "use it with"), *rows]),
+            *aligned([("kept by", "GB", "use it with"), *rows]),
             "",
             "which of them fits a target as a draft: dspark-gguf suggest -m TARGET",
         ]
     )
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the cells of each column under each other."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

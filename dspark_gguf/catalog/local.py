@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from dspark_gguf import hub
-from dspark_gguf.paths import cache_dir, shards
+from dspark_gguf.paths import cache_dir, size_on_disk
 
 OLLAMA = "ollama:"
 _OLLAMA_WEIGHTS = "application/vnd.ollama.image.model"
@@ -137,11 +137,6 @@ def _hub_cache(folder: Path) -> Iterator[LocalModel]:
             path = snapshot / files[0]
             name = f"{repo}:{files[0]}"
             yield LocalModel("Hugging Face cache", name, path, size_on_disk(path))
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of a model, all shards together."""
-    return sum(each.stat().st_size for each in shards(path) if each.exists())
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -14,6 +16,7 @@ from llama_cpp._ggml import libggml
 from dspark_gguf.engine import library
 from dspark_gguf.engine.model import readable_gguf
 from dspark_gguf.errors import ModelError
+from dspark_gguf.paths import shards
 
 #: Arrays up to this length are read; a vocabulary is only counted.
 _SHORT = 1024
@@ -85,7 +88,7 @@ class Count(int):
 
 
 def read_header(path: str | Path) -> Header:
-    """Read the header of a GGUF.
+    """Read the header of a GGUF; of a split one, with the tensors of all its parts.
 
     Raises:
         UsageError: no such file.
@@ -93,6 +96,41 @@ def read_header(path: str | Path) -> Header:
 
     """
     path = readable_gguf(path)
+    tensors: dict[str, Tensor] = {}
+    for part in shards(path)[1:]:
+        with _opened(part) as file:
+            tensors |= _tensors(file)
+    with _opened(path) as file:
+        return Header(
+            path,
+            _ask("version", ctypes.c_uint32, file),
+            {
+                _text(_ask("key", ctypes.c_char_p, file, k)): _value(file, k)
+                for k in range(_ask("n_kv", ctypes.c_int64, file))
+            },
+            _tensors(file) | tensors,
+        )
+
+
+def read_tokens(path: str | Path) -> list[bytes]:
+    """How the vocabulary of a GGUF spells each of its tokens; empty without one.
+
+    Raises:
+        UsageError, ModelError: as `read_header`.
+
+    """
+    spelled = libggml.gguf_get_arr_str  # bound once: some have 250,000 tokens
+    spelled.restype = ctypes.c_char_p
+    spelled.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t]
+    with _opened(readable_gguf(path)) as file:
+        key = _find_key(file, b"tokenizer.ggml.tokens")
+        if key < 0:
+            return []
+        return [spelled(file, key, k) for k in range(_ask("arr_n", ctypes.c_size_t, file, key))]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     with library.listening() as errors:
         file = _gguf_init_from_file(str(path).encode(), _Params(True, None))
     if not file:
@@ -102,20 +140,7 @@ def read_header(path: str | Path) -> Header:
             "download it again",
         )
     try:
-        return Header(
-            path,
-            _ask("version", ctypes.c_uint32, file),
-            {
-                _text(_ask("key", ctypes.c_char_p, file, k)): _value(file, k)
-                for k in range(_ask("n_kv", ctypes.c_int64, file))
-            },
-            {
-                tensor.name: tensor
-                for tensor in (
-                    _tensor(file, k) for k in range(_ask("n_tensors", ctypes.c_int64, file))
-                )
-            },
-        )
+        yield file
     finally:
         _gguf_free(file)
 
@@ -129,6 +154,8 @@ _gguf_init_from_file.restype = ctypes.c_void_p
 _gguf_init_from_file.argtypes = [ctypes.c_char_p, _Params]
 _gguf_free = libggml.gguf_free
 _gguf_free.restype, _gguf_free.argtypes = None, [ctypes.c_void_p]
+_find_key = libggml.gguf_find_key
+_find_key.restype, _find_key.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_char_p]
 _type_name = libggml.ggml_type_name
 _type_name.restype, _type_name.argtypes = ctypes.c_char_p, [ctypes.c_int]
 
@@ -171,6 +198,11 @@ def _value(file: int, k: int) -> Any:
         _ask("arr_data", ctypes.c_void_p, file, k), ctypes.POINTER(_SCALARS[kind][1])
     )
     return [pointer[j] for j in range(count)]
+
+
+def _tensors(file: int) -> dict[str, Tensor]:
+    found = (_tensor(file, k) for k in range(_ask("n_tensors", ctypes.c_int64, file)))
+    return {tensor.name: tensor for tensor in found}
 
 
 def _tensor(file: int, k: int) -> Tensor:

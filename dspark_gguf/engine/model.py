@@ -13,6 +13,7 @@ from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import ModelError, ResourceError, UsageError
+from dspark_gguf.paths import SHARD, shards, size_on_disk
 
 _GIB = 1024**3
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
@@ -146,7 +147,7 @@ class Model:
         if options.devices:
             params.devices = ctypes.cast(self._devices(), ctypes.c_void_p)
         if not options.mmap:
-            require_memory(self.path.stat().st_size, f"the weights of {self.path.name}")
+            require_memory(size_on_disk(self.path), f"the weights of {self.path.name}")
         with library.listening() as errors:
             model = llama_cpp.llama_model_load_from_file(str(self.path).encode(), params)
         if not model:
@@ -228,7 +229,24 @@ def readable_gguf(path: str | Path) -> Path:
     if head != b"GGUF":
         found = "an empty file" if not head else f"a file that begins with {head!r}"
         raise ModelError(f"a GGUF model in {path}", found, "download or convert the model again")
+    _require_all_shards(path)
     return path
+
+
+def _require_all_shards(path: Path) -> None:
+    shard = SHARD.search(path.name)
+    if shard is None:
+        return
+    missing = [each.name for each in shards(path) if not each.exists()]
+    if missing:
+        raise ModelError(
+            f"all {int(shard['count'])} parts of a split model beside {path}",
+            f"none of the name {missing[0]}", "download the rest",
+        )  # fmt: skip
+    if int(shard["number"]) != 1:
+        raise UsageError(
+            f"the first part of a split model, {shards(path)[0].name}", path.name, "name the first"
+        )
 
 
 def require_memory(needed: int, what: str) -> None:

@@ -1,0 +1,66 @@
+"""``dspark-gguf suggest``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+import click
+
+from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
+from dspark_gguf.cli.start import say
+from dspark_gguf.errors import UsageError
+
+
+@click.command(cls=SectionedCommand)
+@click.option("--make-draft", type=click.Choice(["Q2_K", "Q4_0", "Q4_K_M", "Q8_0"]),
+              help="Make this quantization of the target, for use as a draft.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+@settings_options
+def suggest(
+    make_draft: str | None,
+    as_json: bool,
+    config: str | None,
+    show_config: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Which drafts fit the target of -m, and what speed to expect from each on this machine.
+
+    Of the list of `dspark-gguf models`, of the files on this machine, and as a lower quantization
+    of the target itself. -d asks about one draft more. Files are measured, others estimated.
+    """
+    settings = settings_from(config, options)
+    if show_config:
+        click.echo(settings.as_yaml(), nl=False)
+        return
+    if settings.model is None:
+        raise UsageError("a target", "none", "name it with -m")
+
+    from dspark_gguf.catalog import suggest as catalog
+    from dspark_gguf.catalog.candidates import candidates, of_file
+    from dspark_gguf.catalog.candidates import make_draft as make
+    from dspark_gguf.catalog.resolve import located
+    from dspark_gguf.engine import library
+    from dspark_gguf.engine.gguf import read_header
+
+    library.log.verbose = verbose
+    [target] = located([(settings.model, "target")], say)
+    drafts = []
+    if settings.draft:
+        [path] = located([(settings.draft, "draft")], say)
+        drafts.append(of_file(settings.draft, "-d", path))
+    if make_draft:
+        path = make(target, make_draft, say)
+        drafts.append(of_file(str(path), "made from the target", path))
+    else:
+        skipped: list[str] = []
+        drafts += candidates(read_header(target), skipped)
+        for line in skipped if verbose else ():
+            say(f"does not fit: {line}")
+    found = catalog.suggestions(target, drafts, settings, say)
+    if as_json:
+        click.echo(json.dumps([each.as_dict() for each in found]))
+    else:
+        click.echo(catalog.as_text(shlex.quote(settings.model), found))
