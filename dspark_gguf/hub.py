@@ -26,7 +26,8 @@ from dspark_gguf.paths import SHARD, shards, unwritable
 PREFERRED = {"target": ("Q4_K_M", "Q8_0"), "draft": ("Q8_0", "Q4_K_M")}
 
 _NAME = re.compile(r"(?:hf\.co/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
-_QUANTIZATION = re.compile(
+#: Such as ``Q4_K_M`` or ``UD-IQ2_XXS``, in the name of a file.
+QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|B?F(?:16|32)|MXFP4\w*)(?![A-Za-z0-9])", re.I
 )
 _GB = 1e9
@@ -68,11 +69,6 @@ class Download:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(self.files.values())
-
-    @property
-    def name(self) -> str:
-        """The name that stands for it after -m."""
-        return f"{self.repo}:{next(iter(self.files))}"
 
 
 def models_among(files: Iterable[str]) -> list[list[str]]:
@@ -134,7 +130,7 @@ def _means(what: str, file: str) -> bool:
 
 
 def _short(file: str) -> str:
-    found = _QUANTIZATION.findall(file)
+    found = QUANTIZATION.findall(file)
     return str(found[-1]) if found else file
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
 
+from dspark_gguf.catalog.resolve import located, resolve
 from dspark_gguf.config import DraftOptions, Speculation
 from dspark_gguf.draft import Drafter, NoDrafter
 from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache, RecordedRows
@@ -29,9 +32,11 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
     """A ``Llama`` that speculates.
 
     Args:
-        model_path: the target.
-        draft_model: a path of a GGUF with the target's vocabulary, a loaded ``Llama`` that nobody
-            else uses meanwhile, a `Drafter`, or None: what the conversation already said is copied.
+        model_path: the target: a file, ``org/repo:quant`` on the hub, or a pair of ``models.txt``,
+            which brings its draft.
+        draft_model: a GGUF with the target's vocabulary, named likewise, a loaded ``Llama`` that
+            nobody else uses meanwhile, a `Drafter`, or None: what the conversation already said is
+            copied.
         draft_options: how a path is loaded.
         speculation: when to draft, and how much; acceptance is `match`.
         options: as for ``Llama``.
@@ -61,7 +66,12 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
     ) -> None:
         self.speculation = speculation or Speculation()
         require_honoured(draft_model, draft_options, self.speculation)
-        super().__init__(model_path, **options)
+        progress = partial(print, file=sys.stderr) if options.get("verbose", True) else str
+        if draft_model is None or isinstance(draft_model, str | Path):
+            target, draft_model = resolve(model_path, draft_model, progress)
+        else:
+            [target] = located([(model_path, "target")], progress)
+        super().__init__(str(target), **options)
         if type(self.tokenizer_) is llama_cpp.LlamaTokenizer:
             self.tokenizer_ = GrowingTokenizer(self)
         self._asked = {

@@ -12,8 +12,9 @@ from dspark_gguf.catalog import demo, resolve
 from dspark_gguf.catalog.pairs import known_pairs
 from dspark_gguf.cli import main
 from dspark_gguf.errors import DSparkError, EngineError, UsageError
+from dspark_gguf.hub import HubName
 
-LINE = "a | any | org/t:Q4_0 | org/d:Q8_0 | plain | seen | a note"
+LINE = "a | any | org/t:Q4_0 | org/d:Q8_0 | plain | 4.8 + ? | mit | seen | a note"
 
 
 def test_the_shipped_list():
@@ -23,16 +24,28 @@ def test_the_shipped_list():
     assert pairs[0].name == "demo"
     assert [pair.name for pair in pairs if pair.status == "tested"] == ["demo"]
     assert {pair.kind for pair in pairs} == {"plain", "dspark"}
+    assert [pair for pair in pairs if pair.gigabytes("target") is None] == []
+    packages = [pair for pair in pairs if pair.target.startswith("package:")]
+    assert packages == pairs[:1]
+    for pair in pairs:
+        if pair.status == "seen":
+            assert HubName.parse(pair.target)
+            assert HubName.parse(pair.draft)
 
 
 @pytest.mark.parametrize(
     ("line", "got"),
     [
-        ("a | any | t | d | plain | seen", "6 fields"),
-        ("a | 12 | t | d | plain | seen | n", "'12', not one of any, 8, 16, 32, 64"),
-        ("a | 8 | t | d | fancy | seen | n", "'fancy'"),
-        ("a | 8 | t | d | plain | sure | n", "'sure'"),
-        ("a | 8 | | d | plain | seen | n", "an empty field"),
+        ("a | any | t | d | plain | seen | n", "7 fields"),
+        ("a | 12 | t | d | plain | 1 + 1 | mit | seen | n", "'12', not one of any, 8, 16, 32, 64"),
+        ("a | 8 | t | d | fancy | 1 + 1 | mit | seen | n", "'fancy'"),
+        ("a | 8 | t | d | plain | 1 + 1 | mit | sure | n", "'sure'"),
+        ("a | 8 | | d | plain | 1 + 1 | mit | seen | n", "an empty field"),
+        ("a | 8 | t | d | plain | 1 + 1 | | seen | n", "an empty field"),
+        ("a | 8 | t | d | plain | 1 | mit | seen | n", "the size '1'"),
+        ("a | 8 | t | d | plain | 1 + big | mit | seen | n", "the size '1 + big'"),
+        ("a | 8 | t | d | plain | 0 + 1 | mit | seen | n", "the size '0 + 1'"),
+        ("A/b | 8 | t | d | plain | 1 + 1 | mit | seen | n", "the name 'A/b', not in small"),
         (LINE + "\n" + LINE, "the name 'a' again"),
     ],
 )
@@ -156,6 +169,24 @@ def test_what_a_user_names(demo_files):
     assert resolve(None, None) == demo_files
     with pytest.raises(UsageError, match="target for this draft"):
         resolve(None, "d.gguf")
+
+
+def test_names_that_mean_nothing(tmp_path, monkeypatch):
+    """Similar ones are offered; a file wins over a pair, a path is left to who opens it."""
+    with pytest.raises(UsageError, match=r"pairs: qwen3-8b, .*models --local"):
+        resolve("qwen3-8", None)
+    assert resolve("no/such/file", None) == (Path("no/such/file"), None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qwen3-8b").write_bytes(b"GGUF")
+    assert resolve("qwen3-8b", None) == (Path("qwen3-8b"), None)
+
+
+def test_the_demo_pair_by_name(demo_files):
+    """Both of it, or one with another; its name after -d means its draft."""
+    target, draft = demo_files
+    assert resolve("demo", None) == demo_files
+    assert resolve("demo", "d.gguf") == (target, Path("d.gguf"))
+    assert resolve("t.gguf", "DEMO") == (Path("t.gguf"), draft)
 
 
 def test_models_that_do_not_fit_each_other(tiny_files, demo_files):

@@ -30,10 +30,10 @@ ending
 draft
 decoder
 speculator
+catalog
 llama_decoder
 plugin
 chat
-catalog
 llm_plugin
 measure
 serve

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dspark_gguf import hub
 from dspark_gguf.catalog.demo import Progress
 from dspark_gguf.catalog.local import local_models
 from dspark_gguf.catalog.pairs import KnownPair, known_pairs
@@ -23,8 +24,8 @@ from dspark_gguf.paths import cache_dir, replacing, size_on_disk, unwritable
 _SMALLER = 0.9
 _GB = 1e9
 _SIZE = re.compile(r"\d+(\.\d+)?[bm]|a\d+(\.\d+)?b")
-_QUANTIZATION = re.compile(r"i?q\d\w*|b?f(16|32)|mxfp4\w*|ud|\d{4}")
-_NO_NAMES = {"gguf", "instruct", "it", "chat", "meta", "qat", "base", "k", "m", "s", "xl"}
+_DATE = re.compile(r"\d{4}")
+_NO_NAMES = {"gguf", "instruct", "it", "chat", "meta", "qat", "base", "ud"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,12 @@ def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
 def family_of(name: str) -> tuple[str, str]:
     """Family and size that a model's name tells: ``("qwen2.5-coder", "7b")``."""
     name = name.rpartition("/")[2].partition(":")[0].lower().removesuffix(".gguf")
-    words = [word for word in re.split(r"[-_ ]+", name) if word]
+    words = [word for word in re.split(r"[-_ ]+", hub.QUANTIZATION.sub("", name)) if word]
     sizes = [word for word in words if _SIZE.fullmatch(word)]
     rest = [
         word
         for word in words
-        if word not in sizes and word not in _NO_NAMES and not _QUANTIZATION.fullmatch(word)
+        if word not in sizes and word not in _NO_NAMES and not _DATE.fullmatch(word)
     ]
     return "-".join(rest), "-".join(sizes)
 

@@ -21,7 +21,7 @@ NAME = "SmolLM2-135M-Instruct"
 TARGET_TYPE, DRAFT_TYPE = "Q8_0", "Q2_K"
 
 #: What is told to somebody who waits.
-Progress = Callable[[str], None]
+Progress = Callable[[str], object]
 
 
 def source_model() -> Path:

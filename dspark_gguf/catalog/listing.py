@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -114,7 +115,7 @@ def local_text(models: Sequence[LocalModel]) -> str:
             "theirs"
         )
     rows = [
-        (model.source, f"{model.size / _GB:.2f}", f"-m {shlex.quote(model.name)}")
+        (model.source, f"{model.size / _GB:.2f}", f"-m {quoted(model.name)}")
         for model in sorted(models, key=lambda model: (model.source, model.name))
     ]
     return "\n".join(
@@ -124,6 +125,11 @@ def local_text(models: Sequence[LocalModel]) -> str:
             "which of them fits a target as a draft: dspark-gguf suggest -m TARGET",
         ]
     )
+
+
+def quoted(name: str) -> str:
+    """As a shell of this system reads it."""
+    return subprocess.list2cmdline([name]) if sys.platform == "win32" else shlex.quote(name)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

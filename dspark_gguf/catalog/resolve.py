@@ -6,7 +6,7 @@ or by ``ollama:NAME``. What is not on this machine is downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,7 +173,7 @@ def load_pair(
     target_options: ModelOptions | None = None,
     draft_options: DraftOptions | None = None,
     chat_template: str | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Progress = lambda line: None,
 ) -> Pair:
     """Load a target and a draft GGUF; without arguments, the demo pair.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from dspark_gguf.catalog.candidates import Candidate
 from dspark_gguf.catalog.demo import Progress
-from dspark_gguf.catalog.listing import aligned
+from dspark_gguf.catalog.listing import aligned, quoted
 from dspark_gguf.config import Settings
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.pair import Pair
@@ -159,7 +158,7 @@ def _advice(target: str, found: Sequence[Suggestion]) -> str:
     if best is None or max(high for _, high in (best.ranges or {}).values()) < 1.05:
         return "none of them pays on this machine: use the target without a draft"
     candidate = best.candidate
-    use = f"dspark-gguf chat -m {target} -d {shlex.quote(candidate.name)}"
+    use = f"dspark-gguf chat -m {target} -d {quoted(candidate.name)}"
     if candidate.path is None:
         if candidate.how.startswith("--"):
             return f"make the best: dspark-gguf suggest -m {target} {candidate.how}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any
 
 import click
@@ -41,6 +40,7 @@ def suggest(
     from dspark_gguf.catalog import suggest as catalog
     from dspark_gguf.catalog.candidates import candidates, of_file
     from dspark_gguf.catalog.candidates import make_draft as make
+    from dspark_gguf.catalog.listing import quoted
     from dspark_gguf.catalog.resolve import located
     from dspark_gguf.engine import library
     from dspark_gguf.engine.gguf import read_header
@@ -63,4 +63,4 @@ def suggest(
     if as_json:
         click.echo(json.dumps([each.as_dict() for each in found]))
     else:
-        click.echo(catalog.as_text(shlex.quote(settings.model), found))
+        click.echo(catalog.as_text(quoted(settings.model), found))

@@ -1,0 +1,170 @@
+"""GGUF files that other programs keep, and the tables of `models`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dspark_gguf import hub
+from dspark_gguf.catalog import listing
+from dspark_gguf.catalog.local import local_models, ollama_path, stores
+from dspark_gguf.catalog.pairs import known_pairs
+from dspark_gguf.cli import main
+
+HOME = Path("/home/me")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home without any model; nothing of the real one is seen."""
+    for name in ("OLLAMA_MODELS", "LLAMA_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "hub")
+    monkeypatch.setattr(sys, "platform", "linux")
+    return tmp_path
+
+
+def put(path, content=b"GGUF"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("system", "environ", "folders"),
+    [
+        ("linux", {}, [
+            ".ollama/models", "/usr/share/ollama/.ollama/models", ".lmstudio/models",
+            ".cache/lm-studio/models", ".cache/llama.cpp"]),
+        ("darwin", {}, [
+            ".ollama/models", ".lmstudio/models", ".cache/lm-studio/models",
+            "Library/Caches/llama.cpp"]),
+        ("win32", {"LOCALAPPDATA": "/home/me/Local"}, [
+            ".ollama/models", ".lmstudio/models", ".cache/lm-studio/models", "Local/llama.cpp"]),
+        ("win32", {"OLLAMA_MODELS": "/d/ollama", "LLAMA_CACHE": "/d/llama"}, [
+            "/d/ollama", ".lmstudio/models", ".cache/lm-studio/models", "/d/llama"]),
+    ],
+)  # fmt: skip
+def test_where_programs_keep_their_models(system, environ, folders):
+    """On each system, and where variables move it."""
+    assert [path for _, path in stores(system, HOME, environ)] == [HOME / name for name in folders]
+
+
+def test_lm_studio_that_was_moved(tmp_path):
+    """By its pointer and by its settings."""
+    moved = tmp_path / "moved"
+    put(tmp_path / ".lmstudio-home-pointer", str(moved).encode())
+    put(moved / "settings.json", json.dumps({"downloadsFolder": "/big/models"}).encode())
+    assert ("LM Studio", Path("/big/models")) in stores("linux", tmp_path, {})
+    put(moved / "settings.json", b"[damaged")
+    assert ("LM Studio", moved / "models") in stores("linux", tmp_path, {})
+
+
+def ollama(home, place, digest="sha256:ab", media="application/vnd.ollama.image.model"):
+    layers = [{"mediaType": "application/vnd.ollama.image.license", "digest": "sha256:cd"}]
+    layers.append({"mediaType": media, "digest": digest})
+    put(home / ".ollama/models/manifests" / place, json.dumps({"layers": layers}).encode())
+    return put(home / ".ollama/models/blobs/sha256-ab")
+
+
+def test_ollama(home):
+    """Manifests say what a blob is called; damaged ones and other layers are passed over."""
+    blob = ollama(home, "registry.example/library/llama3.2/3b")
+    ollama(home, "hub.example/org/model-GGUF/Q4_K_M")
+    ollama(home, "registry.example/library/gone/latest", digest="sha256:ff")
+    ollama(home, "registry.example/library/other/latest", media="application/x.tensor")
+    put(home / ".ollama/models/manifests/registry.example/library/bad/latest", b"{")
+    assert ollama_path("llama3.2:3b") == blob
+    assert ollama_path("org/model-GGUF:Q4_K_M") == blob
+    for name in ("llama3.2", "gone", "other", "bad"):
+        assert ollama_path(name) is None
+    # Both names are one file: it is shown once.
+    assert [model.name for model in local_models()] == ["ollama:hub.example/org/model-GGUF:Q4_K_M"]
+
+
+def test_every_store(home, tiny_files):
+    """Each with what can be pasted after -m; projectors and halves of split models are none."""
+    put(home / ".lmstudio/models/org/m-GGUF/m-Q4_0.gguf")
+    put(home / ".lmstudio/models/org/m-GGUF/mmproj-m.gguf")
+    put(home / ".cache/llama.cpp/org_m-00001-of-00002.gguf", b"GGUF1")
+    put(home / ".cache/llama.cpp/org_m-00002-of-00002.gguf", b"GGUF22")
+    put(home / ".cache/llama.cpp/half-00001-of-00002.gguf")
+    blob = put(home / "hub/models--org--h--GGUF/blobs/ab")
+    link = home / "hub/models--org--h--GGUF/snapshots/0123/sub/h.gguf"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(blob)
+    found = {(model.source, model.name, model.size) for model in local_models()}
+    assert found == {
+        ("LM Studio", str(home / ".lmstudio/models/org/m-GGUF/m-Q4_0.gguf"), 4),
+        ("llama.cpp", str(home / ".cache/llama.cpp/org_m-00001-of-00002.gguf"), 11),
+        ("Hugging Face cache", "org/h--GGUF:sub/h.gguf", 4),
+    }
+    printed = CliRunner().invoke(main, ["models", "--local"])
+    assert printed.exit_code == 0
+    assert "Hugging Face cache  0.00  -m org/h--GGUF:sub/h.gguf" in printed.stdout
+    as_json = json.loads(CliRunner().invoke(main, ["models", "--local", "--json"]).stdout)
+    assert {model["name"] for model in as_json} == {name for _, name, _ in found}
+
+
+def test_what_is_offered_can_be_used(home, tiny_files):
+    """`inspect` with each name that `models --local` prints."""
+    shutil.copy(tiny_files.target, ollama(home, "registry.example/library/tiny/latest"))
+    put(home / "hub/models--org--h/snapshots/0123/h.gguf", tiny_files.draft.read_bytes())
+    put(home / ".cache/llama.cpp/with space.gguf", tiny_files.draft.read_bytes())
+    names = [model.name for model in local_models()]
+    assert len(names) == 3
+    for name in [*names, "ollama:tiny"]:
+        done = CliRunner().invoke(main, ["inspect", name])
+        assert done.exit_code == 0, done.stderr
+        assert "architecture      llama" in done.stdout
+    missing = CliRunner().invoke(main, ["inspect", "ollama:huge"])
+    assert missing.exit_code == 2
+    assert "models --local" in missing.stderr
+
+
+def test_no_model_anywhere(home):
+    """It says where was looked."""
+    assert "no GGUF found" in CliRunner().invoke(main, ["models", "--local"]).stdout
+
+
+def test_the_table_of_pairs(home, monkeypatch):
+    """What fits this machine, and what is here."""
+    monkeypatch.setattr(listing, "machine_gigabytes", lambda: 15.6)
+    folder = home / "hub/models--Qwen--Qwen3-0.6B-GGUF/snapshots/0123"
+    put(folder / "Qwen3-0.6B-Q8_0.gguf")
+    done = CliRunner().invoke(main, ["models"])
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
+    assert rows["qwen3-8b"][1:4] == ["16", "GB", "yes"]  # 15.6 GiB are what 16 GB tell
+    assert rows["qwen3-8b"][-2:] == ["draft", "only"]
+    assert rows["qwen3.6-27b"][3] == "no"
+    assert rows["demo"][-1] == "yes"
+    assert all(pair.name in rows for pair in known_pairs())
+    values = json.loads(CliRunner().invoke(main, ["models", "--json"]).stdout)
+    [qwen] = [row for row in values if row["name"] == "qwen3-8b"]
+    assert qwen["downloaded"] == {"target": None, "draft": str(folder / "Qwen3-0.6B-Q8_0.gguf")}
+    assert qwen["gigabytes"] == {"target": 4.8, "draft": 0.64}
+    assert qwen["fits"] is True
+
+
+def test_one_pair(home):
+    """All that the list knows; a wrong name is wrong use."""
+    done = CliRunner().invoke(main, ["models", "qwen3-8b-dspark"])
+    for text in ("deepseek-ai/dspark_qwen3_8b_block7", "convert it", "apache-2.0 + unknown"):
+        assert text in done.stdout
+    wrong = CliRunner().invoke(main, ["models", "qwen3-8c"])
+    assert wrong.exit_code == 2
+    assert "qwen3-8b" in wrong.stderr
+
+
+def test_memory_of_this_machine():
+    """Somewhere between a very small and a very large one, in GiB."""
+    told = listing.machine_gigabytes()
+    assert told is not None
+    assert 0.5 < told < 100_000

@@ -1,0 +1,244 @@
+"""Which drafts fit a target, and what is expected of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dspark_gguf import hub
+from dspark_gguf.catalog import candidates as catalog
+from dspark_gguf.catalog.candidates import Candidate, family_of, make_draft
+from dspark_gguf.catalog.suggest import Suggestion, _estimated, as_text
+from dspark_gguf.cli import main
+from dspark_gguf.cost import LearnedCosts
+from dspark_gguf.engine.fitting import misfit
+from dspark_gguf.engine.gguf import read_header, read_tokens
+from dspark_gguf.engine.quantize import FILE_TYPES, quantize, quantized_size
+from dspark_gguf.errors import ModelError, UsageError
+from dspark_gguf.schedule.expected import expected_ranges
+from tests.tiny_dflash import write_dflash
+from tests.tiny_gguf import Tiny, write_llama
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where llama.cpp keeps its models here; nothing of the real machine is seen."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "models"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "hub")
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, ""),
+        ({"padding": 128}, ""),
+        ({"changed": ((2, "other"),)}, ""),  # the few special tokens before 5 may differ
+        ({"padding": 129}, "392 tokens, not 263"),
+        ({"changed": ((100, "other"),)}, "token 100 is 'other'"),
+        ({"add_bos": True}, "another first token"),
+        ({"pooling": True}, "an embedding model"),
+    ],
+)
+def test_headers_say_whether_it_fits(tiny_files, tmp_path, changes, problem):
+    """The rules of the loaded pair, before anything is loaded."""
+    draft = write_llama(tmp_path / "d.gguf", Tiny(**changes))
+    assert misfit(read_header(tiny_files.target), read_header(draft)) == problem
+
+
+def test_more_that_does_not_fit(tiny_files, tmp_path, demo_files):
+    """The target itself, another model's vocabulary, a block draft of a wider target."""
+    target = read_header(tiny_files.target)
+    assert misfit(target, target) == "it is the target"
+    assert misfit(target, read_header(demo_files[1])) == "49152 tokens, not 263"
+    block = read_header(write_dflash(tmp_path / "block.gguf"))
+    assert misfit(target, block) == ""
+    assert "64 wide" in misfit(read_header(tiny_files.wide), block)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("unsloth/Qwen3-4B-Instruct-2507-GGUF:Q4_K_M", ("qwen3", "4b")),
+        ("Qwen3-4B-Q8_0.gguf", ("qwen3", "4b")),
+        ("bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M", ("llama-3.1", "8b")),
+        ("Qwen2.5-Coder-32B-Instruct-UD-IQ4_XS.gguf", ("qwen2.5-coder", "32b")),
+        ("Qwen3.6-35B-A3B", ("qwen3.6", "35b-a3b")),
+        ("gemma-4-12b-it-qat-Q4_0.gguf", ("gemma-4", "12b")),
+        ("SmolLM2 135M Instruct", ("smollm2", "135m")),
+    ],
+)
+def test_family_and_size_of_a_name(name, family):
+    """Whoever quantized it, and however."""
+    assert family_of(name) == family
+
+
+def test_candidates(tiny_files, folder):
+    """Of the list: block drafts for this very model, plain ones for its family; all that fits."""
+    target = folder / "Qwen3-8B-Q8_0.gguf"
+    shutil.copy(tiny_files.wide, target)
+    shutil.copy(tiny_files.draft, folder / "small.gguf")
+    write_llama(folder / "other.gguf", Tiny(padding=200))
+    shutil.copy(tiny_files.text, folder / "broken.gguf")
+    shutil.copy(tiny_files.wide, folder / "as-large.gguf")
+    skipped = []
+    found = {each.name: each for each in catalog.candidates(read_header(target), skipped)}
+    # The sizes of the list are those of real models: larger than this tiny target.
+    assert list(found) == [
+        "deepseek-ai/dspark_qwen3_8b_block7",
+        str(folder / "small.gguf"),
+        next(name for name in found if "as-Q2_K" in name),
+    ]
+    assert sorted(line.rpartition("/")[2].partition(":")[0] for line in skipped) == [
+        "broken.gguf", "other.gguf",
+    ]  # fmt: skip
+    assert "463 tokens, not 263" in "".join(skipped)
+
+
+def test_a_listed_draft_that_is_here(tiny_files, folder):
+    """It is measured instead of estimated, and its vocabulary is known to fit."""
+    target = folder / "Qwen3-14B-Q4_0.gguf"
+    shutil.copy(tiny_files.wide, target)
+    snapshot = folder.parent / "hub/models--Qwen--Qwen3-0.6B-GGUF/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    shutil.copy(tiny_files.draft, snapshot / "Qwen3-0.6B-Q8_0.gguf")
+    found = catalog.candidates(read_header(target), [])
+    assert found[0].name == "Qwen/Qwen3-0.6B-GGUF:Q8_0"
+    assert found[0].path == snapshot / "Qwen3-0.6B-Q8_0.gguf"
+    # The same file is in the cache: not twice.
+    assert [each.path for each in found].count(found[0].path) == 1
+    assert not [each for each in found if each.kind == "dspark"]  # those are for 4B and 8B
+
+
+def costs_of(seconds):
+    costs = LearnedCosts()
+    for rows, taken in enumerate(seconds, 1):
+        costs.add_pass(rows, taken)
+    return costs
+
+
+@pytest.mark.parametrize("kind", ["plain", "dspark"])
+def test_an_estimate_is_in_proportion_to_the_sizes(kind):
+    """A draft of a tenth of the size costs a tenth of a pass: once a token, or once a block."""
+    costs = costs_of([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7])
+    found = _estimated(Candidate("d", "pair p", kind, 100), costs, 1000)
+    looks = [0.1 * (k + 1) if kind == "plain" else 0.1 for k in range(7)]
+    wanted = expected_ranges(costs.target_seconds[:8], looks)
+    assert found.basis == "estimated"
+    for name, both in wanted.items():
+        assert found.ranges[name] == pytest.approx(both, rel=0.05)
+    unknown = _estimated(Candidate("d", "pair p", kind, None), costs, 1000)
+    assert (unknown.ranges, unknown.basis) == (None, "size not known")
+
+
+@pytest.mark.parametrize(
+    ("best", "advice"),
+    [
+        (Candidate("a b.gguf", "llama.cpp", "plain", 1, Path("x")), "-d 'a b.gguf'"),
+        (Candidate("o/r:Q8_0", "pair p", "plain", 1, None, "dspark-gguf pull o/r:Q8_0"),
+         "get the best: dspark-gguf pull o/r:Q8_0; use it: dspark-gguf chat -m t -d o/r:Q8_0"),
+        (Candidate("x", "made from the target", "plain", 1, None, "--make-draft Q2_K"),
+         "dspark-gguf suggest -m t --make-draft Q2_K"),
+    ],
+)  # fmt: skip
+def test_what_to_do_next(best, advice):
+    """The best one that pays; none of them where none does."""
+    pays = Suggestion(best, {"code": (1.4, 2.1), "chat": (1.0, 1.2)}, "measured")
+    text = as_text("t", [pays])
+    assert "code 1.4-2.1x, chat 1.0-1.2x" in text
+    assert advice in text
+    not_paying = Suggestion(best, {"code": (1.0, 1.04), "chat": (1.0, 1.0)}, "measured")
+    assert "none of them pays" in as_text("t", [not_paying])
+    assert "no draft for t" in as_text("t", [])
+
+
+def test_suggest(tiny_files, folder):
+    """A file is measured, what is to be made is estimated; the best comes first."""
+    shutil.copy(tiny_files.draft, folder / "small.gguf")
+    words = ["suggest", "-m", str(tiny_files.wide), "--no-learn"]
+    done = CliRunner().invoke(main, [*words, "--json"])
+    assert done.exit_code == 0, done.stderr
+    rows = {row["origin"]: row for row in json.loads(done.stdout)}
+    assert set(rows) == {"llama.cpp", "made from the target"}
+    assert rows["llama.cpp"]["basis"] == "measured"
+    assert rows["made from the target"]["basis"] == "estimated"
+    worth = [sum(map(sum, row["expected"].values())) for row in json.loads(done.stdout)]
+    assert worth == sorted(worth, reverse=True)
+    text = CliRunner().invoke(main, words).stdout
+    assert "over plain decoding" in text
+
+
+def test_suggest_without_a_target(dspark):
+    """Wrong use, and what to name."""
+    done = dspark("suggest")
+    assert done.exit_code == 2
+    assert "-m" in done.stderr
+
+
+def test_a_target_that_cannot_take_back(tiny_files, folder):
+    """No draft is promised."""
+    done = CliRunner().invoke(main, ["suggest", "-m", str(tiny_files.mamba), "-d",
+                                     str(tiny_files.draft), "--no-learn"])  # fmt: skip
+    assert "x, chat" not in done.stdout
+    assert "Traceback" not in done.output
+
+
+def test_make_a_draft(folder, demo_files, dspark):
+    """A whole GGUF in the cache folder, made once, found by the next `suggest`, fit to draft."""
+    target, _ = demo_files
+    done = dspark("suggest", "-m", target, "--make-draft", "Q4_0", "--no-learn")
+    assert done.exit_code == 0, done.stderr
+    [made] = (folder.parent / "cache").rglob("*as-Q4_0*.gguf")
+    assert str(made) in done.stdout
+    assert "measured" in done.stdout
+    assert misfit(read_header(target), read_header(made)) == ""
+    again = []
+    assert make_draft(target, "Q4_0", again.append) == made
+    assert again == []
+    assert made in [each.path for each in catalog.candidates(read_header(target), [])]
+    assert not list(made.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize("file_type", ["Q2_K", "Q4_0", "Q8_0"])
+def test_the_size_of_a_quantization(demo_files, tmp_path, file_type):
+    """Within a fifth of what it becomes."""
+    made = tmp_path / "made.gguf"
+    quantize(demo_files[0], made, file_type)
+    size = made.stat().st_size
+    assert quantized_size(read_header(demo_files[0]), file_type) == pytest.approx(size, rel=0.2)
+    assert set(FILE_TYPES) >= {"Q2_K", "Q4_0", "Q8_0"}
+
+
+def test_a_block_draft_is_no_target(tmp_path, folder):
+    """It cannot be quantized into a draft of itself."""
+    block = write_dflash(tmp_path / "block.gguf")
+    with pytest.raises(ModelError, match="give the target with -m"):
+        make_draft(block, "Q2_K", lambda line: None)
+
+
+def test_a_split_model(tiny_files, tmp_path):
+    """Its header is that of the whole; it generates; only its first part names it."""
+    write_llama(tmp_path / "m.gguf", Tiny(split=8))
+    first, second, third = sorted(tmp_path.glob("m-*.gguf"))
+    whole, parts = read_header(tiny_files.target), read_header(first)
+    assert parts.tensors.keys() == whole.tensors.keys()
+    assert parts.parameters == whole.parameters
+    assert read_tokens(first) == read_tokens(tiny_files.target)
+    words = ["run", "-n", "8", "--temp", "0", "--no-learn", "abc", "-m"]
+    answers = [
+        CliRunner().invoke(main, [*words, str(path)]).stdout for path in (tiny_files.target, first)
+    ]
+    assert answers[0] == answers[1] != ""
+    with pytest.raises(UsageError, match=f"the first part of a split model, {first.name}"):
+        read_header(second)
+    third.unlink()
+    with pytest.raises(ModelError, match=f"none of the name {third.name}"):
+        read_header(first)
