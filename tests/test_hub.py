@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from threading import Event
 
@@ -62,6 +63,26 @@ def test_a_pair_by_name(pair_hub, tmp_path):
     assert second.returncode == 0, second.stderr
     assert json.loads(second.stdout)["text"] == json.loads(first.stdout)["text"]
     assert len(pair_hub.sent) == asked
+
+
+def test_a_llama_by_name(pair_hub, tmp_path):
+    """The drop-in takes the same names: a pair brings its draft."""
+    program = """
+from dspark_gguf import DSparkLlama
+options = {"n_ctx": 256, "verbose": False}
+for names in (["qwen3-8b"], ["codebasic/Qwen3-8B-GGUF:Q4_0"]):
+    llama = DSparkLlama(*names, **options)
+    print(type(llama.drafter).__name__, llama.model_path.rpartition("/")[2])
+    llama.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=pair_hub.environment(tmp_path),
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "Cascade Qwen3-8B-Q4_0.gguf", "LookupDrafter Qwen3-8B-Q4_0.gguf",
+    ]  # fmt: skip
 
 
 def test_another_draft_for_a_pair(pair_hub, tiny_files, tmp_path):

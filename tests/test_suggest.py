@@ -17,6 +17,7 @@ from dspark_gguf.cli import main
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.fitting import misfit
 from dspark_gguf.engine.gguf import read_header, read_tokens
+from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.quantize import FILE_TYPES, quantize, quantized_size
 from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.schedule.expected import expected_ranges
@@ -183,12 +184,14 @@ def test_suggest_without_a_target(dspark):
     assert "-m" in done.stderr
 
 
-def test_a_target_that_cannot_take_back(tiny_files, folder):
-    """No draft is promised."""
-    done = CliRunner().invoke(main, ["suggest", "-m", str(tiny_files.mamba), "-d",
-                                     str(tiny_files.draft), "--no-learn"])  # fmt: skip
-    assert "x, chat" not in done.stdout
-    assert "Traceback" not in done.output
+def test_a_target_that_cannot_take_back(tiny_files, folder, monkeypatch):
+    """No draft is promised, with the reason."""
+    monkeypatch.setattr(Pair, "can_speculate", property(lambda pair: False))
+    words = ["-m", str(tiny_files.mamba), "-d", str(tiny_files.draft), "--no-learn"]
+    done = CliRunner().invoke(main, ["suggest", *words])
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert "got mamba.gguf (mamba), whose cache cannot" in done.stderr
 
 
 def test_make_a_draft(folder, demo_files, dspark):

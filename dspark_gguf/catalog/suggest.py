@@ -100,7 +100,8 @@ def _measured(
     with pair:
         if not pair.can_speculate:
             raise DSparkError(
-                "a target whose cache can take tokens back", pair.summary(settings.speculation),
+                "a target whose cache can take tokens back",
+                f"{target.name} ({pair.target.architecture}), whose cache cannot",
                 "use it without a draft",
             )  # fmt: skip
         if draft is not None and pair.draft_cache() is None:
