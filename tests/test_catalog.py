@@ -12,7 +12,7 @@ from dspark_gguf.catalog import demo, resolve
 from dspark_gguf.catalog.pairs import known_pairs
 from dspark_gguf.cli import main
 from dspark_gguf.errors import DSparkError, EngineError, UsageError
-from dspark_gguf.hub import HubName
+from dspark_gguf.naming import HubName
 
 LINE = "a | any | org/t:Q4_0 | org/d:Q8_0 | plain | 4.8 + ? | mit | seen | a note"
 

@@ -12,7 +12,7 @@ from threading import Event
 import pytest
 
 from dspark_gguf import hub
-from dspark_gguf.errors import ResourceError, UsageError
+from dspark_gguf.errors import ResourceError
 from tests.fake_hub import TOKEN, command, serving
 
 TARGET_REPO, DRAFT_REPO = "codebasic/Qwen3-8B-GGUF", "Qwen/Qwen3-0.6B-GGUF"
@@ -234,66 +234,3 @@ def test_a_full_disk(tmp_path, monkeypatch):
     hub.require_room([hub.Download("org/m", {"m.gguf": 1})])
     with pytest.raises(ResourceError, match=r"needed 1000000000\.0 GB of disk space"):
         hub.require_room([hub.Download("org/m", {"m.gguf": 10**18})])
-
-
-FILES = [
-    "README.md", "m-Q4_K_M.gguf", "m-UD-Q4_K_XL.gguf", "m-Q8_0.gguf", "m-IQ4_XS.gguf",
-    "mmproj-BF16.gguf", "m.imatrix.gguf",
-    "BF16/m-BF16-00001-of-00002.gguf", "BF16/m-BF16-00002-of-00002.gguf",
-    "m-Q6_K-00001-of-00002.gguf",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("what", "role", "files"),
-    [
-        ("q4_k_m", "target", ["m-Q4_K_M.gguf"]),
-        ("", "target", ["m-Q4_K_M.gguf"]),
-        ("", "draft", ["m-Q8_0.gguf"]),
-        ("m-Q8_0.gguf", "target", ["m-Q8_0.gguf"]),
-        ("*IQ4*", "target", ["m-IQ4_XS.gguf"]),
-        ("UD-Q4_K_XL", "target", ["m-UD-Q4_K_XL.gguf"]),
-        ("BF16", "target", FILES[7:9]),
-        ("m-BF16-00001-of-00002.gguf", "target", FILES[7:9]),
-    ],
-)
-def test_which_file_is_meant(what, role, files):
-    """A quantization in any case, a file, a pattern, or the usual one; shards together."""
-    assert hub.chosen(hub.HubName("org/m", what), FILES, role) == files
-
-
-@pytest.mark.parametrize(
-    ("what", "got"),
-    [
-        ("Q4_K", "got 0; it has BF16, IQ4_XS, Q4_K_M, Q8_0, UD-Q4_K_XL"),
-        ("Q6_K", "got 0; it has"),  # half of it is missing
-        ("*Q4*", "got 3: IQ4_XS, Q4_K_M, UD-Q4_K_XL"),
-    ],
-)
-def test_none_or_several(what, got):
-    """Named, with what there is."""
-    with pytest.raises(UsageError) as error:
-        hub.chosen(hub.HubName("org/m", what), FILES, "target")
-    assert got in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("org/repo", hub.HubName("org/repo")),
-        ("hf.co/org/repo:Q4_0", hub.HubName("org/repo", "Q4_0")),
-        ("org/repo:sub/m.gguf", hub.HubName("org/repo", "sub/m.gguf")),
-        ("models/m.gguf", None),
-        ("./models", None),
-        ("../m", None),
-        ("/models/m", None),
-        ("~/m", None),
-        ("C:/models/m", None),
-        ("C:\\models\\m", None),
-        ("a/b/c", None),
-        ("qwen3-8b", None),
-    ],
-)
-def test_what_looks_like_a_name_of_the_hub(text, name):
-    """Paths of any system do not."""
-    assert hub.HubName.parse(text) == name

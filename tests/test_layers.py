@@ -17,6 +17,7 @@ ROOT = Path(dspark_gguf.__file__).parent
 ORDER = """
 errors
 paths dist
+naming
 hub
 config
 records

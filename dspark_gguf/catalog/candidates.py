@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dspark_gguf import hub
 from dspark_gguf.catalog.demo import Progress
 from dspark_gguf.catalog.local import local_models
 from dspark_gguf.catalog.pairs import KnownPair, known_pairs
@@ -18,6 +17,7 @@ from dspark_gguf.engine.fitting import misfit
 from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.quantize import quantize, quantized_size
 from dspark_gguf.errors import DSparkError, ModelError, ResourceError
+from dspark_gguf.naming import QUANTIZATION
 from dspark_gguf.paths import cache_dir, replacing, size_on_disk, unwritable
 
 #: A draft of the target's own weights has to be this much smaller to be worth a line.
@@ -69,7 +69,7 @@ def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
 def family_of(name: str) -> tuple[str, str]:
     """Family and size that a model's name tells: ``("qwen2.5-coder", "7b")``."""
     name = name.rpartition("/")[2].partition(":")[0].lower().removesuffix(".gguf")
-    words = [word for word in re.split(r"[-_ ]+", hub.QUANTIZATION.sub("", name)) if word]
+    words = [word for word in re.split(r"[-_ ]+", QUANTIZATION.sub("", name)) if word]
     sizes = [word for word in words if _SIZE.fullmatch(word)]
     rest = [
         word

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from dspark_gguf import hub
+from dspark_gguf.naming import models_among
 from dspark_gguf.paths import cache_dir, size_on_disk
 
 OLLAMA = "ollama:"
@@ -124,7 +125,7 @@ def _ollama(folder: Path) -> Iterator[LocalModel]:
 
 def _files(source: str, folder: Path) -> Iterator[LocalModel]:
     for place, names in _walk(folder):
-        for files in hub.models_among(names):
+        for files in models_among(names):
             path = place / files[0]
             yield LocalModel(source, str(path), path, size_on_disk(path))
 
@@ -133,7 +134,7 @@ def _hub_cache(folder: Path) -> Iterator[LocalModel]:
     for snapshot in sorted(folder.glob("models--*--*/snapshots/*")):
         repo = snapshot.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
         names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.gguf")]
-        for files in hub.models_among(name for name in names if (snapshot / name).is_file()):
+        for files in models_among(name for name in names if (snapshot / name).is_file()):
             path = snapshot / files[0]
             name = f"{repo}:{files[0]}"
             yield LocalModel("Hugging Face cache", name, path, size_on_disk(path))

@@ -16,6 +16,7 @@ from dspark_gguf.catalog.local import OLLAMA, ollama_path
 from dspark_gguf.catalog.pairs import KnownPair, pair_named, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import UsageError
+from dspark_gguf.naming import HubName
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
@@ -87,7 +88,7 @@ def _place(name: str | Path, role: str, progress: Progress, newest: bool) -> Pat
     if pair is None:
         return _place_of_model(name, role, progress, newest)
     wanted = pair.model(role)
-    if not (wanted.startswith(_FROM_PACKAGE) or hub.HubName.parse(wanted)):
+    if not (wanted.startswith(_FROM_PACKAGE) or HubName.parse(wanted)):
         instead = f"-m {name} -d DRAFT.gguf" if role == "draft" else f"-m TARGET.gguf -d {name}"
         raise UsageError(
             f"a repository for the {role} of {name}",
@@ -113,7 +114,7 @@ def _place_of_model(
         return demo_file(text.rpartition(":")[2], progress)
     if text.startswith(OLLAMA):
         return _ollama_model(text.removeprefix(OLLAMA))
-    on_hub = hub.HubName.parse(text)
+    on_hub = HubName.parse(text)
     if on_hub is not None:
         there = None if newest and not hub.is_offline() else hub.cached(on_hub, role)
         return there or hub.find(on_hub, role)
@@ -147,7 +148,7 @@ def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
     pair = known_pair(name)
     if pair is not None:
         return located([(name, "target"), (name, "draft")], progress, newest=True)
-    if hub.HubName.parse(name) is None:
+    if HubName.parse(name) is None:
         raise UsageError(
             "a pair that `dspark-gguf models` lists, or org/repo:quant",
             f"{name!r} (pairs: {similar_names(name)})", "correct the name",
@@ -162,7 +163,7 @@ def is_here(name: str, role: str) -> Path | None:
             return source_model()
         except UsageError:
             return None
-    on_hub = hub.HubName.parse(name)
+    on_hub = HubName.parse(name)
     return hub.cached(on_hub, role) if on_hub else None
 
 

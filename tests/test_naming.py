@@ -1,0 +1,70 @@
+"""What models on a hub are called, and which files are meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from dspark_gguf.errors import UsageError
+from dspark_gguf.naming import HubName, chosen
+
+FILES = [
+    "README.md", "m-Q4_K_M.gguf", "m-UD-Q4_K_XL.gguf", "m-Q8_0.gguf", "m-IQ4_XS.gguf",
+    "mmproj-BF16.gguf", "m.imatrix.gguf",
+    "BF16/m-BF16-00001-of-00002.gguf", "BF16/m-BF16-00002-of-00002.gguf",
+    "m-Q6_K-00001-of-00002.gguf",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "role", "files"),
+    [
+        ("q4_k_m", "target", ["m-Q4_K_M.gguf"]),
+        ("", "target", ["m-Q4_K_M.gguf"]),
+        ("", "draft", ["m-Q8_0.gguf"]),
+        ("m-Q8_0.gguf", "target", ["m-Q8_0.gguf"]),
+        ("*IQ4*", "target", ["m-IQ4_XS.gguf"]),
+        ("UD-Q4_K_XL", "target", ["m-UD-Q4_K_XL.gguf"]),
+        ("BF16", "target", FILES[7:9]),
+        ("m-BF16-00001-of-00002.gguf", "target", FILES[7:9]),
+    ],
+)
+def test_which_file_is_meant(what, role, files):
+    """A quantization in any case, a file, a pattern, or the usual one; shards together."""
+    assert chosen(HubName("org/m", what), FILES, role) == files
+
+
+@pytest.mark.parametrize(
+    ("what", "got"),
+    [
+        ("Q4_K", "got 0; it has BF16, IQ4_XS, Q4_K_M, Q8_0, UD-Q4_K_XL"),
+        ("Q6_K", "got 0; it has"),  # half of it is missing
+        ("*Q4*", "got 3: IQ4_XS, Q4_K_M, UD-Q4_K_XL"),
+    ],
+)
+def test_none_or_several(what, got):
+    """Named, with what there is."""
+    with pytest.raises(UsageError) as error:
+        chosen(HubName("org/m", what), FILES, "target")
+    assert got in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("org/repo", HubName("org/repo")),
+        ("hf.co/org/repo:Q4_0", HubName("org/repo", "Q4_0")),
+        ("org/repo:sub/m.gguf", HubName("org/repo", "sub/m.gguf")),
+        ("models/m.gguf", None),
+        ("./models", None),
+        ("../m", None),
+        ("/models/m", None),
+        ("~/m", None),
+        ("C:/models/m", None),
+        ("C:\\models\\m", None),
+        ("a/b/c", None),
+        ("qwen3-8b", None),
+    ],
+)
+def test_what_looks_like_a_name_of_the_hub(text, name):
+    """Paths of any system do not."""
+    assert HubName.parse(text) == name
