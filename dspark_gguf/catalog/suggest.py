@@ -147,8 +147,8 @@ def as_text(target: str, found: Sequence[Suggestion]) -> str:
             *aligned([("draft", "GB", "from", "over plain decoding", ""), *rows]),
             "",
             f"where guesses are right as usual, behind right ones: {usual}.",
-            "measured: what both models cost here (--no-learn measures anew). estimated: the draft's "
-            "cost, from the sizes of both files.",
+            "measured: what both models cost here (--no-learn measures anew). estimated: the "
+            "draft's cost, from the sizes of both files.",
             _advice(target, found),
         ]
     )
