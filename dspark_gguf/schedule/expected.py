@@ -1,0 +1,65 @@
+"""What speed to expect from a pair before it has drafted: from costs and the usual agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+#: How often a draft token survives when those before it did, from the least to the most agreeable
+#: text. Measured with quantizations of one model (F32 to Q8_0 targets, a Q2_K draft): first tokens
+#: agreed on 73-95 % of positions of code and maths, on 35-75 % of open chat.
+CODE_AGREEMENT = (0.75, 0.95)
+CHAT_AGREEMENT = (0.35, 0.75)
+#: The usual range of agreement by kind of text.
+USUAL_AGREEMENT: Mapping[str, tuple[float, float]] = {
+    "code": CODE_AGREEMENT,
+    "chat": CHAT_AGREEMENT,
+}
+
+
+def expected_speedup(
+    target_seconds: npt.ArrayLike, draft_seconds: npt.ArrayLike, agreement: float
+) -> tuple[float, int]:
+    """Speed over plain decoding of the best fixed draft length, and that length in tokens.
+
+    Leviathan et al. 2023, with what passes cost here instead of a constant. No draft (1.0, 0) is
+    one of the answers. The scheduler chooses a length for each round: it can do better, and pays a
+    little for finding out.
+
+    Args:
+        target_seconds: of a target pass of 1, 2, ... rows.
+        draft_seconds: of 1, 2, ... looks at the draft, cumulative.
+        agreement: chance, from 0 to 1, that a draft token survives when those before it did.
+
+    """
+    target, draft = np.asarray(target_seconds, float), np.asarray(draft_seconds, float)
+    longest = min(len(target) - 1, len(draft))
+    tokens = np.cumsum(float(agreement) ** np.arange(longest + 1))  # of a round of 0, 1, ... drafts
+    seconds = target[: longest + 1] + np.concatenate(([0.0], draft[:longest]))
+    speedups = tokens * target[0] / seconds
+    best = int(np.argmax(speedups))
+    return float(speedups[best]), best
+
+
+def expected_ranges(
+    target_seconds: npt.ArrayLike, draft_seconds: npt.ArrayLike
+) -> dict[str, tuple[float, float]]:
+    """Least and most speed over plain decoding to expect, by kind of text; see above."""
+    return {
+        kind: (
+            expected_speedup(target_seconds, draft_seconds, low)[0],
+            expected_speedup(target_seconds, draft_seconds, high)[0],
+        )
+        for kind, (low, high) in USUAL_AGREEMENT.items()
+    }
+
+
+def ranges_text(ranges: Mapping[str, Sequence[float]]) -> str:
+    """Such as ``code 1.4-2.1x, chat 1.0-1.2x``."""
+    parts = []
+    for kind, (low, high) in ranges.items():
+        both = f"{low:.1f}-{high:.1f}" if f"{low:.1f}" != f"{high:.1f}" else f"{low:.1f}"
+        parts.append(f"{kind} {both}x")
+    return ", ".join(parts)
