@@ -35,6 +35,7 @@ chat
 catalog
 llm_plugin
 measure
+doctor
 serve
 testing
 cli

@@ -115,6 +115,10 @@ class Context:
         """Free the cache."""
         self._free()
 
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many CPU threads from the next pass on, whatever its rows."""
+        llama_cpp.llama_set_n_threads(self._context, threads, threads)
+
     def restart(self, tokens: Sequence[int]) -> int:
         """Make the cache hold exactly `tokens`, and return how many of them it already held.
 
