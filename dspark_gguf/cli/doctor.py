@@ -16,9 +16,7 @@ from dspark_gguf.cli.start import say
 @click.command(cls=SectionedCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @settings_options
-@click.pass_context
 def doctor(
-    context: click.Context,
     as_json: bool,
     config: str | None,
     show_config: bool,
@@ -42,7 +40,7 @@ def doctor(
     def shown(error: Exception) -> None:
         traceback.print_exception(error)
 
-    debug = context.get_parameter_source("debug") is ParameterSource.COMMANDLINE
+    debug = click.get_current_context().get_parameter_source("debug") is ParameterSource.COMMANDLINE
     report = examine(settings, say, verbose, *[shown] * debug)
     if as_json:
         click.echo(json.dumps(report.as_dict(), ensure_ascii=False))

@@ -9,7 +9,7 @@ import click
 
 
 @click.command()
-@click.argument("file", type=Path, metavar="FILE.gguf")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.gguf")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 def inspect(file: Path, as_json: bool) -> None:

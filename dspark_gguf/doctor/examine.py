@@ -46,7 +46,7 @@ def examine(
     else:
         files = report.check("models", lambda: _named(settings, say))
     if files is not None:
-        _examine_models(report, *files, devices, settings, say)
+        _examine_models(report, files, devices, settings)
     return report
 
 
@@ -58,8 +58,8 @@ def _demo(say: Say) -> Section:
         source_model()
     except UsageError as error:
         return Section(f"none: name a pair with -m TARGET.gguf -d DRAFT.gguf, or {error.do}")
-    return Section("the demo pair; -m TARGET.gguf -d DRAFT.gguf for your own",
-                   value=resolve(None, None, say))  # fmt: skip
+    files = resolve(None, None, say)
+    return Section("the demo pair; -m TARGET.gguf -d DRAFT.gguf for your own", value=files)
 
 
 def _named(settings: Settings, say: Say) -> Section:
@@ -71,18 +71,17 @@ def _named(settings: Settings, say: Say) -> Section:
 
 def _examine_models(
     report: Report,
-    target: Path,
-    draft: Path | None,
+    files: tuple[Path, Path | None],
     devices: Sequence[Device],
     settings: Settings,
-    say: Say,
 ) -> None:
     from dspark_gguf.doctor import models
-    from dspark_gguf.engine.pair import Pair
+    from dspark_gguf.engine.pair import DEFAULT_CONTEXT, Pair
 
+    target, draft = files
     needs = {"target": report.check("target", lambda: models.file(target, settings.target_options))}
     if draft is not None:
-        most = needs["target"].n_ctx if needs["target"] else models.DEFAULT_CONTEXT
+        most = needs["target"].n_ctx if needs["target"] else DEFAULT_CONTEXT
         needs["draft"] = report.check(
             "draft", lambda: models.file(draft, settings.draft_options, most)
         )

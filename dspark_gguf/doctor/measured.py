@@ -12,8 +12,8 @@ from dspark_gguf.doctor import rows, ways
 from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.measure.prompts import read_prompts
-from dspark_gguf.schedule import solved
 from dspark_gguf.schedule.expected import expected_ranges, expected_speedup, ranges_text
+from dspark_gguf.schedule.learning import solved
 
 #: Seconds for each comparison, and for reading a context in front of it.
 _BUDGET = 2.0
