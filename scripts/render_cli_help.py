@@ -38,9 +38,7 @@ def _contexts(
     command: click.Command, parent: click.Context | None, name: str
 ) -> Iterator[click.Context]:
     """Of a command and all commands below it, in the order of their help."""
-    context = click.Context(
-        command, parent, name, terminal_width=WIDTH, **command.context_settings
-    )
+    context = click.Context(command, parent, name, terminal_width=WIDTH, **command.context_settings)
     yield context
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

@@ -58,6 +58,7 @@ def test_presets_and_files_for_config(folder, shell):
     """By name, then YAML files and folders."""
     assert offered(shell, "chat", "--config", "l") == ["lossless"]
     assert offered(shell, "chat", "--config", "m") == ["m/", "my.yaml"]
+    assert offered(shell, "chat", "--config", "code,los") == ["code,lossless"]
     assert set(offered(shell, "run", "--config", "c")) == {
         name for name in preset_names() if name.startswith("c")
     }

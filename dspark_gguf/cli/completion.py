@@ -51,11 +51,13 @@ add_completion_class(_Bash)
 
 
 def presets(context: click.Context, parameter: click.Parameter, word: str) -> list[CompletionItem]:
-    """Names for --config, and YAML files."""
+    """Names for --config, and YAML files; also behind a comma."""
     from dspark_gguf.config import preset_names
 
-    names = [name for name in preset_names() if name.startswith(word)]
-    return [CompletionItem(name) for name in [*names, *_files(word, (".yaml", ".yml"))]]
+    before, comma, last = word.rpartition(",")
+    names = [name for name in preset_names() if name.startswith(last)]
+    names += _files(last, (".yaml", ".yml"))
+    return [CompletionItem(before + comma + name) for name in names]
 
 
 def targets(context: click.Context, parameter: click.Parameter, word: str) -> list[CompletionItem]:

@@ -226,9 +226,9 @@ def settings_options(function: Function) -> Function:
         click.option("--show-config", is_flag=True, help="Print the effective settings and stop."),
         click.option(
             "--config",
-            metavar="NAME|FILE",
+            metavar="NAME|FILE[,...]",
             shell_complete=VALUES["config"],
-            help="A preset or a YAML file.",
+            help="Presets or YAML files, later ones over earlier ones.",
         ),
     ):
         function = option(function)

@@ -36,12 +36,14 @@ def examine(
         UsageError: a draft without a target.
 
     """
+    if settings.model is None and settings.draft is not None:
+        raise UsageError("a target for this draft", "none", "name it with -m TARGET.gguf")
     report = Report(on_error)
     report.check("versions", machine.versions)
     if report.check("build", lambda: machine.build(settings, verbose)) is None:
         return report  # llama.cpp cannot be loaded: nothing else can be asked
     devices: Sequence[Device] = report.check("devices", machine.devices) or ()
-    if settings.model is None and settings.draft is None:
+    if settings.model is None:
         files = report.check("models", lambda: _demo(say))
     else:
         files = report.check("models", lambda: _named(settings, say))

@@ -12,6 +12,7 @@ from time import perf_counter
 from dspark_gguf.engine import library
 from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.model import Model
+from dspark_gguf.errors import ModelError, ResourceError
 
 #: Rows of the pass that stands for all passes with drafts.
 _FEW = 4
@@ -117,9 +118,14 @@ def _contexts(
     model: Model, ways: Mapping[str, Mapping[str, str]], n_ctx: int
 ) -> Iterator[dict[str, Context]]:
     with ExitStack() as stack:
-        contexts = {}
+        contexts: dict[str, Context] = {}
         for name, changes in ways.items():
-            context = Context(model.with_options(**changes), n_ctx, _FEW, Event())
+            try:
+                context = Context(model.with_options(**changes), n_ctx, _FEW, Event())
+            except (ModelError, ResourceError):
+                if not contexts:
+                    raise
+                continue  # not for this model: heads that no block of q8_0 divides, say
             stack.callback(context.close)
             contexts[name] = context
         yield contexts
