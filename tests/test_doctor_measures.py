@@ -73,7 +73,10 @@ def test_what_is_no_rounding():
     wide = Batched(4, flipped)
     wide.row = lambda before: 5.0 * np.arange(WIDE, dtype=np.float32)
     assert not differences(wide, list(range(8)) * 4, depth=5).is_rounding
-    assert not differences(Batched(4, broken), list(range(8)) * 4, depth=5).is_rounding
+    nan = differences(Batched(4, broken), list(range(8)) * 4, depth=5)
+    assert not nan.is_rounding
+    assert nan.as_dict()[4] is None
+    assert nan.as_dict()[3] == 0.0
 
 
 def timed(*seconds):

@@ -115,9 +115,8 @@ def _examine_pair(report: Report, pair: Pair, has_draft: bool, settings: Setting
     if not pair.can_speculate:
         return
     costs = report.check("costs", lambda: measured.costs(pair, settings.speculation))
-    if costs is None:
-        return
-    report.check("speed", lambda: measured.speed(pair, settings, costs))
+    if costs is not None:
+        report.check("speed", lambda: measured.speed(pair, settings, costs))
     report.check("logits", lambda: measured.logits(pair, costs))
     report.check("threads", lambda: measured.threads(pair))
     report.check("attention", lambda: measured.attention(pair, costs))

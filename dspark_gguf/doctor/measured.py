@@ -10,6 +10,8 @@ from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.doctor import rows, ways
 from dspark_gguf.doctor.report import Finding, Section
+from dspark_gguf.draft import name_of
+from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.schedule.expected import expected_ranges, expected_speedup, ranges_text
@@ -41,15 +43,19 @@ def costs(pair: Pair, speculation: Speculation) -> Section:
         "milliseconds": {count: round(1e3 * float(seconds[count - 1]), 3) for count in shown}
     }
     if pair.draft is not None:
-        look = float(looks[1] - looks[0])
-        lines.append(f"a look at the draft: {1e3 * look:.1f} ms, {look / seconds[0]:.2f} of a pass")
+        is_block = isinstance(pair.draft_cache(), BlockContext)
+        look = float(looks[0] if is_block else looks[1] - looks[0])
+        who = f"a block of {pair.most_drafts} guesses" if is_block else "a look at the draft"
+        lines.append(f"{who}: {1e3 * look:.1f} ms, {look / seconds[0]:.2f} of a pass")
         facts["look_milliseconds"] = round(1e3 * look, 3)
+    if speculation.learn:
+        lines.append("kept between runs and mended by every round; --no-learn measures anew")
     return Section("\n".join(lines), facts, value=known)
 
 
 def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
     """Plain speed, and what to expect with this draft, and why."""
-    limit = settings.speculation.most_looks
+    limit = min(settings.speculation.most_looks, pair.most_drafts)
     target = known.target_seconds[: limit + 1]
     plain = 1.0 / float(target[0])
     text = f"plain {plain:.1f} tokens a second; "
@@ -68,21 +74,21 @@ def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
     text += f"usual of such text: {ranges_text(usual)}; if every guess were right x{most:.2f}"
     text += f" with {length} guesses a round" if length else ""
     facts |= {"usual": usual, "bound": round(most, 3)}
-    own = _own_forecast(pair, settings, known)
+    own = _own_forecast(pair, settings, known, limit)
     if own is not None:
         text += f"; x{own:.2f} from what this pair has said here so far"
         facts["learned"] = round(own, 3)
     return Section(text, facts, tuple(_too_dear(most)))
 
 
-def _own_forecast(pair: Pair, settings: Settings, known: LearnedCosts) -> float | None:
+def _own_forecast(pair: Pair, settings: Settings, known: LearnedCosts, limit: int) -> float | None:
     """Speed over plain that the scheduler reckons with; None before it knows the pair."""
     learned, temperature = pair.learned(settings.speculation), settings.sampling.temperature
-    seen = [learned.calibration("model", rule, temperature) for rule in ("ratio", "match")]
+    seen = [learned.calibration(name_of(pair), rule, temperature) for rule in ("ratio", "match")]
     best = [one for one in seen if one.tested >= _ENOUGH]
     if not best:
         return None
-    policies = [solved(known, one, settings.speculation.most_looks) for one in best]
+    policies = [solved(known, one, limit) for one in best]
     return max(1.0, *(policy.rate / policy.plain_rate for policy in policies))
 
 
@@ -96,14 +102,14 @@ def _too_dear(most: float) -> list[Finding]:
     )]  # fmt: skip
 
 
-def logits(pair: Pair, known: LearnedCosts) -> Section:
+def logits(pair: Pair, known: LearnedCosts | None) -> Section:
     """From how many rows on rows of one pass differ from single rows, in two contexts."""
     tokens, cache = text_tokens(pair), pair.target_cache
     depths = [depth for depth in (_SHALLOW, affordable_depth(pair, known)) if depth]
     found = [rows.differences(cache, tokens, depth) for depth in dict.fromkeys(depths)]
     cache.trim(0)
     facts = {"differences": [
-        {"depth": one.depth, "by_rows": dict(one.by_rows), "flipped": one.flipped} for one in found
+        {"depth": one.depth, "by_rows": one.as_dict(), "flipped": one.flipped} for one in found
     ]}  # fmt: skip
     wrong = tuple(
         Finding(
@@ -128,7 +134,7 @@ def threads(pair: Pair) -> Section:
     return _ways(found, "one core: nothing to choose")
 
 
-def attention(pair: Pair, known: LearnedCosts) -> Section:
+def attention(pair: Pair, known: LearnedCosts | None) -> Section:
     """Flash attention and the cache's type, in a context that is long enough to tell."""
     depth = affordable_depth(pair, known, contexts=3)
     if not depth:
@@ -152,8 +158,10 @@ def _ways(found: Sequence[ways.Way], nothing: str) -> Section:
     return Section(f"{text} of the time now" if text else nothing, facts, findings)
 
 
-def affordable_depth(pair: Pair, known: LearnedCosts, contexts: int = 1) -> int:
+def affordable_depth(pair: Pair, known: LearnedCosts | None, contexts: int = 1) -> int:
     """Tokens of context that so many caches can read in the budget; 0: too few to tell."""
+    if known is None:
+        return 0
     rows_known = known.measured_rows[-1]
     each = float(known.target_seconds[rows_known - 1]) / rows_known
     room = pair.target_cache.n_ctx - _SHALLOW

@@ -46,6 +46,10 @@ class Differences:
         """Whether nothing but near-ties flips."""
         return bool(np.isfinite(self.most)) and self.flipped <= NEAR_TIE
 
+    def as_dict(self) -> dict[int, float | None]:
+        """By rows; None, which JSON has, for what is no number."""
+        return {n: most if np.isfinite(most) else None for n, most in self.by_rows.items()}
+
     def __str__(self) -> str:
         rows = f"{min(self.by_rows)}-{max(self.by_rows)} rows"
         where = f"at {self.depth} tokens of context"
