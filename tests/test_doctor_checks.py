@@ -79,7 +79,7 @@ def test_a_check_that_breaks_is_a_line():
     assert report.check("c", lambda: Section("fine, too")) is None
     (finding,) = report.findings
     assert "ZeroDivisionError" in finding.got
-    assert "test_doctor.py:" in finding.got
+    assert "test_doctor_checks.py:" in finding.got
     assert str(Path(__file__).parent) not in finding.got
     assert report.exit_code == 1
     assert len(seen) == 1
