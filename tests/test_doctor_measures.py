@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dspark_gguf import load_pair
-from dspark_gguf.config import ModelOptions
+from dspark_gguf.config import ModelOptions, Settings, Speculation
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.doctor import measured, ways
 from dspark_gguf.doctor.rows import differences
@@ -154,6 +154,28 @@ def test_a_draft_that_cannot_pay_is_said():
     """Even if every guess were right: then the draft is what to change."""
     assert measured._too_dear(1.05)
     assert measured._too_dear(1.5) == []
+
+
+def test_the_speed_to_expect_and_why(tiny_files):
+    """100 passes a second, a row more is free, a look takes a tenth: reckoned by hand."""
+    costs = costs_of([0.01] * 13, 0.001)
+    with load_pair(tiny_files.target, tiny_files.draft) as pair:
+        pair.draft_cache()
+        section = measured.speed(pair, Settings(), costs)
+        assert section.facts["plain_tokens_per_second"] == pytest.approx(100.0)
+        assert section.facts["bound"] == pytest.approx(13 / 2.2, abs=1e-3)
+        assert "x5.91 with 12 guesses a round" in section.text
+        assert section.findings == ()
+        assert "learned" not in section.facts
+        calibration = pair.learned(Speculation(learn=False)).calibration("model", "ratio", 0.8)
+        for _ in range(60):
+            calibration.observe([9.0] * 4, [1.0] * 4)
+        quiet = Settings(speculation=Speculation(learn=False))
+        # 240 guesses, all right: the pair's own figure comes near to the bound.
+        assert 4.0 < measured.speed(pair, quiet, costs).facts["learned"] < 5.91
+    with load_pair(tiny_files.target) as pair:
+        copying = measured.speed(pair, Settings(), costs).facts["copying"]
+        assert copying == {4: pytest.approx(4.0), 8: pytest.approx(8.0)}
 
 
 def test_a_context_is_read_only_where_it_is_cheap(tiny_files):

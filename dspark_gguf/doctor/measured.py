@@ -61,9 +61,11 @@ def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
     text = f"plain {plain:.1f} tokens a second; "
     facts: dict[str, Any] = {"plain_tokens_per_second": round(plain, 2)}
     if pair.draft is None:
-        gains = {
-            count: count / (float(known.target_seconds[count - 1]) * plain) for count in (4, 8)
+        # A pass of more rows that took less than one of one row was disturbed.
+        passes = {
+            count: max(1.0, plain * float(known.target_seconds[count - 1])) for count in (4, 8)
         }
+        gains = {count: round(count / passes[count], 3) for count in passes}
         text += "without a draft, where text is copied: " + ", ".join(
             f"{count} tokens a pass x{gain:.2f}" for count, gain in gains.items()
         )

@@ -36,7 +36,7 @@ def file(path: Path, options: ModelOptions, most_tokens: int = DEFAULT_CONTEXT) 
     need = need_of(header, options, n_ctx)
     kind = f" {facts['draft']['kind']} draft" if "draft" in facts else ""
     text = (
-        f"{path.name}: {facts['architecture']}{kind}, {facts['parameters'] / 1e6:,.0f} million "
+        f"{path.name}: {facts['architecture']}{kind}, {facts['parameters'] / 1e9:.2f} billion "
         f"parameters, {facts['quantization']['file_type'] or 'mixed'}, {need.weights / _MIB:.0f} + "
         f"{need.cache / _MIB:.0f} MiB for {n_ctx} tokens"
     )
