@@ -134,6 +134,16 @@ def test_a_block_draft_is_reckoned_by_the_block(dspark, tmp_path):
     assert sections["speed"]["bound"] <= 1 + Block().size
 
 
+def test_what_was_asked_for_and_is_not_done_is_wrong(dspark, tiny_files, monkeypatch):
+    """Layers for a GPU that the build cannot use, such as a preset for another machine wants."""
+    monkeypatch.setattr("dspark_gguf.engine.library.can_offload", lambda: False)
+    words = ("-m", tiny_files.target, "-d", tiny_files.draft, "--config", "cuda", "--json", *SMALL)
+    result = dspark("doctor", *words)
+    found = told(result)["pair"]["findings"]
+    assert result.exit_code == 1
+    assert sum("no GPU offload" in finding["got"] for finding in found) == 2
+
+
 def test_costs_that_cannot_be_measured(dspark, tiny_files, monkeypatch):
     """What does not need them is looked at all the same."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -119,10 +120,13 @@ def test_threads_that_are_tried():
 
 def test_threads_and_attention_on_a_real_model(tiny_files):
     """Each way is computed for real, the model is as before, and its weights are not freed."""
-    with load_pair(tiny_files.target, target_options=ModelOptions(n_ctx=256, threads=3)) as pair:
+    with load_pair(
+        tiny_files.target, target_options=ModelOptions(n_ctx=256, threads=3, threads_batch=2)
+    ) as pair:
         section = measured.threads(pair)
-        assert section.facts["seconds_over_now"].keys() >= {"-t 1"}
-        assert "-t 3" not in section.facts["seconds_over_now"]
+        assert section.facts["seconds_over_now"].keys() >= {"-t 3 -tb 3", "-t 1 -tb 1"}
+        assert llama_cpp.llama_n_threads(pair.target_cache.pointer) == 3
+        assert llama_cpp.llama_n_threads_batch(pair.target_cache.pointer) == 2
         found = ways.attention(pair.target, measured.text_tokens(pair), 64, budget=0.1)
         # The head of 16 numbers does not fill a block of q8_0.
         assert {way.name for way in found} <= {"-fa on", "-fa off", "-ctk q8_0 -ctv q8_0"}

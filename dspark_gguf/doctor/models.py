@@ -95,9 +95,12 @@ def compatibility(pair: Pair, has_draft: bool) -> Section:
     if draft is not None:
         places["draft"] = draft.model.place
     text += "; " + ", ".join(f"{role} on {place}" for role, place in places.items())
-    text += "".join(f"; {note}" for note in pair.notes)
+    refused = [*pair.target.notes, *(draft.model.notes if draft is not None else ())]
+    text += "".join(f"; {note}" for note in pair.notes if note not in refused)
     facts = {"places": places, "speculates": pair.can_speculate, "notes": pair.notes}
-    return Section(text, facts, tuple(advice(pair)), value=draft or True)
+    undone = [Finding("what was asked for", note, "change the option or the build")
+              for note in refused]  # fmt: skip
+    return Section(text, facts, (*undone, *advice(pair)), value=True)
 
 
 def advice(pair: Pair) -> list[Finding]:

@@ -76,21 +76,27 @@ def thread_counts(now: int, cores: int) -> list[int]:
 
 def threads(cache: Context, tokens: Sequence[int], budget: float) -> list[Way]:
     """Time passes with other numbers of threads; the present ones are set again afterwards."""
-    now = cache.model.options.threads or library.physical_cores()
+    options = cache.model.options
+    now = options.threads or library.physical_cores()
+    present = now, options.threads_batch or now
+    batch = " -tb {}" if options.threads_batch else ""
     depth = cache.length
 
-    def work(count: int) -> Callable[[], float]:
+    def work(counts: tuple[int, int]) -> Callable[[], float]:
         def timed() -> float:
-            cache.use_threads(count)
+            cache.use_threads(*counts)
             return _seconds(cache, tokens, depth)
 
         return timed
 
-    counts = thread_counts(now, library.physical_cores())
+    others = thread_counts(now, library.physical_cores())
+    ways = {"now": work(present)} | {
+        f"-t {n}{batch.format(n)}": work((n, n)) for n in others if (n, n) != present
+    }
     try:
-        return beside({f"-t {count}": work(count) for count in counts}, budget)
+        return beside(ways, budget)
     finally:
-        cache.use_threads(now)
+        cache.use_threads(*present)
 
 
 def attention(model: Model, tokens: Sequence[int], depth: int, budget: float) -> list[Way]:
