@@ -25,6 +25,7 @@ def quiet_machine(monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     monkeypatch.setattr(machine, "gpus", list)
     monkeypatch.setattr(measured, "_BUDGET", 0.3)
+    monkeypatch.setattr(measured, "_READING", 0.3)
 
 
 def told(result):

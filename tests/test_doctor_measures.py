@@ -185,7 +185,7 @@ def test_the_speed_to_expect_and_why(tiny_files):
 def test_a_context_is_read_only_where_it_is_cheap(tiny_files):
     """A slow model is not made to read for a minute; a fast one reads enough to tell."""
     with load_pair(tiny_files.target, target_options=ModelOptions(n_ctx=1024)) as pair:
-        assert measured.affordable_depth(pair, costs_of([1e-4, 1e-4], 1e-4)) == 256
+        assert measured.affordable_depth(pair, costs_of([1e-4, 1e-4], 1e-4)) == 320
         assert measured.affordable_depth(pair, costs_of([1.0, 1.0], 1.0)) == 0
     with load_pair(tiny_files.target, target_options=ModelOptions(n_ctx=128)) as pair:
         assert measured.affordable_depth(pair, costs_of([1e-4, 1e-4], 1e-4)) == 112

@@ -17,11 +17,12 @@ from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.schedule.expected import expected_ranges, expected_speedup, ranges_text
 from dspark_gguf.schedule.learning import solved
 
-#: Seconds for each comparison, and for reading a context in front of it.
-_BUDGET = 2.0
-#: Tokens of context of the short and the long comparison; a longer one is not read where it takes
-#: more than the budget, and below _SHORTEST it says nothing.
-_SHALLOW, _DEEP, _SHORTEST = 16, 256, 64
+#: Seconds for each comparison, and for reading the contexts in front of it.
+_BUDGET, _READING = 2.0, 3.0
+#: Tokens of context of the short and the long comparison. The long one is beyond the 256 where
+#: 8-bit and 4-bit weights begin to differ through attention; it is shorter where reading takes
+#: too long, and below _SHORTEST it says nothing.
+_SHALLOW, _DEEP, _SHORTEST = 16, 320, 64
 #: Numbers of rows that are shown of the cost table, as far as they were measured.
 _SHOWN = (1, 2, 3, 4, 5, 6, 8, 9, 13, 17)
 #: Tested guesses of this pair that say more of it than what is usual.
@@ -167,7 +168,7 @@ def affordable_depth(pair: Pair, known: LearnedCosts | None, contexts: int = 1) 
     rows_known = known.measured_rows[-1]
     each = float(known.target_seconds[rows_known - 1]) / rows_known
     room = pair.target_cache.n_ctx - _SHALLOW
-    depth = min(_DEEP, room, int(_BUDGET / (each * contexts)))
+    depth = min(_DEEP, room, int(_READING / (each * contexts)))
     return depth if depth >= _SHORTEST else 0
 
 
