@@ -136,10 +136,10 @@ def test_a_block_draft_is_reckoned_by_the_block(dspark, tmp_path):
 
 
 def test_what_was_asked_for_and_is_not_done_is_wrong(dspark, tiny_files, monkeypatch):
-    """Layers for a GPU that the build cannot use, such as a preset for another machine wants."""
+    """Layers for a GPU that the build cannot use, of each model."""
     monkeypatch.setattr("dspark_gguf.engine.library.can_offload", lambda: False)
-    words = ("-m", tiny_files.target, "-d", tiny_files.draft, "--config", "cuda", "--json", *SMALL)
-    result = dspark("doctor", *words)
+    files = ("-m", tiny_files.target, "-d", tiny_files.draft)
+    result = dspark("doctor", *files, "-ngl", "all", "-ngld", 7, "--json", *SMALL)
     found = told(result)["pair"]["findings"]
     assert result.exit_code == 1
     assert sum("no GPU offload" in finding["got"] for finding in found) == 2
