@@ -317,13 +317,25 @@ def read_yaml(name_or_file: str) -> Tree:
     return values
 
 
+def _names(config: str | None) -> list[str]:
+    if config is None:
+        return []
+    return [config] if Path(config).expanduser().exists() else config.split(",")
+
+
 def load_settings(config: str | None, flags: Tree) -> Settings:
-    """Defaults, then the preset or file `config`, then `flags`.
+    """Defaults, then the presets or files of `config`, then `flags`.
+
+    Several with commas between them, such as ``code,cuda``: what the text is for, and the machine.
+    Of two that set the same key the later one holds.
 
     Raises:
         UsageError: an unknown key or a value out of range, with its source.
 
     """
-    values = read_yaml(config) if config is not None else {}
-    checked(Settings, values, f"--config {config}")
+    values: Tree = {}
+    for name in _names(config):
+        tree = read_yaml(name)
+        checked(Settings, tree, f"--config {name}")
+        values = merged(values, tree)
     return checked(Settings, merged(values, flags), "the options")

@@ -149,7 +149,7 @@ BAD = {
     "layers in words": (["run", "x", "-ngl", "many"], 2, "all, none or a number"),
     "bias in words": (["run", "x", "--logit-bias", "much"], 2, "TOKEN_ID"),
     "unknown option": (["run", "x", "--frobnicate"], 2, "No such option"),
-    "unknown preset": (["run", "x", "--config", "nope"], 2, "presets: chat, code, lossless"),
+    "unknown preset": (["run", "x", "--config", "nope"], 2, "presets: apple-silicon, chat"),
     "draft without target": (["run", "x", "-d", "d.gguf"], 2, "needed a target"),
     "output without jsonl": (["run", "x", "-o", "out"], 2, "--jsonl"),
     "prompt too long": (["run", "x " * 600, "-c", "512"], 4, "a context of 512"),

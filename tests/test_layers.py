@@ -37,6 +37,7 @@ plugin
 chat
 llm_plugin
 measure
+doctor
 serve
 testing
 cli

@@ -16,6 +16,8 @@ import click
 from dspark_gguf import __version__
 from dspark_gguf.cli.calibrate import calibrate
 from dspark_gguf.cli.chat import chat
+from dspark_gguf.cli.completion import completion
+from dspark_gguf.cli.doctor import doctor
 from dspark_gguf.cli.inspect import inspect
 from dspark_gguf.cli.lookup import lookup
 from dspark_gguf.cli.models import models
@@ -89,6 +91,8 @@ def main() -> None:
 
 main.add_command(calibrate)
 main.add_command(chat)
+main.add_command(completion)
+main.add_command(doctor)
 main.add_command(inspect)
 main.add_command(lookup)
 main.add_command(models)

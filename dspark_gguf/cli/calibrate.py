@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=SectionedCommand)
-@click.option("--prompts", type=Path, help="JSON lines of domain and prompt. [ours]")
-@click.option("--chains", type=Path, help="Chains that `trace` recorded, instead of a model.")
+@click.option(
+    "--prompts", type=click.Path(path_type=Path), help="JSON lines of domain and prompt. [ours]"
+)
+@click.option(
+    "--chains",
+    type=click.Path(path_type=Path),
+    help="Chains that `trace` recorded, instead of a model.",
+)
 @click.option("--positions", default=130, show_default=True, type=click.IntRange(1, 100_000),
               help="Tokens of each answer.")  # fmt: skip
 @click.option("--depth", default=8, show_default=True, type=click.IntRange(1, 64),
               help="Draft tokens at each of them.")  # fmt: skip
-@click.option("--plot", type=Path, help="Reliability diagram: FILE.png or FILE.svg.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Reliability diagram: FILE.png or FILE.svg."
+)
 @settings_options
 def calibrate(
     prompts: Path | None,

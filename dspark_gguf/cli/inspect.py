@@ -6,11 +6,12 @@ import json
 
 import click
 
+from dspark_gguf.cli.completion import VALUES
 from dspark_gguf.cli.start import say
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=VALUES["model"])
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 def inspect(model: str, as_json: bool) -> None:

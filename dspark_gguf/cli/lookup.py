@@ -18,8 +18,10 @@ def lookup() -> None:
 
 
 @lookup.command(cls=SectionedCommand)
-@click.argument("files", nargs=-1, required=True, type=Path)
-@click.option("-o", "--output", type=Path, required=True, help="Store to write.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Store to write."
+)
 @click.option("--most", default=4_000_000, show_default=True, type=click.IntRange(1, 100_000_000),
               help="Most tokens to keep; 16 bytes each, on disk and in memory.")  # fmt: skip
 @settings_options

@@ -7,11 +7,12 @@ from dataclasses import asdict
 
 import click
 
+from dspark_gguf.cli.completion import VALUES
 from dspark_gguf.errors import UsageError
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=VALUES["pair"])
 @click.option("--local", is_flag=True, help="GGUF files that other programs keep here instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dspark_gguf.cli.completion import VALUES
 from dspark_gguf.errors import UsageError
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ def settings_options(function: Function) -> Function:
     """Add all shared options; the command gets them as keyword arguments for `settings_from`."""
     for flag in reversed(_FLAGS.values()):
         keywords: dict[str, Any] = {"help": flag.help, "default": None, "multiple": flag.multiple}
+        keywords["shell_complete"] = VALUES.get(flag.path)
         if flag.kind is bool:
             keywords["is_flag"] = True
         else:
@@ -224,7 +226,12 @@ def settings_options(function: Function) -> Function:
         click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
         click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log."),
         click.option("--show-config", is_flag=True, help="Print the effective settings and stop."),
-        click.option("--config", metavar="NAME|FILE", help="A preset or a YAML file."),
+        click.option(
+            "--config",
+            metavar="NAME|FILE[,...]",
+            shell_complete=VALUES["config"],
+            help="Presets or YAML files, later ones over earlier ones.",
+        ),
     ):
         function = option(function)
     return function

@@ -17,7 +17,9 @@ from dspark_gguf.cli.start import loaded
               help="Most rows of a pass.")  # fmt: skip
 @click.option("--depth", "depths", multiple=True, type=click.IntRange(1),
               help="Tokens of context; can be repeated. [16 and 1024]")  # fmt: skip
-@click.option("--plot", type=Path, help="Draw it: FILE.png or FILE.svg (extra `plots`).")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Draw it: FILE.png or FILE.svg (extra `plots`)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the table that `replay` reads.")
 @click.option("--reset", is_flag=True, help="Forget all that was learned of any pair, and stop.")
 @settings_options

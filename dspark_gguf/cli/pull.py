@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from dspark_gguf.cli.completion import VALUES
 from dspark_gguf.cli.start import say
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=VALUES["pair"])
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 def pull(name: str) -> None:
     """Download a pair that `dspark-gguf models` lists, or one model as org/repo:quant.

@@ -14,12 +14,21 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--chains", type=Path, required=True, help="Recorded chains, from `trace`.")
-@click.option("--table", type=Path, required=True, help="Costs, from `profile --json`.")
+@click.option(
+    "--chains",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Recorded chains, from `trace`.",
+)
+@click.option(
+    "--table", type=click.Path(path_type=Path), required=True, help="Costs, from `profile --json`."
+)
 @click.option("--rule", default="optimal", show_default=True, metavar="NAME[:OPTION=VALUE,...]",
               help="fixed:max=3, threshold:p=0.5,max=8, prefix:max=8, optimal:max=12, lookup, "
               "cascade:looks=12.")  # fmt: skip
-@click.option("--warm", type=Path, help="Chains that the rule learns from before.")
+@click.option(
+    "--warm", type=click.Path(path_type=Path), help="Chains that the rule learns from before."
+)
 @click.option("--grid", is_flag=True, help="Beside 37 static settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")

@@ -14,11 +14,20 @@ from dspark_gguf.errors import UsageError
 
 @click.command(cls=SectionedCommand)
 @click.argument("prompt", required=False)
-@click.option("-f", "--file", type=Path, help="Read the prompt from a file.")
+@click.option("-f", "--file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
 @click.option("--raw", is_flag=True, help="The prompt as it is, without the chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--jsonl", type=Path, help='Answer every {"prompt"} or {"messages"} line of a file.')
-@click.option("-o", "--output", type=Path, help="With --jsonl: results file; resumes it.")
+@click.option(
+    "--jsonl",
+    type=click.Path(path_type=Path),
+    help='Answer every {"prompt"} or {"messages"} line of a file.',
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="With --jsonl: results file; resumes it.",
+)
 @click.option("--check", is_flag=True, help="Compare with plain decoding, greedy.")
 @settings_options
 def run(

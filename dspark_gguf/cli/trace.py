@@ -12,8 +12,16 @@ from dspark_gguf.cli.start import loaded
 
 
 @click.command(cls=SectionedCommand)
-@click.option("-o", "--output", type=Path, required=True, help="File to write, such as chains.npz.")
-@click.option("--prompts", type=Path, help="JSON lines of domain and prompt. [ours]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File to write, such as chains.npz.",
+)
+@click.option(
+    "--prompts", type=click.Path(path_type=Path), help="JSON lines of domain and prompt. [ours]"
+)
 @click.option("--positions", default=130, show_default=True, type=click.IntRange(1, 100_000),
               help="Tokens of each answer.")  # fmt: skip
 @click.option("--depth", default=12, show_default=True, type=click.IntRange(1, 64),

@@ -115,6 +115,10 @@ class Context:
         """Free the cache."""
         self._free()
 
+    def use_threads(self, threads: int, threads_batch: int) -> None:
+        """CPU threads from the next pass on: of a pass over one token, and of one over more."""
+        llama_cpp.llama_set_n_threads(self._context, threads, threads_batch)
+
     def restart(self, tokens: Sequence[int]) -> int:
         """Make the cache hold exactly `tokens`, and return how many of them it already held.
 

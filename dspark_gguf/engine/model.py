@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import weakref
 from pathlib import Path
@@ -109,28 +110,27 @@ class Model:
         width = llama_cpp.llama_model_n_embd(self._model) / max(
             llama_cpp.llama_model_n_head(self._model), 1
         )
-        total = 0.0
-        for key, cache_type in (
-            ("key_length", self.options.cache_type_k),
-            ("value_length", self.options.cache_type_v),
-        ):
-            length = float(self.metadata.get(f"{self.architecture}.attention.{key}", width))
-            total += heads * length * library.bytes_per_value(cache_type)
-        return int(total * self.n_layer * n_ctx)
+        key, value = (
+            float(self.metadata.get(f"{self.architecture}.attention.{name}", width))
+            for name in ("key_length", "value_length")
+        )
+        return cache_bytes(self.options, heads * self.n_layer, key, value, n_ctx)
+
+    def with_options(self, **changes: Any) -> Model:
+        """The same weights, for a context with other options; this model must outlive it."""
+        other = copy.copy(self)
+        other.options = self.options.model_copy(update=changes)
+        return other
 
     def _wanted_gpu_layers(self) -> int:
         wanted = self.options.n_gpu_layers
-        if library.can_offload():
-            if wanted is None or wanted in ("all", -1):
-                return 2**30
-            return 0 if wanted == "none" else int(wanted)
-        if wanted not in (None, "none", 0):
+        if not library.can_offload() and wanted not in (None, "none", 0):
             self.notes.append(
                 f"this build of llama-cpp-python has no GPU offload: n_gpu_layers {wanted} of "
                 f"{self.path.name} is not done; reinstall it with CMAKE_ARGS=-DGGML_CUDA=on "
                 "or -DGGML_METAL=on"
             )
-        return 0
+        return wanted_gpu_layers(self.options)
 
     def _load(self) -> Any:
         options = self.options
@@ -204,6 +204,22 @@ class Model:
                 f"{self.path.name}, an embedding or encoder model ({arch})",
                 "choose a chat or base model",
             )
+
+
+def wanted_gpu_layers(options: ModelOptions) -> int:
+    """Layers that go to a GPU, 2**30 for all of them; 0 where this build cannot offload."""
+    wanted = options.n_gpu_layers
+    if not library.can_offload() or wanted == "none":
+        return 0
+    return 2**30 if wanted is None or wanted in ("all", -1) else int(wanted)
+
+
+def cache_bytes(
+    options: ModelOptions, heads: int, key_length: float, value_length: float, n_ctx: int
+) -> int:
+    """Size of an attention cache for `n_ctx` tokens, with so many key-value heads in all layers."""
+    key, value = (library.bytes_per_value(t) for t in (options.cache_type_k, options.cache_type_v))
+    return int(heads * (key_length * key + value_length * value) * n_ctx)
 
 
 def readable_gguf(path: str | Path) -> Path:

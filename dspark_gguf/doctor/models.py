@@ -1,0 +1,127 @@
+"""The files: what they are, what they take, whether they fit, what is better chosen otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from dspark_gguf.catalog.inspect import inspect
+from dspark_gguf.config import ModelOptions, Settings
+from dspark_gguf.doctor.report import Finding, Section
+from dspark_gguf.engine.build import Device
+from dspark_gguf.engine.fit import Need, need_of, room
+from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.pair import DEFAULT_CONTEXT, Pair
+
+#: Where a part of a model can sit, in words.
+GPU, MAIN = "on the GPU", "in main memory"
+_MIB, _GIB = 1024**2, 1024**3
+#: On a CPU a look at a draft costs about as much of a pass as the draft is of the target.
+_LARGE_DRAFT = 1 / 8
+
+
+def file(path: Path, options: ModelOptions, most_tokens: int = DEFAULT_CONTEXT) -> Section:
+    """One file, from its header alone.
+
+    Args:
+        path: a GGUF.
+        options: how it would be loaded.
+        most_tokens: of context, where the options do not say and it was trained for more.
+
+    """
+    facts, header = inspect(path), read_header(path)
+    n_ctx = options.n_ctx or min(most_tokens, int(header.get("context_length", most_tokens)))
+    need = need_of(header, options, n_ctx)
+    kind = f" {facts['draft']['kind']} draft" if "draft" in facts else ""
+    text = (
+        f"{path.name}: {facts['architecture']}{kind}, {facts['parameters'] / 1e9:.2f} billion "
+        f"parameters, {facts['quantization']['file_type'] or 'mixed'}, {need.weights / _MIB:.0f} + "
+        f"{need.cache / _MIB:.0f} MiB for {n_ctx} tokens"
+    )
+    if need.on_gpu:
+        text += f", {need.on_gpu} of {need.layers} layers on the GPU"
+    kept = ("architecture", "name", "parameters", "quantization", "size", "shape", "kind")
+    told = {"file": path.name, **{key: facts[key] for key in kept}, "need": asdict(need)}
+    return Section(text, told, value=need)
+
+
+def fit(needs: Mapping[str, Need], devices: Sequence[Device], settings: Settings) -> Section:
+    """Whether all of it finds room where it would sit. The value says whether it does."""
+    lines, findings = [], []
+    for place in (GPU, MAIN):
+        shares = {
+            role: (need.on_gpu if place == GPU else need.layers - need.on_gpu) / need.layers
+            for role, need in needs.items()
+        }
+        wanted = sum(needs[role].total * share for role, share in shares.items())
+        free = room(list(devices), settings.target_options, on_gpu=place == GPU)
+        if not wanted or free is None:
+            continue
+        lines.append(f"{wanted / _GIB:.2f} of {free / _GIB:.1f} GiB free {place}")
+        if wanted > free:
+            findings.append(_too_large(place, wanted, free, needs["target"]))
+    ends = "does not fit" if findings else "fits"
+    text = f"{ends}: {', '.join(lines) or 'nobody tells how much there is'}"
+    return Section(text, {"fits": not findings}, tuple(findings), value=not findings)
+
+
+def _too_large(place: str, wanted: float, free: float, target: Need) -> Finding:
+    if place == GPU:
+        left = free - (wanted - target.total * target.on_gpu / target.layers)
+        do = f"load part of the target there: -ngl {target.layers_that_fit(max(int(left), 0))}"
+    elif target.cache > target.total / 4:
+        do = "give less context (-c) or a smaller cache (-ctk q8_0 -ctv q8_0 takes about half)"
+    else:
+        do = "choose a smaller quantization or a smaller model"
+    return Finding(
+        f"{wanted / _GIB:.1f} GiB {place} for the models and their caches",
+        f"{free / _GIB:.1f} GiB free", do,
+    )  # fmt: skip
+
+
+def compatibility(pair: Pair, has_draft: bool) -> Section:
+    """Load the draft, if there is one, and compare the vocabularies."""
+    draft = pair.draft_cache() if has_draft else None
+    count = f"{pair.vocabulary.n_tokens:,} tokens"
+    if not pair.can_speculate:
+        text = "plain decoding only: the target's cache cannot take tokens back"
+    elif draft is None:
+        text = f"no draft model: copies from the conversation ({count})"
+    else:
+        text = f"the draft has the target's vocabulary, {count}"
+    places = {"target": pair.target.place}
+    if draft is not None:
+        places["draft"] = draft.model.place
+    text += "; " + ", ".join(f"{role} on {place}" for role, place in places.items())
+    refused = [*pair.target.notes, *(draft.model.notes if draft is not None else ())]
+    text += "".join(f"; {note}" for note in pair.notes if note not in refused)
+    facts = {"places": places, "speculates": pair.can_speculate, "notes": pair.notes}
+    undone = [Finding("what was asked for", note, "change the option or the build")
+              for note in refused]  # fmt: skip
+    return Section(text, facts, (*undone, *advice(pair)), value=True)
+
+
+def advice(pair: Pair) -> list[Finding]:
+    """What follows from the models and how they were loaded, without measuring."""
+    found, draft, target = [], pair.draft, pair.target
+    if draft is not None and target.gpu_layers and not draft.gpu_layers:
+        found.append(Finding(
+            "the draft beside the target on the GPU", "the draft on the CPU",
+            "leave out -ngld 0 (llama.cpp#10664: 45 instead of 104 tokens a second)", wrong=False,
+        ))  # fmt: skip
+    if draft is not None and not target.gpu_layers and draft.size > _LARGE_DRAFT * target.size:
+        found.append(Finding(
+            "a draft of at most an eighth of the target on a CPU",
+            f"one of {draft.size / target.size:.0%} of its bytes",
+            "choose a smaller draft, or none: copies cost nothing", wrong=False,
+        ))  # fmt: skip
+    on_metal = any(name in target.place for name in ("Metal", "MTL"))
+    if on_metal and re.search(r"_XL\b", target.name, re.IGNORECASE):
+        found.append(Finding(
+            "a target of one type, such as Q4_0, IQ4_NL or Q8_0, on Metal",
+            "a mixed XL quantization", "take another: XL was seen at half the speed "
+            "(llama.cpp#27525)", wrong=False,
+        ))  # fmt: skip
+    return found

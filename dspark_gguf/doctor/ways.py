@@ -1,0 +1,153 @@
+"""Other ways to compute the same, timed: threads, flash attention, the cache's type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from statistics import median
+from threading import Event
+from time import perf_counter
+
+from dspark_gguf.engine import library
+from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.model import Model
+from dspark_gguf.errors import ModelError, ResourceError
+
+#: Rows of the pass that stands for all passes with drafts.
+_FEW = 4
+_REPEATS, _LEAST_REPEATS = 7, 3
+#: Another way is advised where it takes at most this share of the time, and was faster in every
+#: repeat but one: less than that is noise on a machine that does other things as well.
+_FASTER = 0.87
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to compute beside the present one.
+
+    Attributes:
+        name: the options that ask for it.
+        ratio: its seconds over those of the present way, median.
+        is_faster: clearly so.
+
+    """
+
+    name: str
+    ratio: float
+    is_faster: bool
+
+
+def beside(ways: Mapping[str, Callable[[], float]], budget: float) -> list[Way]:
+    """Compare ways with the first of them, in turn, so that a busy moment falls on all.
+
+    Args:
+        ways: name -> does the work and returns seconds.
+        budget: seconds; fewer repeats when they are over.
+
+    """
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    started = perf_counter()
+    for k in range(_REPEATS + 1):
+        if k > _LEAST_REPEATS and perf_counter() - started > budget:
+            break
+        for name, work in ways.items():
+            seconds = work()
+            if k:  # the first turn pays for memory that the others reuse
+                taken[name].append(seconds)
+    present, *others = taken.items()
+    return [_way(name, times, present[1]) for name, times in others]
+
+
+def _way(name: str, times: Sequence[float], present: Sequence[float]) -> Way:
+    ratios = [one / other for one, other in zip(times, present, strict=True)]
+    ratio = median(ratios)
+    faster = sum(one < 1.0 for one in ratios) >= len(ratios) - 1
+    return Way(name, ratio, ratio <= _FASTER and faster)
+
+
+def thread_counts(now: int, cores: int) -> list[int]:
+    """Numbers to try, the present one first: the cores, and half of them.
+
+    Half, because inside a container the share of a CPU can be less than the cores that it shows.
+    """
+    return list(dict.fromkeys([now, cores, max(1, cores // 2)]))
+
+
+def threads(cache: Context, tokens: Sequence[int], budget: float) -> list[Way]:
+    """Time passes with other numbers of threads; the present ones are set again afterwards."""
+    options = cache.model.options
+    now = options.threads or library.physical_cores()
+    present = now, options.threads_batch or now
+    batch = " -tb {}" if options.threads_batch else ""
+    depth = cache.length
+
+    def work(counts: tuple[int, int]) -> Callable[[], float]:
+        def timed() -> float:
+            cache.use_threads(*counts)
+            return _seconds(cache, tokens, depth)
+
+        return timed
+
+    others = thread_counts(now, library.physical_cores())
+    ways = {"now": work(present)} | {
+        f"-t {n}{batch.format(n)}": work((n, n)) for n in others if (n, n) != present
+    }
+    try:
+        return beside(ways, budget)
+    finally:
+        cache.use_threads(*present)
+
+
+def attention(model: Model, tokens: Sequence[int], depth: int, budget: float) -> list[Way]:
+    """Time passes behind `depth` tokens with flash attention on and off, and a smaller cache."""
+    options = model.options
+    now = {"flash_attn": options.flash_attn}
+    ways: dict[str, dict[str, str]] = {"now": {}}
+    for value in ("on", "off"):
+        if now["flash_attn"] != value and not (value == "off" and _quantized(options.cache_type_v)):
+            ways[f"-fa {value}"] = {"flash_attn": value}
+    if not _quantized(options.cache_type_k) and options.flash_attn != "off":
+        ways["-ctk q8_0 -ctv q8_0"] = {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
+    with _contexts(model, ways, depth + _FEW) as contexts:
+        for context in contexts.values():
+            context.restart(tokens[:depth])
+
+        def work(context: Context) -> Callable[[], float]:
+            return lambda: _seconds(context, tokens, depth)
+
+        return beside({name: work(context) for name, context in contexts.items()}, budget)
+
+
+@contextmanager
+def _contexts(
+    model: Model, ways: Mapping[str, Mapping[str, str]], n_ctx: int
+) -> Iterator[dict[str, Context]]:
+    with ExitStack() as stack:
+        contexts: dict[str, Context] = {}
+        for name, changes in ways.items():
+            try:
+                context = Context(model.with_options(**changes), n_ctx, _FEW, Event())
+            except (ModelError, ResourceError):
+                if not contexts:
+                    raise
+                continue  # not for this model: heads that no block of q8_0 divides, say
+            stack.callback(context.close)
+            contexts[name] = context
+        yield contexts
+
+
+def _seconds(cache: Context, tokens: Sequence[int], depth: int) -> float:
+    """Of a pass of one row and one of a few, behind `depth` tokens that are there."""
+    taken = 0.0
+    for count in (1, _FEW):
+        cache.trim(depth)
+        started = perf_counter()
+        cache.decode(tokens[depth : depth + count])
+        taken += perf_counter() - started
+    cache.trim(depth)
+    return taken
+
+
+def _quantized(cache_type: str) -> bool:
+    return cache_type not in ("f32", "f16", "bf16")

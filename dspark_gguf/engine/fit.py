@@ -1,0 +1,77 @@
+"""What a model takes and where, from its file's header: known before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dspark_gguf.config import ModelOptions
+from dspark_gguf.engine.build import Device
+from dspark_gguf.engine.gguf import Header
+from dspark_gguf.engine.model import cache_bytes, wanted_gpu_layers
+
+#: What compute buffers and other programs need besides, as a share of the memory.
+_SPARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one model takes.
+
+    Attributes:
+        weights: bytes.
+        cache: bytes of an attention cache; an upper bound where layers differ.
+        n_ctx: tokens that it is for.
+        layers: of the model, the output layer included.
+        on_gpu: of these, those that go to a GPU.
+
+    """
+
+    weights: int
+    cache: int
+    n_ctx: int
+    layers: int
+    on_gpu: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.weights + self.cache
+
+    def layers_that_fit(self, free: int) -> int:
+        """Layers of which weights and cache fit into so many bytes."""
+        each = self.total / max(self.layers, 1)
+        return min(self.layers, int(free * (1.0 - _SPARE) / max(each, 1.0)))
+
+
+def need_of(header: Header, options: ModelOptions, n_ctx: int) -> Need:
+    """What the model of this file takes with a context of `n_ctx` tokens."""
+    blocks = int(header.get("block_count", 0))
+    heads = header.get("attention.head_count_kv", header.get("attention.head_count", 0))
+    heads = sum(heads) if isinstance(heads, list) else heads * blocks
+    count = header.get("attention.head_count", 0)
+    width = header.get("embedding_length", 0) / max(
+        max(count) if isinstance(count, list) else count, 1
+    )
+    key, value = (
+        float(header.get(f"attention.{name}", width)) for name in ("key_length", "value_length")
+    )
+    return Need(
+        weights=sum(tensor.size for tensor in header.tensors.values()),
+        cache=cache_bytes(options, heads, key, value, n_ctx),
+        n_ctx=n_ctx,
+        layers=blocks + 1,
+        on_gpu=min(wanted_gpu_layers(options), blocks + 1),
+    )
+
+
+def room(devices: list[Device], options: ModelOptions, on_gpu: bool) -> int | None:
+    """Bytes to be had where a model would sit; None where nobody tells."""
+    if not on_gpu:
+        return next((device.free for device in devices if device.kind == "CPU"), None)
+    chosen = [
+        device
+        for device in devices
+        if device.kind in ("GPU", "integrated GPU")
+        and (not options.devices or device.name in options.devices)
+    ]
+    return sum(device.free or 0 for device in chosen) or None

@@ -1,0 +1,248 @@
+"""The doctor on real and on broken models: every check a line, and the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dspark_gguf.config import DraftOptions, ModelOptions, Settings
+from dspark_gguf.doctor import examine, machine, measured
+from dspark_gguf.errors import EngineError
+from tests.tiny_dflash import Block, write_dflash
+from tests.tiny_gguf import Tiny, write_llama
+
+SMALL = ("-c", 256, "--no-learn")
+MACHINE, FILES = {"versions", "build", "devices"}, {"models", "target", "draft", "memory"}
+ALL = MACHINE | FILES | {"load", "pair", "costs", "speed", "logits", "threads", "attention"}
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch):
+    """What else this machine does, and which GPU it has, is not what is tested."""
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(machine, "gpus", list)
+    monkeypatch.setattr(measured, "_BUDGET", 0.3)
+    monkeypatch.setattr(measured, "_READING", 0.3)
+
+
+def told(result):
+    """What `doctor --json` printed, by section."""
+    tree = json.loads(result.stdout)
+    assert tree["well"] == (result.exit_code == 0)
+    assert tree["exit_code"] == result.exit_code
+    return tree["sections"]
+
+
+def test_a_pair_that_is_well(dspark, tiny_files):
+    """Every check has its section and its facts; advice alone does not make it wrong."""
+    result = dspark("doctor", "-m", tiny_files.target, "-d", tiny_files.draft, "--json", *SMALL)
+    sections = told(result)
+    assert result.exit_code == 0, sections
+    assert set(sections) == ALL
+    assert sections["versions"]["dspark-gguf"] in sections["versions"]["text"]
+    assert sections["target"]["need"]["n_ctx"] == 256
+    assert sections["memory"]["fits"]
+    assert sections["pair"]["places"] == {"target": "CPU", "draft": "CPU"}
+    assert sections["costs"]["milliseconds"]["1"] > 0
+    assert sections["speed"]["usual"].keys() == {"code", "chat"}
+    assert sections["logits"]["differences"][0]["depth"] == 16
+    assert all(not finding["wrong"] for part in sections.values() for finding in part["findings"])
+
+
+def test_one_screen(dspark, demo_files):
+    """The demo pair without options: lines that fit into an issue, and a last one that sums up."""
+    result = dspark("doctor", "-c", 1024)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 100
+    for name in ALL - {"load"}:
+        assert any(line.startswith(f"{name:<11}") for line in lines), name
+    assert "SmolLM2-135M-Instruct-Q8_0.gguf" in result.stdout
+    assert lines[-1].startswith("well: ")
+    # A draft of 60 % of its target's bytes.
+    assert "- needed a draft of at most an eighth of the target on a CPU" in result.stdout
+
+
+BROKEN = {
+    "missing": ("a model file", "nothing at"),
+    "empty": ("a GGUF model", "an empty file"),
+    "text": ("a GGUF model", "begins with"),
+    "truncated": ("a complete GGUF", ""),
+    "embedding": ("a model that generates text", "an embedding or encoder model"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_target_is_a_line(dspark, tiny_files, tmp_path, name):
+    """Needed, got, do; the machine is described all the same, and so is the draft."""
+    path = getattr(tiny_files, name, tmp_path / "missing.gguf")
+    sections = told(dspark("doctor", "-m", path, "-d", tiny_files.draft, "--json", *SMALL))
+    found = [finding for part in sections.values() for finding in part["findings"]]
+    needed, got = BROKEN[name]
+    (wrong,) = [finding for finding in found if finding["wrong"]]
+    assert needed in wrong["needed"]
+    assert got in wrong["got"]
+    assert wrong["do"]
+    assert sections.keys() >= MACHINE
+    assert sections["draft"]["file"] == "draft.gguf"
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "text", "truncated"])
+def test_a_broken_draft_does_not_hide_the_target(dspark, tiny_files, tmp_path, name):
+    """The target is measured without it; exit code 1."""
+    path = getattr(tiny_files, name, tmp_path / "missing.gguf")
+    result = dspark("doctor", "-m", tiny_files.target, "-d", path, "--json", *SMALL)
+    sections = told(result)
+    assert result.exit_code == 1
+    assert BROKEN[name][0] in json.dumps(sections)
+    assert sections["costs"]["milliseconds"]["1"] > 0
+    assert "without a draft" in sections["speed"]["text"]
+
+
+def test_a_pair_that_does_not_fit_ends_with_3(dspark, tiny_files, tmp_path):
+    """The first token that differs is named; the target is measured all the same."""
+    other = write_llama(tmp_path / "other.gguf", Tiny(changed=((70, "zzz"),)))
+    result = dspark("doctor", "-m", tiny_files.target, "-d", other, "--json", *SMALL)
+    sections = told(result)
+    assert result.exit_code == 3
+    (finding,) = sections["pair"]["findings"]
+    assert "token 70" in finding["needed"]
+    assert sections["costs"]["milliseconds"]["1"] > 0
+    text = dspark("doctor", "-m", tiny_files.target, "-d", other, *SMALL).stdout
+    assert "! needed a draft with the vocabulary of target.gguf" in text
+    assert text.splitlines()[-1].startswith("not well: 1 wrong (!)")
+
+
+def test_a_recurrent_target_is_no_fault(dspark, tiny_files):
+    """Plain decoding only is said, and nothing is measured that it cannot do."""
+    result = dspark("doctor", "-m", tiny_files.mamba, "--json", *SMALL)
+    sections = told(result)
+    assert result.exit_code == 0, sections
+    assert "plain decoding only" in sections["pair"]["text"]
+    assert "costs" not in sections
+
+
+def test_a_block_draft_is_reckoned_by_the_block(dspark, tmp_path):
+    """One pass guesses all of it: its cost is said once, and the bound knows how many there are."""
+    target = write_llama(tmp_path / "target.gguf")
+    draft = write_dflash(tmp_path / "block.gguf", Block())
+    sections = told(dspark("doctor", "-m", target, "-d", draft, "--json", *SMALL))
+    assert f"a block of {Block().size} guesses" in sections["costs"]["text"]
+    assert sections["speed"]["bound"] <= 1 + Block().size
+
+
+def test_what_was_asked_for_and_is_not_done_is_wrong(dspark, tiny_files, monkeypatch):
+    """Layers for a GPU that the build cannot use, of each model."""
+    monkeypatch.setattr("dspark_gguf.engine.library.can_offload", lambda: False)
+    files = ("-m", tiny_files.target, "-d", tiny_files.draft)
+    result = dspark("doctor", *files, "-ngl", "all", "-ngld", 7, "--json", *SMALL)
+    found = told(result)["pair"]["findings"]
+    assert result.exit_code == 1
+    assert sum("no GPU offload" in finding["got"] for finding in found) == 2
+
+
+def test_costs_that_cannot_be_measured(dspark, tiny_files, monkeypatch):
+    """What does not need them is looked at all the same."""
+
+    def refuse(*_):
+        raise EngineError("a", "b", "c")
+
+    monkeypatch.setattr("dspark_gguf.engine.pair.quick_profile", refuse)
+    result = dspark("doctor", "-m", tiny_files.target, "--json", *SMALL)
+    sections = told(result)
+    assert result.exit_code == 1
+    assert sections["costs"]["findings"][0]["needed"] == "a"
+    assert "speed" not in sections
+    assert sections["threads"]["text"]
+    assert sections["logits"]["differences"][0]["depth"] == 16
+
+
+def test_a_cache_that_llama_cpp_refuses(dspark, tiny_files):
+    """A quantized V cache without flash attention."""
+    words = ("-m", tiny_files.target, "-ctv", "q8_0", "-fa", "off", "--json", *SMALL)
+    result = dspark("doctor", *words)
+    assert result.exit_code == 1
+    (finding,) = told(result)["load"]["findings"]
+    assert "flash_attn" in finding["got"]
+
+
+def test_what_does_not_fit_is_not_loaded(dspark, tiny_files, monkeypatch):
+    """The memory is counted from the header: no swapping to find it out."""
+
+    def refuse(*_):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("dspark_gguf.engine.pair.Pair.__init__", refuse)
+    result = dspark("doctor", "-m", tiny_files.wide, "-c", 2**31 - 1, "--json")
+    assert result.exit_code == 1
+    (finding,) = told(result)["memory"]["findings"]
+    assert "GiB" in finding["got"]
+    assert "-ctk q8_0" in finding["do"]
+
+
+def test_a_draft_without_a_target_is_wrong_use(dspark, tiny_files):
+    """As everywhere: exit code 2, and no report of something else."""
+    result = dspark("doctor", "-d", tiny_files.draft)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "-m TARGET.gguf" in result.stderr
+
+
+def test_the_machine_alone(dspark, monkeypatch):
+    """Without -m and without the demo package: well, and it says how to look at a pair."""
+    monkeypatch.setattr("dspark_gguf.catalog.demo.PACKAGE", "no_such_package")
+    result = dspark("doctor")
+    assert result.exit_code == 0
+    assert "-m TARGET.gguf -d DRAFT.gguf" in result.stdout
+    assert "dspark-gguf[demo]" in result.stdout
+
+
+BLOCKED = """
+import sys
+sys.modules["llama_cpp"] = None
+from dspark_gguf.cli import main
+main(["doctor"])
+"""
+
+
+def test_a_llama_cpp_that_cannot_be_loaded():
+    """A missing library is the commonest fault of an installation: a line, not a traceback."""
+    run = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "Python 3" in run.stdout
+    assert "llama_cpp" in run.stdout
+    assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_the_whole_report_is_discreet(dspark, tiny_files, monkeypatch):
+    """In text and in JSON, in errors too."""
+    home = tiny_files.target.parent
+    monkeypatch.setenv("HOME", str(home))
+    words = ("doctor", "-m", home / "missing.gguf", "-d", tiny_files.empty)
+    for more in ((), ("--json",)):
+        output = dspark(*words, *more).output
+        assert str(home) not in output
+        assert "~/missing.gguf" in output
+
+
+def test_debug_shows_where_a_check_ended(dspark, tiny_files, capfd):
+    """Only when asked for, on stderr."""
+    words = ("doctor", "-m", tiny_files.empty)
+    assert "Traceback" not in dspark(*words).stderr
+    assert "Traceback" in dspark(*words, "--debug").stderr
+
+
+def test_examine_is_for_python_too(tiny_files):
+    """Lines of progress go to `say`; the report answers without printing."""
+    settings = Settings(
+        model=str(tiny_files.target),
+        target_options=ModelOptions(n_ctx=128),
+        draft_options=DraftOptions(n_ctx=128),
+    )
+    report = examine(settings)
+    assert report.exit_code == 0
+    assert "no draft model" in report.sections["pair"].text
