@@ -65,7 +65,7 @@ def bench(
     plan = Plan(
         choose_prompts(
             prompts, _words(domains), (1 if quick else 2) if per_domain is None else per_domain
-        ),  # fmt: skip
+        ),
         temperatures_of(settings, quick),
         tokens or (32 if quick else 48),
         repeats,

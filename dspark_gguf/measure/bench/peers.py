@@ -188,7 +188,7 @@ def peers(pair: Pair, sampling: Sampling, room: int) -> Iterator[list[Program]]:
         for guesses in (0, *_GUESSES):
             llama = LlamaPeer(pair.target, room, guesses)
             stack.callback(llama.close)
-            name = f"llama-py lookup-{guesses}" if guesses else "llama-py"
+            name = f"py-lookup-{guesses}" if guesses else "llama-py"
             about = f"llama-cpp-python's prompt lookup of {guesses}" if guesses else (
                 "llama-cpp-python's Llama, plain")  # fmt: skip
             found.append(InProcess(name, about, llama, sampling))
@@ -196,14 +196,14 @@ def peers(pair: Pair, sampling: Sampling, room: int) -> Iterator[list[Program]]:
         server, simple = shutil.which(SERVER), shutil.which(SIMPLE)
         if server:
             version = _version(server)
-            for name, words in (("server", []), ("server draft", drafts(server))):
+            for name, words in (("server", []), ("server-draft", drafts(server))):
                 if words or name == "server":
                     address = stack.enter_context(_serving(server, pair, room, words))
                     about = "llama.cpp's defaults, with the draft" if words else "plain"
-                    found.append(Server(name, f"{SERVER} ({version}), {about}", address, sampling))
+                    found.append(Server(name, f"{SERVER} {version}, {about}", address, sampling))
         if simple and drafts(simple):
             command = [simple, *_model_words(pair, room), *drafts(simple)]
-            about = f"{SIMPLE} ({_version(simple)}), its defaults"
+            about = f"{SIMPLE} {_version(simple)}, its defaults"
             found.append(Simple("spec-simple", about, command, pair, sampling))
         yield found
 

@@ -8,8 +8,11 @@ from dspark_gguf.measure.bench.results import Figure, Results, controller_ms, co
 from dspark_gguf.measure.bench.ways import OPTIMAL, PLAIN, YOURS
 from dspark_gguf.measure.plots import bars
 
-#: Columns of the first table: names of domains, then one cell for each way.
+#: Columns of the first table: names of domains, then one cell for each way, at least so wide.
 _NAME, _CELL = 14, 12
+#: Plain decoding that runs so many times faster in one turn than in another says that the machine
+#: does other things: prompts alone change it far less.
+_UNSTEADY = 1.5
 _MIB = 1024**2
 
 
@@ -89,7 +92,7 @@ def verdict(results: Results, temperature: float) -> str:
         first = f"plain decoding wins on {', '.join(wins)}: no way of drafting is faster there"
     else:
         first = "on every kind of text some way of drafting is faster than plain decoding"
-    lines = [f"{regime(temperature)}: {first}"]
+    lines = [f"{regime(temperature)}: {first}", *_unsteady(results, temperature)]
     for way in results.ways:
         slower = [loss for loss in results.losses(way) if loss.temperature == temperature]
         if way == PLAIN or way in results.peers or not slower:
@@ -102,18 +105,28 @@ def verdict(results: Results, temperature: float) -> str:
     return "\n".join(lines)
 
 
+def _unsteady(results: Results, temperature: float) -> list[str]:
+    speed = results.speed(PLAIN, temperature)
+    if speed.high < _UNSTEADY * speed.low:
+        return []
+    return [
+        f"  an unsteady machine: plain decoding alone ran at {speed.low:.1f} to {speed.high:.1f} "
+        "tokens a second; close other programs, raise --repeats, trust no single figure"
+    ]
+
+
 def _ratios(results: Results, temperature: float, width: int) -> str:
     others = [way for way in results.ways if way != PLAIN]
-    fits = max(1, (width - _NAME) // _CELL)
+    cell = max(_CELL, 2 + max(map(len, others), default=0))
+    fits = max(1, (width - _NAME) // cell)
     tables = []
     for start in range(0, len(others), fits):
         part = others[start : start + fits]
-        lines = [f"{'x plain':<{_NAME}}" + "".join(f"{_short(way):>{_CELL}}" for way in part)]
+        lines = [f"{'x plain':<{_NAME}}" + "".join(f"{way:>{cell}}" for way in part)]
         for domain in results.domains:
             cells = (_cell(results.ratio(way, temperature, domain)) for way in part)
-            lines.append(
-                f"{domain[: _NAME - 1]:<{_NAME}}" + "".join(f"{c:>{_CELL}}" for c in cells)
-            )
+            name = f"{domain[: _NAME - 1]:<{_NAME}}"
+            lines.append(name + "".join(f"{figure:>{cell}}" for figure in cells))
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
@@ -169,7 +182,3 @@ def _spread(figure: Figure, digits: int) -> str:
     half = (figure.high - figure.low) / 2
     text = f"{figure.median:.{digits}f}"
     return f"{text} +-{half:.{digits}f}" if half else text
-
-
-def _short(way: str) -> str:
-    return way if len(way) < _CELL else way.replace("llama-py ", "py ")
