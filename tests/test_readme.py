@@ -30,7 +30,7 @@ def test_the_python_example_runs(demo_files, capsys):
 
 def test_every_option_that_is_named_exists():
     """A flag in the README that the program does not know would be a lie."""
-    commands = ("run", "profile", "replay", "trace", "calibrate")
+    commands = ("run", "profile", "replay", "trace", "calibrate", "bench")
     shown = "".join(CliRunner().invoke(main, [name, "--help"]).output for name in commands)
     ours = README.replace("pip install --force-reinstall --no-cache-dir", "")
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)):
