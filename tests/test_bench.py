@@ -11,8 +11,8 @@ from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.bench import text
 from dspark_gguf.measure.bench.ours import Ours
+from dspark_gguf.measure.bench.plan import choose_prompts, temperatures_of
 from dspark_gguf.measure.bench.results import Figure, Results
-from dspark_gguf.measure.bench.run import choose_prompts, temperatures_of
 from dspark_gguf.measure.bench.turns import WARM_UP, Task, play, warm_up
 from dspark_gguf.measure.bench.ways import Cast, default_ways, make_ways
 from dspark_gguf.measure.plots import bars

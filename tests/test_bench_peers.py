@@ -14,7 +14,8 @@ from dspark_gguf import load_pair
 from dspark_gguf.config import ModelOptions, Sampling
 from dspark_gguf.engine.peer import LlamaPeer
 from dspark_gguf.errors import DSparkError
-from dspark_gguf.measure.bench.peers import peers, tally_of_text, tally_of_timings
+from dspark_gguf.measure.bench.peers import peers
+from dspark_gguf.measure.bench.tools import tally_of_text, tally_of_timings
 from dspark_gguf.measure.bench.turns import Task
 
 TASK = Task("chat", tuple(range(100, 120)), 0.0, 8)

@@ -10,7 +10,7 @@ import pytest
 
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.bench.charts import Line, chart, up_to
-from dspark_gguf.measure.bench.report import Rest, render, write_report
+from dspark_gguf.measure.bench.report import Rest, render, require_folder, write_report
 from dspark_gguf.measure.chains import Chains
 from dspark_gguf.measure.profile import Table
 from dspark_gguf.measure.reliability import Reliability
@@ -167,13 +167,14 @@ def test_the_page_is_written_whole(tmp_path):
     """Into a folder that is made; one that cannot be made is named."""
     found = results({(0, "chat"): {"plain": 1.0, "optimal": 0.9}})
     rest = Rest([Table(16, [0.1, 0.2], 0.05)], None)
+    require_folder(tmp_path / "new" / "folder")
     path = write_report(tmp_path / "new" / "folder", found, facts(), rest)
     assert path.name == "index.html"
     assert [file.name for file in path.parent.iterdir()] == ["index.html"]
     parsed(path.read_text("utf-8"))
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="a folder for the report"):
-        write_report(tmp_path / "file", found, facts(), rest)
+        require_folder(tmp_path / "file")
 
 
 @pytest.mark.parametrize(("most", "ticks"), [(6.6, [0, 2, 4, 6]), (1.0, [0, 0.25, 0.5, 0.75, 1])])

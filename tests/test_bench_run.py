@@ -125,7 +125,7 @@ def test_a_report(dspark, tmp_path):
     assert "<h2>Are the draft&#39;s" in page or "Are the draft's confidences true?" in page
 
 
-def test_ctrl_c_prints_what_was_measured_so_far(dspark, monkeypatch):
+def test_ctrl_c_prints_what_was_measured_so_far(dspark, monkeypatch, tmp_path):
     """The turn that it broke off does not count; exit code 130."""
     original, calls = Ours.answer, []
 
@@ -136,8 +136,9 @@ def test_ctrl_c_prints_what_was_measured_so_far(dspark, monkeypatch):
         return original(self, task)
 
     monkeypatch.setattr(Ours, "answer", answer)
-    result = dspark(*SMALL, "--report", "unused")
+    result = dspark(*SMALL, "--report", tmp_path / "report")
     assert result.exit_code == 130
+    assert list((tmp_path / "report").iterdir()) == []  # no page of a part
     assert "interrupted: 1 of 2 turns measured" in result.stdout
     assert "== greedy ==" in result.stdout
     found = json.loads(result.stdout.strip().splitlines()[-1])
@@ -153,6 +154,7 @@ def test_ctrl_c_prints_what_was_measured_so_far(dspark, monkeypatch):
         (["--domains", "poetry"], 2, "domains out of"),
         (["--prompts", "missing.jsonl"], 2, "missing.jsonl"),
         (["--tokens", "600"], 4, "the longest prompt and its answer"),
+        (["--report", "/dev/null"], 2, "a folder for the report"),
         (["--learn"], 2, "No such option"),
     ],
 )

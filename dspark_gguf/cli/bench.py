@@ -59,27 +59,26 @@ def bench(
         return 0
 
     from dspark_gguf.config import Speculation
-    from dspark_gguf.measure.bench.run import Bench, Plan, choose_prompts, temperatures_of
+    from dspark_gguf.measure.bench.plan import make_plan
+    from dspark_gguf.measure.bench.run import Bench
 
-    yours = settings.speculation.model_copy(update={"learn": True})
-    plan = Plan(
-        choose_prompts(
-            prompts, _words(domains), (1 if quick else 2) if per_domain is None else per_domain
-        ),
-        temperatures_of(settings, quick),
-        tokens or (32 if quick else 48),
-        repeats,
-        tuple(_words(ways)),
-        None if yours == Speculation() else yours,
-        quick,
-        peer,
-        report,
-        as_json,
+    plan = make_plan(
+        settings,
+        prompts=prompts,
+        domains=_words(domains),
+        per_domain=per_domain,
+        tokens=tokens,
+        repeats=repeats,
+        ways=_words(ways),
+        quick=quick,
+        peer=peer,
+        report=report,
+        as_json=as_json,
     )
     measured = settings.model_copy(update={"speculation": Speculation(learn=False)})
     with loaded(measured, verbose) as pair:
         return Bench(pair, settings, plan).run(click.echo)
 
 
-def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())

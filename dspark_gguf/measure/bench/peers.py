@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import socket
-import subprocess
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from dspark_gguf.config import ModelOptions, Sampling
 from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.library import physical_cores
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.peer import LlamaPeer
-from dspark_gguf.errors import DSparkError
+from dspark_gguf.measure.bench.tools import Server, Simple, drawn, help_of, serving, version
 from dspark_gguf.measure.bench.turns import Program, Task
 from dspark_gguf.records import Tally
 
 SERVER, SIMPLE = "llama-server", "llama-speculative-simple"
-_START_SECONDS, _ANSWER_SECONDS = 300.0, 600.0
 #: Guesses of llama-cpp-python's prompt lookup: its default, and what it recommends for CPUs.
 _GUESSES = (10, 2)
 
@@ -44,130 +33,6 @@ class InProcess:
     def answer(self, task: Task) -> Tally:
         """Answer from an empty cache."""
         return self.llama.answer(task.tokens, drawn(self.sampling, task), task.most)
-
-
-@dataclass
-class Server:
-    """A running ``llama-server``."""
-
-    name: str
-    about: str
-    address: str
-    sampling: Sampling
-
-    def answer(self, task: Task) -> Tally:
-        """Answer from an empty cache; the times are the server's own."""
-        sampling = drawn(self.sampling, task)
-        request = {
-            "prompt": list(task.tokens),
-            "n_predict": task.most,
-            "cache_prompt": False,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p,
-            "typical_p": sampling.typical_p,
-            "repeat_penalty": sampling.repeat_penalty,
-            "repeat_last_n": sampling.repeat_last_n,
-            "frequency_penalty": sampling.frequency_penalty,
-            "presence_penalty": sampling.presence_penalty,
-            "seed": sampling.seed,
-        }
-        return tally_of_timings(_post(f"{self.address}/completion", request), self.name)
-
-
-@dataclass
-class Simple:
-    """``llama-speculative-simple``: loads both models anew for each prompt, which is not timed."""
-
-    name: str
-    about: str
-    command: Sequence[str]
-    pair: Pair
-    sampling: Sampling
-
-    def answer(self, task: Task) -> Tally:
-        """Answer one prompt; the times are the program's own."""
-        sampling, vocabulary = drawn(self.sampling, task), self.pair.vocabulary
-        tokens = task.tokens
-        if vocabulary.adds_bos and tokens[0] == vocabulary.bos:
-            tokens = tokens[1:]  # it puts one there itself
-        words = [
-            *self.command,
-            *("-p", vocabulary.detokenize(tokens, special=True), "-n", str(task.most)),
-            *("--temp", str(sampling.temperature), "--top-k", str(sampling.top_k)),
-            *("--top-p", str(sampling.top_p), "--min-p", str(sampling.min_p)),
-            *("--seed", str(sampling.seed), "--no-escape"),
-        ]
-        done = subprocess.run(
-            words, capture_output=True, stdin=subprocess.DEVNULL, start_new_session=True,
-            timeout=_ANSWER_SECONDS, check=False,
-        )  # fmt: skip
-        said = (done.stdout + done.stderr).decode("utf-8", "replace")
-        if done.returncode:
-            raise _failed(self.command[0], f"exit code {done.returncode}: {_last_line(said)}")
-        return tally_of_text(said, self.command[0])
-
-
-def drawn(sampling: Sampling, task: Task) -> Sampling:
-    """How a peer draws: the temperature of the task, and a seed of its turn."""
-    seed = task.turn if sampling.seed is None else sampling.seed
-    return sampling.model_copy(update={"temperature": task.temperature, "seed": seed})
-
-
-def tally_of_timings(answer: dict[str, Any], program: str) -> Tally:
-    """What a server says of one answer.
-
-    Raises:
-        DSparkError: nothing of the kind.
-
-    """
-    try:
-        timings = answer["timings"]
-        drafted = int(timings.get("draft_n", 0))
-        accepted = int(timings.get("draft_n_accepted", 0))
-        count = int(timings["predicted_n"])
-        prompt, spent = (float(timings[f"{part}_ms"]) / 1e3 for part in ("prompt", "predicted"))
-    except (KeyError, TypeError, ValueError):
-        raise _failed(program, f"timings {answer.get('timings')!r}") from None
-    # The first token comes with the pass over the prompt.
-    return Tally(
-        rounds=max(count - accepted, 0),
-        tokens=count,
-        drafted=drafted,
-        accepted=accepted,
-        seconds=prompt + spent,
-        prefill_seconds=prompt,
-        first_token_seconds=prompt,
-    )
-
-
-_TIMED = re.compile(r"(encoded|decoded) +(\d+) tokens in +([\d.]+) seconds")
-_COUNTED = re.compile(r"n_(drafted|accept) += (\d+)")
-
-
-def tally_of_text(said: str, program: str) -> Tally:
-    """What ``llama-speculative-simple`` prints at its end.
-
-    Raises:
-        DSparkError: nothing of the kind.
-
-    """
-    timed = {word: (int(count), float(seconds)) for word, count, seconds in _TIMED.findall(said)}
-    counted = {word: int(count) for word, count in _COUNTED.findall(said)}
-    if not {"encoded", "decoded"} <= timed.keys() or not {"drafted", "accept"} <= counted.keys():
-        raise _failed(program, _last_line(said))
-    (_, prompt), (count, spent) = timed["encoded"], timed["decoded"]
-    rounds = max(count - counted["accept"], 1)
-    return Tally(
-        rounds=rounds,
-        tokens=count,
-        drafted=counted["drafted"],
-        accepted=counted["accept"],
-        seconds=prompt + spent,
-        prefill_seconds=prompt,
-        first_token_seconds=prompt + spent / rounds,
-    )
 
 
 @contextmanager
@@ -188,39 +53,38 @@ def peers(pair: Pair, sampling: Sampling, room: int) -> Iterator[list[Program]]:
         for guesses in (0, *_GUESSES):
             llama = LlamaPeer(pair.target, room, guesses)
             stack.callback(llama.close)
-            name = f"py-lookup-{guesses}" if guesses else "llama-py"
-            about = f"llama-cpp-python's prompt lookup of {guesses}" if guesses else (
-                "llama-cpp-python's Llama, plain")  # fmt: skip
-            found.append(InProcess(name, about, llama, sampling))
-        drafts = _draft_words(pair)
-        server, simple = shutil.which(SERVER), shutil.which(SIMPLE)
-        if server:
-            version = _version(server)
-            for name, words in (("server", []), ("server-draft", drafts(server))):
-                if words or name == "server":
-                    address = stack.enter_context(_serving(server, pair, room, words))
-                    about = "llama.cpp's defaults, with the draft" if words else "plain"
-                    found.append(Server(name, f"{SERVER} {version}, {about}", address, sampling))
-        if simple and drafts(simple):
-            command = [simple, *_model_words(pair, room), *drafts(simple)]
-            about = f"{SIMPLE} {_version(simple)}, its defaults"
-            found.append(Simple("spec-simple", about, command, pair, sampling))
+            found.append(InProcess(*_llama_names(guesses), llama, sampling))
+        words = _model_words(pair, room)
+        if program := shutil.which(SERVER):
+            about = f"{SERVER} {version(program)}"
+            draft = _draft_words(pair, program)
+            address = stack.enter_context(serving(program, words))
+            found.append(Server("server", f"{about}, plain", address, sampling))
+            if draft:
+                address = stack.enter_context(serving(program, [*words, *draft]))
+                found.append(Server("server-draft", f"{about}, its defaults", address, sampling))
+        if (program := shutil.which(SIMPLE)) and (draft := _draft_words(pair, program)):
+            about = f"{SIMPLE} {version(program)}, its defaults"
+            command = [program, *words, *draft]
+            found.append(Simple("spec-simple", about, command, pair.vocabulary, sampling))
         yield found
 
 
-def _draft_words(pair: Pair) -> Any:
+def _llama_names(guesses: int) -> tuple[str, str]:
+    if not guesses:
+        return "llama-py", "llama-cpp-python's Llama, plain"
+    return f"py-lookup-{guesses}", f"llama-cpp-python's prompt lookup of {guesses}"
+
+
+def _draft_words(pair: Pair, program: str) -> list[str]:
+    """The options that name the draft; none where there is none."""
     cache = pair.draft_cache()
-
-    def words(program: str) -> list[str]:
-        if cache is None:
-            return []
-        path, layers = str(cache.model.path), str(cache.model.gpu_layers)
-        found = ["-md", path, "-ngld", layers]
-        # Newer builds draft only when told how; of a block draft its file tells them.
-        if not isinstance(cache, BlockContext) and "--spec-type" in _help(program):
-            found += ["--spec-type", "draft-simple"]
-        return found
-
+    if cache is None:
+        return []
+    words = ["-md", str(cache.model.path), "-ngld", str(cache.model.gpu_layers)]
+    # Newer builds draft only when told how; of a block draft its file tells them.
+    if not isinstance(cache, BlockContext) and "--spec-type" in help_of(program):
+        words += ["--spec-type", "draft-simple"]
     return words
 
 
@@ -234,91 +98,3 @@ def _model_words(pair: Pair, room: int) -> list[str]:
         *("-ngl", str(pair.target.gpu_layers)),
         *("-ctk", options.cache_type_k, "-ctv", options.cache_type_v),
     ]
-
-
-@contextmanager
-def _serving(program: str, pair: Pair, room: int, draft: Sequence[str]) -> Iterator[str]:
-    """A server on a free port of this machine, in a session of its own: a Ctrl-C is not for it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [
-        program, *_model_words(pair, room), *draft,
-        "--host", "127.0.0.1", "--port", str(port), "-np", "1",
-    ]  # fmt: skip
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            address = f"http://127.0.0.1:{port}"
-            if not _healthy(process, address):
-                log.seek(0)
-                raise _failed(program, _last_line(log.read().decode("utf-8", "replace")))
-            yield address
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _healthy(process: subprocess.Popen[bytes], address: str) -> bool:
-    ends = time.monotonic() + _START_SECONDS
-    while time.monotonic() < ends and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5):
-                return True
-        except OSError:
-            time.sleep(0.1)
-    return False
-
-
-def _post(address: str, values: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(
-        address, json.dumps(values).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as response:
-            answer = json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        raise _failed(
-            SERVER, f"{error.code}: {error.read()[:200].decode(errors='replace')}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise _failed(SERVER, str(error)) from None
-    return answer if isinstance(answer, dict) else {}
-
-
-def _version(program: str) -> str:
-    """Build number and commit, as far as the program knows them."""
-    said = _run(program, "--version")
-    found = re.search(r"version: *(.+)", said)
-    return found[1].strip() if found else "unknown version"
-
-
-def _help(program: str) -> str:
-    return _run(program, "--help")
-
-
-def _run(program: str, word: str) -> str:
-    try:
-        done = subprocess.run(
-            [program, word], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return (done.stdout + done.stderr).decode("utf-8", "replace")
-
-
-def _last_line(said: str) -> str:
-    lines = said.strip().splitlines()
-    return lines[-1][:300] if lines else "nothing"
-
-
-def _failed(program: str, got: str) -> DSparkError:
-    return DSparkError(
-        f"a working {Path(program).name}", got, "run it by hand, or leave out --peer"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from dspark_gguf.chat.progress import tracked
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.bench import text
 from dspark_gguf.measure.bench.charts import Axis, Line, chart, up_to
 from dspark_gguf.measure.bench.results import Figure, Results
 from dspark_gguf.measure.bench.ways import PLAIN, STATIC
+from dspark_gguf.measure.chains import Chains
 from dspark_gguf.measure.profile import Table, profile
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.measure.reliability import Reliability
@@ -50,29 +53,34 @@ def measure_rest(pair: Pair, prompts: Sequence[Prompt], positions: int) -> Rest:
 
     """
     costs = profile(pair, (), _ROWS)
-    texts: list[Any] = []
+    texts: list[Chains] = []
     if pair.draft_cache() is not None:
-        texts = [record(pair, prompt, positions, _DEPTH) for prompt in prompts[:_TEXTS]]
+        few = prompts[:_TEXTS]
+        texts = [record(pair, prompt, positions, _DEPTH) for prompt in tracked(few, len(few))]
     return Rest(costs, Reliability.of(texts) if len(texts) > 1 else None)
 
 
-def write_report(folder: Path, results: Results, facts: dict[str, Any], rest: Rest) -> Path:
-    """Write ``index.html`` into `folder`, which is made where it is missing; returns its path.
+def require_folder(folder: Path) -> None:
+    """Make a folder for the page, before the work begins.
 
     Raises:
-        UsageError: the folder cannot be written.
+        UsageError: it cannot be made, or cannot be written.
 
     """
-    path = folder / "index.html"
-    page = render(results, facts, rest)
+    got = "one that cannot be written"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise UsageError(
-            f"a folder for the report, {folder}", str(error.strerror), "name another --report"
-        ) from None
+        got = str(error.strerror)
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"a folder for the report, {folder}", got, "name another --report")
+
+
+def write_report(folder: Path, results: Results, facts: dict[str, Any], rest: Rest) -> Path:
+    """Write ``index.html`` into `folder`; returns its path."""
+    path = folder / "index.html"
+    with replacing(path) as temporary:
+        temporary.write_text(render(results, facts, rest), encoding="utf-8")
     return path
 
 

@@ -6,103 +6,33 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dspark_gguf import __version__
 from dspark_gguf.chat.progress import tracked
 from dspark_gguf.chat.terminal import interruptible
-from dspark_gguf.config import Settings, Speculation
+from dspark_gguf.config import Settings
 from dspark_gguf.draft import name_of
 from dspark_gguf.engine import library, peer
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import Cancelled, ResourceError, UsageError
+from dspark_gguf.errors import Cancelled, ResourceError
 from dspark_gguf.measure.bench import text
 from dspark_gguf.measure.bench.ours import ours
 from dspark_gguf.measure.bench.peers import peers
+from dspark_gguf.measure.bench.plan import Plan
+from dspark_gguf.measure.bench.report import measure_rest, require_folder, write_report
 from dspark_gguf.measure.bench.results import Results
 from dspark_gguf.measure.bench.turns import Program, Task, play, warm_up
 from dspark_gguf.measure.bench.ways import Cast, default_ways, make_ways
 from dspark_gguf.measure.memory import peak_bytes
-from dspark_gguf.measure.prompts import Prompt, read_prompts
-from dspark_gguf.paths import shipped
 
 INTERRUPTED = 130
 #: The JSON object's version: a new number when a key changes its meaning.
 FORMAT = 1
-_TEMPERATURES = (0.0, 0.7)
 #: Before the first turn: no prompt of the bench, so that nothing of them is learned.
 _WARM_UP = "Count from one to twenty in words."
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure.
-
-    Attributes:
-        prompts: what to answer, already chosen.
-        temperatures: at which.
-        tokens: most of an answer.
-        repeats: turns of each prompt.
-        ways: names; empty: the usual ones.
-        yours: the user's own settings of speculation, where they are not the default.
-        quick: fewer ways.
-        peer: others beside us.
-        report: folder for the page, or None.
-        as_json: print the JSON object alone.
-
-    """
-
-    prompts: list[Prompt]
-    temperatures: tuple[float, ...] = _TEMPERATURES
-    tokens: int = 48
-    repeats: int = 1
-    ways: tuple[str, ...] = ()
-    yours: Speculation | None = None
-    quick: bool = False
-    peer: bool = False
-    report: Path | None = None
-    as_json: bool = False
-
-
-def choose_prompts(path: Path | None, domains: Sequence[str], each: int) -> list[Prompt]:
-    """The prompts to answer, one of each kind of text after the other.
-
-    Args:
-        path: a file; None: both of ours.
-        domains: kinds of text; empty: all.
-        each: most prompts of each; 0: all.
-
-    Raises:
-        UsageError: a kind of text that is not there.
-
-    """
-    folder = shipped("configs") / "prompts"
-    paths = [path] if path else [folder / "default.jsonl", folder / "copying.jsonl"]
-    by_domain: dict[str, list[Prompt]] = {}
-    for prompt in (prompt for one in paths for prompt in read_prompts(one)):
-        kept = by_domain.setdefault(prompt.domain, [])
-        if prompt not in kept:
-            kept.append(prompt)
-    for domain in domains:
-        if domain not in by_domain:
-            raise UsageError(
-                f"domains out of {', '.join(by_domain)}", repr(domain), "correct --domains"
-            )
-    if not by_domain:
-        raise UsageError("a prompt to answer", f"none in {path}", "write one")
-    rows = [by_domain[domain][: each or None] for domain in domains or by_domain]
-    longest = max(map(len, rows))
-    return [row[k] for k in range(longest) for row in rows if k < len(row)]
-
-
-def temperatures_of(settings: Settings, quick: bool) -> tuple[float, ...]:
-    """The user's own, where it is given; else greedy and, unless it is to be quick, warm."""
-    if "temperature" in settings.sampling.model_fields_set:
-        return (settings.sampling.temperature,)
-    return _TEMPERATURES[:1] if quick else _TEMPERATURES
 
 
 @dataclass
@@ -128,26 +58,16 @@ class Bench:
             echo: prints a line on stdout.
 
         """
+        if self.plan.report:
+            require_folder(self.plan.report)
         say = (lambda line: None) if self.plan.as_json else echo
         tasks, code = self.tasks(), 0
         ways = make_ways(self._ways(), self.cast, self.plan.yours)
-        programs: list[Program] = list(
-            ours(self.pair, ways, self.settings.sampling, self.settings.limits)
-        )
-        with interruptible(self.pair.interrupt), ExitStack() as stack:
-            results = Results([program.name for program in programs])
-            abouts = {way.name: way.about for way in ways}
+        results, abouts = Results([way.name for way in ways]), {way.name: way.about for way in ways}
+        programs = ours(self.pair, ways, self.settings.sampling, self.settings.limits)
+        with interruptible(self.pair.interrupt):
             try:
-                warm_up(programs, self._warm_up_tasks(tasks))
-                self._memory = peak_bytes()
-                others = stack.enter_context(self._peers(tasks))
-                warm_up(others, self._warm_up_tasks(tasks))
-                results.ways += [other.name for other in others]
-                results.peers = frozenset(other.name for other in others)
-                abouts |= {other.name: other.about for other in others}
-                say(text.header(abouts, len(tasks), self.plan.tokens))
-                for turn in tracked(play([*programs, *others], tasks), len(tasks)):
-                    results.add(turn)
+                self._measure(programs, tasks, results, abouts, say)
             except Cancelled:
                 code = INTERRUPTED
             facts = self.facts(results, abouts, len(tasks), interrupted=bool(code))
@@ -156,6 +76,26 @@ class Bench:
         self._print(results, facts, say)
         echo(json.dumps(facts, ensure_ascii=False))
         return code
+
+    def _measure(
+        self,
+        programs: Sequence[Program],
+        tasks: Sequence[Task],
+        results: Results,
+        abouts: dict[str, str],
+        say: Callable[[str], object],
+    ) -> None:
+        """Fill `results`, with the names of the peers; `abouts` too."""
+        warm_up(programs, self._warm_up_tasks(tasks))
+        self._memory = peak_bytes()
+        with self._peers(tasks) as others:
+            warm_up(others, self._warm_up_tasks(tasks))
+            results.ways += [other.name for other in others]
+            results.peers = frozenset(other.name for other in others)
+            abouts.update({other.name: other.about for other in others})
+            say(text.header(abouts, len(tasks), self.plan.tokens))
+            for turn in tracked(play([*programs, *others], tasks), len(tasks)):
+                results.add(turn)
 
     @property
     def cast(self) -> Cast:
@@ -239,12 +179,11 @@ class Bench:
         }
 
     def _report(self, results: Results, facts: dict[str, Any]) -> int:
-        from dspark_gguf.measure.bench.report import measure_rest, write_report
-
         assert self.plan.report is not None
         try:
             rest = measure_rest(self.pair, self.plan.prompts, self.plan.tokens)
         except Cancelled:
+            facts["interrupted"] = True
             return INTERRUPTED
         path = write_report(self.plan.report, results, facts, rest)
         print(f"report: {path}", file=sys.stderr)  # noqa: T201

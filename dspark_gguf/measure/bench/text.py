@@ -27,11 +27,10 @@ def header(ways: Mapping[str, str], turns: int, most: int) -> str:
     """
     width = max(map(len, ways))
     lines = [
-        f"{turns} turns. In a turn every way answers the same prompt with up to {most} tokens, one "
-        "after",
-        "the other, each from an empty cache; the order changes from turn to turn. All are warmed "
-        "up,",
-        "and nothing is known at first but what passes cost here.",
+        f"{turns} turn{'s' * (turns != 1)}. In a turn every way answers the same prompt with up to "
+        f"{most} tokens,",
+        "one after the other, each from an empty cache; the order changes from turn to turn. All",
+        "are warmed up, and nothing is known at first but what passes cost here.",
         "",
         *(f"  {name:<{width}}  {about}" for name, about in ways.items()),
         "",

@@ -60,6 +60,8 @@ def default_ways(cast: Cast, quick: bool = False) -> list[str]:
 def make_ways(names: Sequence[str], cast: Cast, yours: Speculation | None = None) -> list[Way]:
     """The ways of these names, plain decoding first: all others are measured against it.
 
+    Nothing is remembered from one run to the next: each begins where the others began.
+
     Args:
         names: as in `default_ways`; a name given twice counts once.
         cast: who can draft.
@@ -71,19 +73,17 @@ def make_ways(names: Sequence[str], cast: Cast, yours: Speculation | None = None
     """
     ways = [_way(name, cast) for name in dict.fromkeys([PLAIN, *names]) if name != YOURS]
     if yours is not None:
-        ways.append(Way(YOURS, "the options that you gave", yours.model_copy(update=_COLD)))
+        ways.append(
+            Way(YOURS, "the options that you gave", yours.model_copy(update={"learn": False}))
+        )
     elif YOURS in names:
         raise UsageError(f"options of speculation for the way {YOURS!r}", "none", "give some")
     return ways
 
 
-#: Nothing is remembered from one run to the next: each begins where the others began.
-_COLD = {"learn": False}
-
-
 def _way(name: str, cast: Cast) -> Way:
-    if name in ("model", "block", "cascade") and not (cast.draft if name != "block" else
-                                                      cast.draft == "block"):  # fmt: skip
+    wanted = {"block": cast.draft == "block", "model": cast.draft, "cascade": cast.draft}
+    if not wanted.get(name, True):
         kind = "block draft" if name == "block" else "draft model"
         raise UsageError(f"a {kind} for the way {name!r}", "none", "name one with -d")
     if found := _FIXED.fullmatch(name):
@@ -102,7 +102,7 @@ def _way(name: str, cast: Cast) -> Way:
     if name not in known:
         raise UsageError(f"ways of decoding ({_NAMES})", repr(name), "correct --ways")
     about, values = known[name]
-    return Way(name, about, Speculation.model_validate(values | _COLD))
+    return Way(name, about, Speculation.model_validate({**values, "learn": False}))
 
 
 def _fixed(name: str, length: int, cast: Cast) -> Way:
@@ -112,12 +112,13 @@ def _fixed(name: str, length: int, cast: Cast) -> Way:
     about = f"always {length} {what}"
     if name == STATIC:
         about += ", no threshold: llama.cpp's default"
-    return Way(name, about, Speculation(mode="on", draft_max=length, draft_min_prob=0, **_COLD))
+    speculation = Speculation(mode="on", draft_max=length, draft_min_prob=0, learn=False)
+    return Way(name, about, speculation)
 
 
 def _threshold(name: str, length: int, least: float) -> Way:
     if not 1 <= length <= MAX_DRAFT:
         raise UsageError(f"1 to {MAX_DRAFT} drafts", repr(name), "correct --ways")
     about = f"up to {length} drafts, each at least {least:.0%} probable"
-    speculation = Speculation(mode="on", draft_max=length, draft_min_prob=least, **_COLD)
+    speculation = Speculation(mode="on", draft_max=length, draft_min_prob=least, learn=False)
     return Way(name, about, speculation)
