@@ -149,7 +149,7 @@ def test_text_stands_out_from_its_ground(scheme):
 def test_the_figures_on_the_page():
     """Medians with their spread, the losses, and only what was tried often enough."""
     text = page()
-    assert "fixed-3 is slower than plain decoding on: chat 0.50" in text
+    assert "fixed-3 is slower than plain decoding on chat 0.50" in text
     assert '<td class="slow">0.50</td>' in text
     assert "<td>67%</td><td>33%</td></tr>" in text  # the third place was tried four times in all
     assert "<td>100.00</td><td>1.00</td>" in text

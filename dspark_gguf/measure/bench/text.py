@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from dspark_gguf.measure.bench.results import Figure, Results, controller_ms, controller_share
+from dspark_gguf.measure.bench.results import Figure, Loss, Results, controller_ms, controller_share
 from dspark_gguf.measure.bench.ways import OPTIMAL, PLAIN, YOURS
 from dspark_gguf.measure.plots import bars
 
@@ -35,7 +35,7 @@ def header(ways: Mapping[str, str], turns: int, most: int) -> str:
         *(f"  {name:<{width}}  {about}" for name, about in ways.items()),
         "",
         "x plain: speed over plain decoding of the same prompt in the same turn, the prompt's own",
-        "reading not counted; median over the turns, +- half of what lies between the extremes.",
+        "reading not counted; median over the turns, ± half of what lies between the extremes.",
         "Above 1 is faster than plain decoding, below 1 slower.",
     ]
     return "\n".join(lines)
@@ -96,12 +96,18 @@ def verdict(results: Results, temperature: float) -> str:
         slower = [loss for loss in results.losses(way) if loss.temperature == temperature]
         if way == PLAIN or way in results.peers or not slower:
             continue
-        found = ", ".join(
-            f"{loss.domain} {_cell(loss.ratio)}{'' if loss.sure else ' (not in every turn)'}"
-            for loss in slower
-        )
-        lines.append(f"  {way} is slower than plain decoding on: {found}")
+        lines.append(f"  {way} is slower than plain decoding on {_slower(slower, len(domains))}")
     return "\n".join(lines)
+
+
+def _slower(losses: Sequence[Loss], kinds: int) -> str:
+    def named(loss: Loss) -> str:
+        return f"{loss.domain} {loss.ratio.median:.2f}"
+
+    if len(losses) == kinds > 2:
+        ends = sorted(losses, key=lambda loss: loss.ratio.median)
+        return f"every kind of text: from {named(ends[0])} to {named(ends[-1])}"
+    return ", ".join(named(loss) + " (not in every turn)" * (not loss.sure) for loss in losses)
 
 
 def _unsteady(results: Results, temperature: float) -> list[str]:
@@ -180,4 +186,4 @@ def _cell(figure: Figure | None) -> str:
 def _spread(figure: Figure, digits: int) -> str:
     half = (figure.high - figure.low) / 2
     text = f"{figure.median:.{digits}f}"
-    return f"{text} +-{half:.{digits}f}" if half else text
+    return f"{text} ±{half:.{digits}f}" if half else text
