@@ -183,7 +183,7 @@ def test_the_text_says_where_plain_decoding_wins():
     said = text.as_text(TWO, 100)
     assert "greedy: plain decoding wins on chat: no way of drafting is faster there" in said
     assert "fixed-3 is slower than plain decoding on chat 0.56\n" in said
-    assert "optimal is slower than plain decoding on chat 0.95 (not in every turn)\n" in said
+    assert "optimal is slower than plain decoding on chat 0.95 (not in every turn)" in said
     assert "server is slower" not in said
     rows = [line.split() for line in said.splitlines()]
     assert ["code", "2.00", "1.25", "20.00"] in rows
