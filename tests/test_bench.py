@@ -190,6 +190,13 @@ def test_the_text_says_where_plain_decoding_wins():
     assert "|" in said.partition("| is plain decoding")[2]
 
 
+def test_a_tie_is_plain_decodings():
+    """Drafting that gains nothing is no reason to draft; but it is no loss either."""
+    tie = results({(0, "chat"): {"plain": 1.0, "optimal": 1.0}})
+    assert tie.plain_wins(0.0) == ["chat"]
+    assert tie.losses("optimal") == []
+
+
 def test_wins_everywhere_and_nowhere():
     """The two other things there are to say."""
     lost = results({(0, "chat"): {"plain": 1.0, "optimal": 1.2}})
