@@ -40,7 +40,7 @@ else:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with open(os.environ["NOTES"], "a") as notes:
                 print(json.dumps(asked), file=notes)
-            timings = {"prompt_n": 20, "prompt_ms": 500.0, "predicted_n": 8, "predicted_ms": 2000.0}
+            timings = {"prompt_n": 20, "prompt_ms": 500.0, "predicted_n": 9, "predicted_ms": 2000.0}
             if "-md" in words:
                 timings |= {"draft_n": 9, "draft_n_accepted": 5, "predicted_ms": 1000.0}
             self.say({"content": "x", "timings": timings})

@@ -115,9 +115,11 @@ def test_without_a_draft_model_copies_are_measured(dspark, demo_files):
     assert found["ways"]["fixed-3"].startswith("always 3 copied tokens")
 
 
-def test_a_report(dspark, tmp_path):
+def test_a_report(dspark, tmp_path, monkeypatch):
     """The page beside the table, whose last line is still JSON."""
-    result = dspark(*SMALL, "--report", tmp_path / "report")
+    for name, small in {"_ROWS": 3, "_DEPTH": 2, "_TEXTS": 2}.items():
+        monkeypatch.setattr(f"dspark_gguf.measure.bench.report.{name}", small)
+    result = dspark(*SMALL, "-c", 160, "--report", tmp_path / "report")
     assert result.exit_code == 0, result.output
     json.loads(result.stdout.strip().splitlines()[-1])
     page = (tmp_path / "report" / "index.html").read_text("utf-8")

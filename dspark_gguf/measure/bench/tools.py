@@ -109,10 +109,10 @@ def tally_of_timings(answer: dict[str, Any], program: str) -> Tally:
         prompt, spent = (float(timings[f"{part}_ms"]) / 1e3 for part in ("prompt", "predicted"))
     except (KeyError, TypeError, ValueError):
         raise _failed(program, f"timings {answer.get('timings')!r}") from None
-    # The first token comes with the pass over the prompt.
+    # The first token comes with the pass over the prompt: its time is not in what was spent.
     return Tally(
-        rounds=max(count - accepted, 0),
-        tokens=count,
+        rounds=max(count - 1 - accepted, 0),
+        tokens=max(count - 1, 0),
         drafted=drafted,
         accepted=accepted,
         seconds=prompt + spent,
