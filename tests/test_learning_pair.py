@@ -158,3 +158,20 @@ def test_our_prompts_cover_every_domain():
     assert {name: domains.count(name) for name in domains} == dict.fromkeys(wanted, 4)
     texts = [prompt.messages[-1]["content"] for prompt in prompts]
     assert len(set(texts)) == len(texts)
+
+
+def test_what_is_learned_apart_is_known_to_no_other(tiny_files):
+    """It begins with the costs; neither the pair nor its file hears of what comes after."""
+    speculation = Speculation(learn=False)
+    with load_pair(tiny_files.target, tiny_files.draft) as pair:
+        costs = pair.learned(speculation).costs
+        one, other = pair.apart(), pair.apart()
+        Decoder.for_pair(one, Sampling(temperature=0)).answer(PROMPT, Limits(max_tokens=16))
+        mine = one.learned(speculation)
+        assert set(costs.measured_rows) <= set(mine.costs.measured_rows)
+        assert mine.costs.as_dict() != costs.as_dict()
+        for side in (pair, other):
+            assert side.learned(speculation).costs.as_dict() == costs.as_dict()
+            assert side.learned(speculation).calibration("lookup", "ratio", 0.0).tested == 0
+        assert mine.calibration("lookup", "ratio", 0.0).tested > 0
+    assert not list(learned_dir().glob("*.json"))

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from dspark_gguf import __version__
+from dspark_gguf.cli.bench import bench
 from dspark_gguf.cli.calibrate import calibrate
 from dspark_gguf.cli.chat import chat
 from dspark_gguf.cli.completion import completion
@@ -89,6 +90,7 @@ def main() -> None:
     """
 
 
+main.add_command(bench)
 main.add_command(calibrate)
 main.add_command(chat)
 main.add_command(completion)

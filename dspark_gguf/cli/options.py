@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -212,16 +212,41 @@ class SectionedCommand(click.Command):
 
 def settings_options(function: Function) -> Function:
     """Add all shared options; the command gets them as keyword arguments for `settings_from`."""
-    for flag in reversed(_FLAGS.values()):
-        keywords: dict[str, Any] = {"help": flag.help, "default": None, "multiple": flag.multiple}
-        keywords["shell_complete"] = VALUES.get(flag.path)
-        if flag.kind is bool:
-            keywords["is_flag"] = True
-        else:
-            keywords["type"] = flag.kind
-        names = " ".join(flag.names.split("/")).split()
-        spelled = [flag.names] if "/" in flag.names else names
-        function = click.option(*spelled, flag.parameter, **keywords)(function)
+    return chosen_settings(*SECTIONS)(function)
+
+
+def chosen_settings(*titles: str, without: Sequence[str] = ()) -> Callable[[Function], Function]:
+    """Add the shared options of these sections.
+
+    Args:
+        titles: keys of `SECTIONS`.
+        without: settings of them that the command has no use for.
+
+    """
+
+    def add(function: Function) -> Function:
+        flags = [flag for title in titles for flag in SECTIONS[title]]
+        for flag in reversed(flags):
+            if flag.path not in without:
+                function = _option(flag)(function)
+        return _common(function)
+
+    return add
+
+
+def _option(flag: Flag) -> Callable[[Function], Function]:
+    keywords: dict[str, Any] = {"help": flag.help, "default": None, "multiple": flag.multiple}
+    keywords["shell_complete"] = VALUES.get(flag.path)
+    if flag.kind is bool:
+        keywords["is_flag"] = True
+    else:
+        keywords["type"] = flag.kind
+    names = " ".join(flag.names.split("/")).split()
+    spelled = [flag.names] if "/" in flag.names else names
+    return click.option(*spelled, flag.parameter, **keywords)
+
+
+def _common(function: Function) -> Function:
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
         click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log."),

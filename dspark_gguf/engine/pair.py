@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -132,6 +133,17 @@ class Pair:
             # A folder that cannot be written to is no reason to fail at the end of a chat.
             with suppress(OSError):
                 self._learned.save()
+
+    def apart(self) -> Pair:
+        """The same models and caches; what decoders of it learn is known to no other, nor kept.
+
+        It begins with the costs that are known, and nothing else. Only the original is closed.
+        """
+        other = copy(self)
+        if self._learned is not None:
+            other._learned = Learned()
+            other._learned.costs.restore(self._learned.costs.as_dict())
+        return other
 
     def _facts(self) -> dict[str, Any]:
         """Everything that costs and confidences depend on."""

@@ -57,14 +57,19 @@ def save_plot(path: Path, lines: Lines, x: str, y: str, title: str, diagonal: bo
         raise UsageError(f"to write {path}", str(error.strerror), "check the path") from None
 
 
-def bars(values: Mapping[str, float], most: float | None = None) -> str:
-    """A bar of text for each value, the longest for `most`."""
+def bars(values: Mapping[str, float], most: float | None = None, mark: float | None = None) -> str:
+    """A bar of text for each value, the longest for `most`; a line through them at `mark`."""
     most = most or max(values.values())
     width = max(map(len, values))
-    return "\n".join(
-        f"{name:>{width}} {'█' * round(_WIDTH * value / most)} {value:.2f}"
-        for name, value in values.items()
-    )
+    lines = []
+    for name, value in values.items():
+        bar = "█" * round(_WIDTH * value / most)
+        if mark is not None:
+            place = round(_WIDTH * mark / most)
+            bar = f"{bar:<{place + 1}}"
+            bar = f"{bar[:place]}|{bar[place + 1 :]}"
+        lines.append(f"{name:>{width}} {bar} {value:.2f}")
+    return "\n".join(lines)
 
 
 def _matplotlib() -> Any:

@@ -1,0 +1,270 @@
+"""The bench's own logic: fair turns, exact ratios, and plain words where drafting loses."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from dspark_gguf.config import Settings, Speculation
+from dspark_gguf.errors import UsageError
+from dspark_gguf.measure.bench import text
+from dspark_gguf.measure.bench.ours import Ours
+from dspark_gguf.measure.bench.plan import choose_prompts, temperatures_of
+from dspark_gguf.measure.bench.results import Figure, Results
+from dspark_gguf.measure.bench.turns import WARM_UP, Task, play, warm_up
+from dspark_gguf.measure.bench.ways import Cast, default_ways, make_ways
+from dspark_gguf.measure.plots import bars
+from tests.bench_fakes import Clock, results, sample, timed_decoder
+
+MODEL = Cast("model")
+TWO = results(
+    {
+        (0, "chat"): {"plain": 1.0, "fixed-3": 2.0, "optimal": 1.0, "server": 0.1},
+        (1, "chat"): {"plain": 1.0, "fixed-3": 1.6, "optimal": 1.1, "server": 0.1},
+        (2, "code"): {"plain": 2.0, "fixed-3": 1.0, "optimal": 1.6, "server": 0.1},
+    },
+    peers=["server"],
+)
+
+
+@pytest.mark.parametrize(
+    ("cast", "wanted"),
+    [
+        (MODEL, "plain fixed-1 fixed-3 fixed-8 model lookup optimal"),
+        (Cast("block"), "plain fixed-1 fixed-3 fixed-8 block lookup optimal"),
+        (Cast(""), "plain fixed-3 fixed-8 optimal"),
+        (Cast("", copies=False), "plain optimal"),
+    ],
+)
+def test_the_usual_ways_are_those_that_the_pair_can_go(cast, wanted):
+    """Each drafter that is there, and nothing that is not."""
+    names = default_ways(cast)
+    assert names == wanted.split()
+    assert [way.name for way in make_ways(names, cast)] == names
+
+
+def test_ways_by_name():
+    """A name says what is set; plain decoding is always there, first, and once."""
+    ways = {way.name: way.speculation for way in make_ways(["8-at-0.5", "fixed-2", "plain"], MODEL)}
+    assert list(ways) == ["plain", "8-at-0.5", "fixed-2"]
+    assert ways["8-at-0.5"].stopping_rule == "threshold"
+    assert (ways["8-at-0.5"].draft_max, ways["8-at-0.5"].draft_min_prob) == (8, 0.5)
+    assert ways["fixed-2"].stopping_rule == "fixed"
+    assert ways["fixed-2"].draft_max == 2
+    assert not any(speculation.learn for speculation in ways.values())
+
+
+def test_own_options_are_one_more_way():
+    """What the user set is measured beside what he would get without."""
+    ways = make_ways(["optimal"], MODEL, Speculation(draft_max=5))
+    assert [way.name for way in ways] == ["plain", "optimal", "yours"]
+    assert ways[-1].speculation == Speculation(draft_max=5, learn=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "cast", "got"),
+    [
+        ("fastest", MODEL, "plain, fixed-K"),
+        ("fixed-0", MODEL, "fixed-1 to fixed-64"),
+        ("65-at-0.5", MODEL, "1 to 64"),
+        ("3-at-7", MODEL, "plain, fixed-K"),
+        ("model", Cast(""), "a draft model"),
+        ("cascade", Cast(""), "a draft model"),
+        ("block", MODEL, "a block draft"),
+        ("yours", MODEL, "options of speculation"),
+    ],
+)
+def test_a_way_that_cannot_be_gone_is_refused(name, cast, got):
+    """With the names that there are, or what is missing."""
+    with pytest.raises(UsageError, match=got):
+        make_ways([name], cast)
+
+
+class Named:
+    """A program that notes what it was asked."""
+
+    def __init__(self, name):
+        self.name, self.tasks = name, []
+
+    def answer(self, task):
+        self.tasks.append(task)
+        return sample(self.name, task.domain, 1.0).tally
+
+
+def test_the_order_turns_so_that_nobody_is_always_first():
+    """Over as many turns as ways, each way is once at each place."""
+    programs = [Named(name) for name in "abc"]
+    tasks = [Task("chat", (1,), 0.0, 8, turn) for turn in range(3)]
+    orders = [[sample.way for sample in turn] for turn in play(programs, tasks)]
+    assert orders == [list("abc"), list("bca"), list("cab")]
+    assert all(set(place) == set("abc") for place in zip(*orders, strict=True))
+
+
+def test_warming_up_is_short_and_not_counted():
+    """Each program says a few tokens of each task before the first turn."""
+    program = Named("a")
+    warm_up([program], [Task("", (1,), 0.0, 500), Task("", (1,), 0.7, 500)])
+    assert [task.most for task in program.tasks] == [WARM_UP] * 2
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The decoder's clock stands still but for the models."""
+    clock = Clock()
+    monkeypatch.setattr("dspark_gguf.decoder.perf_counter", clock)
+    return clock
+
+
+def speed(clock, speculation, agreement):
+    program = Ours("x", lambda temperature: timed_decoder(clock, speculation, agreement))
+    tally = program.answer(Task("chat", (1, 2, 3), 0.0, 24))
+    assert tally.tokens == 24
+    return tally.tokens_per_second
+
+
+def test_a_speed_is_exactly_tokens_over_seconds(clock):
+    """Plain: 1 token a second. Three drafts: 4 tokens in 1.3 + 3 * 0.2 s if right, 1 if wrong."""
+    always = Speculation(mode="on", draft_max=3, draft_min_prob=0)
+    assert speed(clock, Speculation(mode="off"), 1.0) == pytest.approx(1.0)
+    assert speed(clock, always, 1.0) == pytest.approx(4 / 1.9)
+    assert speed(clock, always, 0.0) < 0.6
+
+
+def test_every_answer_begins_with_empty_caches(clock):
+    """The same prompt again is read again: nobody profits from who came before."""
+    program = Ours("x", lambda _: timed_decoder(clock, Speculation(mode="off"), 1.0))
+    task = Task("chat", (1, 2, 3), 0.0, 4)
+    assert [program.answer(task).prefill_seconds for _ in range(2)] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_draws_come_again_in_the_next_run(clock, seed):
+    """Without a seed too: of the turn's number, so that a run can be repeated."""
+
+    def said(turn):
+        decoder = timed_decoder(clock, Speculation(mode="off"), 1.0, 0.7, seed)
+        Ours("x", lambda _: decoder).answer(Task("chat", (1, 2), 0.7, 8, turn))
+        return decoder.target.tokens
+
+    assert said(3) == said(3)
+    assert (said(3) == said(4)) == (seed is not None)
+
+
+def test_ratios_are_taken_within_a_turn():
+    """Of each turn first, then the median: not a quotient of two means."""
+    assert TWO.ratio("fixed-3", 0.0, "chat") == Figure(0.5625, 0.5, 0.625)
+    assert TWO.ratio("fixed-3", 0.0, "code") == Figure(2.0, 2.0, 2.0)
+    assert TWO.ratio("plain", 0.0, "code") == Figure(1.0, 1.0, 1.0)
+    assert TWO.turns == 3
+    assert TWO.worst("fixed-3", 0.0)[0] == "chat"
+
+
+def test_an_answer_that_says_nothing_has_no_ratio():
+    """A first token that ends the answer leaves nothing to divide by."""
+    found = Results(["plain", "a"])
+    found.add([sample("plain", "chat", 1.0), sample("a", "chat", 1.0, tokens=0)])
+    assert found.ratio("a", 0.0, "chat") is None
+    assert found.losses("a") == []
+
+
+def test_where_plain_decoding_wins():
+    """Ties are its own; a peer that is faster is none of our ways."""
+    assert TWO.plain_wins(0.0) == ["chat"]
+    found = {loss.way: loss for way in TWO.ways for loss in TWO.losses(way)}
+    assert set(found) == {"fixed-3", "optimal"}
+    assert found["fixed-3"].sure
+    assert not found["optimal"].sure  # in one turn it was as fast
+
+
+def test_the_text_says_where_plain_decoding_wins():
+    """In words, with the figures, and each kind of text in the table."""
+    said = text.as_text(TWO, 100)
+    assert "greedy: plain decoding wins on chat: no way of drafting is faster there" in said
+    assert "fixed-3 is slower than plain decoding on chat 0.56\n" in said
+    assert "optimal is slower than plain decoding on chat 0.95 (not in every turn)" in said
+    assert "server is slower" not in said
+    rows = [line.split() for line in said.splitlines()]
+    assert ["code", "2.00", "1.25", "20.00"] in rows
+    assert "|" in said.partition("| is plain decoding")[2]
+
+
+def test_a_tie_is_plain_decodings():
+    """Drafting that gains nothing is no reason to draft; but it is no loss either."""
+    tie = results({(0, "chat"): {"plain": 1.0, "optimal": 1.0}})
+    assert tie.plain_wins(0.0) == ["chat"]
+    assert tie.losses("optimal") == []
+
+
+def test_wins_everywhere_and_nowhere():
+    """The two other things there are to say."""
+    lost = results({(0, "chat"): {"plain": 1.0, "optimal": 1.2}})
+    assert "plain decoding wins everywhere" in text.verdict(lost, 0.0)
+    everywhere = {(k, name): {"plain": 1.0, "x": 1.25 + k} for k, name in enumerate("abc")}
+    said = text.verdict(results(everywhere), 0.0)
+    assert "x is slower than plain decoding on every kind of text: from c 0.31 to a 0.80" in said
+    won = results({(0, "chat"): {"plain": 1.0, "optimal": 0.5}})
+    assert "on every kind of text some way" in text.verdict(won, 0.0)
+    assert "slower" not in text.verdict(won, 0.0)
+
+
+def test_a_busy_machine_is_noticed():
+    """Plain decoding that is sometimes twice as fast says that something else ran."""
+    busy = results({(0, "a"): {"plain": 1.0, "x": 1.0}, (1, "a"): {"plain": 2.0, "x": 2.0}})
+    assert "an unsteady machine: plain decoding alone ran at 5.0 to 10.0" in text.verdict(busy, 0.0)
+    calm = results({(0, "a"): {"plain": 1.0, "x": 1.0}, (1, "a"): {"plain": 1.2, "x": 2.0}})
+    assert "unsteady" not in text.verdict(calm, 0.0)
+
+
+def test_many_ways_go_over_several_tables():
+    """No line is wider than the terminal, and no way is left out."""
+    names = ["plain", *(f"fixed-{k}" for k in range(1, 13))]
+    said = text.as_text(results({(0, "chat"): dict.fromkeys(names, 1.0)}), 80)
+    tables = said.partition("tok/s")[0]
+    assert max(map(len, tables.splitlines())) <= 80
+    assert all(f" {name} " in tables.replace("\n", " \n ") for name in names[1:])
+
+
+def test_bars_with_a_mark():
+    """The line stands at its value, in bars and behind them."""
+    one, other = bars({"a": 0.5, "b": 2.0}, 2.0, mark=1.0).splitlines()
+    assert one.index("|") == other.index("|")
+    assert one.index("|") - one.index("█") == 24
+    assert "|" not in bars({"a": 0.5}, 2.0)
+
+
+def test_the_figures_of_the_json_object():
+    """Unknown is null, never zero."""
+    found = TWO.as_dict()
+    json.dumps(found)
+    rows = {row["way"]: row for row in found["results"]}
+    assert rows["server"]["peer"]
+    assert rows["server"]["accepted_share"] is None
+    assert rows["fixed-3"]["ratio_by_domain"]["chat"] == {
+        "median": 0.5625, "low": 0.5, "high": 0.625,
+    }  # fmt: skip
+    assert rows["plain"]["controller_share"] == pytest.approx(0.1)
+    assert found["plain_wins"] == [{"temperature": 0.0, "domain": "chat"}]
+    assert [loss["in_every_turn"] for loss in found["slower_than_plain"]] == [True, False]
+
+
+def test_prompts_one_of_each_kind_after_the_other():
+    """So that a bench that is interrupted has seen every kind of text; the same prompt once."""
+    chosen = choose_prompts(None, [], 2)
+    kinds = [prompt.domain for prompt in chosen]
+    assert len(set(kinds)) == 8
+    assert kinds[:8] == kinds[8:]
+    everything = choose_prompts(None, [], 0)
+    assert all(one != other for one, other in itertools.combinations(everything, 2))
+    assert {prompt.domain for prompt in choose_prompts(None, ["maths"], 1)} == {"maths"}
+    with pytest.raises(UsageError, match="domains out of chat, code"):
+        choose_prompts(None, ["poetry"], 1)
+
+
+def test_temperatures_are_both_unless_one_is_given():
+    """`--temp` is meant; the default of a setting is not."""
+    assert temperatures_of(Settings(), quick=False) == (0.0, 0.7)
+    assert temperatures_of(Settings(), quick=True) == (0.0,)
+    given = Settings.model_validate({"sampling": {"temperature": 0.8}})
+    assert temperatures_of(given, quick=True) == (0.8,)

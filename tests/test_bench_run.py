@@ -1,0 +1,176 @@
+"""`dspark-gguf bench` as a user types it, on the demo pair."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from dspark_gguf.measure.bench.ours import Ours
+from dspark_gguf.measure.memory import peak_bytes
+
+SHORT = ["bench", "--tokens", 8, "--per-domain", 1, "-c", 512]
+SMALL = [*SHORT, "--domains", "maths,code", "--ways", "fixed-3,optimal", "--temp", 0]
+
+FIGURE = {"median": float, "low": float, "high": float}
+ROW = {
+    "way": str, "temperature": float, "peer": bool, "ratio_by_domain": dict,
+    "tokens_per_second": FIGURE, "first_token_seconds": FIGURE, "tokens_per_round": float,
+    "accepted_share": (float, type(None)), "plain_rounds_share": float, "controller_share": float,
+    "controller_ms_per_round": float, "accepted_by_position": list, "drafted_by_position": list,
+    "seconds": dict.fromkeys(("total", "prefill", "target", "draft", "controller"), float),
+    "tokens": int, "rounds": int,
+}  # fmt: skip
+SCHEMA = {
+    "bench": int, "version": str, "llama_cpp": str, "machine": dict,
+    "target": {"name": str, "bytes": int, "place": str},
+    "draft": {"name": str, "bytes": int, "place": str, "kind": str},
+    "settings": {"tokens": int, "repeats": int, "temperatures": list, "prompts": int,
+                 "threads": int, "sampling": dict},
+    "ways": dict, "turns": {"measured": int, "wanted": int}, "interrupted": bool,
+    "peak_memory_bytes": {"ours": int, "all": int},
+    "results": list, "plain_wins": list, "slower_than_plain": list,
+}  # fmt: skip
+
+
+def require(schema, value, place="the object"):
+    """Exactly these keys, with values of these types."""
+    if not isinstance(schema, dict):
+        assert isinstance(value, schema), f"{place}: {value!r}"
+        return
+    assert set(value) == set(schema), place
+    for key, inner in schema.items():
+        require(inner, value[key], f"{place}.{key}")
+
+
+@pytest.fixture(scope="module")
+def once(demo_files):
+    """One short run for all tests that only read."""
+    from click.testing import CliRunner
+
+    from dspark_gguf.cli import main
+
+    result = CliRunner().invoke(main, [str(word) for word in SMALL])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.strip().splitlines()
+    return SimpleNamespace(
+        text="\n".join(lines[:-1]), object=json.loads(lines[-1]), said=result.stderr
+    )
+
+
+def test_header_table_plot_and_one_line_of_json(once):
+    """In this order; what each way is comes first, no progress bar off a terminal."""
+    places = [
+        once.text.index(part)
+        for part in ("always 3 drafts, no threshold: llama.cpp's default", "== greedy ==",
+                     "x plain  ", "tok/s", "| is plain decoding", "plain decoding wins",
+                     "peak memory: ")
+    ]  # fmt: skip
+    assert places == sorted(places)
+    assert "\x1b" not in once.said + once.text
+    assert "%" not in once.said.replace("up to", "")
+
+
+def test_the_json_object_keeps_its_schema(once):
+    """Scripts read it: no key is missing or new without a change here."""
+    require(SCHEMA, once.object)
+    assert [row["way"] for row in once.object["results"]] == ["plain", "fixed-3", "optimal"]
+    for row in once.object["results"]:
+        require(ROW, row)
+        assert list(row["ratio_by_domain"]) == ["maths", "code"]
+        for figure in row["ratio_by_domain"].values():
+            require(FIGURE, figure)
+    assert once.object["turns"] == {"measured": 2, "wanted": 2}
+
+
+def test_the_figures_agree_with_each_other(once):
+    """Plain decoding is 1 by definition; fixed drafts are always three."""
+    plain, fixed, _ = once.object["results"]
+    assert set(plain["ratio_by_domain"]["maths"].values()) == {1.0}
+    assert plain["tokens_per_round"] == 1
+    assert plain["accepted_share"] is None
+    assert fixed["tokens_per_round"] > 1
+    assert len(fixed["drafted_by_position"]) == 3
+    assert fixed["seconds"]["draft"] > 0 == plain["seconds"]["draft"]
+    assert once.object["peak_memory_bytes"]["ours"] > once.object["target"]["bytes"]
+
+
+def test_json_alone(dspark):
+    """`--json`: nothing else on stdout, at both temperatures unless one is given."""
+    result = dspark(*SHORT, "--domains", "code", "--ways", "optimal", "--json")
+    found = json.loads(result.stdout)
+    assert found["settings"]["temperatures"] == [0.0, 0.7]
+    assert [row["temperature"] for row in found["results"]] == [0.0, 0.0, 0.7, 0.7]
+
+
+def test_without_a_draft_model_copies_are_measured(dspark, demo_files):
+    """No draft, no draft's columns; the page says what it could not measure."""
+    result = dspark(*SHORT, "-m", demo_files[0], "--domains", "code", "--quick", "--json")
+    found = json.loads(result.stdout)
+    assert found["draft"] is None
+    assert list(found["ways"]) == ["plain", "fixed-3", "optimal"]
+    assert found["ways"]["fixed-3"].startswith("always 3 copied tokens")
+
+
+def test_a_report(dspark, tmp_path, monkeypatch):
+    """The page beside the table, whose last line is still JSON."""
+    for name, small in {"_ROWS": 3, "_DEPTH": 2, "_TEXTS": 2}.items():
+        monkeypatch.setattr(f"dspark_gguf.measure.bench.report.{name}", small)
+    result = dspark(*SMALL, "-c", 160, "--report", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    json.loads(result.stdout.strip().splitlines()[-1])
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert "SmolLM2-135M-Instruct-Q8_0" in page
+    assert "<h2>Are the draft&#39;s" in page or "Are the draft's confidences true?" in page
+
+
+def test_ctrl_c_prints_what_was_measured_so_far(dspark, monkeypatch, tmp_path):
+    """The turn that it broke off does not count; exit code 130."""
+    original, calls = Ours.answer, []
+
+    def answer(self, task):
+        calls.append(self.name)
+        if len(calls) == 3 + 3 + 2:  # warm-up, a turn, and the second answer of the next
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, task)
+
+    monkeypatch.setattr(Ours, "answer", answer)
+    result = dspark(*SMALL, "--report", tmp_path / "report")
+    assert result.exit_code == 130
+    assert list((tmp_path / "report").iterdir()) == []  # no page of a part
+    assert "interrupted: 1 of 2 turns measured" in result.stdout
+    assert "== greedy ==" in result.stdout
+    found = json.loads(result.stdout.strip().splitlines()[-1])
+    assert found["interrupted"]
+    assert found["turns"] == {"measured": 1, "wanted": 2}
+    assert list(found["results"][0]["ratio_by_domain"]) == ["maths"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "got"),
+    [
+        (["--ways", "fastest"], 2, "ways of decoding"),
+        (["--domains", "poetry"], 2, "domains out of"),
+        (["--prompts", "missing.jsonl"], 2, "missing.jsonl"),
+        (["--tokens", "600"], 4, "the longest prompt and its answer"),
+        (["--report", "/dev/null"], 2, "a folder for the report"),
+        (["--learn"], 2, "No such option"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(dspark, words, code, got):
+    """Before anything is measured; an option without a meaning here does not exist."""
+    result = dspark(*SMALL, *words)
+    assert result.exit_code == code, result.output
+    assert got in result.stderr
+    assert result.stdout == ""
+
+
+def test_memory_only_grows():
+    """The peak of this process, in bytes."""
+    before = peak_bytes()
+    held = bytearray(64 * 1024**2)
+    held[::4096] = b"x" * len(held[::4096])
+    assert peak_bytes() >= before > 2**20
