@@ -103,6 +103,15 @@ def test_a_broken_draft_does_not_hide_the_target(dspark, tiny_files, tmp_path, n
     assert "without a draft" in sections["speed"]["text"]
 
 
+def test_a_draft_that_means_nothing_does_not_hide_the_target(dspark, tiny_files):
+    """A misspelt name is one line, and the target is measured without a draft."""
+    result = dspark("doctor", "-m", tiny_files.target, "-d", "qwen9", "--json", *SMALL)
+    sections = told(result)
+    assert result.exit_code == 1
+    assert "'qwen9'" in sections["models"]["findings"][0]["got"]
+    assert "without a draft" in sections["speed"]["text"]
+
+
 def test_a_pair_that_does_not_fit_ends_with_3(dspark, tiny_files, tmp_path):
     """The first token that differs is named; the target is measured all the same."""
     other = write_llama(tmp_path / "other.gguf", Tiny(changed=((70, "zzz"),)))

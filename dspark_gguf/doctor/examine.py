@@ -46,7 +46,12 @@ def examine(
     if settings.model is None:
         files = report.check("models", lambda: _demo(say))
     else:
-        files = report.check("models", lambda: _named(settings, say))
+        files = report.check("models", lambda: _named(settings.model, settings.draft, say))
+        if files is None and settings.draft is not None:
+            # A draft that means nothing does not hide the target.
+            files = report.check(
+                "models without the draft", lambda: _named(settings.model, None, say)
+            )
     if files is not None:
         _examine_models(report, files, devices, settings)
     return report
@@ -64,11 +69,10 @@ def _demo(say: Say) -> Section:
     return Section("the demo pair; -m TARGET.gguf -d DRAFT.gguf for your own", value=files)
 
 
-def _named(settings: Settings, say: Say) -> Section:
+def _named(model: str | None, draft: str | None, say: Say) -> Section:
     from dspark_gguf.catalog import resolve
 
-    target, draft = resolve(settings.model, settings.draft, say)
-    return Section("", value=(target, draft))
+    return Section("", value=resolve(model, draft, say))
 
 
 def _examine_models(
