@@ -204,6 +204,8 @@ def test_wins_everywhere_and_nowhere():
     everywhere = {(k, name): {"plain": 1.0, "x": 1.25 + k} for k, name in enumerate("abc")}
     said = text.verdict(results(everywhere), 0.0)
     assert "x is slower than plain decoding on every kind of text: from c 0.31 to a 0.80" in said
+    alone = text.as_text(results({(0, "chat"): {"plain": 1.0}}))
+    assert "greedy: no way of drafting was measured" in alone
     won = results({(0, "chat"): {"plain": 1.0, "optimal": 0.5}})
     assert "on every kind of text some way" in text.verdict(won, 0.0)
     assert "slower" not in text.verdict(won, 0.0)

@@ -85,7 +85,9 @@ def memory(ours: int | None, all_: int | None) -> str:
 def verdict(results: Results, temperature: float) -> str:
     """Where plain decoding wins, in words."""
     wins, domains = results.plain_wins(temperature), results.domains
-    if len(wins) == len(domains):
+    if not set(results.ways) - results.peers - {PLAIN}:
+        first = "no way of drafting was measured"
+    elif len(wins) == len(domains):
         first = "plain decoding wins everywhere: no way of drafting is faster on any kind of text"
     elif wins:
         first = f"plain decoding wins on {', '.join(wins)}: no way of drafting is faster there"
