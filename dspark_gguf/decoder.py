@@ -140,7 +140,7 @@ class Decoder:
             past = self.sampler.history(tokens)
             verdict = verify(
                 draft,
-                lambda k: self.sampler(rows[k], (*past, *draft.tokens[:k])),  # noqa: B023
+                lambda k: self.sampler(rows[k], past, draft.tokens[:k]),  # noqa: B023
                 self.rule,
                 rng,
             )

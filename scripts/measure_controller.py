@@ -2,10 +2,10 @@
 
     python scripts/measure_controller.py [--rounds 400] [--repeats 5]
 
-The models are tables of one row for each last token, so that what is measured is everything around
-them: scheduling, drafting, sampling, verification, text. Lengths take turns; a figure is the median
-over the rounds of all turns. Real models would hide it: their passes grow with the context, and push
-the controller's memory out of the processor's caches.
+The models are tables of one row for each last token, so that what is measured is all that stands
+around them: scheduling, drafting, sampling, verification, text. Lengths take turns; a figure is the
+median over the rounds of all turns. Real models would hide it: their passes grow with the context,
+and push the controller's memory out of the processor's caches.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ def decoder(sampling: Sampling) -> Decoder:
         copies=Calibration.of_copies(),
     )
     drafter = Cascade(LookupDrafter(tokenizer), looking)
-    return Decoder(
-        Table(rows), tokenizer, drafter, rule, make_rule(speculation), sampler, seed=1
-    )
+    return Decoder(Table(rows), tokenizer, drafter, rule, make_rule(speculation), sampler, seed=1)
 
 
 def rounds(made: Decoder, length: int, count: int) -> Iterator[Round]:
@@ -112,7 +110,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
-    print("milliseconds a round".ljust(36), *(f"{length:>8}" for length in LENGTHS))  # noqa: T201
+    print("milliseconds a round".ljust(36), *(f"{length:>8}" for length in LENGTHS))
     for name, sampling in SETTINGS.items():
         taken: dict[int, list[float]] = {length: [] for length in LENGTHS}
         for _ in range(asked.repeats):
@@ -120,7 +118,7 @@ def main() -> None:
                 made = decoder(sampling)
                 taken[length] += [one.seconds for one in rounds(made, length, asked.rounds)]
         figures = (f"{1e3 * median(taken[length]):8.3f}" for length in LENGTHS)
-        print(name.ljust(36), *figures)  # noqa: T201
+        print(name.ljust(36), *figures)
 
 
 if __name__ == "__main__":

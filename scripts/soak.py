@@ -2,13 +2,14 @@
 
     python scripts/soak.py [--turns 10000] [--seed N] [--chapter K]
 
-Tiny models in F32 without flash attention: attention, a sliding window kept whole and not, recurrent
-models and hybrids, each with a draft of another kind, and block drafts on hybrids. A chapter is 50
-turns with one pair. A turn says something, edits an earlier place, asks again, or begins anew, with
-other settings now and then, and is abandoned or interrupted now and then. After each round both
-caches must be prefixes of what was said. Every few turns a context that never held anything else
-reads the conversation: its logits and those of both caches differ by at most 2e-3 (logits have a
-standard deviation of 4), and each token of a greedy answer is the best one of its rows.
+Tiny models in F32 without flash attention: attention, a sliding window kept whole and not,
+recurrent models and hybrids, each with a draft of another kind, and block drafts on hybrids. A
+chapter is 50 turns with one pair. A turn says something, edits an earlier place, asks again, or
+begins anew, with other settings now and then, and is abandoned or interrupted now and then. After
+each round both caches must be prefixes of what was said. Every few turns a context that never held
+anything else reads the conversation: its logits and those of both caches differ by at most 2e-3
+(logits have a standard deviation of 4), and each token of a greedy answer is the best one of its
+rows.
 
 What pays is decided from fixed costs, not from the clock: a chapter repeats from its seed. At the
 end: memory over the last half of the turns, open files and threads.
@@ -135,7 +136,9 @@ class Chapter:
     def next_prompt(self) -> list[int]:
         """What is asked in this turn."""
         rng, tokens = self.rng, [*self.prompt, *self.said]
-        what = rng.choice(["say", "say", "say", "edit", "retry", "reset"], p=[0.2] * 4 + [0.15, 0.05])
+        what = rng.choice(
+            ["say", "say", "say", "edit", "retry", "reset"], p=[0.2] * 4 + [0.15, 0.05]
+        )
         if what == "retry" and self.prompt:
             self.counts["retry"] += 1
             return self.prompt
@@ -281,11 +284,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"))
     parser.add_argument("--chapter", type=int, default=0, help="begin with this one")
     asked = parser.parse_args()
-    print(f"seed {asked.seed}", flush=True)  # noqa: T201
+    print(f"seed {asked.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         found = soak(asked.turns, asked.seed, asked.chapter, Path(folder))
     for name, value in found.items():
-        print(f"{name}: {value}")  # noqa: T201
+        print(f"{name}: {value}")
 
 
 if __name__ == "__main__":

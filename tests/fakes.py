@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
@@ -162,3 +164,12 @@ class Scripted:
 
     def trim(self, length):
         """Nothing to forget."""
+
+
+def restore_stale(rollback, length):
+    """Put the state of a cache's first mark in the place of the one after `length` tokens."""
+    mark = rollback._marks[0]
+    data = mark.data.copy()
+    head = data[:32].view(np.int32)
+    head[head == mark.length - 1] = length - 1  # its position
+    assert rollback._restore(replace(mark, length=length, data=data))

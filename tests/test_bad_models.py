@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dspark_gguf import Limits, ModelOptions, Sampling, Speculation, load_pair
+from dspark_gguf import Limits, ModelOptions, Speculation, load_pair
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine import library

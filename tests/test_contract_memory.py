@@ -1,8 +1,9 @@
-"""What llama.cpp's memories do when tokens are taken back: each fact that `rollback.py` builds on."""
+"""What llama.cpp's memories do when tokens are taken back: the facts below `rollback.py`."""
 
 from __future__ import annotations
 
 import ctypes
+from itertools import pairwise
 
 import llama_cpp
 import numpy as np
@@ -145,7 +146,7 @@ def test_snapshots_reach_no_further_than_the_last_pass(raw, name):
     for passes, back in (((20, 30), 10), ((20, 21, 22, 23), 2)):
         cache = raw(name, snapshots=16)
         cache.decode(0, 20)
-        for start, end in zip(passes, passes[1:], strict=False):
+        for start, end in pairwise(passes):
             cache.decode(start, end)
         assert cache.remove(passes[-1] - back)
         start = passes[-1] - back

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import cycle
 from threading import Event
 
@@ -12,11 +11,12 @@ import pytest
 
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
+from dspark_gguf.engine import footprint
 from dspark_gguf.engine.context import Context
-from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.footprint import Footprint
 from dspark_gguf.engine.rollback import Rollback
 from dspark_gguf.schedule import Fixed
-from tests.fakes import Scripted
+from tests.fakes import Scripted, restore_stale
 from tests.tiny_gguf import Tiny
 from tests.tiny_kinds import WINDOW, WRITERS
 
@@ -89,6 +89,35 @@ def fresh_rows(pair, tokens, last):
     return out
 
 
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_the_size_of_a_state_is_what_llama_cpp_saves(files, kind):
+    """The arithmetic that decides how many snapshots there are, up to a header for each layer."""
+    with pair_of(files, kind) as pair:
+        pair.target_cache.restart(PROMPT)
+        saved = len(pair.target_cache._rollback._marks[-1].data)
+        assert 0 < saved - Footprint(pair.target).state_bytes < 300
+
+
+def test_few_snapshots_of_a_large_state(files, monkeypatch):
+    """They take at most an eighth of what the weights take; drafts are then no longer than that."""
+    with pair_of(files, "qwen35") as pair:
+        state = Footprint(pair.target).state_bytes
+    monkeypatch.setattr(footprint, "_SNAPSHOT_BYTES", 3.5 * state)
+    monkeypatch.setattr(footprint, "_SNAPSHOT_SHARE", 0.0)
+    with pair_of(files, "qwen35") as pair:
+        assert pair.target_cache.max_rows == 4
+        text = plain_text(pair, PROMPT, 60)
+        decoder = scripted(pair, text, 12, cycle([2, 0, 12, 1]))
+        rounds = list(decoder.generate(PROMPT, Limits(max_tokens=60)))
+        assert max(round.drafted for round in rounds) == 3
+        assert [token for round in rounds for token in round.tokens] == text[len(PROMPT) :]
+        assert pair.most_drafts == 3
+    monkeypatch.setattr(footprint, "_SNAPSHOT_BYTES", 0.5 * state)
+    with pair_of(files, "qwen35") as pair:
+        assert pair.target_cache.rollback == "replay"
+        assert pair.target_cache.max_rows == 65
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rejections_at_every_depth(files, kind):
     """Drafts of 1 to 16 tokens, wrong at each of their places in turn, or nowhere; 640 tokens."""
@@ -128,7 +157,7 @@ def test_rows_after_any_rejection_are_those_of_a_fresh_context(files, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_a_draft(files, kind):
-    """A draft of this kind, mostly right: its cache is the one of a fresh context, round by round."""
+    """A draft of this kind, mostly right: its cache is that of a fresh context, round by round."""
     with pair_of(files, kind, draft=kind) as pair:
         text = plain_text(pair, PROMPT, 400)
         speculation = Speculation(
@@ -237,7 +266,7 @@ def test_ctrl_c_in_any_pass(files, kind, late, monkeypatch):
             committed = list(PROMPT)
             decoder = scripted(pair, text, 5, cycle([2, 0, 5, 1]))
             monkeypatch.setattr(llama_cpp, "llama_decode", struck)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - anywhere in it
                 for round in decoder.generate(PROMPT, Limits(max_tokens=60)):
                     committed += round.tokens
             monkeypatch.setattr(llama_cpp, "llama_decode", real)
@@ -253,11 +282,8 @@ def test_a_wrong_state_is_noticed(files, kind, monkeypatch):
 
     def stale(self, length, held):
         length = real(self, length, held)
-        if length > 7:
-            data = self._marks[0].data.copy()
-            head = data[:32].view(np.int32)
-            head[head == self._marks[0].length - 1] = length - 1  # its position
-            assert self._restore(replace(self._marks[0], length=length, data=data))
+        if length > len(PROMPT) - 1:
+            restore_stale(self, length)
         return length
 
     with pair_of(files, kind) as pair:

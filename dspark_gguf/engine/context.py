@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 import llama_cpp
 import numpy as np
-import numpy.typing as npt
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
+from dspark_gguf.engine.footprint import Footprint
 from dspark_gguf.engine.model import Model, looks_like_memory, require_memory
-from dspark_gguf.engine.rollback import MOST_SNAPSHOTS, Kind, Rollback
+from dspark_gguf.engine.rollback import Kind, Rollback
+from dspark_gguf.engine.rows import Rows
 from dspark_gguf.errors import Cancelled, EngineError, ModelError, ResourceError
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}
@@ -23,8 +24,6 @@ _SEQUENCE = 0
 #: Tokens from which on what comes before the rows that are wanted is read in a pass of its own, so
 #: that a state can be saved behind it: a draft reads few tokens again rather than pay a pass more.
 _LONG = 16
-#: Snapshots may take this share of what the weights take, and always so many bytes.
-_SNAPSHOT_SHARE, _SNAPSHOT_BYTES = 1 / 8, 64 * 2**20
 
 
 class Listener(Protocol):
@@ -38,27 +37,6 @@ class Listener(Protocol):
 
         Of those before, the context may have to read the last ones again.
         """
-
-
-class Rows:
-    """Logits of the last pass, one row per position: float32 ``[n_vocab]`` each.
-
-    Views into llama.cpp's memory, made when asked for: valid until the context decodes again.
-    """
-
-    def __init__(self, context: Context, first: int, count: int) -> None:
-        self._context, self._first, self._count = context, first, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, k: int) -> npt.NDArray[np.float32]:
-        if not 0 <= k < self._count:
-            raise IndexError(k)
-        pointer = llama_cpp.llama_get_logits_ith(self._context.pointer, self._first + k)
-        if not pointer:
-            raise EngineError("logits", f"none at row {k}", "report this with the model's name")
-        return np.ctypeslib.as_array(pointer, (self._context.n_tokens,))
 
 
 class Context:
@@ -92,10 +70,12 @@ class Context:
         self.listener: Listener | None = None
         self._interrupt = interrupt
         self._unsure = False
-        snapshots = self._wanted_snapshots()
+        footprint = Footprint(model)
+        # A draft reads token by token, and snapshots reach back no further than the last pass.
+        snapshots = 0 if self._is_draft else footprint.snapshots(max_rows - 1)
         # llama.cpp ends the process where the tokens of all snapshots do not fit one batch.
         self._n_batch = max(model.options.n_batch, max_rows, snapshots + 2)
-        self.cache_bytes = model.cache_bytes(n_ctx, 1 + snapshots)
+        self.cache_bytes = footprint.cache_bytes(n_ctx, 1 + snapshots)
         self._context = self._create(snapshots)
         window = 0 if model.options.swa_full else model.window
         self._rollback = Rollback(self._context, model.is_recurrent, window)
@@ -245,17 +225,6 @@ class Context:
         length = self._rollback.back(length, self.length)
         del self.tokens[length:]
         self._unsure = False
-
-    def _wanted_snapshots(self) -> int:
-        """Snapshots to ask llama.cpp for: few where the state of the model is large.
-
-        A draft reads token by token, and snapshots reach back no further than the last pass.
-        """
-        state = self.model.state_bytes
-        if self._is_draft or not state:
-            return 0
-        room = max(self.model.size * _SNAPSHOT_SHARE, _SNAPSHOT_BYTES)
-        return min(MOST_SNAPSHOTS, self.max_rows - 1, int(room / state))
 
     def _create(self, snapshots: int) -> Any:
         options = self.model.options

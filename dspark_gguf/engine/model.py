@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from dspark_gguf.errors import ModelError, ResourceError, UsageError
 
 _GIB = 1024**3
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
-#: Every so many layers of these attend, where the file does not say.
-_INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 _MEMORY_WORDS = ("allocat", "out of memory", "bad_alloc", "cannot mmap")
 
 
@@ -92,22 +89,6 @@ class Model:
         return int(llama_cpp.llama_model_n_swa(self._model))
 
     @property
-    def state_bytes(self) -> int:
-        """Size of its recurrent state; 0 where it has none, or one of a kind we do not know."""
-        if not self.is_recurrent:
-            return 0
-        width = llama_cpp.llama_model_n_embd(self._model)
-        if head := self._number("wkv.head_size"):
-            values = self._number("token_shift_count", 2) * width + width * head
-        elif reach := self._number("shortconv.l_cache"):
-            values = width * (reach - 1)
-        else:
-            inner, state = self._number("ssm.inner_size"), self._number("ssm.state_size")
-            channels = inner + 2 * self._number("ssm.group_count") * state
-            values = (self._number("ssm.conv_kernel") - 1) * channels + state * inner
-        return max(0, 4 * values) * (self.n_layer - self._attention_layers or self.n_layer)
-
-    @property
     def has_multi_rope(self) -> bool:
         """Whether a position has several axes (M-RoPE)."""
         return bool(llama_cpp.llama_model_rope_type(self._model) == llama_cpp.LLAMA_ROPE_TYPE_MROPE)
@@ -120,44 +101,6 @@ class Model:
         names = "+".join(self.options.devices or library.gpu_names())
         whole = self.gpu_layers > self.n_layer
         return names if whole else f"{names} ({self.gpu_layers}/{self.n_layer + 1} layers) + CPU"
-
-    def cache_bytes(self, n_ctx: int, states: int = 1) -> int:
-        """Size of a cache for `n_ctx` tokens, with so many recurrent states.
-
-        An upper bound where layers of attention differ.
-        """
-        heads = max(self._numbers("attention.head_count_kv") or [0])
-        all_heads = max(self._numbers("attention.head_count") or [0])
-        width = llama_cpp.llama_model_n_embd(self._model) / max(all_heads, 1)
-        total = 0.0
-        for key, cache_type in (
-            ("key_length", self.options.cache_type_k),
-            ("value_length", self.options.cache_type_v),
-        ):
-            length = float(self.metadata.get(f"{self.architecture}.attention.{key}", width))
-            total += (heads or all_heads) * length * library.bytes_per_value(cache_type)
-        return int(total * self._attention_layers * n_ctx) + states * self.state_bytes
-
-    @property
-    def _attention_layers(self) -> int:
-        """Layers that keep keys and values of every token."""
-        if llama_cpp.llama_model_is_recurrent(self._model):
-            return 0
-        if not self.is_recurrent:
-            return self.n_layer
-        heads = self._numbers("attention.head_count_kv")
-        if len(heads) > 1:
-            return sum(count > 0 for count in heads)
-        usual = _INTERVALS.get(self.architecture, 1)
-        return self.n_layer // self._number("full_attention_interval", usual)
-
-    def _number(self, key: str, default: int = 0) -> int:
-        return max(self._numbers(key) or [default])
-
-    def _numbers(self, key: str) -> list[int]:
-        """A number of its metadata, or one for each layer; nothing where it has none."""
-        text = self.metadata.get(f"{self.architecture}.{key}", "")
-        return [int(word) for word in re.findall(r"-?\d+", text)]
 
     def _wanted_gpu_layers(self) -> int:
         wanted = self.options.n_gpu_layers

@@ -27,9 +27,6 @@ import numpy.typing as npt
 
 Kind = Literal["removal", "window", "snapshots", "replay"]
 
-#: Most states that llama.cpp is asked to keep for the last tokens of a pass; each costs the
-#: recurrent state once more, in memory and in time.
-MOST_SNAPSHOTS = 16
 #: Marks of one cache: an edit then reads about an eighth of the conversation again.
 _MOST_MARKS = 8
 #: Memory that the states of one cache may take; one of each kind is kept whatever its size.

@@ -39,9 +39,9 @@ class WitnessSampler(Sampler):
         self.best: list[int] = []
         self.margins: list[float] = []
 
-    def __call__(self, row: Row, history: Sequence[int]) -> Dist:
+    def __call__(self, row: Row, history: Sequence[int], drafted: Sequence[int] = ()) -> Dist:
         """The law of the next token."""
-        law = super().__call__(row, history)
+        law = super().__call__(row, history, drafted)
         self.best.append(law.top)
         self.margins.append(margin(row))
         return law
