@@ -47,6 +47,9 @@ class ModelOptions(_Part):
     """Type of the cached keys."""
     cache_type_v: CacheType = "f16"
     """Type of the cached values; a quantized one needs flash attention."""
+    swa_full: bool = True
+    """Keep every token of sliding-window layers. False: less memory, and an edit of an earlier turn
+    reads more of the conversation again."""
     mmap: bool = True
     mlock: bool = False
     kv_offload: bool = True

@@ -31,6 +31,13 @@ class Costs(Protocol):
     def draft_seconds(self) -> Floats:
         """Of 1, 2, ... looks at the draft's rows, cumulative."""
 
+    @property
+    def redo_seconds(self) -> Floats:
+        """Of taking back a draft of which 0, 1, ... tokens were accepted, and reading these again.
+
+        Nothing, where the target's cache takes back single tokens.
+        """
+
     def catch_up_seconds(self, tokens: int) -> float:
         """Of the drafter reading `tokens` that it missed, before its first look."""
 
@@ -44,15 +51,23 @@ class FixedCosts:
     Args:
         target_seconds: of a pass of 1, 2, ... rows.
         draft_seconds: of 1, 2, ... looks, cumulative.
+        replays: whether a rejection costs a pass over what was accepted.
 
     Raises:
         ValueError: empty, not finite, not positive, or draft seconds that fall.
 
     """
 
-    def __init__(self, target_seconds: npt.ArrayLike, draft_seconds: npt.ArrayLike) -> None:
+    def __init__(
+        self,
+        target_seconds: npt.ArrayLike,
+        draft_seconds: npt.ArrayLike,
+        *,
+        replays: bool = False,
+    ) -> None:
         self.target_seconds = _seconds(target_seconds, "target_seconds")
         self.draft_seconds = _seconds(draft_seconds, "draft_seconds")
+        self.redo_seconds = self.target_seconds * replays
         if (np.diff(self.draft_seconds) < 0).any():
             raise ValueError("draft_seconds are cumulative: they cannot fall")
 
@@ -113,6 +128,8 @@ class LearnedCosts:
     limit = MAX_DRAFT
     #: Most draft tokens of a round that the profile had in mind.
     profiled: int
+    #: Whether a rejection costs a pass over what was accepted.
+    replays = False
 
     def __init__(self) -> None:
         self.level = 1.0
@@ -143,6 +160,11 @@ class LearnedCosts:
         if self._curve is None:
             self._curve = self._fill_in()
         return self._curve * self.level
+
+    @property
+    def redo_seconds(self) -> Floats:
+        """Of reading 0, 1, ... accepted tokens again, and the one before them."""
+        return self.target_seconds * self.replays
 
     def _fill_in(self) -> Floats:
         rows = np.arange(1, self.limit + 2)
@@ -177,12 +199,21 @@ class LearnedCosts:
         if not round.tokens:
             return
         seconds = round.seconds - round.draft_seconds - round.prefill_seconds
-        self.add_pass(1 + round.drafted, seconds)
+        if round.reread <= self.limit:
+            self.add_pass(1 + round.drafted, seconds * self._own_share(round))
         for k, look in enumerate(round.look_seconds):
             if k:
                 self.add_look(look)
             else:
                 self.add_first_look(look, round.caught_up)
+
+    def _own_share(self, round: Round) -> float:
+        """Share of the pass in its seconds: the rest is what was read again before it."""
+        if not round.reread:
+            return 1.0
+        curve = self.target_seconds
+        own, again = float(curve[round.drafted]), float(curve[round.reread - 1])
+        return own / (own + again)
 
     def add_pass(self, rows: int, seconds: float) -> None:
         """A target pass of so many rows took so long."""

@@ -26,8 +26,9 @@ class Decoder:
     """Speculative decoding, one round per target pass.
 
     True between rounds, hence at every yield:
-      the target's cache holds every committed token but the last;
-      the drafter's cache is a prefix of the same.
+      the target's cache holds every committed token but the last, or fewer where its memory
+      cannot take back single tokens: then the next pass reads the missing ones again;
+      the drafter's cache is a prefix of the committed tokens but the last.
 
     Args:
         target: the target model's cache.
@@ -68,7 +69,7 @@ class Decoder:
         """
         sampling, speculation = sampling or Sampling(), speculation or Speculation()
         stopping_rule: StoppingRule = Fixed(0)
-        if speculation.mode != "off" and pair.can_speculate:
+        if speculation.mode != "off":
             speculation, stopping_rule = scheduled(pair, sampling, speculation)
         return cls(
             target=pair.target_cache,
@@ -124,20 +125,22 @@ class Decoder:
         self, tokens: list[int], ending: Ending, rng: np.random.Generator, shift: Shift | None
     ) -> Iterator[Round]:
         answer: list[int] = []
-        reread = 0.0
+        reading = 0.0
         while room := ending.room(self.target.n_ctx - len(tokens)):
             started = perf_counter()
-            plan = self.stopping_rule.plan(room - 1, self.drafter.behind(tokens))
+            most = min(room, self.target.max_rows) - 1
+            plan = self.stopping_rule.plan(most, self.drafter.behind(tokens))
             draft = self.drafter.propose(tokens, plan) if plan.length else NO_DRAFT
 
             drafted = perf_counter()
-            rows = self.target.decode([tokens[-1], *draft.tokens])
+            unread = tokens[self.target.length :]
+            rows = self.target.advance([*unread, *draft.tokens], len(draft) + 1)
             decoded = perf_counter()
 
             past = self.sampler.history(tokens)
             verdict = verify(
                 draft,
-                lambda k: self.sampler(rows[k], (*past, *draft.tokens[:k])),  # noqa: B023
+                lambda k: self.sampler(rows[k], past, draft.tokens[:k]),  # noqa: B023
                 self.rule,
                 rng,
             )
@@ -158,10 +161,11 @@ class Decoder:
                 text=text,
                 accepted=min(verdict.accepted, len(fresh)),
                 match_chances=verdict.match_chances,
-                seconds=reread + perf_counter() - started,
+                reread=len(unread) - 1,
+                seconds=reading + perf_counter() - started,
                 draft_seconds=0.0 if draft is NO_DRAFT else drafted - started,
                 target_seconds=decoded - drafted,
-                prefill_seconds=reread,
+                prefill_seconds=reading,
                 finish_reason=finish,
             )
             self.stopping_rule.observe(round)
@@ -169,11 +173,11 @@ class Decoder:
             yield round
             if finish:
                 return
-            reread = 0.0
+            reading = 0.0
             if shorter is not None:
                 # After the yield, so that a Ctrl-C during this long read loses no token.
                 tokens = list(shorter)
-                reread = self._read(tokens, rng).seconds
+                reading = self._read(tokens, rng).seconds
         yield Round((), ending.flush(), finish_reason="length")  # a budget of no tokens
 
     def _read(self, tokens: Sequence[int], rng: np.random.Generator) -> Round:

@@ -109,6 +109,8 @@ class Round:
         scores: the raw score of every draft row that was looked at.
         look_seconds: wall time of each of these looks.
         caught_up: tokens the drafter read before the first look.
+        reread: tokens that the target read again, because its cache had lost them with a rejected
+            draft.
         first_look: draft tokens before the first look, which cost nothing.
         last_look: draft tokens up to the last one that was looked for; None: all of them.
         guessed: of each series of free guesses, the raw scores, and 1 or 0 for each guess whose
@@ -132,6 +134,7 @@ class Round:
     scores: tuple[float, ...] = ()
     look_seconds: tuple[float, ...] = ()
     caught_up: int = 0
+    reread: int = 0
     first_look: int = 0
     last_look: int | None = None
     guessed: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()

@@ -19,6 +19,8 @@ from dspark_gguf.errors import EngineError
 #: Logits of one position, float32 ``[n_vocab]``. A view: never written to.
 Row = npt.NDArray[np.float32]
 
+_NONE: Ids = np.zeros(0, dtype=np.int64)
+
 #: A sampler: (row, the tokens before it that the penalties look at) -> law of the next token.
 Law = Callable[[Row, Sequence[int]], Dist]
 
@@ -48,6 +50,7 @@ class Sampler:
         #: How many earlier tokens a call needs; None: all of them.
         self.window: int | None = (None if look_back < 0 else look_back) if penalised else 0
         self.greedy = settings.temperature == 0.0
+        self._counted = _Counted()
 
     def history(self, tokens: Sequence[int]) -> Sequence[int]:
         """The end of `tokens` that the penalties look at."""
@@ -55,18 +58,19 @@ class Sampler:
             return tokens
         return tokens[-self.window :] if self.window else ()
 
-    def __call__(self, row: Row, history: Sequence[int]) -> Dist:
+    def __call__(self, row: Row, history: Sequence[int], drafted: Sequence[int] = ()) -> Dist:
         """Law of the token after `row`.
 
         Args:
             row: logits float32 ``[n_vocab]``, not changed.
             history: the tokens before it, at least `window` of them where there are as many.
+            drafted: tokens between these and the row.
 
         Raises:
             EngineError: the model computed NaN.
 
         """
-        row = self._adjusted(row, history)
+        row = self._adjusted(row, history, drafted)
         best = int(row.argmax())
         if math.isnan(row[best]):
             raise EngineError("finite logits", "NaN", "check the model file, or turn off offload")
@@ -81,16 +85,15 @@ class Sampler:
                 probs = _softmax(logits)
         return _by_id(ids, _softmax(logits / self.settings.temperature))
 
-    def _adjusted(self, row: Row, history: Sequence[int]) -> Row:
+    def _adjusted(self, row: Row, history: Sequence[int], drafted: Sequence[int]) -> Row:
         """Logit bias, then repetition, frequency and presence penalties."""
-        seen = self.history(history)
-        if not len(self._bias_ids) and not len(seen):
+        ids, counts = self._seen(history, drafted)
+        if not len(self._bias_ids) and not len(ids):
             return row
         row = row.copy()
         inside = self._bias_ids < len(row)
         row[self._bias_ids[inside]] += self._bias[inside]
-        if len(seen):
-            ids, counts = np.unique(np.asarray(seen), return_counts=True)
+        if len(ids):
             ids, counts = ids[ids < len(row)], counts[ids < len(row)]
             logits = row[ids]
             repeat = self.settings.repeat_penalty
@@ -98,6 +101,15 @@ class Sampler:
             logits -= counts * self.settings.frequency_penalty + self.settings.presence_penalty
             row[ids] = logits
         return row
+
+    def _seen(self, history: Sequence[int], drafted: Sequence[int]) -> tuple[Ids, Ids]:
+        """Ids that the penalties look at, and how often each of them was said."""
+        if self.window is None:
+            return self._counted.of(history, drafted)
+        seen = self.history((*self.history(history), *drafted))
+        if not len(seen):
+            return _NONE, _NONE
+        return np.unique(np.asarray(seen), return_counts=True)
 
     def _candidates(self, row: Row) -> tuple[Ids, Probabilities]:
         """What top-k leaves, by falling logit where a later step needs order; never a -inf."""
@@ -135,6 +147,37 @@ class Sampler:
         if self.settings.min_p == 0.0:
             return None
         return np.flatnonzero(probs >= self.settings.min_p * probs.max())
+
+
+class _Counted:
+    """Counts of all tokens of a list that grows: only what is new is read."""
+
+    def __init__(self) -> None:
+        self._list: Sequence[int] = ()
+        self._read, self._last = 0, -1
+        self._counts = np.zeros(0, dtype=np.int64)
+
+    def of(self, history: Sequence[int], drafted: Sequence[int]) -> tuple[Ids, Ids]:
+        """Ids of both, ascending, and their counts."""
+        grown = history is self._list and len(history) >= self._read
+        if not grown or (self._read and history[self._read - 1] != self._last):
+            self._list, self._read = history, 0
+            self._counts = np.zeros(0, dtype=np.int64)
+        if len(history) > self._read:
+            self._add(history[self._read :], 1)
+            self._read, self._last = len(history), history[-1]
+        self._add(drafted, 1)
+        ids = np.flatnonzero(self._counts)
+        found = ids, self._counts[ids]
+        self._add(drafted, -1)
+        return found
+
+    def _add(self, tokens: Sequence[int], step: int) -> None:
+        if not len(tokens):
+            return
+        fresh = np.bincount(tokens, minlength=len(self._counts))
+        fresh[: len(self._counts)] = self._counts + step * fresh[: len(self._counts)]
+        self._counts = fresh
 
 
 def top_probability(row: Row) -> float:

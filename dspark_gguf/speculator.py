@@ -129,8 +129,6 @@ class Speculator:
         draft = Model(path, options)
         try:
             self._require_same_tokens(draft.vocabulary, draft.path.name)
-            if not draft.has_trimmable_cache:
-                raise _cannot_trim(draft.path.name)
             n_ctx = options.n_ctx or min(self._cache.n_ctx, draft.n_ctx_train)
             return Context(draft, n_ctx, 1, Event())
         except Exception:

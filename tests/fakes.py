@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
+from dspark_gguf.dist import Dist
 from dspark_gguf.draft import BlockDrafter, ModelDrafter
 from dspark_gguf.engine.protocol import Block
+from dspark_gguf.records import Draft
 from dspark_gguf.sampling import Sampler, margin
 from dspark_gguf.schedule import make_stopping_rule
 from dspark_gguf.testing import TableModel
@@ -126,3 +130,46 @@ def followed(decoder, prompt, rounds):
         assert draft.length < len(committed)
         assert draft.tokens == committed[: draft.length]
         yield round
+
+
+class Scripted:
+    """Drafts the text that is known to come, wrong at a depth that changes from round to round.
+
+    Args:
+        text: prompt and answer of plain decoding.
+        length: tokens of a draft.
+        depths: of the wrong token in each draft; at `length` there is none.
+
+    """
+
+    def __init__(self, text, length, depths):
+        self.text, self.length, self.depths = text, length, iter(depths)
+        self.cache = None
+
+    def restart(self, tokens, rng):
+        """Nothing to prepare."""
+
+    def propose(self, tokens, plan):
+        count = min(plan.length, self.length)
+        draft, wrong = list(self.text[len(tokens) : len(tokens) + count]), next(self.depths)
+        if wrong < len(draft):
+            draft[wrong] = (draft[wrong] + 1) % 250
+        return Draft(tuple(draft), tuple(map(Dist.point, draft)))
+
+    def behind(self, tokens):
+        return 0
+
+    def observe(self, round):
+        """Nothing to learn."""
+
+    def trim(self, length):
+        """Nothing to forget."""
+
+
+def restore_stale(rollback, length):
+    """Put the state of a cache's first mark in the place of the one after `length` tokens."""
+    mark = rollback._marks[0]
+    data = mark.data.copy()
+    head = data[:32].view(np.int32)
+    head[head == mark.length - 1] = length - 1  # its position
+    assert rollback._restore(replace(mark, length=length, data=data))

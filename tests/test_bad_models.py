@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dspark_gguf import Limits, ModelOptions, Sampling, Speculation, load_pair
+from dspark_gguf import Limits, ModelOptions, Speculation, load_pair
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine import library
@@ -98,36 +98,6 @@ def test_warnings(tiny_files, tmp_path):
     with load_pair(tiny_files.target, short) as pair:
         pair.draft_cache()
         assert any("beyond that, plain decoding" in note for note in pair.notes)
-
-
-def test_a_recurrent_model_decodes_plainly(tiny_files):
-    """One line says that speculation is off, and why; the text is right."""
-    limits, greedy = Limits(max_tokens=12), Sampling(temperature=0)
-    with (
-        load_pair(tiny_files.mamba, tiny_files.draft) as pair,
-        load_pair(tiny_files.mamba) as alone,
-    ):
-        answer = Decoder.for_pair(pair, greedy).answer([1, 2, 3], limits)
-        assert answer.tally.drafted == 0
-        assert "speculation off: the cache of mamba (mamba) cannot take tokens back" in (
-            pair.summary(Speculation())
-        )
-        plain = Decoder.for_pair(alone, greedy).answer([1, 2, 3], limits)
-        assert answer.tokens == plain.tokens
-
-
-def test_a_recurrent_draft_is_left_out(tiny_files):
-    """A note says so, and tokens are copied without it."""
-    greedy, off = Sampling(temperature=0), Speculation(mode="off")
-    with load_pair(tiny_files.target, tiny_files.mamba) as pair:
-        answer = Decoder.for_pair(pair, greedy).answer([1, 2, 3], Limits(max_tokens=12))
-        (note,) = pair.notes
-        assert note == (
-            "drafting without the draft model: the cache of mamba (mamba) cannot take tokens back"
-        )
-        assert "copied from the conversation" in pair.summary(Speculation())
-        plain = Decoder.for_pair(pair, greedy, off).answer([1, 2, 3], Limits(max_tokens=12))
-        assert answer.tokens == plain.tokens
 
 
 def test_where_both_models_sit(tiny_files):

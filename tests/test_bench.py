@@ -35,7 +35,6 @@ TWO = results(
         (MODEL, "plain fixed-1 fixed-3 fixed-8 model lookup optimal"),
         (Cast("block"), "plain fixed-1 fixed-3 fixed-8 block lookup optimal"),
         (Cast(""), "plain fixed-3 fixed-8 optimal"),
-        (Cast("", copies=False), "plain optimal"),
     ],
 )
 def test_the_usual_ways_are_those_that_the_pair_can_go(cast, wanted):

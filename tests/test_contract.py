@@ -20,7 +20,7 @@ from dspark_gguf.errors import EngineError
 
 CONTEXT_FIELDS = """
     n_ctx n_batch n_ubatch n_outputs_max n_outputs_max_per_seq n_threads n_threads_batch
-    flash_attn_type type_k type_v offload_kqv swa_full rope_scaling_type rope_freq_base
+    flash_attn_type type_k type_v offload_kqv swa_full n_rs_seq rope_scaling_type rope_freq_base
     rope_freq_scale yarn_orig_ctx yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow
 """
 MODEL_FIELDS = "n_gpu_layers split_mode main_gpu load_mode tensor_split devices"
@@ -48,17 +48,6 @@ def test_defaults_mean_what_we_leave_to_them():
     assert (params.flash_attn_type, params.rope_scaling_type) == (-1, -1)
     assert (params.rope_freq_base, params.yarn_orig_ctx, params.yarn_ext_factor) == (0, 0, -1)
     assert llama_cpp.llama_model_default_params().load_mode == -1
-
-
-def test_partial_removal(context, tiny_files):
-    """An attention cache removes a tail; a recurrent one refuses and only forgets everything."""
-    context.restart([1, 2, 3, 4])
-    assert llama_cpp.llama_memory_seq_rm(context._memory, 0, 2, -1)
-    assert llama_cpp.llama_memory_seq_pos_max(context._memory, 0) == 1
-    mamba = Model(tiny_files.mamba, ModelOptions())
-    recurrent = Context(mamba, n_ctx=64, max_rows=9, interrupt=Event())
-    recurrent.restart([1, 2, 3, 4])
-    assert not llama_cpp.llama_memory_seq_rm(recurrent._memory, 0, 2, -1)
 
 
 def test_positions_must_go_on_from_the_cache(context):

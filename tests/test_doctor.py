@@ -127,12 +127,13 @@ def test_a_pair_that_does_not_fit_ends_with_3(dspark, tiny_files, tmp_path):
 
 
 def test_a_recurrent_target_is_no_fault(dspark, tiny_files):
-    """Plain decoding only is said, and nothing is measured that it cannot do."""
+    """How it takes tokens back is said, and all is measured."""
     result = dspark("doctor", "-m", tiny_files.mamba, "--json", *SMALL)
     sections = told(result)
     assert result.exit_code == 0, sections
-    assert "plain decoding only" in sections["pair"]["text"]
-    assert "costs" not in sections
+    assert sections["pair"]["rollback"] in sections["pair"]["text"]
+    assert sections["pair"]["rollback"] != "removal"
+    assert sections["costs"]["milliseconds"]["1"] > 0
 
 
 def test_a_block_draft_is_reckoned_by_the_block(dspark, tmp_path):

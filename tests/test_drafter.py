@@ -219,7 +219,6 @@ class FakePair:
     """As much of a pair as `make_drafter` looks at."""
 
     vocabulary = Letters(N_TOKENS)
-    can_speculate = True
 
     def __init__(self, cache):
         self.cache, self.asked = cache, 0

@@ -10,6 +10,7 @@ import pytest
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.context import Context, common_prefix
+from dspark_gguf.engine.footprint import Footprint
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import Cancelled, EngineError, ResourceError
 
@@ -148,23 +149,41 @@ def test_interrupt_stops_between_batches(model):
     np.testing.assert_allclose(row, fresh_row(model, [*TEXT, 99]), **CLOSE)
 
 
-def test_a_recurrent_state_forgets_everything_or_nothing(tiny_files):
-    """Mamba cannot take back a token: trim empties the cache, restart reads all of it again."""
+def test_a_recurrent_state_is_read_again(tiny_files):
+    """Mamba cannot take back a token: without a saved state it begins again, and says so."""
     mamba = Model(tiny_files.mamba, ModelOptions())
     context = Context(mamba, n_ctx=128, max_rows=10, interrupt=Event())
-    assert not context.can_trim
+    assert context.rollback == "replay"
     context.restart(TEXT)
-    assert context.restart([*TEXT, 1]) == 10  # going on needs no trim
+    assert context.restart([*TEXT, 1]) == 10  # going on takes nothing back
+    assert context.restart(TEXT) == 10  # the end of a prompt is remembered
     assert context.restart(TEXT[:5]) == 0
     row = context.decode(TEXT[5:6])[0]
     np.testing.assert_allclose(row, fresh_row(mamba, TEXT[:6]), **CLOSE)
 
 
+def test_a_rejected_pass_goes_back_to_where_it_began(tiny_files):
+    """The state before a pass of several rows is there until the next one is settled."""
+    mamba = Model(tiny_files.mamba, ModelOptions())
+    context = Context(mamba, n_ctx=128, max_rows=10, interrupt=Event())
+    context.restart(TEXT[:4])
+    context.decode(TEXT[4:8])
+    context.trim(6)
+    assert context.length == 4
+    context.advance(TEXT[4:9], 3)  # two tokens again, then three rows
+    context.trim(8)
+    assert context.length == 6
+    row = context.advance(TEXT[6:9], 1)[0]
+    np.testing.assert_allclose(row, fresh_row(mamba, TEXT[:9]), **CLOSE)
+
+
 def test_cache_size_is_what_llama_cpp_takes(model, tiny_files):
     """The estimate in the start-up line: 2 layers, 32 wide, keys and values."""
-    assert model.cache_bytes(128) == 2 * 2 * 32 * 2 * 128
+    assert Footprint(model).cache_bytes(128) == 2 * 2 * 32 * 2 * 128
     quantized = Model(tiny_files.target, ModelOptions(cache_type_k="q8_0", cache_type_v="f32"))
-    assert quantized.cache_bytes(128) == int(2 * 32 * (34 / 32 + 4) * 128)
+    assert Footprint(quantized).cache_bytes(128) == int(2 * 32 * (34 / 32 + 4) * 128)
+    mamba = Model(tiny_files.mamba, ModelOptions())
+    assert Footprint(mamba).cache_bytes(128, states=3) == 3 * 2 * 4 * (3 * 128 + 16 * 128)
 
 
 @pytest.mark.parametrize("cache_type", ["f32", "f16", "bf16", "q8_0", "q5_0", "q4_0"])

@@ -171,12 +171,12 @@ def test_fitting_drafts():
     best.committed = 2
     assert best.history([9, 9]) == ()
     row = np.array([0.1, 0.2, 0.5, 0.4, 0.3, 0.0, 9.0], dtype=np.float32)
-    assert best(row, []).top == 1
-    assert best(row, [1]).top == 2
+    assert best(row, (), []).top == 1
+    assert best(row, (), [1]).top == 2
     best.history([9, 9, 1])
-    assert best(row, []).top == 2  # "na" was copied before
+    assert best(row, (), []).top == 2  # "na" was copied before
     best.history([9, 9, 6])
-    assert best(row, []).top == 6  # a copy that does not fit: what follows is not verified
+    assert best(row, (), []).top == 6  # a copy that does not fit: what follows is not verified
 
 
 def test_nothing_may_follow(pair, monkeypatch):

@@ -83,8 +83,8 @@ class Keeper(Sampler):
         super().__init__(settings)
         self.laws = []
 
-    def __call__(self, row, history):
-        self.laws.append(super().__call__(row, history))
+    def __call__(self, row, history, drafted=()):
+        self.laws.append(super().__call__(row, history, drafted))
         return self.laws[-1]
 
 

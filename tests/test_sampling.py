@@ -219,3 +219,20 @@ def test_scores_of_a_row():
     row = np.log(np.array([0.2, 0.5, 0.3], dtype=np.float32))
     assert top_probability(row) == pytest.approx(0.5, rel=1e-6)
     assert margin(row) == pytest.approx(math.log(0.5 / 0.3), rel=1e-6)
+
+
+def test_penalties_of_all_tokens_read_only_what_is_new():
+    """A list that grows, that is cut, another list: the law of a sampler without a memory."""
+    rng, settings = np.random.default_rng(5), Sampling(repeat_penalty=1.3, repeat_last_n=-1)
+    sampler, tokens = Sampler(settings), []
+    for step in range(60):
+        if step % 20 == 19:
+            del tokens[int(rng.integers(0, len(tokens))) :]
+        if step % 25 == 24:
+            tokens = list(tokens[:5])
+        tokens += rng.integers(0, 40, int(rng.integers(1, 5))).tolist()
+        row = rng.standard_normal(50).astype(np.float32)
+        drafted = rng.integers(0, 40, 3).tolist()
+        ours, theirs = sampler(row, tokens, drafted), Sampler(settings)(row, [*tokens, *drafted])
+        np.testing.assert_array_equal(ours.ids, theirs.ids)
+        np.testing.assert_array_equal(ours.probs, theirs.probs)

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 from dspark_gguf import load_pair
 from dspark_gguf.config import ModelOptions
+from dspark_gguf.engine.rollback import Rollback
+from tests.fakes import restore_stale
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -71,3 +73,33 @@ def test_what_acceptance_rules_change(small_regime, demo_files):
     assert rules["ratio"]["moved"] == rules["match"]["moved"] == 0
     assert rules["typical"]["moved"] > 0
     assert rules["threshold"]["moved"] > 0
+
+
+def test_a_short_soak(tmp_path):
+    """Every kind of cache, each for a chapter: the oracle agrees, and no handle is left open.
+
+    The long run is `python scripts/soak.py`; only there memory has time to settle.
+    """
+    soak = script("soak")
+    found = soak.soak(len(soak.CAST) * soak.TURNS, seed=1, first=0, folder=tmp_path)
+    assert found["worst difference"] < soak.TOLERANCE
+    for event in ("edit", "retry", "reset", "abandoned", "interrupted", "settings", "read again"):
+        assert found[event] > 10
+    assert found["greedy answers checked"] > 5
+    before, after = found["handles"]
+    assert after == before
+
+
+def test_the_soak_notices(tmp_path, monkeypatch):
+    """With a wrong state after each rejection it ends, and says how to see that again."""
+    soak, real = script("soak"), Rollback.back
+
+    def stale(self, length, held):
+        length = real(self, length, held)
+        if self._marks and length > self._marks[0].length:
+            restore_stale(self, length)
+        return length
+
+    monkeypatch.setattr(Rollback, "back", stale)
+    with pytest.raises(AssertionError, match=r"differ.*; again: .* --seed 1 --chapter 7"):
+        soak.soak(50, seed=1, first=7, folder=tmp_path)

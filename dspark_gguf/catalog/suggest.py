@@ -98,12 +98,6 @@ def _measured(
     """Costs of a pair, as the first start of `chat` would learn them, and its most guesses."""
     pair = Pair(target, draft, settings.target_options, settings.draft_options)
     with pair:
-        if not pair.can_speculate:
-            raise DSparkError(
-                "a target whose cache can take tokens back",
-                f"{target.name} ({pair.target.architecture}), whose cache cannot",
-                "use it without a draft",
-            )  # fmt: skip
         if draft is not None and pair.draft_cache() is None:
             raise DSparkError("a draft", "; ".join(pair.notes), "choose another one")
         if draft is not None:

@@ -152,6 +152,7 @@ _LOADING: list[tuple[str, str, str, str, Any, Callable[[Any], Any]]] = [
      str),
     ("cache_type_v", "ctv", "cache-type-v", "Type of cached values.",
      _choice(" ".join(_CACHE_TYPES)), str),
+    ("swa_full", "", "swa-full", "Keep every token of sliding windows. [yes]", bool, bool),
     ("mmap", "", "mmap", "Map the file into memory.", bool, bool),
     ("mlock", "", "mlock", "Lock the weights in memory.", bool, bool),
     ("kv_offload", "", "kv-offload", "Cache on the GPU.", bool, bool),

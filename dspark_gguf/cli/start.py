@@ -42,7 +42,7 @@ def loaded(settings: Settings, verbose: bool, quiet: bool = False) -> Iterator[P
         if settings.speculation.mode != "off":
             if settings.speculation.drafter != "lookup":
                 pair.draft_cache()
-            if settings.speculation.stopping_rule in ("prefix", "optimal") and pair.can_speculate:
+            if settings.speculation.stopping_rule in ("prefix", "optimal"):
                 pair.learned(settings.speculation, say)
         if not quiet:
             say(pair.summary(settings.speculation))

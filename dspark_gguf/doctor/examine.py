@@ -116,8 +116,6 @@ def _examine_pair(report: Report, pair: Pair, has_draft: bool, settings: Setting
         # The target alone is looked at all the same.
         off = settings.speculation.model_copy(update={"drafter": "lookup"})
         settings = settings.model_copy(update={"speculation": off})
-    if not pair.can_speculate:
-        return
     costs = report.check("costs", lambda: measured.costs(pair, settings.speculation))
     if costs is not None:
         report.check("speed", lambda: measured.speed(pair, settings, costs))

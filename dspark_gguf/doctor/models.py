@@ -85,9 +85,7 @@ def compatibility(pair: Pair, has_draft: bool) -> Section:
     """Load the draft, if there is one, and compare the vocabularies."""
     draft = pair.draft_cache() if has_draft else None
     count = f"{pair.vocabulary.n_tokens:,} tokens"
-    if not pair.can_speculate:
-        text = "plain decoding only: the target's cache cannot take tokens back"
-    elif draft is None:
+    if draft is None:
         text = f"no draft model: copies from the conversation ({count})"
     else:
         text = f"the draft has the target's vocabulary, {count}"
@@ -97,7 +95,10 @@ def compatibility(pair: Pair, has_draft: bool) -> Section:
     text += "; " + ", ".join(f"{role} on {place}" for role, place in places.items())
     refused = [*pair.target.notes, *(draft.model.notes if draft is not None else ())]
     text += "".join(f"; {note}" for note in pair.notes if note not in refused)
-    facts = {"places": places, "speculates": pair.can_speculate, "notes": pair.notes}
+    rollback = pair.target_cache.rollback
+    if rollback != "removal":
+        text += f"; rejected tokens are taken back by {rollback}"
+    facts = {"places": places, "rollback": rollback, "notes": pair.notes}
     undone = [Finding("what was asked for", note, "change the option or the build")
               for note in refused]  # fmt: skip
     return Section(text, facts, (*undone, *advice(pair)), value=True)

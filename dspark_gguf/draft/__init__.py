@@ -46,11 +46,10 @@ class _Cast:
 
     @classmethod
     def of(cls, pair: Pair, speculation: Speculation) -> "_Cast":
-        if speculation.mode == "off" or not pair.can_speculate:
+        if speculation.mode == "off":
             return cls(None, False)
         cache = None if speculation.drafter == "lookup" else pair.draft_cache()
         both = speculation.drafter == "auto" and speculation.stopping_rule == "optimal"
-        # A draft that turns out unusable (a cache that cannot take back) leaves copies alone.
         return cls(cache, copies=cache is None or both)
 
 

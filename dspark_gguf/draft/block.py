@@ -68,7 +68,7 @@ class BlockDrafter:
             scores.append(self.score(row) if block.sure is None else self.sure_score(block.sure[k]))
             admitted = plan.admits(scores[-1])
             if admitted:
-                law = self.sampler(row, (*history, *drafted))
+                law = self.sampler(row, history, drafted)
                 drafted.append(law.draw(self._rng))
                 laws.append(law)
             now = perf_counter()

@@ -41,7 +41,7 @@ class Cascade:
         draft = Draft(head, tuple(map(Dist.point, head)), guesses=(before,))
         if not plan.length or self.lookup.ends(head):
             return draft
-        looked = self.other.propose([*tokens, *head], plan)
+        looked = self.other.propose([*tokens, *head] if head else tokens, plan)
         if looked is NO_DRAFT:
             return draft
         draft = replace(

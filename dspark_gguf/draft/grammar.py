@@ -117,7 +117,7 @@ class FittingGreedy:
         self._read = 0
         return ()
 
-    def __call__(self, row: Row, drafted: Sequence[int]) -> Dist:
+    def __call__(self, row: Row, history: Sequence[int], drafted: Sequence[int] = ()) -> Dist:
         """The one-point law of the best token after `drafted`."""
         if self._ahead is not None:
             fresh = drafted[self._read :]

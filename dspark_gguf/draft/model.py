@@ -61,7 +61,7 @@ class ModelDrafter:
             scores.append(self.score(row))
             admitted = plan.admits(scores[-1])
             if admitted:
-                law = self.sampler(row, (*history, *drafted))
+                law = self.sampler(row, history, drafted)
                 unseen = [law.draw(self._rng)]
                 drafted += unseen
                 laws.append(law)

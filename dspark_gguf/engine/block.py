@@ -92,17 +92,17 @@ class BlockContext(Context):
     def passed(self, count: int) -> None:
         """The target has read `count` tokens more: take their features.
 
-        Nothing is taken after a gap: a pass that an exception hid from us.
+        Those that it had to read again are known. Nothing is taken after a gap: a pass that an
+        exception hid from us.
         """
         start = self._target.length - count
-        take = min(count, self.room - start)
-        if start != self.seen or take <= 0:
+        done, take = self.seen - start, min(count, self.room - start)
+        if done < 0 or take <= done:
             return
         layers = [
             np.ctypeslib.as_array(self._get_layer(self._target.pointer, layer), (count, width))
             for layer, width in zip(self.draft.target_layers, self._widths(), strict=True)
         ]
-        done = 0
         while done < take:
             first = len(self._pending)
             part = min(take - done, len(self._features) - first)
@@ -115,7 +115,7 @@ class BlockContext(Context):
                 self.inject()
 
     def trimmed(self, length: int) -> None:
-        """The target has taken back all tokens from position `length` on."""
+        """All tokens from position `length` on are void."""
         del self._pending[max(0, length - self.length) :]
         self.trim(length)
 
@@ -128,8 +128,7 @@ class BlockContext(Context):
         """
         if not self._pending:
             return
-        if self._unsure:  # an earlier injection was interrupted
-            self._remove_from(self.length)
+        self._take_back(self.length)  # where an earlier injection was interrupted
         count = len(self._pending)
         batch = self._injection.at(self.length, count)
         self._unsure = True
@@ -162,7 +161,7 @@ class BlockContext(Context):
                 return Block(rows)
             return Block(rows, self._nextn(len(tokens))[skipped:, 0].tolist())
         finally:
-            self._remove_from(length)
+            self._take_back(length)
 
     def _nextn(self, count: int) -> npt.NDArray[np.float32]:
         pointer = self._get_nextn(self.pointer)

@@ -9,16 +9,21 @@ from typing import Any, Protocol
 
 import llama_cpp
 import numpy as np
-import numpy.typing as npt
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
+from dspark_gguf.engine.footprint import Footprint
 from dspark_gguf.engine.model import Model, looks_like_memory, require_memory
+from dspark_gguf.engine.rollback import Kind, Rollback
+from dspark_gguf.engine.rows import Rows
 from dspark_gguf.errors import Cancelled, EngineError, ModelError, ResourceError
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _ROPE = {None: -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
 _SEQUENCE = 0
+#: Tokens from which on what comes before the rows that are wanted is read in a pass of its own, so
+#: that a state can be saved behind it: a draft reads few tokens again rather than pay a pass more.
+_LONG = 16
 
 
 class Listener(Protocol):
@@ -28,37 +33,23 @@ class Listener(Protocol):
         """The context has read `count` tokens more; what the pass left is still there."""
 
     def trimmed(self, length: int) -> None:
-        """The context has taken back all tokens from position `length` on."""
+        """All tokens from position `length` on are void.
 
-
-class Rows:
-    """Logits of the last pass, one row per position: float32 ``[n_vocab]`` each.
-
-    Views into llama.cpp's memory, made when asked for: valid until the context decodes again.
-    """
-
-    def __init__(self, context: Context, first: int, count: int) -> None:
-        self._context, self._first, self._count = context, first, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, k: int) -> npt.NDArray[np.float32]:
-        if not 0 <= k < self._count:
-            raise IndexError(k)
-        pointer = llama_cpp.llama_get_logits_ith(self._context.pointer, self._first + k)
-        if not pointer:
-            raise EngineError("logits", f"none at row {k}", "report this with the model's name")
-        return np.ctypeslib.as_array(pointer, (self._context.n_tokens,))
+        Of those before, the context may have to read the last ones again.
+        """
 
 
 class Context:
     """One sequence of tokens in the memory of one model.
 
+    Tokens are taken back by whatever way its memory has (``rollback.py``). Where that leads further
+    back than was asked for, `length` says so, and whoever decodes next reads what is missing again.
+
     Args:
         model: the weights.
         n_ctx: most tokens it can hold.
-        max_rows: most rows of logits a pass returns; the compute buffer is sized for it.
+        max_rows: most rows of logits a pass returns; the compute buffer is sized for it. With 1 it
+            is a draft's: what its passes read one by one may be taken back.
         interrupt: when set, work on a long prompt ends with `Cancelled`.
 
     Raises:
@@ -68,19 +59,28 @@ class Context:
         tokens: the ids in the cache, in order. The cache holds exactly these, or, after an
             interrupted pass, these and something more that the next `restart` removes.
         listener: is told of every pass and of everything taken back.
+        max_rows: as the argument; fewer where the memory cannot take back as many.
 
     """
 
     def __init__(self, model: Model, n_ctx: int, max_rows: int, interrupt: Event) -> None:
         self.model, self.n_ctx, self.max_rows = model, n_ctx, max_rows
+        self._is_draft = max_rows == 1
         self.tokens: list[int] = []
         self.listener: Listener | None = None
         self._interrupt = interrupt
         self._unsure = False
-        self._n_batch = max(model.options.n_batch, max_rows)
-        self.cache_bytes = model.cache_bytes(n_ctx)
-        self._context = self._create()
-        self._memory = llama_cpp.llama_get_memory(self._context)
+        footprint = Footprint(model)
+        # A draft reads token by token, and snapshots reach back no further than the last pass.
+        snapshots = 0 if self._is_draft else footprint.snapshots(max_rows - 1)
+        # llama.cpp ends the process where the tokens of all snapshots do not fit one batch.
+        self._n_batch = max(model.options.n_batch, max_rows, snapshots + 2)
+        self.cache_bytes = footprint.cache_bytes(n_ctx, 1 + snapshots)
+        self._context = self._create(snapshots)
+        window = 0 if model.options.swa_full else model.window
+        self._rollback = Rollback(self._context, model.is_recurrent, window)
+        if self._rollback.kind == "snapshots":
+            self.max_rows = min(max_rows, 1 + self._rollback.snapshots)
         self._batch = llama_cpp.llama_batch_init(self._n_batch, 0, 1)
         self._ids = np.ctypeslib.as_array(self._batch.token, (self._n_batch,))
         self._positions = np.ctypeslib.as_array(self._batch.pos, (self._n_batch,))
@@ -107,9 +107,9 @@ class Context:
         return len(self.tokens)
 
     @property
-    def can_trim(self) -> bool:
-        """Whether `trim` takes back single tokens; else it forgets everything."""
-        return self.model.has_trimmable_cache
+    def rollback(self) -> Kind:
+        """How it takes back tokens."""
+        return self._rollback.kind
 
     def close(self) -> None:
         """Free the cache."""
@@ -128,20 +128,25 @@ class Context:
         """
         kept = self.keep(tokens)
         self.advance(tokens[kept:], 0)
+        self._rollback.mark(self.length)
         return kept
 
     def keep(self, tokens: Sequence[int]) -> int:
         """Drop what is not a prefix of `tokens`, and return the length of what stays."""
-        if self._unsure:
-            self._remove_from(self.length)
-        common = common_prefix(self.tokens, tokens)
-        self.trim(common)
+        self._take_back(common_prefix(self.tokens, tokens))
+        if self.listener is not None:
+            self.listener.trimmed(self.length)
         return self.length
 
     def trim(self, length: int) -> None:
-        """Take back all tokens from position `length` on; a longer `length` changes nothing."""
-        if length < self.length:
-            self._remove_from(length)
+        """Take back all tokens from position `length` on; a longer `length` changes nothing.
+
+        What stands before `length` is settled: only an edit will take it back.
+        """
+        self._take_back(length)
+        self._rollback.settle(length)
+        if self.listener is not None:
+            self.listener.trimmed(length)
 
     def decode(self, tokens: Sequence[int]) -> Rows:
         """One pass over `tokens`, which follow those in the cache: a row of logits for each."""
@@ -165,16 +170,33 @@ class Context:
             )
         if n_rows > self.max_rows:  # llama.cpp would end the process
             raise ValueError(f"{n_rows} rows of a context made for {self.max_rows}")
+        if n_rows > 1 or (n_rows and self._is_draft):
+            tokens = self._made_safe(tokens, n_rows)
         # A short batch comes first, so that the rows that are wanted lie in the last one.
         end = len(tokens) % self._n_batch or self._n_batch
         start = 0
         while start < len(tokens):
             if self._interrupt.is_set():
                 raise Cancelled
+            if start:
+                self._rollback.mark(self.length)
             self._pass(tokens[start:end], n_rows if end >= len(tokens) else 0)
             start, end = end, end + self._n_batch
         last = min(len(tokens), self._n_batch)
         return Rows(self, last - n_rows, n_rows)
+
+    def _made_safe(self, tokens: Sequence[int], n_rows: int) -> Sequence[int]:
+        """Make it possible to take the last `n_rows` back; returns the tokens still to read."""
+        if self.rollback == "removal":
+            return tokens
+        head = len(tokens) - n_rows
+        if head > _LONG or (head and self.rollback == "replay" and not self._is_draft):
+            self.advance(tokens[:head], 0)
+            if head > _LONG:
+                self._rollback.mark(self.length)
+            tokens = tokens[head:]
+        self._rollback.save(self.length)
+        return tokens
 
     def _pass(self, tokens: Sequence[int], n_rows: int) -> None:
         count = len(tokens)
@@ -185,6 +207,7 @@ class Context:
         self._batch.n_tokens = count
         # Unsure until the books are right again: an exception may strike between any two lines.
         self._unsure = True
+        self._rollback.lost()
         with library.listening() as errors:
             status = llama_cpp.llama_decode(self._context, self._batch)
             if status == 0:
@@ -192,27 +215,32 @@ class Context:
         if status != 0:
             raise decode_error(status, "; ".join(errors), self.n_ctx)
         self.tokens.extend(tokens)
+        self._rollback.passed(count)
         self._unsure = False
         if self.listener is not None:
             self.listener.passed(count)
 
-    def _remove_from(self, length: int) -> None:
+    def _take_back(self, length: int) -> None:
+        """As far as `length`, or further; also what an interrupted pass may have left."""
+        length = min(length, self.length)
+        if length == self.length and not self._unsure:
+            return
         self._unsure = True
-        if not llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, length, -1):
-            llama_cpp.llama_memory_clear(self._memory, True)
-            length = 0
+        length = self._rollback.back(length, self.length)
         del self.tokens[length:]
         self._unsure = False
-        if self.listener is not None:
-            self.listener.trimmed(length)
 
-    def _create(self) -> Any:
+    def _create(self, snapshots: int) -> Any:
         options = self.model.options
         on_cpu = not self.model.gpu_layers or not options.kv_offload
         if on_cpu:
             require_memory(self.cache_bytes, f"the {self.n_ctx}-token cache of {self.model.name}")
+        params = self._params(options)
+        params.n_rs_seq = snapshots
+        if snapshots:
+            params.n_ubatch = max(params.n_ubatch, snapshots + 2)
         with library.listening() as errors:
-            context = llama_cpp.llama_init_from_model(self.model.pointer, self._params(options))
+            context = llama_cpp.llama_init_from_model(self.model.pointer, params)
         if not context:
             raise self._create_error("; ".join(errors))
         return context
@@ -230,8 +258,7 @@ class Context:
         params.type_k = library.type_number(options.cache_type_k)
         params.type_v = library.type_number(options.cache_type_v)
         params.offload_kqv = options.kv_offload
-        # A sliding window that forgets what lies behind it cannot take tokens back.
-        params.swa_full = True
+        params.swa_full = options.swa_full
         params.rope_scaling_type = _ROPE[options.rope_scaling]
         for name in ("rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor"):
             setattr(params, name, getattr(options, name))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.build import Device
+from dspark_gguf.engine.footprint import cache_bytes
 from dspark_gguf.engine.gguf import Header
-from dspark_gguf.engine.model import cache_bytes, wanted_gpu_layers
+from dspark_gguf.engine.model import wanted_gpu_layers
 
 #: What compute buffers and other programs need besides, as a share of the memory.
 _SPARE = 0.05

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import Llama as Llama  # for those above, which do not know llama_cpp
 
+from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import ResourceError
 
@@ -41,6 +42,11 @@ class LlamaCache:
     def n_tokens(self) -> int:
         """Size of the vocabulary."""
         return int(self.llama._n_vocab)
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows of a pass."""
+        return min(MAX_DRAFT + 1, int(self.llama.n_batch))
 
     @property
     def length(self) -> int:

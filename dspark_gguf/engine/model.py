@@ -78,12 +78,17 @@ class Model:
         return self.metadata.get("tokenizer.chat_template")
 
     @property
-    def has_trimmable_cache(self) -> bool:
-        """Whether tokens can be taken back: not from a recurrent state."""
-        return not (
+    def is_recurrent(self) -> bool:
+        """Whether a state that each token changes is part of its memory."""
+        return bool(
             llama_cpp.llama_model_is_recurrent(self._model)
             or llama_cpp.llama_model_is_hybrid(self._model)
         )
+
+    @property
+    def window(self) -> int:
+        """Tokens that its sliding-window layers see; 0: it has none."""
+        return int(llama_cpp.llama_model_n_swa(self._model))
 
     @property
     def has_multi_rope(self) -> bool:
@@ -98,23 +103,6 @@ class Model:
         names = "+".join(self.options.devices or library.gpu_names())
         whole = self.gpu_layers > self.n_layer
         return names if whole else f"{names} ({self.gpu_layers}/{self.n_layer + 1} layers) + CPU"
-
-    def cache_bytes(self, n_ctx: int) -> int:
-        """Size of an attention cache for `n_ctx` tokens.
-
-        An upper bound where layers differ; 0 for a recurrent model, whose state does not grow.
-        """
-        if not self.has_trimmable_cache:
-            return 0
-        heads = llama_cpp.llama_model_n_head_kv(self._model)
-        width = llama_cpp.llama_model_n_embd(self._model) / max(
-            llama_cpp.llama_model_n_head(self._model), 1
-        )
-        key, value = (
-            float(self.metadata.get(f"{self.architecture}.attention.{name}", width))
-            for name in ("key_length", "value_length")
-        )
-        return cache_bytes(self.options, heads * self.n_layer, key, value, n_ctx)
 
     def with_options(self, **changes: Any) -> Model:
         """The same weights, for a context with other options; this model must outlive it."""
@@ -212,14 +200,6 @@ def wanted_gpu_layers(options: ModelOptions) -> int:
     if not library.can_offload() or wanted == "none":
         return 0
     return 2**30 if wanted is None or wanted in ("all", -1) else int(wanted)
-
-
-def cache_bytes(
-    options: ModelOptions, heads: int, key_length: float, value_length: float, n_ctx: int
-) -> int:
-    """Size of an attention cache for `n_ctx` tokens, with so many key-value heads in all layers."""
-    key, value = (library.bytes_per_value(t) for t in (options.cache_type_k, options.cache_type_v))
-    return int(heads * (key_length * key + value_length * value) * n_ctx)
 
 
 def readable_gguf(path: str | Path) -> Path:

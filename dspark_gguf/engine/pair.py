@@ -67,7 +67,6 @@ class Pair:
         self._draft_path = None if draft is None else readable_gguf(draft)
         self._draft_options = draft_options or DraftOptions()
         self._draft_cache: Context | None = None
-        self._off = ""
         self.draft: Model | None = None
         self._learned: Learned | None = None
         started = perf_counter()
@@ -84,24 +83,17 @@ class Pair:
         self.template = ChatTemplate(self.target, chat_template)
         self.notes += self.target.notes + self.template.notes
         self.target_cache = self._context(self.target, self._target_context_size())
-        if not self.target_cache.can_trim:
-            self._off = _cannot_trim(self.target)
 
     def draft_cache(self) -> Context | None:
-        """The draft's cache, loaded at the first call; None where there is nothing to draft with.
+        """The draft's cache, loaded at the first call; None where there is no draft.
 
         Raises:
             PairError: its vocabulary differs from the target's.
 
         """
-        if self._draft_cache is None and self.can_speculate and self._draft_path is not None:
+        if self._draft_cache is None and self._draft_path is not None:
             self._load_draft(self._draft_path)
         return self._draft_cache
-
-    @property
-    def can_speculate(self) -> bool:
-        """Whether the target's cache can take back what is rejected."""
-        return not self._off
 
     def learned(self, speculation: Speculation, say: Callable[[str], object] = str) -> Learned:
         """What is known of this pair on this machine; measured first where nothing is.
@@ -119,7 +111,9 @@ class Pair:
             self._learned = Learned(path)
             if self._learned.note:
                 self.notes.append(self._learned.note)
-        costs, limit = self._learned.costs, speculation.most_copies
+        costs = self._learned.costs
+        costs.replays = self.target_cache.rollback == "replay"
+        limit = min(speculation.most_copies, self.target_cache.max_rows - 1)
         if not costs.covers(limit, looks=draft is not None):
             budget = max(_PROFILE_SECONDS, _PROFILE_SHARE * self._load_seconds)
             who = "the model costs" if draft is None else "both models cost"
@@ -191,7 +185,8 @@ class Pair:
     def most_drafts(self) -> int:
         """Draft tokens that one round can have."""
         cache = self._draft_cache
-        return cache.most_drafts if isinstance(cache, BlockContext) else MAX_DRAFT
+        most = cache.most_drafts if isinstance(cache, BlockContext) else MAX_DRAFT
+        return min(most, self.target_cache.max_rows - 1)
 
     def _load_draft(self, path: Path) -> None:
         header = read_header(path)
@@ -201,11 +196,6 @@ class Pair:
         draft = Model(path, self._draft_options)
         try:
             require_same_tokens(self.vocabulary, draft.vocabulary, self.target.path.name, path.name)
-            if not draft.has_trimmable_cache:
-                self._draft_path = None
-                self.notes.append(f"drafting without the draft model: {_cannot_trim(draft)}")
-                draft.close()
-                return
             n_ctx = self._draft_context_size(draft)
             cache = (
                 self._context(draft, n_ctx, max_rows=1)
@@ -247,8 +237,6 @@ class Pair:
         return size
 
     def _speculation_state(self, speculation: Speculation) -> str:
-        if self._off:
-            return f"speculation off: {self._off}"
         if speculation.mode == "off":
             return "speculation off: plain decoding, as asked"
         kind = "lossless" if speculation.lossless else "LOSSY, changes the output"
@@ -256,7 +244,8 @@ class Pair:
             kind = f"{speculation.acceptance} ({kind})"
         rule = speculation.stopping_rule
         if self._draft_cache is None or speculation.drafter == "lookup":
-            how = f"up to {speculation.most_copies} tokens copied from the conversation"
+            most = min(speculation.most_copies, self.most_drafts)
+            how = f"up to {most} tokens copied from the conversation"
         else:
             how = f"up to {min(speculation.most_looks, self.most_drafts)} drafts"
         if rule == "threshold":
@@ -264,10 +253,6 @@ class Pair:
         elif rule == "optimal":
             how += ", as many as pay here"
         return f"speculation {speculation.mode}: {kind}, {how}"
-
-
-def _cannot_trim(model: Model) -> str:
-    return f"the cache of {model.name} ({model.architecture}) cannot take tokens back"
 
 
 def _placed(cache: Context) -> str:

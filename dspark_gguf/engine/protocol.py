@@ -30,6 +30,10 @@ class Cache(Protocol):
         """Size of its model's vocabulary: the width of a row, and the bound of the ids it reads."""
 
     @property
+    def max_rows(self) -> int:
+        """Most rows of a pass, and so many tokens that can be taken back, but one."""
+
+    @property
     def length(self) -> int:
         """Tokens it holds now."""
 
@@ -40,7 +44,10 @@ class Cache(Protocol):
         """Drop what is no prefix of `tokens`; returns the length of what stays."""
 
     def trim(self, length: int) -> None:
-        """Take back the tokens from position `length` on, if there are any."""
+        """Take back the tokens from position `length` on, if there are any.
+
+        Some memories go back further: its length then tells what is to be read again.
+        """
 
     def decode(self, tokens: Sequence[int]) -> Rows:
         """One pass over tokens that follow those it holds: a row for each."""

@@ -44,7 +44,7 @@ def quick_profile(
             costs.add_first_look(seconds, 2)
         costs.add_first_look(read, _READ)
     taken: dict[int, list[float]] = {}
-    wanted = [rows for rows in _ROWS if rows <= limit + 1]
+    wanted = [rows for rows in _ROWS if rows <= min(limit + 1, target.max_rows)]
     for rows, seconds in passes(target, wanted * _SWEEPS, _CONTEXT):
         taken.setdefault(rows, []).append(seconds)
         if perf_counter() - started > budget and len(taken) > 2:
@@ -79,11 +79,11 @@ def passes(cache: Cache, wanted: Sequence[int], depth: int) -> Iterator[tuple[in
     cache.restart(ids[:depth])
     cache.decode(ids[depth : depth + 1])  # the first pass pays for memory that the others reuse
     for rows in wanted:
-        cache.trim(depth)
+        cache.restart(ids[:depth])
         started = perf_counter()
         cache.decode(ids[depth : depth + rows])
         yield rows, perf_counter() - started
-    cache.trim(depth)
+    cache.restart(ids[:depth])
 
 
 def _looks(cache: Cache) -> tuple[list[float], list[float], float]:
@@ -91,10 +91,9 @@ def _looks(cache: Cache) -> tuple[list[float], list[float], float]:
     ids = tokens(cache, _READ + _CONTEXT)
     cache.restart(ids[:_CONTEXT])
     cache.advance(ids[_CONTEXT : _CONTEXT + 1], 1)
-    cache.trim(_CONTEXT)
 
     def look(count: int) -> float:
-        cache.trim(_CONTEXT)
+        cache.restart(ids[:_CONTEXT])
         started = perf_counter()
         cache.advance(ids[_CONTEXT : _CONTEXT + count], 1)
         return perf_counter() - started

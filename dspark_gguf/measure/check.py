@@ -11,7 +11,6 @@ from dspark_gguf.config import Sampling, Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.dist import Dist
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import UsageError
 from dspark_gguf.records import Answer
 from dspark_gguf.sampling import Row, Sampler, margin
 
@@ -40,9 +39,9 @@ class WitnessSampler(Sampler):
         self.best: list[int] = []
         self.margins: list[float] = []
 
-    def __call__(self, row: Row, history: Sequence[int]) -> Dist:
+    def __call__(self, row: Row, history: Sequence[int], drafted: Sequence[int] = ()) -> Dist:
         """The law of the next token."""
-        law = super().__call__(row, history)
+        law = super().__call__(row, history, drafted)
         self.best.append(law.top)
         self.margins.append(margin(row))
         return law
@@ -90,8 +89,6 @@ class _Run:
 
 def report(pair: Pair, settings: Settings, prompt: Sequence[int], as_json: bool) -> int:
     """Print what `check` finds; returns the exit code, 1 when it is wrong."""
-    if not pair.can_speculate:
-        raise UsageError("a draft to compare with", "plain decoding only", "name one with -d")
     found = check(pair, prompt, settings)
     print(json.dumps(asdict(found)) if as_json else found)  # noqa: T201
     return 1 if found.verdict == "wrong" else 0

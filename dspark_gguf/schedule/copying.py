@@ -85,6 +85,8 @@ class Copying:
         seconds = float(self.costs.target_seconds[round.drafted])
         if round.scores:
             seconds += float(self.costs.draft_seconds[len(round.scores) - 1])
+        if round.accepted < round.drafted:
+            seconds += float(self.costs.redo_seconds[round.accepted])
         if round.drafted and not round.scores:
             self._account += round.accepted + 1 - seconds / float(self.costs.target_seconds[0])
         self._account = min(self._account + _SHARE, _MOST)
@@ -108,6 +110,7 @@ class _CopyingPlan:
         self._rule, self._behind, self._most = rule, behind, limit
         self._left = limit
         self._rate, self._seconds = rule.rate, rule.costs.target_seconds
+        self._redo = rule.costs.redo_seconds
         self._taken, self._survival = 0, 1.0
         self._looking: Plan | None = None  # until the first guesses are chosen
 
@@ -125,7 +128,10 @@ class _CopyingPlan:
         survival: Floats = self._survival * np.cumprod(
             self._rule.confidence(scores), dtype=np.float64
         )
-        gained = np.concatenate(([0.0], np.cumsum(survival)))
+        before = np.concatenate(([self._survival], survival))
+        redo = self._redo[self._taken : self._taken + len(survival)]
+        net = survival - self._rate * redo * (before[:-1] - survival)
+        gained = np.concatenate(([0.0], np.cumsum(net)))
         rows = self._seconds[self._taken : self._taken + len(gained)]
         worth = gained - self._rate * rows
         count = int(worth.argmax())

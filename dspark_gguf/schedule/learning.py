@@ -54,4 +54,4 @@ def solved(
 ) -> Policy:
     """The policy of the highest rate with at most `limit` tokens a draft."""
     target, draft = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
-    return solve(calibration, target, draft, guess)
+    return solve(calibration, target, draft, guess, costs.redo_seconds[:limit])

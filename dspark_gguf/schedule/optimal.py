@@ -80,6 +80,8 @@ class Optimal(Learning):
             # What such a round usually takes: one slow pass is no loss of the draft's.
             seconds = self.costs.target_seconds[round.drafted] + self.costs.draft_seconds[looks - 1]
             seconds += self.costs.catch_up_seconds(round.caught_up)
+            if round.accepted < round.drafted:
+                seconds += self.costs.redo_seconds[round.accepted]
             self._account += round.accepted + 1 - seconds / self.costs.target_seconds[0]
             self._age += 1
             if self.policy is not None and not self.policy.drafts:

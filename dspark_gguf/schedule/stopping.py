@@ -11,6 +11,10 @@ State at look k: its score, and the survival of the tokens before it. Choices:
     stop   draw token k and verify k tokens
     go     draw token k and pay for one look more
 
+Where the target's cache cannot take back single tokens, a rejection costs a pass over what was
+accepted before it: each token k is charged the probability that it is the first one rejected, times
+the seconds of that pass.
+
 All three are decided before token k is drawn, from scores that do not depend on it: lossless with
 any acceptance rule. SpecDec++ (arXiv 2405.19715) shows that the best rule thresholds the survival;
 here that is one coordinate of the state, and the bound follows from what the machine's passes cost.
@@ -41,6 +45,7 @@ class Policy:
         plain_rate: tokens per second of plain decoding.
         confidence: at each knot of the score ``[knots]``.
         target_seconds: of 1, 2, ... rows ``[limit + 1]``.
+        redo_seconds: of a rejection after 0, 1, ... accepted tokens ``[limit]``.
         ahead: worth of what comes after look k, by its score and the survival up to its token
             ``[limit, knots, grid]``; the seconds of the next look are taken off.
         opening: worth of a first look behind k tokens that cost nothing, by their survival
@@ -52,6 +57,7 @@ class Policy:
     plain_rate: float
     confidence: Floats
     target_seconds: Floats
+    redo_seconds: Floats
     ahead: Floats
     opening: Floats
 
@@ -83,7 +89,8 @@ class Policy:
         after = survival * float(sure)
         rate = max(self.rate, self.plain_rate)
         drop = -rate * self.target_seconds[k - 1]
-        stop = after - rate * self.target_seconds[k]
+        gain = after - rate * self.redo_seconds[k - 1] * (survival - after)
+        stop = gain - rate * self.target_seconds[k]
         go = -np.inf
         if k < len(self.ahead):
             x = after * (_GRID - 1)
@@ -91,7 +98,7 @@ class Policy:
             ends = self.ahead[k - 1, low : low + 2, place : place + 2].tolist()
             (a, b), (c, d) = ends
             left, right = a * (1.0 - part) + c * part, b * (1.0 - part) + d * part
-            go = after + left + (x - place) * (right - left)
+            go = gain + left + (x - place) * (right - left)
         return bool(max(stop, go) > drop), bool(go > stop), after
 
 
@@ -100,6 +107,7 @@ def solve(
     target_seconds: Floats,
     draft_seconds: Floats,
     guess: float | None = None,
+    redo_seconds: Floats | None = None,
 ) -> Policy:
     """The policy of the highest rate.
 
@@ -108,9 +116,11 @@ def solve(
         target_seconds: of a pass of 1, 2, ... rows ``[limit + 1]``.
         draft_seconds: of 1, 2, ... looks, cumulative ``[limit]``.
         guess: a rate to begin with, such as the last policy's.
+        redo_seconds: of a rejection after 0, 1, ... accepted tokens ``[limit]``; default: nothing.
 
     """
-    problem = _Problem(calibration, target_seconds, draft_seconds)
+    redo = np.zeros_like(draft_seconds) if redo_seconds is None else redo_seconds
+    problem = _Problem(calibration, target_seconds, draft_seconds, redo)
     low = plain = 1.0 / float(target_seconds[0])
     worth_low, ahead, opening = problem.solve(plain)
     # The worth of a round falls with the rate, and never by more than the longest round takes.
@@ -131,20 +141,25 @@ def solve(
         rate = better
         if done or better < plain:  # below plain decoding a rough figure will do
             break
-    return Policy(rate, plain, problem.confidence, target_seconds, ahead, opening)
+    return Policy(rate, plain, problem.confidence, target_seconds, redo, ahead, opening)
 
 
 class _Problem:
     """One set of probabilities and costs, solved for several rates."""
 
     def __init__(
-        self, calibration: Calibration, target_seconds: Floats, draft_seconds: Floats
+        self,
+        calibration: Calibration,
+        target_seconds: Floats,
+        draft_seconds: Floats,
+        redo_seconds: Floats,
     ) -> None:
         self.confidence, self.start = calibration.confidence, calibration.start
         self.follow = calibration.follow
-        self.target_seconds = target_seconds
+        self.target_seconds, self.redo_seconds = target_seconds, redo_seconds
         self.look_seconds = np.diff(draft_seconds, prepend=0.0)
         self.after = self.confidence[:, None] * _SURVIVAL  # with the token [knots, grid]
+        self.rejected = _SURVIVAL - self.after  # here, and not before
         x = self.after * (_GRID - 1)
         low = np.minimum(x.astype(np.intp), _GRID - 2)
         self._part = x - low
@@ -157,13 +172,14 @@ class _Problem:
         ahead = np.full((limit, *self.after.shape), -np.inf)
         value = np.zeros_like(self.after)
         for k in range(limit, 0, -1):
-            best = self.after - rate * self.target_seconds[k]  # stop
+            gain = self.after - rate * self.redo_seconds[k - 1] * self.rejected
+            best = gain - rate * self.target_seconds[k]  # stop
             if k < limit:
                 line = self.follow @ value - rate * self.look_seconds[k]
                 ahead[k - 1] = line
                 flat = line.ravel()
                 low = flat[self._low]
-                go = self.after + low + self._part * (flat[self._low + 1] - low)
+                go = gain + low + self._part * (flat[self._low + 1] - low)
                 np.maximum(best, go, out=best)
             value = np.maximum(best, -rate * self.target_seconds[k - 1])  # drop
             opening[k - 1] = self.start @ value

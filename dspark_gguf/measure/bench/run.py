@@ -100,8 +100,6 @@ class Bench:
     @property
     def cast(self) -> Cast:
         """Who drafts."""
-        if not self.pair.can_speculate:
-            return Cast("", copies=False)
         return Cast(name_of(self.pair) if self.pair.draft_cache() is not None else "")
 
     def tasks(self) -> list[Task]:

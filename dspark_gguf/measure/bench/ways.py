@@ -38,18 +38,14 @@ class Cast:
 
     Attributes:
         draft: what the draft model is: ``model``, ``block``, or empty without one.
-        copies: whether anything can be taken back, hence drafted at all.
 
     """
 
     draft: str
-    copies: bool = True
 
 
 def default_ways(cast: Cast, quick: bool = False) -> list[str]:
     """The names that are compared unless told."""
-    if not cast.copies:
-        return [PLAIN, OPTIMAL]
     if quick:
         return [PLAIN, STATIC, OPTIMAL]
     if not cast.draft:

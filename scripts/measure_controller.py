@@ -1,0 +1,125 @@
+"""Seconds that the controller takes per round, by length of the conversation.
+
+    python scripts/measure_controller.py [--rounds 400] [--repeats 5]
+
+The models are tables of one row for each last token, so that what is measured is all that stands
+around them: scheduling, drafting, sampling, verification, text. Lengths take turns; a figure is the
+median over the rounds of all turns. Real models would hide it: their passes grow with the context,
+and push the controller's memory out of the processor's caches.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+import numpy as np
+
+from dspark_gguf import Decoder, Limits, Sampling
+from dspark_gguf.calibration import Calibration
+from dspark_gguf.config import Speculation
+from dspark_gguf.cost import FixedCosts
+from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
+from dspark_gguf.records import Round
+from dspark_gguf.sampling import Sampler, margin
+from dspark_gguf.schedule import make_stopping_rule
+from dspark_gguf.testing import ByteTokenizer
+from dspark_gguf.verify import make_rule
+
+LENGTHS = (500, 2000, 8000, 32000)
+SETTINGS = {
+    "greedy": Sampling(temperature=0, ignore_eos=True),
+    "sampled": Sampling(ignore_eos=True),
+    "sampled, penalties": Sampling(ignore_eos=True, repeat_penalty=1.1),
+    "sampled, penalties of all tokens": Sampling(
+        ignore_eos=True, repeat_penalty=1.1, repeat_last_n=-1
+    ),
+}
+
+
+class Table:
+    """A cache whose rows depend on the last token alone: a step costs the same at any length."""
+
+    n_ctx = max_rows = 10**6
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows, self.n_tokens = rows, rows.shape[1]
+        self.tokens: list[int] = []
+
+    @property
+    def length(self) -> int:
+        """Tokens it holds."""
+        return len(self.tokens)
+
+    def restart(self, tokens: Sequence[int]) -> int:
+        """Hold these; nothing of it is measured."""
+        self.tokens[:] = tokens
+        return 0
+
+    def keep(self, tokens: Sequence[int]) -> int:
+        """Hold these."""
+        self.tokens[:] = tokens
+        return len(tokens)
+
+    def trim(self, length: int) -> None:
+        """Take back tokens."""
+        del self.tokens[length:]
+
+    def decode(self, tokens: Sequence[int]) -> np.ndarray:
+        """A row for each."""
+        return self.advance(tokens, len(tokens))
+
+    def advance(self, tokens: Sequence[int], n_rows: int) -> np.ndarray:
+        """Rows of the last ones."""
+        self.tokens += tokens
+        return self.rows[list(tokens)[len(tokens) - n_rows :]]
+
+
+def decoder(sampling: Sampling) -> Decoder:
+    """A target, a draft that is nearly the same, and copies, under the default rule."""
+    rng, tokenizer = np.random.default_rng(0), ByteTokenizer()
+    rows = (4 * rng.standard_normal((257, 257))).astype(np.float32)
+    noisy = rows + rng.standard_normal(rows.shape).astype(np.float32)
+    speculation = Speculation(acceptance="match")
+    sampler = Sampler(sampling, tokenizer.end_tokens)
+    looking = ModelDrafter(Table(noisy), sampler, tokenizer, margin)
+    rule = make_stopping_rule(
+        speculation,
+        FixedCosts(1.0 + 0.05 * np.arange(65), 0.1 * np.arange(1, 65)),
+        Calibration(),
+        copies=Calibration.of_copies(),
+    )
+    drafter = Cascade(LookupDrafter(tokenizer), looking)
+    return Decoder(Table(rows), tokenizer, drafter, rule, make_rule(speculation), sampler, seed=1)
+
+
+def rounds(made: Decoder, length: int, count: int) -> Iterator[Round]:
+    """Rounds of an answer to a prompt of this length, without the first ones."""
+    prompt = np.random.default_rng(length).integers(0, 250, length).tolist()
+    for k, round in enumerate(made.generate(prompt, Limits(max_tokens=100 * count))):
+        if k > 20:
+            yield round
+        if k == count + 20:
+            return
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=5)
+    asked = parser.parse_args()
+    print("milliseconds a round".ljust(36), *(f"{length:>8}" for length in LENGTHS))
+    for name, sampling in SETTINGS.items():
+        taken: dict[int, list[float]] = {length: [] for length in LENGTHS}
+        for _ in range(asked.repeats):
+            for length in LENGTHS:
+                made = decoder(sampling)
+                taken[length] += [one.seconds for one in rounds(made, length, asked.rounds)]
+        figures = (f"{1e3 * median(taken[length]):8.3f}" for length in LENGTHS)
+        print(name.ljust(36), *figures)
+
+
+if __name__ == "__main__":
+    main()
