@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,12 +17,10 @@ from rich.text import Text
 
 from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.paths import data_dir
+from dspark_gguf.visible import printable, visible
 
 PROMPT, MORE = ">>> ", "... "
 _BLOCK = '"""'
-
-#: Control characters that a terminal would act on; a model has no business moving the cursor.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Screen:
@@ -48,24 +45,24 @@ class Screen:
         if not self.on_terminal:
             sys.stdout.write(text)
         elif dim:
-            self._out.print(Text(_CONTROL.sub("", text), style="dim"), end="")
+            self._out.print(Text(printable(text), style="dim"), end="")
         else:
-            self._out.file.write(_CONTROL.sub("", text))
+            self._out.file.write(printable(text))
         self._out.file.flush()
 
     def note(self, line: str) -> None:
         """Something about the work, not part of it."""
-        self._err.print(Text(line, style="dim"))
+        self._err.print(Text(visible(line), style="dim"))
 
     def error(self, line: str) -> None:
         """Something that went wrong."""
-        self._err.print(Text(line, style="red"))
+        self._err.print(Text(visible(line), style="red"))
 
     def table(self, rows: list[tuple[str, str]]) -> None:
         """Names and values, aligned."""
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
-            self._err.print(Text(f"  {name:<{width}}  {value}"))
+            self._err.print(Text(visible(f"  {name:<{width}}  {value}")))
 
 
 class Reader(Protocol):

@@ -28,6 +28,7 @@ from dspark_gguf.cli.run import run
 from dspark_gguf.cli.suggest import suggest
 from dspark_gguf.cli.trace import trace
 from dspark_gguf.errors import DSparkError
+from dspark_gguf.visible import visible
 
 INTERRUPTED = 130
 
@@ -70,13 +71,13 @@ def _explain(error: Exception) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, DSparkError):
-        click.echo(f"dspark-gguf: {error}", err=True)
+        click.echo(f"dspark-gguf: {visible(str(error))}", err=True)
         return error.exit_code
     if isinstance(error, MemoryError):
         click.echo("dspark-gguf: out of memory; use a smaller model or --ctx-size", err=True)
         return 4
     kind = type(error).__name__
-    click.echo(f"dspark-gguf: unexpected {kind}: {error}; --debug shows where", err=True)
+    click.echo(visible(f"dspark-gguf: unexpected {kind}: {error}; --debug shows where"), err=True)
     return 1
 
 
