@@ -323,8 +323,8 @@ def _names(config: str | None) -> list[str]:
     return [config] if Path(config).expanduser().exists() else config.split(",")
 
 
-def load_settings(config: str | None, flags: Tree) -> Settings:
-    """Defaults, then the presets or files of `config`, then `flags`.
+def load_settings(config: str | None, flags: Tree, below: Tree | None = None) -> Settings:
+    """Defaults, then `below` (a session's), then the presets or files of `config`, then `flags`.
 
     Several with commas between them, such as ``code,cuda``: what the text is for, and the machine.
     Of two that set the same key the later one holds.
@@ -333,7 +333,8 @@ def load_settings(config: str | None, flags: Tree) -> Settings:
         UsageError: an unknown key or a value out of range, with its source.
 
     """
-    values: Tree = {}
+    values: Tree = below or {}
+    checked(Settings, values, "the session")
     for name in _names(config):
         tree = read_yaml(name)
         checked(Settings, tree, f"--config {name}")

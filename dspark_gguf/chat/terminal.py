@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, current_thread, main_thread
 from types import FrameType
-from typing import BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from rich.console import Console
 from rich.text import Text
@@ -175,6 +175,33 @@ def _next_line(reader: Reader, at_end: str = "") -> str:
         return reader.line(MORE)
     except EOFError:
         return at_end
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and a closed terminal (SIGHUP) unwind like an error: everything is kept.
+
+    Raises:
+        SystemExit: with 128 + the signal's number, as shells report it.
+
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        for other in before:  # a second one must not cut the saving short
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before: dict[signal.Signals, Any] = {}
+    if current_thread() is main_thread():
+        names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        for wanted in (signal.Signals[name] for name in names):
+            if signal.getsignal(wanted) is not signal.SIG_IGN:  # nohup
+                before[wanted] = signal.signal(wanted, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

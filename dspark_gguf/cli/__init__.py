@@ -25,6 +25,7 @@ from dspark_gguf.cli.profile import profile
 from dspark_gguf.cli.pull import pull
 from dspark_gguf.cli.replay import replay
 from dspark_gguf.cli.run import run
+from dspark_gguf.cli.sessions import sessions
 from dspark_gguf.cli.suggest import suggest
 from dspark_gguf.cli.trace import trace
 from dspark_gguf.errors import DSparkError
@@ -101,5 +102,6 @@ main.add_command(profile)
 main.add_command(pull)
 main.add_command(replay)
 main.add_command(run)
+main.add_command(sessions)
 main.add_command(suggest)
 main.add_command(trace)

@@ -98,6 +98,12 @@ class Pair:
         return self._draft_cache
 
     @property
+    def caches(self) -> dict[str, Context]:
+        """The target's cache, and the draft's if it is loaded."""
+        caches = {"target": self.target_cache, "draft": self._draft_cache}
+        return {role: cache for role, cache in caches.items() if cache is not None}
+
+    @property
     def can_speculate(self) -> bool:
         """Whether the target's cache can take back what is rejected."""
         return not self._off
