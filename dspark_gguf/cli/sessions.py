@@ -25,7 +25,7 @@ def list_sessions() -> None:
     for entry in kept():
         when = f"{datetime.fromtimestamp(entry.modified):%Y-%m-%d %H:%M}"
         messages = "damaged" if entry.messages is None else f"{entry.messages} messages"
-        click.echo(f"{entry.name:<24}{when:<18}{messages:<16}{entry.size / _MIB:.1f} MiB")
+        click.echo(f"{entry.name:<24}  {when}  {messages:<14}  {entry.size / _MIB:.1f} MiB")
 
 
 @sessions.command("rm")

@@ -1,7 +1,8 @@
 """The memory of a context in a file, so that a long conversation goes on without being read again.
 
 llama.cpp writes and reads the file. It cannot tell whether a file belongs to the model it is given,
-nor whether a number in it was damaged: `fingerprint` and the caller's checksum are for that.
+nor whether a number in it was damaged, and ends the process over a file that is too short:
+`fingerprint` and the caller's checksum keep all such files from it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def save_state(cache: Context, path: Path) -> None:
 
 
 def load_state(cache: Context, path: Path) -> int:
-    """Make the cache hold what a file says; returns its tokens, 0 where the file is refused.
+    """Make the cache hold what a whole file of `save_state` says; returns its tokens.
+
+    A file that llama.cpp refuses leaves nothing in the cache: 0.
 
     What the cache held before is forgotten.
     """
