@@ -31,7 +31,12 @@ def shipped(name: str) -> Path:
 
 def cache_dir(*parts: str) -> Path:
     """A folder (made if missing) for what can be computed again: demo models, learned costs."""
-    return _made(Path(platformdirs.user_cache_dir("dspark-gguf", appauthor=False), *parts))
+    return _made(cache_path(*parts))
+
+
+def cache_path(*parts: str) -> Path:
+    """The same folder, there or not."""
+    return Path(platformdirs.user_cache_dir("dspark-gguf", appauthor=False), *parts)
 
 
 def data_dir(*parts: str) -> Path:

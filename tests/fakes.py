@@ -126,3 +126,35 @@ def followed(decoder, prompt, rounds):
         assert draft.length < len(committed)
         assert draft.tokens == committed[: draft.length]
         yield round
+
+
+class FakeScreen:
+    """Collects what a terminal would show."""
+
+    on_terminal = False
+
+    def __init__(self):
+        self.answer, self.notes = "", []
+
+    def write(self, text, dim=False):
+        self.answer += text
+
+    def note(self, line):
+        self.notes.append(line)
+
+    error = note
+
+    def table(self, rows):
+        self.notes += [f"{name} {value}" for name, value in rows]
+
+
+class FakeReader:
+    """Answers with prepared lines."""
+
+    def __init__(self, *lines):
+        self.lines = list(lines)
+
+    def line(self, prompt, default=""):
+        if not self.lines:
+            raise EOFError
+        return self.lines.pop(0)

@@ -83,7 +83,9 @@ def test_a_second_process_reads_only_what_is_new(files):
     with pair_of(*files) as pair:
         session, kept = session_of(pair), Kept("talk")
         said = kept.restore(session)
-        assert said == f"session talk: 4 messages, {len(held['target'])} tokens of them in the cache"
+        assert (
+            said == f"session talk: 4 messages, {len(held['target'])} tokens of them in the cache"
+        )
         assert {role: cache.tokens for role, cache in pair.caches.items()} == held
         answer = ask(session, "Three.")
         kept.close()

@@ -116,5 +116,5 @@ def _parse(line: str) -> tuple[str, Record]:
 def _parse_any(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

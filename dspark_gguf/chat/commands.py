@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -15,7 +15,7 @@ from dspark_gguf.chat import transcript
 from dspark_gguf.chat.kept import Kept
 from dspark_gguf.chat.status import stats_table
 from dspark_gguf.chat.terminal import read_text
-from dspark_gguf.config import Limits, Sampling, Speculation
+from dspark_gguf.config import Limits, Sampling, Speculation, plain_yaml
 from dspark_gguf.errors import UsageError
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ def _set(chat: Chat, argument: str) -> None:
     key, _, value = argument.partition(" ")
     section, name = _section(key)
     try:
-        parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = plain_yaml(value)
+    except ValueError:
         parsed = value
     chat.session.update({section: {name: parsed}})
     now = getattr(getattr(chat.session.settings, section), name)

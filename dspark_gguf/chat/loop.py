@@ -53,7 +53,7 @@ class Chat:
             # Nobody may be there to read this: a closed terminal refuses every word.
             with suppress(OSError):
                 self._keep(all_of_it=True)
-                if self.kept and self.kept.path.exists():
+                if self.kept and self.session.messages and self.kept.path.exists():
                     self.screen.note(
                         f"kept: `dspark-gguf chat --session {self.kept.name}` goes on from here"
                     )

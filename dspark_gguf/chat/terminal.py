@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, current_thread, main_thread
 from types import FrameType
@@ -99,11 +99,18 @@ class TerminalReader:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
+        class Lines(FileHistory):
+            """The last lines are not lost over a full disk, only forgotten with the process."""
+
+            def store_string(self, string: str) -> None:
+                with suppress(OSError):
+                    super().store_string(string)
+
         history: History
         try:
             path = data_dir() / "history"
             path.touch()
-            history = FileHistory(str(path))
+            history = Lines(str(path))
         except (OSError, DSparkError):  # a home that cannot be written to is no reason not to chat
             history = InMemoryHistory()
         self._session: PromptSession[str] = PromptSession(history=history)
