@@ -12,6 +12,10 @@ from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.paths import cache_path, replacing
 
 _FORMAT = 1
+#: What reading any JSON as ours may raise.
+_DAMAGE = (
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 
 
 class Learned:
@@ -69,15 +73,7 @@ class Learned:
                 one.restore(values["calibrations"][key])
         except FileNotFoundError:
             return
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ):
+        except (OSError, *_DAMAGE):
             self.note = f"what was learned of this pair is unreadable and is learned anew: {path}"
             return
         self.costs, self._calibrations = costs, calibrations

@@ -29,7 +29,7 @@ TREE = {
 SCRIPT = ("One.", "Two.", "/regen", "/edit Two and a half.", "Three.")
 
 
-class Clumsy(RuntimeError):
+class ClumsyError(RuntimeError):
     """An error that nobody expects."""
 
 
@@ -41,7 +41,7 @@ FAULTS = {
     "aborted half way": (True, 2),
     "failed half way": (True, -3),
     "no memory for Python": (False, MemoryError()),
-    "an unexpected error": (True, Clumsy("unexpected")),
+    "an unexpected error": (True, ClumsyError("unexpected")),
     "Ctrl-C": (True, KeyboardInterrupt()),
     "a signal to end": (True, SystemExit(143)),
 }
@@ -96,7 +96,7 @@ def talk(pair, kept):
     session, screen, end = Session(pair, load_settings(None, TREE)), FakeScreen(), None
     try:
         Chat(session, screen, FakeReader(*SCRIPT), kept).run()
-    except (MemoryError, Clumsy, SystemExit) as error:
+    except (MemoryError, ClumsyError, SystemExit) as error:
         end = error
     return session, screen, end
 
@@ -120,7 +120,8 @@ def require_sound(session, kept):
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_at_every_pass(pair, passes, kept, name):
     """The chat goes on after one message, or ends; nothing said before is lost, caches are true."""
-    works, result = fault = FAULTS[name]
+    fault = FAULTS[name]
+    result = fault[1]
     whole, _, _ = talk(pair, kept)
     total = passes.count
     assert total > 30
@@ -142,7 +143,7 @@ def test_a_fault_at_every_pass(pair, passes, kept, name):
 
 
 def test_no_memory_at_every_step_of_loading(tiny_files, monkeypatch):
-    """Weights, target's cache, draft's weights, draft's cache: one message each, and again works."""
+    """Weights and cache of target and draft: one message each, and the next try works."""
     for function in ("llama_model_load_from_file", "llama_init_from_model"):
         real = getattr(llama_cpp, function)
         for at in (0, 1):
@@ -153,7 +154,7 @@ def test_no_memory_at_every_step_of_loading(tiny_files, monkeypatch):
 
             with monkeypatch.context() as patch:
                 patch.setattr(llama_cpp, function, fail)
-                with pytest.raises(DSparkError, match="needed .*, got .*; "):
+                with pytest.raises(DSparkError, match=r"^needed .*, got .*; "):
                     load_pair(tiny_files.target, tiny_files.draft).draft_cache()
     with load_pair(tiny_files.target, tiny_files.draft) as pair:
         assert pair.draft_cache()

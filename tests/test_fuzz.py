@@ -1,9 +1,10 @@
-"""Foreign files, damaged in any way: each reader works or raises a DSparkError, in little memory."""
+"""Foreign files, damaged in any way: each reader works or raises a DSparkError."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -26,14 +27,14 @@ def reads(name, data, folder):
     foreign = FOREIGN[name]
     path = folder / f"file{foreign.ending}"
     path.write_bytes(data)
+    message = None
     try:
         foreign.read(path)
     except DSparkError as error:
-        needed, got = str(error).startswith("needed "), ", got " in str(error)
-        assert needed and got, error
-        assert len(str(error)) < 2000, error
-        return False
-    return True
+        message = str(error)
+    assert message is None or re.fullmatch(r"needed .*, got .*; .*", message, re.DOTALL)
+    assert len(message or "") < 2000
+    return message is None
 
 
 @st.composite
@@ -253,10 +254,12 @@ def test_arrays_that_claim_much_take_little(tmp_path):
     claims, bomb = tmp_path / "claims.npz", tmp_path / "bomb.npz"
     with zipfile.ZipFile(claims, "w") as archive:
         archive.writestr("confidence_0.npy", member.getvalue() + bytes(99))
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-        for k in range(12):
-            archive.writestr(f"confidence_{k}.npy", bytes(2**27))
-    assert bomb.stat().st_size < 2**21
+    with zipfile.ZipFile(bomb, "w") as archive:
+        archive.writestr("confidence_0.npy", member.getvalue())
+    data = bytearray(bomb.read_bytes())
+    place = data.index(b"PK\1\2") + 24  # the size after unpacking, in the archive's directory
+    data[place : place + 4] = struct.pack("<I", 2**31)
+    bomb.write_bytes(data)
     assert in_little_memory("chains", [claims, bomb]).count("refused ") == 2
     assert "unpacks to" in in_little_memory("chains", [bomb])
 

@@ -24,6 +24,9 @@ LEAST = 3
 #: After the last token of a text.
 _END = -1
 _WIDTH = np.int64(2**32)
+#: More than the largest store takes.
+_MOST_BYTES = 4 * 1024**3
+_KINDS = [np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.int32)]
 
 
 class Store:
@@ -100,7 +103,7 @@ class Store:
         """
         do = "make one with: dspark-gguf lookup build FILES -o STORE"
         try:
-            arrays = load_arrays(path)
+            arrays = load_arrays(path, _MOST_BYTES)
             tokens, pairs, places = (arrays[name] for name in ("tokens", "pairs", "places"))
             made_for = str(arrays["vocabulary"])
         except FileNotFoundError:
@@ -114,7 +117,7 @@ class Store:
                 "build it again with -m and this model",
             )
         good = (
-            (tokens.dtype, pairs.dtype, places.dtype) == (np.int32, np.int64, np.int32)
+            [array.dtype for array in (tokens, pairs, places)] == _KINDS
             and tokens.ndim == pairs.ndim == places.ndim == 1
             and len(pairs) == len(places) <= len(tokens)
             and (not len(places) or 0 <= places.min() <= places.max() < len(tokens))
