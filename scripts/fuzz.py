@@ -1,8 +1,8 @@
 """Look for files that break a reader, guided by coverage.
 
-``python scripts/fuzz.py gguf -max_total_time=600``. Needs ``pip install atheris``. The readers are those of ``tests/foreign.py``; options after the name
-go to libFuzzer. A file that is found is written beside as ``crash-...``: make it an example in
-``tests/test_fuzz.py`` when you mend it.
+``pip install atheris``, then ``python scripts/fuzz.py gguf -max_total_time=600``. The readers are
+those of ``tests/foreign.py``; options after the name go to libFuzzer. A file that is found is
+written beside as ``crash-...``: make it an example in ``tests/test_fuzz.py`` when you mend it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import signal
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from llama_cpp.llama_chat_format import (
@@ -122,12 +127,29 @@ def test_threads_share_the_process(quick):
 
 
 def test_a_process_that_died_is_replaced(quick):
-    """Killed by whom ever between two renderings: one message, then all is well."""
+    """Killed by whom ever between two renderings: the next one has a new one."""
     quick.render("a", {})
-    os.kill(quick._process.pid, 9)
-    with pytest.raises(UsageError, match="renders within"):
-        quick.render("b", {})
-    assert quick.render("c", {}) == "c"
+    first = quick._process
+    os.kill(first.pid, 9)
+    first.wait()
+    assert quick.render("b", {}) == "b"
+    assert quick._process is not first
+
+
+def test_the_process_ends_with_its_last_rendering_not_while_it_waits(monkeypatch):
+    """Its own alarm is for a rendering that nobody is left to stop; waiting has no end."""
+    alarms, out = [], io.BytesIO()
+    requests = [{}, {"source": "{{ x }}", "values": {"x": 1}}, {"source": "{{", "values": {}}]
+    lines = b"".join(json.dumps(request).encode() + b"\n" for request in requests)
+    monkeypatch.setattr(signal, "alarm", alarms.append, raising=False)
+    monkeypatch.setattr(jinja, "_limit_memory", lambda: None)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=out))
+    jinja.serve()
+    answers = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert answers[:2] == [{}, {"text": "1"}]
+    assert "error" in answers[2]
+    assert alarms == [30, 0] * 3
 
 
 def test_an_interrupted_question_leaves_no_answer_behind(quick, monkeypatch):

@@ -62,7 +62,7 @@ class Renderer:
 
         """
         with self._lock:
-            if self._process is None or self._owner != os.getpid():  # a fork shares no process
+            if not self._is_there():
                 self._start()
             answer = self._ask({"source": source, "values": values}, self._seconds)
         if answer is None:
@@ -80,6 +80,11 @@ class Renderer:
         if self._process is not None:
             self._stop()
             self._process = None
+
+    def _is_there(self) -> bool:
+        """Whether the process runs and is ours: what a fork left us is its parent's."""
+        process = self._process
+        return process is not None and self._owner == os.getpid() and process.poll() is None
 
     def _start(self) -> None:
         try:
@@ -141,12 +146,13 @@ def serve() -> None:
     """Answer lines of JSON on stdin, until it is closed. Runs in the process of a `Renderer`."""
     _limit_memory()
     for line in sys.stdin.buffer:
-        _limit_seconds()
         request = json.loads(line)
+        _limit_seconds(int(3 * SECONDS))
         try:
             answer = _answer(request)
         except Exception as error:
             answer = {"error": str(error)[:500] or type(error).__name__}
+        _limit_seconds(0)
         sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
         sys.stdout.buffer.flush()
 
@@ -220,12 +226,12 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEBIBYTES * 1024**2, MEBIBYTES * 1024**2))
 
 
-def _limit_seconds() -> None:
-    """End with the system's own alarm, should nobody be left to kill us."""
+def _limit_seconds(seconds: int) -> None:
+    """End with the system's own alarm, should nobody be left to kill us; 0: no more."""
     with contextlib.suppress(ImportError, AttributeError):
         import signal
 
-        signal.alarm(int(3 * SECONDS))
+        signal.alarm(seconds)
 
 
 renderer = Renderer()
