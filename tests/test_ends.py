@@ -128,8 +128,8 @@ def test_a_history_that_cannot_be_written(tmp_path, monkeypatch):
     assert history.get_strings() == ["One."]
 
 
-def piped(home, model, *words, lines, most_bytes=None):
-    """A chat that is fed lines, in a process whose files may have so many bytes."""
+def limited(home, words, text, most_bytes=None):
+    """The program, fed with text, in a process whose files may have so many bytes."""
 
     def limit():
         import resource
@@ -137,11 +137,39 @@ def piped(home, model, *words, lines, most_bytes=None):
         if most_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
-    command = [sys.executable, "-c", COMMAND, *ENDLESS, "-n", "4", "-m", str(model), *words]
     return subprocess.run(
-        command, input="\n".join(lines), env=home, capture_output=True, encoding="latin-1",
-        preexec_fn=limit, timeout=120,
+        [sys.executable, "-c", COMMAND, *words], input=text, env=home, capture_output=True,
+        encoding="latin-1", preexec_fn=limit, timeout=120,
     )  # fmt: skip
+
+
+def piped(home, model, *words, lines, most_bytes=None):
+    """A chat that is fed lines."""
+    words = [*ENDLESS, "-n", "4", "-m", str(model), *words]
+    return limited(home, words, "\n".join(lines), most_bytes)
+
+
+def test_other_files_on_a_full_disk(home, model, tmp_path):
+    """A store of texts, and answers of a batch: one message, no file or whole lines."""
+    note, store = tmp_path / "note.txt", tmp_path / "note.lookup"
+    note.write_text("one two three " * 100)
+    words = ["lookup", "build", str(note), "-o", str(store), "-m", str(model)]
+    ran = limited(home, words, "", most_bytes=2000)
+    assert ran.returncode == 1
+    message = ran.stderr.splitlines()[-1]
+    assert message.startswith("dspark-gguf: needed to read or write ")
+    assert ", got File too large; check the place" in message
+    assert "Traceback" not in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out.jsonl"
+    jobs.write_text('{"prompt": "a"}\n' * 9)
+    words = ["run", "--jsonl", str(jobs), "-o", str(out), "-m", str(model), "-n", "1"]
+    ran = limited(home, [*words, "--spec", "off", "-c", "256"], "", most_bytes=4000)
+    assert ran.returncode == 1
+    assert "got File too large" in ran.stderr.splitlines()[-1]
+    ran = limited(home, [*words, "--spec", "off", "-c", "256"], "")
+    assert ran.returncode == 0
+    assert len([json.loads(line) for line in out.read_text("utf-8").splitlines()]) == 9
 
 
 def test_a_disk_with_room_for_the_transcript_only(home, model):

@@ -77,6 +77,12 @@ def _explain(error: Exception) -> int:
     if isinstance(error, MemoryError):
         click.echo("dspark-gguf: out of memory; use a smaller model or --ctx-size", err=True)
         return 4
+    if isinstance(error, OSError) and error.strerror:
+        place = error.filename or "a file"
+        do = "check the place and the space on the disk"
+        line = f"dspark-gguf: needed to read or write {place}, got {error.strerror}; {do}"
+        click.echo(visible(line), err=True)
+        return 1
     kind = type(error).__name__
     click.echo(visible(f"dspark-gguf: unexpected {kind}: {error}; --debug shows where"), err=True)
     return 1
