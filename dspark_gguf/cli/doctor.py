@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from typing import Any
 
@@ -43,7 +42,7 @@ def doctor(
     debug = click.get_current_context().get_parameter_source("debug") is ParameterSource.COMMANDLINE
     report = examine(settings, say, verbose, *[shown] * debug)
     if as_json:
-        click.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+        click.echo(json_line(report.as_dict()))
     else:
-        click.echo(report.as_text())
+        click.echo(visible(report.as_text()))
     return report.exit_code
