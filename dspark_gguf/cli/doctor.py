@@ -10,6 +10,8 @@ from click.core import ParameterSource
 
 from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
 from dspark_gguf.cli.start import say
+from dspark_gguf.visible import as_json as json_line
+from dspark_gguf.visible import visible
 
 
 @click.command(cls=SectionedCommand)
