@@ -154,7 +154,7 @@ class Calibration:
             counts = np.asarray(values.get(name), dtype=np.float64)
             if counts.shape != getattr(self, f"_{name}").shape:
                 raise ValueError(f"{name} of another shape")
-            if not np.isfinite(counts).all() or (counts < 0).any():
+            if not ((counts >= 0) & (counts < 1e12)).all():
                 raise ValueError(f"{name} with a count that is none")
             learned[f"_{name}"] = counts
         if (learned["_survived"] > learned["_tested"] * (1 + 1e-9)).any():

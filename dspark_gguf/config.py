@@ -18,6 +18,9 @@ from dspark_gguf.paths import shipped
 #: Most draft tokens a round can have; the engine reserves rows for as many, plus one.
 MAX_DRAFT = 64
 
+#: Bytes of a settings file; the largest useful one has some thousands.
+_MOST_YAML = 2**20
+
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 
@@ -254,14 +257,14 @@ def checked(kind: type[Part], values: Tree, source: str) -> Part:
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(_fields_at(kind, first["loc"])))
             raise UsageError(
-                f"keys that exist in {source}", f"{key!r}", f"use one of: {known}"
+                f"keys that exist in {source}", _short(repr(key)), f"use one of: {known}"
             ) from None
         wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if wanted.startswith(("greater", "less")):
             wanted = f"a value {wanted}"
         raise UsageError(
-            f"{wanted} for {key} in {source}",
-            repr(first.get("input")),
+            f"{_short(wanted)} for {_short(key)} in {source}",
+            _short(repr(first.get("input"))),
             "correct that value",
         ) from None
 
@@ -290,6 +293,34 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in shipped("configs").glob("*.yaml"))
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them make a tree that no memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """As the base class."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*), which settings do not need")
+        return super().compose_node(parent, index)
+
+
+def plain_yaml(text: str) -> Any:
+    """The plain values of YAML text.
+
+    Raises:
+        ValueError: it is none; one line says why.
+
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:
+        # Besides its own errors, PyYAML lets through what int(), dates and deep nesting raise.
+        raise ValueError(_short(" ".join(str(error).split()))) from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
 def read_yaml(name_or_file: str) -> Tree:
     """The plain values of a preset or a YAML file.
 
@@ -300,15 +331,16 @@ def read_yaml(name_or_file: str) -> Tree:
     preset = shipped("configs") / f"{name_or_file}.yaml"
     path = preset if name_or_file in preset_names() else Path(name_or_file).expanduser()
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _MOST_YAML:
+            raise ValueError(f"more than {_MOST_YAML} bytes")
+        values = plain_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         presets = ", ".join(preset_names())
         raise UsageError(
             "a preset or a YAML file for --config", repr(name_or_file), f"presets: {presets}"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise UsageError(f"readable YAML in {path}", line, "correct the file") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"readable YAML in {path}", str(error), "correct the file") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -326,8 +358,8 @@ def _names(config: str | None) -> list[str]:
     return [config] if Path(config).expanduser().exists() else config.split(",")
 
 
-def load_settings(config: str | None, flags: Tree) -> Settings:
-    """Defaults, then the presets or files of `config`, then `flags`.
+def load_settings(config: str | None, flags: Tree, below: Tree | None = None) -> Settings:
+    """Defaults, then `below` (a session's), then the presets or files of `config`, then `flags`.
 
     Several with commas between them, such as ``code,cuda``: what the text is for, and the machine.
     Of two that set the same key the later one holds.
@@ -336,7 +368,8 @@ def load_settings(config: str | None, flags: Tree) -> Settings:
         UsageError: an unknown key or a value out of range, with its source.
 
     """
-    values: Tree = {}
+    values: Tree = below or {}
+    checked(Settings, values, "the session")
     for name in _names(config):
         tree = read_yaml(name)
         checked(Settings, tree, f"--config {name}")

@@ -92,6 +92,8 @@ _MOST_OVER = 1.1
 #: How fast the common level follows (a longer context, a machine that throttles), and how fast a
 #: single figure does once it was seen often.
 _LEVEL_GAIN, _GAIN = 1 / 8, 1 / 32
+#: No pass takes so long: a file that says so is damaged.
+_MOST_SECONDS = 1e6
 #: First looks after this many missed tokens say what reading costs; up to _USUAL, what a first
 #: look usually costs.
 _USUAL, _LONG = 2, 16
@@ -262,12 +264,13 @@ class LearnedCosts:
             name: _Figure(float(value), int(seen))
             for name, (value, seen) in dict(values["figures"]).items()
         }
-        good = all(np.isfinite(f.value) and f.value >= 0 and f.seen >= 0 for f in figures.values())
-        if not (good and np.isfinite(level) and level > 0):
+        good = all(0 <= f.value < _MOST_SECONDS and f.seen >= 0 for f in figures.values())
+        if not (good and 0 < level < _MOST_SECONDS):
             raise ValueError("seconds that are none")
         first, step, read = (figures.pop(name) for name in ("first", "step", "read"))
         rows = {int(name): figure for name, figure in figures.items()}
-        if any(count < 1 or not figure.value > 0 for count, figure in rows.items()):
+        known = range(1, self.limit + 2)
+        if any(count not in known or not figure.value > 0 for count, figure in rows.items()):
             raise ValueError("rows that are none")
         self.level, self._rows = level, rows
         self.profiled = int(values.get("profiled", 12))
@@ -297,6 +300,6 @@ def load_table(path: Path) -> FixedCosts:
         return FixedCosts(values["target_seconds"], values["draft_seconds"])
     except OSError as error:
         raise UsageError("a cost table", f"{error.strerror}: {path}", "check the path") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         got = str(error) if type(error) is ValueError else "something else"
         raise UsageError(wanted, got, "see `dspark-gguf profile --json`") from None

@@ -9,9 +9,13 @@ from typing import Any
 
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.cost import LearnedCosts
-from dspark_gguf.paths import cache_dir, replacing
+from dspark_gguf.paths import cache_path, replacing
 
 _FORMAT = 1
+#: What reading any JSON as ours may raise.
+_DAMAGE = (
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 
 
 class Learned:
@@ -53,6 +57,7 @@ class Learned:
             "costs": self.costs.as_dict(),
             "calibrations": {key: one.as_dict() for key, one in self._calibrations.items()},
         }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
 
@@ -68,7 +73,7 @@ class Learned:
                 one.restore(values["calibrations"][key])
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, *_DAMAGE):
             self.note = f"what was learned of this pair is unreadable and is learned anew: {path}"
             return
         self.costs, self._calibrations = costs, calibrations
@@ -92,8 +97,8 @@ def learned_path(facts: dict[str, Any]) -> Path:
 
 
 def learned_dir() -> Path:
-    """The folder of all that was learned."""
-    return cache_dir("learned")
+    """The folder of all that was learned; a home that cannot be written to is no reason to fail."""
+    return cache_path("learned")
 
 
 def forget_all() -> int:

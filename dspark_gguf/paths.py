@@ -17,6 +17,7 @@ from dspark_gguf.errors import DSparkError
 SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 _PACKAGE = Path(__file__).resolve().parent
+_PART = ".part"
 
 
 def shipped(name: str) -> Path:
@@ -30,7 +31,12 @@ def shipped(name: str) -> Path:
 
 def cache_dir(*parts: str) -> Path:
     """A folder (made if missing) for what can be computed again: demo models, learned costs."""
-    return _made(Path(platformdirs.user_cache_dir("dspark-gguf", appauthor=False), *parts))
+    return _made(cache_path(*parts))
+
+
+def cache_path(*parts: str) -> Path:
+    """The same folder, there or not."""
+    return Path(platformdirs.user_cache_dir("dspark-gguf", appauthor=False), *parts)
 
 
 def data_dir(*parts: str) -> Path:
@@ -72,10 +78,30 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, moved over it only if the block succeeds.
 
     So a reader sees the old file or the whole new one, never a part; of two writers the last wins.
+    What is moved is on the disk before: neither a crash nor a power cut leaves an empty file.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what a killed process left of `replacing`; nobody else may be writing there."""
+    for part in folder.glob(f".*{_PART}"):
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name last. Where a folder cannot be opened (Windows) the system does it."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -173,3 +173,35 @@ def restore_stale(rollback, length):
     head = data[:32].view(np.int32)
     head[head == mark.length - 1] = length - 1  # its position
     assert rollback._restore(replace(mark, length=length, data=data))
+
+
+class FakeScreen:
+    """Collects what a terminal would show."""
+
+    on_terminal = False
+
+    def __init__(self):
+        self.answer, self.notes = "", []
+
+    def write(self, text, dim=False):
+        self.answer += text
+
+    def note(self, line):
+        self.notes.append(line)
+
+    error = note
+
+    def table(self, rows):
+        self.notes += [f"{name} {value}" for name, value in rows]
+
+
+class FakeReader:
+    """Answers with prepared lines."""
+
+    def __init__(self, *lines):
+        self.lines = list(lines)
+
+    def line(self, prompt, default=""):
+        if not self.lines:
+            raise EOFError
+        return self.lines.pop(0)

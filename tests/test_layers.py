@@ -15,8 +15,8 @@ ROOT = Path(dspark_gguf.__file__).parent
 
 #: Lowest first: a module imports only from lines above its own, or from its own folder.
 ORDER = """
-errors
-paths dist
+errors visible
+paths dist arrays
 naming
 hub
 config

@@ -13,6 +13,7 @@ from dspark_gguf.chat.session import Session
 from dspark_gguf.config import DraftOptions, ModelOptions, load_settings
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import ResourceError, UsageError
+from tests.fakes import FakeReader, FakeScreen
 
 N_CTX = 320
 
@@ -38,38 +39,6 @@ def make(pair, **changes):
 
 def say(rounds):
     return "".join(round.text for round in rounds)
-
-
-class FakeScreen:
-    """Collects what a terminal would show."""
-
-    on_terminal = False
-
-    def __init__(self):
-        self.answer, self.notes = "", []
-
-    def write(self, text, dim=False):
-        self.answer += text
-
-    def note(self, line):
-        self.notes.append(line)
-
-    error = note
-
-    def table(self, rows):
-        self.notes += [f"{name} {value}" for name, value in rows]
-
-
-class FakeReader:
-    """Answers with prepared lines."""
-
-    def __init__(self, *lines):
-        self.lines = list(lines)
-
-    def line(self, prompt, default=""):
-        if not self.lines:
-            raise EOFError
-        return self.lines.pop(0)
 
 
 def chat(session, *lines):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
+import subprocess
 import sys
 
 import pexpect
 import pytest
 from click.testing import CliRunner
 
+from dspark_gguf.chat.terminal import Screen
 from dspark_gguf.cli import main
+from dspark_gguf.visible import as_json
+from tests.foreign import gguf_header
+from tests.foreign import text as gguf_text
 
 COMMAND = "from dspark_gguf.cli import main; main()"
 QUESTION = "Write a Python function that adds two numbers."
@@ -99,3 +106,113 @@ def test_history_survives_the_session(terminal, demo_files):
     again.send("\x1b[A\x1b[A\r")
     again.expect("system prompt: remembered words")
     again.close(force=True)
+
+
+HOSTILE = (
+    "\x1b]0;title\x07 \x1b[2J \x9b31m \x9d52;c;aGk=\x9c \x1bP+q\x1b\\ "
+    "a\rb \x08\x7f\x00 \u202eabc\u202c"
+)
+SHOWN = "]0;title [2J 31m 52;c;aGk= P+q\\ ab  abc"
+
+
+class OnTerminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """stdout and stderr as terminals without colour."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    out, err = OnTerminal(), OnTerminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    return out, err
+
+
+@pytest.mark.parametrize("dim", [False, True])
+def test_control_sequences_of_an_answer_are_not_sent(streams, dim):
+    """Colours, titles, the clipboard, queries, C1, overwriting: whole, or split anywhere."""
+    out, _ = streams
+    screen = Screen()
+    for size in (1, 2, 3, len(HOSTILE)):
+        out.truncate(0)
+        out.seek(0)
+        for k in range(0, len(HOSTILE), size):
+            screen.write(HOSTILE[k : k + size], dim=dim)
+        assert out.getvalue() == SHOWN
+    out.truncate(0)
+    out.seek(0)
+    screen.write("a\tb\nc é 漢 👍🏽 שלום", dim=dim)
+    assert out.getvalue() == "a\tb\nc é 漢 👍🏽 שלום"
+
+
+def test_notes_and_tables_show_them_as_text(streams):
+    """File names, metadata and what was said, printed back."""
+    _, err = streams
+    screen = Screen()
+    screen.note(f"saved to {HOSTILE}")
+    screen.error(f"needed {HOSTILE}")
+    screen.table([("name", HOSTILE)])
+    said = err.getvalue()
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", said)
+    assert said.count("\\u001b]0;title\\u0007") == 3
+    assert said.count("a\\u000db") == 3
+
+
+def test_a_pipe_gets_the_answer_byte_for_byte(monkeypatch):
+    """Who reads a pipe may want just these bytes."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    Screen().write(HOSTILE)
+    assert out.getvalue() == HOSTILE
+
+
+def test_json_shows_nothing_and_loses_nothing():
+    """JSON for scripts may meet a terminal too: the same values, all of it printable."""
+    line = as_json({"text": HOSTILE})
+    assert json.loads(line) == {"text": HOSTILE}
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e]", line)
+
+
+def test_a_hostile_file_is_only_shown(tmp_path):
+    """`inspect`: a name with an escape sequence, in the metadata and as a path; also an error."""
+    data = gguf_header(
+        ("general.architecture", 8, gguf_text("llama\x1b[31m")),
+        ("general.name", 8, gguf_text(HOSTILE)),
+    )
+    path = tmp_path / "a\x1b]0;b\x07.gguf"
+    path.write_bytes(data)
+    for words in (
+        ["inspect", str(path)],
+        ["inspect", "--json", str(path)],
+        ["inspect", f"{path}x"],
+    ):
+        ran = CliRunner().invoke(main, words)
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", ran.output)
+        assert "\\u001b]0;b\\u0007" in ran.output
+
+
+def test_an_answer_with_escapes_in_a_real_terminal(demo_files):
+    """End to end: a model that says an escape sequence, because every other token is forbidden."""
+    from dspark_gguf import Pair
+
+    with Pair(*demo_files) as pair:
+        ids = [pair.vocabulary.tokenize(text, add_bos=False) for text in ("\x1b", "\x07")]
+    words = [word for (token,) in ids for word in ("--logit-bias", f"{token}+1000")]
+    child = pexpect.spawn(
+        sys.executable, ["-c", COMMAND, "run", "Hello", "-n", "6", "-c", "256", *words],
+        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"}, encoding="utf-8", timeout=60,
+    )  # fmt: skip
+    child.expect("6 tok")
+    assert "\x1b" not in child.before
+    assert "\x07" not in child.before
+    child.expect(pexpect.EOF)
+    piped = subprocess.run(
+        [sys.executable, "-c", COMMAND, "run", "Hello", "-n", "6", "-c", "256", *words],
+        capture_output=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert re.fullmatch(rb"[\x1b\x07]{6}\n", piped.stdout)

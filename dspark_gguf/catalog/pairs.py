@@ -53,7 +53,11 @@ def known_pairs(path: Path | None = None) -> list[KnownPair]:
     """
     path = path or shipped("models.txt")
     pairs: list[KnownPair] = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"a list of pairs in {path}", str(error), "check the file") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         fields = [field.strip() for field in line.split("|")]

@@ -10,6 +10,7 @@ from typing import Any
 
 from dspark_gguf.chat.terminal import read_text
 from dspark_gguf.errors import UsageError
+from dspark_gguf.visible import as_json
 
 Record = dict[str, Any]
 
@@ -89,7 +90,7 @@ def run_jobs(
     """Answer the jobs in order; each result is written whole before the next begins."""
     for job in jobs:
         result = {"index": job.index, "input": job.input, **answer(job)}
-        write(json.dumps(result, ensure_ascii=False) + "\n")
+        write(as_json(result) + "\n")
         yield result
 
 
@@ -115,5 +116,5 @@ def _parse(line: str) -> tuple[str, Record]:
 def _parse_any(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from dspark_gguf.chat import transcript
+from dspark_gguf.chat.kept import Kept
 from dspark_gguf.chat.status import stats_table
 from dspark_gguf.chat.terminal import read_text
-from dspark_gguf.config import Limits, Sampling, Speculation
+from dspark_gguf.config import Limits, Sampling, Speculation, plain_yaml
 from dspark_gguf.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,8 +139,8 @@ def _set(chat: Chat, argument: str) -> None:
     key, _, value = argument.partition(" ")
     section, name = _section(key)
     try:
-        parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = plain_yaml(value)
+    except ValueError:
         parsed = value
     chat.session.update({section: {name: parsed}})
     now = getattr(getattr(chat.session.settings, section), name)
@@ -150,11 +152,27 @@ def _stats(chat: Chat, argument: str) -> None:
     chat.screen.table(stats_table(chat.session.total, chat.session.outlook))
 
 
-@command("save", usage="FILE", summary="write the conversation as JSON")
+@command("save", usage="[FILE]", summary="keep this session now, or write it to a JSON file")
 def _save(chat: Chat, argument: str) -> None:
+    if not argument:
+        _keep(chat)
+        return
     path = _path(argument, "/save")
     transcript.save(chat.session, path)
     chat.screen.note(f"saved {len(chat.session.messages)} messages to {path}")
+
+
+def _keep(chat: Chat) -> None:
+    """As a session; one without a name gets the time of day as its name."""
+    if not chat.session.messages:
+        raise UsageError("a conversation to keep", "an empty one", "say something first")
+    if chat.kept is None or chat.kept.unnamed:
+        named = Kept(f"{datetime.now():%Y-%m-%d-%H%M%S}")
+        if chat.kept:
+            chat.kept.close()
+        chat.kept = named
+    how = chat.kept.save(chat.session)
+    chat.screen.note(f"kept {how}; `dspark-gguf chat --session {chat.kept.name}` goes on from here")
 
 
 @command("load", usage="FILE", summary="go on from a saved conversation")

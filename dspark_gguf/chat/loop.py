@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import closing, suppress
 
 from dspark_gguf.chat.commands import Leave, run_command
-from dspark_gguf.chat.session import Session
+from dspark_gguf.chat.kept import Kept
+from dspark_gguf.chat.session import Answering, Session
 from dspark_gguf.chat.status import status_line
-from dspark_gguf.chat.terminal import Reader, Screen, interruptible, read_message
+from dspark_gguf.chat.terminal import (
+    Reader,
+    Screen,
+    ended_by_signals,
+    interruptible,
+    read_message,
+)
 from dspark_gguf.chat.think import ThinkSplitter
 from dspark_gguf.errors import DSparkError
-from dspark_gguf.records import Round
 
 
 class Chat:
@@ -20,34 +26,87 @@ class Chat:
         session: the conversation.
         screen: where answers appear.
         reader: where messages come from.
+        kept: where the conversation is kept, or None.
 
     Attributes:
         attached: text of files that goes with the next message.
 
     """
 
-    def __init__(self, session: Session, screen: Screen, reader: Reader) -> None:
-        self.session, self.screen, self.reader = session, screen, reader
+    def __init__(
+        self, session: Session, screen: Screen, reader: Reader, kept: Kept | None = None
+    ) -> None:
+        self.session, self.screen, self.reader, self.kept = session, screen, reader, kept
         self.attached: list[str] = []
         self._forgotten = 0
+        self._warned = False
 
     def run(self) -> None:
-        """Until the end of the input, ``/exit``, or Ctrl-C twice in a row."""
+        """Until the end of the input, ``/exit``, Ctrl-C twice in a row, or a signal.
+
+        However it ends, the conversation is kept first.
+        """
+        try:
+            with ended_by_signals():
+                self._talk()
+        except BaseException:
+            # Nobody may be there to read this: a closed terminal refuses every word.
+            with suppress(OSError):
+                self._keep(all_of_it=True)
+                if self.kept and self.session.messages and self.kept.path.exists():
+                    self.screen.note(
+                        f"kept: `dspark-gguf chat --session {self.kept.name}` goes on from here"
+                    )
+            raise
+
+    def _talk(self) -> None:
         pressed = False
         while True:
             try:
                 message = read_message(self.reader)
                 pressed = False
                 self.handle(message)
+                self._keep()
             except (EOFError, Leave):
-                return
+                if self._leaves():
+                    return
             except KeyboardInterrupt:
-                if pressed:
+                if pressed and self._leaves():
                     return
                 pressed = True
                 self.screen.note("Ctrl-C again, Ctrl-D or /exit leaves")
             except DSparkError as error:
                 self.screen.error(str(error))
+                self._keep()
+
+    def _keep(self, all_of_it: bool = False) -> bool:
+        """Write the transcript (all of it: the caches too); whether that worked. Says why not."""
+        if self.kept is None:
+            return True
+        try:
+            if all_of_it:
+                self._say_kept(self.kept.save(self.session))
+            else:
+                self.kept.write(self.session)
+        except DSparkError as error:
+            if all_of_it or not self._warned:
+                self.screen.error(f"this conversation is not kept: {error}")
+            self._warned = True
+            return False
+        self._warned = False
+        return True
+
+    def _say_kept(self, how: str) -> None:
+        if how and self.kept:
+            self.screen.note(f"session {self.kept.name} is kept, {how}")
+
+    def _leaves(self) -> bool:
+        """Keep everything; where that fails, whoever types can still `/save FILE` elsewhere."""
+        warned = self._warned
+        if self._keep(all_of_it=True) or warned or not self.screen.on_terminal:
+            return True
+        self.screen.note("/save FILE keeps it elsewhere; leaving again drops it")
+        return False
 
     def handle(self, message: str) -> None:
         """A message or a slash command; ``//`` begins a message with a slash."""
@@ -58,9 +117,9 @@ class Chat:
             self.attached.clear()
             self.show(self.session.ask(text))
 
-    def show(self, rounds: Iterator[Round]) -> None:
+    def show(self, rounds: Answering) -> None:
         """Stream an answer, then its status line. Ctrl-C keeps what was said."""
-        with interruptible(self.session.pair.interrupt):
+        with interruptible(self.session.pair.interrupt), closing(rounds):
             splitter: ThinkSplitter | None = None
             ends_line = True
             for round in rounds:

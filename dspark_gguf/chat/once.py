@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled, DSparkError, UsageError
 from dspark_gguf.records import Answer, Round
+from dspark_gguf.visible import as_json as json_line
 
 INTERRUPTED = 130
 
@@ -77,7 +77,7 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
             if not as_json:
                 screen.write(round.text)
     if as_json:
-        print(json.dumps(answer.as_dict(settings.model_dump(mode="json")), ensure_ascii=False))  # noqa: T201
+        print(json_line(answer.as_dict(settings.model_dump(mode="json"))))  # noqa: T201
     elif not answer.text.endswith("\n"):
         screen.write("\n")
     if screen.on_terminal and not as_json:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from dspark_gguf.verify import name_of
 
 #: What the conversation needs of a message; extra keys go to the template as they are.
 Message = dict[str, str]
+#: Rounds of an answer. Close it where they are not all taken: that keeps what was said.
+Answering: TypeAlias = Generator[Round, None, None]
 
 
 class Session:
@@ -84,7 +86,20 @@ class Session:
         if "seed" in changes.get("sampling", {}):
             self._rng = np.random.default_rng(self.settings.sampling.seed)
 
-    def ask(self, text: str) -> Iterator[Round]:
+    @property
+    def trail(self) -> tuple[str, list[int]]:
+        """The newest prompt with its answer, as text and as tokens; it may be set."""
+        return self._trail_text, self._trail
+
+    @trail.setter
+    def trail(self, trail: tuple[str, list[int]]) -> None:
+        text, tokens = trail
+        n_tokens = self.pair.vocabulary.n_tokens
+        if not isinstance(text, str) or not all(0 <= token < n_tokens for token in tokens):
+            raise ValueError("no text and tokens of this model")
+        self._trail_text, self._trail = text, [int(token) for token in tokens]
+
+    def ask(self, text: str) -> Answering:
         """Say something, and stream the answer.
 
         A turn without any answer (cancelled before its first word, or refused) leaves no trace.
@@ -92,7 +107,7 @@ class Session:
         self.messages.append({"role": "user", "content": text})
         yield from self.reply()
 
-    def reply(self) -> Iterator[Round]:
+    def reply(self) -> Answering:
         """Answer the last message of the user; an answer that it has is replaced.
 
         However the iterator ends, what was said until then is part of the conversation. Where
@@ -116,7 +131,7 @@ class Session:
         finally:
             self._close(answer, before)
 
-    def regenerate(self) -> Iterator[Round]:
+    def regenerate(self) -> Answering:
         """Another answer to the last message.
 
         Raises:
@@ -126,7 +141,7 @@ class Session:
         self._require_turn()
         return self.reply()
 
-    def edit(self, text: str) -> Iterator[Round]:
+    def edit(self, text: str) -> Answering:
         """Replace the last message, and answer it anew.
 
         Raises:

@@ -56,8 +56,9 @@ class PlainSpeed:
 
     def add(self, round: Round) -> None:
         """Look at one round."""
-        if round.tokens and round.drafted == 0:
-            self._seconds.append(round.seconds - round.draft_seconds)
+        seconds = round.seconds - round.draft_seconds
+        if round.tokens and round.drafted == 0 and seconds > 0.0:  # a clock can be set back
+            self._seconds.append(seconds)
 
     @property
     def tokens_per_second(self) -> float | None:

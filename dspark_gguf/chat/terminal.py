@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, current_thread, main_thread
 from types import FrameType
-from typing import BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from rich.console import Console
 from rich.text import Text
 
 from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.paths import data_dir
+from dspark_gguf.visible import printable, visible
 
 PROMPT, MORE = ">>> ", "... "
 _BLOCK = '"""'
-
-#: Control characters that a terminal would act on; a model has no business moving the cursor.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Screen:
@@ -48,24 +45,24 @@ class Screen:
         if not self.on_terminal:
             sys.stdout.write(text)
         elif dim:
-            self._out.print(Text(_CONTROL.sub("", text), style="dim"), end="")
+            self._out.print(Text(printable(text), style="dim"), end="")
         else:
-            self._out.file.write(_CONTROL.sub("", text))
+            self._out.file.write(printable(text))
         self._out.file.flush()
 
     def note(self, line: str) -> None:
         """Something about the work, not part of it."""
-        self._err.print(Text(line, style="dim"))
+        self._err.print(Text(visible(line), style="dim"))
 
     def error(self, line: str) -> None:
         """Something that went wrong."""
-        self._err.print(Text(line, style="red"))
+        self._err.print(Text(visible(line), style="red"))
 
     def table(self, rows: list[tuple[str, str]]) -> None:
         """Names and values, aligned."""
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
-            self._err.print(Text(f"  {name:<{width}}  {value}"))
+            self._err.print(Text(visible(f"  {name:<{width}}  {value}")))
 
 
 class Reader(Protocol):
@@ -102,11 +99,18 @@ class TerminalReader:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
+        class Lines(FileHistory):
+            """The last lines are not lost over a full disk, only forgotten with the process."""
+
+            def store_string(self, string: str) -> None:
+                with suppress(OSError):
+                    super().store_string(string)
+
         history: History
         try:
             path = data_dir() / "history"
             path.touch()
-            history = FileHistory(str(path))
+            history = Lines(str(path))
         except (OSError, DSparkError):  # a home that cannot be written to is no reason not to chat
             history = InMemoryHistory()
         self._session: PromptSession[str] = PromptSession(history=history)
@@ -178,6 +182,33 @@ def _next_line(reader: Reader, at_end: str = "") -> str:
         return reader.line(MORE)
     except EOFError:
         return at_end
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and a closed terminal (SIGHUP) unwind like an error: everything is kept.
+
+    Raises:
+        SystemExit: with 128 + the signal's number, as shells report it.
+
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        for other in before:  # a second one must not cut the saving short
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before: dict[signal.Signals, Any] = {}
+    if current_thread() is main_thread():
+        names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        for wanted in (signal.Signals[name] for name in names):
+            if signal.getsignal(wanted) is not signal.SIG_IGN:  # nohup
+                before[wanted] = signal.signal(wanted, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

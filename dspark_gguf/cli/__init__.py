@@ -26,9 +26,11 @@ from dspark_gguf.cli.profile import profile
 from dspark_gguf.cli.pull import pull
 from dspark_gguf.cli.replay import replay
 from dspark_gguf.cli.run import run
+from dspark_gguf.cli.sessions import sessions
 from dspark_gguf.cli.suggest import suggest
 from dspark_gguf.cli.trace import trace
 from dspark_gguf.errors import DSparkError
+from dspark_gguf.visible import visible
 
 INTERRUPTED = 130
 
@@ -71,13 +73,19 @@ def _explain(error: Exception) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, DSparkError):
-        click.echo(f"dspark-gguf: {error}", err=True)
+        click.echo(f"dspark-gguf: {visible(str(error))}", err=True)
         return error.exit_code
     if isinstance(error, MemoryError):
         click.echo("dspark-gguf: out of memory; use a smaller model or --ctx-size", err=True)
         return 4
+    if isinstance(error, OSError) and error.strerror:
+        place = error.filename or "a file"
+        do = "check the place and the space on the disk"
+        line = f"dspark-gguf: needed to read or write {place}, got {error.strerror}; {do}"
+        click.echo(visible(line), err=True)
+        return 1
     kind = type(error).__name__
-    click.echo(f"dspark-gguf: unexpected {kind}: {error}; --debug shows where", err=True)
+    click.echo(visible(f"dspark-gguf: unexpected {kind}: {error}; --debug shows where"), err=True)
     return 1
 
 
@@ -102,5 +110,6 @@ main.add_command(profile)
 main.add_command(pull)
 main.add_command(replay)
 main.add_command(run)
+main.add_command(sessions)
 main.add_command(suggest)
 main.add_command(trace)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from typing import Any
 
@@ -11,6 +10,8 @@ from click.core import ParameterSource
 
 from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
 from dspark_gguf.cli.start import say
+from dspark_gguf.visible import as_json as json_line
+from dspark_gguf.visible import visible
 
 
 @click.command(cls=SectionedCommand)
@@ -43,7 +44,7 @@ def doctor(
     debug = click.get_current_context().get_parameter_source("debug") is ParameterSource.COMMANDLINE
     report = examine(settings, say, verbose, *[shown] * debug)
     if as_json:
-        click.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+        click.echo(json_line(report.as_dict()))
     else:
-        click.echo(report.as_text())
+        click.echo(visible(report.as_text()))
     return report.exit_code

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from dspark_gguf.cli.completion import VALUES
 from dspark_gguf.cli.start import say
+from dspark_gguf.visible import as_json as json_line
+from dspark_gguf.visible import visible
 
 
 @click.command()
@@ -24,4 +24,4 @@ def inspect(model: str, as_json: bool) -> None:
     from dspark_gguf.catalog.resolve import located
 
     facts = facts_of(located([(model, "target")], say)[0])
-    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else as_text(facts))
+    click.echo(json_line(facts) if as_json else visible(as_text(facts)))

@@ -9,6 +9,7 @@ import click
 
 from dspark_gguf.cli.completion import VALUES
 from dspark_gguf.errors import UsageError
+from dspark_gguf.visible import visible
 
 
 @click.command()
@@ -30,7 +31,7 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
 
         found = local_models()
         values = [{**asdict(model), "path": str(model.path)} for model in found]
-        click.echo(json.dumps(values) if as_json else listing.local_text(found))
+        click.echo(json.dumps(values) if as_json else visible(listing.local_text(found)))
         return
 
     from dspark_gguf.catalog.pairs import known_pairs, similar_names

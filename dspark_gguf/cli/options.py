@@ -263,8 +263,10 @@ def _common(function: Function) -> Function:
     return function
 
 
-def settings_from(config: str | None, options: dict[str, Any]) -> Settings:
-    """The settings that a preset or file and the given options make.
+def settings_from(
+    config: str | None, options: dict[str, Any], below: dict[str, Any] | None = None
+) -> Settings:
+    """The settings that a preset or file and the given options make, over those `below`.
 
     Raises:
         UsageError: an unknown key or a value out of range.
@@ -282,4 +284,4 @@ def settings_from(config: str | None, options: dict[str, Any]) -> Settings:
         for section in sections:
             place = place.setdefault(section, {})
         place[key] = flag.parse(value)
-    return load_settings(config, tree)
+    return load_settings(config, tree, below)

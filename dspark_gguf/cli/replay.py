@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dspark_gguf.visible import visible
+
 if TYPE_CHECKING:
     from dspark_gguf.measure.compare import Grid
     from dspark_gguf.measure.replay import Result
@@ -46,7 +48,7 @@ def replay(
     if as_json:
         click.echo(json.dumps(result.as_dict(rule) | (static.as_dict() if static else {})))
     else:
-        click.echo(_text(rule, result, static))
+        click.echo(visible(_text(rule, result, static)))
 
 
 def _text(rule: str, result: Result, static: Grid | None) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dspark_gguf.visible import visible
+
 if TYPE_CHECKING:
     from dspark_gguf.config import Settings
     from dspark_gguf.engine.pair import Pair
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 def say(line: str) -> None:
     """A line on stderr."""
-    click.echo(line, err=True)
+    click.echo(visible(line), err=True)
 
 
 @contextmanager

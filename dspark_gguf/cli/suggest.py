@@ -10,6 +10,7 @@ import click
 from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
 from dspark_gguf.cli.start import say
 from dspark_gguf.errors import UsageError
+from dspark_gguf.visible import visible
 
 
 @click.command(cls=SectionedCommand)
@@ -63,4 +64,4 @@ def suggest(
     if as_json:
         click.echo(json.dumps([each.as_dict() for each in found]))
     else:
-        click.echo(catalog.as_text(quoted(settings.model), found))
+        click.echo(visible(catalog.as_text(quoted(settings.model), found)))

@@ -7,7 +7,6 @@ them stands, ascending among equal pairs; ``vocabulary`` str.
 
 from __future__ import annotations
 
-import zipfile
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dspark_gguf.arrays import NoArrays, load_arrays
 from dspark_gguf.draft.lookup import PLACES, Match, common
 from dspark_gguf.errors import PairError, UsageError
 from dspark_gguf.paths import replacing
@@ -24,6 +24,9 @@ LEAST = 3
 #: After the last token of a text.
 _END = -1
 _WIDTH = np.int64(2**32)
+#: More than the largest store takes.
+_MOST_BYTES = 4 * 1024**3
+_KINDS = [np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.int32)]
 
 
 class Store:
@@ -100,12 +103,12 @@ class Store:
         """
         do = "make one with: dspark-gguf lookup build FILES -o STORE"
         try:
-            with np.load(path, allow_pickle=False) as file:
-                tokens, pairs, places = (file[name] for name in ("tokens", "pairs", "places"))
-                made_for = str(file["vocabulary"])
+            arrays = load_arrays(path, _MOST_BYTES)
+            tokens, pairs, places = (arrays[name] for name in ("tokens", "pairs", "places"))
+            made_for = str(arrays["vocabulary"])
         except FileNotFoundError:
             raise UsageError("a store of texts", f"nothing at {path}", do) from None
-        except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile):
+        except (NoArrays, KeyError):
             raise UsageError(f"a store of texts in {path}", "another file", do) from None
         if made_for != vocabulary:
             raise PairError(
@@ -114,7 +117,7 @@ class Store:
                 "build it again with -m and this model",
             )
         good = (
-            (tokens.dtype, pairs.dtype, places.dtype) == (np.int32, np.int64, np.int32)
+            [array.dtype for array in (tokens, pairs, places)] == _KINDS
             and tokens.ndim == pairs.ndim == places.ndim == 1
             and len(pairs) == len(places) <= len(tokens)
             and (not len(places) or 0 <= places.min() <= places.max() < len(tokens))

@@ -138,6 +138,11 @@ class Context:
             self.listener.trimmed(self.length)
         return self.length
 
+    def adopt(self, tokens: Sequence[int]) -> None:
+        """Its memory was filled by other means, and holds exactly `tokens` now."""
+        self.tokens[:] = tokens
+        self._rollback.mark(self.length)
+
     def trim(self, length: int) -> None:
         """Take back all tokens from position `length` on; a longer `length` changes nothing.
 

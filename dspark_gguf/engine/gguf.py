@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,6 +62,10 @@ class Header:
     metadata: dict[str, Any]
     tensors: dict[str, Tensor]
 
+    def __post_init__(self) -> None:
+        """Refuse what no model says of itself."""
+        _require_kinds(self)
+
     @cached_property
     def architecture(self) -> str:
         """Such as ``llama``; ``unknown`` where the file does not say."""
@@ -85,6 +89,51 @@ class Header:
 
 class Count(int):
     """The length of an array that was not read."""
+
+
+#: What readers rely on, by key or by what follows the architecture in it.
+_TEXT = ("general.architecture", "tokenizer.chat_template")
+_WHOLE = (
+    "general.file_type", "tokenizer.ggml.mask_token_id", "block_count", "embedding_length",
+    "context_length", "expert_count", "attention.sliding_window", "block_size", "selector_top_k",
+    "hyper_connection.count",
+)  # fmt: skip
+_WHOLES = ("target_layers",)
+_WHOLE_OR_MANY = ("attention.head_count", "attention.head_count_kv")
+
+
+def _require_kinds(header: Header) -> None:
+    """Refuse metadata of other kinds than its readers expect.
+
+    Raises:
+        ModelError: naming the key.
+
+    """
+
+    def require(keys: Sequence[str], what: str, fits: Callable[[Any], bool]) -> None:
+        for key in keys:
+            full = key if key in header.metadata else f"{header.architecture}.{key}"
+            value = header.metadata.get(full)
+            if value is not None and not fits(value):
+                raise ModelError(
+                    f"{what} for {full[:80]} in {header.path}",
+                    repr(value)[:80],
+                    "download it again",
+                )
+
+    require(_TEXT, "text", lambda value: isinstance(value, str))
+    require(_WHOLE, "a whole number", _is_whole)
+    require(_WHOLES, "whole numbers", _are_whole)
+    require(_WHOLE_OR_MANY, "whole numbers", lambda value: _is_whole(value) or _are_whole(value))
+    require(("tokenizer.ggml.tokens",), "a list", lambda value: isinstance(value, list | Count))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, Count) and 0 <= value < 2**32
+
+
+def _are_whole(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_whole, value))
 
 
 def read_header(path: str | Path) -> Header:

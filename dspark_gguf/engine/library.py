@@ -16,6 +16,8 @@ from typing import Any
 import llama_cpp
 from llama_cpp._ggml import libggml
 
+from dspark_gguf.visible import visible
+
 # GGML_LOG_LEVEL_* of ggml.h; the binding's own table is off by one.
 DEBUG_LEVEL, ERROR_LEVEL, CONTINUED = 1, 4, 5
 
@@ -38,7 +40,7 @@ class _Log:
             self.errors.append(re.sub(r"^\w+: ", "", line.strip()))
         self._level = self._level if level == CONTINUED else level
         if self.verbose and self._level > DEBUG_LEVEL:
-            sys.stderr.write(line)
+            sys.stderr.write(visible(line))
 
 
 log = _Log()

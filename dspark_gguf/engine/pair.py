@@ -95,6 +95,12 @@ class Pair:
             self._load_draft(self._draft_path)
         return self._draft_cache
 
+    @property
+    def caches(self) -> dict[str, Context]:
+        """The target's cache, and the draft's if it is loaded."""
+        caches = {"target": self.target_cache, "draft": self._draft_cache}
+        return {role: cache for role, cache in caches.items() if cache is not None}
+
     def learned(self, speculation: Speculation, say: Callable[[str], object] = str) -> Learned:
         """What is known of this pair on this machine; measured first where nothing is.
 

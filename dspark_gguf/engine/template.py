@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from llama_cpp.llama_chat_format import CHATML_CHAT_TEMPLATE, Jinja2ChatFormatter
+from llama_cpp.llama_chat_format import CHATML_CHAT_TEMPLATE
 
+from dspark_gguf.engine.jinja import TemplateRefused, renderer
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import UsageError
 
@@ -17,14 +17,14 @@ Message = Mapping[str, str]
 
 
 class ChatTemplate:
-    """The chat template of a model, rendered by llama-cpp-python's sandboxed Jinja formatter.
+    """The chat template of a model, rendered as llama-cpp-python does, in a process of its own.
 
     Args:
         model: a loaded model.
         override: Jinja text, or a file with it, instead of the template in the model's file.
 
     Raises:
-        UsageError: an override that is neither a file nor Jinja.
+        UsageError: a template that is no Jinja, or an override that is neither a file nor Jinja.
 
     """
 
@@ -39,12 +39,12 @@ class ChatTemplate:
                 "give its own with --chat-template, or use `run --raw`"
             )
         self.source = source
-        self._bos = self._spelled(model.vocabulary.bos)
+        self._bos, self._eos = (
+            self._spelled(token) for token in (model.vocabulary.bos, model.vocabulary.eos)
+        )
         try:
-            self._formatter = Jinja2ChatFormatter(
-                source, self._spelled(model.vocabulary.eos), self._bos
-            )
-        except jinja2.TemplateError as error:
+            renderer.render(source)
+        except TemplateRefused as error:
             raise UsageError("a Jinja chat template", str(error), "see --chat-template") from None
 
     @property
@@ -60,13 +60,13 @@ class ChatTemplate:
             think: sets ``enable_thinking``; None leaves the template its default.
 
         Raises:
-            UsageError: the template refuses these messages.
+            UsageError: the template refuses these messages, or takes too much of the machine.
 
         """
         extra: dict[str, Any] = {} if think is None else {"enable_thinking": think}
         try:
             return self._render(messages, extra)
-        except (jinja2.TemplateError, ValueError, TypeError) as error:
+        except TemplateRefused as error:
             if messages and messages[0]["role"] == "system" and len(messages) > 1:
                 # Some templates (Gemma) know no system role: its text opens the first turn.
                 return self.render(_system_into_first_turn(messages), think)
@@ -84,9 +84,15 @@ class ChatTemplate:
         return self._vocabulary.tokenize(text, add_bos=not written)
 
     def _render(self, messages: Sequence[Message], extra: dict[str, Any]) -> str:
-        rendered = self._formatter(messages=[dict(message) for message in messages], **extra)
-        prompt: str = rendered.prompt
-        return prompt
+        values = {
+            "messages": [dict(message) for message in messages],
+            "bos_token": self._bos,
+            "eos_token": self._eos,
+            "add_generation_prompt": True,
+            **dict.fromkeys(("functions", "function_call", "tools", "tool_choice")),
+            **extra,
+        }
+        return renderer.render(self.source, values)
 
     def _spelled(self, token: int) -> str:
         return self._vocabulary.text(token).decode("utf-8", "replace")

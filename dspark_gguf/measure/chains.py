@@ -18,7 +18,6 @@ Recorded without a draft model, the first arrays have depth 0.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dspark_gguf.arrays import NoArrays, load_arrays
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import replacing
 
@@ -103,12 +103,11 @@ def load_chains(path: Path) -> list[Chains]:
 
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = load_arrays(path)
     except FileNotFoundError:
         raise UsageError("a file of chains", f"nothing at {path}", "check the path") from None
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile):
-        raise _malformed(path, "another kind of file") from None
+    except NoArrays as error:
+        raise _malformed(path, str(error)) from None
     texts: list[Chains] = []
     while f"confidence_{len(texts)}" in arrays:
         texts.append(_text(path, arrays, len(texts)))

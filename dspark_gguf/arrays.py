@@ -1,0 +1,41 @@
+"""Arrays of a foreign ``.npz`` file: checked before anything is unpacked."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: Compressed zeros become a thousand times as long: a small file may claim all memory.
+MOST_BYTES = 1024**3
+
+
+class NoArrays(Exception):  # noqa: N818 - an answer, which the caller puts into its own words
+    """A file that is none of ours; says what it is."""
+
+
+def load_arrays(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, npt.NDArray[Any]]:
+    """All arrays by name; nothing in the file is ever executed.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        NoArrays: another kind of file, a damaged one, or one that unpacks to more than
+            `most_bytes`.
+
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > most_bytes:
+            raise NoArrays(f"one that unpacks to {size / 1024**3:.0f} GiB")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: np.asarray(file[name]) for name in file.files}
+    except (FileNotFoundError, NoArrays):
+        raise
+    except Exception:
+        # What zip, zlib and numpy raise over damaged bytes is no closed list; an array that claims
+        # more than its file has is a MemoryError or a ValueError, before it is read.
+        raise NoArrays("another kind of file") from None

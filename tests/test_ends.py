@@ -1,0 +1,226 @@
+"""Ends that nobody typed, in real processes: signals, a closed terminal, a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pexpect
+import pytest
+
+from dspark_gguf.chat.terminal import TerminalReader
+from tests.tiny_gguf import Tiny, write_llama
+
+COMMAND = "from dspark_gguf.cli import main; main()"
+#: Answers that go on for longer than any test waits, on one thread.
+ENDLESS = [
+    "chat", "--ignore-eos", "--temp", "0", "-c", "60000", "-t", "1", "--spec", "off",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_llama(tmp_path_factory.mktemp("ends") / "tiny.gguf", Tiny(context=65536))
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Environment with folders of its own."""
+    folders = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CACHE", "DATA")}
+    return {**os.environ, **folders, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+
+
+def transcript(home, name="last"):
+    path = os.path.join(home["XDG_DATA_HOME"], "dspark-gguf", "sessions", name, "chat.json")
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)["messages"]
+
+
+def terminal(home, model, *words):
+    """A chat in a terminal, waiting for its first message."""
+    child = pexpect.spawn(
+        sys.executable, ["-c", COMMAND, *ENDLESS, "-m", str(model), *words], env=home,
+        encoding="latin-1", timeout=60, dimensions=(40, 200),
+    )  # fmt: skip
+    child.expect(">>>")
+    return child
+
+
+def answering(child, text):
+    """Say something, and wait for the beginning of the answer."""
+    child.send(text + "\r")
+    child.expect(text + r"[\s\S]*\n[\s\S]{40}")
+
+
+def ended(child):
+    """Exit status or signal of a child that ends by itself."""
+    child.expect(pexpect.EOF)
+    child.wait()
+    return child.exitstatus if child.exitstatus is not None else -child.signalstatus
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("name", [None, "fox"])
+def test_a_signal_in_the_middle_of_an_answer(home, model, number, name):
+    """What was said until then is kept, and the chat says where; the exit code is the shells'."""
+    child = terminal(home, model, *(["--session", name] if name else []))
+    answering(child, "Tell me.")
+    child.kill(number)
+    child.expect(f"kept: `dspark-gguf chat --session {name or 'last'}` goes on from here")
+    assert "Traceback" not in child.before
+    assert ended(child) == 128 + number
+    user, assistant = transcript(home, name or "last")
+    assert user == {"role": "user", "content": "Tell me."}
+    assert assistant["content"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_the_prompt(home, model, number):
+    """Nobody is answering; the terminal is left as it was."""
+    child = terminal(home, model, "-n", "4")
+    child.send("One.\r")
+    child.expect("stopped at the token limit")
+    child.expect(">>>")
+    child.kill(number)
+    assert ended(child) == 128 + number
+    assert "Traceback" not in child.before
+    assert len(transcript(home)) == 2
+
+
+def test_a_closed_terminal(home, model):
+    """The window is shut in the middle of an answer: the next chat goes on from there."""
+    child = terminal(home, model)
+    answering(child, "Tell me.")
+    child.close(force=False)
+    child.wait()
+    first = transcript(home)
+    assert len(first) == 2
+    assert first[1]["content"]
+    again = terminal(home, model, "--session", "last", "-n", "2")
+    assert "session last: 2 messages" in again.before
+    again.sendline("/bye")
+    again.expect(pexpect.EOF)
+    assert transcript(home) == first
+
+
+def test_killed_between_turns(home, model):
+    """SIGKILL leaves no time for anything: the turn before is on the disk already."""
+    child = terminal(home, model, "-n", "4")
+    child.send("One.\r")
+    child.expect("stopped at the token limit")
+    child.expect(">>>")
+    child.kill(signal.SIGKILL)
+    child.expect(pexpect.EOF)
+    assert len(transcript(home)) == 2
+
+
+def test_a_history_that_cannot_be_written(tmp_path, monkeypatch):
+    """A full disk in the middle of a chat: what was typed is answered, and remembered so long."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    history = TerminalReader()._session.history
+    path = tmp_path / "dspark-gguf" / "history"
+    path.unlink()
+    path.mkdir()
+    history.append_string("One.")
+    assert history.get_strings() == ["One."]
+
+
+def limited(home, words, text, most_bytes=None):
+    """The program, fed with text, in a process whose files may have so many bytes."""
+
+    def limit():
+        import resource
+
+        if most_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, *words], input=text, env=home, capture_output=True,
+        encoding="latin-1", preexec_fn=limit, timeout=120,
+    )  # fmt: skip
+
+
+def piped(home, model, *words, lines, most_bytes=None):
+    """A chat that is fed lines."""
+    words = [*ENDLESS, "-n", "4", "-m", str(model), *words]
+    return limited(home, words, "\n".join(lines), most_bytes)
+
+
+def test_other_files_on_a_full_disk(home, model, tmp_path):
+    """A store of texts, and answers of a batch: one message, no file or whole lines."""
+    note, store = tmp_path / "note.txt", tmp_path / "note.lookup"
+    note.write_text("one two three " * 100)
+    words = ["lookup", "build", str(note), "-o", str(store), "-m", str(model)]
+    ran = limited(home, words, "", most_bytes=2000)
+    assert ran.returncode == 1
+    message = ran.stderr.splitlines()[-1]
+    assert message.startswith("dspark-gguf: needed to read or write ")
+    assert ", got File too large; check the place" in message
+    assert "Traceback" not in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out.jsonl"
+    jobs.write_text('{"prompt": "a"}\n' * 9)
+    words = ["run", "--jsonl", str(jobs), "-o", str(out), "-m", str(model), "-n", "1"]
+    ran = limited(home, [*words, "--spec", "off", "-c", "256"], "", most_bytes=4000)
+    assert ran.returncode == 1
+    assert "got File too large" in ran.stderr.splitlines()[-1]
+    ran = limited(home, [*words, "--spec", "off", "-c", "256"], "")
+    assert ran.returncode == 0
+    assert len([json.loads(line) for line in out.read_text("utf-8").splitlines()]) == 9
+
+
+def test_a_disk_with_room_for_the_transcript_only(home, model):
+    """The caches are left out with one word about it; the next process reads again."""
+    ran = piped(home, model, "--session", "fox", lines=["One.", "Two."], most_bytes=8000)
+    assert ran.returncode == 0, ran.stderr
+    assert "session fox is kept, without its caches: " in ran.stderr
+    folder = os.path.join(home["XDG_DATA_HOME"], "dspark-gguf", "sessions", "fox")
+    assert sorted(os.listdir(folder)) == ["chat.json", "lock"]
+    again = piped(home, model, "--session", "fox", lines=["Three."])
+    assert "session fox: 4 messages\n" in again.stderr
+    assert len(transcript(home, "fox")) == 6
+
+
+def test_a_disk_without_room_for_the_transcript(home, model):
+    """One message, the answers come; what was kept before stays whole."""
+    piped(home, model, "--session", "fox", lines=["One."])
+    before = transcript(home, "fox")
+    ran = piped(home, model, "--session", "fox", lines=["Two.", "Three."], most_bytes=500)
+    assert ran.stderr.count("this conversation is not kept: needed to write ") == 2
+    assert ran.stderr.count("4 tok ") == 2
+    assert "Traceback" not in ran.stderr
+    assert transcript(home, "fox") == before
+
+
+@pytest.mark.parametrize("kind", ["CACHE", "DATA"])
+def test_folders_that_cannot_be_made(home, model, tmp_path, kind):
+    """A read-only home (a file in its place: root may write anywhere) is no reason not to chat."""
+    (tmp_path / "file").write_text("")
+    home[f"XDG_{kind}_HOME"] = str(tmp_path / "file" / "below")
+    ran = piped(home, model, "--spec", "auto", "-c", "256", lines=["One."])
+    assert ran.returncode == 0, ran.stderr
+    assert "4 tok " in ran.stderr
+    if kind == "DATA":
+        child = terminal(home, model, "-n", "4")
+        assert "this conversation will not be kept: needed a writable folder" in child.before
+        child.sendline("/bye")
+        assert ended(child) == 0
+
+
+def test_leaving_with_a_full_disk_asks_once(home, model):
+    """The transcript is in memory alone: /save FILE elsewhere is offered before it is gone."""
+    child = terminal(home, model, "-n", "4", "--session", "fox")
+    folder = os.path.join(home["XDG_DATA_HOME"], "dspark-gguf", "sessions", "fox")
+    os.mkdir(os.path.join(folder, "chat.json"))  # nothing can replace a folder
+    child.send("One.\r")
+    child.expect("this conversation is not kept: needed to write ")
+    child.expect(">>>")
+    child.send("/save elsewhere.json\r")
+    child.expect("saved 2 messages to elsewhere.json")
+    child.expect(">>>")
+    child.sendline("/bye")
+    assert ended(child) == 0
+    os.remove("elsewhere.json")

@@ -1,0 +1,328 @@
+"""Conversations kept under a name: whole, resumed without reading, and never by the wrong model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import suppress
+
+import pytest
+
+from dspark_gguf import Pair
+from dspark_gguf.chat import caches, transcript
+from dspark_gguf.chat.kept import Kept
+from dspark_gguf.chat.session import Session
+from dspark_gguf.chat.shelf import sessions
+from dspark_gguf.config import DraftOptions, ModelOptions, load_settings
+from dspark_gguf.errors import DSparkError, UsageError
+from tests.tiny_dflash import write_dflash
+
+EXACT = {"n_ctx": 256, "flash_attn": "off", "cache_type_k": "f32", "cache_type_v": "f32"}
+SETTINGS = {
+    "sampling": {"temperature": 0.0, "ignore_eos": True},
+    "limits": {"max_tokens": 12},
+    "speculation": {"mode": "on", "drafter": "model", "draft_min_prob": 0.0, "draft_max": 3},
+}
+
+
+@pytest.fixture(autouse=True)
+def shelf(tmp_path, monkeypatch):
+    """A data folder of its own for each test."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    return tmp_path / "dspark-gguf" / "sessions"
+
+
+def pair_of(target, draft, **changes):
+    options = {**EXACT, **changes}
+    return Pair(target, draft, ModelOptions(**options), DraftOptions(**options))
+
+
+def session_of(pair, **changes):
+    return Session(pair, load_settings(None, {**SETTINGS, **changes}))
+
+
+def ask(session, text):
+    for _ in session.ask(text):
+        pass
+    return session.last
+
+
+def begin(files, name="talk", turns=("One.", "Two.")):
+    """A first process: some turns, kept at the end."""
+    with pair_of(*files) as pair:
+        session, kept = session_of(pair), Kept(name)
+        for turn in turns:
+            ask(session, turn)
+            kept.write(session)
+        how = kept.save(session)
+        held = {role: list(cache.tokens) for role, cache in pair.caches.items()}
+        kept.close()
+    return session, held, how
+
+
+def resumed(files, name="talk", **changes):
+    """What a second process finds: session, tokens in each cache, and what it says."""
+    with pair_of(*files, **changes) as pair:
+        session, kept = session_of(pair), Kept(name)
+        said = kept.restore(session)
+        held = {role: list(cache.tokens) for role, cache in pair.caches.items()}
+        kept.close()
+    return session, held, said
+
+
+@pytest.fixture
+def files(tiny_files):
+    return tiny_files.target, tiny_files.draft
+
+
+def test_a_second_process_reads_only_what_is_new(files):
+    """It goes on as if there had been no end, with both caches full."""
+    first, held, how = begin(files)
+    assert how.startswith("with its caches, 0.1 MiB")
+    with pair_of(*files) as pair:
+        session, kept = session_of(pair), Kept("talk")
+        said = kept.restore(session)
+        assert (
+            said == f"session talk: 4 messages, {len(held['target'])} tokens of them in the cache"
+        )
+        assert {role: cache.tokens for role, cache in pair.caches.items()} == held
+        answer = ask(session, "Three.")
+        kept.close()
+    with pair_of(*files) as pair:
+        unbroken = session_of(pair)
+        for text in ("One.", "Two."):
+            ask(unbroken, text)
+        wanted = ask(unbroken, "Three.")
+    assert (answer.tokens, answer.cached_tokens) == (wanted.tokens, wanted.cached_tokens)
+    assert answer.cached_tokens > 60  # of 71 and the new message
+    assert session.messages[:-2] == first.messages
+
+
+def test_a_block_draft_resumes_too(tiny_files, tmp_path):
+    """Its cache is made of what the target passes on: it is kept with the target's, or not used."""
+    files = tiny_files.target, write_dflash(tmp_path / "block.gguf")
+    _, held, _ = begin(files)
+    assert held["draft"]
+    with pair_of(*files) as pair:
+        session, kept = session_of(pair), Kept("talk")
+        kept.restore(session)
+        assert pair.caches["draft"].tokens == held["target"]
+        answer = ask(session, "Three.")
+        assert answer.cached_tokens > 60
+        kept.close()
+    (tmp_path / "dspark-gguf" / "sessions" / "talk" / "draft.cache").unlink()
+    with pair_of(*files) as pair:
+        session = session_of(pair)
+        Kept("talk").restore(session)
+        again = ask(session, "Three.")
+    assert again.tokens == answer.tokens
+    assert again.cached_tokens == 0
+
+
+def test_caches_of_other_models_are_not_used(files, tiny_files, tmp_path):
+    """A changed file, another draft, another layout: read again, the transcript is there."""
+    first, held, _ = begin(files)
+    other_draft = resumed((files[0], tiny_files.target))
+    assert other_draft[1] == {"target": held["target"], "draft": []}
+    assert resumed(files, cache_type_k="f16")[1] == {"target": [], "draft": []}
+    assert resumed(files, n_ctx=128)[1] == {"target": [], "draft": []}
+    assert resumed(files, threads=1)[1] == held
+    changed = shutil.copy(files[0], tmp_path / "target.gguf")
+    os.utime(changed, ns=(0, 0))
+    session, found, said = resumed((changed, files[1]))
+    assert found == {"target": [], "draft": []}
+    assert (session.messages, said) == (first.messages, "session talk: 4 messages")
+
+
+@pytest.mark.parametrize("file", ["target.cache", "draft.cache"])
+def test_a_damaged_cache_is_not_used(files, shelf, file):
+    """One flipped bit in a number would change answers without a word; a short file cannot be."""
+    _, held, _ = begin(files)
+    path = shelf / "talk" / file
+    whole = path.read_bytes()
+    role = path.stem
+    for damaged in (whole[:-1], whole[:40], b"", bytes([*whole[:-9], whole[-9] ^ 1, *whole[-8:]])):
+        path.write_bytes(damaged)
+        assert resumed(files)[1] == {**held, role: []}
+    path.write_bytes(whole)
+    assert resumed(files)[1] == held
+
+
+def test_what_llama_cpp_refuses_leaves_an_empty_cache(files, shelf, tmp_path):
+    """A file with a true checksum that is none of its own."""
+    begin(files)
+    record, path = shelf / "talk" / "caches.json", shelf / "talk" / "target.cache"
+    values, whole = json.loads(record.read_text()), path.read_bytes()
+    for damaged in (whole[:8] + b"\xff\xff\xff\xff" + whole[12:], b"", b"x" * 99):
+        path.write_bytes(damaged)
+        values["sha256"]["target"] = caches._sha256(path)
+        record.write_text(json.dumps(values))
+        with pair_of(*files) as pair:
+            session, kept = session_of(pair), Kept("talk")
+            kept.restore(session)
+            assert pair.target_cache.tokens == []
+            assert ask(session, "Three.").cached_tokens == 0
+            kept.close()
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Fails:
+    """A function that fails once, after so many calls."""
+
+    def __init__(self, real, after, failure):
+        self.real, self.left, self.failure, self.happened = real, after, failure, False
+
+    def __call__(self, *words):
+        self.left -= 1
+        if self.left == -1:
+            self.happened = True
+            raise self.failure
+        return self.real(*words)
+
+
+@pytest.mark.parametrize("failure", [Crash(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_crash_at_any_point_of_saving_loses_nothing(files, shelf, monkeypatch, call, failure):
+    """The transcript is the old one or the new one, whole; caches are right or not there."""
+    first, _, _ = begin(files)
+    before, failed, calls = first.messages, True, 0
+    while failed:
+        with pair_of(*files) as pair:
+            session, kept = session_of(pair), Kept("talk")
+            kept.restore(session)
+            for _ in session.edit(f"Again {calls}."):
+                pass
+            with monkeypatch.context() as patch:
+                fails = Fails(getattr(os, call), calls, failure)
+                patch.setattr(os, call, fails)
+                with suppress(Crash, DSparkError):
+                    kept.save(session)
+            kept.close()
+        failed, calls = fails.happened, calls + 1
+        found = transcript.read(shelf / "talk" / "chat.json")["messages"]
+        assert found in (before, session.messages)
+        assert not list((shelf / "talk").glob(".*.part"))
+        restored, held, _ = resumed(files)
+        assert restored.messages == found
+        assert held["target"][:9] in ([], first.trail[1][:9])
+        before = found
+    assert found == session.messages
+    # The transcript, two caches, their record (a file and its folder each); once without a failure.
+    assert calls == {"replace": 5, "fsync": 9}[call]
+
+
+def test_what_a_killed_process_left_is_removed(shelf, files):
+    """A half-written cache may be large: the next one who comes in deletes it."""
+    begin(files)
+    (shelf / "talk" / ".target.cache.0123abcd.part").write_bytes(b"x" * 1000)
+    Kept("talk").close()
+    assert sorted(path.name for path in (shelf / "talk").iterdir()) == [
+        "caches.json", "chat.json", "draft.cache", "lock", "target.cache",
+    ]  # fmt: skip
+
+
+def test_caches_are_bounded(files, shelf, monkeypatch):
+    """The oldest of other sessions make room, transcripts stay; without room there is no cache."""
+    begin(files, "old")
+    begin(files, "new")
+    for name, time in (("old", 1), ("new", 2)):
+        for path in (shelf / name).glob("*.cache"):
+            os.utime(path, (time, time))
+    size = sum(path.stat().st_size for path in (shelf / "new").glob("*.cache"))
+    monkeypatch.setattr(caches, "MOST_BYTES", int(2.5 * size))
+    begin(files, "newest")
+    assert not list((shelf / "old").glob("*.cache"))
+    assert len(list((shelf / "new").glob("*.cache"))) == 2
+    assert resumed(files, "old")[2] == "session old: 4 messages"
+    monkeypatch.setattr(caches, "MOST_BYTES", size // 2)
+    assert begin(files, "large")[2] == "without its caches, which would take 0.1 MiB of the disk"
+    monkeypatch.setattr(caches, "MOST_BYTES", 2**60)
+    monkeypatch.setattr(caches, "LEAVE_FREE", 2**60)
+    assert "would take" in begin(files, "full")[2]
+
+
+def test_one_process_at_a_time(files):
+    """Two chats in one session would overwrite each other's turns."""
+    kept = Kept("talk")
+    with pytest.raises(UsageError, match="open in another process"):
+        Kept("talk")
+    kept.close()
+    Kept("talk").close()
+    first, second = Kept.last(), Kept.last()
+    assert (first.name, second.name) == ("last", "last-2")
+
+
+def test_a_chat_without_a_name_replaces_the_last_one_only_by_words(files):
+    """Opening and leaving a chat must not delete what the one before said."""
+    with pair_of(*files) as pair:
+        session, kept = session_of(pair), Kept.last()
+        ask(session, "One.")
+        kept.write(session)
+        kept.close()
+        kept = Kept.last()
+        kept.save(session_of(pair))
+        assert transcript.read(kept.path)["messages"] == session.messages
+        assert kept.save(session) == ""  # no caches for what nobody asked to keep
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "-x", "a" * 65, "a b", "a\0"])
+def test_names_are_no_paths(name):
+    """A name cannot lead out of the folder."""
+    with pytest.raises(UsageError, match="a session name"):
+        Kept(name)
+
+
+def test_half_a_surrogate_is_kept(files):
+    """What no UTF-8 exists for can be typed; the transcript is written and read all the same."""
+    with pair_of(*files) as pair:
+        session, kept = session_of(pair), Kept("talk")
+        session.messages = [{"role": "user", "content": "a\udc80b"}]
+        kept.write(session)
+        kept.close()
+        again = session_of(pair)
+        Kept("talk").restore(again)
+        assert again.messages == session.messages
+
+
+def test_the_commands(dspark, files, shelf):
+    """`chat --session` begins and goes on; `sessions` lists and deletes; flags go before what
+    was kept."""
+    words = ("chat", "--session", "fox", "--temp", 0, "-n", 4, "-c", 256, "--spec", "on")
+    first = dspark(*words, "-m", files[0], "-d", files[1], "-sys", "Be.", stdin="Hello\n")
+    assert first.exit_code == 0, first.output
+    assert "session fox is kept, with its caches" in first.stderr
+    second = dspark("chat", "--session", "fox", "--top-k", 7, stdin="More\n/save\n")
+    assert "session fox: 2 messages" in second.stderr
+    assert "target target on CPU" in second.stderr
+    assert "kept with its caches" in second.stderr
+    values = json.loads((shelf / "fox" / "chat.json").read_text())
+    assert len(values["messages"]) == 4
+    assert values["settings"]["sampling"]["top_k"] == 7
+    assert values["settings"]["limits"]["max_tokens"] == 4
+    assert values["settings"]["chat"]["system"] == values["system"] == "Be."
+    third = dspark("chat", "--session", "fox", "-sys", "Do.", "--show-config")
+    assert "system: Do." in third.stdout
+    listed = dspark("sessions").stdout
+    assert listed == dspark("sessions", "list").stdout
+    assert listed.startswith("fox ")
+    assert "4 messages" in listed
+    assert dspark("sessions", "rm", "fix").exit_code == 2
+    assert "there are: fox" in dspark("sessions", "rm", "fix").stderr
+    assert dspark("sessions", "rm", "fox").stdout == "deleted fox\n"
+    assert (dspark("sessions").stdout, sessions()) == ("", [])
+
+
+def test_a_damaged_transcript_is_named_and_kept(dspark, files, shelf):
+    """It is the user's: nothing overwrites it."""
+    begin(files)
+    path = shelf / "talk" / "chat.json"
+    path.write_text("{")
+    result = dspark("chat", "--session", "talk", stdin="Hello\n")
+    assert result.exit_code == 2
+    assert f"needed a saved chat in {path}" in result.stderr
+    assert path.read_text() == "{"
+    assert "damaged" in dspark("sessions").stdout
