@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
+
+# llama.cpp's threads wait for each other at every step of a pass, spinning. On two cores that have
+# other work too, tiny models then take five times longer than with threads that sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from tests.tiny_gguf import Tiny, write_llama, write_mamba
 
