@@ -77,8 +77,9 @@ class Context:
         self._n_batch = max(model.options.n_batch, max_rows, snapshots + 2)
         self.cache_bytes = footprint.cache_bytes(n_ctx, 1 + snapshots)
         self._context = self._create(snapshots)
-        window = 0 if model.options.swa_full else model.window
-        self._rollback = Rollback(self._context, model.is_recurrent, window)
+        self._rollback = Rollback(
+            self._context, model.is_recurrent, model.window, model.options.swa_full
+        )
         if self._rollback.kind == "snapshots":
             self.max_rows = min(max_rows, 1 + self._rollback.snapshots)
         self._batch = llama_cpp.llama_batch_init(self._n_batch, 0, 1)

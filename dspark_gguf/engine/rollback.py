@@ -52,13 +52,14 @@ class Rollback:
     Args:
         context: llama.cpp's context.
         recurrent: whether its memory has a state that each token changes.
-        window: tokens that its sliding window holds; 0: all of them.
+        window: tokens that its sliding-window layers see; 0: it has none.
+        whole: whether these keep what lies behind their window all the same.
 
     """
 
-    def __init__(self, context: Any, recurrent: bool, window: int) -> None:
+    def __init__(self, context: Any, recurrent: bool, window: int, whole: bool) -> None:
         self._context, self._memory = context, llama_cpp.llama_get_memory(context)
-        self._recurrent, self._window = recurrent, window
+        self._recurrent, self._window, self._whole = recurrent, window, whole
         #: Most tokens that snapshots take back.
         self.snapshots = int(llama_cpp.llama_n_rs_seq(context)) if recurrent else 0
         self._last = 0  # tokens of the last pass that can be taken back from snapshots
@@ -70,7 +71,7 @@ class Rollback:
         """See the module."""
         if self._recurrent:
             return "snapshots" if self.snapshots else "replay"
-        return "window" if self._window else "removal"
+        return "window" if self._window and not self._whole else "removal"
 
     def save(self, length: int) -> None:
         """Make it possible to come back to `length` tokens, those of now, until the next `settle`.
@@ -136,6 +137,7 @@ class Rollback:
             return False  # a clear memory is surer than an empty one
         if self._recurrent:
             return held - length <= min(self.snapshots, self._last)
+        # A file holds no more than the window, even of one that was kept whole.
         first = llama_cpp.llama_memory_seq_pos_min(self._memory, _SEQUENCE)
         return not self._window or first <= 0 or length >= first + self._window - 1
 
