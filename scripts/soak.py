@@ -18,10 +18,13 @@ end: memory over the last half of the turns, open files and threads.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import os
 import sys
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, active_count
 from typing import Any
@@ -228,7 +231,10 @@ def fresh_rows(cache: Context, tokens: list[int], last: int) -> np.ndarray:
 
 
 def resident() -> int:
-    """Memory of this process, in KiB."""
+    """Memory of this process, in KiB, without what is free but was not given back."""
+    gc.collect()
+    with suppress(AttributeError):  # glibc's
+        ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
 
@@ -271,7 +277,7 @@ def soak(turns: int, seed: int, first: int, folder: Path) -> dict[str, Any]:
         "turns": len(memory) * TURNS,
         **counts,
         "worst difference": worst,
-        "memory, MiB": round(late[-1] / 1024, 1),
+        "memory at half and at the end, MiB": [round(k / 1024, 1) for k in (late[0], late[-1])],
         "memory over the last half": round((max(late) - min(late)) / min(late), 4),
         "handles": [opened, handles()],
     }
