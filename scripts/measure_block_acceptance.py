@@ -43,8 +43,7 @@ def laws_along(pair: Pair, sampler: Sampler, tokens: Sequence[int]) -> list[tupl
         unseen = [int(row.argmax())]
         chain += unseen
     pair.target_cache.restart(tokens[:-1])
-    unread = tokens[pair.target_cache.length :]
-    rows = pair.target_cache.advance([*unread, *chain], len(chain) + 1)
+    rows = pair.target_cache.decode([tokens[-1], *chain])
     ours = [sampler(rows[k], (*tokens, *chain[:k])) for k in range(CHAIN)]
     return list(zip(ours, theirs, chain, strict=True))
 
