@@ -14,6 +14,7 @@ import pytest
 
 from dspark_gguf import Speculation
 from dspark_gguf.plugin import DSparkLlama
+from tests.tiny_kinds import write_gemma3
 
 EXACT = {
     "n_ctx": 256, "n_batch": 64, "flash_attn": False, "type_k": 0, "type_v": 0, "verbose": False,
@@ -77,6 +78,22 @@ def test_an_edited_history(make, place):
     said(llama, PROMPT)
     changed = [*PROMPT[:place], 11, *PROMPT[place + 1 :]]
     assert said(llama, changed) == said(plain, changed)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("place", [5, 300, 590, 597])
+def test_an_edit_behind_a_sliding_window(tmp_path, place, whole):
+    """What the window has forgotten is read again. (`Llama` itself computes from what is left.)"""
+    file = str(write_gemma3(tmp_path / "gemma3.gguf"))
+    options = {**EXACT, "n_ctx": 1024, "swa_full": whole}
+    llama = DSparkLlama(file, speculation=ALWAYS, **options)
+    history = np.random.default_rng(1).integers(0, 250, 600).tolist()
+    said(llama, history)
+    changed = [*history[:place], 11, *history[place + 1 :]]
+    fresh = llama_cpp.Llama(file, **options)
+    assert said(llama, changed, 30) == said(fresh, changed, 30)
+    for each in (llama, fresh):
+        each.close()
 
 
 def test_the_same_again(make, wanted):

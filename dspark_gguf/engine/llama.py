@@ -11,6 +11,7 @@ import numpy.typing as npt
 from llama_cpp import Llama as Llama  # for those above, which do not know llama_cpp
 
 from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.engine.rollback import is_still_seen
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import ResourceError
 
@@ -32,6 +33,7 @@ class LlamaCache:
     def __init__(self, llama: Llama) -> None:
         self.llama = llama
         self.vocabulary = Vocabulary(llama._model.model, owner=llama)
+        self._window = int(llama_cpp.llama_model_n_swa(llama._model.model))
 
     @property
     def n_ctx(self) -> int:
@@ -76,7 +78,10 @@ class LlamaCache:
     def trim(self, length: int) -> None:
         """Take back all tokens from position `length` on."""
         if length < self.length:
-            if not self.llama._ctx.kv_cache_seq_rm(-1, length, -1):
+            context = self.llama._ctx
+            memory = llama_cpp.llama_get_memory(context.ctx)
+            seen = is_still_seen(memory, self._window, length)
+            if not (seen and context.kv_cache_seq_rm(-1, length, -1)):
                 self.llama.reset()
                 return
             self.llama.n_tokens = length

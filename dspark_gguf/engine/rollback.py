@@ -137,9 +137,8 @@ class Rollback:
             return False  # a clear memory is surer than an empty one
         if self._recurrent:
             return held - length <= min(self.snapshots, self._last)
-        # A file holds no more than the window, even of one that was kept whole.
-        first = llama_cpp.llama_memory_seq_pos_min(self._memory, _SEQUENCE)
-        return not self._window or first <= 0 or length >= first + self._window - 1
+        # Even where the window is kept whole: a file holds no more of it than can be seen.
+        return is_still_seen(self._memory, self._window, length)
 
     def _remove(self, length: int) -> bool:
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, length, -1))
@@ -167,6 +166,15 @@ class Rollback:
             and self._remove(state.length)
             and llama_cpp.llama_memory_seq_pos_max(self._memory, _SEQUENCE) == last
         )
+
+
+def is_still_seen(memory: Any, window: int, length: int) -> bool:
+    """Whether a sliding window still has all that a token after `length` others looks at.
+
+    llama.cpp removes tokens behind it without a word, and then computes from what is left.
+    """
+    first = llama_cpp.llama_memory_seq_pos_min(memory, _SEQUENCE)
+    return not window or first <= 0 or length >= first + window - 1
 
 
 def _pointer(data: npt.NDArray[np.uint8]) -> Any:
