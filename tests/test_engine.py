@@ -11,6 +11,7 @@ import pytest
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.context import Context, common_prefix
 from dspark_gguf.engine.footprint import Footprint
+from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import Cancelled, EngineError, ResourceError
 
@@ -34,6 +35,10 @@ def fresh_row(model, tokens):
     context = Context(model, n_ctx=128, max_rows=10, interrupt=Event())
     context.restart(tokens[:-1])
     return context.decode(tokens[-1:])[0].copy()
+
+
+def footprint(model):
+    return Footprint(read_header(model.path), model.options)
 
 
 def test_rows_are_those_of_each_position(model, context):
@@ -179,11 +184,11 @@ def test_a_rejected_pass_goes_back_to_where_it_began(tiny_files):
 
 def test_cache_size_is_what_llama_cpp_takes(model, tiny_files):
     """The estimate in the start-up line: 2 layers, 32 wide, keys and values."""
-    assert Footprint(model).cache_bytes(128) == 2 * 2 * 32 * 2 * 128
+    assert footprint(model).cache_bytes(128) == 2 * 2 * 32 * 2 * 128
     quantized = Model(tiny_files.target, ModelOptions(cache_type_k="q8_0", cache_type_v="f32"))
-    assert Footprint(quantized).cache_bytes(128) == int(2 * 32 * (34 / 32 + 4) * 128)
+    assert footprint(quantized).cache_bytes(128) == int(2 * 32 * (34 / 32 + 4) * 128)
     mamba = Model(tiny_files.mamba, ModelOptions())
-    assert Footprint(mamba).cache_bytes(128, states=3) == 3 * 2 * 4 * (3 * 128 + 16 * 128)
+    assert footprint(mamba).cache_bytes(128, states=3) == 3 * 2 * 4 * (3 * 128 + 16 * 128)
 
 
 @pytest.mark.parametrize("cache_type", ["f32", "f16", "bf16", "q8_0", "q5_0", "q4_0"])

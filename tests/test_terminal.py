@@ -122,9 +122,8 @@ class OnTerminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def streams(monkeypatch):
-    """stdout and stderr as terminals without colour."""
+def terminals(monkeypatch):
+    """stdout and stderr as terminals without colour. (No fixture: pytest sets both after those.)"""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     out, err = OnTerminal(), OnTerminal()
@@ -134,9 +133,9 @@ def streams(monkeypatch):
 
 
 @pytest.mark.parametrize("dim", [False, True])
-def test_control_sequences_of_an_answer_are_not_sent(streams, dim):
+def test_control_sequences_of_an_answer_are_not_sent(monkeypatch, dim):
     """Colours, titles, the clipboard, queries, C1, overwriting: whole, or split anywhere."""
-    out, _ = streams
+    out, _ = terminals(monkeypatch)
     screen = Screen()
     for size in (1, 2, 3, len(HOSTILE)):
         out.truncate(0)
@@ -150,9 +149,9 @@ def test_control_sequences_of_an_answer_are_not_sent(streams, dim):
     assert out.getvalue() == "a\tb\nc é 漢 👍🏽 שלום"
 
 
-def test_notes_and_tables_show_them_as_text(streams):
+def test_notes_and_tables_show_them_as_text(monkeypatch):
     """File names, metadata and what was said, printed back."""
-    _, err = streams
+    _, err = terminals(monkeypatch)
     screen = Screen()
     screen.note(f"saved to {HOSTILE}")
     screen.error(f"needed {HOSTILE}")

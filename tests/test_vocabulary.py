@@ -117,9 +117,9 @@ def test_ids_beyond_the_target_are_never_drafted(tmp_path):
             seen.append(real(tokens, plan))
             return seen[-1]
 
-        def likes_padding(row, history):
+        def likes_padding(row, history, drafted=()):
             assert len(row) == 263
-            return biased(row, history)
+            return biased(row, history, drafted)
 
         likes_padding.history = biased.history
         decoder.drafter.propose, decoder.drafter.sampler = propose, likes_padding

@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any, BinaryIO, Literal, Protocol
 
 from rich.console import Console
+from rich.segment import Segment, Segments
+from rich.style import Style
 from rich.text import Text
 
 from dspark_gguf.errors import DSparkError, UsageError
@@ -45,7 +47,8 @@ class Screen:
         if not self.on_terminal:
             sys.stdout.write(text)
         elif dim:
-            self._out.print(Text(printable(text), style="dim"), end="")
+            # A segment, not a Text: its tabs would be spaces.
+            self._out.print(Segments([Segment(printable(text), Style(dim=True))]), end="")
         else:
             self._out.file.write(printable(text))
         self._out.file.flush()

@@ -13,6 +13,7 @@ import numpy as np
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
 from dspark_gguf.engine.footprint import Footprint
+from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.model import Model, looks_like_memory, require_memory
 from dspark_gguf.engine.rollback import Kind, Rollback
 from dspark_gguf.engine.rows import Rows
@@ -70,7 +71,7 @@ class Context:
         self.listener: Listener | None = None
         self._interrupt = interrupt
         self._unsure = False
-        footprint = Footprint(model)
+        footprint = Footprint(read_header(model.path), model.options)
         # A draft reads token by token, and snapshots reach back no further than the last pass.
         snapshots = 0 if self._is_draft else footprint.snapshots(max_rows - 1)
         # llama.cpp ends the process where the tokens of all snapshots do not fit one batch.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dspark_gguf.config import ModelOptions
+from dspark_gguf.config import MAX_DRAFT, ModelOptions
 from dspark_gguf.engine.build import Device
-from dspark_gguf.engine.footprint import cache_bytes
+from dspark_gguf.engine.footprint import Footprint
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.model import wanted_gpu_layers
 
@@ -20,7 +20,7 @@ class Need:
 
     Attributes:
         weights: bytes.
-        cache: bytes of an attention cache; an upper bound where layers differ.
+        cache: bytes of its cache, snapshots included; an upper bound where layers differ.
         n_ctx: tokens that it is for.
         layers: of the model, the output layer included.
         on_gpu: of these, those that go to a GPU.
@@ -46,22 +46,14 @@ class Need:
 
 def need_of(header: Header, options: ModelOptions, n_ctx: int) -> Need:
     """What the model of this file takes with a context of `n_ctx` tokens."""
-    blocks = int(header.get("block_count", 0))
-    heads = header.get("attention.head_count_kv", header.get("attention.head_count", 0))
-    heads = sum(heads) if isinstance(heads, list) else heads * blocks
-    count = header.get("attention.head_count", 0)
-    width = header.get("embedding_length", 0) / max(
-        max(count) if isinstance(count, list) else count, 1
-    )
-    key, value = (
-        float(header.get(f"attention.{name}", width)) for name in ("key_length", "value_length")
-    )
+    footprint = Footprint(header, options)
+    layers = footprint.layers + 1
     return Need(
-        weights=sum(tensor.size for tensor in header.tensors.values()),
-        cache=cache_bytes(options, heads, key, value, n_ctx),
+        weights=footprint.weights,
+        cache=footprint.cache_bytes(n_ctx, 1 + footprint.snapshots(MAX_DRAFT)),
         n_ctx=n_ctx,
-        layers=blocks + 1,
-        on_gpu=min(wanted_gpu_layers(options), blocks + 1),
+        layers=layers,
+        on_gpu=min(wanted_gpu_layers(options), layers),
     )
 
 
