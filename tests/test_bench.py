@@ -189,6 +189,15 @@ def test_the_text_says_where_plain_decoding_wins():
     assert "|" in said.partition("| is plain decoding")[2]
 
 
+def test_what_was_not_measured_is_nobodys():
+    """An interrupted bench has kinds of text that it saw at one temperature only."""
+    found = results({(0, "chat"): {"plain": 1.0, "x": 0.5}})
+    found.add([sample(way, "code", 1.0, temperature=0.7) for way in ("plain", "x")])
+    assert found.plain_wins(0.0) == []
+    assert found.plain_wins(0.7) == ["code"]
+    assert "chat" not in text.as_text(found).partition("== temperature 0.7 ==")[2]
+
+
 def test_a_tie_is_plain_decodings():
     """Drafting that gains nothing is no reason to draft; but it is no loss either."""
     tie = results({(0, "chat"): {"plain": 1.0, "optimal": 1.0}})

@@ -112,7 +112,7 @@ def _regime(results: Results, temperature: float) -> dict[str, Any]:
     drawn = list(dict.fromkeys(way for way in (STATIC, shown) if way in others))
     ratios = {
         domain: {way: results.ratio(way, temperature, domain) for way in others}
-        for domain in results.domains
+        for domain in results.domains_at(temperature)
     }
     found = [ratio.high for row in ratios.values() for ratio in row.values() if ratio]
     return {

@@ -74,10 +74,10 @@ class Results:
         """Those that were measured."""
         return sorted({sample.task.temperature for sample in self.samples})
 
-    @property
-    def domains(self) -> list[str]:
-        """Those that were measured, in their order."""
-        return list(dict.fromkeys(sample.task.domain for sample in self.samples))
+    def domains_at(self, temperature: float) -> list[str]:
+        """Those that were measured at this temperature: an interrupted bench can lack some."""
+        samples = self.of(PLAIN, temperature)
+        return list(dict.fromkeys(sample.task.domain for sample in samples))
 
     @property
     def turns(self) -> int:
@@ -123,7 +123,7 @@ class Results:
         """The kind of text on which a way does worst against plain decoding."""
         found = [
             (domain, ratio)
-            for domain in self.domains
+            for domain in self.domains_at(temperature)
             if (ratio := self.ratio(way, temperature, domain)) is not None
         ]
         return min(found, key=lambda pair: pair[1].median) if found else None
@@ -133,7 +133,7 @@ class Results:
         return [
             Loss(temperature, domain, way, ratio)
             for temperature in self.temperatures
-            for domain in self.domains
+            for domain in self.domains_at(temperature)
             if (ratio := self.ratio(way, temperature, domain)) is not None and ratio.median < 1.0
         ]
 
@@ -142,7 +142,7 @@ class Results:
         others = [way for way in self.ways if way != PLAIN and way not in self.peers]
         return [
             domain
-            for domain in self.domains
+            for domain in self.domains_at(temperature)
             if all(
                 (ratio := self.ratio(way, temperature, domain)) is None or ratio.median <= 1.0
                 for way in others
@@ -178,7 +178,9 @@ class Results:
 
     def _row(self, way: str, temperature: float) -> dict[str, Any]:
         tally = self.tally(way, temperature)
-        ratios = {domain: self.ratio(way, temperature, domain) for domain in self.domains}
+        ratios = {
+            domain: self.ratio(way, temperature, domain) for domain in self.domains_at(temperature)
+        }
         return {
             "way": way,
             "temperature": temperature,

@@ -84,7 +84,7 @@ def memory(ours: int | None, all_: int | None) -> str:
 
 def verdict(results: Results, temperature: float) -> str:
     """Where plain decoding wins, in words."""
-    wins, domains = results.plain_wins(temperature), results.domains
+    wins, domains = results.plain_wins(temperature), results.domains_at(temperature)
     if not set(results.ways) - results.peers - {PLAIN}:
         first = "no way of drafting was measured"
     elif len(wins) == len(domains):
@@ -130,7 +130,7 @@ def _ratios(results: Results, temperature: float, width: int) -> str:
     for start in range(0, len(others), fits):
         part = others[start : start + fits]
         lines = [f"{'x plain':<{_NAME}}" + "".join(f"{way:>{cell}}" for way in part)]
-        for domain in results.domains:
+        for domain in results.domains_at(temperature):
             cells = (_cell(results.ratio(way, temperature, domain)) for way in part)
             name = f"{domain[: _NAME - 1]:<{_NAME}}"
             lines.append(name + "".join(f"{figure:>{cell}}" for figure in cells))
@@ -168,7 +168,10 @@ def _way_cells(results: Results, way: str, temperature: float) -> Iterator[str]:
 def _plot(results: Results, temperature: float) -> str:
     """Bars of the way that a user gets, with a mark where plain decoding is."""
     way = shown(results.ways)
-    ratios = {domain: results.ratio(way, temperature, domain) for domain in results.domains}
+    ratios = {
+        domain: results.ratio(way, temperature, domain)
+        for domain in results.domains_at(temperature)
+    }
     values = {domain: ratio.median for domain, ratio in ratios.items() if ratio is not None}
     if not values:
         return f"{way}: nothing to plot"
