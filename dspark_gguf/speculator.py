@@ -13,7 +13,7 @@ import numpy as np
 
 from dspark_gguf.config import DraftOptions, Sampling, Speculation
 from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, ModelDrafter, Store
-from dspark_gguf.draft.grammar import Choices, FittingGreedy, fitting, forced
+from dspark_gguf.draft.grammar import Choices, FittingGreedy, Share, fitting, forced, paying
 from dspark_gguf.engine import library
 from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.grammar import Grammar, Pieces
@@ -81,11 +81,14 @@ class Speculator:
         draft_cache = self._draft_cache(draft, options)
         self.drafter = self._drafter(draft, draft_cache, speculation)
         self._rule = speculation.stopping_rule
+        self._whole = Share(0.5, 2.0)  # how often all of a draft is right
         path = None
         if speculation.learn:
             files = [target.llama.model_path, draft]
             path = learned_path({**facts, "files": _stats(files), "machine": library.machine()})
         self._learned = learned = Learned(path)
+        by_hand = self._rule in ("fixed", "threshold")
+        self._costs = None if by_hand else learned.costs
         limit = speculation.most_copies
         if not learned.costs.covers(limit, looks=draft_cache is not None):
             quick_profile(target, draft_cache, learned.costs, _PROFILE_SECONDS, limit)
@@ -178,17 +181,25 @@ class Speculator:
         """At most `room` tokens to verify after `said`, and whether the round teaches anything."""
         if grammar is None:
             return self._proposed(said, room), True
-        ahead = grammar.fork()
-        head = forced(ahead, said[-1], self.choices, room)
-        if head:
-            return Draft(tuple(head)), False
+        head, sure = forced(grammar.fork(), said[-1], self.choices, room)
+        count = self._paying(sure)
+        if count:
+            return Draft(tuple(head[:count])), False
         if self._looking is not None and isinstance(self._looking.sampler, FittingGreedy):
             self._looking.sampler.committed = len(said)
-        draft = self._proposed(said, room)
+        draft, ahead = self._proposed(said, room), grammar.fork()
         fits = draft.tokens[: fitting(ahead, draft.tokens)]
-        tail = forced(ahead, [*said, *fits][-1], self.choices, room - len(fits))
-        tokens = (*fits, *tail)
-        return (draft, True) if tokens == draft.tokens else (Draft(tokens), False)
+        if fits and fits[-1] not in self.choices.end_tokens:
+            tail, sure = forced(ahead, fits[-1], self.choices, room - len(fits))
+            count = self._paying(sure, len(fits), self._whole.value)
+            fits = (*fits, *tail[:count])
+        return (draft, True) if fits == draft.tokens else (Draft(fits), False)
+
+    def _paying(self, sure: Sequence[float], before: int = 0, survival: float = 1.0) -> int:
+        """How many of the tokens that a grammar suggests to verify; by hand: all of them."""
+        if not sure or self._costs is None:
+            return len(sure)
+        return paying(sure, self._costs.target_seconds, before, survival)
 
     def _proposed(self, said: list[int], room: int) -> Draft:
         plan = self.stopping_rule.plan(room, self.drafter.behind(said))
@@ -202,6 +213,8 @@ class Speculator:
         """Learn from a round."""
         self.stopping_rule.observe(round)
         self.drafter.observe(round)
+        if round.drafted:
+            self._whole.add(round.accepted == round.drafted)
 
     def close(self) -> None:
         """Keep what was learned, free what was loaded."""

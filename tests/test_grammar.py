@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dspark_gguf import Speculation
-from dspark_gguf.draft.grammar import Choices, FittingGreedy, fitting, forced
+from dspark_gguf.draft.grammar import Choices, FittingGreedy, fitting, forced, paying
 from dspark_gguf.engine.chain import Chain
 from dspark_gguf.engine.grammar import Grammar
 from dspark_gguf.errors import UsageError
@@ -154,12 +154,44 @@ TOKENS = [b"n", b"na", b"me", b"m", b"e", b"name", b"x"]
 def test_forced():
     """The longest token, unless another was taken there before; never more than asked."""
     choices = Choices(TOKENS)
-    assert forced(Spelled(b"namename", TOKENS), 6, choices) == [5, 5]
-    assert forced(Spelled(b"namename", TOKENS), 6, choices, most=1) == [5]
+    assert forced(Spelled(b"namename", TOKENS), 6, choices) == ([5, 5], [0.5, 0.5])
+    assert forced(Spelled(b"namename", TOKENS), 6, choices, most=1)[0] == [5]
     choices.observe(6, Spelled(b"name", TOKENS).few(), 1)
-    assert forced(Spelled(b"name", TOKENS), 6, choices) == [1, 2]
-    assert forced(Spelled(b"name", TOKENS), 5, choices) == [5]
-    assert forced(Spelled(b"namename", TOKENS), 5, Choices(TOKENS, frozenset({5}))) == [5]
+    assert forced(Spelled(b"name", TOKENS), 6, choices)[0] == [1, 2]
+    assert forced(Spelled(b"name", TOKENS), 5, choices)[0] == [5]
+    assert forced(Spelled(b"namename", TOKENS), 5, Choices(TOKENS, frozenset({5})))[0] == [5]
+    assert forced(Spelled(b"x", TOKENS), 5, choices) == ([6], [1.0])
+
+
+def test_how_sure_a_choice_is():
+    """Learned from what is said, whether it was proposed or not; the only token is certain."""
+    few = Spelled(b"name", TOKENS).few()
+    choices = Choices(TOKENS)
+    for _ in range(60):
+        choices.observe(6, few, 5)
+    assert choices.likely(6, few)[0] == 5
+    assert choices.likely(6, few)[1] > 0.95
+    assert choices.longest.value > 0.5  # once it was the longest, then the same again
+    for token in (0, 1) * 60:
+        choices.observe(6, few, token)
+    assert choices.likely(6, few)[1] < 0.2
+    assert choices.likely(6, np.array([6], dtype=np.int32)) == (6, 1.0)
+    assert choices.likely(6, np.array([5, 6], dtype=np.int32)) is None
+    assert choices.likely(6, few[:0]) is None
+
+
+def test_as_many_as_pay():
+    """Rows that cost a pass each pay for nothing but certainties; free ones, for all."""
+    linear, free = np.arange(1.0, 9.0), np.ones(8)
+    assert paying([0.9, 0.9], linear) == 0
+    assert paying([0.9, 0.1, 0.9], free) == 3
+    steep = np.array([1.0, 1.7, 2.5, 2.6, 4.0, 6.0])
+    assert paying([1.0, 1.0, 1.0, 0.5], steep) == 3
+    assert paying([0.6, 1.0, 1.0, 1.0], steep) == 3  # 1.8 tokens for 1.6 passes
+    assert paying([0.5, 1.0, 1.0, 1.0], steep) == 0  # 1.5 for 1.6
+    assert paying([1.0, 1.0], steep, before=2) == 1  # the fourth row is cheap, the fifth is not
+    assert paying([1.0, 1.0], steep, before=2, survival=0.05) == 0
+    assert paying([1.0] * 9, free) == 7
 
 
 def test_fitting_drafts():

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from dspark_gguf.dist import Dist
 from dspark_gguf.sampling import Row
 
+Ids = npt.NDArray[np.int32]
+
 _MOST_FORCED = 16
 
 
@@ -27,59 +29,118 @@ class State(Protocol):
     def fits(self, token: int) -> bool:
         """Whether it may come next."""
 
-    def few(self) -> npt.NDArray[np.int32]:
+    def few(self) -> Ids:
         """All that may come next, or none where the choice is wide."""
 
-    def among(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    def among(self, ids: Ids) -> Ids:
         """Those that may come next."""
+
+
+class Share:
+    """How often something was so, of late.
+
+    Args:
+        value: what is believed before anything was seen.
+        weight: of this belief, in observations.
+
+    """
+
+    _KEPT = 0.98  # of the weight, at each observation
+
+    def __init__(self, value: float, weight: float) -> None:
+        self.value, self._weight = value, weight
+
+    def add(self, so: bool) -> None:
+        """Once more, or once not."""
+        self._weight = self._KEPT * self._weight + 1.0
+        self.value += (so - self.value) / self._weight
 
 
 @dataclass
 class Choices:
     """Which token was taken where a grammar left few: the next time, the same is likely.
 
+    What it says is compared with what was taken, asked or not: how sure each guess is is learned
+    without trying it.
+
     Attributes:
         text: the bytes of each token.
         end_tokens: after which nothing is proposed.
         taken: (last token, tokens allowed) -> token.
+        again: how often the same is taken again.
+        longest: how often the longest spelling is taken.
 
     """
 
     text: Sequence[bytes]
     end_tokens: frozenset[int] = frozenset()
     taken: dict[tuple[int, bytes], int] = field(default_factory=dict)
+    again: Share = field(default_factory=lambda: Share(0.9, 5.0))
+    longest: Share = field(default_factory=lambda: Share(0.5, 2.0))
 
-    def likely(self, last: int, allowed: npt.NDArray[np.int32]) -> int | None:
-        """The token to propose after `last`; None without a reason to prefer one."""
-        if not len(allowed):
-            return None
-        known = self.taken.get((last, allowed.tobytes()))
-        if known is not None:
-            return known
-        # Forced: each spells a beginning of the longest, as "na", "nam" and "name" do.
-        longest = max(allowed.tolist(), key=lambda token: len(self.text[token]))
-        text = self.text[longest]
-        return longest if all(text.startswith(self.text[each]) for each in allowed) else None
+    def likely(self, last: int, allowed: Ids) -> tuple[int, float] | None:
+        """The token to propose after `last` and how sure it is; None without a reason for one."""
+        if len(allowed) == 1:
+            return int(allowed[0]), 1.0
+        token, share = self._guess(last, allowed)
+        return None if token is None else (token, share.value)
 
-    def observe(self, last: int, allowed: npt.NDArray[np.int32], token: int) -> None:
+    def observe(self, last: int, allowed: Ids, token: int) -> None:
         """`token` came after `last`."""
         if len(allowed) > 1:
+            guess, share = self._guess(last, allowed)
+            if guess is not None:
+                share.add(guess == token)
             self.taken[last, allowed.tobytes()] = token
 
+    def _guess(self, last: int, allowed: Ids) -> tuple[int | None, Share]:
+        known = self.taken.get((last, allowed.tobytes()))
+        if known is not None:
+            return known, self.again
+        # Forced: each spells a beginning of the longest, as "na", "nam" and "name" do.
+        longest = max(allowed.tolist(), key=lambda token: len(self.text[token]), default=None)
+        if longest is None:
+            return None, self.longest
+        text = self.text[longest]
+        whole = all(text.startswith(self.text[each]) for each in allowed)
+        return (longest if whole else None), self.longest
 
-def forced(state: State, last: int, choices: Choices, most: int = _MOST_FORCED) -> list[int]:
-    """Tokens that `state`, which moves on, all but dictates after `last`; at most `most`."""
-    found: list[int] = []
-    while len(found) < most:
-        token = choices.likely(last, state.few())
-        if token is None:
+
+def forced(
+    state: State, last: int, choices: Choices, most: int = _MOST_FORCED
+) -> tuple[list[int], list[float]]:
+    """Tokens that `state`, which moves on, all but dictates after `last`, and how sure each is."""
+    tokens: list[int] = []
+    sure: list[float] = []
+    while len(tokens) < most:
+        guess = choices.likely(last, state.few())
+        if guess is None:
             break
-        state.accept(token)
-        found.append(token)
-        if token in choices.end_tokens:
+        last = guess[0]
+        state.accept(last)
+        tokens.append(last)
+        sure.append(guess[1])
+        if last in choices.end_tokens:
             break
-        last = token
-    return found
+    return tokens, sure
+
+
+def paying(
+    sure: Sequence[float], seconds: npt.NDArray[np.float64], before: int = 0, survival: float = 1.0
+) -> int:
+    """How many of these guesses are worth their rows, from the first, against plain decoding.
+
+    Args:
+        sure: chance of each when those before it were right.
+        seconds: of a target pass of 1, 2, ... rows.
+        before: tokens drafted before them.
+        survival: of those.
+
+    """
+    rows = seconds[before : before + len(sure) + 1]
+    gained = survival * np.cumprod(sure[: len(rows) - 1], dtype=np.float64)
+    worth = np.concatenate(([0.0], np.cumsum(gained))) - (rows - rows[0]) / seconds[0]
+    return int(worth.argmax())
 
 
 def fitting(state: State, tokens: Sequence[int]) -> int:
