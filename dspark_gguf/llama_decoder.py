@@ -77,9 +77,9 @@ class LlamaDecoder:
             said += [*fresh, *sent]
             if self.speculator:
                 self.speculator.trim(len(said) - 1 - len(sent))
-                if learns and not sent:
+                if not (plain or sent):
                     round = _round(draft, fresh, started, drafted, decoded)
-                    self.speculator.observe(round)
+                    self.speculator.observe(round, learns)
             plain = bool(sent)
 
     def _new_chain(self, sampling: dict[str, Any]) -> Chain:

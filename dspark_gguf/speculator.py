@@ -209,8 +209,12 @@ class Speculator:
         """Forget drafts behind the first `length` tokens."""
         self.drafter.trim(length)
 
-    def observe(self, round: Round) -> None:
-        """Learn from a round."""
+    def observe(self, round: Round, learns: bool) -> None:
+        """Learn from a round: costs, and from one that `learns` says so of, what its draft was."""
+        if not learns:
+            if self._costs is not None:
+                self._costs.observe(round)
+            return
         self.stopping_rule.observe(round)
         self.drafter.observe(round)
         if round.drafted:

@@ -184,6 +184,7 @@ def test_as_many_as_pay():
     """Rows that cost a pass each pay for nothing but certainties; free ones, for all."""
     linear, free = np.arange(1.0, 9.0), np.ones(8)
     assert paying([0.9, 0.9], linear) == 0
+    assert paying([1.0, 1.0], 2 * linear) == 2  # what cannot cost more is tried, and so measured
     assert paying([0.9, 0.1, 0.9], free) == 3
     steep = np.array([1.0, 1.7, 2.5, 2.6, 4.0, 6.0])
     assert paying([1.0, 1.0, 1.0, 0.5], steep) == 3
