@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -146,6 +147,24 @@ def test_ctrl_c_prints_what_was_measured_so_far(dspark, monkeypatch, tmp_path):
     assert found["interrupted"]
     assert found["turns"] == {"measured": 1, "wanted": 2}
     assert list(found["results"][0]["ratio_by_domain"]) == ["maths"]
+
+
+def test_a_terminated_bench_ends_its_peers(dspark, monkeypatch):
+    """Servers that it started do not outlive it."""
+    ended = []
+
+    @contextmanager
+    def peers(*_):
+        try:
+            yield []
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr("dspark_gguf.measure.bench.run.peers", peers)
+    monkeypatch.setattr("dspark_gguf.measure.bench.run.play", lambda *_: iter([]))
+    assert dspark(*SMALL, "--peer").exit_code == 128 + signal.SIGTERM
+    assert ended == [True]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 from dspark_gguf import __version__
 from dspark_gguf.chat.progress import tracked
-from dspark_gguf.chat.terminal import interruptible
+from dspark_gguf.chat.terminal import ended_by_signals, interruptible
 from dspark_gguf.config import Settings
 from dspark_gguf.draft import name_of
 from dspark_gguf.engine import library, peer
@@ -65,7 +65,7 @@ class Bench:
         ways = make_ways(self._ways(), self.cast, self.plan.yours)
         results, abouts = Results([way.name for way in ways]), {way.name: way.about for way in ways}
         programs = ours(self.pair, ways, self.settings.sampling, self.settings.limits)
-        with interruptible(self.pair.interrupt):
+        with ended_by_signals(), interruptible(self.pair.interrupt):
             try:
                 self._measure(programs, tasks, results, abouts, say)
             except Cancelled:
