@@ -24,6 +24,9 @@ from tests.children import (
 )
 from tests.tiny_gguf import Tiny, write_llama
 
+if not hasattr(signal, "SIGHUP"):
+    pytest.skip("the signals of Unix", allow_module_level=True)
+
 #: Answers that go on for longer than any test waits, on one thread.
 ENDLESS = [
     "chat", "--ignore-eos", "--temp", "0", "-c", "60000", "-t", "1", "--spec", "off",
