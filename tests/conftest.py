@@ -3,28 +3,63 @@
 from __future__ import annotations
 
 import os
+import site
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-# llama.cpp's threads wait for each other at every step of a pass, spinning. On two cores that have
-# other work too, tiny models then take five times longer than with threads that sleep.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
+from tests.children import default_signals, end_terminals
 from tests.tiny_gguf import Tiny, write_llama, write_mamba
+
+#: What changes where programs look and what they say, by how its name begins: all of it belongs
+#: to whoever runs the tests, or to the machine that does, not to the tests.
+_PERSONAL = (
+    "XDG_", "HF_", "HUGGING_FACE_", "OLLAMA_", "LLAMA_", "LLM_", "NO_COLOR", "FORCE_COLOR",
+    "CLICOLOR", "TTY_", "COLUMNS", "LINES",
+)  # fmt: skip
+_home = tempfile.TemporaryDirectory(prefix="dspark-gguf-home-", ignore_cleanup_errors=True)
+
+
+def pytest_configure():
+    """No test sees or changes the user's own files; before anything is imported that looks."""
+    for name in [name for name in os.environ if name.startswith(_PERSONAL)]:
+        del os.environ[name]
+    os.environ.setdefault("PYTHONUSERBASE", site.getuserbase())  # where packages may come from
+    os.environ |= {"HOME": _home.name, "USERPROFILE": _home.name}
+    for kind in ("CACHE", "DATA", "CONFIG"):
+        os.environ[f"XDG_{kind}_HOME"] = str(Path(_home.name, kind.lower()))
+    # llama.cpp's threads wait for each other at every step of a pass. On a few cores that have
+    # other work too (other tests), small models then take up to five times longer.
+    os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_folders(tmp_path_factory):
-    """No test reads or writes the user's own cache, history or data."""
-    with pytest.MonkeyPatch.context() as patch:
-        for kind in ("CACHE", "DATA", "CONFIG"):
-            patch.setenv(f"XDG_{kind}_HOME", str(tmp_path_factory.mktemp(kind.lower())))
+def signals():
+    """The tests run under `nohup` and in the background jobs of scripts as everywhere."""
+    with default_signals():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_profile():
+    """How well a profile measures is no subject of tests: none spends two seconds on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("engine.pair", "speculator"):
+            patch.setattr(f"dspark_gguf.{module}._PROFILE_SECONDS", 0.25)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_terminal_left():
+    """A program in a terminal ends with its test."""
+    yield
+    end_terminals()
+
+
 @pytest.fixture(scope="session")
-def demo_files(own_folders):
+def demo_files():
     """The demo pair's files (target, draft), made once for the whole run."""
     from dspark_gguf.catalog.demo import demo_pair
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote, unquote, urlsplit
+
+from tests.children import PROGRAM, run
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret"
@@ -53,15 +53,7 @@ class Hub:
 
     def run(self, home, *words, **more):
         """``dspark-gguf`` with these words, in a process of its own: it has the hub's address."""
-        return subprocess.run(
-            command(*words), env=self.environment(home, **more), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-
-
-def command(*words):
-    program = "from dspark_gguf.cli import main; main()"
-    return [sys.executable, "-c", program, *(str(word) for word in words)]
+        return run(*PROGRAM, *words, env=self.environment(home, **more))
 
 
 @contextmanager

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import signal
 
 import pytest
 import yaml
@@ -13,8 +12,8 @@ from click.testing import CliRunner
 from dspark_gguf.chat import once
 from dspark_gguf.cli import main
 from dspark_gguf.errors import UsageError
+from tests.children import ENDING, started
 
-PROGRAM = [sys.executable, "-c", "from dspark_gguf.cli import main; main()"]
 GREEDY = ["--temp", "0", "-c", "512"]
 
 
@@ -233,25 +232,22 @@ def test_prompt_parts_are_joined(monkeypatch, tmp_path):
 def test_a_closed_pipe_ends_quietly(demo_files):
     """`| head -1` is no error: nothing on stderr but the usual lines."""
     words = ["run", "--raw", "1\n2\n3\n", "--ignore-eos", "-n", "400", *GREEDY]
-    writer = subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert writer.stdout.readline()
-    writer.stdout.close()
-    said = writer.stderr.read().decode()
-    writer.stderr.close()
-    assert writer.wait() == 0
+    with started(*words) as writer:
+        assert writer.stdout.readline()
+        writer.stdout.close()
+        said = writer.stderr.read().decode()
+        assert writer.wait(ENDING) == 0
     assert "Traceback" not in said
     assert "BrokenPipe" not in said
 
 
 def test_interrupted_run_keeps_what_was_said(demo_files):
     """Ctrl-C: the partial answer stays on stdout, exit code 130."""
-    import signal
-
     words = ["run", "Tell me a very long story.", "--ignore-eos", "--temp", "0"]
-    process = subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    begin = process.stdout.read(12)
-    process.send_signal(signal.SIGINT)
-    rest, said = process.communicate()
+    with started(*words) as process:
+        begin = process.stdout.read(12)
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=ENDING)
     assert process.returncode == 130
     assert len(begin) == 12
     assert rest.endswith(b"\n")

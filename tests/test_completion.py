@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
 
-import pexpect
 import pytest
 from click.testing import CliRunner
 
 from dspark_gguf.catalog.pairs import known_pairs
 from dspark_gguf.cli import main
 from dspark_gguf.config import preset_names
+from tests.children import in_terminal, run
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -41,11 +40,10 @@ def offered(shell, *words):
     line = {"COMP_WORDS": " ".join(["dspark-gguf", *words]), "COMP_CWORD": str(len(words))}
     if shell == "fish":
         line["COMP_CWORD"] = words[-1]
-    run = subprocess.run(
-        ["dspark-gguf"], capture_output=True, text=True, check=True,
-        env=os.environ | line | {"_DSPARK_GGUF_COMPLETE": f"{shell}_complete"},
-    )  # fmt: skip
-    lines = run.stdout.splitlines()
+    asking = {"_DSPARK_GGUF_COMPLETE": f"{shell}_complete"}
+    done = run("dspark-gguf", env=os.environ | line | asking)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     if shell == "zsh":  # type, value, help, each on a line of its own
         return lines[1::3]
     if shell == "fish":  # type,value<tab>help
@@ -116,7 +114,7 @@ def test_tab_in_the_real_shell(folder, shell):
         pytest.skip(f"no {shell} here")
     arguments, begin = TYPED[shell]
     env = os.environ | {"TERM": "dumb", "HOME": str(folder), "PS1": "$ "}
-    typed = pexpect.spawn(shell, arguments, env=env, encoding="utf-8", dimensions=(40, 200))
+    typed = in_terminal(shell, arguments, env=env)
     shown = folder / "shown"
     typed.sendline(begin)
     typed.sendline(f"echo ready > {shown}")
@@ -128,12 +126,11 @@ def test_tab_in_the_real_shell(folder, shell):
     ):
         shown.unlink()
         typed.send(f"dspark-gguf {words}")
-        typed.expect(whole[-6:], timeout=30)
+        typed.expect(whole[-6:])
         # To the front of the line, so that another program shows the last word as it was given.
         typed.send("\x01printf '%s\\n' \x05")
         typed.sendline(f" > {shown}")
         assert wait_for(shown, "\n").splitlines()[-1] == whole
-    typed.close(force=True)
 
 
 def wait_for(path, text):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from threading import Event
 
@@ -17,6 +15,7 @@ from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.quantize import FILE_TYPES, quantize
 from dspark_gguf.errors import EngineError
+from tests.children import run_python
 
 CONTEXT_FIELDS = """
     n_ctx n_batch n_ubatch n_outputs_max n_outputs_max_per_seq n_threads n_threads_batch
@@ -100,10 +99,8 @@ def test_llama_cpp_is_silent(tiny_files):
         "bad": str(tiny_files.truncated),
     }
     for verbose in (False, True):
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(verbose=verbose, **files)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        done = run_python("-c", code.format(verbose=verbose, **files))
+        assert done.returncode == 0
         assert done.stdout == ""
         assert ("llama" in done.stderr) is verbose
         assert verbose or done.stderr == ""

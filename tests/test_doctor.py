@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from dspark_gguf.config import DraftOptions, ModelOptions, Settings
 from dspark_gguf.doctor import examine, machine, measured
 from dspark_gguf.errors import EngineError
+from tests.children import run_python
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_gguf import Tiny, write_llama
 
@@ -221,7 +220,7 @@ main(["doctor"])
 
 def test_a_llama_cpp_that_cannot_be_loaded():
     """A missing library is the commonest fault of an installation: a line, not a traceback."""
-    run = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True)
+    run = run_python("-c", BLOCKED)
     assert run.returncode == 1
     assert "Python 3" in run.stdout
     assert "llama_cpp" in run.stdout

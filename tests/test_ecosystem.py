@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import llama_cpp
 import pytest
 from pydantic import BaseModel
 
 from dspark_gguf.plugin import DSparkLlama
+from tests.children import run_python
 
 ASKED = "Anna is 31 years old. Who is it, and how old?"
 
@@ -105,12 +104,9 @@ def test_llm(tmp_path):
     """``llm -m dspark-gguf``: found by its entry point; a conversation goes on."""
 
     def ask(*arguments):
-        command = [sys.executable, "-m", "llm", *arguments]
         options = ["-o", "temperature", "0", "-o", "max_tokens", "12"]
-        done = subprocess.run(
-            [*command, *options], capture_output=True, text=True, timeout=120,
-            stdin=subprocess.DEVNULL, env={**os.environ, "LLM_USER_PATH": str(tmp_path)},
-        )  # fmt: skip
+        environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
+        done = run_python("-m", "llm", *arguments, *options, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

@@ -5,16 +5,28 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+from contextlib import suppress
+from threading import Event
 
-import pexpect
 import pytest
 
-from dspark_gguf.chat.terminal import TerminalReader
+from dspark_gguf.chat.terminal import TerminalReader, ended_by_signals, interruptible
+from tests.children import (
+    PATIENCE,
+    PROGRAM,
+    default_signals,
+    ended,
+    program_in_terminal,
+    run,
+    run_python,
+    started,
+    window_closed,
+)
 from tests.tiny_gguf import Tiny, write_llama
 
-COMMAND = "from dspark_gguf.cli import main; main()"
+if not hasattr(signal, "SIGHUP"):
+    pytest.skip("the signals of Unix", allow_module_level=True)
+
 #: Answers that go on for longer than any test waits, on one thread.
 ENDLESS = [
     "chat", "--ignore-eos", "--temp", "0", "-c", "60000", "-t", "1", "--spec", "off",
@@ -30,7 +42,7 @@ def model(tmp_path_factory):
 def home(tmp_path):
     """Environment with folders of its own."""
     folders = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CACHE", "DATA")}
-    return {**os.environ, **folders, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+    return {**os.environ, **folders}
 
 
 def transcript(home, name="last"):
@@ -41,10 +53,7 @@ def transcript(home, name="last"):
 
 def terminal(home, model, *words):
     """A chat in a terminal, waiting for its first message."""
-    child = pexpect.spawn(
-        sys.executable, ["-c", COMMAND, *ENDLESS, "-m", str(model), *words], env=home,
-        encoding="latin-1", timeout=60, dimensions=(40, 200),
-    )  # fmt: skip
+    child = program_in_terminal(*ENDLESS, "-m", model, *words, env=home, encoding="latin-1")
     child.expect(">>>")
     return child
 
@@ -55,11 +64,61 @@ def answering(child, text):
     child.expect(text + r"[\s\S]*\n[\s\S]{40}")
 
 
-def ended(child):
-    """Exit status or signal of a child that ends by itself."""
-    child.expect(pexpect.EOF)
-    child.wait()
-    return child.exitstatus if child.exitstatus is not None else -child.signalstatus
+def ignored():
+    """Like a background job of a script, under nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+SAYS = "from signal import *; print(*(int(getsignal(n)) for n in (SIGHUP, SIGUSR1)))"
+
+
+def test_children_start_with_default_signals():
+    """What this process was told to ignore is not ignored in the programs that are tested."""
+    before = [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGHUP, signal.SIGUSR1)]
+    try:
+        inherited = run_python("-c", SAYS).stdout
+        with default_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert run_python("-c", SAYS).stdout.split() == [str(int(signal.SIG_DFL))] * 2
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for number, old in zip((signal.SIGHUP, signal.SIGUSR1), before, strict=True):
+            signal.signal(number, old)
+    assert inherited.split() == [str(int(signal.SIG_IGN))] * 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("is_ignored", [True, False])
+def test_what_is_ignored_stays_ignored(number, is_ignored):
+    """Inside an answer a signal counts, unless whoever started us wants it to be ignored."""
+    before = signal.signal(number, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+    interrupt, seen = Event(), []
+    try:
+        with suppress(SystemExit), ended_by_signals(), interruptible(interrupt):
+            os.kill(os.getpid(), number)
+            seen.append(interrupt.is_set())
+        now = signal.getsignal(number)
+    finally:
+        signal.signal(number, before)
+    assert now == (signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+    if is_ignored:
+        assert seen == [False]
+    else:
+        assert seen == ([True] if number == signal.SIGINT else [])
+
+
+@pytest.mark.parametrize("is_ignored", [True, False])
+def test_a_background_job_of_a_script(home, model, is_ignored):
+    """`nohup dspark-gguf run ... &`: a Ctrl-C for the foreground and a closed terminal pass by."""
+    words = ["run", *ENDLESS[1:], "-m", model, "-n", "1000", "abc"]
+    how = {"preexec_fn": ignored} if is_ignored else {}
+    with started(*words, env=home, **how) as job:
+        begin = job.stdout.read(1)
+        job.send_signal(signal.SIGINT)
+        rest, said = job.communicate(timeout=PATIENCE)
+        assert job.returncode == (0 if is_ignored else 130), said
+    assert len(begin + rest) > 900 or not is_ignored
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -94,15 +153,14 @@ def test_a_closed_terminal(home, model):
     """The window is shut in the middle of an answer: the next chat goes on from there."""
     child = terminal(home, model)
     answering(child, "Tell me.")
-    child.close(force=False)
-    child.wait()
+    assert window_closed(child) == 128 + signal.SIGHUP
     first = transcript(home)
     assert len(first) == 2
     assert first[1]["content"]
     again = terminal(home, model, "--session", "last", "-n", "2")
     assert "session last: 2 messages" in again.before
     again.sendline("/bye")
-    again.expect(pexpect.EOF)
+    assert ended(again) == 0
     assert transcript(home) == first
 
 
@@ -113,7 +171,7 @@ def test_killed_between_turns(home, model):
     child.expect("stopped at the token limit")
     child.expect(">>>")
     child.kill(signal.SIGKILL)
-    child.expect(pexpect.EOF)
+    assert ended(child) == -signal.SIGKILL
     assert len(transcript(home)) == 2
 
 
@@ -137,10 +195,7 @@ def limited(home, words, text, most_bytes=None):
         if most_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, *words], input=text, env=home, capture_output=True,
-        encoding="latin-1", preexec_fn=limit, timeout=120,
-    )  # fmt: skip
+    return run(*PROGRAM, *words, input=text, env=home, encoding="latin-1", preexec_fn=limit)
 
 
 def piped(home, model, *words, lines, most_bytes=None):

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import struct
-import subprocess
 import sys
 import zipfile
 
@@ -16,6 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dspark_gguf.errors import DSparkError
+from tests.children import run_python
 from tests.foreign import FOREIGN, gguf_header, text
 
 #: Derandomized: what the suite finds it finds everywhere; `scripts/fuzz.py` looks further.
@@ -229,8 +229,7 @@ def in_little_memory(name, paths):
     """Read the files in a process that may use 256 MiB more than it has."""
     if sys.platform != "linux":
         pytest.skip("needs /proc and a limit on address space")
-    command = [sys.executable, "-c", IN_LITTLE_MEMORY, name, *map(str, paths)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ran = run_python("-c", IN_LITTLE_MEMORY, name, *paths)
     assert ran.returncode == 0, ran.stderr[-2000:]
     return ran.stdout
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from threading import Event
 
@@ -13,7 +11,8 @@ import pytest
 
 from dspark_gguf import hub
 from dspark_gguf.errors import ResourceError
-from tests.fake_hub import TOKEN, command, serving
+from tests.children import ENDING, PATIENCE, run_python, started
+from tests.fake_hub import TOKEN, serving
 
 TARGET_REPO, DRAFT_REPO = "codebasic/Qwen3-8B-GGUF", "Qwen/Qwen3-0.6B-GGUF"
 #: huggingface_hub writes what it gets in pieces of 10 MiB.
@@ -75,10 +74,7 @@ for names in (["qwen3-8b"], ["codebasic/Qwen3-8B-GGUF:Q4_0"]):
     print(type(llama.drafter).__name__, llama.model_path.rpartition("/")[2])
     llama.close()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=pair_hub.environment(tmp_path),
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = run_python("-c", program, env=pair_hub.environment(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "Cascade Qwen3-8B-Q4_0.gguf", "LookupDrafter Qwen3-8B-Q4_0.gguf",
@@ -129,13 +125,11 @@ def test_an_interrupted_download(large, tmp_path, end):
     home, size = tmp_path / "home", large.stat().st_size
     words = ("pull", "org/m-GGUF")
     with serving({"org/m-GGUF": {large.name: large}}, stalls=[2 * PIECE + 100]) as there:
-        first = subprocess.Popen(
-            command(*words), env=there.environment(home), stderr=subprocess.PIPE, text=True
-        )
-        assert there.stalled.wait(60)
-        part = _until_written(home, 2 * PIECE)
-        first.send_signal(getattr(signal, end))
-        _, said = first.communicate(timeout=60)
+        with started(*words, env=there.environment(home), text=True) as first:
+            assert there.stalled.wait(PATIENCE)
+            part = _until_written(home, 2 * PIECE)
+            first.send_signal(getattr(signal, end))
+            _, said = first.communicate(timeout=ENDING)
         if end == "SIGINT":
             assert first.returncode == 130
             assert "goes on from there" in said

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import dspark_gguf
+from tests.children import run_python
 
 ROOT = Path(dspark_gguf.__file__).parent
 
@@ -170,7 +169,8 @@ COMMAND_HELP = HELP.replace("--help", 'run", "--help')
 def test_import_and_help_load_nothing_heavy(program):
     """`--help` answers at once; llama.cpp alone takes a second to load on some machines."""
     check = f"import sys\nprint('LOADED', *sorted(set(sys.modules) & set({HEAVY!r})))"
-    command = [sys.executable, "-c", f"{program}\n{check}"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = run_python("-c", f"{program}\n{check}")
+    assert done.returncode == 0, done.stderr
+    output = done.stdout
     assert output.splitlines()[-1] == "LOADED"
     assert program == "import dspark_gguf" or "Usage:" in output

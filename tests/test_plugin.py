@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 
 import llama_cpp
 import numpy as np
@@ -20,6 +18,7 @@ from dspark_gguf.errors import ModelError, PairError, UsageError
 from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.plugin import DSparkLlama
 from dspark_gguf.sampling import margin, top_probability
+from tests.children import run_python
 from tests.fake_hub import serving
 
 EXACT = {
@@ -496,11 +495,7 @@ for pattern in ("*.bin", "*.gguf"):
         print(error)
 """
     with serving({"org/tiny": files}) as there:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env=there.environment(tmp_path),
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        done = run_python("-c", program, env=there.environment(tmp_path))
     assert done.returncode == 0, done.stderr
     first, none, several = done.stdout.splitlines()
     assert first.startswith("Cascade {")

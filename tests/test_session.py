@@ -25,6 +25,14 @@ def pair(demo_files):
         yield loaded
 
 
+@pytest.fixture(scope="module")
+def tiny_pair(tiny_files):
+    """For long answers, whatever they say."""
+    files = tiny_files.target, tiny_files.draft
+    with Pair(*files, ModelOptions(n_ctx=N_CTX), DraftOptions()) as loaded:
+        yield loaded
+
+
 @pytest.fixture
 def session(pair):
     """A new greedy conversation."""
@@ -129,10 +137,10 @@ def test_a_full_context_stops_with_a_message(session):
     assert session.messages == messages
 
 
-def test_context_shift_keeps_the_system_prompt_and_the_newest_turns(pair):
+def test_context_shift_keeps_the_system_prompt_and_the_newest_turns(tiny_pair):
     """With context shift the oldest turns are left out, and the talk goes on."""
     session = make(
-        pair,
+        tiny_pair,
         chat={"context_shift": True, "system": "You are a pirate."},
         limits={"max_tokens": 60},
         sampling={"temperature": 0.0, "ignore_eos": True},
@@ -141,16 +149,16 @@ def test_context_shift_keeps_the_system_prompt_and_the_newest_turns(pair):
         assert say(session.ask(f"Message number {k}."))
         assert session.last.finish_reason == "length"
     assert 0 < session.forgotten < len(session.messages) == 12
-    sent = pair.vocabulary.detokenize(pair.target_cache.tokens, special=True)
+    sent = tiny_pair.vocabulary.detokenize(tiny_pair.target_cache.tokens, special=True)
     assert "You are a pirate." in sent
     assert "Message number 5." in sent
     assert "Message number 0." not in sent
 
 
-def test_context_shift_in_the_middle_of_an_answer(pair):
+def test_context_shift_in_the_middle_of_an_answer(tiny_pair):
     """An answer that meets the end of the context goes on without the oldest turns."""
     session = make(
-        pair,
+        tiny_pair,
         chat={"context_shift": True},
         limits={"max_tokens": 100},
         sampling={"temperature": 0.0, "ignore_eos": True},
@@ -161,7 +169,7 @@ def test_context_shift_in_the_middle_of_an_answer(pair):
     assert session.last.finish_reason == "length"
     assert len(session.last.tokens) == 190
     assert session.forgotten == 2
-    sent = pair.vocabulary.detokenize(pair.target_cache.tokens, special=True)
+    sent = tiny_pair.vocabulary.detokenize(tiny_pair.target_cache.tokens, special=True)
     assert sent.count("First message.") == 0 < sent.count("Second message.")
     assert answer.startswith(session.messages[-1]["content"][:20])
 

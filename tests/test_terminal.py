@@ -6,20 +6,18 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 
-import pexpect
 import pytest
 from click.testing import CliRunner
 
 from dspark_gguf.chat.terminal import Screen
 from dspark_gguf.cli import main
 from dspark_gguf.visible import as_json
+from tests.children import PROGRAM, ended, program_in_terminal, run
 from tests.foreign import gguf_header
 from tests.foreign import text as gguf_text
 
-COMMAND = "from dspark_gguf.cli import main; main()"
 QUESTION = "Write a Python function that adds two numbers."
 STATUS = r"(\d+) tok  [^\r\n]*"
 
@@ -27,16 +25,10 @@ STATUS = r"(\d+) tok  [^\r\n]*"
 @pytest.fixture
 def terminal(demo_files):
     """A chat on the demo pair, greedy, waiting for its first message."""
-    environment = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
-    child = pexpect.spawn(
-        sys.executable,
-        ["-c", COMMAND, "chat", "--temp", "0", "-c", "1024"],
-        env=environment, encoding="utf-8", timeout=30, dimensions=(40, 200),
-    )  # fmt: skip
+    child = program_in_terminal("chat", "--temp", "0", "-c", "1024", env=os.environ)
     child.expect("/help lists the commands")
     child.expect(">>>")
-    yield child
-    child.close(force=True)
+    return child
 
 
 def plain(text):
@@ -64,9 +56,7 @@ def test_ctrl_c_keeps_the_chat_and_the_next_answer_is_right(terminal):
     assert wanted in plain(terminal.before)
     terminal.expect(">>>")
     terminal.sendeof()
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    assert terminal.exitstatus == 0
+    assert ended(terminal) == 0
 
 
 def test_ctrl_c_twice_leaves(terminal):
@@ -75,9 +65,7 @@ def test_ctrl_c_twice_leaves(terminal):
     terminal.expect("/exit leaves")
     terminal.expect(">>>")
     terminal.sendintr()
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    assert terminal.exitstatus == 0
+    assert ended(terminal) == 0
 
 
 def test_pasted_lines_are_one_message(terminal):
@@ -96,16 +84,11 @@ def test_history_survives_the_session(terminal, demo_files):
     terminal.expect("system prompt: remembered words")
     terminal.expect(">>>")
     terminal.sendline("/bye")
-    terminal.expect(pexpect.EOF)
-    again = pexpect.spawn(
-        sys.executable, ["-c", COMMAND, "chat", "-c", "512"],
-        env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
-        encoding="utf-8", timeout=30,
-    )  # fmt: skip
+    assert ended(terminal) == 0
+    again = program_in_terminal("chat", "-c", "512", env=os.environ)
     again.expect(">>>")
     again.send("\x1b[A\x1b[A\r")
     again.expect("system prompt: remembered words")
-    again.close(force=True)
 
 
 HOSTILE = (
@@ -202,16 +185,11 @@ def test_an_answer_with_escapes_in_a_real_terminal(demo_files):
     with Pair(*demo_files) as pair:
         ids = [pair.vocabulary.tokenize(text, add_bos=False) for text in ("\x1b", "\x07")]
     words = [word for (token,) in ids for word in ("--logit-bias", f"{token}+1000")]
-    child = pexpect.spawn(
-        sys.executable, ["-c", COMMAND, "run", "Hello", "-n", "6", "-c", "256", *words],
-        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"}, encoding="utf-8", timeout=60,
-    )  # fmt: skip
+    asked = ("run", "Hello", "-n", "6", "-c", "256", *words)
+    child = program_in_terminal(*asked, env={**os.environ, "NO_COLOR": "1"})
     child.expect("6 tok")
     assert "\x1b" not in child.before
     assert "\x07" not in child.before
-    child.expect(pexpect.EOF)
-    piped = subprocess.run(
-        [sys.executable, "-c", COMMAND, "run", "Hello", "-n", "6", "-c", "256", *words],
-        capture_output=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    assert ended(child) == 0
+    piped = run(*PROGRAM, *asked, text=False)
     assert re.fullmatch(rb"[\x1b\x07]{6}\n", piped.stdout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, current_thread, main_thread
@@ -197,21 +197,12 @@ def ended_by_signals() -> Iterator[None]:
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        for other in before:  # a second one must not cut the saving short
+        for other in heard:  # a second one must not cut the saving short
             signal.signal(other, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    before: dict[signal.Signals, Any] = {}
-    if current_thread() is main_thread():
-        names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        for wanted in (signal.Signals[name] for name in names):
-            if signal.getsignal(wanted) is not signal.SIG_IGN:  # nohup
-                before[wanted] = signal.signal(wanted, on_signal)
-    try:
+    with _handling(("SIGTERM", "SIGHUP"), on_signal) as heard:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -227,12 +218,31 @@ def interruptible(interrupt: Event) -> Iterator[None]:
         interrupt.set()
 
     interrupt.clear()
-    if current_thread() is not main_thread():  # only the main thread is told of signals
-        yield
-        return
-    before = signal.signal(signal.SIGINT, on_signal)
     try:
-        yield
+        with _handling(("SIGINT",), on_signal):
+            yield
     finally:
-        signal.signal(signal.SIGINT, before)
         interrupt.clear()
+
+
+@contextmanager
+def _handling(
+    names: Sequence[str], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[list[signal.Signals]]:
+    """Yield those of the signals that go to `handler` inside; afterwards it is as before.
+
+    Only the main thread is told of signals. One that is ignored stays ignored: whoever started us
+    wants it so. `nohup` ignores SIGHUP; a script's shell ignores SIGINT in its background jobs,
+    which get the Ctrl-C that is meant for the foreground. A handler that was not installed by
+    Python (None) could not be put back.
+    """
+    before: dict[signal.Signals, Any] = {}
+    if current_thread() is main_thread():
+        for number in (signal.Signals[name] for name in names if hasattr(signal, name)):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, handler)
+    try:
+        yield list(before)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
