@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dspark_gguf.errors import DSparkError, ResourceError, UsageError
 from dspark_gguf.naming import HubName, chosen
-from dspark_gguf.paths import unwritable
+from dspark_gguf.paths import sha256, unwritable, walk
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
 
 _GB = 1e9
 
@@ -52,20 +56,53 @@ def cached(name: HubName, role: str) -> Path | None:
     """
     folder = _repository_folder(name.repo)
     try:
-        current = (folder / "refs" / "main").read_text().strip()
-    except OSError:
+        current = (folder / "refs" / "main").read_text("utf-8").strip()
+    except (OSError, ValueError):
         current = ""
-    snapshots = folder.glob("snapshots/*")
     for snapshot in sorted(
-        snapshots, key=lambda path: (path.name == current, path.stat().st_mtime), reverse=True
+        _entries(folder / "snapshots"),
+        key=lambda path: (path.name == current, _modified(path)),
+        reverse=True,
     ):
-        there = [path for path in snapshot.rglob("*.gguf") if path.is_file()]
-        names = [path.relative_to(snapshot).as_posix() for path in there]
         try:
-            return snapshot / chosen(name, names, role)[0]
+            return snapshot / chosen(name, files_of(snapshot), role)[0]
         except UsageError:
             continue
     return None
+
+
+def _modified(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # it vanished meanwhile
+        return 0.0
+
+
+def snapshots(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Repository and folder of everything in a cache of huggingface_hub."""
+    for repository in _entries(folder):
+        kind, _, name = repository.name.partition("--")
+        if kind == "models" and "--" in name:
+            for snapshot in _entries(repository / "snapshots"):
+                yield name.replace("--", "/", 1), snapshot
+
+
+def files_of(snapshot: Path) -> list[str]:
+    """GGUF files of a snapshot, as the repository names them; only those that are there."""
+    return [
+        (place / name).relative_to(snapshot).as_posix()
+        for place, names in walk(snapshot)
+        for name in names
+        if name.endswith(".gguf")
+    ]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Folders in `folder`, linked ones too; none where it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if os.path.isdir(path))
+    except OSError:
+        return []
 
 
 def _repository_folder(repo: str) -> Path:
@@ -135,31 +172,43 @@ def require_room(downloads: Sequence[Download]) -> None:
 
 
 def _fetch_file(repo: str, file: str, size: int, say: Callable[[str], object]) -> Path:
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.file_download import are_symlinks_supported
 
+    facts = _facts(repo, file)
     # Larger files come in another way only; without links the blob would be copied.
     if size <= constants.MAX_HTTP_DOWNLOAD_SIZE and are_symlinks_supported(cache_folder()):
-        _fill_blob(repo, file, say)
-    return Path(hf_hub_download(repo, file))
+        _fill_blob(repo, file, facts, say)
+        return Path(hf_hub_download(repo, file))
+    known = try_to_load_from_cache(repo, file)
+    path = Path(hf_hub_download(repo, file))
+    if str(path) != known:
+        _require_sum(path, f"{repo}:{file}", facts, say)
+    return path
 
 
-def _fill_blob(repo: str, file: str, say: Callable[[str], object]) -> None:
+def _facts(repo: str, file: str) -> HfFileMetadata:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    return get_hf_file_metadata(hf_hub_url(repo, file))
+
+
+def _fill_blob(repo: str, file: str, facts: HfFileMetadata, say: Callable[[str], object]) -> None:
     """Download the blob of a file into the cache, from where an earlier try has stopped.
 
     huggingface_hub goes on after a broken connection, but begins anew in the next process since
-    its version 1.x: for a file of 20 GB that is a lost evening. What it is left to do after this is
-    the link from the snapshot to the blob.
+    its version 1.x: for a file of 20 GB that is a lost evening. Its reason is that two processes
+    spoil what they both append to where locks do nothing (huggingface_hub#4228); here the checksum
+    finds that out. What it is left to do after this is the link from the snapshot to the blob.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         WeakFileLock,
         build_hf_headers,
     )
 
-    url = hf_hub_url(repo, file)
-    facts = get_hf_file_metadata(url)
+    size = facts.size or 0
     folder = _repository_folder(repo)
     blob = folder / "blobs" / str(facts.etag)
     # As older versions of huggingface_hub call it, which go on with it too.
@@ -171,14 +220,40 @@ def _fill_blob(repo: str, file: str, say: Callable[[str], object]) -> None:
         if blob.exists():
             return
         with part.open("ab") as stream:
+            if size and stream.tell() > size:  # another file's, or of two writers
+                stream.truncate(0)
+                stream.seek(0)
             begun = stream.tell()
             rest = f", the rest after {begun / _GB:.2f} GB" if begun else ""
-            say(f"downloading {repo}:{file}, {(facts.size or 0) / _GB:.2f} GB{rest}")
+            say(f"downloading {repo}:{file}, {size / _GB:.2f} GB{rest}")
             http_get(
-                url, stream, resume_size=begun, headers=build_hf_headers(),
+                hf_hub_url(repo, file), stream, resume_size=begun, headers=build_hf_headers(),
                 expected_size=facts.size, displayed_filename=file,
             )  # fmt: skip
+        _require_sum(part, f"{repo}:{file}", facts, say)
         os.replace(part, blob)
+
+
+def _require_sum(
+    path: Path, what: str, facts: HfFileMetadata, say: Callable[[str], object]
+) -> None:
+    """Delete a download that is not what the hub has; large files are known by their SHA-256.
+
+    Raises:
+        DSparkError: it was not.
+
+    """
+    if not re.fullmatch("[0-9a-f]{64}", facts.etag or ""):
+        return
+    say(f"checking the SHA-256 of {what}")
+    if sha256(path) != facts.etag:
+        for place in {Path(os.path.realpath(path)), path}:
+            place.unlink(missing_ok=True)
+        raise DSparkError(
+            f"{what} with the SHA-256 that the hub tells, {facts.etag}",
+            "another one: the download was damaged, and is deleted",
+            "run it again: it begins anew",
+        )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -222,7 +223,7 @@ def _section(key: str) -> tuple[str, str]:
 def _path(argument: str, name: str) -> Path:
     if not argument:
         raise UsageError(f"a file after {name}", "none", f"type {name} FILE")
-    return Path(argument).expanduser()
+    return Path(os.path.expanduser(argument))
 
 
 def _shortened(text: str) -> str:

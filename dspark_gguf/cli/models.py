@@ -29,9 +29,10 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
             raise UsageError("--local alone", f"a name too, {name}", "leave one of them out")
         from dspark_gguf.catalog.local import local_models
 
-        found = local_models()
+        left_out: list[str] = []
+        found = local_models(left_out)
         values = [{**asdict(model), "path": str(model.path)} for model in found]
-        click.echo(json.dumps(values) if as_json else visible(listing.local_text(found)))
+        click.echo(json.dumps(values) if as_json else visible(listing.local_text(found, left_out)))
         return
 
     from dspark_gguf.catalog.pairs import known_pairs, similar_names

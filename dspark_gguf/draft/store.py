@@ -83,7 +83,7 @@ class Store:
 
     def save(self, path: Path) -> None:
         """Write it; the file appears whole or not at all."""
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(path, private=True) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 tokens=np.array(self.tokens, dtype=np.int32),
