@@ -43,8 +43,9 @@ def cache_path(*parts: str) -> Path:
 def data_dir(*parts: str) -> Path:
     """A folder (made if missing) for what is the user's own, and nobody else's to read."""
     folder = Path(platformdirs.user_data_dir("dspark-gguf", appauthor=False))
-    make_private(_made(folder))
-    return _made(folder.joinpath(*parts))
+    for each in (folder, folder.joinpath(*parts)):
+        make_private(_made(each))
+    return each
 
 
 def make_private(path: Path) -> None:

@@ -185,7 +185,8 @@ class Model:
 
     def _refuse_what_cannot_generate(self) -> None:
         kind = other_kind(self.metadata)
-        if not kind and llama_cpp.llama_model_has_encoder(self._model):
+        encodes = llama_cpp.llama_model_has_encoder(self._model)
+        if not kind and encodes and self.architecture != "dflash":
             kind = f"an embedding or encoder model ({self.architecture})"
         if kind:
             self.close()
