@@ -203,6 +203,16 @@ from dspark_gguf.cli import main; main(["pull", "org/m-GGUF"])
     assert Path(results[1].stdout.strip()).read_bytes() == large.read_bytes()
 
 
+def test_a_dead_link_in_the_cache(pair_hub, tiny_files, tmp_path):
+    """Its blob was cleaned away: the model counts as missing, and is downloaded again."""
+    words = ("run", "-m", f"{DRAFT_REPO}:Q8_0", "-n", "1", "abc")
+    path = Path(pair_hub.run(tmp_path, "pull", f"{DRAFT_REPO}:Q8_0").stdout.strip())
+    path.resolve().unlink()
+    done = pair_hub.run(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == tiny_files.draft.read_bytes()
+
+
 def test_a_hub_that_goes_away(large, tmp_path):
     """One message, what came is kept, no traceback."""
     with serving({"org/m-GGUF": {large.name: large}}, cuts=[100] * 9) as there:

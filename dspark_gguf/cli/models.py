@@ -20,7 +20,8 @@ from dspark_gguf.visible import visible
 def models(name: str | None, local: bool, as_json: bool) -> None:
     """List pairs of target and draft that people use, or tell all of the one with NAME.
 
-    With --local: GGUF files of Ollama, LM Studio, llama.cpp and the Hugging Face cache.
+    With --local: GGUF files of Ollama, LM Studio, llama.cpp and the Hugging Face cache; below them
+    those that are no models, and what they are.
     """
     from dspark_gguf.catalog import listing
 
