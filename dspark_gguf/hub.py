@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dspark_gguf.errors import DSparkError, ResourceError, UsageError
+from dspark_gguf.hub_files import checked_file, fetch_file
 from dspark_gguf.naming import HubName, chosen
-from dspark_gguf.paths import sha256, unwritable, walk
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfFileMetadata
+from dspark_gguf.paths import unwritable, walk
 
 _GB = 1e9
 
@@ -148,7 +145,9 @@ def fetch(download: Download, say: Callable[[str], object] = str) -> Path:
     paths = []
     for file, size in download.files.items():
         with _explained(f"{download.repo}:{file}"):
-            paths.append(_fetch_file(download.repo, file, size, say))
+            paths.append(
+                fetch_file(download.repo, file, size, _repository_folder(download.repo), say)
+            )
     return paths[0]
 
 
@@ -168,91 +167,6 @@ def require_room(downloads: Sequence[Download]) -> None:
             f"{needed / _GB:.1f} GB of disk space in {cache_folder()}",
             f"{free / _GB:.1f} GB",
             "free some, or set HF_HOME to a larger disk",
-        )
-
-
-def _fetch_file(repo: str, file: str, size: int, say: Callable[[str], object]) -> Path:
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.file_download import are_symlinks_supported
-
-    facts = _facts(repo, file)
-    # Larger files come in another way only; without links the blob would be copied.
-    if size <= constants.MAX_HTTP_DOWNLOAD_SIZE and are_symlinks_supported(cache_folder()):
-        _fill_blob(repo, file, facts, say)
-        return Path(hf_hub_download(repo, file))
-    known = try_to_load_from_cache(repo, file)
-    path = Path(hf_hub_download(repo, file))
-    if str(path) != known:
-        _require_sum(path, f"{repo}:{file}", facts, say)
-    return path
-
-
-def _facts(repo: str, file: str) -> HfFileMetadata:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    return get_hf_file_metadata(hf_hub_url(repo, file))
-
-
-def _fill_blob(repo: str, file: str, facts: HfFileMetadata, say: Callable[[str], object]) -> None:
-    """Download the blob of a file into the cache, from where an earlier try has stopped.
-
-    huggingface_hub goes on after a broken connection, but begins anew in the next process since
-    its version 1.x: for a file of 20 GB that is a lost evening. Its reason is that two processes
-    spoil what they both append to where locks do nothing (huggingface_hub#4228); here the checksum
-    finds that out. What it is left to do after this is the link from the snapshot to the blob.
-    """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        WeakFileLock,
-        build_hf_headers,
-    )
-
-    size = facts.size or 0
-    folder = _repository_folder(repo)
-    blob = folder / "blobs" / str(facts.etag)
-    # As older versions of huggingface_hub call it, which go on with it too.
-    part = blob.with_name(f"{blob.name}.incomplete")
-    lock = folder.parent / ".locks" / folder.name / f"{blob.name}.lock"
-    for path in (blob, lock):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
-        if blob.exists():
-            return
-        with part.open("ab") as stream:
-            if size and stream.tell() > size:  # another file's, or of two writers
-                stream.truncate(0)
-                stream.seek(0)
-            begun = stream.tell()
-            rest = f", the rest after {begun / _GB:.2f} GB" if begun else ""
-            say(f"downloading {repo}:{file}, {size / _GB:.2f} GB{rest}")
-            http_get(
-                hf_hub_url(repo, file), stream, resume_size=begun, headers=build_hf_headers(),
-                expected_size=facts.size, displayed_filename=file,
-            )  # fmt: skip
-        _require_sum(part, f"{repo}:{file}", facts, say)
-        os.replace(part, blob)
-
-
-def _require_sum(
-    path: Path, what: str, facts: HfFileMetadata, say: Callable[[str], object]
-) -> None:
-    """Delete a download that is not what the hub has; large files are known by their SHA-256.
-
-    Raises:
-        DSparkError: it was not.
-
-    """
-    if not re.fullmatch("[0-9a-f]{64}", facts.etag or ""):
-        return
-    say(f"checking the SHA-256 of {what}")
-    if sha256(path) != facts.etag:
-        for place in {Path(os.path.realpath(path)), path}:
-            place.unlink(missing_ok=True)
-        raise DSparkError(
-            f"{what} with the SHA-256 that the hub tells, {facts.etag}",
-            "another one: the download was damaged, and is deleted",
-            "run it again: it begins anew",
         )
 
 
@@ -321,7 +235,7 @@ def downloaded(repo_id: str, pattern: str, **places: Any) -> str:
         DSparkError: no access, no network.
 
     """
-    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub import list_repo_files
 
     with _explained(repo_id):
         files = sorted(list_repo_files(repo_id))
@@ -334,4 +248,4 @@ def downloaded(repo_id: str, pattern: str, **places: Any) -> str:
             "name one of them",
         )
     with _explained(f"{repo_id}:{matching[0]}"):
-        return str(hf_hub_download(repo_id, matching[0], **places))
+        return str(checked_file(repo_id, matching[0], str, **places))

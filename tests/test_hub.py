@@ -182,13 +182,31 @@ def test_a_damaged_download(large, tmp_path, part):
     assert Path(done.stdout.strip()).read_bytes() == large.read_bytes()
 
 
-def test_a_damaged_download_without_links(large, tmp_path):
-    """Where huggingface_hub downloads alone (Windows, more than 50 GB): the same check."""
-    program = """
+ALONE = [
+    """
 import huggingface_hub.file_download as library
 library.are_symlinks_supported = lambda *_: False
 from dspark_gguf.cli import main; main(["pull", "org/m-GGUF"])
+""",
+    *(
+        f"""
+import sys
+from dspark_gguf import errors, hub
+try:
+    print(hub.downloaded("org/m-GGUF", "*.gguf"{place}))
+except errors.DSparkError as error:
+    sys.exit(str(error))
 """
+        for place in ("", ", local_dir='here'")
+    ),
+]
+
+
+@pytest.mark.parametrize("program", ALONE)
+def test_a_damaged_download_of_huggingface_hub(large, tmp_path, monkeypatch, program):
+    """Where it downloads alone (Windows, more than 50 GB, `from_pretrained`): the same check."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(hub.__file__).parents[1]))
     home = tmp_path / "home"
     with serving({"org/m-GGUF": {large.name: large}}, spoils=1) as there:
         results = [
@@ -200,7 +218,7 @@ from dspark_gguf.cli import main; main(["pull", "org/m-GGUF"])
         ]  # fmt: skip
     assert [done.returncode for done in results] == [1, 0], results[1].stderr
     assert "it begins anew" in results[0].stderr
-    assert Path(results[1].stdout.strip()).read_bytes() == large.read_bytes()
+    assert (tmp_path / results[1].stdout.strip()).read_bytes() == large.read_bytes()
 
 
 def test_a_dead_link_in_the_cache(pair_hub, tiny_files, tmp_path):

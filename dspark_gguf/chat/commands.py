@@ -95,6 +95,10 @@ def _help(chat: Chat, argument: str) -> None:
         ("several lines", 'end a line with \\, or write """ before and after, or paste'),
         ("Ctrl-C", "stops an answer and keeps what was said; Ctrl-D leaves"),
         ("//word", "a message that begins with /word; paths and comments need no second slash"),
+        (
+            "in a pipe",
+            "each line is a message or a command; the exit code tells of one that failed",
+        ),
     ]
     chat.screen.table(rows)
 

@@ -99,6 +99,7 @@ class Chat:
             else:
                 self.kept.write(self.session)
         except DSparkError as error:
+            self._failed = self._failed or error
             if all_of_it or not self._warned:
                 self.screen.error(f"this conversation is not kept: {error}")
             self._warned = True
