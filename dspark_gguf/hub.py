@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dspark_gguf.errors import DSparkError, ResourceError, UsageError
+from dspark_gguf.hub_files import checked_file, fetch_file
 from dspark_gguf.naming import HubName, chosen
-from dspark_gguf.paths import unwritable
+from dspark_gguf.paths import unwritable, walk
 
 _GB = 1e9
 
@@ -52,20 +53,53 @@ def cached(name: HubName, role: str) -> Path | None:
     """
     folder = _repository_folder(name.repo)
     try:
-        current = (folder / "refs" / "main").read_text().strip()
-    except OSError:
+        current = (folder / "refs" / "main").read_text("utf-8").strip()
+    except (OSError, ValueError):
         current = ""
-    snapshots = folder.glob("snapshots/*")
     for snapshot in sorted(
-        snapshots, key=lambda path: (path.name == current, path.stat().st_mtime), reverse=True
+        _entries(folder / "snapshots"),
+        key=lambda path: (path.name == current, _modified(path)),
+        reverse=True,
     ):
-        there = [path for path in snapshot.rglob("*.gguf") if path.is_file()]
-        names = [path.relative_to(snapshot).as_posix() for path in there]
         try:
-            return snapshot / chosen(name, names, role)[0]
+            return snapshot / chosen(name, files_of(snapshot), role)[0]
         except UsageError:
             continue
     return None
+
+
+def _modified(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # it vanished meanwhile
+        return 0.0
+
+
+def snapshots(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Repository and folder of everything in a cache of huggingface_hub."""
+    for repository in _entries(folder):
+        kind, _, name = repository.name.partition("--")
+        if kind == "models" and "--" in name:
+            for snapshot in _entries(repository / "snapshots"):
+                yield name.replace("--", "/", 1), snapshot
+
+
+def files_of(snapshot: Path) -> list[str]:
+    """GGUF files of a snapshot, as the repository names them; only those that are there."""
+    return [
+        (place / name).relative_to(snapshot).as_posix()
+        for place, names in walk(snapshot)
+        for name in names
+        if name.endswith(".gguf")
+    ]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Folders in `folder`, linked ones too; none where it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if os.path.isdir(path))
+    except OSError:
+        return []
 
 
 def _repository_folder(repo: str) -> Path:
@@ -111,7 +145,9 @@ def fetch(download: Download, say: Callable[[str], object] = str) -> Path:
     paths = []
     for file, size in download.files.items():
         with _explained(f"{download.repo}:{file}"):
-            paths.append(_fetch_file(download.repo, file, size, say))
+            paths.append(
+                fetch_file(download.repo, file, size, _repository_folder(download.repo), say)
+            )
     return paths[0]
 
 
@@ -132,53 +168,6 @@ def require_room(downloads: Sequence[Download]) -> None:
             f"{free / _GB:.1f} GB",
             "free some, or set HF_HOME to a larger disk",
         )
-
-
-def _fetch_file(repo: str, file: str, size: int, say: Callable[[str], object]) -> Path:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.file_download import are_symlinks_supported
-
-    # Larger files come in another way only; without links the blob would be copied.
-    if size <= constants.MAX_HTTP_DOWNLOAD_SIZE and are_symlinks_supported(cache_folder()):
-        _fill_blob(repo, file, say)
-    return Path(hf_hub_download(repo, file))
-
-
-def _fill_blob(repo: str, file: str, say: Callable[[str], object]) -> None:
-    """Download the blob of a file into the cache, from where an earlier try has stopped.
-
-    huggingface_hub goes on after a broken connection, but begins anew in the next process since
-    its version 1.x: for a file of 20 GB that is a lost evening. What it is left to do after this is
-    the link from the snapshot to the blob.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        WeakFileLock,
-        build_hf_headers,
-    )
-
-    url = hf_hub_url(repo, file)
-    facts = get_hf_file_metadata(url)
-    folder = _repository_folder(repo)
-    blob = folder / "blobs" / str(facts.etag)
-    # As older versions of huggingface_hub call it, which go on with it too.
-    part = blob.with_name(f"{blob.name}.incomplete")
-    lock = folder.parent / ".locks" / folder.name / f"{blob.name}.lock"
-    for path in (blob, lock):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
-        if blob.exists():
-            return
-        with part.open("ab") as stream:
-            begun = stream.tell()
-            rest = f", the rest after {begun / _GB:.2f} GB" if begun else ""
-            say(f"downloading {repo}:{file}, {(facts.size or 0) / _GB:.2f} GB{rest}")
-            http_get(
-                url, stream, resume_size=begun, headers=build_hf_headers(),
-                expected_size=facts.size, displayed_filename=file,
-            )  # fmt: skip
-        os.replace(part, blob)
 
 
 @contextmanager
@@ -246,7 +235,7 @@ def downloaded(repo_id: str, pattern: str, **places: Any) -> str:
         DSparkError: no access, no network.
 
     """
-    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub import list_repo_files
 
     with _explained(repo_id):
         files = sorted(list_repo_files(repo_id))
@@ -259,4 +248,4 @@ def downloaded(repo_id: str, pattern: str, **places: Any) -> str:
             "name one of them",
         )
     with _explained(f"{repo_id}:{matching[0]}"):
-        return str(hf_hub_download(repo_id, matching[0], **places))
+        return str(checked_file(repo_id, matching[0], str, **places))

@@ -20,7 +20,9 @@ from dspark_gguf.paths import SHARD, shards
 #: in Q8_0 accepts like one in bf16 and is faster (llama.cpp#25549).
 PREFERRED = {"target": ("Q4_K_M", "Q8_0"), "draft": ("Q8_0", "Q4_K_M")}
 
-_NAME = re.compile(r"(?:hf\.co/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?")
+_NAME = re.compile(
+    r"(?:(?:https?://)?(?:hf\.co|huggingface\.co)/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?"
+)
 #: Such as ``Q4_K_M`` or ``UD-IQ2_XXS``, in the name of a file.
 QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|B?F(?:16|32)|MXFP4\w*)(?![A-Za-z0-9])", re.I
@@ -52,7 +54,7 @@ def models_among(files: Iterable[str]) -> list[list[str]]:
     models = []
     for name in names:
         base, shard = PurePosixPath(name).name.lower(), SHARD.search(name)
-        if not base.endswith(".gguf") or base.startswith("mmproj") or "imatrix" in base:
+        if not base.endswith(".gguf") or "mmproj" in base or "imatrix" in base:
             continue
         if shard is None:
             models.append([name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -40,8 +41,19 @@ def cache_path(*parts: str) -> Path:
 
 
 def data_dir(*parts: str) -> Path:
-    """A folder (made if missing) for what is the user's own: history, saved chats."""
-    return _made(Path(platformdirs.user_data_dir("dspark-gguf", appauthor=False), *parts))
+    """A folder (made if missing) for what is the user's own, and nobody else's to read."""
+    folder = Path(platformdirs.user_data_dir("dspark-gguf", appauthor=False))
+    for each in (folder, folder.joinpath(*parts)):
+        make_private(_made(each))
+    return each
+
+
+def make_private(path: Path) -> None:
+    """Take what others may do with a file or folder away; where there are no modes, nothing."""
+    with contextlib.suppress(OSError):  # not ours, or a disk that has no modes
+        mode = path.stat().st_mode
+        if mode & 0o077:
+            path.chmod(mode & 0o700)
 
 
 def shards(path: Path) -> list[Path]:
@@ -56,6 +68,32 @@ def shards(path: Path) -> list[Path]:
 def size_on_disk(path: Path) -> int:
     """Bytes of a model, all shards together."""
     return sum(each.stat().st_size for each in shards(path))
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders below `folder`, linked ones too, each once, and the names of the files in them.
+
+    The folder may be another program's: dead links, links in a circle, what may not be read and
+    what vanishes meanwhile are left out.
+    """
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield Path(place), sorted(name for name in names if os.path.isfile(Path(place, name)))
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _made(folder: Path) -> Path:
@@ -74,14 +112,17 @@ def unwritable(folder: Path, error: OSError) -> DSparkError:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`, moved over it only if the block succeeds.
 
     So a reader sees the old file or the whole new one, never a part; of two writers the last wins.
     What is moved is on the disk before: neither a crash nor a power cut leaves an empty file.
+    With `private`, nobody else may read it.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
     try:
+        if private:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

@@ -119,7 +119,9 @@ class Speculator:
         if cache is None and draft is not None:
             return _own_drafter(draft)
         store = speculation.lookup_store
-        texts = Store.load(Path(store), vocabulary.fingerprint) if store is not None else None
+        texts = None
+        if store is not None:
+            texts = Store.load(Path(store), vocabulary.fingerprint, vocabulary.n_tokens)
         lookup = LookupDrafter(vocabulary, texts)
         if cache is None:
             return lookup

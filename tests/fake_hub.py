@@ -29,6 +29,7 @@ class Hub:
         gated: repositories that need a token.
         cuts: bytes after which the connection breaks, for the next answers with a file.
         stalls: as `cuts`, but nothing more comes until `go_on` is set.
+        spoils: how many answers with a file have a wrong first byte.
         sent: file, first byte and number of bytes of each answer with a file.
         told: tokens that the host of the files was told.
 
@@ -38,6 +39,7 @@ class Hub:
     gated: set = field(default_factory=set)
     cuts: list = field(default_factory=list)
     stalls: list = field(default_factory=list)
+    spoils: int = 0
     sent: list = field(default_factory=list)
     told: list = field(default_factory=list)
     address: str = ""
@@ -152,6 +154,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not body:
             return
+        if self.hub.spoils:
+            self.hub.spoils -= 1
+            data = b"?" + data[1:]
         rest = data[first:]
         if self.hub.stalls:
             self.wfile.write(rest[: self.hub.stalls.pop(0)])

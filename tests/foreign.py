@@ -53,7 +53,7 @@ def read_gguf(path):
 
 def read_store(path):
     """A store, asked for matches."""
-    store = Store.load(path, "letters")
+    store = Store.load(path, "letters", 9)
     for known in ([1, 2, 3], [7] * 9, []):
         store.matches(known)
 

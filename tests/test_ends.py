@@ -9,8 +9,11 @@ from contextlib import suppress
 from threading import Event
 
 import pytest
+from prompt_toolkit.history import InMemoryHistory
 
+from dspark_gguf.chat.kept import Kept
 from dspark_gguf.chat.terminal import TerminalReader, ended_by_signals, interruptible
+from dspark_gguf.chat.transcript import write
 from tests.children import (
     PATIENCE,
     PROGRAM,
@@ -184,6 +187,41 @@ def test_a_history_that_cannot_be_written(tmp_path, monkeypatch):
     path.mkdir()
     history.append_string("One.")
     assert history.get_strings() == ["One."]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes")
+def test_what_was_typed_is_nobody_elses(tmp_path, monkeypatch):
+    """History, folder of sessions, transcripts: new ones, and what an older version left open."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    data = tmp_path / "dspark-gguf"
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            TerminalReader()._session.history.append_string("secret")
+            kept = Kept("talk")
+            write({"messages": []}, kept.path)
+            kept.close()
+            modes = {path.name: path.stat().st_mode & 0o777 for path in (data, *data.rglob("*"))}
+            assert modes.pop("lock")
+            assert modes == {
+                "dspark-gguf": 0o700, "history": 0o600, "sessions": 0o700, "talk": 0o700,
+                "chat.json": 0o600,
+            }  # fmt: skip
+            for path in (data, *data.rglob("*")):
+                path.chmod(0o777 if path.is_dir() else 0o666)
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("there", ["folder", "link to a folder"])
+def test_something_else_in_the_place_of_the_history(tmp_path, monkeypatch, there):
+    """No reason not to chat: it is remembered for so long as the chat lasts."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    (tmp_path / "dspark-gguf").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    history = tmp_path / "dspark-gguf" / "history"
+    history.mkdir() if there == "folder" else history.symlink_to(tmp_path / "elsewhere")
+    assert isinstance(TerminalReader()._session.history, InMemoryHistory)
 
 
 def limited(home, words, text, most_bytes=None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 from pathlib import Path
@@ -149,6 +150,73 @@ def _until_written(home, size):
                 return path
         Event().wait(0.1)
     raise AssertionError("nothing was written")
+
+
+@pytest.mark.parametrize("part", [b"?" * PIECE, b"?" * 3 * PIECE, None])
+def test_a_damaged_download(large, tmp_path, part):
+    """What came before is of something else, or the wire spoils it: never taken for the model.
+
+    A part that is longer than the whole is nobody's beginning: it is thrown away at once.
+    """
+    home, digest = tmp_path / "home", hashlib.sha256(large.read_bytes()).hexdigest()
+    blobs = home / "hub/models--org--m-GGUF/blobs"
+    if part:
+        blobs.mkdir(parents=True)
+        (blobs / f"{digest}.incomplete").write_bytes(part)
+    with serving({"org/m-GGUF": {large.name: large}}, spoils=part is None) as there:
+        done = there.run(home, "pull", "org/m-GGUF")
+        if not part or len(part) < large.stat().st_size:
+            assert (done.returncode, done.stdout) == (1, "")
+            assert digest in done.stderr
+            assert "it begins anew" in done.stderr
+            assert not list(blobs.iterdir())
+            done = there.run(home, "pull", "org/m-GGUF")
+        assert done.returncode == 0, done.stderr
+        assert there.sent[-1] == (large.name, 0, large.stat().st_size)
+    assert Path(done.stdout.strip()).read_bytes() == large.read_bytes()
+
+
+ALONE = [
+    """
+import huggingface_hub.file_download as library
+library.are_symlinks_supported = lambda *_: False
+from dspark_gguf.cli import main; main(["pull", "org/m-GGUF"])
+""",
+    *(
+        f"""
+import sys
+from dspark_gguf import errors, hub
+try:
+    print(hub.downloaded("org/m-GGUF", "*.gguf"{place}))
+except errors.DSparkError as error:
+    sys.exit(str(error))
+"""
+        for place in ("", ", local_dir='here'")
+    ),
+]
+
+
+@pytest.mark.parametrize("program", ALONE)
+def test_a_damaged_download_of_huggingface_hub(large, tmp_path, monkeypatch, program):
+    """Where it downloads alone (Windows, more than 50 GB, `from_pretrained`): the same check."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(hub.__file__).parents[1]))
+    home = tmp_path / "home"
+    with serving({"org/m-GGUF": {large.name: large}}, spoils=1) as there:
+        results = [run_python("-c", program, env=there.environment(home)) for _ in range(2)]
+    assert [done.returncode for done in results] == [1, 0], results[1].stderr
+    assert "it begins anew" in results[0].stderr
+    assert (tmp_path / results[1].stdout.strip()).read_bytes() == large.read_bytes()
+
+
+def test_a_dead_link_in_the_cache(pair_hub, tiny_files, tmp_path):
+    """Its blob was cleaned away: the model counts as missing, and is downloaded again."""
+    words = ("run", "-m", f"{DRAFT_REPO}:Q8_0", "-n", "1", "abc")
+    path = Path(pair_hub.run(tmp_path, "pull", f"{DRAFT_REPO}:Q8_0").stdout.strip())
+    path.resolve().unlink()
+    done = pair_hub.run(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == tiny_files.draft.read_bytes()
 
 
 def test_a_hub_that_goes_away(large, tmp_path):

@@ -8,12 +8,14 @@ import shutil
 from contextlib import suppress
 
 import pytest
+from click.testing import CliRunner
 
 from dspark_gguf import Pair
 from dspark_gguf.chat import caches, transcript
 from dspark_gguf.chat.kept import Kept
 from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.shelf import sessions
+from dspark_gguf.cli import main
 from dspark_gguf.config import DraftOptions, ModelOptions, load_settings
 from dspark_gguf.errors import DSparkError, UsageError
 from tests.tiny_dflash import write_dflash
@@ -31,6 +33,12 @@ def shelf(tmp_path, monkeypatch):
     """A data folder of its own for each test."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     return tmp_path / "dspark-gguf" / "sessions"
+
+
+@pytest.fixture
+def dspark_alone():
+    """Runs `dspark-gguf` with these words; no model is needed."""
+    return lambda *words: CliRunner().invoke(main, list(words))
 
 
 def pair_of(target, draft, **changes):
@@ -156,7 +164,7 @@ def test_what_llama_cpp_refuses_leaves_an_empty_cache(files, shelf, tmp_path):
     values, whole = json.loads(record.read_text()), path.read_bytes()
     for damaged in (whole[:8] + b"\xff\xff\xff\xff" + whole[12:], b"", b"x" * 99):
         path.write_bytes(damaged)
-        values["sha256"]["target"] = caches._sha256(path)
+        values["sha256"]["target"] = caches.sha256(path)
         record.write_text(json.dumps(values))
         with pair_of(*files) as pair:
             session, kept = session_of(pair), Kept("talk")
@@ -326,3 +334,45 @@ def test_a_damaged_transcript_is_named_and_kept(dspark, files, shelf):
     assert f"needed a saved chat in {path}" in result.stderr
     assert path.read_text() == "{"
     assert "damaged" in dspark("sessions").stdout
+
+
+def test_what_else_is_in_the_place_of_a_session(shelf, tmp_path, dspark_alone):
+    """Links, files, folders: the list survives, `rm` takes them away, and nothing behind a link."""
+    said = json.dumps({"messages": []})
+    (shelf / "good").mkdir(parents=True)
+    (shelf / "good" / "chat.json").write_text(said)
+    (shelf / "good" / "target.cache").symlink_to(tmp_path / "nothing")
+    (shelf / "good" / "folder").mkdir()
+    (shelf / "good" / "folder" / "file").write_text("x")
+    (shelf / "file").write_text("x")
+    (shelf / "dead").symlink_to(tmp_path / "nothing")
+    (shelf / "circle").symlink_to(shelf / "circle")
+    (shelf / "odd" / "chat.json").mkdir(parents=True)
+    (shelf / "dangling").mkdir()
+    (shelf / "dangling" / "chat.json").symlink_to(tmp_path / "nothing")
+    (shelf / "begun").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "chat.json").write_text(said)
+    (shelf / "linked").symlink_to(elsewhere)
+    found = {entry.name: entry.messages for entry in sessions()}
+    damaged = dict.fromkeys(("file", "dead", "circle", "odd", "dangling"))
+    assert found == {"good": 0, "linked": 0, **damaged}
+    listed = dspark_alone("sessions")
+    assert listed.exit_code == 0
+    assert listed.stdout.count("damaged") == 5
+    assert dspark_alone("sessions", "rm", "begun").exit_code == 2
+    removed = dspark_alone("sessions", "rm", *found)
+    assert removed.exit_code == 0, removed.stderr
+    assert [path.name for path in shelf.iterdir()] == ["begun"]
+    assert (elsewhere / "chat.json").exists()
+
+
+def test_a_file_in_the_place_of_all_sessions(shelf, dspark_alone):
+    """A message, no traceback."""
+    shelf.parent.mkdir(exist_ok=True)
+    shelf.write_text("x")
+    for words in (["sessions"], ["sessions", "rm", "talk"]):
+        refused = dspark_alone(*words)
+        assert refused.exit_code == 1
+        assert "needed a writable folder" in refused.stderr

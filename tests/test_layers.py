@@ -16,7 +16,7 @@ ROOT = Path(dspark_gguf.__file__).parent
 ORDER = """
 errors visible
 paths dist arrays
-naming
+naming hub_files
 hub
 config
 records

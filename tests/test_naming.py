@@ -11,7 +11,7 @@ FILES = [
     "README.md", "m-Q4_K_M.gguf", "m-UD-Q4_K_XL.gguf", "m-Q8_0.gguf", "m-IQ4_XS.gguf",
     "mmproj-BF16.gguf", "m.imatrix.gguf",
     "BF16/m-BF16-00001-of-00002.gguf", "BF16/m-BF16-00002-of-00002.gguf",
-    "m-Q6_K-00001-of-00002.gguf",
+    "m-Q6_K-00001-of-00002.gguf", "m.mmproj-Q8_0.gguf", "m-mmproj-IQ4_XS.gguf",
 ]  # fmt: skip
 
 
@@ -53,6 +53,8 @@ def test_none_or_several(what, got):
     [
         ("org/repo", HubName("org/repo")),
         ("hf.co/org/repo:Q4_0", HubName("org/repo", "Q4_0")),
+        ("https://huggingface.co/org/repo:Q4_0", HubName("org/repo", "Q4_0")),
+        ("huggingface.co/org/repo", HubName("org/repo")),
         ("org/repo:sub/m.gguf", HubName("org/repo", "sub/m.gguf")),
         ("models/m.gguf", None),
         ("./models", None),

@@ -53,21 +53,52 @@ def test_saved_and_loaded(tmp_path):
     """The same matches; another vocabulary is refused, and so is what is no store."""
     path = tmp_path / "mine.lookup"
     made([1, 2, 3, 4], [1, 2, 3, 5]).save(path)
-    again = Store.load(path, "letters")
+    again = Store.load(path, "letters", 9)
     assert again.matches([0, 1, 2, 3]) == made([1, 2, 3, 4], [1, 2, 3, 5]).matches([0, 1, 2, 3])
     with pytest.raises(PairError, match="another"):
-        Store.load(path, "words")
+        Store.load(path, "words", 9)
     whole = path.read_bytes()
     for cut in range(0, len(whole), 61):
         path.write_bytes(whole[:cut])
         with pytest.raises(UsageError, match="store of texts"):
-            Store.load(path, "letters")
+            Store.load(path, "letters", 9)
     with pytest.raises(UsageError, match="nothing at"):
-        Store.load(tmp_path / "none", "letters")
+        Store.load(tmp_path / "none", "letters", 9)
     arrays = {"pairs": np.zeros(1, np.int64), "places": np.full(1, 9, np.int32)}
     np.savez(path.with_suffix(".npz"), tokens=np.zeros(3, np.int32), vocabulary="letters", **arrays)
     with pytest.raises(UsageError, match="damaged"):
-        Store.load(path.with_suffix(".npz"), "letters")
+        Store.load(path.with_suffix(".npz"), "letters", 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "value"),
+    [
+        ("tokens", 1, 9), ("tokens", 1, 2**31 - 1), ("tokens", 1, -2), ("tokens", 1, 3),
+        ("tokens", -1, 3), ("places", 0, 1), ("places", 0, 99), ("pairs", 0, 0),
+        ("pairs", slice(None, None, -1), None), ("places", slice(None, None, -1), None),
+        (("pairs", "places"), slice(None, None, -1), None),
+    ],
+)  # fmt: skip
+def test_a_damaged_store_is_refused(tmp_path, name, index, value):
+    """Ids that the vocabulary lacks, pairs that stand elsewhere or in another order."""
+    path = tmp_path / "mine.lookup.npz"
+    store = made([1, 2, 3, 4], [1, 2, 3, 5])
+    arrays = {
+        "tokens": np.array(store.tokens, np.int32), "pairs": store._pairs.copy(),
+        "places": store._places.copy(), "vocabulary": np.array("letters"),
+    }  # fmt: skip
+    np.savez(path, **arrays)
+    Store.load(path, "letters", 6)
+    with pytest.raises(UsageError, match="damaged"):
+        Store.load(path, "letters", 5)
+    for each in [name] if isinstance(name, str) else name:
+        if value is None:
+            arrays[each] = arrays[each][index]
+        else:
+            arrays[each][index] = value
+    np.savez(path, **arrays)
+    with pytest.raises(UsageError, match="damaged"):
+        Store.load(path, "letters", 9)
 
 
 def test_memory_is_bounded():

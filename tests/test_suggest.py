@@ -45,7 +45,7 @@ def folder(tmp_path, monkeypatch):
         ({"padding": 129}, "392 tokens, not 263"),
         ({"changed": ((100, "other"),)}, "token 100 is 'other'"),
         ({"add_bos": True}, "another first token"),
-        ({"pooling": True}, "an embedding model"),
+        ({"pooling": True}, "an embedding or encoder model (llama)"),
     ],
 )
 def test_headers_say_whether_it_fits(tiny_files, tmp_path, changes, problem):

@@ -38,6 +38,25 @@ def test_no_template_means_chatml_and_a_note(tmp_path):
     assert "holds no chat template" in template.notes[0]
 
 
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_blank_template_is_none(model, tmp_path, blank):
+    """In the file: as without one. As --chat-template, text or file: as without the option."""
+    bare = Model(write_llama(tmp_path / "bare.gguf", Tiny(template=blank)), ModelOptions())
+    template = ChatTemplate(bare)
+    assert "<|im_start|>user\nHi<|im_end|>" in template.render(TALK)
+    assert "holds no chat template" in template.notes[0]
+    path = tmp_path / "template.jinja"
+    path.write_text(blank)
+    for override in (blank, str(path)):
+        assert ChatTemplate(model, override).source == ChatTemplate(model).source
+
+
+def test_a_template_that_writes_nothing(model):
+    """It is said of the template, not of what was typed."""
+    with pytest.raises(UsageError, match="writes nothing"):
+        ChatTemplate(model, "{# later #}").encode(TALK)
+
+
 def test_override_by_text_and_by_file(model, tmp_path):
     """--chat-template takes Jinja or a file with it."""
     source = "{% for m in messages %}[{{ m.content }}]{% endfor %}"

@@ -72,7 +72,7 @@ def write_vocabulary(writer, tiny):
     writer.add_eos_token_id(EOS)
     writer.add_eot_token_id(IM_END)
     writer.add_add_bos_token(tiny.add_bos)
-    if tiny.template:
+    if tiny.template is not None:
         writer.add_chat_template(tiny.template)
     return len(tokens)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,7 +64,7 @@ def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
     found: dict[object, Candidate] = {}
     for each in (*_listed(target), *_on_disk(target, skipped), *_own(target)):
         if each.size is None or each.size < size:
-            found.setdefault(each.path.resolve() if each.path else each.name, each)
+            found.setdefault(os.path.realpath(each.path) if each.path else each.name, each)
     return list(found.values())
 
 
@@ -95,21 +97,22 @@ def _of_pair(pair: KnownPair, target: Header) -> Candidate:
     if pair.status == "unverified":
         origin += " (unverified)"
     path = is_here(pair.draft, "draft")
-    if path is not None and not misfit(target, read_header(path)):
-        return of_file(pair.draft, origin, path)
+    with contextlib.suppress(DSparkError):  # a damaged file is to be downloaded
+        if path is not None and not misfit(target, read_header(path)):
+            return of_file(pair.draft, origin, path)
     known = pair.gigabytes("draft")
     return Candidate(pair.draft, origin, pair.kind, int(known * _GB) if known else None, how=how)
 
 
 def _on_disk(target: Header, skipped: list[str]) -> Iterator[Candidate]:
     size = size_on_disk(target.path)
-    for model in local_models():
+    for model in local_models(skipped):
         if model.size >= size:
             continue
         try:
             problem = misfit(target, read_header(model.path))
-        except DSparkError as error:
-            problem = error.got
+        except (DSparkError, OSError) as error:
+            problem = str(getattr(error, "got", error))
         if problem:
             skipped.append(f"{model.name}: {problem}")
         else:

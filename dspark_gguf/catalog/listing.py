@@ -107,13 +107,15 @@ def pair_text(row: dict[str, Any]) -> str:
     return "\n".join(f"{name:<13}{value}" for name, value in lines.items() if value)
 
 
-def local_text(models: Sequence[LocalModel]) -> str:
-    """A table of files, each with what to write after -m."""
+def local_text(models: Sequence[LocalModel], left_out: Sequence[str] = ()) -> str:
+    """A table of files, each with what to write after -m, and what is none of them."""
+    others = ["", "no models:", *(f"  {line}" for line in left_out)] if left_out else []
     if not models:
-        return (
-            "no GGUF found where Ollama, LM Studio, llama.cpp and the Hugging Face cache keep "
+        none = (
+            "no model found where Ollama, LM Studio, llama.cpp and the Hugging Face cache keep "
             "theirs"
         )
+        return "\n".join([none, *others])
     rows = [
         (model.source, f"{model.size / _GB:.2f}", f"-m {quoted(model.name)}")
         for model in sorted(models, key=lambda model: (model.source, model.name))
@@ -123,6 +125,7 @@ def local_text(models: Sequence[LocalModel]) -> str:
             *aligned([("kept by", "GB", "use it with"), *rows]),
             "",
             "which of them fits a target as a draft: dspark-gguf suggest -m TARGET",
+            *others,
         ]
     )
 

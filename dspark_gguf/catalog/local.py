@@ -6,15 +6,19 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from dspark_gguf import hub
+from dspark_gguf.errors import DSparkError
 from dspark_gguf.naming import models_among
-from dspark_gguf.paths import cache_dir, size_on_disk
+from dspark_gguf.paths import cache_path, size_on_disk, walk
 
 OLLAMA = "ollama:"
+#: The registry that a name means which names none.
+_OLLAMA_HOST = "registry.ollama.ai"
 _OLLAMA_WEIGHTS = "application/vnd.ollama.image.model"
 
 
@@ -71,7 +75,7 @@ def stores(
 def _studio_home(home: Path) -> Path:
     try:
         return Path((home / ".lmstudio-home-pointer").read_text("utf-8").strip())
-    except OSError:
+    except (OSError, ValueError):
         return home / ".lmstudio"
 
 
@@ -80,76 +84,112 @@ def _studio_models(studio: Path) -> Path:
     return Path(str(settings.get("downloadsFolder") or studio / "models"))
 
 
-def local_models() -> list[LocalModel]:
-    """Every model that is found, each file once, by program and name."""
-    found: dict[Path, LocalModel] = {}
+def local_models(left_out: list[str] | None = None) -> list[LocalModel]:
+    """Every model that is found, each file once, by program and name.
+
+    Args:
+        left_out: gets a line for each file that is none: a part of a download, a projector, what
+            cannot be read.
+
+    """
+    found: dict[str, LocalModel | None] = {}
     for model in _all():
-        found.setdefault(model.path.resolve(), model)
-    return list(found.values())
+        place = os.path.realpath(model.path)
+        if place in found:
+            continue
+        problem = _problem(model)
+        found[place] = None if problem else model
+        if problem and left_out is not None:
+            left_out.append(f"{model.name}: {problem}")
+    return [model for model in found.values() if model]
+
+
+def _problem(model: LocalModel) -> str:
+    """Why a file is no model that generates or drafts; empty where it is one."""
+    from dspark_gguf.engine.gguf import read_header
+
+    try:
+        return read_header(model.path).other_kind
+    except DSparkError as error:
+        return error.got
+    except OSError as error:  # it vanished meanwhile
+        return str(error.strerror)
 
 
 def _all() -> Iterator[LocalModel]:
     for source, folder in stores():
         yield from _ollama(folder) if source == "Ollama" else _files(source, folder)
     yield from _hub_cache(hub.cache_folder())
-    yield from _files("dspark-gguf", cache_dir("drafts"))
+    yield from _files("dspark-gguf", cache_path("drafts"))
 
 
 def ollama_path(name: str) -> Path | None:
-    """The weights of a model as Ollama names it, such as ``llama3.2:3b``; None: it has none."""
-    wanted = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-    for source, folder in stores():
-        if source == "Ollama":
-            for model in _ollama(folder):
-                if model.name == OLLAMA + wanted or model.name.endswith(f"/{wanted}"):
-                    return model.path
-    return None
+    """The weights of a model as Ollama names it, such as ``llama3.2:3b``; None: it has none.
+
+    As for Ollama, capitals do not count, and these are one: ``llama3.2``, ``llama3.2:latest``,
+    ``library/llama3.2`` and ``registry.ollama.ai/library/llama3.2:latest``.
+    """
+    wanted = _ollama_words(name)
+    found = {
+        words: blob
+        for source, folder in stores()
+        if source == "Ollama"
+        for words, blob in _ollama_manifests(folder)
+    }
+    fits = [words for words in found if [word.lower() for word in words][-len(wanted) :] == wanted]
+    return found[max(fits, key=lambda words: words[0] == _OLLAMA_HOST)] if fits else None
+
+
+def _ollama_words(name: str) -> list[str]:
+    """Namespace, model and tag that a name means, behind the registry where it names one."""
+    words = name.lower().removeprefix("https://").removeprefix("http://").split("/")
+    model, _, tag = words[-1].partition(":")
+    return [*(words[:-1] or ["library"]), model, tag or "latest"]
 
 
 def _ollama(folder: Path) -> Iterator[LocalModel]:
-    """From its manifests: HOST/NAMESPACE/MODEL/TAG, each a list of blobs by their hashes."""
+    for words, blob in _ollama_manifests(folder):
+        # As `ollama list` shows it: what goes without saying is left out.
+        usual = (_OLLAMA_HOST, "library")
+        short = words[2:-1] if words[:2] == usual else words[words[0] == _OLLAMA_HOST : -1]
+        yield from _model("Ollama", f"{OLLAMA}{'/'.join(short)}:{words[-1]}", blob)
+
+
+def _ollama_manifests(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
+    """From its manifests, HOST/NAMESPACE/MODEL/TAG, each a list of blobs: these words, weights."""
     root = folder / "manifests"
-    for place, names in _walk(root):
-        for tag in names:
+    for place, tags in walk(root):
+        for tag in tags:
             layers = _json(place / tag).get("layers")
             for layer in layers if isinstance(layers, list) else ():
                 if isinstance(layer, dict) and layer.get("mediaType") == _OLLAMA_WEIGHTS:
                     digest = PurePath(str(layer.get("digest")).replace(":", "-")).name
+                    words = (*place.relative_to(root).parts, tag)
                     blob = folder / "blobs" / digest
-                    if blob.is_file():
-                        model = place.relative_to(root).as_posix().split("/")
-                        short = model[2:] if model[1:2] == ["library"] else model
-                        name = f"{OLLAMA}{'/'.join(short)}:{tag}"
-                        yield LocalModel("Ollama", name, blob, blob.stat().st_size)
+                    if os.path.isfile(blob) and len(words) > 1:
+                        yield words, blob
 
 
 def _files(source: str, folder: Path) -> Iterator[LocalModel]:
-    for place, names in _walk(folder):
+    for place, names in walk(folder):
         for files in models_among(names):
-            path = place / files[0]
-            yield LocalModel(source, str(path), path, size_on_disk(path))
+            yield from _model(source, str(place / files[0]), place / files[0])
 
 
 def _hub_cache(folder: Path) -> Iterator[LocalModel]:
-    for snapshot in sorted(folder.glob("models--*--*/snapshots/*")):
-        repo = snapshot.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-        names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.gguf")]
-        for files in models_among(name for name in names if (snapshot / name).is_file()):
-            path = snapshot / files[0]
-            name = f"{repo}:{files[0]}"
-            yield LocalModel("Hugging Face cache", name, path, size_on_disk(path))
+    for repo, snapshot in hub.snapshots(folder):
+        for files in models_among(hub.files_of(snapshot)):
+            yield from _model("Hugging Face cache", f"{repo}:{files[0]}", snapshot / files[0])
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    # What cannot be read is left out: os.walk goes on.
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        yield Path(place), sorted(names)
+def _model(source: str, name: str, path: Path) -> Iterator[LocalModel]:
+    with suppress(OSError):  # it vanished meanwhile
+        yield LocalModel(source, name, path, size_on_disk(path))
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -6,6 +6,7 @@ or by ``ollama:NAME``. What is not on this machine is downloaded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ def resolve(
 
 def known_pair(name: str | Path) -> KnownPair | None:
     """The pair that `name` means; None for a file of this name too."""
-    return None if Path(name).is_file() else pair_named(str(name))
+    return None if os.path.isfile(name) else pair_named(str(name))
 
 
 def located(
@@ -107,8 +108,8 @@ def _place(name: str | Path, role: str, progress: Progress, newest: bool) -> Pat
 def _place_of_model(
     name: str | Path, role: str, progress: Progress, newest: bool
 ) -> Path | hub.Download:
-    text, path = str(name), Path(name).expanduser()
-    if isinstance(name, Path) or path.exists():
+    text, path = str(name), Path(os.path.expanduser(name))
+    if isinstance(name, Path) or os.path.lexists(path):
         return path
     if text.startswith(_FROM_PACKAGE):
         return demo_file(text.rpartition(":")[2], progress)

@@ -7,7 +7,7 @@ costs the time to read the conversation again, and nothing else.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from dspark_gguf.chat.session import Session
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.state import fingerprint, load_state, save_state, state_bytes
-from dspark_gguf.paths import replacing
+from dspark_gguf.paths import replacing, sha256
 
 #: The caches of all sessions together take at most so much; the oldest of others go first.
 MOST_BYTES = 8 * 1024**3
@@ -39,11 +39,11 @@ def save_caches(session: Session, folder: Path) -> str:
         return f"without its caches, which would take {size / _MIB:.1f} MiB of the disk"
     files = {}
     for role, cache in caches.items():
-        with replacing(folder / f"{role}.cache") as temporary:
+        with replacing(folder / f"{role}.cache", private=True) as temporary:
             save_state(cache, temporary)
-            files[role] = _sha256(temporary)
+            files[role] = sha256(temporary)
     record = {"models": _models(session.pair), "trail": session.trail, "sha256": files}
-    with replacing(folder / _RECORD) as temporary:
+    with replacing(folder / _RECORD, private=True) as temporary:
         temporary.write_text(json.dumps(record), "utf-8")
     return f"with its caches, {size / _MIB:.1f} MiB"
 
@@ -60,7 +60,7 @@ def restore_caches(session: Session, folder: Path) -> None:
             # What a draft holds may come from the target: that must be the same one too.
             same = all(theirs.get(one) == ours[one] for one in ("target", role))
             path = folder / f"{role}.cache"
-            if same and role in files and files[role] == _sha256(path):
+            if same and role in files and files[role] == sha256(path):
                 load_state(cache, path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
@@ -77,18 +77,14 @@ def _has_room(folder: Path, size: int) -> bool:
     """Whether `size` bytes of caches may be written; old ones of other sessions make room."""
     if size > MOST_BYTES or shutil.disk_usage(folder).free < size + LEAVE_FREE:
         return False
-    others = [path for path in folder.parent.glob("*/*.cache") if path.parent != folder]
+    others = []
+    for path in folder.parent.glob("*/*.cache"):
+        with contextlib.suppress(OSError):  # a dead link, or gone meanwhile
+            if path.parent != folder:
+                others.append((path.stat().st_mtime, path.stat().st_size, path))
     total = size
-    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        total += path.stat().st_size
+    for _, used, path in sorted(others, reverse=True):
+        total += used
         if total > MOST_BYTES:
             path.unlink(missing_ok=True)
     return True
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_MIB):
-            digest.update(block)
-    return digest.hexdigest()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +38,9 @@ class _Command:
 
 _COMMANDS: dict[str, _Command] = {}
 
+#: A slash and a word. Paths, comments, fractions and a blank after the slash are text.
+_FORM = re.compile(r"/(\?|[^\W\d_][\w-]*)(\s.*)?", re.DOTALL)
+
 #: What ``/set`` takes, by section of the settings; `/system` and `/think` have the rest of a chat.
 _SETTABLE = {
     "sampling": list(Sampling.model_fields),
@@ -58,6 +63,11 @@ def command(
     return register
 
 
+def is_command(message: str) -> bool:
+    """Whether this is a slash command or, being none that there is, a mistake for one."""
+    return _FORM.fullmatch(message) is not None
+
+
 def run_command(chat: Chat, line: str) -> None:
     """Carry out ``name argument``.
 
@@ -66,13 +76,13 @@ def run_command(chat: Chat, line: str) -> None:
         DSparkError: it could not be done.
 
     """
-    name, _, argument = line.partition(" ")
-    entry = _COMMANDS.get(name.strip().lower())
+    name, *rest = line.split(maxsplit=1)
+    entry = _COMMANDS.get(name.lower())
     if entry is None:
         near = difflib.get_close_matches(name, _COMMANDS, n=1)
         hint = f"did you mean /{near[0]}? " if near else ""
-        raise UsageError("a slash command", f"/{name}", f"{hint}/help lists them")
-    entry.function(chat, argument.strip())
+        raise UsageError("a slash command", f"/{name}", f"{hint}/help lists them, //{name} says it")
+    entry.function(chat, rest[0].strip() if rest else "")
 
 
 @command("help", "?", summary="this list")
@@ -84,7 +94,11 @@ def _help(chat: Chat, argument: str) -> None:
     rows += [
         ("several lines", 'end a line with \\, or write """ before and after, or paste'),
         ("Ctrl-C", "stops an answer and keeps what was said; Ctrl-D leaves"),
-        ("//text", "a message that begins with a slash"),
+        ("//word", "a message that begins with /word; paths and comments need no second slash"),
+        (
+            "in a pipe",
+            "each line is a message or a command; the exit code tells of one that failed",
+        ),
     ]
     chat.screen.table(rows)
 
@@ -222,7 +236,7 @@ def _section(key: str) -> tuple[str, str]:
 def _path(argument: str, name: str) -> Path:
     if not argument:
         raise UsageError(f"a file after {name}", "none", f"type {name} FILE")
-    return Path(argument).expanduser()
+    return Path(os.path.expanduser(argument))
 
 
 def _shortened(text: str) -> str:

@@ -16,7 +16,7 @@ from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.shelf import CHAT, folder_of, locked
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import remove_parts, unwritable
+from dspark_gguf.paths import make_private, remove_parts, unwritable
 
 #: Where a chat without a name is kept.
 LAST = "last"
@@ -42,6 +42,7 @@ class Kept:
             self.folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise unwritable(self.folder, error) from None
+        make_private(self.folder)
         self.path = self.folder / CHAT
         self._lock = locked(self.folder)
         self._written: dict[str, Any] = {}

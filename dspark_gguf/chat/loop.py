@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import closing, suppress
 
-from dspark_gguf.chat.commands import Leave, run_command
+from dspark_gguf.chat.commands import Leave, is_command, run_command
 from dspark_gguf.chat.kept import Kept
 from dspark_gguf.chat.session import Answering, Session
 from dspark_gguf.chat.status import status_line
 from dspark_gguf.chat.terminal import (
+    PipeReader,
     Reader,
     Screen,
     ended_by_signals,
@@ -40,11 +41,17 @@ class Chat:
         self.attached: list[str] = []
         self._forgotten = 0
         self._warned = False
+        self._failed: DSparkError | None = None
 
     def run(self) -> None:
         """Until the end of the input, ``/exit``, Ctrl-C twice in a row, or a signal.
 
         However it ends, the conversation is kept first.
+
+        Raises:
+            SystemExit: a line of a pipe could not be answered or carried out; the code is that of
+                the first error.
+
         """
         try:
             with ended_by_signals():
@@ -58,6 +65,8 @@ class Chat:
                         f"kept: `dspark-gguf chat --session {self.kept.name}` goes on from here"
                     )
             raise
+        if self._failed and isinstance(self.reader, PipeReader):
+            raise SystemExit(self._failed.exit_code)
 
     def _talk(self) -> None:
         pressed = False
@@ -76,6 +85,7 @@ class Chat:
                 pressed = True
                 self.screen.note("Ctrl-C again, Ctrl-D or /exit leaves")
             except DSparkError as error:
+                self._failed = self._failed or error
                 self.screen.error(str(error))
                 self._keep()
 
@@ -89,6 +99,7 @@ class Chat:
             else:
                 self.kept.write(self.session)
         except DSparkError as error:
+            self._failed = self._failed or error
             if all_of_it or not self._warned:
                 self.screen.error(f"this conversation is not kept: {error}")
             self._warned = True
@@ -109,11 +120,12 @@ class Chat:
         return False
 
     def handle(self, message: str) -> None:
-        """A message or a slash command; ``//`` begins a message with a slash."""
-        if message.startswith("/") and not message.startswith("//"):
+        """A message or a slash command; ``//word`` is the message ``/word``."""
+        if is_command(message):
             run_command(self, message[1:])
         elif message.strip() or self.attached:
-            text = "\n\n".join([*self.attached, message.removeprefix("/")])
+            escaped = message.startswith("//") and is_command(message[1:])
+            text = "\n\n".join([*self.attached, message[1:] if escaped else message])
             self.attached.clear()
             self.show(self.session.ask(text))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -37,33 +39,67 @@ class Entry:
 
 
 def sessions() -> list[Entry]:
-    """All that are kept, the newest first."""
-    found = []
-    for path in data_dir("sessions").glob(f"*/{CHAT}"):
-        try:
-            messages = len(transcript.read(path)["messages"])
-        except DSparkError:
-            messages = None
-        size = sum(file.stat().st_size for file in path.parent.iterdir())
-        found.append(Entry(path.parent.name, messages, path.stat().st_mtime, size))
+    """All that are kept, the newest first, and what is in the place of one.
+
+    Raises:
+        DSparkError: the folder of all cannot be used.
+
+    """
+    found, shelf = [], data_dir("sessions")
+    try:
+        folders = list(shelf.iterdir())
+    except OSError as error:
+        raise unwritable(shelf, error) from None
+    for folder in folders:
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if _NAME.fullmatch(folder.name) and (entry := _entry(folder)):
+                found.append(entry)
     return sorted(found, key=lambda entry: entry.modified, reverse=True)
 
 
+def _entry(folder: Path) -> Entry | None:
+    """What is in the place of a session, whatever it is; None for a folder without a chat."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError:  # a file, a dead link, a folder of somebody else
+        return Entry(folder.name, None, folder.lstat().st_mtime, folder.lstat().st_size)
+    if CHAT not in names:
+        return None
+    messages, modified, size = None, folder.lstat().st_mtime, 0
+    with contextlib.suppress(DSparkError):
+        messages = len(transcript.read(folder / CHAT)["messages"])
+    for name in names:
+        with contextlib.suppress(OSError):  # a dead link, or gone meanwhile
+            facts = (folder / name).stat()
+            size += facts.st_size
+            modified = facts.st_mtime if name == CHAT else modified
+    return Entry(folder.name, messages, modified, size)
+
+
 def forget(name: str) -> None:
-    """Delete a session.
+    """Delete a session; of a link to one, the link alone.
 
     Raises:
         UsageError: there is none of this name, or a process is in it.
+        DSparkError: it cannot be deleted.
 
     """
     folder = folder_of(name)
-    if not (folder / CHAT).exists():
+    if not os.path.lexists(folder) or not _entry(folder):
         known = ", ".join(entry.name for entry in sessions()) or "none"
         raise UsageError("the name of a session", repr(name), f"there are: {known}")
-    with locked(folder):
-        for path in folder.iterdir():
-            if path.name != _LOCK:
-                path.unlink()
+    try:
+        if folder.is_symlink() or not folder.is_dir():
+            folder.unlink()
+            return
+        with locked(folder):
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != _LOCK:
+                    path.unlink()
+    except OSError as error:
+        raise unwritable(folder, error) from None
     shutil.rmtree(folder, ignore_errors=True)
 
 

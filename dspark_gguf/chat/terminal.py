@@ -18,7 +18,7 @@ from rich.style import Style
 from rich.text import Text
 
 from dspark_gguf.errors import DSparkError, UsageError
-from dspark_gguf.paths import data_dir
+from dspark_gguf.paths import data_dir, make_private
 from dspark_gguf.visible import printable, visible
 
 PROMPT, MORE = ">>> ", "... "
@@ -112,7 +112,8 @@ class TerminalReader:
         history: History
         try:
             path = data_dir() / "history"
-            path.touch()
+            os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+            make_private(path)
             history = Lines(str(path))
         except (OSError, DSparkError):  # a home that cannot be written to is no reason not to chat
             history = InMemoryHistory()

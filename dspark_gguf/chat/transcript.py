@@ -45,7 +45,7 @@ def write(values: dict[str, Any], path: Path) -> None:
 
     """
     try:
-        with replacing(path) as temporary:
+        with replacing(path, private=True) as temporary:
             text = json.dumps(values, indent=2, ensure_ascii=False)
             # Half a surrogate pair, typed or pasted, has no UTF-8, but JSON has an escape for it.
             temporary.write_text(text, "utf-8", errors="backslashreplace")

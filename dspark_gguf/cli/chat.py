@@ -23,7 +23,8 @@ def chat(
 ) -> None:
     """Chat with a model; a draft makes it faster.
 
-    Lines that are no terminal's are answered one by one: `echo Hello | dspark-gguf chat`.
+    Lines that are no terminal's are answered one by one: `echo Hello | dspark-gguf chat`. /help
+    lists the slash commands. Where one of a pipe's lines fails, the exit code says so at the end.
     In a terminal, a chat without a name is kept as the session `last`.
     """
     settings = settings_from(config, options)

@@ -20,7 +20,8 @@ from dspark_gguf.visible import visible
 def models(name: str | None, local: bool, as_json: bool) -> None:
     """List pairs of target and draft that people use, or tell all of the one with NAME.
 
-    With --local: GGUF files of Ollama, LM Studio, llama.cpp and the Hugging Face cache.
+    With --local: GGUF files of Ollama, LM Studio, llama.cpp and the Hugging Face cache; below them
+    those that are no models, and what they are.
     """
     from dspark_gguf.catalog import listing
 
@@ -29,9 +30,10 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
             raise UsageError("--local alone", f"a name too, {name}", "leave one of them out")
         from dspark_gguf.catalog.local import local_models
 
-        found = local_models()
+        left_out: list[str] = []
+        found = local_models(left_out)
         values = [{**asdict(model), "path": str(model.path)} for model in found]
-        click.echo(json.dumps(values) if as_json else visible(listing.local_text(found)))
+        click.echo(json.dumps(values) if as_json else visible(listing.local_text(found, left_out)))
         return
 
     from dspark_gguf.catalog.pairs import known_pairs, similar_names

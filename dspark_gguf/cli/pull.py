@@ -16,7 +16,8 @@ def pull(name: str) -> None:
 
     Files go where huggingface_hub keeps them (HF_HOME moves that), with its tokens (HF_TOKEN,
     `hf auth login`) and its offline mode (HF_HUB_OFFLINE=1). After an interruption it goes on where
-    it stopped. The paths are printed on stdout.
+    it stopped; what does not have the SHA-256 that the hub tells is deleted. The paths are printed
+    on stdout.
     """
     from dspark_gguf.catalog.resolve import known_pair
     from dspark_gguf.catalog.resolve import pull as download

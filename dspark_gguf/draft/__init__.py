@@ -63,7 +63,8 @@ def make_drafter(pair: Pair, sampling: Sampling, speculation: Speculation) -> Dr
     cast = _Cast.of(pair, speculation)
     texts = None
     if cast.copies and speculation.lookup_store is not None:
-        texts = Store.load(Path(speculation.lookup_store), pair.vocabulary.fingerprint)
+        path, vocabulary = Path(speculation.lookup_store), pair.vocabulary
+        texts = Store.load(path, vocabulary.fingerprint, vocabulary.n_tokens)
     lookup = LookupDrafter(pair.vocabulary, texts)
     if cast.cache is None:
         return lookup if cast.copies else NoDrafter()

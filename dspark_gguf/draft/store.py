@@ -83,7 +83,7 @@ class Store:
 
     def save(self, path: Path) -> None:
         """Write it; the file appears whole or not at all."""
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(path, private=True) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 tokens=np.array(self.tokens, dtype=np.int32),
@@ -93,11 +93,16 @@ class Store:
             )
 
     @classmethod
-    def load(cls, path: Path, vocabulary: str) -> Store:
+    def load(cls, path: Path, vocabulary: str, n_tokens: int) -> Store:
         """Read what `save` wrote.
 
+        Args:
+            path: the file.
+            vocabulary: `Vocabulary.fingerprint` of the model.
+            n_tokens: size of this vocabulary.
+
         Raises:
-            UsageError: it is no such file.
+            UsageError: it is no such file, or a damaged one.
             PairError: it was made for another vocabulary.
 
         """
@@ -116,14 +121,29 @@ class Store:
                 f"{path}, made with another",
                 "build it again with -m and this model",
             )
-        good = (
-            [array.dtype for array in (tokens, pairs, places)] == _KINDS
-            and tokens.ndim == pairs.ndim == places.ndim == 1
-            and len(pairs) == len(places) <= len(tokens)
-            and (not len(places) or 0 <= places.min() <= places.max() < len(tokens))
-        )
-        if not good:
+        if not _is_sound(tokens, pairs, places, n_tokens):
             raise UsageError(f"a store of texts in {path}", "a damaged one", do)
         store = cls.__new__(cls)
         store._hold(tokens, pairs, places, made_for)
         return store
+
+
+def _is_sound(
+    tokens: npt.NDArray[np.int32],
+    pairs: npt.NDArray[np.int64],
+    places: npt.NDArray[np.int32],
+    n_tokens: int,
+) -> bool:
+    """Whether these are what `Store` makes of texts of this vocabulary, in its order."""
+    return (
+        [array.dtype for array in (tokens, pairs, places)] == _KINDS
+        and tokens.ndim == pairs.ndim == places.ndim == 1
+        and len(tokens) > 0
+        and tokens[-1] == _END
+        and _END <= tokens.min() <= tokens.max() < n_tokens
+        and len(pairs) == len(places)
+        and (not len(places) or 2 <= places.min() <= places.max() < len(tokens))
+        and np.array_equal(tokens[places - 2] * _WIDTH + tokens[places - 1], pairs)
+        and bool(np.all((pairs[:-1] < pairs[1:]) | (places[:-1] < places[1:])))
+        and bool(np.all(pairs[:-1] <= pairs[1:]))
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.gguf import Header, read_tokens
 from dspark_gguf.engine.vocabulary import FIRST_COMPARED, MAX_SIZE_DIFFERENCE
@@ -13,10 +15,10 @@ def misfit(target: Header, draft: Header) -> str:
 
     The rules are those of ``require_same_tokens``; loading both has the last word.
     """
-    if target.path.resolve() == draft.path.resolve():
+    if os.path.samefile(target.path, draft.path):
         return "it is the target"
-    if draft.get("pooling_type", 0):
-        return "an embedding model"
+    if draft.other_kind:
+        return draft.other_kind
     block = BlockDraft.of(draft)
     if block is not None:
         try:

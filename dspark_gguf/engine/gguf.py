@@ -14,7 +14,7 @@ from typing import Any
 from llama_cpp._ggml import libggml
 
 from dspark_gguf.engine import library
-from dspark_gguf.engine.model import readable_gguf
+from dspark_gguf.engine.files import other_kind, readable_gguf
 from dspark_gguf.errors import ModelError
 from dspark_gguf.paths import shards
 
@@ -74,6 +74,13 @@ class Header:
     def get(self, key: str, default: Any = None) -> Any:
         """A value of this architecture: ``block_count`` means ``llama.block_count``."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    @property
+    def other_kind(self) -> str:
+        """What it is instead of a model that generates text or drafts; else empty."""
+        if kind := other_kind(self.metadata):
+            return kind
+        return "" if self.tensors else "a vocabulary without weights"
 
     @property
     def parameters(self) -> int:
@@ -141,7 +148,7 @@ def read_header(path: str | Path) -> Header:
 
     Raises:
         UsageError: no such file.
-        ModelError: no GGUF, or a damaged one.
+        ModelError: no GGUF, a damaged one, or only the beginning of one.
 
     """
     path = readable_gguf(path)
@@ -189,9 +196,26 @@ def _opened(path: Path) -> Iterator[int]:
             "download it again",
         )
     try:
+        _require_whole(file, path)
         yield file
     finally:
         _gguf_free(file)
+
+
+def _require_whole(file: int, path: Path) -> None:
+    """Refuse the beginning of a file: its header says how long all of it is."""
+    ends = (
+        _ask("tensor_offset", ctypes.c_size_t, file, k)
+        + _ask("tensor_size", ctypes.c_size_t, file, k)
+        for k in range(_ask("n_tensors", ctypes.c_int64, file))
+    )
+    size, least = path.stat().st_size, max(ends, default=0)
+    least += _ask("data_offset", ctypes.c_size_t, file) if least else 0
+    if size < least:
+        raise ModelError(
+            f"a complete GGUF model in {path}", f"{size:,} of its {least:,} bytes",
+            "wait for its download to end, or download it again",
+        )  # fmt: skip
 
 
 class _Params(ctypes.Structure):

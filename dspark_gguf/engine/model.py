@@ -12,9 +12,11 @@ import llama_cpp
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
+from dspark_gguf.engine.files import other_kind, readable_gguf
+from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.errors import ModelError, ResourceError, UsageError
-from dspark_gguf.paths import SHARD, shards, size_on_disk
+from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
+from dspark_gguf.paths import size_on_disk
 
 _GIB = 1024**3
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
@@ -74,8 +76,9 @@ class Model:
 
     @property
     def template(self) -> str | None:
-        """The chat template in the file."""
-        return self.metadata.get("tokenizer.chat_template")
+        """The chat template in the file; None where there is none, or a blank one."""
+        template = self.metadata.get("tokenizer.chat_template", "")
+        return template if template.strip() else None
 
     @property
     def is_recurrent(self) -> bool:
@@ -181,17 +184,13 @@ class Model:
         }
 
     def _refuse_what_cannot_generate(self) -> None:
-        arch = self.architecture
-        pooled = self.metadata.get(f"{arch}.pooling_type", "0") != "0"
-        two_way = self.metadata.get(f"{arch}.attention.causal") == "false"
-        encoder = llama_cpp.llama_model_has_encoder(self._model)
-        if (pooled or two_way or encoder) and arch != "dflash":
+        kind = other_kind(self.metadata)
+        encodes = llama_cpp.llama_model_has_encoder(self._model)
+        if not kind and encodes and self.architecture != "dflash":
+            kind = f"an embedding or encoder model ({self.architecture})"
+        if kind:
             self.close()
-            raise ModelError(
-                "a model that generates text",
-                f"{self.path.name}, an embedding or encoder model ({arch})",
-                "choose a chat or base model",
-            )
+            raise _generates_nothing(self.path, kind)
 
 
 def wanted_gpu_layers(options: ModelOptions) -> int:
@@ -200,49 +199,6 @@ def wanted_gpu_layers(options: ModelOptions) -> int:
     if not library.can_offload() or wanted == "none":
         return 0
     return 2**30 if wanted is None or wanted in ("all", -1) else int(wanted)
-
-
-def readable_gguf(path: str | Path) -> Path:
-    """`path`, after a look at its first bytes.
-
-    Raises:
-        UsageError: nothing there, or a directory.
-        ModelError: a file that is no GGUF.
-
-    """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise UsageError("a model file", f"nothing at {path}", "check the path")
-    if path.is_dir():
-        raise UsageError("a model file", f"the directory {path}", "name the .gguf file in it")
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-    except OSError as error:
-        raise UsageError(
-            f"a readable {path}", str(error.strerror), "check its permissions"
-        ) from None
-    if head != b"GGUF":
-        found = "an empty file" if not head else f"a file that begins with {head!r}"
-        raise ModelError(f"a GGUF model in {path}", found, "download or convert the model again")
-    _require_all_shards(path)
-    return path
-
-
-def _require_all_shards(path: Path) -> None:
-    shard = SHARD.search(path.name)
-    if shard is None:
-        return
-    missing = [each.name for each in shards(path) if not each.exists()]
-    if missing:
-        raise ModelError(
-            f"all {int(shard['count'])} parts of a split model beside {path}",
-            f"none of the name {missing[0]}", "download the rest",
-        )  # fmt: skip
-    if int(shard["number"]) != 1:
-        raise UsageError(
-            f"the first part of a split model, {shards(path)[0].name}", path.name, "name the first"
-        )
 
 
 def require_memory(needed: int, what: str) -> None:
@@ -266,7 +222,20 @@ def looks_like_memory(text: str) -> bool:
     return any(word in text.lower() for word in _MEMORY_WORDS)
 
 
-def _load_error(path: Path, log: str) -> ModelError | ResourceError:
+def _generates_nothing(path: Path, kind: str) -> ModelError:
+    return ModelError(
+        "a model that generates text", f"{path.name}, {kind}", "choose a chat or base model"
+    )
+
+
+def _load_error(path: Path, log: str) -> DSparkError:
+    # What the header says is plainer than llama.cpp's log: a part of a file, no model at all.
+    try:
+        header = read_header(path)
+    except DSparkError as error:
+        return error
+    if header.other_kind:
+        return _generates_nothing(path, header.other_kind)
     # The last of its lines only repeats that loading failed.
     reason = log.split("; ")[0].removeprefix("error loading model: ") or "an unknown failure"
     if looks_like_memory(log):

@@ -16,8 +16,9 @@ from dspark_gguf.engine import library
 from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
+from dspark_gguf.engine.files import readable_gguf
 from dspark_gguf.engine.gguf import read_header
-from dspark_gguf.engine.model import Model, readable_gguf
+from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.timing import quick_profile
 from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens

@@ -21,7 +21,8 @@ class ChatTemplate:
 
     Args:
         model: a loaded model.
-        override: Jinja text, or a file with it, instead of the template in the model's file.
+        override: Jinja text, or a file with it, instead of the template in the model's file; blank:
+            none.
 
     Raises:
         UsageError: a template that is no Jinja, or an override that is neither a file nor Jinja.
@@ -31,7 +32,8 @@ class ChatTemplate:
     def __init__(self, model: Model, override: str | None = None) -> None:
         self._vocabulary = model.vocabulary
         self.notes: list[str] = []
-        source = _text_or_file(override) if override else model.template
+        given = _text_or_file(override) if override and override.strip() else ""
+        source = given if given.strip() else model.template
         if source is None:
             source = CHATML_CHAT_TEMPLATE
             self.notes.append(
@@ -60,12 +62,13 @@ class ChatTemplate:
             think: sets ``enable_thinking``; None leaves the template its default.
 
         Raises:
-            UsageError: the template refuses these messages, or takes too much of the machine.
+            UsageError: the template refuses these messages, writes nothing, or takes too much of
+                the machine.
 
         """
         extra: dict[str, Any] = {} if think is None else {"enable_thinking": think}
         try:
-            return self._render(messages, extra)
+            text = self._render(messages, extra)
         except TemplateRefused as error:
             if messages and messages[0]["role"] == "system" and len(messages) > 1:
                 # Some templates (Gemma) know no system role: its text opens the first turn.
@@ -73,6 +76,12 @@ class ChatTemplate:
             raise UsageError(
                 "messages that the chat template accepts", str(error), "see --chat-template"
             ) from None
+        if not text.strip():
+            raise UsageError(
+                "a chat template that writes a prompt", "one that writes nothing",
+                "give another with --chat-template",
+            )  # fmt: skip
+        return text
 
     def encode(self, messages: Sequence[Message], think: bool | None = None) -> list[int]:
         """Token ids of `render`."""
