@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -207,24 +208,18 @@ def test_debug_shows_the_traceback(dspark):
 def test_prompt_parts_are_joined(monkeypatch, tmp_path):
     """What a question is about comes before it; a part alone keeps every character."""
 
-    class Piped:
-        def __init__(self, data):
-            self.buffer = self
-            self.data = data
-
-        def isatty(self):
-            return self.data is None
-
-        def read(self):
-            return self.data
+    def piped(data):
+        stdin = io.TextIOWrapper(io.BytesIO(data or b""))
+        stdin.isatty = lambda: data is None
+        return stdin
 
     path = tmp_path / "main.c"
     path.write_text("int main;\n")
-    monkeypatch.setattr("sys.stdin", Piped(b"from stdin\n"))
+    monkeypatch.setattr("sys.stdin", piped(b"from stdin\n"))
     assert once.read_prompt("Why?", path) == "int main;\n\nfrom stdin\n\nWhy?"
-    monkeypatch.setattr("sys.stdin", Piped(None))
+    monkeypatch.setattr("sys.stdin", piped(None))
     assert once.read_prompt(None, path) == "int main;\n"
-    monkeypatch.setattr("sys.stdin", Piped(b""))
+    monkeypatch.setattr("sys.stdin", piped(b""))
     assert once.read_prompt("Why?", None) == "Why?"
     with pytest.raises(UsageError):
         once.read_prompt(None, None)
