@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from dspark_gguf.chat import once
+from dspark_gguf.chat.piped import read_prompt
 from dspark_gguf.cli import main
 from dspark_gguf.errors import UsageError
 
@@ -155,6 +155,7 @@ BAD = {
     "unknown preset": (["run", "x", "--config", "nope"], 2, "presets: apple-silicon, chat"),
     "draft without target": (["run", "x", "-d", "d.gguf"], 2, "needed a target"),
     "output without jsonl": (["run", "x", "-o", "out"], 2, "--jsonl"),
+    "keep errors of nothing": (["run", "--jsonl", "x", "--keep-errors"], 2, "-o FILE"),
     "prompt too long": (["run", "x " * 600, "-c", "512"], 4, "a context of 512"),
     "context beyond memory": (["run", "x", "-c", "2000000000"], 4, "GiB of memory"),
     "missing file": (["run", "x", "-m", "missing.gguf"], 2, "nothing at missing.gguf"),
@@ -216,13 +217,13 @@ def test_prompt_parts_are_joined(monkeypatch, tmp_path):
     path = tmp_path / "main.c"
     path.write_text("int main;\n")
     monkeypatch.setattr("sys.stdin", piped(b"from stdin\n"))
-    assert once.read_prompt("Why?", path) == "int main;\n\nfrom stdin\n\nWhy?"
+    assert read_prompt("Why?", path) == "int main;\n\nfrom stdin\n\nWhy?"
     monkeypatch.setattr("sys.stdin", piped(None))
-    assert once.read_prompt(None, path) == "int main;\n"
+    assert read_prompt(None, path) == "int main;\n"
     monkeypatch.setattr("sys.stdin", piped(b""))
-    assert once.read_prompt("Why?", None) == "Why?"
+    assert read_prompt("Why?", None) == "Why?"
     with pytest.raises(UsageError):
-        once.read_prompt(None, None)
+        read_prompt(None, None)
 
 
 def test_a_closed_pipe_ends_quietly(demo_files):

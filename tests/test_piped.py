@@ -16,12 +16,12 @@ from dspark_gguf.chat import terminal
 ASK = """
 import json, sys
 from pathlib import Path
-from dspark_gguf.chat import once, piped, terminal
+from dspark_gguf.chat import piped, terminal
 from dspark_gguf.cli.streams import settle
 settle()
 piped.PATIENCE = terminal.PATIENCE = 0.2
 file = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-print(json.dumps(once.read_prompt(sys.argv[1] or None, file)))
+print(json.dumps(piped.read_prompt(sys.argv[1] or None, file)))
 """
 LEFT, SILENT = "the calling shell's and was not read", "of silence on stdin: going on without"
 WAITING = "waiting for text on stdin"

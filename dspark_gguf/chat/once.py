@@ -5,51 +5,22 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from dspark_gguf.chat.batch import Job, run_jobs
-from dspark_gguf.chat.piped import DASH, read_all, read_beside_prompt
 from dspark_gguf.chat.progress import tracked
 from dspark_gguf.chat.results import Results
 from dspark_gguf.chat.session import Session, outlook
 from dspark_gguf.chat.status import status_line
-from dspark_gguf.chat.terminal import Screen, decoded, interruptible, read_text
+from dspark_gguf.chat.terminal import Screen, interruptible
 from dspark_gguf.config import Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import Cancelled, DSparkError, UsageError
+from dspark_gguf.errors import Cancelled, DSparkError
 from dspark_gguf.records import Answer, Round
 from dspark_gguf.visible import as_json as json_line
 
 INTERRUPTED = 130
-
-
-def read_prompt(argument: str | None, file: Path | None) -> str:
-    """The prompt from a file, from stdin and from the argument, with ``-`` for stdin in both.
-
-    The question comes after what it is about: `cat main.c | dspark-gguf run "What is wrong?"`.
-    `piped` says when stdin is read without being asked for.
-
-    Raises:
-        UsageError: nothing but white space, an unreadable file, or no UTF-8.
-
-    """
-    given = [str(each) for each in (file, argument) if each is not None]
-    parts = []
-    if file is not None and str(file) != DASH:
-        parts.append(read_text(file))
-    asked = DASH in given or not (given or sys.stdin.isatty())
-    parts.append(decoded((read_all if asked else read_beside_prompt)(), "stdin"))
-    if argument is not None and argument != DASH:
-        parts.append(decoded(argument.encode("utf-8", "surrogateescape"), "the argument"))
-    said = [part for part in parts if part.strip()]
-    if not said:
-        raise UsageError(
-            "a prompt as argument, with -f FILE or on stdin", "none", "write one; see --help"
-        )
-    # Parts are joined like paragraphs; a part alone stays as it is, to the last newline.
-    return said[0] if len(said) == 1 else "\n\n".join(part.strip("\n") for part in said)
 
 
 def with_seed(settings: Settings, seed: int | None = None) -> Settings:

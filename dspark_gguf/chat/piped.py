@@ -19,6 +19,7 @@ from enum import Enum
 from pathlib import Path
 
 from dspark_gguf.chat.terminal import PATIENCE, Screen, decoded, noted, read_text
+from dspark_gguf.errors import UsageError
 
 #: The programs of shells: sh, bash, zsh, fish ...
 _SHELL = re.compile(r"([a-z]*sh|busybox)\b")
@@ -33,6 +34,33 @@ class Giver(Enum):
     PIPELINE = "another command, or a file: read it to the end, however long that takes"
     PROGRAM = "the program that called us, which may have nothing to say: wait a moment"
     SHELL = "the input of the shell that called us: leave it alone"
+
+
+def read_prompt(argument: str | None, file: Path | None) -> str:
+    """The prompt from a file, from stdin and from the argument, with ``-`` for stdin in both.
+
+    The question comes after what it is about: `cat main.c | dspark-gguf run "What is wrong?"`.
+    This module says when stdin is read without being asked for.
+
+    Raises:
+        UsageError: nothing but white space, an unreadable file, or no UTF-8.
+
+    """
+    given = [str(each) for each in (file, argument) if each is not None]
+    parts = []
+    if file is not None and str(file) != DASH:
+        parts.append(read_text(file))
+    asked = DASH in given or not (given or sys.stdin.isatty())
+    parts.append(decoded((read_all if asked else read_beside_prompt)(), "stdin"))
+    if argument is not None and argument != DASH:
+        parts.append(decoded(argument.encode("utf-8", "surrogateescape"), "the argument"))
+    said = [part for part in parts if part.strip()]
+    if not said:
+        raise UsageError(
+            "a prompt as argument, with -f FILE or on stdin", "none", "write one; see --help"
+        )
+    # Parts are joined like paragraphs; a part alone stays as it is, to the last newline.
+    return said[0] if len(said) == 1 else "\n\n".join(part.strip("\n") for part in said)
 
 
 def read_file(path: Path) -> str:

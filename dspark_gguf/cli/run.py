@@ -58,13 +58,15 @@ def run(
     if show_config:
         click.echo(settings.as_yaml(), nl=False)
         return 0
-    if (output or keep_errors) and not jsonl:
-        alone = "--output alone" if output else "--keep-errors alone"
-        raise UsageError("--output together with --jsonl", alone, "add --jsonl FILE")
+    if output and not jsonl:
+        raise UsageError("--output together with --jsonl", "--output alone", "add --jsonl FILE")
+    if keep_errors and not output:
+        raise UsageError("--keep-errors together with --output", "it alone", "add -o FILE")
     if jsonl and (prompt or file or raw or check):
         raise UsageError("--jsonl alone", "another prompt, --raw or --check", "leave one out")
 
     from dspark_gguf.chat import once
+    from dspark_gguf.chat.piped import read_prompt
 
     if jsonl:
         from dspark_gguf.chat.batch import read_jobs
@@ -77,7 +79,7 @@ def run(
             loaded(settings, verbose) as pair,
         ):
             return once.run_batch(pair, settings, jobs, results)
-    text = once.read_prompt(prompt, file)
+    text = read_prompt(prompt, file)
     with loaded(settings, verbose) as pair:
         if check:
             from dspark_gguf.measure.check import report
