@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, TextIO
 
 #: C0 but tab and newline, DEL, C1; what turns the direction of the text around it, so that a line
 #: would show something else than it says; and bytes of file names that are no text.
@@ -26,6 +26,17 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def as_json(value: Any) -> str:
-    """One line of JSON that a terminal may show; it reads back as `value`."""
-    return visible(json.dumps(value, ensure_ascii=False))
+def as_json(value: Any, stream: TextIO | None = None) -> str:
+    """One line of JSON that a terminal may show; it reads back as `value`.
+
+    Args:
+        value: plain values.
+        stream: where it will be written; what its encoding lacks is escaped.
+
+    """
+    line = visible(json.dumps(value, ensure_ascii=False))
+    try:
+        line.encode((stream and stream.encoding) or "utf-8")
+    except UnicodeEncodeError:
+        return visible(json.dumps(value))
+    return line

@@ -10,6 +10,7 @@ import io
 import json
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,12 @@ import numpy as np
 from dspark_gguf.catalog.inspect import as_text, inspect
 from dspark_gguf.catalog.pairs import known_pairs
 from dspark_gguf.chat import transcript
-from dspark_gguf.chat.batch import Job, finished, read_jobs
+from dspark_gguf.chat.batch import Job, read_jobs
+from dspark_gguf.chat.results import results_in
 from dspark_gguf.config import load_settings
 from dspark_gguf.cost import load_table
 from dspark_gguf.draft import Store
+from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned
 from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.paths import shipped
@@ -75,7 +78,16 @@ def read_learned(path):
 
 def read_results(path):
     """A results file that a batch would go on with."""
-    finished(path, [Job(0, {"prompt": "a"}), Job(1, {"prompt": "b"})])
+    jobs = [Job(0, {"prompt": "a"}), Job(1, {"prompt": "b"})]
+    with results_in(path, jobs, load_settings(None, {}), keep_errors=False):
+        pass
+
+
+def read_batch(path):
+    """Prompts: each makes a conversation, or is a job that fails."""
+    for job in read_jobs(path):
+        with suppress(DSparkError):
+            job.messages  # noqa: B018
 
 
 def npz(**arrays):
@@ -187,10 +199,15 @@ FOREIGN = {
     "store": Foreign(".npz", read_store, store_seeds),
     "jobs": Foreign(
         ".jsonl",
-        read_jobs,
+        read_batch,
         lambda: [b'{"prompt": "a"}\n\n{"messages": [{"role": "user", "content": "b"}], "id": 1}\n'],
     ),
     "results": Foreign(
-        ".jsonl", read_results, lambda: [b'{"index": 0, "input": {"prompt": "a"}}\n{"index": 1,']
+        ".jsonl",
+        read_results,
+        lambda: [
+            b'{"index": 0, "input": {"prompt": "a"}, "settings": {"sampling": {"seed": 1}}}\n'
+            b'{"index": 1,'
+        ],
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from dspark_gguf.chat import once
+from dspark_gguf.chat.piped import read_prompt
 from dspark_gguf.cli import main
 from dspark_gguf.errors import UsageError
 from tests.children import ENDING, started
@@ -153,6 +154,7 @@ BAD = {
     "unknown preset": (["run", "x", "--config", "nope"], 2, "presets: apple-silicon, chat"),
     "draft without target": (["run", "x", "-d", "d.gguf"], 2, "needed a target"),
     "output without jsonl": (["run", "x", "-o", "out"], 2, "--jsonl"),
+    "keep errors of nothing": (["run", "--jsonl", "x", "--keep-errors"], 2, "-o FILE"),
     "prompt too long": (["run", "x " * 600, "-c", "512"], 4, "a context of 512"),
     "context beyond memory": (["run", "x", "-c", "2000000000"], 4, "GiB of memory"),
     "missing file": (["run", "x", "-m", "missing.gguf"], 2, "nothing at missing.gguf"),
@@ -206,27 +208,21 @@ def test_debug_shows_the_traceback(dspark):
 def test_prompt_parts_are_joined(monkeypatch, tmp_path):
     """What a question is about comes before it; a part alone keeps every character."""
 
-    class Piped:
-        def __init__(self, data):
-            self.buffer = self
-            self.data = data
-
-        def isatty(self):
-            return self.data is None
-
-        def read(self):
-            return self.data
+    def piped(data):
+        stdin = io.TextIOWrapper(io.BytesIO(data or b""))
+        stdin.isatty = lambda: data is None
+        return stdin
 
     path = tmp_path / "main.c"
     path.write_text("int main;\n")
-    monkeypatch.setattr("sys.stdin", Piped(b"from stdin\n"))
-    assert once.read_prompt("Why?", path) == "int main;\n\nfrom stdin\n\nWhy?"
-    monkeypatch.setattr("sys.stdin", Piped(None))
-    assert once.read_prompt(None, path) == "int main;\n"
-    monkeypatch.setattr("sys.stdin", Piped(b""))
-    assert once.read_prompt("Why?", None) == "Why?"
+    monkeypatch.setattr("sys.stdin", piped(b"from stdin\n"))
+    assert read_prompt("Why?", path) == "int main;\n\nfrom stdin\n\nWhy?"
+    monkeypatch.setattr("sys.stdin", piped(None))
+    assert read_prompt(None, path) == "int main;\n"
+    monkeypatch.setattr("sys.stdin", piped(b""))
+    assert read_prompt("Why?", None) == "Why?"
     with pytest.raises(UsageError):
-        once.read_prompt(None, None)
+        read_prompt(None, None)
 
 
 def test_a_closed_pipe_ends_quietly(demo_files):

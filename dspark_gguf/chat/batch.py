@@ -1,16 +1,15 @@
-"""Many prompts from a file of JSON lines, answered in order, resumable."""
+"""Many prompts from a file of JSON lines, answered in order."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.chat.terminal import read_text
+from dspark_gguf.chat.piped import read_file
 from dspark_gguf.errors import UsageError
-from dspark_gguf.visible import as_json
 
 Record = dict[str, Any]
 
@@ -31,90 +30,103 @@ class Job:
     input: Record
 
     @property
-    def messages(self) -> list[dict[str, str]]:
-        """The conversation to answer."""
-        if "messages" in self.input:
-            return list(self.input["messages"])
-        return [{"role": "user", "content": self.input["prompt"]}]
+    def messages(self) -> list[Record]:
+        """The conversation to answer.
+
+        Raises:
+            UsageError: the object is no prompt; says why.
+
+        """
+        given = [name for name in ("prompt", "messages") if name in self.input]
+        if len(given) != 1:
+            raise _wrong('one of "prompt" and "messages"', " and ".join(given) or "neither")
+        if given == ["prompt"]:
+            prompt = _text(self.input["prompt"], "prompt")
+            if not prompt.strip():
+                raise _wrong("text in prompt", _shown(prompt))
+            return [{"role": "user", "content": prompt}]
+        messages = self.input["messages"]
+        if not isinstance(messages, list) or not messages:
+            raise _wrong("messages in a list", _shown(messages))
+        out = [_message(message, f"messages[{k}]") for k, message in enumerate(messages)]
+        if out[-1]["role"] != "user":
+            raise _wrong("a last message of the user", f"one of the {out[-1]['role']}")
+        return out
 
 
 def read_jobs(path: Path) -> list[Job]:
-    """All lines of the input, checked before anything is generated.
+    """All lines of the input (``-``: stdin).
+
+    A line that is an object but no prompt fails as a job of its own, so that the others go on.
 
     Raises:
-        UsageError: naming the first line that is wrong.
+        UsageError: naming the first line that is no JSON object: this is another kind of file.
 
     """
     jobs: list[Job] = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_file(path).split("\n"), 1):
         if not line.strip():
             continue
-        problem, record = _parse(line)
-        if problem:
+        record = parsed(line)
+        if record is None:
             raise UsageError(
                 '{"prompt": ...} or {"messages": [...]} ' + f"in line {number} of {path}",
-                problem,
+                line[:60],
                 "correct the line",
             )
         jobs.append(Job(len(jobs), record))
     return jobs
 
 
-def finished(path: Path, jobs: list[Job]) -> int:
-    """How many results `path` already holds; a half-written last line is cut off.
-
-    Raises:
-        UsageError: its results belong to other prompts.
-
-    """
-    if not path.exists():
-        return 0
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    results = [_parse_any(line) for line in whole.splitlines()]
-    wanted = [job.input for job in jobs[: len(results)]]
-    got = [result.get("input") if isinstance(result, dict) else None for result in results]
-    if got != wanted:
-        raise UsageError(
-            f"results of these prompts in {path}", "others", "name another --output file"
-        )
-    if len(whole) < len(data):
-        with path.open("rb+") as file:
-            file.truncate(len(whole))
-    return len(results)
-
-
 def run_jobs(
-    jobs: list[Job], answer: Callable[[Job], Record], write: Callable[[str], object]
+    jobs: Iterable[Job], answer: Callable[[Job], Record], write: Callable[[Record], object]
 ) -> Iterator[Record]:
     """Answer the jobs in order; each result is written whole before the next begins."""
     for job in jobs:
         result = {"index": job.index, "input": job.input, **answer(job)}
-        write(as_json(result) + "\n")
+        write(result)
         yield result
 
 
-def _parse(line: str) -> tuple[str, Record]:
-    """What is wrong with a line (nothing: empty), and its object."""
-    record = _parse_any(line.encode())
-    if not isinstance(record, dict):
-        return line[:60], {}
-    if isinstance(record.get("prompt"), str) and record["prompt"].strip():
-        return "", record
-    messages = record.get("messages")
-    good = isinstance(messages, list) and all(
-        isinstance(message, dict)
-        and message.get("role") in _ROLES
-        and isinstance(message.get("content"), str)
-        for message in messages
-    )
-    if not good or not messages or messages[-1]["role"] != "user":
-        return line[:60], {}
-    return "", record
-
-
-def _parse_any(line: bytes) -> Any:
+def parsed(line: str | bytes) -> Record | None:
+    """The JSON object in a line; None if that is something else."""
     try:
-        return json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError):
         return None
+    return value if isinstance(value, dict) else None
+
+
+def _message(message: Any, place: str) -> Record:
+    if not isinstance(message, dict):
+        raise _wrong(f"an object for {place}", _shown(message))
+    if message.get("role") not in _ROLES:
+        wanted = f"a role of {', '.join(_ROLES)} in {place}"
+        raise _wrong(wanted, _shown(message.get("role")))
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(_part(part, f"{place}.content[{k}]") for k, part in enumerate(content))
+    return {**message, "content": _text(content, f"{place}.content")}
+
+
+def _part(part: Any, place: str) -> str:
+    """The text of a content part, as llama.cpp's server takes them."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind != "text":
+        raise _wrong(f"parts of type text, as in {place}", f"type {_shown(kind)}")
+    return _text(part.get("text"), f"{place}.text")
+
+
+def _text(value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(f"text in {place}", _shown(value))
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _wrong(needed: str, got: str) -> UsageError:
+    return UsageError(needed, got, "correct the record")

@@ -4,56 +4,31 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from dspark_gguf.chat.batch import Job, finished, run_jobs
+from dspark_gguf.chat.batch import Job, run_jobs
 from dspark_gguf.chat.progress import tracked
+from dspark_gguf.chat.results import Results
 from dspark_gguf.chat.session import Session, outlook
 from dspark_gguf.chat.status import status_line
-from dspark_gguf.chat.terminal import Screen, decoded, interruptible, read_text
+from dspark_gguf.chat.terminal import Screen, interruptible
 from dspark_gguf.config import Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import Cancelled, DSparkError, UsageError
+from dspark_gguf.errors import Cancelled, DSparkError
 from dspark_gguf.records import Answer, Round
 from dspark_gguf.visible import as_json as json_line
 
 INTERRUPTED = 130
 
 
-def read_prompt(argument: str | None, file: Path | None) -> str:
-    """The prompt from a file, from stdin unless that is a terminal, and from the argument.
-
-    The question comes after what it is about: `cat main.c | dspark-gguf run "What is wrong?"`.
-
-    Raises:
-        UsageError: nothing but white space, an unreadable file, or no UTF-8.
-
-    """
-    parts = []
-    if file is not None:
-        parts.append(read_text(file))
-    if not sys.stdin.isatty():
-        parts.append(decoded(sys.stdin.buffer.read(), "stdin"))
-    if argument is not None:
-        parts.append(decoded(argument.encode("utf-8", "surrogateescape"), "the argument"))
-    said = [part for part in parts if part.strip()]
-    if not said:
-        raise UsageError(
-            "a prompt as argument, with -f FILE or on stdin", "none", "write one; see --help"
-        )
-    # Parts are joined like paragraphs; a part alone stays as it is, to the last newline.
-    return said[0] if len(said) == 1 else "\n\n".join(part.strip("\n") for part in said)
-
-
-def with_seed(settings: Settings) -> Settings:
-    """The settings with a seed chosen if there is none, so that it can be shown and used again."""
+def with_seed(settings: Settings, seed: int | None = None) -> Settings:
+    """The settings with a seed: theirs, this one, or one that is drawn, to be shown and reused."""
     if settings.sampling.seed is not None:
         return settings
-    sampling = settings.sampling.model_copy(update={"seed": secrets.randbits(32)})
+    seed = secrets.randbits(32) if seed is None else seed
+    sampling = settings.sampling.model_copy(update={"seed": seed})
     return settings.model_copy(update={"sampling": sampling})
 
 
@@ -77,7 +52,7 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
             if not as_json:
                 screen.write(round.text)
     if as_json:
-        print(json_line(answer.as_dict(settings.model_dump(mode="json"))))  # noqa: T201
+        print(json_line(answer.as_dict(settings.model_dump(mode="json")), sys.stdout))  # noqa: T201
     elif not answer.text.endswith("\n"):
         screen.write("\n")
     if screen.on_terminal and not as_json:
@@ -87,17 +62,18 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
     return INTERRUPTED if answer.finish_reason == "cancelled" else 0
 
 
-def run_batch(pair: Pair, settings: Settings, jobs: list[Job], output: Path | None) -> int:
-    """Answer the jobs that `output` does not hold yet; returns the exit code.
+def run_batch(pair: Pair, settings: Settings, jobs: list[Job], results: Results) -> int:
+    """Answer the jobs that have no result yet; returns the exit code.
 
     A job that cannot be answered (a prompt longer than the context) becomes a result with
-    ``error``; the others go on, and the exit code is 1.
+    ``error``; the others go on, and the exit code is 1. A resumed run goes on with its seed.
     """
-    settings = with_seed(settings)
-    done = finished(output, jobs) if output else 0
-    screen = Screen()
-    if done:
-        screen.note(f"{done} of {len(jobs)} are finished in {output}: going on from there")
+    settings = with_seed(settings, results.seed)
+    screen, total = Screen(), len(jobs)
+    done, failed = len(results.kept), sum(results.kept.values())
+    if done or results.retried:
+        again = f"; {results.retried} failed before and are tried again" * bool(results.retried)
+        screen.note(f"{done} of {total} are finished in {results.path}: going on from there{again}")
 
     def answer(job: Job) -> dict[str, Any]:
         try:
@@ -108,17 +84,17 @@ def run_batch(pair: Pair, settings: Settings, jobs: list[Job], output: Path | No
             raise Cancelled
         return result.as_dict(settings.model_dump(mode="json"))
 
-    failed = 0
-    with interruptible(pair.interrupt), _writing_to(output) as write:
+    left = [job for job in jobs if job.index not in results.kept]
+    with interruptible(pair.interrupt), results.writing() as write:
         try:
-            for result in tracked(run_jobs(jobs[done:], answer, write), len(jobs), done):
+            for result in tracked(run_jobs(left, answer, write), total, done):
                 done, failed = done + 1, failed + ("error" in result)
         except Cancelled:
-            again = "the same command goes on from there" if output else "--output would resume"
-            screen.note(f"interrupted: {done} of {len(jobs)} finished; {again}")
+            again = "the same command goes on from there" if results.path else "-o would resume"
+            screen.note(f"interrupted: {done} of {total} finished; {again}")
             return INTERRUPTED
     if failed:
-        screen.error(f'{failed} of {len(jobs)} could not be answered: see their "error"')
+        screen.error(f'{failed} of {total} could not be answered: see their "error"')
     return 1 if failed else 0
 
 
@@ -137,23 +113,3 @@ def _answer_job(pair: Pair, settings: Settings, job: Job) -> Answer:
     for round in Session(pair, settings, job.messages).reply():
         answer.add(round)
     return answer
-
-
-@contextmanager
-def _writing_to(output: Path | None) -> Iterator[Callable[[str], object]]:
-    def line_by_line(stream: Any) -> Callable[[str], object]:
-        def write(line: str) -> None:
-            stream.write(line)
-            stream.flush()
-
-        return write
-
-    if output is None:
-        yield line_by_line(sys.stdout)
-        return
-    try:
-        stream = output.open("a", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"to write {output}", str(error.strerror), "check the path") from None
-    with stream:
-        yield line_by_line(stream)

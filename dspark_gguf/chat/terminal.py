@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from threading import Event, current_thread, main_thread
+from threading import Event, Timer, current_thread, main_thread
 from types import FrameType
 from typing import Any, BinaryIO, Literal, Protocol
 
@@ -23,6 +23,9 @@ from dspark_gguf.visible import printable, visible
 
 PROMPT, MORE = ">>> ", "... "
 _BLOCK = '"""'
+
+#: Seconds of silence after which it is said that somebody waits.
+PATIENCE = 3.0
 
 
 class Screen:
@@ -68,6 +71,18 @@ class Screen:
             self._err.print(Text(visible(f"  {name:<{width}}  {value}")))
 
 
+@contextmanager
+def noted(line: str) -> Iterator[None]:
+    """Say `line` if the block takes longer than `PATIENCE`."""
+    timer = Timer(PATIENCE, Screen().note, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class Reader(Protocol):
     """Where lines come from."""
 
@@ -86,10 +101,14 @@ class PipeReader:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._heard = False
 
     def line(self, prompt: str, default: str = "") -> str:
-        """The next line."""
-        line = self._stream.readline()
+        """The next line; before the first one it says what it waits for."""
+        said = "waiting for messages on stdin, one a line"
+        with nullcontext() if self._heard else noted(said):
+            line = self._stream.readline()
+        self._heard = True
         if not line:
             raise EOFError
         return decoded(line, "stdin").rstrip("\r\n")

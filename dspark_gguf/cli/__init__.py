@@ -27,6 +27,7 @@ from dspark_gguf.cli.pull import pull
 from dspark_gguf.cli.replay import replay
 from dspark_gguf.cli.run import run
 from dspark_gguf.cli.sessions import sessions
+from dspark_gguf.cli.streams import settle
 from dspark_gguf.cli.suggest import suggest
 from dspark_gguf.cli.trace import trace
 from dspark_gguf.errors import DSparkError
@@ -46,6 +47,7 @@ class Program(click.Group):
         """Run and exit."""
         words = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
+        settle()
         try:
             code = super().main(words, *rest, **extra)
         except (KeyboardInterrupt, click.Abort):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from typing import Any
 
@@ -44,7 +45,7 @@ def doctor(
     debug = click.get_current_context().get_parameter_source("debug") is ParameterSource.COMMANDLINE
     report = examine(settings, say, verbose, *[shown] * debug)
     if as_json:
-        click.echo(json_line(report.as_dict()))
+        click.echo(json_line(report.as_dict(), sys.stdout))
     else:
         click.echo(visible(report.as_text()))
     return report.exit_code

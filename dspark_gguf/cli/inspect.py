@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from dspark_gguf.cli.completion import VALUES
@@ -24,4 +26,4 @@ def inspect(model: str, as_json: bool) -> None:
     from dspark_gguf.catalog.resolve import located
 
     facts = facts_of(located([(model, "target")], say)[0])
-    click.echo(json_line(facts) if as_json else visible(as_text(facts)))
+    click.echo(json_line(facts, sys.stdout) if as_json else visible(as_text(facts)))

@@ -10,6 +10,7 @@ import click
 
 from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
 from dspark_gguf.cli.start import loaded, say
+from dspark_gguf.visible import visible
 
 
 @click.group()
@@ -54,7 +55,7 @@ def build(
         )
         store = Store.of_texts(texts, most, pair.vocabulary.fingerprint)
     store.save(output)
-    click.echo(f"{len(store)} tokens: {output}")
+    click.echo(visible(f"{len(store)} tokens: {output}"))
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

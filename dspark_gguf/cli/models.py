@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from dataclasses import asdict
 
 import click
 
 from dspark_gguf.cli.completion import VALUES
 from dspark_gguf.errors import UsageError
+from dspark_gguf.visible import as_json as json_line
 from dspark_gguf.visible import visible
 
 
@@ -33,7 +34,8 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
         left_out: list[str] = []
         found = local_models(left_out)
         values = [{**asdict(model), "path": str(model.path)} for model in found]
-        click.echo(json.dumps(values) if as_json else visible(listing.local_text(found, left_out)))
+        text = visible(listing.local_text(found, left_out))
+        click.echo(json_line(values, sys.stdout) if as_json else text)
         return
 
     from dspark_gguf.catalog.pairs import known_pairs, similar_names
@@ -47,7 +49,7 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
     memory = listing.machine_gigabytes()
     rows = [listing.facts(pair, memory) for pair in pairs]
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False))
+        click.echo(json_line(rows, sys.stdout))
     elif name:
         click.echo(listing.pair_text(rows[0]))
     else:

@@ -50,6 +50,11 @@ def _layers(value: str) -> int | str:
     return value if value in ("all", "none") else _number(value, int, "all, none or a number")
 
 
+def _text(value: str) -> str:
+    """What was typed is UTF-8, whatever the locale says."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _words(value: str) -> list[str]:
     return [word.strip() for word in value.split(",")]
 
@@ -90,7 +95,7 @@ MODELS = [
          "Draft with the target's vocabulary: a GGUF file, org/repo:quant, or a pair's."),
 ]  # fmt: skip
 CHAT = [
-    Flag("chat.system", "-sys --system", "System prompt."),
+    Flag("chat.system", "-sys --system", "System prompt.", parse=_text),
     Flag("chat.chat_template", "--chat-template", "Jinja text or file instead of the GGUF's own."),
     Flag("chat.context_shift", "--context-shift/--no-context-shift",
          "When the context is full, forget the oldest turns instead of stopping.", bool),
@@ -98,9 +103,10 @@ CHAT = [
 ]  # fmt: skip
 ANSWER = [
     Flag("limits.max_tokens", "-n --max-tokens --predict", "Most tokens of an answer.", int),
-    Flag("limits.stop", "--stop", "Text that ends the answer; can be repeated.", multiple=True),
+    Flag("limits.stop", "--stop", "Text that ends the answer; can be repeated.",
+         parse=lambda values: [_text(value) for value in values], multiple=True),
     Flag("sampling.ignore_eos", "--ignore-eos", "Never end by the model's own wish.", bool),
-]
+]  # fmt: skip
 SAMPLING = [
     Flag("sampling.temperature", "--temp --temperature", "0 is greedy. [0.8]", float),
     Flag("sampling.top_k", "--top-k", "0 is off. [40]", int),

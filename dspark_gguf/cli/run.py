@@ -14,13 +14,13 @@ from dspark_gguf.errors import UsageError
 
 @click.command(cls=SectionedCommand)
 @click.argument("prompt", required=False)
-@click.option("-f", "--file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
+@click.option("-f", "--file", type=click.Path(path_type=Path), help="Prompt file; -: stdin.")
 @click.option("--raw", is_flag=True, help="The prompt as it is, without the chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--jsonl",
     type=click.Path(path_type=Path),
-    help='Answer every {"prompt"} or {"messages"} line of a file.',
+    help='Answer every {"prompt"} or {"messages"} line of a file; -: stdin.',
 )
 @click.option(
     "-o",
@@ -28,6 +28,7 @@ from dspark_gguf.errors import UsageError
     type=click.Path(path_type=Path),
     help="With --jsonl: results file; resumes it.",
 )
+@click.option("--keep-errors", is_flag=True, help="With -o: do not try failed lines again.")
 @click.option("--check", is_flag=True, help="Compare with plain decoding, greedy.")
 @settings_options
 def run(
@@ -37,6 +38,7 @@ def run(
     as_json: bool,
     jsonl: Path | None,
     output: Path | None,
+    keep_errors: bool,
     check: bool,
     config: str | None,
     show_config: bool,
@@ -44,6 +46,10 @@ def run(
     **options: Any,
 ) -> int:
     """Answer one prompt: an argument, a file, stdin, or several of them joined.
+
+    Without an argument or -f, or with - for one of them, stdin is read. Beside them it is read if
+    it was given to this command, as in `git diff | dspark-gguf run "Explain."`; the input of a
+    calling shell or loop is left alone, and a program that sends nothing is not waited for.
 
     Only the answer goes to stdout. Exit codes: 0 done, 1 failure, 2 wrong use, 3 models that do
     not fit each other, 4 out of memory or context, 130 interrupted.
@@ -54,17 +60,26 @@ def run(
         return 0
     if output and not jsonl:
         raise UsageError("--output together with --jsonl", "--output alone", "add --jsonl FILE")
+    if keep_errors and not output:
+        raise UsageError("--keep-errors together with --output", "it alone", "add -o FILE")
     if jsonl and (prompt or file or raw or check):
         raise UsageError("--jsonl alone", "another prompt, --raw or --check", "leave one out")
 
     from dspark_gguf.chat import once
-    from dspark_gguf.chat.batch import read_jobs
+    from dspark_gguf.chat.piped import read_prompt
 
     if jsonl:
-        jobs = read_jobs(jsonl)
-        with loaded(settings, verbose) as pair:
-            return once.run_batch(pair, settings, jobs, output)
-    text = once.read_prompt(prompt, file)
+        from dspark_gguf.chat.batch import read_jobs
+        from dspark_gguf.chat.kept import anchored
+        from dspark_gguf.chat.results import results_in
+
+        jobs, settings = read_jobs(jsonl), anchored(settings)
+        with (
+            results_in(output, jobs, settings, keep_errors) as results,
+            loaded(settings, verbose) as pair,
+        ):
+            return once.run_batch(pair, settings, jobs, results)
+    text = read_prompt(prompt, file)
     with loaded(settings, verbose) as pair:
         if check:
             from dspark_gguf.measure.check import report

@@ -9,6 +9,7 @@ import click
 
 from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
 from dspark_gguf.cli.start import loaded
+from dspark_gguf.visible import visible
 
 
 @click.command(cls=SectionedCommand)
@@ -52,4 +53,5 @@ def trace(
     with loaded(settings, verbose) as pair:
         texts = [record(pair, prompt, positions, depth) for prompt in tracked(wanted, len(wanted))]
     save_chains(output, texts)
-    click.echo(f"{len(texts)} texts, {sum(text.positions for text in texts)} positions: {output}")
+    positions = sum(text.positions for text in texts)
+    click.echo(visible(f"{len(texts)} texts, {positions} positions: {output}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ def read_tokens(path: str | Path) -> list[bytes]:
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     with library.listening() as errors:
-        file = _gguf_init_from_file(str(path).encode(), _Params(True, None))
+        file = _gguf_init_from_file(os.fsencode(path), _Params(True, None))
     if not file:
         raise ModelError(
             f"a complete GGUF model in {path}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ class Model:
         if not options.mmap:
             require_memory(size_on_disk(self.path), f"the weights of {self.path.name}")
         with library.listening() as errors:
-            model = llama_cpp.llama_model_load_from_file(str(self.path).encode(), params)
+            model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not model:
             raise _load_error(self.path, "; ".join(errors))
         return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 
 import llama_cpp
@@ -34,7 +35,7 @@ def quantize(source: Path, destination: Path, file_type: str) -> None:
     params.nthread = library.physical_cores()
     with library.listening() as errors:
         status = llama_cpp.llama_model_quantize(
-            str(source).encode(), str(destination).encode(), ctypes.byref(params)
+            os.fsencode(source), os.fsencode(destination), ctypes.byref(params)
         )
     if status != 0:
         raise EngineError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def save_state(cache: Context, path: Path) -> None:
     tokens = (llama_cpp.llama_token * cache.length)(*cache.tokens)
     with library.listening() as errors:
         written = llama_cpp.llama_state_seq_save_file(
-            cache.pointer, str(path).encode(), _SEQUENCE, tokens, cache.length
+            cache.pointer, os.fsencode(path), _SEQUENCE, tokens, cache.length
         )
     # The last bytes are written when the file is closed, where llama.cpp looks at no error.
     if not written or path.stat().st_size != written:
@@ -75,7 +76,7 @@ def load_state(cache: Context, path: Path) -> int:
     count = ctypes.c_size_t(0)
     with library.listening():
         read = llama_cpp.llama_state_seq_load_file(
-            cache.pointer, str(path).encode(), _SEQUENCE, tokens, cache.n_ctx, ctypes.byref(count)
+            cache.pointer, os.fsencode(path), _SEQUENCE, tokens, cache.n_ctx, ctypes.byref(count)
         )
     ids = list(tokens[: count.value])
     memory = llama_cpp.llama_get_memory(cache.pointer)

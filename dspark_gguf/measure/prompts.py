@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dspark_gguf.chat.batch import Job, read_jobs
+from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import shipped
 
 
@@ -21,11 +22,16 @@ def read_prompts(path: Path | None = None) -> list[Prompt]:
     """The prompts of a file, default those of ours; without a domain, ``all``.
 
     Raises:
-        UsageError: naming the first line that is wrong.
+        UsageError: naming the first prompt that is wrong.
 
     """
-    return [_prompt(job) for job in read_jobs(path or shipped("configs") / "prompts/default.jsonl")]
+    path = path or shipped("configs") / "prompts/default.jsonl"
+    return [_prompt(job, path) for job in read_jobs(path)]
 
 
-def _prompt(job: Job) -> Prompt:
-    return Prompt(str(job.input.get("domain", "all")), job.messages)
+def _prompt(job: Job, path: Path) -> Prompt:
+    try:
+        return Prompt(str(job.input.get("domain", "all")), job.messages)
+    except UsageError as error:
+        where = f"{error.needed} (prompt {job.index + 1} of {path})"
+        raise UsageError(where, error.got, error.do) from None

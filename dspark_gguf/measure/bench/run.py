@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from dspark_gguf.measure.bench.results import Results
 from dspark_gguf.measure.bench.turns import Program, Task, play, warm_up
 from dspark_gguf.measure.bench.ways import Cast, default_ways, make_ways
 from dspark_gguf.measure.memory import peak_bytes
+from dspark_gguf.visible import as_json
 
 INTERRUPTED = 130
 #: The JSON object's version: a new number when a key changes its meaning.
@@ -74,7 +74,7 @@ class Bench:
             if self.plan.report and not code:
                 code = self._report(results, facts)
         self._print(results, facts, say)
-        echo(json.dumps(facts, ensure_ascii=False))
+        echo(as_json(facts, sys.stdout))
         return code
 
     def _measure(

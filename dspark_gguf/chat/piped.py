@@ -1,0 +1,148 @@
+"""Text on stdin: read where it was given to this command, and no silent wait for it.
+
+Where there is a prompt already, as argument or file, a pipe may hold what it is about
+(``git diff | dspark-gguf run "Write a commit message."``, read as `llm` and `mods` read it), the
+next lines of a loop that calls us (``while read q; do dspark-gguf run "$q"; done``), or nothing,
+for ever (a service, ssh). What is known of its other holders tells them apart.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import select
+import stat
+import sys
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from dspark_gguf.chat.terminal import PATIENCE, Screen, decoded, noted, read_text
+from dspark_gguf.errors import UsageError
+
+#: The programs of shells: sh, bash, zsh, fish ...
+_SHELL = re.compile(r"([a-z]*sh|busybox)\b")
+
+#: What stands for stdin where a file is named.
+DASH = "-"
+
+
+class Giver(Enum):
+    """Whom stdin comes from, and so what is to be done with it beside a prompt."""
+
+    PIPELINE = "another command, or a file: read it to the end, however long that takes"
+    PROGRAM = "the program that called us, which may have nothing to say: wait a moment"
+    SHELL = "the input of the shell that called us: leave it alone"
+
+
+def read_prompt(argument: str | None, file: Path | None) -> str:
+    """The prompt from a file, from stdin and from the argument, with ``-`` for stdin in both.
+
+    The question comes after what it is about: `cat main.c | dspark-gguf run "What is wrong?"`.
+    This module says when stdin is read without being asked for.
+
+    Raises:
+        UsageError: nothing but white space, an unreadable file, or no UTF-8.
+
+    """
+    given = [str(each) for each in (file, argument) if each is not None]
+    parts = []
+    if file is not None and str(file) != DASH:
+        parts.append(read_text(file))
+    asked = DASH in given or not (given or sys.stdin.isatty())
+    parts.append(decoded((read_all if asked else read_beside_prompt)(), "stdin"))
+    if argument is not None and argument != DASH:
+        parts.append(decoded(argument.encode("utf-8", "surrogateescape"), "the argument"))
+    said = [part for part in parts if part.strip()]
+    if not said:
+        raise UsageError(
+            "a prompt as argument, with -f FILE or on stdin", "none", "write one; see --help"
+        )
+    # Parts are joined like paragraphs; a part alone stays as it is, to the last newline.
+    return said[0] if len(said) == 1 else "\n\n".join(part.strip("\n") for part in said)
+
+
+def read_file(path: Path) -> str:
+    """Text of a UTF-8 file, or of stdin for ``-``.
+
+    Raises:
+        UsageError: it cannot be read, or is no UTF-8.
+
+    """
+    return decoded(read_all(), "stdin") if str(path) == DASH else read_text(path)
+
+
+def read_all() -> bytes:
+    """All of stdin; says so if it stays silent."""
+    with noted("waiting for text on stdin"):
+        first = sys.stdin.buffer.read(1)
+    return first + sys.stdin.buffer.read()
+
+
+def read_beside_prompt() -> bytes:
+    """What stdin holds for this command besides its prompt; says so where it is left alone."""
+    if sys.stdin.isatty():
+        return b""
+    try:
+        number = sys.stdin.fileno()
+    except io.UnsupportedOperation:  # not the process's own
+        return read_all()
+    giver = giver_of(number)
+    if giver is Giver.SHELL:
+        if _holds_more(number):
+            Screen().note("note: stdin is the calling shell's and was not read; `-f -` reads it")
+        return b""
+    if giver is Giver.PROGRAM and not select.select([number], [], [], PATIENCE)[0]:
+        Screen().note(
+            f"note: {PATIENCE:.0f} seconds of silence on stdin: going on without; `-f -` waits"
+        )
+        return b""
+    return read_all()
+
+
+def giver_of(number: int) -> Giver:
+    """Whom a file descriptor for reading comes from.
+
+    Who holds a pipe is known on Linux alone; elsewhere every pipe is taken for a pipeline's.
+    """
+    facts = os.fstat(number)
+    if stat.S_ISREG(facts.st_mode):
+        # Whoever calls us with a file in the middle has read the first part.
+        return Giver.SHELL if os.lseek(number, 0, os.SEEK_CUR) else Giver.PIPELINE
+    if stat.S_ISSOCK(facts.st_mode):
+        return Giver.PROGRAM
+    if stat.S_ISFIFO(facts.st_mode):
+        with suppress(OSError):  # no Linux, or a process that is not ours to look at
+            return _pipe_giver(facts)
+    return Giver.PIPELINE
+
+
+def _pipe_giver(pipe: os.stat_result) -> Giver:
+    parent = process = Path("/proc", str(os.getppid()))
+    # Between the shell and us there may be others with the same stdin: timeout, sudo, uv run.
+    while _is(process / "fd" / "0", pipe):
+        if _SHELL.match((process / "exe").readlink().name):
+            return Giver.SHELL
+        facts = (process / "stat").read_bytes().rpartition(b")")[2].split()
+        process = Path("/proc", str(int(facts[1])))
+    ends = (end for end in (parent / "fd").iterdir() if _is(end, pipe))
+    writes = any(end.lstat().st_mode & stat.S_IWUSR for end in ends)
+    return Giver.PROGRAM if writes else Giver.PIPELINE
+
+
+def _is(link: Path, pipe: os.stat_result) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(link.stat(), pipe)
+    return False
+
+
+def _holds_more(number: int) -> bool:
+    """Whether there is something to read now that is not the end."""
+    facts = os.fstat(number)
+    if stat.S_ISREG(facts.st_mode):
+        return os.lseek(number, 0, os.SEEK_CUR) < facts.st_size
+    import fcntl
+    import termios
+
+    return any(fcntl.ioctl(number, termios.FIONREAD, bytes(4)))

@@ -1,0 +1,216 @@
+"""The results file of a batch: one writer, resumed with the same settings, whole at any moment.
+
+Results are appended. What else changes in the file (failed jobs that are tried again, the rest of a
+line that was cut off, the order after that) is a new file, moved over the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
+
+from dspark_gguf.chat.batch import Job, Record, parsed
+from dspark_gguf.chat.piped import DASH
+from dspark_gguf.chat.terminal import Screen, noted
+from dspark_gguf.config import Settings
+from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import replacing
+from dspark_gguf.visible import as_json
+
+#: Beginnings of the names of settings that a text depends on; speed and room are not among them.
+_TEXT = (
+    "model", "sampling.", "limits.", "chat.", "target_options.cache_type_", "target_options.rope_",
+    "target_options.yarn_",
+)  # fmt: skip
+#: What a lossy rule makes it depend on too.
+_DRAFTED = ("draft", "speculation.")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a file holds, and whether more of it comes there.
+
+    Attributes:
+        path: the file; None for stdout.
+        kept: index -> whether that job failed, of the results that stay.
+        retried: failed jobs that were taken out, to be tried again.
+        seed: of the results that stay; None where there are none.
+
+    """
+
+    path: Path | None = None
+    kept: Mapping[int, bool] = field(default_factory=dict)
+    retried: int = 0
+    seed: int | None = None
+
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[Record], object]]:
+        """Yields what appends a result, all of it at once."""
+        with _stream(self.path) as stream:
+
+            def write(result: Record) -> None:
+                stream.write(as_json(result, stream) + "\n")
+                stream.flush()
+
+            yield write
+
+
+@contextmanager
+def results_in(
+    path: Path | None, jobs: Sequence[Job], settings: Settings, keep_errors: bool
+) -> Iterator[Results]:
+    """The results that are there; inside, nobody else adds to them.
+
+    A pipe or a device (None, ``-``: stdout) holds none. At the end the file is in the order of
+    the jobs.
+
+    Raises:
+        UsageError: another run is writing there, or they belong to other prompts or settings.
+
+    """
+    if path is None or str(path) in (DASH, "/dev/stdout"):
+        yield Results()
+    elif path.exists() and not path.is_file() and not path.is_dir():
+        yield Results(path)
+    else:
+        path = path.resolve()
+        with _locked(path):
+            yield _resumed(path, jobs, settings, keep_errors)
+            _tidied(path, jobs, keep_errors=True)
+
+
+def _resumed(path: Path, jobs: Sequence[Job], settings: Settings, keep_errors: bool) -> Results:
+    found = _read(path, jobs)
+    for result in found.values():
+        _check_settings(result, settings, path)
+    kept = _tidied(path, jobs, keep_errors)
+    seeds = [_flat(result.get("settings")).get("sampling.seed") for result in kept.values()]
+    known = [seed for seed in seeds if isinstance(seed, int) and 0 <= seed < 2**64]
+    failed = {index: "error" in result for index, result in kept.items()}
+    return Results(path, failed, len(found) - len(kept), known[-1] if known else None)
+
+
+def _tidied(path: Path, jobs: Sequence[Job], keep_errors: bool) -> dict[int, Record]:
+    """Leave one whole line for each job that is done, in their order; returns those."""
+    found = _read(path, jobs)
+    kept = {
+        index: result
+        for index, result in sorted(found.items())
+        if keep_errors or "error" not in result
+    }
+    lines = "".join(as_json(result) + "\n" for result in kept.values()).encode()
+    if path.exists() and path.read_bytes() != lines:
+        with replacing(path) as temporary:
+            temporary.write_bytes(lines)
+            shutil.copymode(path, temporary)
+    return kept
+
+
+def _read(path: Path, jobs: Sequence[Job]) -> dict[int, Record]:
+    """Index -> result. Of two for a job the later one holds, but for a failure.
+
+    Raises:
+        UsageError: they belong to other prompts, or are no results.
+
+    """
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UsageError(f"to read {path}", str(error.strerror), "check the path") from None
+    if parsed(last) is not None:  # else nothing, or what a power cut left of a line
+        lines.append(last)
+    inputs = {job.index: job.input for job in jobs}
+    found: dict[int, Record] = {}
+    for line in lines:
+        if not line.strip():
+            continue
+        result = parsed(line) or {}
+        index = result.get("index")
+        wanted = inputs.get(index) if isinstance(index, int) else None
+        if not isinstance(index, int) or wanted is None or result.get("input") != wanted:
+            raise UsageError(
+                f"results of these prompts in {path}", "others", "name another --output file"
+            )
+        if index not in found or "error" not in result:
+            found[index] = result
+    return found
+
+
+def _check_settings(result: Record, settings: Settings, path: Path) -> None:
+    """Refuse to mix texts that were made differently.
+
+    Raises:
+        UsageError: naming the first setting that differs.
+
+    """
+    theirs, ours = _flat(result.get("settings")), _flat(settings.model_dump(mode="json"))
+    lossy = ("typical", "threshold")
+    drafted = any(each.get("speculation.acceptance") in lossy for each in (theirs, ours))
+    names = (*_TEXT, *_DRAFTED) if drafted else _TEXT
+    if settings.sampling.seed is None:  # then it goes on with theirs
+        ours.pop("sampling.seed")
+    for name in ours:
+        # Settings that are not in the file are newer than it.
+        if name.startswith(names) and name in theirs and theirs[name] != ours[name]:
+            raise UsageError(
+                f"results of the same settings in {path}",
+                f"{name} {json.dumps(theirs[name])} there and {json.dumps(ours[name])} now",
+                "take the settings from there or name another --output file",
+            )
+
+
+def _flat(settings: Any) -> dict[str, Any]:
+    """Name with the section's -> value, as JSON has it."""
+    flat: dict[str, Any] = {}
+    for name, value in (settings if isinstance(settings, dict) else {}).items():
+        inner = value if isinstance(value, dict) else None
+        flat |= {f"{name}.{key}": each for key, each in inner.items()} if inner else {name: value}
+    plain: dict[str, Any] = json.loads(json.dumps(flat))
+    return plain
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a results file, which lies beside it while a run writes there."""
+    place = path.with_name(f".{path.name}.lock")
+    lock = FileLock(place)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(
+            "results that no other run is writing", str(path), "wait for it or name another file"
+        ) from None
+    except (OSError, NotImplementedError) as error:  # a read-only folder, a disk without locks
+        Screen().note(f"note: {path} is not locked against other runs: {error}")
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows deletes no open file
+            place.unlink()
+        lock.release()
+
+
+@contextmanager
+def _stream(path: Path | None) -> Iterator[TextIO]:
+    if path is None:
+        yield sys.stdout
+        return
+    try:
+        with noted(f"waiting for somebody to read {path}"):  # a named pipe
+            stream = path.open("a", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(f"to write {path}", str(error.strerror), "check the path") from None
+    with stream:
+        yield stream
