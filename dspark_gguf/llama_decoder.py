@@ -94,7 +94,7 @@ class LlamaDecoder:
         """What to verify after `said`, and whether the round will teach anything."""
         if self.speculator is None:
             return NO_DRAFT, False
-        room = min(self.llama.n_ctx() - len(said), self.llama.n_batch) - 1
+        room = min(self.cache.n_ctx - len(said), self.llama.n_batch) - 1
         return self.speculator.draft(said, room, chain.grammar)
 
     def _said(

@@ -8,24 +8,30 @@ there, and the same seed says the same.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+import weakref
 from collections.abc import Generator, Iterator, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
+import numpy as np
 
 from dspark_gguf.catalog.resolve import located, resolve
 from dspark_gguf.config import DraftOptions, Speculation
 from dspark_gguf.draft import Drafter, NoDrafter
+from dspark_gguf.engine.grammar import require_grammar
 from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache, RecordedRows
 from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.hub import downloaded
 from dspark_gguf.llama_decoder import LlamaDecoder
 from dspark_gguf.schedule import Fixed, StoppingRule
 from dspark_gguf.speculator import DraftModel, Speculator, require_honoured
+
+_GENERATE = inspect.signature(llama_cpp.Llama.generate)
 
 
 class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
@@ -77,9 +83,10 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         self._asked = {
             "draft_model": draft_model, "draft_options": draft_options, "speculation": speculation,
         }  # fmt: skip
+        # By a proxy: it is freed with the last reference to it, as a `Llama` is.
+        self._cache = LlamaCache(weakref.proxy(self))
         if options.get("vocab_only") or options.get("embedding"):
             return
-        self._cache = LlamaCache(self)
         facts = {"own": _told(super().__getstate__()), "draft": repr(draft_options)}
         try:
             self._require_trimmable(draft_model)
@@ -150,30 +157,72 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
     def _logits_all(self, value: bool) -> None:
         self._all_logits = value
 
+    @property
+    def input_ids(self) -> Any:
+        """Ids of the tokens it has read; room for `n_ctx()`, which llama.cpp has rounded up."""
+        return self._ids
+
+    @input_ids.setter
+    def input_ids(self, ids: Any) -> None:
+        self._ids = np.pad(ids, (0, max(self._n_ctx - len(ids), 0)))
+
+    @property
+    def scores(self) -> Any:
+        """The table of logits: of the whole context if they are asked for."""
+        return self._table
+
+    @scores.setter
+    def scores(self, table: Any) -> None:
+        rows, width = table.shape
+        more = self._all_logits and rows < self._n_ctx
+        self._table = np.ndarray((self._n_ctx, width), table.dtype) if more else table
+
+    def save_state(self) -> llama_cpp.LlamaState:
+        """As of ``Llama``, whose table of logits it takes along: not the rows for logprobs."""
+        recorded, self._recorded = self._recorded, None
+        try:
+            return super().save_state()
+        finally:
+            self._recorded = recorded
+
+    def _init_sampler(self, *args: Any, **options: Any) -> Any:
+        if options.get("grammar") is not None:
+            require_grammar(self._model.vocab, options["grammar"])
+        return super()._init_sampler(*args, **options)
+
+    @wraps(llama_cpp.Llama.generate)
     def generate(  # noqa: D102 - as in Llama
-        self, tokens: Sequence[int], *args: Any, **options: Any
+        self, *args: Any, **options: Any
     ) -> Generator[int, Sequence[int] | None, None]:
+        asked = _GENERATE.bind(self, *args, **options).arguments
+        return self._generated(list(asked.pop("tokens")), asked)
+
+    def _generated(
+        self, tokens: list[int], asked: dict[str, Any]
+    ) -> Generator[int, Sequence[int] | None, None]:
+        del asked["self"]
+        if not tokens and (asked.get("reset", True) or not self.n_tokens):
+            raise UsageError("a prompt of a token at least", "none", "begin it with token_bos()")
         recording, self._records = self._records, False
         self._recorded = RecordedRows(self._n_vocab, len(tokens) - 1) if recording else None
-        if self._speculator is None and not recording:
-            yield from super().generate(tokens, *args, **options)
+        if self._speculator is None and not recording and asked.get("grammar") is None:
+            yield from super().generate(tokens, **asked)
             return
-        names = ("top_k", "top_p", "min_p", "typical_p", "temp", "repeat_penalty", "reset")
-        options = dict(zip(names, args, strict=False)) | options
         decoder = LlamaDecoder(self, self._cache, self._speculator, self._recorded)
-        yield from decoder.generate(list(tokens), **options)
+        yield from decoder.generate(tokens, **asked)
 
     @classmethod
     def from_pretrained(
         cls,
         repo_id: str,
         filename: str,
+        additional_files: Sequence[str] | None = None,
+        local_dir: str | os.PathLike[str] | None = None,
+        local_dir_use_symlinks: bool | str = "auto",
+        cache_dir: str | os.PathLike[str] | None = None,
         *,
         draft_repo_id: str | None = None,
         draft_filename: str | None = None,
-        additional_files: Sequence[str] = (),
-        local_dir: str | os.PathLike[str] | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> DSparkLlama:
         """A target, and a draft or none, from a model hub, through huggingface_hub and its cache.
@@ -181,11 +230,12 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         Args:
             repo_id: of the target, such as ``org/name-GGUF``.
             filename: of the target, or a glob pattern that one file matches.
-            draft_repo_id: of the draft; without it, the target's.
-            draft_filename: of the draft, or a pattern; None: no draft model.
             additional_files: more of the target's repository, such as the shards of a split file.
             local_dir: where to put the files, instead of the cache.
+            local_dir_use_symlinks: taken, as ``Llama`` takes it; huggingface_hub has given it up.
             cache_dir: where the cache is.
+            draft_repo_id: of the draft; without it, the target's.
+            draft_filename: of the draft, or a pattern; None: no draft model.
             options: as for the class.
 
         Raises:
@@ -195,7 +245,7 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         if draft_repo_id is not None and draft_filename is None:
             raise UsageError("draft_filename with draft_repo_id", "none", 'such as "*Q8_0.gguf"')
         places = {"local_dir": local_dir, "cache_dir": cache_dir}
-        for name in additional_files:
+        for name in additional_files or ():
             downloaded(repo_id, name, **places)
         path = downloaded(repo_id, filename, **places)
         if draft_filename is not None:
@@ -217,6 +267,10 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             def __init__(self, model_path: str, **options: Any) -> None:
                 super().__init__(model_path, **{**options, **fixed})
 
+            def __reduce__(self) -> tuple[Any, ...]:
+                # Nobody can import this class; its parent takes the same settings.
+                return _made, (cls, self.__getstate__())
+
         return WithDraft
 
     def __getstate__(self) -> dict[str, Any]:
@@ -230,6 +284,18 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             self._speculator = None
         if hasattr(self, "_stack"):  # else: refused before anything was loaded
             super().close()
+            self._model = self._ctx = self.tokenizer_ = _Closed()
+
+
+class _Closed:
+    """In the place of what was freed: llama.cpp ends the process that uses it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise UsageError("a DSparkLlama that is open", "one that was closed", "make another")
+
+
+def _made(kind: type[DSparkLlama], options: dict[str, Any]) -> DSparkLlama:
+    return kind(**options)
 
 
 def _told(options: dict[str, Any]) -> dict[str, str]:

@@ -8,7 +8,10 @@ from importlib.metadata import requires
 
 import llama_cpp
 import numpy as np
+import pytest
 from packaging.requirements import Requirement
+
+from dspark_gguf.plugin import DSparkLlama
 
 
 def test_what_the_drop_in_relies_on_in_llama(tiny_files):
@@ -56,6 +59,61 @@ def test_what_grammars_and_text_of_the_drop_in_rely_on(tiny_files):
     llama.create_completion("abc", max_tokens=2)
     assert asked[0].keys() >= {"temp", "grammar", "logits_processor", "stopping_criteria"}
     llama.close()
+
+
+def parameters(function):
+    return inspect.signature(function).parameters
+
+
+#: What `Llama` had when each was looked at. A version that has more fails here: does the drop-in
+#: keep its promise there too?
+PUBLIC = """
+close create_chat_completion create_chat_completion_openai_v1 create_completion create_embedding
+ctx detokenize embed eval eval_logits eval_tokens from_pretrained generate load_state
+logits_to_logprobs longest_token_prefix model n_ctx n_embd n_vocab pooling_type reset sample
+save_state set_cache set_seed token_bos token_eos token_nl tokenize tokenizer
+"""
+OPTIONS = """
+self model_path n_gpu_layers split_mode main_gpu tensor_split vocab_only use_mmap use_mlock
+kv_overrides seed n_ctx n_batch n_ubatch n_threads n_threads_batch rope_scaling_type pooling_type
+attention_type rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor yarn_beta_fast
+yarn_beta_slow yarn_orig_ctx logits_all embedding offload_kqv flash_attn op_offload swa_full no_perf
+last_n_tokens_size lora_base lora_scale lora_path numa chat_format chat_handler draft_model
+tokenizer type_k type_v spm_infill verbose kwargs
+"""
+
+
+def test_what_llama_has():
+    """Methods, properties and options of this version."""
+    assert [name for name in sorted(dir(llama_cpp.Llama)) if name[0] != "_"] == PUBLIC.split()
+    assert list(parameters(llama_cpp.Llama.__init__)) == OPTIONS.split()
+
+
+@pytest.mark.parametrize("name", [*PUBLIC.split(), "__call__", "__getstate__", "__setstate__"])
+def test_signatures(name):
+    """Every argument of `Llama` in its place, with its default; ours come after, by keyword."""
+    theirs, ours = (getattr(kind, name) for kind in (llama_cpp.Llama, DSparkLlama))
+    if not callable(theirs):
+        assert isinstance(ours, property)
+        return
+    wanted, found = parameters(theirs), parameters(ours)
+    for number, parameter in enumerate(wanted.values()):
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            mine = list(found.values())[number]
+            assert (mine.name, mine.kind, mine.default) == (
+                parameter.name, parameter.kind, parameter.default,
+            )  # fmt: skip
+    for extra in list(found.values())[len(wanted) :]:
+        assert extra.kind in (extra.KEYWORD_ONLY, extra.VAR_KEYWORD)
+
+
+def test_the_constructor():
+    """The path by position or by name, everything else by name; what is not ours is passed on."""
+    wanted, found = parameters(llama_cpp.Llama.__init__), parameters(DSparkLlama.__init__)
+    assert found["options"].kind is inspect.Parameter.VAR_KEYWORD
+    for name in found.keys() & wanted.keys():
+        assert (found[name].kind, found[name].default) == (wanted[name].kind, wanted[name].default)
+    assert found.keys() - wanted.keys() == {"draft_options", "speculation", "options"}
 
 
 def test_the_version_is_one_that_was_tried():

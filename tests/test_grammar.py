@@ -66,7 +66,7 @@ def test_a_grammar_that_names_tokens(pair):
     grammar = Grammar(plain._model.vocab, ours._speculator.pieces, 'root ::= "<" [a-z]+ ">"')
     each = grammar.among(np.arange(plain.n_vocab(), dtype=np.int32))
     assert sorted(grammar.all()) == sorted(each)
-    with pytest.raises(ValueError, match="cannot be parsed"):
+    with pytest.raises(UsageError, match="cannot parse"):
         Grammar(plain._model.vocab, ours._speculator.pieces, "root ::= nothing")
 
 

@@ -43,27 +43,33 @@ class Chain:
         short = self.grammar is not None and self._wanted > 0
         self.sampler = llama._init_sampler(**{**sampling, "grammar": None if short else asked})
         self._short = short
+        self._every = None if asked is None else np.arange(llama._n_vocab, dtype=np.int32)
 
     def draw(self, row: int) -> int:
-        """The next token, from row `row` of the last pass, counted from its end: -1 is the last."""
-        if self._short:
-            token = self._drawn(row)
-            self.sampler.accept(token)
-        else:
-            token = int(self.sampler.sample(self._llama._ctx, row))
+        """The next token, from row `row` of the last pass, counted from its end: -1 is the last.
+
+        Raises:
+            UsageError: the grammar lets no token follow.
+
+        """
+        if self._every is None:
+            return int(self.sampler.sample(self._llama._ctx, row))
+        token = self._drawn(row, self._every)
+        self.sampler.accept(token)
         if self.grammar is not None:
             self.grammar.accept(token)
         return token
 
-    def _drawn(self, row: int) -> int:
+    def _drawn(self, row: int, every: Ids) -> int:
         logits = row_of(self._llama, row)
-        ids = self._allowed(logits)
-        if not len(ids):
+        ids = self._allowed(logits) if self._short else every
+        array = candidates(ids, logits[ids])
+        token = apply(self.sampler.sampler, array) if len(ids) else -1
+        if token < 0:  # llama.cpp would end the process
             raise UsageError(
                 "a grammar that lets some token follow", "one that lets none", "mend the grammar"
             )
-        array = candidates(ids, logits[ids])
-        return apply(self.sampler.sampler, array)
+        return token
 
     def _allowed(self, logits: npt.NDArray[np.float32]) -> Ids:
         """The most probable tokens that fit: as many as can be drawn, or all there are."""

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from typing import Any
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+
+from dspark_gguf.engine.gbnf import fault
+from dspark_gguf.errors import UsageError
 
 Ids = npt.NDArray[np.int32]
 
@@ -61,6 +65,9 @@ class Grammar:
         root: name of its first rule.
         sampler: of `fork`.
 
+    Raises:
+        UsageError: llama.cpp cannot use it.
+
     """
 
     def __init__(
@@ -72,11 +79,7 @@ class Grammar:
         self._few: Ids | None = None
         # A rule may name tokens instead of characters, in angle brackets.
         self._by_byte = "<" not in text
-        self._sampler = sampler or llama_cpp.llama_sampler_init_grammar(
-            vocab, text.encode(), root.encode()
-        )
-        if not self._sampler:
-            raise ValueError("the grammar cannot be parsed")
+        self._sampler = sampler or new_sampler(vocab, text, root)
 
     def __del__(self) -> None:
         if getattr(self, "_sampler", None):
@@ -133,6 +136,37 @@ class Grammar:
         return [self._pieces.longer[byte] for byte in starts]
 
 
+def require_grammar(vocab: object, grammar: llama_cpp.LlamaGrammar) -> None:
+    """Refuse a grammar that llama.cpp cannot use: `Llama` ends the process with it.
+
+    Raises:
+        UsageError: saying what is wrong with it.
+
+    """
+    llama_cpp.llama_sampler_free(new_sampler(vocab, grammar._grammar, grammar._root))
+
+
+def new_sampler(vocab: object, text: str, root: str) -> Any:
+    """llama.cpp's sampler of a grammar, to be freed.
+
+    Raises:
+        UsageError: llama.cpp cannot use it.
+
+    """
+    wrong = fault(text, root)
+    sampler = None
+    if wrong is None:
+        sampler = llama_cpp.llama_sampler_init_grammar(vocab, text.encode(), root.encode())
+    if not sampler:
+        raise UsageError(
+            "a grammar that llama.cpp can use",
+            wrong or "one that it cannot parse (stderr has its reason)",
+            "mend the grammar; if a JSON schema made it, take classes such as \\d out of its "
+            "patterns, and quotes out of const and enum",
+        )
+    return sampler
+
+
 def candidates(ids: Ids, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:
     """Tokens with their logits as llama.cpp's samplers take them ``[n]``."""
     array = np.zeros(len(ids), dtype=_CANDIDATES)
@@ -141,8 +175,9 @@ def candidates(ids: Ids, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.void
 
 
 def apply(sampler: object, array: npt.NDArray[np.void]) -> int:
-    """Let a sampler change `array` in place; the token it selects, or -1."""
+    """Let a sampler change `array` in place; the token it selects, or -1: none that can follow."""
     data = array.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
     view = llama_cpp.llama_token_data_array(data=data, size=len(array), selected=-1, sorted=False)
     llama_cpp.llama_sampler_apply(sampler, ctypes.byref(view))
-    return int(view.data[view.selected].id) if view.selected >= 0 else -1
+    chosen = view.data[view.selected] if view.selected >= 0 else None
+    return int(chosen.id) if chosen is not None and chosen.logit > -np.inf else -1

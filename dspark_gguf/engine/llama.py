@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import llama_cpp
@@ -37,8 +37,8 @@ class LlamaCache:
 
     @property
     def n_ctx(self) -> int:
-        """Most tokens it can hold."""
-        return int(self.llama.n_ctx())
+        """Most tokens it can hold: llama.cpp rounds up what the books of a ``Llama`` do not."""
+        return min(int(self.llama.n_ctx()), len(self.llama.input_ids))
 
     @property
     def n_tokens(self) -> int:
@@ -213,11 +213,13 @@ class GrowingTokenizer(llama_cpp.LlamaTokenizer):  # type: ignore[misc]
 
     def detokenize(
         self,
-        tokens: list[int],
+        tokens: Iterable[int],
         prev_tokens: list[int] | None = None,
         special: bool = False,
     ) -> bytes:
         """The bytes of `tokens`."""
+        if not isinstance(tokens, list):  # a stopping criterion is given an array
+            tokens = [int(token) for token in tokens]
         if special or not tokens:
             return bytes(self._model.detokenize(tokens, special=special))
         known = len(self._tokens)

@@ -35,17 +35,20 @@ def quick_profile(
     started = perf_counter()
     if isinstance(draft, BlockContext):
         costs.add_look(_SCORE)
-        costs.add_first_look(block_seconds(target, draft, _CONTEXT), 1)
+        before = min(_CONTEXT, target.n_ctx - draft.most_drafts)
+        if before >= 0 and draft.room >= 0:
+            costs.add_first_look(block_seconds(target, draft, before), 1)
     elif draft is not None:
-        looks, pairs, read = _looks(draft)
-        for seconds in looks:
-            costs.add_look(seconds)
-        for seconds in pairs:
-            costs.add_first_look(seconds, 2)
-        costs.add_first_look(read, _READ)
+        for count, seconds in _looks(draft):
+            if count == 1:
+                costs.add_look(seconds)
+            else:
+                costs.add_first_look(seconds, count)
     taken: dict[int, list[float]] = {}
-    wanted = [rows for rows in _ROWS if rows <= min(limit + 1, target.max_rows)]
-    for rows, seconds in passes(target, wanted * _SWEEPS, _CONTEXT):
+    depth = _depth(target)
+    most = min(limit + 1, target.max_rows, target.n_ctx - depth)
+    wanted = [rows for rows in _ROWS if rows <= most]
+    for rows, seconds in passes(target, wanted * _SWEEPS, depth):
         taken.setdefault(rows, []).append(seconds)
         if perf_counter() - started > budget and len(taken) > 2:
             break
@@ -86,20 +89,29 @@ def passes(cache: Cache, wanted: Sequence[int], depth: int) -> Iterator[tuple[in
     cache.restart(ids[:depth])
 
 
-def _looks(cache: Cache) -> tuple[list[float], list[float], float]:
-    """Seconds of single looks, of looks that read two tokens, and of one that reads many."""
-    ids = tokens(cache, _READ + _CONTEXT)
-    cache.restart(ids[:_CONTEXT])
-    cache.advance(ids[_CONTEXT : _CONTEXT + 1], 1)
+def _depth(cache: Cache) -> int:
+    """Tokens of context to measure behind: half of a small one."""
+    return min(_CONTEXT, cache.n_ctx // 2)
+
+
+def _looks(cache: Cache) -> list[tuple[int, float]]:
+    """Tokens read and seconds of looks at one, at two and at many, as far as there is room."""
+    depth = _depth(cache)
+    room = cache.n_ctx - depth
+    ids = tokens(cache, depth + min(_READ, room))
+    cache.restart(ids[:depth])
+    cache.advance(ids[depth : depth + 1], 1)
 
     def look(count: int) -> float:
-        cache.restart(ids[:_CONTEXT])
+        cache.restart(ids[:depth])
         started = perf_counter()
-        cache.advance(ids[_CONTEXT : _CONTEXT + count], 1)
+        cache.advance(ids[depth : depth + count], 1)
         return perf_counter() - started
 
-    looks, pairs = [look(1) for _ in range(8)], [look(2) for _ in range(4)]
-    return [median(looks)] * 3, [median(pairs)] * 3, look(_READ)
+    found = [(1, median(look(1) for _ in range(8)))] * 3
+    if room > 1:
+        found += [(2, median(look(2) for _ in range(4)))] * 3
+    return found + ([(len(ids) - depth, look(_READ))] if room > 2 else [])
 
 
 def tokens(cache: Cache, count: int) -> list[int]:

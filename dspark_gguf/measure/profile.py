@@ -67,8 +67,13 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
     """
     draft = pair.draft_cache()
     n_ctx = pair.target_cache.n_ctx if draft is None else min(pair.target_cache.n_ctx, draft.n_ctx)
-    depths = depths or (_SHALLOW, min(_DEEP, n_ctx // 2))
     room = n_ctx - rows - 1
+    if room < 1:
+        raise ResourceError(
+            f"room for {rows} rows behind a token", f"a context of {n_ctx}",
+            "give fewer --rows, or a larger --ctx-size",
+        )  # fmt: skip
+    depths = depths or sorted({min(_SHALLOW, room), min(_DEEP, n_ctx // 2, room)})
     if max(depths) > room:
         raise ResourceError(
             f"room for {max(depths)} tokens and {rows} rows", f"{room}", "give a smaller --depth"
