@@ -21,11 +21,11 @@ naming
 hub
 config
 records
+engine.protocol
 sampling verify
 calibration
 cost
 learned schedule
-engine.protocol
 engine
 ending
 draft
