@@ -24,6 +24,11 @@ _MOST_YAML = 2**20
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+#: Logits are float32: far beyond this, what is added leaves nothing of them.
+Bias = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -105,13 +110,13 @@ class Sampling(_Part):
     """0: off."""
     typical_p: float = Field(default=1.0, gt=0, le=1)
     """1: off."""
-    repeat_penalty: float = Field(default=1.0, gt=0, le=100)
+    repeat_penalty: float = Field(default=1.0, ge=0.01, le=100)
     """1: off."""
     frequency_penalty: float = Field(default=0.0, ge=-100, le=100)
     presence_penalty: float = Field(default=0.0, ge=-100, le=100)
     repeat_last_n: int = Field(default=64, ge=-1)
     """Tokens that the penalties look back at; -1: all."""
-    logit_bias: dict[int, float | Literal["-inf"]] = Field(default_factory=dict)
+    logit_bias: dict[TokenId, Bias | Literal["-inf"]] = Field(default_factory=dict)
     """Added to the logits of token ids; "-inf" forbids one."""
     ignore_eos: bool = False
     """Forbid the end-of-generation tokens."""
@@ -253,7 +258,7 @@ def checked(kind: type[Part], values: Tree, source: str) -> Part:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the top level"
+        key = _place(values, first["loc"]) or "the top level"
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(_fields_at(kind, first["loc"])))
             raise UsageError(
@@ -267,6 +272,18 @@ def checked(kind: type[Part], values: Tree, source: str) -> Part:
             _short(repr(first.get("input"))),
             "correct that value",
         ) from None
+
+
+def _place(values: Any, places: tuple[int | str, ...]) -> str:
+    """The part of an error's place that is in the values: pydantic names types behind it."""
+    known = []
+    for part in places:
+        try:
+            values = values[part]
+        except (LookupError, TypeError):
+            break
+        known.append(str(part))
+    return ".".join(known)
 
 
 def _fields_at(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

@@ -221,8 +221,9 @@ class LearnedCosts:
         """A target pass of so many rows took so long."""
         if seconds <= 0.0 or rows > self.limit + 1:
             return
-        figure = self._rows.setdefault(rows, _Figure())
+        figure = self._rows.get(rows, _Figure())
         surprise = figure.add(seconds / self.level)
+        self._rows[rows] = figure  # last, so that no exception leaves one that was never seen
         self._curve = None
         if figure.seen > 2:
             self.level *= surprise**_LEVEL_GAIN

@@ -77,7 +77,7 @@ class Decoder:
             drafter=make_drafter(pair, sampling, speculation),
             stopping_rule=stopping_rule,
             rule=make_rule(speculation),
-            sampler=Sampler(sampling, pair.vocabulary.end_tokens),
+            sampler=Sampler.of(sampling, pair.vocabulary),
             seed=sampling.seed,
         )
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from dspark_gguf.config import Sampling
 from dspark_gguf.dist import Dist, Ids, Probabilities
-from dspark_gguf.errors import EngineError
+from dspark_gguf.engine.protocol import Tokenizer
+from dspark_gguf.errors import EngineError, UsageError
 
 #: Logits of one position, float32 ``[n_vocab]``. A view: never written to.
 Row = npt.NDArray[np.float32]
@@ -23,6 +24,16 @@ _NONE: Ids = np.zeros(0, dtype=np.int64)
 
 #: A sampler: (row, the tokens before it that the penalties look at) -> law of the next token.
 Law = Callable[[Row, Sequence[int]], Dist]
+
+
+class NothingLeftError(UsageError):
+    """No token may follow."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a token that may follow", "all of them forbidden",
+            "forbid fewer in logit_bias, or leave out ignore_eos",
+        )  # fmt: skip
 
 
 class Sampler:
@@ -52,6 +63,25 @@ class Sampler:
         self.greedy = settings.temperature == 0.0
         self._counted = _Counted()
 
+    @classmethod
+    def of(cls, settings: Sampling, tokenizer: Tokenizer) -> Sampler:
+        """The law for a vocabulary.
+
+        Raises:
+            UsageError: a logit bias on an id outside of it, or nothing that may be said.
+
+        """
+        sampler, n_tokens = cls(settings, tokenizer.end_tokens), tokenizer.n_tokens
+        outside = [token for token in settings.logit_bias if token >= n_tokens]
+        if outside:
+            raise UsageError(
+                f"token ids below {n_tokens} in logit_bias", str(outside[0]), "correct the id"
+            )
+        forbidden = sampler._bias_ids[sampler._bias == -math.inf]
+        if len(forbidden) >= n_tokens:
+            raise NothingLeftError()
+        return sampler
+
     def history(self, tokens: Sequence[int]) -> Sequence[int]:
         """The end of `tokens` that the penalties look at."""
         if self.window is None:
@@ -67,13 +97,19 @@ class Sampler:
             drafted: tokens between these and the row.
 
         Raises:
-            EngineError: the model computed NaN.
+            EngineError: the model computed NaN or infinity.
+            NothingLeftError: the settings forbid all that the model gives a chance.
 
         """
         row = self._adjusted(row, history, drafted)
         best = int(row.argmax())
-        if math.isnan(row[best]):
-            raise EngineError("finite logits", "NaN", "check the model file, or turn off offload")
+        top = float(row[best])
+        if not math.isfinite(top):
+            if top < 0:
+                raise NothingLeftError()
+            raise EngineError(
+                "finite logits", str(top), "check the model file, or turn off offload"
+            )
         if self.greedy:
             return Dist.point(best)
         ids, logits = self._candidates(row)
@@ -83,7 +119,7 @@ class Sampler:
             if kept is not None:
                 ids, logits = ids[kept], logits[kept]
                 probs = _softmax(logits)
-        return _by_id(ids, _softmax(logits / self.settings.temperature))
+        return _by_id(ids, _softmax(logits, self.settings.temperature))
 
     def _adjusted(self, row: Row, history: Sequence[int], drafted: Sequence[int]) -> Row:
         """Logit bias, then repetition, frequency and presence penalties."""
@@ -130,7 +166,7 @@ class Sampler:
         """Locally typical sampling (Meister et al. 2022)."""
         if self.settings.typical_p == 1.0:
             return None
-        surprise = -np.log(probs)
+        surprise = -np.log(np.maximum(probs, np.finfo(np.float64).tiny))  # 0 of 0 is 0, not NaN
         shift = np.abs(surprise - (probs * surprise).sum())
         order = np.argsort(shift, kind="stable")
         # llama.cpp stops after the sum exceeds p, where top-p stops once it reaches p.
@@ -180,6 +216,19 @@ class _Counted:
         self._counts = fresh
 
 
+def draws_of(seed: int | None, answer: int) -> np.random.Generator:
+    """The source of draws for one answer of a conversation.
+
+    Args:
+        seed: of the conversation, below 2**64; None: a new one each time.
+        answer: number of the answer, from 0. The first one has the draws of ``default_rng(seed)``.
+
+    """
+    if seed is None:
+        return np.random.default_rng()
+    return np.random.default_rng([seed % 2**32, seed // 2**32, answer])
+
+
 def top_probability(row: Row) -> float:
     """Probability of the most probable token at temperature 1: llama.cpp's p-min score."""
     return float(1.0 / np.exp(row - row.max()).sum(dtype=np.float64))
@@ -191,8 +240,10 @@ def margin(row: Row) -> float:
     return float(first - second)
 
 
-def _softmax(logits: Probabilities) -> Probabilities:
-    probs: Probabilities = np.exp(logits - logits.max())
+def _softmax(logits: Probabilities, temperature: float = 1.0) -> Probabilities:
+    # The best one is 0 at any temperature; at the lowest ones the others may be -inf.
+    with np.errstate(over="ignore"):
+        probs: Probabilities = np.exp((logits - logits.max()) / temperature)
     probs /= probs.sum()
     return probs
 

@@ -20,11 +20,11 @@ naming hub_files
 hub
 config
 records
+engine.protocol
 sampling verify
 calibration
 cost
 learned schedule
-engine.protocol
 engine
 ending
 draft

@@ -102,6 +102,21 @@ def test_the_first_token_comes_once(tmp_path):
     assert silent.encode(TALK) == writes.encode(TALK)
 
 
+@pytest.mark.parametrize("add_bos", [False, True])
+def test_no_flag_of_the_tokenizer_ends_a_prompt(tmp_path, add_bos):
+    """With `add_eos_token` the same tokens: the first one by the rule above, none at the end."""
+    wanted, found = (
+        ChatTemplate(
+            Model(
+                write_llama(tmp_path / f"{add_eos}.gguf", Tiny(add_bos=add_bos, add_eos=add_eos)),
+                ModelOptions(),
+            )
+        ).encode(TALK)
+        for add_eos in (False, True)
+    )
+    assert found == wanted
+
+
 def test_a_hostile_template_is_sandboxed(model):
     """A template cannot reach Python's insides."""
     with pytest.raises(UsageError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import llama_cpp
 import pytest
 
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import PairError
-from tests.tiny_gguf import EOS, IM_END, Tiny, write_llama
+from tests.tiny_gguf import EOS, IM_END, Tiny, write_llama, write_tokenizer
 
 GREEDY = Sampling(temperature=0, ignore_eos=True)
 EAGER = Speculation(draft_min_prob=0, draft_max=4)
@@ -35,6 +37,28 @@ def test_text_there_and_back(vocabulary):
 def test_tokenizing_long_text(vocabulary):
     """The buffer grows with the text: a token can hold several bytes or less than one."""
     assert len(vocabulary.tokenize("hello" * 20_000)) == 20_000
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "rwkv", "plamo2"])
+@pytest.mark.parametrize("add_bos", [False, True])
+def test_flags_of_every_kind_of_tokenizer(tmp_path, kind, add_bos):
+    """llama.cpp's own tokens, and never an end token behind them."""
+    found = []
+    for add_eos in (False, True):
+        path = write_tokenizer(tmp_path / "some.gguf", kind, add_bos, add_eos)
+        llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+        vocabulary = Vocabulary(llama._model.model, owner=llama)
+        for text in ("he said", "<s>he </s> x", " a", "</s>", ""):
+            ours = vocabulary.tokenize(text)
+            bare = vocabulary.tokenize(text, add_bos=False)
+            assert ours == [vocabulary.bos] * vocabulary.adds_bos + bare
+            if not add_eos:
+                theirs = llama.tokenize(text.encode(), add_bos=True, special=True)
+                assert ours == theirs
+            found.append(ours)
+        llama.close()
+    half = len(found) // 2
+    assert found[:half] == found[half:]
 
 
 def test_end_tokens(vocabulary):

@@ -31,6 +31,7 @@ class Tiny:
     changed: tuple[tuple[int, str], ...] = ()
     template: str | None = TEMPLATE
     add_bos: bool = False
+    add_eos: bool = False
     pooling: bool = False
     split: int = 0
 
@@ -72,9 +73,39 @@ def write_vocabulary(writer, tiny):
     writer.add_eos_token_id(EOS)
     writer.add_eot_token_id(IM_END)
     writer.add_add_bos_token(tiny.add_bos)
+    writer.add_add_eos_token(tiny.add_eos)
     if tiny.template is not None:
         writer.add_chat_template(tiny.template)
     return len(tokens)
+
+
+def write_tokenizer(path: Path, kind: str, add_bos: bool, add_eos: bool) -> Path:
+    """A vocabulary alone, of one of llama.cpp's kinds of tokenizers, with `<s>` and `</s>`."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model(kind)
+    if kind == "gpt2":
+        writer.add_tokenizer_pre("default")
+        tokens = ["<unk>", "<s>", "</s>", *byte_names(), "he"]
+        writer.add_token_merges(["h e"])
+    elif kind == "rwkv":
+        tokens = ["<unk>", "<s>", "</s>", *(f"\\x{byte:02x}" for byte in range(256)), "he"]
+    else:
+        letters = [chr(byte) for byte in range(33, 127)]
+        tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+        tokens += ["\u2581", *letters, "he", "\u2581he"]
+    kinds = [gguf.TokenType.NORMAL] * len(tokens)
+    kinds[:3] = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
+    if kind not in ("gpt2", "rwkv"):
+        kinds[3:259] = [gguf.TokenType.BYTE] * 256
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(k) for k in range(len(tokens))])
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(add_bos)
+    writer.add_add_eos_token(add_eos)
+    return finish(writer, path)
 
 
 def weights_of(tiny):

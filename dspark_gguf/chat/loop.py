@@ -126,8 +126,9 @@ class Chat:
         elif message.strip() or self.attached:
             escaped = message.startswith("//") and is_command(message[1:])
             text = "\n\n".join([*self.attached, message[1:] if escaped else message])
-            self.attached.clear()
             self.show(self.session.ask(text))
+            if self.session.last_message == text:  # else they go with the next one
+                self.attached.clear()
 
     def show(self, rounds: Answering) -> None:
         """Stream an answer, then its status line. Ctrl-C keeps what was said."""
@@ -153,5 +154,7 @@ class Chat:
                 f"the context is full: the oldest {session.forgotten} messages are out"
             )
         self._forgotten = session.forgotten
+        if session.last and not session.last.text:
+            self.screen.note("no answer: the conversation is as it was before")
         if session.last:
             self.screen.note(status_line(session.last, session.outlook))

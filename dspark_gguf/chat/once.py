@@ -16,6 +16,7 @@ from dspark_gguf.chat.terminal import Screen, interruptible
 from dspark_gguf.config import Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import Cancelled, DSparkError
 from dspark_gguf.records import Answer, Round
 from dspark_gguf.visible import as_json as json_line
@@ -35,10 +36,22 @@ def with_seed(settings: Settings, seed: int | None = None) -> Settings:
 def encode(pair: Pair, settings: Settings, text: str, raw: bool) -> list[int]:
     """Tokens of a prompt: as it is, or as the first message of a conversation."""
     if raw:
-        return pair.vocabulary.tokenize(text)
+        return _raw(pair.vocabulary, text)
     system = [{"role": "system", "content": settings.chat.system}] if settings.chat.system else []
     messages = [*system, {"role": "user", "content": text}]
     return pair.template.encode(messages, settings.chat.think)
+
+
+def _raw(vocabulary: Vocabulary, text: str) -> list[int]:
+    """Tokens of `text` as it is; says so where it begins with the token that is put before it."""
+    tokens, bos = vocabulary.tokenize(text), vocabulary.bos
+    if vocabulary.adds_bos and tokens[:2] == [bos, bos]:
+        spelled = vocabulary.text(bos).decode("utf-8", "replace")
+        Screen().note(
+            f"note: the prompt begins with {spelled} twice: the model's own, and that of the text; "
+            "leave it out of the text"
+        )
+    return tokens
 
 
 def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bool) -> int:
@@ -105,7 +118,7 @@ def _rounds(
         session = Session(pair, settings)
         return session.decoder, session.ask(text)
     decoder = Decoder.for_pair(pair, settings.sampling, settings.speculation)
-    return decoder, decoder.generate(pair.vocabulary.tokenize(text), settings.limits)
+    return decoder, decoder.generate(encode(pair, settings, text, raw), settings.limits)
 
 
 def _answer_job(pair: Pair, settings: Settings, job: Job) -> Answer:

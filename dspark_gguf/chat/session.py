@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
-
-import numpy as np
 
 from dspark_gguf.chat.status import Outlook, PlainSpeed
 from dspark_gguf.chat.think import OPEN
@@ -14,6 +12,7 @@ from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
 from dspark_gguf.records import Answer, Round, Tally
+from dspark_gguf.sampling import Sampler, draws_of
 from dspark_gguf.verify import name_of
 
 #: What the conversation needs of a message; extra keys go to the template as they are.
@@ -36,6 +35,8 @@ class Session:
 
     Attributes:
         forgotten: messages at the start that no longer fit the context and are not sent.
+        answers: how many were drawn so far: with a seed, each has draws of its own by this number,
+            so that none depends on how many of them the drafts before it took.
         last: the newest answer.
         total: sums over all answers.
         plain: the speed of plain decoding, as far as rounds without a draft have shown it.
@@ -51,10 +52,10 @@ class Session:
         if self.messages and self.messages[0]["role"] == "system":
             self.system = self.messages.pop(0)["content"]
         self.forgotten = 0
+        self.answers = sum(message["role"] == "assistant" for message in self.messages)
         self.last: Answer | None = None
         self.total = Tally()
         self.plain = PlainSpeed()
-        self._rng = np.random.default_rng(settings.sampling.seed)
         self._decoder: Decoder | None = None
         self._prompt_text = ""
         self._trail_text, self._trail = "", list[int]()
@@ -81,10 +82,11 @@ class Session:
 
         """
         values = merged(self.settings.model_dump(), changes)
-        self.settings = checked(Settings, values, "the settings")
-        self._decoder = None
+        settings = checked(Settings, values, "the settings")
+        Sampler.of(settings.sampling, self.pair.vocabulary)  # refuses what this model cannot do
+        self.settings, self._decoder = settings, None
         if "seed" in changes.get("sampling", {}):
-            self._rng = np.random.default_rng(self.settings.sampling.seed)
+            self.answers = 0
 
     @property
     def trail(self) -> tuple[str, list[int]]:
@@ -104,32 +106,19 @@ class Session:
 
         A turn without any answer (cancelled before its first word, or refused) leaves no trace.
         """
-        self.messages.append({"role": "user", "content": text})
-        yield from self.reply()
+        return self._answering(lambda: [*self.messages, {"role": "user", "content": text}])
 
     def reply(self) -> Answering:
         """Answer the last message of the user; an answer that it has is replaced.
 
         However the iterator ends, what was said until then is part of the conversation. Where
-        that is nothing, an earlier answer stays.
+        that is nothing, the conversation is as it was, an earlier answer included.
 
         Raises:
             ResourceError: the conversation does not fit the context.
 
         """
-        answer = Answer()
-        before = self._drop_answer()
-        try:
-            text, prompt = self._fitted_prompt()
-            self._prompt_text = text
-            shift = self._shorter if self.settings.chat.context_shift else None
-            for round in self.decoder.generate(prompt, self.settings.limits, self._rng, shift):
-                answer.add(round)
-                self.plain.add(round)
-                yield round
-            self._remember(prompt, answer)
-        finally:
-            self._close(answer, before)
+        return self._answering(self._unanswered)
 
     def regenerate(self) -> Answering:
         """Another answer to the last message.
@@ -142,14 +131,33 @@ class Session:
         return self.reply()
 
     def edit(self, text: str) -> Answering:
-        """Replace the last message, and answer it anew.
+        """Replace the last message, and answer it anew; until that begins, both stay.
 
         Raises:
             UsageError: there is none.
 
         """
-        self.undo()
-        return self.ask(text)
+        self._require_turn()
+        return self._answering(
+            lambda: [*self._unanswered()[:-1], {"role": "user", "content": text}]
+        )
+
+    def _answering(self, turns: Callable[[], list[Message]]) -> Answering:
+        """Answer `turns`, made of the messages when the iterator begins."""
+        answer, before = Answer(), (list(self.messages), self.forgotten)
+        try:
+            self.messages[:] = turns()
+            text, prompt = self._fitted_prompt()
+            self._prompt_text = text
+            rng = draws_of(self.settings.sampling.seed, self.answers)
+            shift = self._shorter if self.settings.chat.context_shift else None
+            for round in self.decoder.generate(prompt, self.settings.limits, rng, shift):
+                answer.add(round)
+                self.plain.add(round)
+                yield round
+            self._remember(prompt, answer)
+        finally:
+            self._close(answer, *before)
 
     def undo(self) -> str:
         """Take back the last message and its answer; returns the message.
@@ -159,15 +167,14 @@ class Session:
 
         """
         self._require_turn()
-        self._drop_answer()
-        text = self.messages.pop()["content"]
+        *self.messages[:], message = self._unanswered()
         self.forgotten = min(self.forgotten, len(self.messages))
-        return text
+        return message["content"]
 
     def reset(self) -> None:
         """Forget the conversation; the system prompt and the settings stay."""
         self.messages.clear()
-        self.forgotten = 0
+        self.forgotten = self.answers = 0
 
     @property
     def opens_thought(self) -> bool:
@@ -239,18 +246,21 @@ class Session:
         self.forgotten = later[0]
         return True
 
-    def _close(self, answer: Answer, before: Message | None) -> None:
+    def _close(self, answer: Answer, before: list[Message], forgotten: int) -> None:
+        """Make what was said a part of the conversation; nothing: go back to what was `before`."""
+        if answer.text:
+            self.messages.append({"role": "assistant", "content": answer.text})
+        else:
+            unanswered = bool(before) and before[-1]["role"] == "user"  # roles must alternate
+            self.messages[:], self.forgotten = before[: len(before) - unanswered], forgotten
         self.last = answer
+        self.answers += bool(answer.tokens)
         self.total.merge(answer.tally)
-        said = {"role": "assistant", "content": answer.text} if answer.text else before
-        if said:
-            self.messages.append(said)
-        else:  # roles must alternate: a message without an answer is taken back
-            self.undo()
 
-    def _drop_answer(self) -> Message | None:
+    def _unanswered(self) -> list[Message]:
+        """The messages up to the user's newest one."""
         answered = bool(self.messages) and self.messages[-1]["role"] == "assistant"
-        return self.messages.pop() if answered else None
+        return self.messages[:-1] if answered else list(self.messages)
 
     def _require_turn(self) -> None:
         if self.last_message is None:

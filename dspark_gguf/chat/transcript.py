@@ -23,6 +23,7 @@ def record(session: Session) -> dict[str, Any]:
         "format": FORMAT,
         "system": session.system,
         "messages": [dict(message) for message in session.messages],
+        "answers": session.answers,
         "settings": settings,
     }
 
@@ -64,10 +65,11 @@ def load(session: Session, path: Path) -> None:
     session.reset()
     session.system = values["system"]
     session.messages = values["messages"]
+    session.answers = values["answers"]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a file of `save` says: ``system`` and ``messages`` checked, the rest as it is.
+    """What a file of `save` says: its conversation checked, the rest as it is.
 
     Raises:
         UsageError: not a saved chat.
@@ -83,7 +85,10 @@ def read(path: Path) -> dict[str, Any]:
     system = values.get("system") if isinstance(values, dict) else None
     if not _are_messages(messages) or not isinstance(system, str | None):
         raise UsageError(f"a saved chat in {path}", "other JSON", "use a file from /save")
-    return {**values, "system": system or None}
+    answers = values.get("answers")
+    if type(answers) is not int or answers < 0:
+        answers = len(values["messages"]) // 2
+    return {**values, "system": system or None, "answers": answers}
 
 
 def _are_messages(value: Any) -> bool:

@@ -30,6 +30,7 @@ def loaded(settings: Settings, verbose: bool, quiet: bool = False) -> Iterator[P
     """
     from dspark_gguf.catalog import load_pair
     from dspark_gguf.engine import library
+    from dspark_gguf.sampling import Sampler
 
     library.log.verbose = verbose
     pair = load_pair(
@@ -41,6 +42,7 @@ def loaded(settings: Settings, verbose: bool, quiet: bool = False) -> Iterator[P
         progress=say,
     )
     with pair:
+        Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model cannot do
         if settings.speculation.mode != "off":
             if settings.speculation.drafter != "lookup":
                 pair.draft_cache()

@@ -79,7 +79,7 @@ def _looking(
     # Only `ratio` needs the draft to draw; the other rules accept its best guess more often.
     draws = speculation.acceptance in ("auto", "ratio")
     own = sampling if draws else sampling.model_copy(update={"temperature": 0.0})
-    sampler = Sampler(own, pair.vocabulary.end_tokens)
+    sampler = Sampler.of(own, pair.vocabulary)
     # The gap ranks survivors better than the probability and needs no softmax; llama.cpp's p-min
     # is a probability.
     score = top_probability if by_probability else margin

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import perf_counter
 
 import numpy as np
 
 from dspark_gguf.engine.protocol import BlockCache, Tokenizer
 from dspark_gguf.records import NO_DRAFT, Draft, Round
-from dspark_gguf.sampling import Row, Sampler, margin
+from dspark_gguf.sampling import NothingLeftError, Row, Sampler, margin
 from dspark_gguf.schedule import Plan
 
 
@@ -66,15 +67,17 @@ class BlockDrafter:
             k = len(drafted)
             row = block.rows[k][: self._n_tokens]
             scores.append(self.score(row) if block.sure is None else self.sure_score(block.sure[k]))
-            admitted = plan.admits(scores[-1])
-            if admitted:
-                law = self.sampler(row, history, drafted)
+            law = None
+            if plan.admits(scores[-1]):
+                with suppress(NothingLeftError):  # the row may know few candidates, all forbidden
+                    law = self.sampler(row, history, drafted)
+            if law is not None:
                 drafted.append(law.draw(self._rng))
                 laws.append(law)
             now = perf_counter()
             seconds.append(now - started)
             started = now
-            ended = not admitted or drafted[-1] in self._end_tokens
+            ended = law is None or drafted[-1] in self._end_tokens
             if ended or self._leaves_chain(drafted[-1], block.rows[k]) or not plan.goes_on():
                 break
         return Draft(tuple(drafted), tuple(laws), tuple(scores), tuple(seconds), caught_up)

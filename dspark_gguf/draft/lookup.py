@@ -34,16 +34,22 @@ class Index:
     """Where short runs of tokens stood in a growing list of tokens.
 
     A token more costs an entry of each length in `RUNS`, and so does one less: memory is bounded by
-    the tokens held.
-
-    Attributes:
-        tokens: what is indexed, in order.
-
+    the tokens held. An exception may strike inside a change: then it holds nothing, and is to be
+    filled again.
     """
 
     def __init__(self) -> None:
-        self.tokens: list[int] = []
+        self._tokens: list[int] = []
         self._places: dict[tuple[int, ...], list[int]] = {}
+        self._changing = False
+
+    @property
+    def tokens(self) -> list[int]:
+        """What is indexed, in order."""
+        if self._changing:
+            self._tokens, self._places = [], {}
+            self._changing = False
+        return self._tokens
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -51,25 +57,29 @@ class Index:
     def extend(self, tokens: Sequence[int]) -> None:
         """Append tokens."""
         known, places = self.tokens, self._places
+        self._changing = True
         for token in tokens:
             known.append(token)
             end = len(known)
             for run in RUNS:
                 if end >= run:
                     places.setdefault(tuple(known[end - run :]), []).append(end)
+        self._changing = False
 
     def trim(self, length: int) -> None:
         """Forget all tokens from position `length` on."""
-        known = self.tokens
+        known, all_places = self.tokens, self._places
+        self._changing = True
         for end in range(len(known), length, -1):
             for run in RUNS:
                 if end >= run:
                     key = tuple(known[end - run :])
-                    places = self._places[key]
+                    places = all_places[key]
                     places.pop()
                     if not places:
-                        del self._places[key]
+                        del all_places[key]
             known.pop()
+        self._changing = False
 
     def matches(self) -> list[Match]:
         """Earlier places where the last tokens stood, the longest match first, then the latest.

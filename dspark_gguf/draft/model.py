@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import perf_counter
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from dspark_gguf.draft.grammar import FittingGreedy
 from dspark_gguf.engine.protocol import Cache, Tokenizer
 from dspark_gguf.records import NO_DRAFT, Draft, Round
-from dspark_gguf.sampling import Row, Sampler, top_probability
+from dspark_gguf.sampling import NothingLeftError, Row, Sampler, top_probability
 from dspark_gguf.schedule import Plan
 
 
@@ -59,14 +60,16 @@ class ModelDrafter:
             # Ids beyond the target's vocabulary are padding of the draft's: masked.
             row = self.cache.advance(unseen, 1)[0][: self._n_tokens]
             scores.append(self.score(row))
-            admitted = plan.admits(scores[-1])
-            if admitted:
-                law = self.sampler(row, history, drafted)
+            law = None
+            if plan.admits(scores[-1]):
+                with suppress(NothingLeftError):  # the target may know ids that are still allowed
+                    law = self.sampler(row, history, drafted)
+            if law is not None:
                 unseen = [law.draw(self._rng)]
                 drafted += unseen
                 laws.append(law)
             seconds.append(perf_counter() - started)
-            if not admitted or drafted[-1] in self._end_tokens or not plan.goes_on():
+            if law is None or drafted[-1] in self._end_tokens or not plan.goes_on():
                 break
         return Draft(tuple(drafted), tuple(laws), tuple(scores), tuple(seconds), caught_up)
 

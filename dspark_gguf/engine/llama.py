@@ -81,11 +81,11 @@ class LlamaCache:
             context = self.llama._ctx
             memory = llama_cpp.llama_get_memory(context.ctx)
             seen = is_still_seen(memory, self._window, length)
+            # Before the memory, as an exception may strike between: a pass removes what is behind.
+            self.llama.n_tokens = length if seen else 0
+            self.llama._requires_eval = True
             if not (seen and context.kv_cache_seq_rm(-1, length, -1)):
                 self.llama.reset()
-                return
-            self.llama.n_tokens = length
-            self.llama._requires_eval = True
 
     def decode(self, tokens: Sequence[int]) -> LlamaRows:
         """One pass over `tokens`: a row for each."""
@@ -110,14 +110,10 @@ class LlamaCache:
         if n_rows <= 1:
             llama.eval(list(tokens))
             return LlamaRows(llama, n_rows)
-        kept, llama._logits_all = llama._logits_all, True
-        try:
-            if kept:
-                llama.eval(list(tokens))
-            else:
-                self._pass(tokens)
-        finally:
-            llama._logits_all = kept
+        if llama._logits_all:
+            llama.eval(list(tokens))
+        else:
+            self._pass(tokens)
         return LlamaRows(llama, len(tokens))
 
     def _pass(self, tokens: Sequence[int]) -> None:
@@ -209,7 +205,7 @@ class GrowingTokenizer(llama_cpp.LlamaTokenizer):  # type: ignore[misc]
         super().__init__(llama)
         self._pieces: dict[int, bytes] = {}
         self._tokens: list[int] = []
-        self._text = b""
+        self._known = 0, b""  # how many of them were read, and their text
 
     def detokenize(
         self,
@@ -222,15 +218,18 @@ class GrowingTokenizer(llama_cpp.LlamaTokenizer):  # type: ignore[misc]
             tokens = [int(token) for token in tokens]
         if special or not tokens:
             return bytes(self._model.detokenize(tokens, special=special))
-        known = len(self._tokens)
+        known, text = self._known
+        del self._tokens[known:]  # where an exception struck before they were known
         if known == 0 or tokens[:known] != self._tokens:
             if len(tokens) < _LONG:  # a short list; the long one will be asked for again
                 return self._without_space(tokens, self._text_of(tokens, b""))
-            self._tokens, self._text, known = [], b"", 0
+            known, text = self._known = 0, b""
+            self._tokens = []
         fresh = tokens[known:]
-        self._text = self._text_of(fresh, self._text)
+        text = self._text_of(fresh, text)
         self._tokens += fresh
-        return self._without_space(tokens, self._text)
+        self._known = len(tokens), text
+        return self._without_space(tokens, text)
 
     def _text_of(self, tokens: Sequence[int], before: bytes) -> bytes:
         pieces = self._pieces

@@ -135,6 +135,8 @@ class Rollback:
     def _reaches(self, length: int, held: int) -> bool:
         if not length:
             return False  # a clear memory is surer than an empty one
+        if llama_cpp.llama_memory_seq_pos_max(self._memory, _SEQUENCE) < length - 1:
+            return False  # an exception struck after the memory went back, and before we noted it
         if self._recurrent:
             return held - length <= min(self.snapshots, self._last)
         # Even where the window is kept whole: a file holds no more of it than can be seen.

@@ -18,6 +18,8 @@ FIRST_COMPARED = 5
 
 #: llama.cpp's ``llama_vocab_type``.
 _KINDS = {0: "none", 1: "SPM", 2: "BPE", 3: "WPM", 4: "UGM", 5: "RWKV", 6: "PLAMO2"}
+#: Those of them that put no token first, whatever the file says.
+_NEVER_FIRST = (5, 6)
 
 
 class Vocabulary:
@@ -36,7 +38,11 @@ class Vocabulary:
         self.kind: int = llama_cpp.llama_vocab_type(self._vocab)
         self.bos: int = llama_cpp.llama_vocab_bos(self._vocab)
         self.eos: int = llama_cpp.llama_vocab_eos(self._vocab)
-        self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        self.adds_bos: bool = (
+            self.bos >= 0
+            and self.kind not in _NEVER_FIRST
+            and llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        )
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._fingerprint = ""
         self._end_tokens: tuple[int, ...] | None = None
@@ -51,14 +57,17 @@ class Vocabulary:
 
         """
         data = text.encode("utf-8", "replace")
+        # Not llama.cpp's `add_special`: by a flag in the file that also puts an end token last,
+        # behind which a model answers something else.
+        first = [self.bos] if add_bos and self.adds_bos else []
         room = len(data) + 8
         while True:
             ids = (llama_cpp.llama_token * room)()
             count = llama_cpp.llama_tokenize(
-                self._vocab, data, len(data), ids, room, add_bos, special
+                self._vocab, data, len(data), ids, room, False, special
             )
             if count >= 0:
-                return list(ids[:count])
+                return [*first, *ids[:count]]
             if -count <= room:
                 raise EngineError(
                     "text that this model can tokenize", repr(text[:40]), "use another model"
