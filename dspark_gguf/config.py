@@ -60,6 +60,9 @@ class ModelOptions(_Part):
     reads more of the conversation again."""
     mmap: bool = True
     mlock: bool = False
+    extra_buffers: Literal["auto", "on", "off"] = "auto"
+    """Weights laid out anew for special code (AMX, repacked); auto: where a trial of this build on
+    this machine went well."""
     kv_offload: bool = True
     """Keep the cache on the GPU with the layers that are there."""
     split_mode: Literal["layer", "row", "none"] = "layer"

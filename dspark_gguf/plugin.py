@@ -23,8 +23,9 @@ import numpy as np
 from dspark_gguf.catalog.resolve import located, resolve
 from dspark_gguf.config import DraftOptions, Speculation
 from dspark_gguf.draft import Drafter, NoDrafter
+from dspark_gguf.engine import trial
 from dspark_gguf.engine.grammar import require_grammar
-from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache, RecordedRows
+from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache, RecordedRows, SafeLlama
 from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.hub import downloaded
 from dspark_gguf.llama_decoder import LlamaDecoder
@@ -34,7 +35,7 @@ from dspark_gguf.speculator import DraftModel, Speculator, require_honoured
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 
 
-class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
+class DSparkLlama(SafeLlama):
     """A ``Llama`` that speculates.
 
     Args:
@@ -45,12 +46,13 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             copied.
         draft_options: how a path is loaded.
         speculation: when to draft, and how much; acceptance is `match`.
-        options: as for ``Llama``.
+        options: as for ``Llama``; ``extra_buffers`` (on, off) overrules what was tried here.
 
     Raises:
         UsageError: a `draft_model` that is none of these, or settings that do not go with it.
         PairError: a draft with another vocabulary.
         ModelError: a draft, or a target with a draft, that cannot take tokens back.
+        EngineError: this build of llama.cpp cannot run on this machine.
 
     """
 
@@ -87,7 +89,10 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
         self._cache = LlamaCache(weakref.proxy(self))
         if options.get("vocab_only") or options.get("embedding"):
             return
-        facts = {"own": _told(super().__getstate__()), "draft": repr(draft_options)}
+        facts = {
+            "own": _told(super().__getstate__()), "draft": repr(draft_options),
+            "extra_buffers": self.extra_buffers,
+        }  # fmt: skip
         try:
             self._require_trimmable(draft_model)
             if self._cache.can_trim and self.speculation.mode != "off":
@@ -98,7 +103,8 @@ class DSparkLlama(llama_cpp.Llama):  # type: ignore[misc]
             self.close()
             raise
         if self.verbose:
-            print(f"DSparkLlama: {self.outlook}", file=sys.stderr)  # noqa: T201 - as Llama does
+            lines = [f"DSparkLlama: {self.outlook}", *(f"note: {note}" for note in trial.notes())]
+            print("\n".join(lines), file=sys.stderr)  # noqa: T201 - as Llama does
 
     def _require_trimmable(self, draft: DraftModel) -> None:
         if draft is not None and self.speculation.mode != "off" and not self._cache.can_trim:

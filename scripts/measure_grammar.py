@@ -15,6 +15,7 @@ from time import perf_counter
 import llama_cpp
 
 from dspark_gguf import Speculation
+from dspark_gguf.engine.llama import SafeLlama
 from dspark_gguf.plugin import DSparkLlama
 
 SCHEMA = {
@@ -55,7 +56,7 @@ def main() -> None:
     asked = parser.parse_args()
     options = {"n_ctx": 1024, "verbose": False, "seed": 7}
     ways = {
-        "Llama": llama_cpp.Llama(asked.target, **options),
+        "Llama": SafeLlama(asked.target, **options),
         "off": DSparkLlama(asked.target, speculation=Speculation(mode="off"), **options),
         "lookup": DSparkLlama(asked.target, **options),
     }

@@ -20,6 +20,7 @@ from typing import Any
 import llama_cpp
 
 from dspark_gguf import Speculation
+from dspark_gguf.engine.llama import SafeLlama
 from dspark_gguf.plugin import DSparkLlama
 
 #: Tokens left and right of a place.
@@ -73,7 +74,7 @@ def main() -> None:
     options = {"n_ctx": asked.tokens + 64, "verbose": False}
     rows = {}
     for name, make in {
-        "Llama": lambda: llama_cpp.Llama(asked.target, **options),
+        "Llama": lambda: SafeLlama(asked.target, **options),
         "DSparkLlama, off": lambda: DSparkLlama(
             asked.target, speculation=Speculation(mode="off"), **options
         ),

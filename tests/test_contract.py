@@ -8,6 +8,7 @@ from threading import Event
 import llama_cpp
 import numpy as np
 import pytest
+from llama_cpp.llama_cpp import _lib
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
@@ -22,7 +23,7 @@ CONTEXT_FIELDS = """
     flash_attn_type type_k type_v offload_kqv swa_full n_rs_seq rope_scaling_type rope_freq_base
     rope_freq_scale yarn_orig_ctx yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow
 """
-MODEL_FIELDS = "n_gpu_layers split_mode main_gpu load_mode tensor_split devices"
+MODEL_FIELDS = "n_gpu_layers split_mode main_gpu load_mode tensor_split devices use_extra_bufts"
 
 
 @pytest.fixture
@@ -62,6 +63,13 @@ def test_rows_exist_only_where_they_were_asked_for(context):
     context.restart([1, 2, 3])
     with pytest.raises(EngineError, match="none at row"):
         type(context.decode([4, 5]))(context, 7, 1)[0]
+
+
+def test_the_library_tells_where_it_lies():
+    """Beside its parts: what their files are, the build is."""
+    names = [path.name for path in Path(_lib._name).parent.iterdir()]
+    assert any("llama" in name for name in names)
+    assert any("ggml-cpu" in name for name in names)
 
 
 def test_devices_are_listed():

@@ -38,6 +38,30 @@ def test_what_the_drop_in_relies_on_in_llama(tiny_files):
     llama.close()
 
 
+def test_the_parameters_of_the_model_are_an_attribute(tiny_files, monkeypatch):
+    """`Llama` sets it once, from llama.cpp's defaults, and loads the model with it."""
+    assigned, loaded = [], []
+
+    class Watched(llama_cpp.Llama):
+        @property
+        def model_params(self):
+            return assigned[-1]
+
+        @model_params.setter
+        def model_params(self, params):
+            assigned.append(params)
+
+    class Model(llama_cpp._internals.LlamaModel):
+        def __init__(self, *, params, **options):
+            loaded.append(params)
+            super().__init__(params=params, **options)
+
+    monkeypatch.setattr(llama_cpp._internals, "LlamaModel", Model)
+    Watched(str(tiny_files.target), n_ctx=64, verbose=False).close()
+    assert loaded == assigned
+    assert [type(params) for params in assigned] == [llama_cpp.llama_model_params]
+
+
 def test_what_grammars_and_text_of_the_drop_in_rely_on(tiny_files):
     """More private names of `Llama`: grammar, sampler, tokenizer, books, how it completes."""
     llama = llama_cpp.Llama(str(tiny_files.target), n_ctx=64, verbose=False)

@@ -8,13 +8,15 @@ import pytest
 
 from dspark_gguf.config import DraftOptions, ModelOptions, Settings
 from dspark_gguf.doctor import examine, machine, measured
+from dspark_gguf.engine import trial
 from dspark_gguf.errors import EngineError
 from tests.children import run_python
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_gguf import Tiny, write_llama
 
 SMALL = ("-c", 256, "--no-learn")
-MACHINE, FILES = {"versions", "build", "devices"}, {"models", "target", "draft", "memory"}
+MACHINE = {"versions", "build", "devices", "first pass"}
+FILES = {"models", "target", "draft", "memory"}
 ALL = MACHINE | FILES | {"load", "pair", "costs", "speed", "logits", "threads", "attention"}
 
 
@@ -25,6 +27,7 @@ def quiet_machine(monkeypatch):
     monkeypatch.setattr(machine, "gpus", list)
     monkeypatch.setattr(measured, "_BUDGET", 0.3)
     monkeypatch.setattr(measured, "_READING", 0.3)
+    monkeypatch.setattr(trial, "renewed", trial.outcome)
 
 
 def told(result):

@@ -12,6 +12,7 @@ from dspark_gguf import Speculation
 from dspark_gguf.draft.grammar import Choices, FittingGreedy, fitting, forced, paying
 from dspark_gguf.engine.chain import Chain
 from dspark_gguf.engine.grammar import Grammar
+from dspark_gguf.engine.llama import SafeLlama
 from dspark_gguf.errors import UsageError
 from dspark_gguf.plugin import DSparkLlama
 from dspark_gguf.records import NO_DRAFT
@@ -33,7 +34,7 @@ TEXTS = ["", "{", '{"', '{"fir', '{"first_name"', '{"first_name": "é', '{"first
 def pair(demo_files):
     """The original, and the drop-in with a draft, on the real pair."""
     options = {"n_ctx": 512, "verbose": False, "seed": 7}
-    plain = llama_cpp.Llama(str(demo_files[0]), **options)
+    plain = SafeLlama(str(demo_files[0]), **options)
     ours = DSparkLlama(
         str(demo_files[0]), draft_model=demo_files[1],
         speculation=Speculation(mode="on", draft_min_prob=0.0, draft_max=4), **options,

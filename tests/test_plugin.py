@@ -13,7 +13,7 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 from dspark_gguf import Speculation
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.draft import Cascade, ModelDrafter, NoDrafter
-from dspark_gguf.engine.llama import GrowingTokenizer
+from dspark_gguf.engine.llama import GrowingTokenizer, SafeLlama
 from dspark_gguf.errors import ModelError, PairError, UsageError
 from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.plugin import DSparkLlama
@@ -200,7 +200,7 @@ def test_characters_split_across_tokens(demo_files):
     """Streamed text is whole characters, and the same as without a draft."""
     grammar = llama_cpp.LlamaGrammar.from_string('root ::= "héllo 🦊🐻‍❄️ 日本語 わくわく" [.!]')
     texts = []
-    for made in (llama_cpp.Llama, DSparkLlama):
+    for made in (SafeLlama, DSparkLlama):
         llama = made(str(demo_files[0]), n_ctx=256, verbose=False)
         parts = [
             part["choices"][0]["text"]

@@ -103,3 +103,11 @@ def test_the_soak_notices(tmp_path, monkeypatch):
     monkeypatch.setattr(Rollback, "back", stale)
     with pytest.raises(AssertionError, match=r"differ.*; again: .* --seed 1 --chapter 7"):
         soak.soak(50, seed=1, first=7, folder=tmp_path)
+
+
+def test_what_extra_buffers_cost(tiny_files, capsys):
+    """A line for each number of rows, both ways in it."""
+    script("measure_extra_buffers").main([str(tiny_files.wide), "--repeats", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["rows", "1", "2", "4", "8", "16", "32"]
+    assert all(len(line.split()) == 7 for line in lines[1:])

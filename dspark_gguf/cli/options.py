@@ -161,6 +161,8 @@ _LOADING: list[tuple[str, str, str, str, Any, Callable[[Any], Any]]] = [
     ("swa_full", "", "swa-full", "Keep every token of sliding windows. [yes]", bool, bool),
     ("mmap", "", "mmap", "Map the file into memory.", bool, bool),
     ("mlock", "", "mlock", "Lock the weights in memory.", bool, bool),
+    ("extra_buffers", "", "extra-buffers", "AMX and repacked weights. [auto: where they work]",
+     _choice("auto on off"), str),
     ("kv_offload", "", "kv-offload", "Cache on the GPU.", bool, bool),
     ("split_mode", "sm", "split-mode", "Over several GPUs.", _choice("layer row none"), str),
     ("main_gpu", "mg", "main-gpu", "The GPU of split mode none.", int, int),

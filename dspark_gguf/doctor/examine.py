@@ -43,6 +43,10 @@ def examine(
     if report.check("build", lambda: machine.build(settings, verbose)) is None:
         return report  # llama.cpp cannot be loaded: nothing else can be asked
     devices: Sequence[Device] = report.check("devices", machine.devices) or ()
+    safe = report.check("first pass", lambda: _first_pass(settings))
+    if safe is None:
+        return report  # nothing can be loaded without the same end
+    settings = safe
     if settings.model is None:
         files = report.check("models", lambda: _demo(say))
     else:
@@ -55,6 +59,12 @@ def examine(
     if files is not None:
         _examine_models(report, files, devices, settings)
     return report
+
+
+def _first_pass(settings: Settings) -> Section:
+    from dspark_gguf.doctor.passes import first_pass
+
+    return first_pass(settings)
 
 
 def _demo(say: Say) -> Section:

@@ -52,12 +52,17 @@ def build(settings: Settings, verbose: bool = False) -> Section:
     return Section(text, facts, idle, value=True)
 
 
-def _idle(gpu: str, settings: Settings) -> Finding:
+def command_for(gpu: str) -> str:
+    """How to build llama.cpp for the GPU of this name."""
     flag = next((flag for maker, flag in _SOURCES.items() if maker in gpu), "-DGGML_VULKAN=on")
+    return f'CMAKE_ARGS="{flag}" pip install --force-reinstall --no-cache-dir llama-cpp-python'
+
+
+def _idle(gpu: str, settings: Settings) -> Finding:
     return Finding(
         f"a build that uses the {gpu} of this machine",
         "one for the CPU alone",
-        f'CMAKE_ARGS="{flag}" pip install --force-reinstall --no-cache-dir llama-cpp-python',
+        command_for(gpu),
         # Who asks for no layers on it knows.
         wrong=settings.target_options.n_gpu_layers not in (0, "none"),
     )

@@ -94,7 +94,8 @@ def compatibility(pair: Pair, has_draft: bool) -> Section:
         places["draft"] = draft.model.place
     text += "; " + ", ".join(f"{role} on {place}" for role, place in places.items())
     refused = [*pair.target.notes, *(draft.model.notes if draft is not None else ())]
-    text += "".join(f"; {note}" for note in pair.notes if note not in refused)
+    told = [*refused, *pair.left_out]
+    text += "".join(f"; {note}" for note in pair.notes if note not in told)
     rollback = pair.target_cache.rollback
     if rollback != "removal":
         text += f"; rejected tokens are taken back by {rollback}"

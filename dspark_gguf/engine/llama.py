@@ -11,12 +11,50 @@ import numpy.typing as npt
 from llama_cpp import Llama as Llama  # for those above, which do not know llama_cpp
 
 from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.engine import trial
 from dspark_gguf.engine.rollback import is_still_seen
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import ResourceError
 
 #: Tokens from which on a list is remembered by `GrowingTokenizer`.
 _LONG = 32
+
+
+class SafeLlama(Llama):  # type: ignore[misc]
+    """A ``Llama`` that is loaded with extra buffers only where they work (``trial.py``).
+
+    ``Llama`` has no argument for it; what it sets is the attribute `model_params`, once, before
+    the model is loaded. A contract test pins that.
+
+    Args:
+        model_path: as for ``Llama``.
+        extra_buffers: auto, on or off.
+        options: as for ``Llama``.
+
+    Raises:
+        EngineError: this build of llama.cpp cannot run on this machine.
+
+    """
+
+    def __init__(
+        self, model_path: str, *, extra_buffers: trial.Wish = "auto", **options: Any
+    ) -> None:
+        self._wish, self.extra_buffers = extra_buffers, trial.extra_buffers(extra_buffers)
+        super().__init__(model_path, **options)
+
+    @property
+    def model_params(self) -> Any:
+        """How the model was loaded."""
+        return self._model_params
+
+    @model_params.setter
+    def model_params(self, params: Any) -> None:
+        params.use_extra_bufts = self.extra_buffers
+        self._model_params = params
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What makes the same again, for pickling."""
+        return {**super().__getstate__(), "extra_buffers": self._wish}
 
 
 class LlamaCache:

@@ -12,7 +12,7 @@ from typing import Any
 import llama_cpp
 
 from dspark_gguf.config import ModelOptions
-from dspark_gguf.engine import library
+from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.files import other_kind, readable_gguf
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.vocabulary import Vocabulary
@@ -34,10 +34,12 @@ class Model:
     Raises:
         UsageError: no such file, or an option this machine does not know.
         ModelError: not a GGUF that can generate text.
+        EngineError: this build of llama.cpp cannot run on this machine.
         ResourceError: not enough memory.
 
     Attributes:
         notes: what was asked for and cannot be done, one sentence each.
+        extra_buffers: whether weights may lie in extra buffers (``trial.py``).
 
     """
 
@@ -46,6 +48,7 @@ class Model:
         self.options = options
         self.notes: list[str] = []
         self.gpu_layers = self._wanted_gpu_layers()
+        self.extra_buffers = trial.extra_buffers(options.extra_buffers)
         self._model = self._load()
         self._free = weakref.finalize(self, llama_cpp.llama_model_free, self._model)
         self.metadata = self._read_metadata()
@@ -130,6 +133,7 @@ class Model:
         params.n_gpu_layers = self.gpu_layers
         params.split_mode = _SPLIT_MODES[options.split_mode]
         params.main_gpu = options.main_gpu
+        params.use_extra_bufts = self.extra_buffers
         if not options.mmap or options.mlock:  # else: auto, llama.cpp's own choice
             params.load_mode = options.mmap + 2 * options.mlock
         if options.mlock and not llama_cpp.llama_supports_mlock():
@@ -195,11 +199,16 @@ class Model:
 
 
 def wanted_gpu_layers(options: ModelOptions) -> int:
-    """Layers that go to a GPU, 2**30 for all of them; 0 where this build cannot offload."""
+    """Layers that go to a GPU, 2**30 for all of them; 0 where this build cannot offload.
+
+    Unless they were asked for, none go where a pass there failed its trial.
+    """
     wanted = options.n_gpu_layers
     if not library.can_offload() or wanted == "none":
         return 0
-    return 2**30 if wanted is None or wanted in ("all", -1) else int(wanted)
+    if wanted is None:
+        return 2**30 if trial.gpu_runs() else 0
+    return 2**30 if wanted in ("all", -1) else int(wanted)
 
 
 def require_memory(needed: int, what: str) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, ModelOptions, Speculation
-from dspark_gguf.engine import library
+from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
@@ -52,6 +52,7 @@ class Pair:
     Attributes:
         interrupt: set it to end work on a long prompt or an answer at the next pass.
         notes: what the user should know, one sentence each.
+        left_out: those of them that tell what a trial ended badly for.
 
     """
 
@@ -83,6 +84,8 @@ class Pair:
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
         self.notes += self.target.notes + self.template.notes
+        self.left_out = self._left_out()
+        self.notes += self.left_out
         self.target_cache = self._context(self.target, self._target_context_size())
 
     def draft_cache(self) -> Context | None:
@@ -157,6 +160,7 @@ class Pair:
                     "options": cache.model.options.model_dump(mode="json"),
                     "n_ctx": cache.n_ctx,
                     "place": cache.model.place,
+                    "extra_buffers": cache.model.extra_buffers,
                 }
         return {**models, "machine": library.machine()}
 
@@ -220,6 +224,11 @@ class Pair:
                 f"({self.target.size / _MIB:.0f} MiB): drafting will cost more than it saves; "
                 "are -m and -d swapped?"
             )
+
+    def _left_out(self) -> list[str]:
+        options = self.target.options
+        on_gpu = options.n_gpu_layers is None and library.can_offload()
+        return trial.notes(options.extra_buffers, on_gpu)
 
     def _context(self, model: Model, n_ctx: int, max_rows: int = MAX_DRAFT + 1) -> Context:
         return Context(model, n_ctx, max_rows, self.interrupt)

@@ -10,6 +10,7 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from dspark_gguf.config import Sampling
 from dspark_gguf.engine.library import physical_cores, type_number
+from dspark_gguf.engine.llama import SafeLlama
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import ResourceError
 from dspark_gguf.records import Tally
@@ -46,8 +47,9 @@ class LlamaPeer:
         threads = options.threads or physical_cores()
         lookup = LlamaPromptLookupDecoding(num_pred_tokens=guesses) if guesses else None
         try:
-            self._llama = llama_cpp.Llama(
+            self._llama = SafeLlama(
                 str(model.path),
+                extra_buffers=options.extra_buffers,
                 n_ctx=n_ctx,
                 n_gpu_layers=model.gpu_layers,
                 n_batch=options.n_batch,

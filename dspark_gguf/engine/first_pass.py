@@ -1,0 +1,113 @@
+"""First passes of a small model, one way and another: the process that a `Trial` watches.
+
+What it finds goes to stdout, a line of JSON as soon as it is known: the process may end anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.config import ModelOptions
+from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.timing import tokens
+from dspark_gguf.engine.trial_model import write_trial_model
+
+#: How a model is loaded for each way; with one thread, because other programs disturb that least.
+_PLAIN = ModelOptions(n_gpu_layers="none", extra_buffers="off", threads=1)
+_WAYS = {
+    "extra buffers": _PLAIN.model_copy(update={"extra_buffers": "on"}),
+    "gpu": _PLAIN.model_copy(update={"n_gpu_layers": "all"}),
+}
+#: Rows of the passes that are compared: kernels differ for one, few and many. The first of them
+#: are timed.
+_ROWS, _TIMED = (1, 4, 16, 64), 3
+_DEPTH, _REPEATS = 16, 7
+
+
+def main(way: str, folder: str, seconds: str) -> None:
+    """Try one way beside the plain one.
+
+    Args:
+        way: ``extra buffers`` or ``gpu``.
+        folder: where the model may be written.
+        seconds: after which nobody waits any more.
+
+    """
+    _die_quietly(int(seconds))
+    try:
+        for found in _trial(way, Path(folder)):
+            sys.stdout.write(json.dumps(found) + "\n")
+            sys.stdout.flush()
+    except Exception as error:
+        sys.stdout.write(json.dumps({"error": str(error) or type(error).__name__}) + "\n")
+
+
+def _trial(way: str, folder: Path) -> Iterator[dict[str, Any]]:
+    path = write_trial_model(folder / "trial.gguf")
+    yield {"started": True}
+    plain = _context(path, _PLAIN)
+    wanted = [_rows(plain, count) for count in _ROWS]
+    yield {"plain": True}
+    tried = _context(path, _WAYS[way])
+    found = [_rows(tried, count) for count in _ROWS]
+    yield {"difference": max(map(_difference, found, wanted))}
+    yield {"ratios": {rows: _ratio(tried, plain, rows) for rows in _ROWS[:_TIMED]}}
+
+
+def _context(path: Path, options: ModelOptions) -> Context:
+    return Context(Model(path, options), 2 * max(_ROWS), max(_ROWS), Event())
+
+
+def _rows(cache: Context, count: int) -> npt.NDArray[np.float32]:
+    """The logits of one pass ``[count, n_tokens]``."""
+    ids = tokens(cache, _DEPTH + count)
+    cache.restart(ids[:_DEPTH])
+    rows = cache.decode(ids[_DEPTH:])
+    return np.stack([rows[k] for k in range(count)])
+
+
+def _difference(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
+    """Over the length of what is wanted; no number where a logit is none."""
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def _ratio(tried: Context, plain: Context, count: int) -> float:
+    """Seconds of a pass over those of the plain one, taking turns: the least of each."""
+    ids = tokens(plain, _DEPTH + count)
+
+    def seconds(cache: Context) -> float:
+        cache.restart(ids[:_DEPTH])
+        started = perf_counter()
+        cache.decode(ids[_DEPTH:])
+        return perf_counter() - started
+
+    taken = [(seconds(tried), seconds(plain)) for _ in range(_REPEATS)]
+    return min(ours for ours, _ in taken) / min(theirs for _, theirs in taken)
+
+
+def _die_quietly(seconds: int) -> None:
+    """No core file, no window, no debugger's trace; and an end, should nobody be left to wait."""
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    if sys.platform == "win32":
+        import ctypes
+
+        ctypes.windll.kernel32.SetErrorMode(0x8003)
+        return
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+        import signal
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.alarm(2 * seconds)

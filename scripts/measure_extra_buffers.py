@@ -1,0 +1,56 @@
+"""What passes cost with and without extra buffers (AMX, repacked weights), in one run.
+
+python scripts/measure_extra_buffers.py MODEL.gguf
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from threading import Event
+
+from dspark_gguf.config import ModelOptions
+from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.timing import passes
+
+ROWS = (1, 2, 4, 8, 16, 32)
+
+
+def measured(path: Path, repeats: int, threads: int) -> dict[str, dict[int, list[float]]]:
+    """Seconds by way and rows; the ways take turns, so that a busy moment falls on both."""
+    contexts = {}
+    for way in ("off", "on"):
+        options = ModelOptions(extra_buffers=way, n_gpu_layers="none", threads=threads)
+        contexts[way] = Context(Model(path, options), 128, max(ROWS), Event())
+    taken: dict[str, dict[int, list[float]]] = {way: {n: [] for n in ROWS} for way in contexts}
+    for _ in range(repeats):
+        for way, context in contexts.items():
+            for rows, seconds in passes(context, ROWS, 16):
+                taken[way][rows].append(seconds)
+    return taken
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """A table: milliseconds, passes of one row, and with over without."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
+    asked = parser.parse_args(words)
+    off, on = measured(asked.model, asked.repeats, asked.threads).values()
+    heads = ("off, ms", "over 1", "on, ms", "over 1", "on/off", "median")
+    print("rows" + "".join(f"{head:>10}" for head in heads))
+    for rows in ROWS:
+        one, other = min(off[rows]), min(on[rows])
+        middle = median(b / a for a, b in zip(off[rows], on[rows], strict=True))
+        print(
+            f"{rows:>4}{1e3 * one:>10.1f}{one / min(off[1]):>10.2f}{1e3 * other:>10.1f}"
+            f"{other / min(on[1]):>10.2f}{other / one:>10.2f}{middle:>10.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
