@@ -51,19 +51,25 @@ def run_python(*words, **options):
 
 
 @contextmanager
-def started(*words, **options):
-    """``dspark-gguf`` with these words, and pipes for what it says; killed at the end."""
+def begun(*command, stdin=subprocess.DEVNULL, **options):
+    """A process that goes on, and pipes for what it says; killed at the end."""
     process = subprocess.Popen(
-        [*PROGRAM, *(str(word) for word in words)], stdin=subprocess.DEVNULL,
+        [str(word) for word in command], stdin=stdin,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     )  # fmt: skip
     try:
         yield process
     finally:
         process.kill()
-        for pipe in (process.stdout, process.stderr):
-            pipe.close()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
         process.wait()
+
+
+def started(*words, **options):
+    """The same of ``dspark-gguf`` with these words."""
+    return begun(*PROGRAM, *words, **options)
 
 
 def in_terminal(command, arguments, **options):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import llama_cpp
 import pytest
 
 from dspark_gguf import Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.plugin import DSparkLlama
+from tests.children import run_python
 
 PROMPT = [1, 2, 3, 4, 1, 2]
 
@@ -116,9 +114,6 @@ for path, mode in ((sys.argv[1], "auto"), (sys.argv[1], "off"), (sys.argv[2], "a
 
 def test_grammars_that_do_not_parse(tiny_files):
     """From a string, a schema, a response format or a tool. In a process that may end."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tiny_files.target), str(tiny_files.mamba)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = run_python("-c", PROGRAM, tiny_files.target, tiny_files.mamba)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == ["[] 5"] * 3

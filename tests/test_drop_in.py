@@ -6,8 +6,6 @@ import copy
 import gc
 import inspect
 import pickle
-import subprocess
-import sys
 import weakref
 from collections import deque
 
@@ -20,6 +18,7 @@ from dspark_gguf.config import DraftOptions
 from dspark_gguf.draft import Cascade, LookupDrafter
 from dspark_gguf.errors import UsageError
 from dspark_gguf.plugin import DSparkLlama
+from tests.children import run_python
 from tests.fake_hub import serving
 
 EXACT = {"flash_attn": False, "type_k": 0, "type_v": 0, "verbose": False, "seed": 7}
@@ -284,10 +283,7 @@ print(here.model_path)
     note = tmp_path / "note.txt"
     note.write_text("hello")
     with serving({"org/tiny": {"tiny.gguf": tiny_files.target, "note.txt": note}}) as there:
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=there.environment(tmp_path), cwd=tmp_path,
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        done = run_python("-c", program, env=there.environment(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "LookupDrafter"
     assert {path.name for path in (tmp_path / "here").iterdir()} >= {"tiny.gguf", "note.txt"}

@@ -7,10 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from dspark_gguf.chat import terminal
+from tests.children import PATIENCE, begun
 
 #: Prints the prompt that `run` would answer, as JSON; a silence is over soon.
 ASK = """
@@ -38,19 +40,13 @@ def started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setenv("ASK", f"{sys.executable} ask.py")
-
-    def start(*words, stdin=subprocess.DEVNULL):
-        return subprocess.Popen(
-            words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    return start
+    return partial(begun, text=True)
 
 
 def told(child, text=None):
     """The prompts that a program prints, and what it says on stderr."""
-    with child:
-        out, said = child.communicate(text, timeout=60)
+    with child as process:
+        out, said = process.communicate(text, timeout=PATIENCE)
     return [json.loads(prompt) for prompt in out.splitlines()], said
 
 

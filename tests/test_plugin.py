@@ -418,28 +418,45 @@ def test_grammars(plain, ours):
     assert json.loads(texts[1], strict=False).keys() == {"name", "age"}
 
 
+CHAT = [{"role": "user", "content": "Anna is 31 years old. Who is it, and how old?"}]
+
+
+def test_chats(plain, ours):
+    """The dictionaries of `create_chat_completion`, whole and in parts: what `Llama` says."""
+    asked = {"messages": CHAT, "max_tokens": 24, "temperature": 0.0}
+    for stream in (False, True):
+        said = []
+        for llama in (plain, ours):
+            out = llama.create_chat_completion(**asked, stream=stream)
+            said.append([part["choices"] for part in (out if stream else [out])])
+        assert said[0] == said[1] != []
+
+
 def test_chat_on_the_real_pair(demo_files):
-    """Chat completions, JSON schema and tools: answers of the demo pair in the usual form."""
+    """Answers, JSON schema and tools have the usual form.
+
+    Texts are not compared: where two words are nearly as probable, a quantized model's choice
+    depends on how many tokens a pass reads.
+    """
     llama = DSparkLlama(str(demo_files[0]), draft_model=demo_files[1], n_ctx=1024, verbose=False)
-    asked = [{"role": "user", "content": "Anna is 31 years old. Who is it, and how old?"}]
-    answer = llama.create_chat_completion(asked, max_tokens=24, temperature=0.0)
+    asked = {"messages": CHAT, "temperature": 0.0}
+    answer = llama.create_chat_completion(**asked, max_tokens=24)
     assert answer["choices"][0]["message"]["content"]
-    parts = llama.create_chat_completion(asked, max_tokens=24, temperature=0.0, stream=True)
-    streamed = "".join(part["choices"][0]["delta"].get("content") or "" for part in parts)
-    assert streamed == answer["choices"][0]["message"]["content"]
+    parts = llama.create_chat_completion(**asked, max_tokens=24, stream=True)
+    assert any(part["choices"][0]["delta"].get("content") for part in parts)
+    # Longer than any text of this schema.
+    asked["max_tokens"] = 200
     shaped = llama.create_chat_completion(
-        asked, max_tokens=80, temperature=0.0,
-        response_format={"type": "json_object", "schema": SCHEMA},
-    )  # fmt: skip
-    assert json.loads(shaped["choices"][0]["message"]["content"])["age"] == 31
+        **asked, response_format={"type": "json_object", "schema": SCHEMA}
+    )
+    assert json.loads(shaped["choices"][0]["message"]["content"]).keys() == {"name", "age"}
     tool = {"type": "function", "function": {"name": "note", "parameters": SCHEMA}}
     called = llama.create_chat_completion(
-        asked, max_tokens=80, temperature=0.0, tools=[tool],
-        tool_choice={"type": "function", "function": {"name": "note"}},
-    )  # fmt: skip
+        **asked, tools=[tool], tool_choice={"type": "function", "function": {"name": "note"}}
+    )
     (call,) = called["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "note"
-    assert json.loads(call["function"]["arguments"]).keys() >= {"name", "age"}
+    assert json.loads(call["function"]["arguments"]).keys() == {"name", "age"}
     llama.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 from threading import Event
@@ -19,6 +18,7 @@ from dspark_gguf.chat.terminal import Screen
 from dspark_gguf.config import load_settings
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.records import Answer
+from tests.children import run_python
 
 WORDS = ["one", "two", "three", "four"]
 FIXED = {"sampling": {"temperature": 0.5}, "model": "big.gguf"}
@@ -225,10 +225,7 @@ def test_a_stream_that_is_not_utf8(tmp_path):
         "from dspark_gguf.chat.results import Results\n"
         "with Results().writing() as write: write({'text': 'é 😀'})"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "cp1252"},
-        capture_output=True, check=True,
-    )  # fmt: skip
+    ran = run_python("-c", code, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, text=False)
     assert json.loads(ran.stdout.decode("ascii")) == {"text": "é 😀"}
 
 

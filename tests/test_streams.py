@@ -5,16 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from dspark_gguf.cli.streams import settle
 from dspark_gguf.visible import as_json
+from tests.children import PROGRAM, run
 from tests.tiny_gguf import write_llama
 
-PROGRAM = [sys.executable, "-c", "from dspark_gguf.cli import main; main()"]
 #: As a service or a cron job has it.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 TEXT = "café “你” 😀"
@@ -76,16 +75,13 @@ def model(tmp_path_factory):
 
 def program(*words, **environment):
     """Exit code, and the bytes on stdout and stderr."""
-    ran = subprocess.run(
-        [*PROGRAM, *words], env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
-        capture_output=True, timeout=60,
-    )  # fmt: skip
+    ran = run(*PROGRAM, *words, env={**os.environ, **environment}, text=False)
     return ran.returncode, ran.stdout, ran.stderr
 
 
 def test_the_same_answer_in_another_locale(model):
     """`LC_ALL=C` in a service: argument, file name and answer are those of a terminal."""
-    words = ["run", "Schön?", "--system", "é", "-m", os.fsencode(model), *FEW]
+    words = ["run", "Schön?", "--system", "é", "-m", model, *FEW]
     code, plain, said = program(*words)
     assert code == 0
     assert b"caf\\udce9" in said
@@ -101,7 +97,7 @@ def test_the_same_answer_in_another_locale(model):
 def test_every_command_prints_in_another_locale(model):
     """The names of files, and what is said about them."""
     for words in (["inspect", model], ["inspect", model, "--json"], ["models"]):
-        code, out, said = program(*map(os.fsencode, words), **ASCII)
+        code, out, said = program(*words, **ASCII)
         assert code == 0, said
         assert out.isascii()
         assert b"caf\\udce9.gguf" in out or words == ["models"]
@@ -115,10 +111,7 @@ def test_closed_streams(model):
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     outs = []
     for ends in ("", "<&- 2>&-", "<&- >&- 2>&-"):
-        ran = subprocess.run(
-            ["sh", "-c", f"{line} {ends}"], env=environment, stdin=subprocess.DEVNULL,
-            capture_output=True, timeout=60,
-        )  # fmt: skip
+        ran = run("sh", "-c", f"{line} {ends}", env=environment, text=False)
         assert ran.returncode == 0, ran.stderr
         assert b"Traceback" not in ran.stderr
         outs.append(ran.stdout)

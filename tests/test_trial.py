@@ -23,6 +23,7 @@ from dspark_gguf.engine.trial import Outcome
 from dspark_gguf.engine.trial_model import write_trial_model
 from dspark_gguf.errors import EngineError
 from dspark_gguf.paths import cache_path
+from tests.children import PATIENCE, begun
 
 DIES = Outcome("ends the process (SIGSEGV)")
 DEAD = Outcome("ends the process (SIGILL)", everywhere=True)
@@ -170,9 +171,9 @@ REAL = "from dspark_gguf.engine import trial; print(trial.outcome('extra buffers
 
 def test_this_build_and_two_processes_at_once(nothing_known):
     """The real trial: both have an answer, and it is one file."""
-    command = [sys.executable, "-c", REAL]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [one.communicate()[0] for one in both]
+    command = (sys.executable, "-c", REAL)
+    with begun(*command, text=True) as one, begun(*command, text=True) as other:
+        said = [child.communicate(timeout=PATIENCE)[0] for child in (one, other)]
     assert all(line.startswith("Outcome(fault='") for line in said), said
     assert len(kept()) == 1
     found = trial.outcome("extra buffers")
