@@ -43,9 +43,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def home(tmp_path):
-    """Environment with folders of its own."""
-    folders = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CACHE", "DATA")}
-    return {**os.environ, **folders}
+    """Environment with a data folder of its own."""
+    return {**os.environ, "XDG_DATA_HOME": str(tmp_path / "DATA")}
 
 
 def transcript(home, name="last"):
