@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import shipped
@@ -125,6 +125,16 @@ class Sampling(_Part):
     """Forbid the end-of-generation tokens."""
     seed: int | None = Field(default=None, ge=0, le=2**64 - 1)
     """null: a new one each time."""
+    grammar: str | None = None
+    """What answers must fit: GBNF text, or a file with it."""
+    json_schema: str | None = None
+    """What answers must fit: a JSON schema, or a file with it."""
+
+    @model_validator(mode="after")
+    def _one_grammar(self) -> Sampling:
+        if self.grammar is not None and self.json_schema is not None:
+            raise ValueError("a grammar or a json_schema, not both")
+        return self
 
 
 class Limits(_Part):
@@ -157,9 +167,10 @@ class Speculation(_Part):
     rule: Literal["auto", "fixed", "threshold", "prefix", "optimal"] = "auto"
     """How long to draft. auto: as `draft_min_prob` says where it is given; else `optimal` in mode
     auto and `threshold` in mode on."""
-    drafter: Literal["auto", "model", "lookup"] = "auto"
-    """model: the draft model; lookup: tokens copied from the conversation, no model needed. auto:
-    both under `optimal`; by hand, the draft model where there is one, else lookup."""
+    drafter: str = "auto"
+    """model: the draft model; lookup: tokens copied from the conversation, no model needed; or the
+    name of another drafter that is installed. auto: both under `optimal`; by hand, the draft model
+    where there is one, else lookup."""
     lookup_store: str | None = None
     """Texts to copy from besides the conversation: a file that `lookup build` made."""
     draft_max: int | None = Field(default=None, ge=0, le=MAX_DRAFT)

@@ -198,16 +198,17 @@ class LearnedCosts:
 
     def observe(self, round: Round) -> None:
         """Learn from a finished round."""
-        if not round.tokens:
+        if not round.tokens or round.prefill_seconds:
             return
-        seconds = round.seconds - round.draft_seconds - round.prefill_seconds
+        seconds = round.seconds - round.draft_seconds
         if round.reread <= self.limit:
             self.add_pass(1 + round.drafted, seconds * self._own_share(round))
-        for k, look in enumerate(round.look_seconds):
-            if k:
-                self.add_look(look)
-            else:
-                self.add_first_look(look, round.caught_up)
+        for segment in round.draft.segments:
+            for k, look in enumerate(segment.seconds):
+                if k:
+                    self.add_look(look)
+                else:
+                    self.add_first_look(look, segment.caught_up)
 
     def _own_share(self, round: Round) -> float:
         """Share of the pass in its seconds: the rest is what was read again before it."""

@@ -1,34 +1,174 @@
-"""The round loop: draft, verify in one pass of the target, trim both caches."""
+"""The heart: an answer on its way, and the loop that drives it.
+
+A round is ``propose``, one pass of the target, ``commit``. Whoever owns the pass drives the loop:
+`Decoder` for one conversation, ``DSparkLlama`` for its own, a server for many in one pass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 
+from dspark_gguf.assemble import Begin, answer_grammar, assemble
 from dspark_gguf.config import Limits, Sampling, Speculation
-from dspark_gguf.draft import Drafter, make_drafter, scheduled
+from dspark_gguf.draft import Drafter, within
 from dspark_gguf.ending import Ending
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.engine.protocol import Cache, Tokenizer
+from dspark_gguf.engine.protocol import Cache, Rows, Tokenizer
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
-from dspark_gguf.records import NO_DRAFT, Answer, Round
+from dspark_gguf.records import NO_DRAFT, Answer, Draft, FinishReason, Round
 from dspark_gguf.sampling import Sampler
-from dspark_gguf.schedule import Fixed, StoppingRule
-from dspark_gguf.verify import Rule, make_rule, verify
+from dspark_gguf.schedule import StoppingRule
+from dspark_gguf.verify import DistVerifier, Rule, Verifier
 
 #: Given the answer so far, a shorter token list to go on from; None: there is none.
 Shift = Callable[[Sequence[int]], Sequence[int] | None]
 
 
-class Decoder:
-    """Speculative decoding, one round per target pass.
+class Stop(Protocol):
+    """Where an answer ends, and its text on the way there; see `Ending`."""
 
-    True between rounds, hence at every yield:
+    finish_reason: FinishReason | None
+
+    def room(self, free: int) -> int:
+        """Tokens that may still come, with `free` places in the context."""
+
+    def take(self, fresh: Sequence[int]) -> tuple[list[int], str]:
+        """The tokens that belong to the answer, and the text that is certain now."""
+
+    def flush(self) -> str:
+        """What was held back: nothing will follow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the target must decode: `tokens` behind those it holds, a row for the last `n_rows`."""
+
+    tokens: Sequence[int]
+    n_rows: int
+
+
+class Generation:
+    """One answer on its way.
+
+    True between rounds:
       the target's cache holds every committed token but the last, or fewer where its memory
       cannot take back single tokens: then the next pass reads the missing ones again;
       the drafter's cache is a prefix of the committed tokens but the last.
+    So an answer can be abandoned at any time; nothing has to be cleaned up.
+
+    Args:
+        target: the target model's cache.
+        drafter: where guesses come from.
+        scheduler: how many of them.
+        verifier: which of them stand, and what the target says itself.
+        ending: where the answer ends.
+        prompt: token ids, at least one. What the caches still hold of it is not read again.
+        rng: source of the drafter's draws.
+
+    Attributes:
+        tokens: all that is committed, the prompt included.
+        finish_reason: why the answer has ended; None while it goes on.
+
+    """
+
+    def __init__(
+        self,
+        target: Cache,
+        drafter: Drafter,
+        scheduler: StoppingRule,
+        verifier: Verifier,
+        ending: Stop,
+        prompt: Sequence[int],
+        rng: np.random.Generator,
+    ) -> None:
+        self.target, self.drafter, self.scheduler = target, drafter, scheduler
+        self.verifier, self.ending = verifier, ending
+        self.tokens = list(prompt)
+        self.finish_reason: FinishReason | None = None
+        self._prompt = len(prompt)  # tokens of it, until it is read
+        self._draft = NO_DRAFT
+        drafter.restart(prompt[:-1], rng)
+        self._cached = target.keep(prompt[:-1])
+
+    def moved(self, prompt: Sequence[int], rng: np.random.Generator) -> Generation:
+        """The same answer, going on behind a shorter prompt that has it at its end."""
+        return Generation(
+            self.target, self.drafter, self.scheduler, self.verifier, self.ending, prompt, rng
+        )
+
+    @property
+    def room(self) -> int:
+        """Tokens that the answer may still have."""
+        return self.ending.room(self.target.n_ctx - len(self.tokens))
+
+    def propose(self) -> Step:
+        """What the target must decode next; in the first round that is the prompt, alone.
+
+        Also where the caches hold it already: a seed's text must not depend on what they hold.
+        """
+        self._started = perf_counter()
+        self._draft = NO_DRAFT if self._prompt else self._drafted()
+        unread = self.tokens[self.target.length :]
+        self._reread = 0 if self._prompt else len(unread) - 1
+        self._proposed = perf_counter()
+        return Step([*unread, *self._draft.tokens], len(self._draft) + 1)
+
+    def _drafted(self) -> Draft:
+        room = min(self.room, self.target.max_rows) - 1
+        plan = self.scheduler.plan(room, self.drafter.behind(self.tokens))
+        return self.drafter.propose(self.tokens, plan)
+
+    def commit(self, rows: Rows) -> Round:
+        """Verify the draft with the rows of the step, take back what was rejected, and learn."""
+        decoded, draft = perf_counter(), self._draft
+        verdict = self.verifier(draft, rows, self.tokens)
+        own = () if verdict.token is None else (verdict.token,)
+        fresh, text = self.ending.take([*draft.tokens[: verdict.accepted], *own])
+        self.tokens += fresh
+        length = len(self.tokens) - len(own)
+        self.target.trim(length)
+        self.drafter.trim(length)
+        self.finish_reason = self.ending.finish_reason or (None if own else "stop")
+        if self.finish_reason is None and self.room <= 0:
+            self.finish_reason = "context"
+        round = Round(
+            tuple(fresh),
+            text,
+            draft,
+            verdict,
+            reread=self._reread,
+            seconds=perf_counter() - self._started,
+            draft_seconds=self._proposed - self._started if draft.segments else 0.0,
+            target_seconds=0.0 if self._prompt else decoded - self._proposed,
+            prefill_seconds=decoded - self._proposed if self._prompt else 0.0,
+            prompt_tokens=self._prompt,
+            cached_tokens=self._cached if self._prompt else 0,
+            finish_reason=self.finish_reason,
+        )
+        self._prompt = 0
+        self.scheduler.observe(round)
+        self.drafter.observe(round)
+        return round
+
+    def end(self, reason: FinishReason) -> Round:
+        """The answer ends here, without another pass."""
+        self.finish_reason = reason
+        return Round(
+            (),
+            self.ending.flush(),
+            prompt_tokens=self._prompt,
+            cached_tokens=self._cached if self._prompt else 0,
+            finish_reason=reason,
+        )
+
+
+class Decoder:
+    """Speculative decoding of one conversation, one round per pass of the target.
 
     Args:
         target: the target model's cache.
@@ -38,6 +178,8 @@ class Decoder:
         rule: which of them stand.
         sampler: the law of the output.
         seed: of the draws; None: a new one for each answer.
+        grammar: begins the grammar that each answer must fit; None: there is none.
+        shadows_match: see `DistVerifier`.
 
     """
 
@@ -50,10 +192,12 @@ class Decoder:
         rule: Rule,
         sampler: Sampler,
         seed: int | None = None,
+        grammar: Begin | None = None,
+        shadows_match: bool = False,
     ) -> None:
         self.target, self.tokenizer, self.drafter = target, tokenizer, drafter
         self.stopping_rule, self.rule, self.sampler = stopping_rule, rule, sampler
-        self.seed = seed
+        self.seed, self.grammar, self.shadows_match = seed, grammar, shadows_match
 
     @classmethod
     def for_pair(
@@ -66,19 +210,29 @@ class Decoder:
             sampling: how tokens are drawn; default: llama.cpp's defaults.
             speculation: when to draft and what to accept; default: lossless.
 
+        Raises:
+            UsageError: settings that these models cannot honour.
+
         """
         sampling, speculation = sampling or Sampling(), speculation or Speculation()
-        stopping_rule: StoppingRule = Fixed(0)
-        if speculation.mode != "off":
-            speculation, stopping_rule = scheduled(pair, sampling, speculation)
+        parts = assemble(
+            pair.target_cache,
+            pair.draft_cache,
+            pair.vocabulary,
+            sampling,
+            speculation,
+            lambda: pair.learned(speculation),
+        )
         return cls(
-            target=pair.target_cache,
-            tokenizer=pair.vocabulary,
-            drafter=make_drafter(pair, sampling, speculation),
-            stopping_rule=stopping_rule,
-            rule=make_rule(speculation),
-            sampler=Sampler.of(sampling, pair.vocabulary),
-            seed=sampling.seed,
+            pair.target_cache,
+            pair.vocabulary,
+            parts.drafter,
+            parts.scheduler,
+            parts.rule,
+            Sampler.of(sampling, pair.vocabulary),
+            sampling.seed,
+            answer_grammar(pair.vocabulary, sampling),
+            parts.shadows_match,
         )
 
     def answer(self, prompt: Sequence[int], limits: Limits | None = None) -> Answer:
@@ -104,8 +258,8 @@ class Decoder:
             shift: called with the answer so far when the context is full.
 
         Yields:
-            First a record of reading the prompt, without tokens; then a round for each pass of
-            the target, the last one with a ``finish_reason``.
+            A round for each pass of the target, the last one with a ``finish_reason``. The first
+            one reads the prompt and brings the first token.
 
         Raises:
             UsageError: an empty prompt.
@@ -115,83 +269,32 @@ class Decoder:
         self._require_room(prompt)
         rng = np.random.default_rng(self.seed) if rng is None else rng
         ending = Ending(limits or Limits(), self.tokenizer)
+        run, said = self.start(prompt, ending, rng), list[int]()
         try:
-            yield self._read(prompt, rng)
-            yield from self._rounds(list(prompt), ending, rng, shift)
+            if not run.room:
+                yield run.end("length")
+            while run.finish_reason is None:
+                step = run.propose()
+                round = run.commit(self.target.decode(step.tokens, step.n_rows))
+                said += round.tokens
+                if round.finish_reason != "context":
+                    yield round
+                elif shorter := shift(said) if shift else None:
+                    # Yielded first, so that a Ctrl-C while the rest is read again loses no token.
+                    yield replace(round, finish_reason=None)
+                    run = run.moved(shorter, rng.spawn(1)[0])
+                else:
+                    yield replace(round, text=round.text + ending.flush())
         except Cancelled:
-            yield Round((), ending.flush(), finish_reason="cancelled")
+            yield run.end("cancelled")
 
-    def _rounds(
-        self, tokens: list[int], ending: Ending, rng: np.random.Generator, shift: Shift | None
-    ) -> Iterator[Round]:
-        answer: list[int] = []
-        reading = 0.0
-        while room := ending.room(self.target.n_ctx - len(tokens)):
-            started = perf_counter()
-            most = min(room, self.target.max_rows) - 1
-            plan = self.stopping_rule.plan(most, self.drafter.behind(tokens))
-            draft = self.drafter.propose(tokens, plan) if plan.length else NO_DRAFT
-
-            drafted = perf_counter()
-            unread = tokens[self.target.length :]
-            rows = self.target.advance([*unread, *draft.tokens], len(draft) + 1)
-            decoded = perf_counter()
-
-            past = self.sampler.history(tokens)
-            verdict = verify(
-                draft,
-                lambda k: self.sampler(rows[k], past, draft.tokens[:k]),  # noqa: B023
-                self.rule,
-                rng,
-            )
-            fresh, text = ending.take([*draft.tokens[: verdict.accepted], verdict.token])
-            tokens += fresh
-            answer += fresh
-            self.target.trim(len(tokens) - 1)
-            self.drafter.trim(len(tokens) - 1)
-
-            finish, shorter = ending.finish_reason, None
-            if finish is None and len(tokens) >= self.target.n_ctx:
-                shorter = shift(answer) if shift else None
-                if shorter is None:
-                    finish, text = "context", text + ending.flush()
-            round = Round.of(
-                draft,
-                fresh,
-                text=text,
-                accepted=min(verdict.accepted, len(fresh)),
-                match_chances=verdict.match_chances,
-                reread=len(unread) - 1,
-                seconds=reading + perf_counter() - started,
-                draft_seconds=0.0 if draft is NO_DRAFT else drafted - started,
-                target_seconds=decoded - drafted,
-                prefill_seconds=reading,
-                finish_reason=finish,
-            )
-            self.stopping_rule.observe(round)
-            self.drafter.observe(round)
-            yield round
-            if finish:
-                return
-            reading = 0.0
-            if shorter is not None:
-                # After the yield, so that a Ctrl-C during this long read loses no token.
-                tokens = list(shorter)
-                reading = self._read(tokens, rng).seconds
-        yield Round((), ending.flush(), finish_reason="length")  # a budget of no tokens
-
-    def _read(self, tokens: Sequence[int], rng: np.random.Generator) -> Round:
-        """Bring the target's cache to `tokens` but the last; the drafter reads when it drafts."""
-        started = perf_counter()
-        self.drafter.restart(tokens[:-1], rng.spawn(1)[0])
-        cached = self.target.restart(tokens[:-1])
-        seconds = perf_counter() - started
-        return Round(
-            (),
-            seconds=seconds,
-            prefill_seconds=seconds,
-            prompt_tokens=len(tokens),
-            cached_tokens=cached,
+    def start(self, prompt: Sequence[int], ending: Stop, rng: np.random.Generator) -> Generation:
+        """An answer whose passes are somebody else's business."""
+        grammar = None if self.grammar is None else self.grammar()
+        drafter = within(grammar, self.drafter, self.stopping_rule)
+        verifier = DistVerifier(self.sampler, self.rule, rng, grammar, self.shadows_match)
+        return Generation(
+            self.target, drafter, self.stopping_rule, verifier, ending, prompt, rng.spawn(1)[0]
         )
 
     def _require_room(self, prompt: Sequence[int]) -> None:

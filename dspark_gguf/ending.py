@@ -71,3 +71,21 @@ class Ending:
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):
                 return length
         return 0
+
+
+class Endless:
+    """An answer that its consumer ends; the context may be filled to its last place."""
+
+    finish_reason: FinishReason | None = None
+
+    def room(self, free: int) -> int:
+        """A token more than there are places: the last one need not be read."""
+        return free + 1
+
+    def take(self, fresh: Sequence[int]) -> tuple[list[int], str]:
+        """All of it; the text is the consumer's."""
+        return list(fresh), ""
+
+    def flush(self) -> str:
+        """Nothing is held back."""
+        return ""

@@ -38,10 +38,22 @@ class Learned:
         if path is not None:
             self._load(path)
 
-    def calibration(self, drafter: str, acceptance: str, temperature: float) -> Calibration:
-        """What the scores of this drafter mean under this rule at such temperatures."""
+    def calibration(
+        self, drafter: str, acceptance: str, temperature: float, is_free: bool = False
+    ) -> Calibration:
+        """What the scores of this drafter mean under this rule at such temperatures.
+
+        Args:
+            drafter: its name.
+            acceptance: the rule's name.
+            temperature: of the target's draws.
+            is_free: whether its guesses cost nothing, so that all of them are learned from.
+
+        """
         key = f"{drafter}/{acceptance}/{temperature_class(temperature)}"
-        return self._calibrations.setdefault(key, _fresh(key))
+        if key not in self._calibrations:
+            self._calibrations[key] = Calibration.of_copies() if is_free else Calibration()
+        return self._calibrations[key]
 
     def save(self) -> None:
         """Write all of it; another process that writes at the same time wins or loses as a whole.

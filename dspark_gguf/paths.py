@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from dspark_gguf.errors import DSparkError
+from dspark_gguf.errors import DSparkError, UsageError
 
 #: The end of the name of a part of a split model, as llama.cpp's gguf-split writes it.
 SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
@@ -54,6 +54,21 @@ def make_private(path: Path) -> None:
         mode = path.stat().st_mode
         if mode & 0o077:
             path.chmod(mode & 0o700)
+
+
+def text_or_file(value: str, sign: str, what: str) -> str:
+    """`value` where it contains `sign`, else the text of the file of that name.
+
+    Raises:
+        UsageError: there is no such file, or it is not UTF-8.
+
+    """
+    if sign in value:
+        return value
+    try:
+        return Path(value).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"a file or text for --{what}", str(error), "check it") from None
 
 
 def shards(path: Path) -> list[Path]:

@@ -8,30 +8,44 @@ there, and the same seed says the same.
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import os
 import sys
 import weakref
-from collections.abc import Generator, Iterator, Sequence
-from functools import partial, wraps
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property, partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import llama_cpp
 import numpy as np
 
+from dspark_gguf.assemble import Parts, assemble, new_choices
 from dspark_gguf.catalog.resolve import located, resolve
-from dspark_gguf.config import DraftOptions, Speculation
-from dspark_gguf.draft import Drafter, NoDrafter
-from dspark_gguf.engine import trial
-from dspark_gguf.engine.grammar import require_grammar
-from dspark_gguf.engine.llama import GrowingTokenizer, LlamaCache, RecordedRows, SafeLlama
-from dspark_gguf.errors import ModelError, UsageError
+from dspark_gguf.config import DraftOptions, Sampling, Speculation
+from dspark_gguf.decoder import Generation
+from dspark_gguf.draft import AnswerGrammar, Choices, Drafter, NoDrafter, within
+from dspark_gguf.ending import Endless
+from dspark_gguf.engine import library, trial
+from dspark_gguf.engine.chain import Chain, ChainVerifier
+from dspark_gguf.engine.grammar import Grammar, require_grammar
+from dspark_gguf.engine.llama import GrowingTokenizer, RecordedRows, SafeLlama, borrowed
+from dspark_gguf.engine.pair import open_draft
+from dspark_gguf.engine.sequence import SequenceCache
+from dspark_gguf.engine.timing import measured
+from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
+from dspark_gguf.errors import UsageError
 from dspark_gguf.hub import downloaded
-from dspark_gguf.llama_decoder import LlamaDecoder
+from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.schedule import Fixed, StoppingRule
-from dspark_gguf.speculator import DraftModel, Speculator, require_honoured
+from dspark_gguf.verify import match
 
+#: What may be given as `draft_model`.
+DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
+#: Of the first profile of a pair.
+_PROFILE_SECONDS = 2.0
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 
 
@@ -41,9 +55,9 @@ class DSparkLlama(SafeLlama):
     Args:
         model_path: the target: a file, ``org/repo:quant`` on the hub, or a pair of ``models.txt``,
             which brings its draft.
-        draft_model: a GGUF with the target's vocabulary, named likewise, a loaded ``Llama`` that
-            nobody else uses meanwhile, a `Drafter`, or None: what the conversation already said is
-            copied.
+        draft_model: a GGUF with the target's vocabulary or a draft made for the target (DSpark,
+            DFlash), named likewise, a loaded ``Llama`` that nobody else uses meanwhile, a
+            `Drafter`, or None: what the conversation already said is copied.
         draft_options: how a path is loaded.
         speculation: when to draft, and how much; acceptance is `match`.
         options: as for ``Llama``; ``extra_buffers`` (on, off) overrules what was tried here.
@@ -51,15 +65,17 @@ class DSparkLlama(SafeLlama):
     Raises:
         UsageError: a `draft_model` that is none of these, or settings that do not go with it.
         PairError: a draft with another vocabulary.
-        ModelError: a draft, or a target with a draft, that cannot take tokens back.
+        ModelError: a draft that is no model.
         EngineError: this build of llama.cpp cannot run on this machine.
 
     """
 
     n_tokens: int
     tokenizer_: Any
-    _speculator: Speculator | None = None
+    _learned: Learned | None = None
+    _draft: SequenceCache | None = None
     _recorded: RecordedRows | None = None
+    _committed: Sequence[int] = ()
     _records = False
     _all_logits = False
 
@@ -85,20 +101,16 @@ class DSparkLlama(SafeLlama):
         self._asked = {
             "draft_model": draft_model, "draft_options": draft_options, "speculation": speculation,
         }  # fmt: skip
-        # By a proxy: it is freed with the last reference to it, as a `Llama` is.
-        self._cache = LlamaCache(weakref.proxy(self))
-        if options.get("vocab_only") or options.get("embedding"):
+        self._parts = Parts(NoDrafter(), Fixed(0), match)
+        if options.get("vocab_only"):
             return
-        facts = {
-            "own": _told(super().__getstate__()), "draft": repr(draft_options),
-            "extra_buffers": self.extra_buffers,
-        }  # fmt: skip
+        # By a proxy: it is freed with the last reference to it, as a `Llama` is.
+        self._cache = borrowed(weakref.proxy(self))
+        self._vocabulary = Vocabulary(self._model.model, owner=self._model)
+        if options.get("embedding"):
+            return
         try:
-            self._require_trimmable(draft_model)
-            if self._cache.can_trim and self.speculation.mode != "off":
-                self._speculator = Speculator(
-                    self._cache, draft_model, draft_options, self.speculation, facts
-                )
+            self._assemble(draft_model, draft_options)
         except Exception:
             self.close()
             raise
@@ -106,32 +118,59 @@ class DSparkLlama(SafeLlama):
             lines = [f"DSparkLlama: {self.outlook}", *(f"note: {note}" for note in trial.notes())]
             print("\n".join(lines), file=sys.stderr)  # noqa: T201 - as Llama does
 
-    def _require_trimmable(self, draft: DraftModel) -> None:
-        if draft is not None and self.speculation.mode != "off" and not self._cache.can_trim:
-            raise ModelError(
-                "a target whose cache takes tokens back, for a draft_model",
-                f"{os.path.basename(self.model_path)}, which is recurrent",
-                "leave draft_model out: it then decodes plainly",
-            )
+    def _assemble(self, draft: DraftModel, options: DraftOptions | None) -> None:
+        facts = {
+            "own": _told(super().__getstate__()), "draft": repr(options),
+            "extra_buffers": self.extra_buffers,
+        }  # fmt: skip
+        if self.speculation.mode != "off":
+            self._draft = self._draft_cache(draft, options or DraftOptions())
+        is_ours = draft is None or self._draft is not None
+        self._parts = assemble(
+            self._cache,
+            lambda: self._draft,
+            self._vocabulary,
+            # The draft's best guess is what llama.cpp's own draw follows most often.
+            Sampling(temperature=0.0),
+            self.speculation.model_copy(update={"acceptance": "match"}),
+            partial(self._measured, {**facts, "files": _stats([self.model_path, draft])}),
+            None if is_ours else _own_drafter(draft),
+        )
+
+    def _draft_cache(self, draft: DraftModel, options: DraftOptions) -> SequenceCache | None:
+        name = os.path.basename(self.model_path)
+        if isinstance(draft, str | Path):
+            return open_draft(draft, options, self._cache, self._vocabulary, self.model_path)
+        if isinstance(draft, llama_cpp.Llama):
+            theirs = Vocabulary(draft._model.model, owner=draft)
+            require_same_tokens(self._vocabulary, theirs, name, os.path.basename(draft.model_path))
+            return borrowed(draft, is_draft=True)
+        return None
+
+    def _measured(self, facts: Mapping[str, Any]) -> Learned:
+        path = None
+        if self.speculation.learn:
+            path = learned_path({**facts, "machine": library.machine()})
+        self._learned = Learned(path)
+        return measured(self._learned, self._cache, self._draft, self.speculation, _PROFILE_SECONDS)
 
     @property
     def outlook(self) -> str:
         """What speculation will do here, in one line."""
-        if self._speculator is not None:
-            return self._speculator.outlook
         if self.speculation.mode == "off":
             return "plain decoding, as asked"
-        return "plain decoding: this model's cache cannot take tokens back"
+        drafter, rule = self._parts.drafter, self.speculation.stopping_rule
+        return f"drafts from {drafter.about}, as many as the rule {rule} admits; the same output"
 
     @property
     def drafter(self) -> Drafter:
         """What proposes."""
-        return self._speculator.drafter if self._speculator else NoDrafter()
+        return self._parts.drafter
 
     @property
     def stopping_rule(self) -> StoppingRule:
         """What decides how much."""
-        return self._speculator.stopping_rule if self._speculator else Fixed(0)
+        return self._parts.scheduler
 
     def _create_completion(self, *args: Any, **options: Any) -> Iterator[Any]:
         """As in ``Llama``; log-probabilities need no table of the whole context."""
@@ -183,39 +222,103 @@ class DSparkLlama(SafeLlama):
         more = self._all_logits and rows < self._n_ctx
         self._table = np.ndarray((self._n_ctx, width), table.dtype) if more else table
 
-    def save_state(self) -> llama_cpp.LlamaState:
-        """As of ``Llama``, whose table of logits it takes along: not the rows for logprobs."""
+    def _init_sampler(self, *args: Any, **options: Any) -> Any:
+        if options.get("grammar") is not None:
+            require_grammar(self._model.vocab, options["grammar"])
+        return super()._init_sampler(*args, **options)
+
+    def eval(self, tokens: Sequence[int]) -> None:  # noqa: D102 - as in Llama
+        self._catch_up(whole=True)
+        super().eval(tokens)
+
+    def save_state(self) -> Any:  # noqa: D102 - as in Llama
+        self._catch_up(whole=True)
+        # Its table of logits is taken along, not the rows for log-probabilities.
         recorded, self._recorded = self._recorded, None
         try:
             return super().save_state()
         finally:
             self._recorded = recorded
 
-    def _init_sampler(self, *args: Any, **options: Any) -> Any:
-        if options.get("grammar") is not None:
-            require_grammar(self._model.vocab, options["grammar"])
-        return super()._init_sampler(*args, **options)
+    def _catch_up(self, whole: bool = False) -> None:
+        """Notice what others did since the last pass; `whole`: read what a rejection took along."""
+        cache = getattr(self, "_cache", None)
+        if cache is None or (whole and cache.rollback == "removal"):
+            return  # whatever is said is in a memory that takes back single tokens
+        said = self._input_ids.tolist()
+        cache.sync(said, self._committed)
+        if whole and cache.length < len(said):
+            cache.decode(said[cache.length :], 0)
 
     @wraps(llama_cpp.Llama.generate)
     def generate(  # noqa: D102 - as in Llama
         self, *args: Any, **options: Any
     ) -> Generator[int, Sequence[int] | None, None]:
         asked = _GENERATE.bind(self, *args, **options).arguments
+        del asked["self"]
         return self._generated(list(asked.pop("tokens")), asked)
 
     def _generated(
         self, tokens: list[int], asked: dict[str, Any]
     ) -> Generator[int, Sequence[int] | None, None]:
-        del asked["self"]
         if not tokens and (asked.get("reset", True) or not self.n_tokens):
             raise UsageError("a prompt of a token at least", "none", "begin it with token_bos()")
         recording, self._records = self._records, False
         self._recorded = RecordedRows(self._n_vocab, len(tokens) - 1) if recording else None
-        if self._speculator is None and not recording and asked.get("grammar") is None:
+        if self.speculation.mode == "off" and not recording and asked.get("grammar") is None:
             yield from super().generate(tokens, **asked)
             return
-        decoder = LlamaDecoder(self, self._cache, self._speculator, self._recorded)
-        yield from decoder.generate(tokens, **asked)
+        self._catch_up()
+        if not asked.pop("reset", True):
+            tokens = [*self._input_ids.tolist(), *tokens]
+        yield from self._said(tokens, **asked)
+
+    def _said(
+        self, prompt: list[int], *, stopping_criteria: Any = None, **sampling: Any
+    ) -> Generator[int, Sequence[int] | None, None]:
+        """Tokens behind `prompt`, as ``Llama`` draws them; `sampling` as for its chain."""
+        run = self._run(prompt, stopping_criteria, sampling)
+        first = len(prompt)
+        while run.finish_reason is None:
+            self._committed = run.tokens
+            step = run.propose()
+            place = len(run.tokens)
+            round = run.commit(self._cache.decode(step.tokens, step.n_rows))
+            for k, token in enumerate(round.tokens):
+                # What the caller sees between two tokens: what was said until then.
+                self.n_tokens = place + k
+                sent = yield token
+                if not sent:
+                    continue
+                drawn = run.tokens[first : place + k + 1]
+                said = [*run.tokens[: place + k + 1], *sent]
+                if k + 1 == len(round.tokens):
+                    run = run.moved(said, np.random.default_rng(0))
+                else:  # the chain has drawn more than was handed out
+                    run = self._run(said, stopping_criteria, sampling, drawn)
+                break
+
+    def _run(
+        self,
+        prompt: list[int],
+        criteria: Any,
+        sampling: dict[str, Any],
+        drawn: Sequence[int] = (),
+    ) -> Generation:
+        """An answer behind `prompt`, to be driven; its chain has seen `drawn`."""
+        self._mirostat_mu = ctypes.c_float(2.0 * sampling.get("mirostat_tau", 5.0))
+        asked, grammar, scheduler = sampling.get("grammar"), None, self._parts.scheduler
+        if asked is not None:
+            state = Grammar(self._vocabulary, asked._grammar, asked._root)
+            grammar = AnswerGrammar(state, self._choices)
+        drafter = within(grammar, self._parts.drafter, scheduler)
+        chain = Chain(self, grammar, **sampling)
+        self._sampler = chain.sampler
+        for token in drawn:
+            chain.accept(token)
+        verifier = ChainVerifier(self, chain, grammar, criteria, self._recorded)
+        rng = np.random.default_rng(0)
+        return Generation(self._cache, drafter, scheduler, verifier, Endless(), prompt, rng)
 
     @classmethod
     def from_pretrained(
@@ -258,6 +361,10 @@ class DSparkLlama(SafeLlama):
             options["draft_model"] = downloaded(draft_repo_id or repo_id, draft_filename, **places)
         return cls(path, **options)
 
+    @cached_property
+    def _choices(self) -> Choices:
+        return new_choices(self._vocabulary)
+
     @classmethod
     def with_draft(cls, draft_model: DraftModel = None, **ours: Any) -> type[DSparkLlama]:
         """A class that always drafts this way, for code that makes its own ``Llama``.
@@ -285,12 +392,19 @@ class DSparkLlama(SafeLlama):
 
     def close(self) -> None:
         """Keep what was learned, free both models."""
-        if self._speculator is not None:
-            self._speculator.close()
-            self._speculator = None
+        if self._learned is not None:
+            with suppress(OSError):  # a folder that cannot be written to is no reason to fail
+                self._learned.save()
+            self._learned = None
+        if self._draft is not None:
+            self._draft.close()
+            if hasattr(self._draft, "model"):  # else: of a Llama that others made
+                self._draft.model.close()
+            self._draft = None
         if hasattr(self, "_stack"):  # else: refused before anything was loaded
             super().close()
-            self._model = self._ctx = self.tokenizer_ = _Closed()
+            closed: Any = _Closed()
+            self._model = self._ctx = self.tokenizer_ = self._cache = closed
 
 
 class _Closed:
@@ -306,3 +420,46 @@ def _made(kind: type[DSparkLlama], options: dict[str, Any]) -> DSparkLlama:
 
 def _told(options: dict[str, Any]) -> dict[str, str]:
     return {key: repr(value) for key, value in options.items()}
+
+
+def require_honoured(
+    draft: DraftModel, options: DraftOptions | None, speculation: Speculation
+) -> None:
+    """Refuse what a `DSparkLlama` would have to ignore.
+
+    Raises:
+        UsageError: naming it.
+
+    """
+    if speculation.acceptance not in ("auto", "match"):
+        raise UsageError(
+            "acceptance match or auto: every token is llama.cpp's own draw",
+            speculation.acceptance,
+            "use dspark_gguf.Decoder for the other rules",
+        )
+    path = isinstance(draft, str | Path)
+    model = path or isinstance(draft, llama_cpp.Llama)
+    for given, fits, what in (
+        (options is not None, path, "draft_options"),
+        (speculation.drafter == "lookup", draft is None, "drafter lookup"),
+        (speculation.lookup_store is not None, draft is None or model, "a lookup_store"),
+    ):
+        if given and not fits:
+            kind = "none" if draft is None else type(draft).__name__
+            raise UsageError(f"a draft_model that goes with {what}", kind, "leave one of both out")
+
+
+def _own_drafter(draft: Any) -> Drafter:
+    if not hasattr(draft, "propose"):
+        raise UsageError(
+            "draft_model: a path, a Llama, a Drafter or None", type(draft).__name__,
+            "give one of these",
+        )  # fmt: skip
+    return draft  # type: ignore[no-any-return]
+
+
+def _stats(files: Sequence[DraftModel]) -> list[tuple[str, int, int]]:
+    """What a file's name alone does not tell."""
+    named = [file.model_path if isinstance(file, llama_cpp.Llama) else file for file in files]
+    paths = [Path(file) for file in named if isinstance(file, str | Path)]
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dspark_gguf.dist import Dist
@@ -11,68 +11,122 @@ from dspark_gguf.dist import Dist
 #: Why an answer ended: the model or a stop string, the token budget, the context, the user.
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 
-
-@dataclass(frozen=True, slots=True)
-class Guesses:
-    """What a drafter guessed for nothing, whether or not it was drafted.
-
-    Attributes:
-        tokens: the guessed ids.
-        scores: the raw score of each.
-        place: draft tokens before the first of them.
-
-    """
-
-    tokens: tuple[int, ...]
-    scores: tuple[float, ...]
-    place: int = 0
-
-    def fates(self, before: Sequence[int], emitted: Sequence[int]) -> tuple[float, ...]:
-        """1 for each guess that was emitted, up to the first one that was not: 0.
-
-        Args:
-            before: the draft's tokens before the first guess.
-            emitted: the tokens of the round.
-
-        """
-        if tuple(emitted[: self.place]) != tuple(before[: self.place]):
-            return ()
-        fates: list[float] = []
-        for guess, token in zip(self.tokens, emitted[self.place :], strict=False):
-            fates.append(float(guess == token))
-            if guess != token:
-                break
-        return tuple(fates)
+#: The source of what a grammar all but dictates.
+GRAMMAR = "grammar"
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """Proposed tokens, in order.
+class Segment:
+    """Consecutive draft tokens of one source.
 
     Attributes:
-        tokens: the proposed ids ``[k]``.
-        laws: the distribution that each of them was drawn from ``[k]``.
-        scores: the raw score of every row that was looked at, known before its token was drawn:
-            ``[k]``, or ``[k + 1]`` where drafting ended before the last one's token.
-        look_seconds: wall time of each of these looks.
-        caught_up: tokens read before the first look.
-        first_look: draft tokens before the first look, which cost nothing.
-        last_look: draft tokens up to the last one that was looked for; None: all of them.
-        guesses: all that was guessed for nothing.
+        source: the drafter's name, under which its scores are calibrated.
+        tokens: the ids to verify ``[k]``.
+        dists: the distribution that each of them was drawn from ``[k]``.
+        scores: the raw score of each guess, known before its token was drawn: of `tokens` and then
+            of `untried`, or of one row more where drafting ended before that row's token.
+        seconds: wall time of each draft step; empty where guesses cost nothing.
+        caught_up: tokens read before the first step.
+        untried: ids guessed behind `tokens` that are not to be verified.
 
     """
 
+    source: str
     tokens: tuple[int, ...] = ()
-    laws: tuple[Dist, ...] = ()
+    dists: tuple[Dist, ...] = ()
     scores: tuple[float, ...] = ()
-    look_seconds: tuple[float, ...] = ()
+    seconds: tuple[float, ...] = ()
     caught_up: int = 0
-    first_look: int = 0
-    last_look: int | None = None
-    guesses: tuple[Guesses, ...] = ()
+    untried: tuple[int, ...] = ()
+
+    @classmethod
+    def of_guesses(
+        cls, source: str, guesses: Sequence[int], scores: Sequence[float], count: int
+    ) -> Segment:
+        """Guesses that cost nothing, of which the first `count` are to be verified."""
+        tokens = tuple(guesses[:count])
+        dists = tuple(map(Dist.point, tokens))
+        return cls(source, tokens, dists, tuple(scores), untried=tuple(guesses[count:]))
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def cut(self, count: int) -> Segment:
+        """The same with nothing behind its first `count` tokens, but what it cost."""
+        return replace(
+            self,
+            tokens=self.tokens[:count],
+            dists=self.dists[:count],
+            scores=self.scores[:count],
+            untried=(),
+        )
+
+
+class Draft:
+    """Proposed tokens, in order, segment by segment.
+
+    Attributes:
+        segments: what each source proposed.
+        tokens: the proposed ids of all segments ``[k]``.
+
+    """
+
+    __slots__ = ("segments", "tokens")
+
+    def __init__(self, *segments: Segment) -> None:
+        self.segments = segments
+        self.tokens: tuple[int, ...] = sum((each.tokens for each in segments), ())
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Draft) and self.segments == other.segments
+
+    def __hash__(self) -> int:
+        return hash(self.segments)
+
+    def __repr__(self) -> str:
+        return f"Draft{self.segments!r}"
+
+    @property
+    def dists(self) -> tuple[Dist, ...]:
+        """The distribution that each token was drawn from ``[k]``."""
+        return sum((each.dists for each in self.segments), ())
+
+    @property
+    def is_dictated(self) -> bool:
+        """Whether a grammar alone proposed it: no plan was asked."""
+        return bool(self.tokens) and all(each.source == GRAMMAR for each in self.segments)
+
+    @property
+    def steps(self) -> int:
+        """Draft steps that were paid for."""
+        return sum(len(each.seconds) for each in self.segments)
+
+    def outcomes(self, emitted: Sequence[int]) -> Iterator[tuple[int, Segment, tuple[float, ...]]]:
+        """What became of each segment's guesses.
+
+        Args:
+            emitted: the tokens of the round.
+
+        Yields:
+            Place of the segment in the draft, the segment, and 1 for each of its guesses that was
+            emitted, up to the first one that was not: 0. Of nothing behind a wrong token.
+
+        """
+        place, right = 0, True
+        for segment in self.segments:
+            told: list[float] = []
+            for guess, token in zip(
+                segment.tokens + segment.untried, emitted[place:] if right else (), strict=False
+            ):
+                told.append(float(guess == token))
+                if guess != token:
+                    break
+            yield place, segment, tuple(told)
+            right = right and len(told) >= len(segment) and all(told[: len(segment)])
+            place += len(segment)
 
 
 #: A round without a draft: plain decoding.
@@ -85,13 +139,14 @@ class Verdict:
 
     Attributes:
         accepted: how many draft tokens stand, from the first.
-        token: the target's own token after them.
-        match_chances: see `Round`; empty where the rule does not draw from the draft's law.
+        token: the target's own token after them; None: the answer ends here without one.
+        match_chances: for each draft token whose fate was seen, the probability that the target's
+            own draw is the draft's most probable token; empty where nobody asked.
 
     """
 
     accepted: int
-    token: int
+    token: int | None
     match_chances: tuple[float, ...] = field(default=(), compare=False)
 
 
@@ -100,28 +155,19 @@ class Round:
     """One pass of the target and what came of it.
 
     Attributes:
-        tokens: ids emitted, in order. Empty in the first record of an answer, which is about
-            reading the prompt, and where an answer ends without a new token.
+        tokens: ids emitted, in order. Empty where an answer ends without a new token.
         text: the new characters of the answer. Lags behind the tokens where a character or a
             possible stop string is not complete yet.
-        drafted: draft tokens that were verified.
-        accepted: how many of them the target kept, whether or not the answer had room for them.
-        scores: the raw score of every draft row that was looked at.
-        look_seconds: wall time of each of these looks.
-        caught_up: tokens the drafter read before the first look.
+        draft: what was proposed.
+        verdict: what the target made of it; None where there was no pass.
         reread: tokens that the target read again, because its cache had lost them with a rejected
             draft.
-        first_look: draft tokens before the first look, which cost nothing.
-        last_look: draft tokens up to the last one that was looked for; None: all of them.
-        guessed: of each series of free guesses, the raw scores, and 1 or 0 for each guess whose
-            fate was seen.
-        match_chances: for each draft token whose fate was seen, the probability that the target's
-            own draw is the draft's most probable token.
         seconds: wall time of the round; what the consumer does between rounds is not in it.
         draft_seconds: of these, drafting.
         target_seconds: of these, the target's pass.
-        prefill_seconds: of these, reading the prompt.
-        prompt_tokens: tokens of the prompt; zero but in the first record of an answer.
+        prefill_seconds: of these, the pass over what was new of the prompt, which yields the first
+            token.
+        prompt_tokens: tokens of the prompt; zero but in the first round of an answer.
         cached_tokens: of these, tokens the target still had in its cache.
         finish_reason: set on the last round of an answer.
 
@@ -129,16 +175,9 @@ class Round:
 
     tokens: tuple[int, ...]
     text: str = ""
-    drafted: int = 0
-    accepted: int = 0
-    scores: tuple[float, ...] = ()
-    look_seconds: tuple[float, ...] = ()
-    caught_up: int = 0
+    draft: Draft = NO_DRAFT
+    verdict: Verdict | None = None
     reread: int = 0
-    first_look: int = 0
-    last_look: int | None = None
-    guessed: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
-    match_chances: tuple[float, ...] = ()
     seconds: float = 0.0
     draft_seconds: float = 0.0
     target_seconds: float = 0.0
@@ -147,31 +186,30 @@ class Round:
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
 
-    @classmethod
-    def of(cls, draft: Draft, tokens: Sequence[int], **facts: Any) -> Round:
-        """The record of a pass that verified `draft` and emitted `tokens`."""
-        return cls(
-            tuple(tokens),
-            drafted=len(draft),
-            scores=draft.scores,
-            look_seconds=draft.look_seconds,
-            caught_up=draft.caught_up,
-            first_look=draft.first_look,
-            last_look=draft.last_look,
-            guessed=tuple(
-                (some.scores, some.fates(draft.tokens, tokens)) for some in draft.guesses
-            ),
-            **facts,
-        )
+    @property
+    def drafted(self) -> int:
+        """Draft tokens that were verified."""
+        return len(self.draft)
+
+    @property
+    def accepted(self) -> int:
+        """How many of them the target kept and the answer had room for."""
+        return min(self.verdict.accepted, len(self.tokens)) if self.verdict else 0
 
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over rounds: what llama.cpp calls statistics."""
+    """Sums over rounds: what llama.cpp calls statistics.
+
+    Attributes:
+        first_tokens: of all `tokens`, those that the passes over prompts yielded.
+
+    """
 
     rounds: int = 0
     plain_rounds: int = 0
     tokens: int = 0
+    first_tokens: int = 0
     drafted: int = 0
     accepted: int = 0
     drafted_by_position: list[int] = field(default_factory=list)
@@ -195,6 +233,7 @@ class Tally:
         self.rounds += 1
         self.plain_rounds += round.drafted == 0
         self.tokens += len(round.tokens)
+        self.first_tokens += len(round.tokens) if round.prefill_seconds else 0
         self.drafted += round.drafted
         self.accepted += round.accepted
         for positions, count in (
@@ -223,15 +262,20 @@ class Tally:
         return max(0.0, self.seconds - models)
 
     @property
+    def decode_seconds(self) -> float:
+        """Seconds of everything behind the first token."""
+        return self.seconds - self.prefill_seconds
+
+    @property
     def tokens_per_round(self) -> float:
         """Tokens that one pass of the target yields; plain decoding has 1."""
         return self.tokens / self.rounds if self.rounds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Speed of generation, reading the prompt not counted."""
-        seconds = self.seconds - self.prefill_seconds
-        return self.tokens / seconds if seconds > 0 else 0.0
+        """Speed behind the first token, which the pass over the prompt yields."""
+        tokens, seconds = self.tokens - self.first_tokens, self.decode_seconds
+        return tokens / seconds if seconds > 0 else 0.0
 
     @property
     def accepted_share(self) -> float:
@@ -275,8 +319,8 @@ class Answer:
         self.text += round.text
         self.tokens.extend(round.tokens)
         self.finish_reason = round.finish_reason
-        self.prompt_tokens += round.prompt_tokens
-        self.cached_tokens += round.cached_tokens
+        self.prompt_tokens = self.prompt_tokens or round.prompt_tokens
+        self.cached_tokens = self.cached_tokens or round.cached_tokens
         self.tally.add(round)
 
     def as_dict(self, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ The order and the meaning of each step are llama.cpp's (``common/sampling.cpp``,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,6 @@ Row = npt.NDArray[np.float32]
 
 _NONE: Ids = np.zeros(0, dtype=np.int64)
 
-#: A sampler: (row, the tokens before it that the penalties look at) -> law of the next token.
-Law = Callable[[Row, Sequence[int]], Dist]
-
 
 class NothingLeftError(UsageError):
     """No token may follow."""
@@ -32,8 +30,18 @@ class NothingLeftError(UsageError):
     def __init__(self) -> None:
         super().__init__(
             "a token that may follow", "all of them forbidden",
-            "forbid fewer in logit_bias, or leave out ignore_eos",
+            "forbid fewer in logit_bias, leave out ignore_eos, or mend the grammar",
         )  # fmt: skip
+
+
+class Follower(Protocol):
+    """A grammar at the end of the committed text; see ``draft/grammar.py``."""
+
+    def best(self, row: Row, count: int) -> npt.NDArray[np.int32]:
+        """Ids that may come next: at least the `count` most probable ones, 0: all of them."""
+
+    def follow(self, last: int, token: int) -> None:
+        """`token` comes next, behind `last`."""
 
 
 class Sampler:
@@ -61,6 +69,8 @@ class Sampler:
         #: How many earlier tokens a call needs; None: all of them.
         self.window: int | None = (None if look_back < 0 else look_back) if penalised else 0
         self.greedy = settings.temperature == 0.0
+        #: How many of the most probable tokens can be drawn; 0: all of them.
+        self.reach = 1 if self.greedy else settings.top_k
         self._counted = _Counted()
 
     @classmethod
@@ -71,14 +81,14 @@ class Sampler:
             UsageError: a logit bias on an id outside of it, or nothing that may be said.
 
         """
-        sampler, n_tokens = cls(settings, tokenizer.end_tokens), tokenizer.n_tokens
-        outside = [token for token in settings.logit_bias if token >= n_tokens]
+        sampler, n_vocab = cls(settings, tokenizer.end_tokens), tokenizer.n_vocab
+        outside = [token for token in settings.logit_bias if token >= n_vocab]
         if outside:
             raise UsageError(
-                f"token ids below {n_tokens} in logit_bias", str(outside[0]), "correct the id"
+                f"token ids below {n_vocab} in logit_bias", str(outside[0]), "correct the id"
             )
         forbidden = sampler._bias_ids[sampler._bias == -math.inf]
-        if len(forbidden) >= n_tokens:
+        if len(forbidden) >= n_vocab:
             raise NothingLeftError()
         return sampler
 
@@ -88,20 +98,29 @@ class Sampler:
             return tokens
         return tokens[-self.window :] if self.window else ()
 
-    def __call__(self, row: Row, history: Sequence[int], drafted: Sequence[int] = ()) -> Dist:
+    def __call__(
+        self,
+        row: Row,
+        history: Sequence[int],
+        drafted: Sequence[int] = (),
+        grammar: Follower | None = None,
+    ) -> Dist:
         """Law of the token after `row`.
 
         Args:
             row: logits float32 ``[n_vocab]``, not changed.
             history: the tokens before it, at least `window` of them where there are as many.
             drafted: tokens between these and the row.
+            grammar: at the row; what it does not allow has no probability.
 
         Raises:
             EngineError: the model computed NaN or infinity.
-            NothingLeftError: the settings forbid all that the model gives a chance.
+            NothingLeftError: settings or grammar forbid all that the model gives a chance.
 
         """
         row = self._adjusted(row, history, drafted)
+        if grammar is not None:
+            row = _allowed(row, grammar.best(row, self.reach))
         best = int(row.argmax())
         top = float(row[best])
         if not math.isfinite(top):
@@ -238,6 +257,12 @@ def margin(row: Row) -> float:
     """Gap between the two largest logits."""
     second, first = np.partition(row, -2)[-2:]
     return float(first - second)
+
+
+def _allowed(row: Row, ids: npt.NDArray[np.int32]) -> Row:
+    out = np.full_like(row, -np.inf)
+    out[ids] = row[ids]
+    return out
 
 
 def _softmax(logits: Probabilities, temperature: float = 1.0) -> Probabilities:

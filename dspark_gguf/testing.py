@@ -3,7 +3,7 @@
 No model, no llama.cpp, and exact::
 
     tokenizer = ByteTokenizer()
-    rows = random_rows(tokenizer.n_tokens, seed=1)
+    rows = random_rows(tokenizer.n_vocab, seed=1)
     target, draft = TableModel(rows), TableModel(agreeing_rows(rows, agreement=0.7, seed=2))
 
 ``TableModel`` computes each row from the whole prefix in its cache, so one wrong token in a cache
@@ -25,7 +25,7 @@ from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.errors import ResourceError
 from dspark_gguf.sampling import Row
 
-#: Logits float32 ``[n_tokens]`` of the token after a prefix of token ids.
+#: Logits float32 ``[n_vocab]`` of the token after a prefix of token ids.
 RowOf = Callable[[tuple[int, ...]], Row]
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Misuse(AssertionError):  # noqa: N818 - reads as what happened
 class ByteTokenizer:
     """Every byte is a token, and one more token ends an answer."""
 
-    n_tokens = 257
+    n_vocab = 257
     end = 256
     end_tokens: Sequence[int] = (256,)
 
@@ -72,7 +72,7 @@ class TableModel:
 
     def __init__(self, row_of: RowOf, n_ctx: int = 128, max_rows: int = MAX_DRAFT + 1) -> None:
         self.n_ctx, self.max_rows = n_ctx, max_rows
-        self.n_tokens = len(row_of(()))
+        self.n_vocab = len(row_of(()))
         self.tokens: list[int] = []
         self.passes: list[int] = []
         self.rows_read = 0
@@ -83,12 +83,6 @@ class TableModel:
     def length(self) -> int:
         """Tokens in the cache."""
         return len(self.tokens)
-
-    def restart(self, tokens: Sequence[int]) -> int:
-        """Hold exactly `tokens`; returns how many were there already."""
-        kept = self.keep(tokens)
-        self.advance(tokens[kept:], 0)
-        return kept
 
     def keep(self, tokens: Sequence[int]) -> int:
         """Drop what is no prefix of `tokens`; returns the length of what stays."""
@@ -103,34 +97,30 @@ class TableModel:
             raise Misuse(f"trim to {length} tokens")
         del self.tokens[length:]
 
-    def decode(self, tokens: Sequence[int]) -> _Rows:
-        """One pass over `tokens`: a row for each, float32 ``[n_tokens]``."""
-        if not len(tokens):
-            raise Misuse("a pass over no tokens")
-        return self.advance(tokens, len(tokens))
-
-    def advance(self, tokens: Sequence[int], n_rows: int) -> _Rows:
-        """One pass over `tokens` (none if there are none): rows for the last `n_rows`.
+    def decode(self, tokens: Sequence[int], n_rows: int) -> _Rows:
+        """One pass over `tokens`: rows for the last `n_rows`, float32 ``[n_vocab]`` each.
 
         Raises:
             ResourceError: the cache is full.
-            Misuse: more rows than tokens or than `max_rows`, or an id outside the vocabulary.
+            Misuse: no tokens, more rows than tokens or than `max_rows`, or an id outside the
+                vocabulary.
 
         """
+        if not len(tokens):
+            raise Misuse("a pass over no tokens")
         if not 0 <= n_rows <= min(len(tokens), self.max_rows):
             raise Misuse(f"{n_rows} rows of {len(tokens)} tokens, at most {self.max_rows}")
-        outside = [token for token in tokens if not 0 <= token < self.n_tokens]
+        outside = [token for token in tokens if not 0 <= token < self.n_vocab]
         if outside:
-            raise Misuse(f"tokens {outside} in a vocabulary of {self.n_tokens}")
+            raise Misuse(f"tokens {outside} in a vocabulary of {self.n_vocab}")
         if self.length + len(tokens) > self.n_ctx:
             raise ResourceError(
                 f"room for {self.length + len(tokens)} tokens", f"{self.n_ctx}", "raise n_ctx"
             )
-        if len(tokens):
-            self._rows.spoil()
-            self.tokens.extend(tokens)
-            self.passes.append(len(tokens))
-            self._rows = _Rows(self, tuple(self.tokens), n_rows)
+        self._rows.spoil()
+        self.tokens.extend(tokens)
+        self.passes.append(len(tokens))
+        self._rows = _Rows(self, tuple(self.tokens), n_rows)
         return self._rows
 
 
@@ -165,7 +155,7 @@ class _Rows:
             row.fill(np.nan)
 
 
-def random_rows(n_tokens: int, seed: int = 0, spread: float = 3.0) -> RowOf:
+def random_rows(n_vocab: int, seed: int = 0, spread: float = 3.0) -> RowOf:
     """Normal logits of standard deviation `spread`, drawn anew for every prefix, always the same.
 
     Two prefixes that differ anywhere have independent rows.
@@ -174,7 +164,7 @@ def random_rows(n_tokens: int, seed: int = 0, spread: float = 3.0) -> RowOf:
     @lru_cache(maxsize=10_000)
     def row_of(prefix: tuple[int, ...]) -> Row:
         rng = _rng_of(prefix, seed)
-        row: Row = (spread * rng.standard_normal(n_tokens)).astype(np.float32)
+        row: Row = (spread * rng.standard_normal(n_vocab)).astype(np.float32)
         return row
 
     return row_of
@@ -201,7 +191,7 @@ def agreeing_rows(target: RowOf, agreement: float, seed: int = 1, spread: float 
     return row_of
 
 
-def reciting_rows(tokens: Sequence[int], n_tokens: int, end: int) -> RowOf:
+def reciting_rows(tokens: Sequence[int], n_vocab: int, end: int) -> RowOf:
     """Rows of a model that continues any prefix of `tokens` with the next one of them, then `end`.
 
     All logits are 0 but one, which is 50. Any other prefix is continued with token 0.
@@ -209,7 +199,7 @@ def reciting_rows(tokens: Sequence[int], n_tokens: int, end: int) -> RowOf:
     text = tuple(tokens)
 
     def row_of(prefix: tuple[int, ...]) -> Row:
-        row = np.zeros(n_tokens, dtype=np.float32)
+        row = np.zeros(n_vocab, dtype=np.float32)
         known = prefix == text[: len(prefix)]
         row[(*text, end)[len(prefix)] if known else 0] = 50.0
         return row

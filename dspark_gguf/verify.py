@@ -1,49 +1,94 @@
-"""Acceptance rules: which draft tokens stand, and what replaces the first that does not.
+"""Which draft tokens stand, and what replaces the first that does not.
 
-A rule looks at one position: the target's law there, the law that the draft token was drawn from,
-and the token. It returns the token to emit: the draft's own (accepted) or another (rejected).
+A `Verifier` judges a draft by the target's rows. `DistVerifier` makes distributions of them and
+asks an acceptance rule about one position after the other; llama.cpp's own sampler chain is another
+verifier (``engine/chain.py``).
 
-``ratio`` and ``match`` are lossless: whatever the draft proposes, the emitted token follows the
-target's law. ``typical`` and ``threshold`` are not, and are never a default.
+An acceptance rule looks at one position: the target's distribution there, the one that the draft
+token was drawn from, and the token. It returns the token to emit: the draft's own (accepted) or
+another (rejected). ``ratio`` and ``match`` are lossless: whatever the draft proposes, the emitted
+token follows the target's distribution. ``typical`` and ``threshold`` are not, and are never a
+default.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from dspark_gguf.config import Speculation
 from dspark_gguf.dist import Dist
+from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.records import Draft, Verdict
+from dspark_gguf.sampling import Follower, Sampler
 
 Rule = Callable[[Dist, Dist, int, np.random.Generator], int]
 
 
-def verify(
-    draft: Draft, law: Callable[[int], Dist], rule: Rule, rng: np.random.Generator
-) -> Verdict:
-    """Check a draft from its first token on and stop at the first rejection.
+class Verifier(Protocol):
+    """Judges the drafts of one answer, round by round."""
+
+    def __call__(self, draft: Draft, rows: Rows, tokens: Sequence[int]) -> Verdict:
+        """Check `draft` from its first token on and stop at the first rejection.
+
+        Args:
+            draft: the proposed tokens, k of them.
+            rows: the target's logits, float32 ``[n_vocab]`` each: behind the committed tokens, and
+                behind each draft token: k + 1 rows, to be read in order.
+            tokens: what is committed.
+
+        """
+
+
+class DistVerifier:
+    """Verifies with the distributions that a sampler makes of the rows.
 
     Args:
-        draft: the proposed tokens.
-        law: the target's distribution at position k, asked for in order and only as far as
-            needed: nothing after a rejection is normalised.
-        rule: the acceptance rule.
+        sampler: turns the target's rows into distributions.
+        rule: which draft tokens stand.
         rng: source of the draws.
+        grammar: what the answer must fit; it follows every emitted token.
+        shadows_match: whether verdicts tell the chances of `match` acceptance too.
 
     """
-    chances: list[float] = []
-    for k, token in enumerate(draft.tokens):
-        target = law(k)
-        if rule is ratio:
-            chances.append(target.prob(draft.laws[k].top))
-        emitted = rule(target, draft.laws[k], token, rng)
-        if emitted != token:
-            return Verdict(k, emitted, tuple(chances))
-    return Verdict(len(draft), law(len(draft)).draw(rng), tuple(chances))
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        rule: Rule,
+        rng: np.random.Generator,
+        grammar: Follower | None = None,
+        shadows_match: bool = False,
+    ) -> None:
+        self.sampler, self.rule, self.rng = sampler, rule, rng
+        self.grammar, self.shadows_match = grammar, shadows_match
+
+    def __call__(self, draft: Draft, rows: Rows, tokens: Sequence[int]) -> Verdict:
+        """As `Verifier`; nothing after a rejection is normalised."""
+        history = self.sampler.history(tokens)
+        chances: list[float] = []
+        last = tokens[-1]
+        for k, (token, proposed) in enumerate(zip(draft.tokens, draft.dists, strict=True)):
+            target = self.sampler(rows[k], history, draft.tokens[:k], self.grammar)
+            if self.shadows_match:
+                chances.append(target.prob(proposed.top))
+            emitted = self.rule(target, proposed, token, self.rng)
+            self._follow(last, emitted)
+            if emitted != token:
+                return Verdict(k, emitted, tuple(chances))
+            last = emitted
+        target = self.sampler(rows[len(draft)], history, draft.tokens, self.grammar)
+        emitted = target.draw(self.rng)
+        self._follow(last, emitted)
+        return Verdict(len(draft), emitted, tuple(chances))
+
+    def _follow(self, last: int, token: int) -> None:
+        if self.grammar is not None:
+            self.grammar.follow(last, token)
 
 
 def ratio(target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> int:

@@ -53,7 +53,9 @@ class Witness(Sampler):
         super().__init__(settings, end_tokens)
         self.laws: list[Dist] = []
 
-    def __call__(self, row: Row, history: Sequence[int], drafted: Sequence[int] = ()) -> Dist:
+    def __call__(
+        self, row: Row, history: Sequence[int], drafted: Sequence[int] = (), grammar: object = None
+    ) -> Dist:
         """The law, kept."""
         self.laws.append(super().__call__(row, history, drafted))
         return self.laws[-1]

@@ -21,6 +21,7 @@ from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.dist import Dist
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.sampling import Sampler
 
@@ -38,12 +39,12 @@ def laws_along(pair: Pair, sampler: Sampler, tokens: Sequence[int]) -> list[tupl
     draft.keep(tokens[:-1])
     unseen, chain, theirs = list(tokens[draft.length :]), [], []
     for _ in range(CHAIN):
-        row = draft.advance(unseen, 1)[0][: pair.vocabulary.n_tokens]
+        row = draft.decode(unseen, 1)[0][: pair.vocabulary.n_vocab]
         theirs.append(sampler(row, (*tokens, *chain)))
         unseen = [int(row.argmax())]
         chain += unseen
-    pair.target_cache.restart(tokens[:-1])
-    rows = pair.target_cache.decode([tokens[-1], *chain])
+    prefill(pair.target_cache, tokens[:-1])
+    rows = pair.target_cache.decode([tokens[-1], *chain], 1 + len(chain))
     ours = [sampler(rows[k], (*tokens, *chain[:k])) for k in range(CHAIN)]
     return list(zip(ours, theirs, chain, strict=True))
 

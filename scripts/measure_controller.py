@@ -23,7 +23,7 @@ from dspark_gguf.cost import FixedCosts
 from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
 from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler, margin
-from dspark_gguf.schedule import make_stopping_rule
+from dspark_gguf.schedule import Source, make_stopping_rule
 from dspark_gguf.testing import ByteTokenizer
 from dspark_gguf.verify import make_rule
 
@@ -44,7 +44,7 @@ class Table:
     n_ctx = max_rows = 10**6
 
     def __init__(self, rows: np.ndarray) -> None:
-        self.rows, self.n_tokens = rows, rows.shape[1]
+        self.rows, self.n_vocab = rows, rows.shape[1]
         self.tokens: list[int] = []
 
     @property
@@ -66,11 +66,7 @@ class Table:
         """Take back tokens."""
         del self.tokens[length:]
 
-    def decode(self, tokens: Sequence[int]) -> np.ndarray:
-        """A row for each."""
-        return self.advance(tokens, len(tokens))
-
-    def advance(self, tokens: Sequence[int], n_rows: int) -> np.ndarray:
+    def decode(self, tokens: Sequence[int], n_rows: int) -> np.ndarray:
         """Rows of the last ones."""
         self.tokens += tokens
         return self.rows[list(tokens)[len(tokens) - n_rows :]]
@@ -87,8 +83,8 @@ def decoder(sampling: Sampling) -> Decoder:
     rule = make_stopping_rule(
         speculation,
         FixedCosts(1.0 + 0.05 * np.arange(65), 0.1 * np.arange(1, 65)),
-        Calibration(),
-        copies=Calibration.of_copies(),
+        Source("model", 12),
+        Source("lookup", 64, Calibration.of_copies(), is_free=True),
     )
     drafter = Cascade(LookupDrafter(tokenizer), looking)
     return Decoder(Table(rows), tokenizer, drafter, rule, make_rule(speculation), sampler, seed=1)

@@ -12,8 +12,8 @@ from statistics import median
 from threading import Event
 
 from dspark_gguf.config import ModelOptions
-from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.sequence import open_cache
 from dspark_gguf.engine.timing import passes
 
 ROWS = (1, 2, 4, 8, 16, 32)
@@ -24,7 +24,7 @@ def measured(path: Path, repeats: int, threads: int) -> dict[str, dict[int, list
     contexts = {}
     for way in ("off", "on"):
         options = ModelOptions(extra_buffers=way, n_gpu_layers="none", threads=threads)
-        contexts[way] = Context(Model(path, options), 128, max(ROWS), Event())
+        contexts[way] = open_cache(Model(path, options), 128, max(ROWS), Event())
     taken: dict[str, dict[int, list[float]]] = {way: {n: [] for n in ROWS} for way in contexts}
     for _ in range(repeats):
         for way, context in contexts.items():

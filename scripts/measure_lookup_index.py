@@ -15,7 +15,7 @@ import tracemalloc
 from pathlib import Path
 from time import perf_counter
 
-from dspark_gguf.draft.lookup import FURTHEST, LEAST, Index
+from dspark_gguf.draft.index import FURTHEST, LEAST, Index
 
 ASKED = 4096
 

@@ -36,9 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dspark_gguf import Decoder, Limits, Sampling, Speculation
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.cost import LearnedCosts
-from dspark_gguf.engine.block import BlockContext
-from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.learned import Learned
 from dspark_gguf.records import Round
 from tests.tiny_dflash import Block, write_dflash
@@ -109,7 +108,7 @@ class Chapter:
     def __init__(self, pair: Pair, rng: np.random.Generator, counts: Counter[str]) -> None:
         self.pair, self.rng, self.counts = pair, rng, counts
         pair.interrupt.clear()
-        self.draft: Context = pair.draft_cache()  # type: ignore[assignment]
+        self.draft: SequenceCache = pair.draft_cache()  # type: ignore[assignment]
         pair.target_cache.trim(0)
         self.draft.trim(0)
         self.prompt: list[int] = []
@@ -195,12 +194,12 @@ class Chapter:
         """The largest difference to a context that never held anything else."""
         committed = [*self.prompt, *self.said]
         target, worst = self.pair.target_cache, 0.0
-        plain = [target] if isinstance(self.draft, BlockContext) else [target, self.draft]
+        plain = [target] if self.draft.kind == "block" else [target, self.draft]
         for cache in plain:
             last = min(target.max_rows, len(self.said) + 1) if cache is target else 1
             rows = fresh_rows(cache, committed, last)
             cache.keep(committed[:-1])
-            row = cache.advance(committed[cache.length :], 1)[0]
+            row = cache.decode(committed[cache.length :], 1)[0]
             worst = max(worst, float(np.abs(row - rows[-1]).max()))
             cache.trim(len(committed) - 1)
             if cache is target:
@@ -220,11 +219,11 @@ class Chapter:
         self.counts["greedy answers checked"] += 1
 
 
-def fresh_rows(cache: Context, tokens: list[int], last: int) -> np.ndarray:
+def fresh_rows(cache: SequenceCache, tokens: list[int], last: int) -> np.ndarray:
     """Rows after the last tokens, from a new context."""
-    context = Context(cache.model, cache.n_ctx, max(last, 2), Event())
+    context = open_cache(cache.model, cache.n_ctx, max(last, 2), Event())
     last = min(last, context.max_rows)
-    rows = context.advance(tokens, last)
+    rows = context.decode(tokens, last)
     out = np.stack([rows[k].copy() for k in range(last)])
     context.close()
     return out

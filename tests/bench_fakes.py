@@ -29,15 +29,15 @@ class TimedModel(TableModel):
         super().__init__(rows, **options)
         self.clock, self.base, self.more = clock, base, more
 
-    def advance(self, tokens, n_rows):
+    def decode(self, tokens, n_rows):
         if len(tokens):
             self.clock.now += self.base + self.more * max(0, n_rows - 1)
-        return super().advance(tokens, n_rows)
+        return super().decode(tokens, n_rows)
 
 
 def timed_decoder(clock, speculation, agreement, temperature=0.0, seed=None):
     """A pass of the target takes 1 s and 0.1 s a row more, one of the draft 0.2 s."""
-    rows = random_rows(ByteTokenizer.n_tokens, seed=1)
+    rows = random_rows(ByteTokenizer.n_vocab, seed=1)
     world = World(rows, agreeing_rows(rows, agreement), ByteTokenizer())
     world.speculation = speculation
     world.sampling = Sampling(temperature=temperature, seed=seed, ignore_eos=True)

@@ -11,7 +11,7 @@ from dspark_gguf.decoder import Decoder
 from dspark_gguf.dist import Dist
 from dspark_gguf.draft import BlockDrafter, ModelDrafter
 from dspark_gguf.engine.protocol import Block
-from dspark_gguf.records import Draft
+from dspark_gguf.records import Draft, Round, Segment, Verdict
 from dspark_gguf.sampling import Sampler, margin
 from dspark_gguf.schedule import make_stopping_rule
 from dspark_gguf.testing import TableModel
@@ -22,7 +22,7 @@ class Letters:
     """A vocabulary of `n` tokens: letters, and an end token last. Small, so things do happen."""
 
     def __init__(self, n):
-        self.n_tokens, self.end_tokens = n, (n - 1,)
+        self.n_vocab, self.end_tokens = n, (n - 1,)
 
     def piece(self, token):
         return b"" if token in self.end_tokens else b"abcdefghijklmnop"[token : token + 1]
@@ -126,10 +126,38 @@ def followed(decoder, prompt, rounds):
     committed, target, draft = list(prompt), decoder.target, decoder.drafter.cache
     for round in rounds:
         committed += round.tokens
+        if round.verdict is None:  # no pass: a budget of no tokens
+            yield round
+            continue
         assert target.tokens == committed[:-1]
         assert draft.length < len(committed)
         assert draft.tokens == committed[: draft.length]
         yield round
+
+
+def rows_of(cache, tokens):
+    """A row for each of `tokens`, in one pass."""
+    return cache.decode(tokens, len(tokens))
+
+
+def draft_of(tokens, dists=None, scores=()):
+    """A draft of one source, drawn from these laws or from no others."""
+    tokens = tuple(tokens)
+    dists = tuple(map(Dist.point, tokens)) if dists is None else tuple(dists)
+    return Draft(Segment("model", tokens, dists, tuple(scores), (0.0,) * len(scores)))
+
+
+def round_of(tokens, *, drafted=0, accepted=0, scores=(), seconds=(), caught_up=0, **facts):
+    """A round whose draft of one source was right `accepted` times; its steps took `seconds`.
+
+    Without `seconds` each score is that of a step that took no time.
+    """
+    guesses = (*tokens[:accepted], *[-1] * (drafted - accepted))
+    steps = tuple(seconds) or (0.0,) * len(scores)
+    dists = tuple(map(Dist.point, guesses))
+    segment = Segment("model", guesses, dists, tuple(scores), steps, caught_up)
+    verdict = Verdict(accepted, tokens[-1] if tokens else None)
+    return Round(tuple(tokens), draft=Draft(segment), verdict=verdict, **facts)
 
 
 class Scripted:
@@ -146,7 +174,7 @@ class Scripted:
         self.text, self.length, self.depths = text, length, iter(depths)
         self.cache = None
 
-    def restart(self, tokens, rng):
+    def restart(self, tokens, rng, grammar=None):
         """Nothing to prepare."""
 
     def propose(self, tokens, plan):
@@ -154,7 +182,7 @@ class Scripted:
         draft, wrong = list(self.text[len(tokens) : len(tokens) + count]), next(self.depths)
         if wrong < len(draft):
             draft[wrong] = (draft[wrong] + 1) % 250
-        return Draft(tuple(draft), tuple(map(Dist.point, draft)))
+        return draft_of(draft)
 
     def behind(self, tokens):
         return 0

@@ -13,10 +13,11 @@ from dspark_gguf import Decoder, Limits, ModelOptions, Sampling, Speculation, lo
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.cost import FixedCosts
-from dspark_gguf.draft import Cascade, make_drafter, scheduled
+from dspark_gguf.draft import Cascade
 from dspark_gguf.draft.block import BlockDrafter
 from dspark_gguf.engine import symbols
 from dspark_gguf.engine.block import walk
+from dspark_gguf.engine.context import context_params
 from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.errors import EngineError, ModelError, PairError
@@ -24,6 +25,8 @@ from dspark_gguf.measure.profile import profile
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.measure.trace import record
 from dspark_gguf.schedule import Fixed, Optimal
+from dspark_gguf.verify import name_of
+from tests.fakes import rows_of
 from tests.tiny_dflash import (
     MASK,
     N_TOKENS,
@@ -115,7 +118,8 @@ def test_accepted_length_is_known(anchor_first, wrong_every, cycle_target, folde
         decoder = Decoder.for_pair(pair, GREEDY, ALWAYS)
         last, left = PROMPT[-1], 80
         for round in decoder.generate(PROMPT, Limits(max_tokens=80)):
-            if not round.tokens:
+            if round.prompt_tokens:  # the first token comes with the prompt's pass
+                [last], left = round.tokens, left - 1
                 continue
             expected, token = 0, last
             while expected < most and token not in wrong:
@@ -137,7 +141,7 @@ def test_confidence_head(anchor_first, cycle_target, folder):
         decoder = Decoder.for_pair(pair, GREEDY, rule)
         before = PROMPT[-1]
         for round in decoder.generate(PROMPT, Limits(max_tokens=30)):
-            for score in round.scores:
+            for score in round.draft.segments[0].scores if round.drafted else ():
                 weighed = float(embedding()[before] @ sure_of()) + 0.5
                 assert score == pytest.approx(1 / (1 + np.exp(-weighed)), abs=1e-3)
                 before = SUCCESSOR[before]
@@ -148,9 +152,10 @@ def test_confidence_head(anchor_first, cycle_target, folder):
 def rows_from_scratch(pair, header, tokens, count):
     """The draft's rows after `tokens`, with contexts and batches made here, step by step."""
     draft = BlockDraft.of(header)
-    target = llama_cpp.llama_init_from_model(pair.target.pointer, pair.target_cache._params(
-        pair.target.options))  # fmt: skip
-    params = pair.draft_cache()._params(pair.draft.options)
+    n_ctx, rows = pair.target_cache.n_ctx, pair.target_cache.max_rows
+    params = context_params(pair.target.options, n_ctx, 512, rows)
+    target = llama_cpp.llama_init_from_model(pair.target.pointer, params)
+    params = context_params(pair.draft.options, n_ctx, 512, draft.block_size)
     params.ctx_other = target
     context = llama_cpp.llama_init_from_model(pair.draft.pointer, params)
     for layer in draft.target_layers:
@@ -264,12 +269,12 @@ def test_an_interrupted_pass_leaves_no_hole(target, folder):
         decoder = Decoder.for_pair(pair, GREEDY, ALWAYS)
         decoder.answer(PROMPT, Limits(max_tokens=6))
         cache, target_cache = pair.draft_cache(), pair.target_cache
-        target_cache.listener = None
-        target_cache.decode([5, 6])
-        target_cache.listener = cache
+        target_cache.listeners.remove(cache)
+        rows_of(target_cache, [5, 6])
+        target_cache.listeners.append(cache)
         assert cache.seen == target_cache.length - 2
         tokens = [*target_cache.tokens, 9]
-        drafter = make_drafter(pair, GREEDY, ALWAYS)
+        drafter = decoder.drafter
         assert len(drafter.propose(tokens, Fixed(4).plan(4))) == 0
         drafter.restart(tokens[:-1], np.random.default_rng(0))
         assert cache.seen == target_cache.length == len(tokens) - 3
@@ -279,9 +284,9 @@ def test_the_kind_decides(target, folder):
     """-d alone: the drafter, its limit, and `match` above temperature 0."""
     with exact_pair(target, write_dflash(folder / "kind.gguf")) as pair:
         for sampling, acceptance in ((GREEDY, "ratio"), (Sampling(), "match")):
-            speculation, rule = scheduled(pair, sampling, Speculation())
-            assert speculation.acceptance == acceptance
-            made = make_drafter(pair, sampling, speculation)
+            decoder = Decoder.for_pair(pair, sampling)
+            made, rule = decoder.drafter, decoder.stopping_rule
+            assert name_of(decoder.rule) == acceptance
             assert isinstance(made, Cascade)
             assert isinstance(made.other, BlockDrafter)
             assert rule.looking.limit == 6
@@ -395,7 +400,7 @@ def test_the_scheduler_learns_what_a_block_is_worth(cycle_target, target, folder
     for model, draft, worth in ((cycle_target, right, True), (target, wrong, False)):
         with exact_pair(model, draft) as pair:
             decoder = Decoder.for_pair(pair, GREEDY)
-            decoder.stopping_rule = Optimal(costs, Calibration(), pair.most_drafts)
+            decoder.stopping_rule = Optimal(costs, Calibration(), pair.most_drafts, source="block")
             rounds = [r for r in decoder.generate(PROMPT, Limits(max_tokens=150)) if r.tokens]
         late = rounds[len(rounds) // 2 : -2]
         if worth:

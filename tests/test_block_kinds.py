@@ -103,5 +103,5 @@ def test_what_is_read_again_is_not_copied_again(pair_of, target, monkeypatch):
         again = sum(round.reread for round in rounds)
         assert (again > 0) is (target == "qwen3next")
         assert sum(read) - sum(taken) == again
-        cache.inject()
+        cache.flush()
         assert sum(injected) == cache.length

@@ -103,7 +103,7 @@ def test_check_compares_with_plain_decoding(dspark):
 
 def test_check_catches_a_rule_that_accepts_everything(dspark, monkeypatch):
     """`--check` can fail: exit code 1 for tokens that the target would not have chosen."""
-    monkeypatch.setattr("dspark_gguf.decoder.make_rule", lambda _: lambda t, d, token, rng: token)
+    monkeypatch.setattr("dspark_gguf.assemble.make_rule", lambda _: lambda t, d, token, rng: token)
     result = dspark(
         "run", "Tell me about the sea.", "--check", "-n", 64, "--draft-min-prob", 0, "-c", 512
     )

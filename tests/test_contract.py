@@ -12,11 +12,13 @@ from llama_cpp.llama_cpp import _lib
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
-from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.quantize import FILE_TYPES, quantize
+from dspark_gguf.engine.sequence import open_cache
 from dspark_gguf.errors import EngineError
 from tests.children import run_python
+from tests.fakes import rows_of
 
 CONTEXT_FIELDS = """
     n_ctx n_batch n_ubatch n_outputs_max n_outputs_max_per_seq n_threads n_threads_batch
@@ -29,7 +31,7 @@ MODEL_FIELDS = "n_gpu_layers split_mode main_gpu load_mode tensor_split devices 
 @pytest.fixture
 def context(tiny_files):
     model = Model(tiny_files.target, ModelOptions())
-    return Context(model, n_ctx=64, max_rows=9, interrupt=Event())
+    return open_cache(model, n_ctx=64, max_rows=9, interrupt=Event())
 
 
 def test_parameter_fields_exist():
@@ -52,17 +54,17 @@ def test_defaults_mean_what_we_leave_to_them():
 
 def test_positions_must_go_on_from_the_cache(context):
     """A gap in the positions is refused, so a wrong book-keeping cannot pass unseen."""
-    context.restart([1, 2, 3])
+    prefill(context, [1, 2, 3])
     context.tokens.append(9)  # now the books are wrong
     with pytest.raises(EngineError, match="status -1"):
-        context.decode([4])
+        rows_of(context, [4])
 
 
 def test_rows_exist_only_where_they_were_asked_for(context):
     """A prompt without rows has none; asking for one is an error, not another position's row."""
-    context.restart([1, 2, 3])
+    prefill(context, [1, 2, 3])
     with pytest.raises(EngineError, match="none at row"):
-        type(context.decode([4, 5]))(context, 7, 1)[0]
+        type(rows_of(context, [4, 5]))(context, 7, 1)[0]
 
 
 def test_the_library_tells_where_it_lies():
@@ -116,4 +118,4 @@ def test_llama_cpp_is_silent(tiny_files):
 
 def test_logits_are_the_c_arrays_type(context):
     """Rows are float32, as the binding says."""
-    assert context.decode([1])[0].dtype == np.float32
+    assert rows_of(context, [1])[0].dtype == np.float32

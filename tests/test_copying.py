@@ -10,8 +10,9 @@ import pytest
 from dspark_gguf.calibration import KNOTS, Calibration
 from dspark_gguf.config import Limits, Sampling
 from dspark_gguf.cost import FixedCosts
+from dspark_gguf.dist import Dist
 from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
-from dspark_gguf.records import Round
+from dspark_gguf.records import Draft, Round, Segment, Verdict
 from dspark_gguf.sampling import margin
 from dspark_gguf.schedule import Copying, Optimal
 from dspark_gguf.testing import agreeing_rows, random_rows
@@ -36,11 +37,9 @@ def taught(calibration, truth, count=3000):
 def fate(scores, alive, drafted=0):
     """A round in which `alive` guesses were right, of which some were drafted."""
     accepted = min(alive, drafted)
-    fates = [1.0] * min(len(scores), accepted + 1)
-    if alive <= accepted and fates:
-        fates[-1] = 0.0 if alive < len(fates) else 1.0
-    tokens = tuple(range(accepted + 1))
-    return Round(tokens, drafted=drafted, accepted=accepted, guessed=((scores, tuple(fates)),))
+    guesses = [*range(min(alive, len(scores))), *[-1] * (len(scores) - alive)]
+    draft = Draft(Segment.of_guesses("lookup", guesses, scores, drafted))
+    return Round(tuple(range(accepted + 1)), draft=draft, verdict=Verdict(accepted, accepted))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -166,10 +165,8 @@ def test_whole_drafts_in_the_loop(seed):
     decoder.drafter.cache = decoder.drafter.other.cache
     for round in followed(decoder, prompt, decoder.generate(prompt, Limits(max_tokens=150))):
         said += round.tokens
-        looks, copies = (
-            len(round.scores),
-            round.drafted - ((round.last_look or 0) - round.first_look),
-        )
+        looks = round.draft.steps
+        copies = sum(len(each) for each in round.draft.segments if each.source == "lookup")
         kinds["looks"] += bool(looks)
         kinds["copies"] += bool(copies)
         kinds["both"] += bool(looks and copies)
@@ -184,10 +181,15 @@ def test_looks_learn_from_their_own_tokens_only():
     for accepted, wanted in ((1, (0, 0)), (2, (0, 1)), (3, (1, 2)), (4, (2, 2)), (6, (2, 2))):
         before = seen.tested, float(seen._survived.sum())
         seen._keep = 1.0
-        rule.observe(
-            Round(tuple(range(accepted + 1)), drafted=6, accepted=accepted, scores=(2.0, 3.0),
-                  first_look=2, last_look=4)
-        )  # fmt: skip
+        said = tuple(range(accepted + 1))
+        guesses = (*said[:accepted], *[-1] * (6 - accepted))
+        dists = (Dist.point(0),) * 2
+        draft = Draft(
+            Segment.of_guesses("lookup", guesses[:2], (), 2),
+            Segment("model", guesses[2:4], dists, (2.0, 3.0), (0.1, 0.1)),
+            Segment.of_guesses("lookup", guesses[4:], (), 2),
+        )
+        rule.observe(Round(said, draft=draft, verdict=Verdict(accepted, accepted)))
         survived, tested = float(seen._survived.sum()) - before[1], seen.tested - before[0]
         assert (survived, tested) == pytest.approx(wanted)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from dspark_gguf.cost import FixedCosts, LearnedCosts, load_table
 from dspark_gguf.errors import UsageError
-from dspark_gguf.records import Round
+from tests.fakes import round_of
 
 
 def learned(rows=None, step=0.1):
@@ -73,10 +74,11 @@ def test_a_slower_machine_is_one_factor():
 def test_rounds_are_taken_apart():
     """What is not drafting is the pass; the first look may have read more than one token."""
     costs = LearnedCosts()
-    round = Round(
-        (1, 2), drafted=2, accepted=1, scores=(1.0, 2.0, 3.0), look_seconds=(0.3, 0.1, 0.1),
-        caught_up=2, seconds=2.5, draft_seconds=0.5,
+    round = round_of(
+        (1, 2), drafted=2, accepted=1, scores=(1.0, 2.0, 3.0), seconds=(0.3, 0.1, 0.1),
+        caught_up=2, draft_seconds=0.5,
     )  # fmt: skip
+    round = replace(round, seconds=2.5)
     for _ in range(5):
         costs.observe(round)
     assert costs.measured_rows == [3]

@@ -27,13 +27,13 @@ RULES = ("ratio", "match", "typical", "threshold")
 
 def random_world(rng, **changes):
     """A world of 4 to 7 tokens whose draft agrees never, sometimes, mostly or always."""
-    n_tokens, seed = int(rng.integers(4, 8)), int(rng.integers(2**31))
-    rows = random_rows(n_tokens, seed)
+    n_vocab, seed = int(rng.integers(4, 8)), int(rng.integers(2**31))
+    rows = random_rows(n_vocab, seed)
     n_ctx = int(rng.integers(8, 48))
     values = {
         "target_rows": rows,
         "draft_rows": agreeing_rows(rows, float(rng.choice([0.0, 0.5, 0.9, 1.0])), seed + 1),
-        "tokenizer": Letters(n_tokens),
+        "tokenizer": Letters(n_vocab),
         "sampling": Sampling(
             temperature=0,
             repeat_penalty=float(rng.choice([1.0, 1.4])),
@@ -51,7 +51,7 @@ def random_world(rng, **changes):
 
 
 def random_prompt(rng, world, most=7):
-    return rng.integers(0, world.tokenizer.n_tokens, size=int(rng.integers(1, most))).tolist()
+    return rng.integers(0, world.tokenizer.n_vocab, size=int(rng.integers(1, most))).tolist()
 
 
 def random_limits(rng):
@@ -153,10 +153,11 @@ def test_no_pass_is_longer_than_the_room(budget, n_ctx):
     decoder = world.decoder(stopping_rule=recorder)
     prompt, room = [1, 2, 3], min(budget or 99, n_ctx - 3)
     answer = decoder.answer(prompt, Limits(max_tokens=budget))
-    assert recorder.limits == [room - 1]
-    assert [round.drafted for round in recorder.rounds] == [room - 1]
-    assert decoder.target.passes == [2, room]
-    assert len(decoder.drafter.cache.passes) == room - 1
+    assert recorder.limits == [room - 2] * (room > 1)
+    assert [round.drafted for round in recorder.rounds] == [0, *[room - 2] * (room > 1)]
+    # The prompt's pass yields the first token, a pass with drafts the rest.
+    assert decoder.target.passes == [3, *[room - 1] * (room > 1)]
+    assert len(decoder.drafter.cache.passes) == max(room - 2, 0)
     assert len(answer.tokens) == room
     assert answer.finish_reason == ("length" if room == budget else "context")
 
@@ -178,7 +179,7 @@ def reciting(prompt, answer, **changes):
     """A world that says `answer` after `prompt`, whose draft knows it too."""
     tokenizer = ByteTokenizer()
     tokens = tokenizer.tokenize(prompt + answer)
-    rows = reciting_rows(tokens, tokenizer.n_tokens, tokenizer.end)
+    rows = reciting_rows(tokens, tokenizer.n_vocab, tokenizer.end)
     return World(rows, rows, tokenizer, **changes)
 
 
@@ -199,9 +200,9 @@ def test_who_produced_what():
     world = reciting("ab", "cdefghij", speculation=Speculation(draft_max=3, mode="on"))
     decoder = world.decoder()
     answer = decoder.answer(list(b"ab"))
-    assert decoder.target.passes == [1, 4, 4, 2]
-    assert decoder.drafter.cache.passes == [2, 1, 1, 2, 1, 1, 2]
-    assert (answer.tally.drafted, answer.tally.accepted) == (7, 7)
+    assert decoder.target.passes == [2, 4, 4]
+    assert decoder.drafter.cache.passes == [3, 1, 1, 2, 1, 1]
+    assert (answer.tally.drafted, answer.tally.accepted) == (6, 6)
     assert answer.text == "cdefghij"
 
 
@@ -209,7 +210,6 @@ def test_off_means_that_the_draft_sees_no_work():
     """Mode off: not a pass of the draft, not even of the prompt; nor is a draft model asked for."""
     world = reciting("ab", "cdefghij", speculation=Speculation(mode="off"))
     decoder = world.decoder()
-    decoder.drafter.propose = None  # not even called
     assert decoder.answer(list(b"ab")).text == "cdefghij"
     assert decoder.drafter.cache.passes == []
     pair = SimpleNamespace(
@@ -225,12 +225,12 @@ class Interrupted(TableModel):
 
     countdown = float("inf")
 
-    def advance(self, tokens, n_rows):
+    def decode(self, tokens, n_rows):
         self.countdown -= 1
         if self.countdown < 0:
             self.countdown = float("inf")
             raise Cancelled
-        return super().advance(tokens, n_rows)
+        return super().decode(tokens, n_rows)
 
 
 @pytest.mark.parametrize("whose", ["target", "draft"])
@@ -281,3 +281,17 @@ def test_ctrl_c_while_a_shift_is_read_loses_no_token():
 
     tokens, text, reason = finished(decoder.generate([1, 2], shift=shift))
     assert (tokens, text, reason) == (*world.plain([1, 2])[:2], "cancelled")
+
+
+def test_the_first_token_comes_with_the_prompts_pass():
+    """One pass: of a new conversation over the prompt, of one that goes on over what is new."""
+    world = World(*[random_rows(6, seed=2)] * 2, Letters(6))
+    world.sampling = Sampling(temperature=0, ignore_eos=True)
+    decoder = world.decoder()
+    first = next(decoder.generate([1, 2, 3, 4]))
+    assert decoder.target.passes == [4]
+    assert (first.prompt_tokens, first.cached_tokens, len(first.tokens)) == (4, 0, 1)
+    decoder.target.passes.clear()
+    second = next(decoder.generate([1, 2, 3, 4, *first.tokens, 2]))
+    assert decoder.target.passes == [2]
+    assert (second.prompt_tokens, second.cached_tokens) == (6, 4)

@@ -163,7 +163,7 @@ def test_costs_that_cannot_be_measured(dspark, tiny_files, monkeypatch):
     def refuse(*_):
         raise EngineError("a", "b", "c")
 
-    monkeypatch.setattr("dspark_gguf.engine.pair.quick_profile", refuse)
+    monkeypatch.setattr("dspark_gguf.engine.timing.quick_profile", refuse)
     result = dspark("doctor", "-m", tiny_files.target, "--json", *SMALL)
     sections = told(result)
     assert result.exit_code == 1

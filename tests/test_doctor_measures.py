@@ -12,6 +12,7 @@ from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.doctor import measured, ways
 from dspark_gguf.doctor.rows import differences
 from dspark_gguf.testing import TableModel
+from tests.fakes import rows_of
 
 WIDE = 8
 
@@ -26,11 +27,11 @@ class Batched(TableModel):
     def row(self, before):
         return np.arange(WIDE, dtype=np.float32) + len(before) % 3
 
-    def decode(self, tokens):
-        rows = super().decode(tokens)
-        if len(tokens) < self.least:
+    def decode(self, tokens, n_rows):
+        rows = super().decode(tokens, n_rows)
+        if not n_rows or len(tokens) < self.least:
             return rows
-        return [self.change(rows[k].copy()) for k in range(len(tokens))]
+        return [self.change(rows[k].copy()) for k in range(n_rows)]
 
 
 def raised(row):
@@ -131,7 +132,7 @@ def test_threads_and_attention_on_a_real_model(tiny_files):
         # The head of 16 numbers does not fill a block of q8_0.
         assert {way.name for way in found} <= {"-fa on", "-fa off", "-ctk q8_0 -ctv q8_0"}
         assert pair.target.options.cache_type_k == "f16"
-        assert pair.target_cache.decode([1])[0].shape == (pair.vocabulary.n_tokens,)
+        assert rows_of(pair.target_cache, [1])[0].shape == (pair.vocabulary.n_vocab,)
 
 
 def test_what_wins_is_advised_with_its_option():

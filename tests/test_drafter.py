@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dspark_gguf.assemble import assemble
 from dspark_gguf.config import Limits, Sampling, Speculation
-from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter, NoDrafter, make_drafter
+from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter, NoDrafter
+from dspark_gguf.errors import UsageError
+from dspark_gguf.learned import Learned
 from dspark_gguf.records import NO_DRAFT
 from dspark_gguf.sampling import Sampler, top_probability
 from dspark_gguf.schedule import Bounded
@@ -17,10 +20,10 @@ GREEDY = Sampling(temperature=0)
 N_TOKENS = 6
 
 
-def drafter(rows=None, sampling=GREEDY, n_tokens=N_TOKENS, n_ctx=64, **cache):
-    """A drafter for a target of `n_tokens`, whose last one ends an answer."""
-    tokenizer = Letters(n_tokens)
-    cache = TableModel(rows or random_rows(n_tokens, seed=4), n_ctx, max_rows=1)
+def drafter(rows=None, sampling=GREEDY, n_vocab=N_TOKENS, n_ctx=64, **cache):
+    """A drafter for a target of `n_vocab`, whose last one ends an answer."""
+    tokenizer = Letters(n_vocab)
+    cache = TableModel(rows or random_rows(n_vocab, seed=4), n_ctx, max_rows=1)
     made = ModelDrafter(cache, Sampler(sampling, tokenizer.end_tokens), tokenizer)
     made.restart([], np.random.default_rng(0))
     return made
@@ -54,11 +57,11 @@ def test_two_turns_the_second_one_shorter():
     assert emitted == world.plain(second, limits)[0]
 
     assert rounds[0].cached_tokens == 4
-    # The target reads 7 - 4 tokens of the prompt, then one token and the drafts of each round.
-    assert target.passes == [3, *(1 + round.drafted for round in rounds[1:])]
-    # The draft reads 8 - 4 for its first guess; later its last token's successor, and after a
-    # fully accepted draft also the last guess, which it had not read itself.
-    expected, lag = [], 8 - 4
+    # The target reads 8 - 4 tokens of the prompt, then one token and the drafts of each round.
+    assert target.passes == [4, *(1 + round.drafted for round in rounds[1:])]
+    # The draft reads 9 - 4 for its first guess, behind the first token; later its last token's
+    # successor, and after a fully accepted draft also the last guess, which it had not read.
+    expected, lag = [], 9 - 4
     for round in rounds[1:]:
         expected += [lag, *[1] * (round.drafted - 1)] if round.drafted else []
         lag = 2 if round.accepted == round.drafted else 1
@@ -104,14 +107,14 @@ def test_ids_beyond_the_targets_vocabulary_are_never_proposed(temperature, extra
         return row
 
     sampling = Sampling(temperature=temperature, ignore_eos=True)
-    made = drafter(rows, sampling, n_tokens=N_TOKENS)
+    made = drafter(rows, sampling, n_vocab=N_TOKENS)
     tokens = [0, 1]
     for _ in range(20):
         draft = made.propose(tokens, Bounded(2))
         assert len(draft) == 2
-        assert all(law.ids.max() < N_TOKENS for law in draft.laws)
+        assert all(law.ids.max() < N_TOKENS for law in draft.dists)
         confidence = top_probability(base(tuple(tokens))[:N_TOKENS])
-        assert draft.scores[0] == confidence
+        assert draft.segments[0].scores[0] == confidence
         tokens += draft.tokens
         made.trim(len(tokens) - 1)
 
@@ -144,7 +147,7 @@ def test_a_draft_is_a_chain_of_draws_from_its_own_rows(seed):
     made.restart([0, 1], np.random.default_rng(seed))
     draft = made.propose([0, 1, 1], Bounded(5))
     rng, past = np.random.default_rng(seed), (0, 1, 1)
-    for token, law in zip(draft.tokens, draft.laws, strict=True):
+    for token, law in zip(draft.tokens, draft.dists, strict=True):
         wanted = made.sampler(rows(past), past)
         assert wanted.ids.tolist() == law.ids.tolist()
         assert wanted.probs.tolist() == law.probs.tolist()
@@ -176,16 +179,17 @@ def test_the_plan_is_asked_before_each_draw():
     assert len(draft) == 2
     prefixes = [(0, 1), (0, 1, draft.tokens[0]), (0, 1, *draft.tokens)]
     assert plan.seen == [top_probability(rows(prefix)) for prefix in prefixes]
-    assert draft.scores == tuple(plan.seen)
+    [segment] = draft.segments
+    assert segment.scores == tuple(plan.seen)
     assert made.cache.passes == [2, 1, 1]
-    assert (len(draft.look_seconds), draft.caught_up) == (3, 2)
+    assert (draft.steps, segment.caught_up) == (3, 2)
 
 
 def test_no_look_after_the_plan_has_enough():
     """A plan may end a draft with the token that it just admitted: the next row is not computed."""
     made = drafter(sampling=Sampling(temperature=0, ignore_eos=True))
     draft = made.propose([0, 1], Asked(6, enough=2))
-    assert (len(draft), len(draft.scores)) == (2, 2)
+    assert (len(draft), draft.steps) == (2, 2)
     assert made.cache.passes == [2, 1]
 
 
@@ -215,17 +219,10 @@ def test_a_smaller_context_ends_drafting_not_the_answer(committed):
     assert len(made.propose(tokens, Bounded(3))) == max(0, min(3, 8 - committed))
 
 
-class FakePair:
-    """As much of a pair as `make_drafter` looks at."""
+class FakeCache(TableModel):
+    """A draft model's cache as the assembly knows it."""
 
-    vocabulary = Letters(N_TOKENS)
-
-    def __init__(self, cache):
-        self.cache, self.asked = cache, 0
-
-    def draft_cache(self):
-        self.asked += 1
-        return self.cache
+    kind = "model"
 
 
 def test_settings_choose_the_drafter():
@@ -233,20 +230,50 @@ def test_settings_choose_the_drafter():
 
     Only `ratio` draws from the draft; the other rules do better with its best guess.
     """
-    cache = TableModel(random_rows(N_TOKENS))
-    pair, sampling = FakePair(cache), Sampling(temperature=0.7, top_k=3)
-    assert isinstance(make_drafter(pair, sampling, Speculation(mode="off")), NoDrafter)
-    assert pair.asked == 0
-    assert isinstance(make_drafter(FakePair(None), sampling, Speculation()), LookupDrafter)
-    assert isinstance(make_drafter(pair, sampling, Speculation(drafter="lookup")), LookupDrafter)
-    assert pair.asked == 0
-    assert isinstance(make_drafter(pair, sampling, Speculation()), Cascade)
-    assert isinstance(make_drafter(pair, sampling, Speculation(drafter="model")), ModelDrafter)
+    cache = FakeCache(random_rows(N_TOKENS))
+    sampling = Sampling(temperature=0.7, top_k=3)
+    asked = []
+
+    def made(draft, **settings):
+        def load():
+            asked.append(draft)
+            return draft
+
+        target, vocabulary = TableModel(random_rows(N_TOKENS)), Letters(N_TOKENS)
+        speculation = Speculation(**settings)
+        return assemble(target, load, vocabulary, sampling, speculation, Learned).drafter
+
+    assert isinstance(made(cache, mode="off"), NoDrafter)
+    assert isinstance(made(cache, drafter="lookup"), LookupDrafter)
+    assert not asked
+    assert isinstance(made(None), LookupDrafter)
+    assert isinstance(made(cache), Cascade)
+    assert isinstance(made(cache, drafter="model"), ModelDrafter)
+    assert isinstance(made(cache, rule="fixed"), ModelDrafter)
     for rule, temperature in (("ratio", 0.7), ("match", 0), ("typical", 0), ("threshold", 0)):
-        made = make_drafter(pair, sampling, Speculation(acceptance=rule, drafter="model"))
-        assert isinstance(made, ModelDrafter)
-        assert made.cache is cache
-        assert (made.sampler.settings.temperature, made.sampler.settings.top_k) == (temperature, 3)
+        drafter = made(cache, acceptance=rule, drafter="model")
+        assert isinstance(drafter, ModelDrafter)
+        assert drafter.cache is cache
+        settings = drafter.sampler.settings
+        assert (settings.temperature, settings.top_k) == (temperature, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"drafter": "model"}, "draft model for drafter model"),
+        ({"drafter": "mine"}, "'mine'"),
+        ({"drafter": "block", "draft": True}, "leave --drafter out"),
+        ({"drafter": "model", "lookup_store": "x", "draft": True}, "lookup store"),
+        ({"rule": "fixed", "lookup_store": "x", "draft": True}, "lookup store"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(settings, named):
+    """By name; nothing that was asked for is left out in silence."""
+    cache = FakeCache(random_rows(N_TOKENS)) if settings.pop("draft", False) else None
+    target, speculation = TableModel(random_rows(N_TOKENS)), Speculation(**settings)
+    with pytest.raises(UsageError, match=named):
+        assemble(target, lambda: cache, Letters(N_TOKENS), Sampling(), speculation, Learned)
 
 
 def test_no_drafter_proposes_nothing():

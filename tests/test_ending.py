@@ -29,7 +29,7 @@ class Pieces:
         b"", b"\xff", b"\xf0\x9f", b"\xa6\x9c", b"ab\xc3", b"\xa9b", b"ab", b"aab", b"bab",
         *(letter.encode() for letter in ALPHABET),
     )  # fmt: skip
-    n_tokens = len(pieces) + 1
+    n_vocab = len(pieces) + 1
     end_tokens = (len(pieces),)
 
     def piece(self, token):
@@ -78,7 +78,7 @@ def expected(limits, tokens):
 
 @settings(max_examples=1500, deadline=None)
 @given(
-    tokens=st.lists(st.integers(0, PIECES.n_tokens - 1), max_size=25),
+    tokens=st.lists(st.integers(0, PIECES.n_vocab - 1), max_size=25),
     stop=STOPS,
     budget=st.none() | st.integers(1, 20),
     cuts=st.lists(st.integers(1, 25)),

@@ -175,7 +175,7 @@ def test_a_cache_that_is_smaller_than_it_says(pair, kept, monkeypatch):
     """llama.cpp itself finds no place in the middle of a verification: the answer ends there."""
     for cache in pair.caches.values():
         cache.trim(0)
-    monkeypatch.setattr(pair.target_cache, "n_ctx", 10_000)
+    monkeypatch.setattr(pair.target_cache.context, "n_ctx", 10_000)
     tree = {**TREE, "limits": {"max_tokens": None}}
     session, screen = Session(pair, load_settings(None, tree)), FakeScreen()
     Chat(session, screen, FakeReader("One."), kept).run()

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from dspark_gguf import Speculation
-from dspark_gguf.draft.grammar import Choices, FittingGreedy, fitting, forced, paying
+from dspark_gguf.assemble import new_choices
+from dspark_gguf.draft.grammar import (
+    AnswerGrammar,
+    Choices,
+    FittingGreedy,
+    fitting,
+    forced,
+    paying,
+)  # fmt: skip
 from dspark_gguf.engine.chain import Chain
 from dspark_gguf.engine.grammar import Grammar
 from dspark_gguf.engine.llama import SafeLlama
@@ -48,7 +56,7 @@ def pair(demo_files):
 def test_all_that_may_follow(pair, text):
     """By first bytes the same tokens are found as by asking about each."""
     plain, ours = pair
-    grammar = Grammar(plain._model.vocab, ours._speculator.pieces, GBNF)
+    grammar = Grammar(ours._vocabulary, GBNF)
     for token in plain.tokenize(text.encode(), add_bos=False):
         assert grammar.fits(token)
         grammar.accept(token)
@@ -64,11 +72,11 @@ def test_all_that_may_follow(pair, text):
 def test_a_grammar_that_names_tokens(pair):
     """Its rules are not about bytes: every token is asked about."""
     plain, ours = pair
-    grammar = Grammar(plain._model.vocab, ours._speculator.pieces, 'root ::= "<" [a-z]+ ">"')
+    grammar = Grammar(ours._vocabulary, 'root ::= "<" [a-z]+ ">"')
     each = grammar.among(np.arange(plain.n_vocab(), dtype=np.int32))
     assert sorted(grammar.all()) == sorted(each)
     with pytest.raises(UsageError, match="cannot parse"):
-        Grammar(plain._model.vocab, ours._speculator.pieces, "root ::= nothing")
+        Grammar(ours._vocabulary, "root ::= nothing")
 
 
 WAYS = [
@@ -91,13 +99,17 @@ def test_the_draws_of_the_chain(pair, way):
     plain.set_seed(5)
     tokens = plain.tokenize(b"Anna is 31 and bakes. As JSON: ")
     theirs = plain._init_sampler(grammar=grammar, **way)
-    chain = Chain(plain, ours._speculator.pieces, grammar=grammar, **way)
+    answer = AnswerGrammar(Grammar(ours._vocabulary, GBNF), new_choices(ours._vocabulary))
+    chain = Chain(plain, answer, grammar=grammar, **way)
     plain.reset()
     plain.eval(tokens)
     for _ in range(50):
         drawn = theirs.sample(plain._ctx, -1)
-        assert chain.draw(-1) == drawn
-        if drawn in ours._speculator.pieces.end_tokens:
+        row = llama_cpp.llama_get_logits_ith(plain._ctx.ctx, -1)
+        row = np.ctypeslib.as_array(row, (plain.n_vocab(),))
+        assert chain.draw(row, -1) == drawn
+        answer.follow(tokens[-1], drawn)
+        if drawn in ours._vocabulary.end_tokens:
             break
         plain.eval([drawn])
 
@@ -105,11 +117,11 @@ def test_the_draws_of_the_chain(pair, way):
 def test_forced_tokens_save_passes(pair, monkeypatch):
     """A key is one pass, not one for each of its tokens; the second time, all of the structure."""
     _, ours = pair
-    monkeypatch.setattr(ours._speculator, "_proposed", lambda said, room: NO_DRAFT)
-    monkeypatch.setitem(ours._speculator.__dict__, "choices", Choices(ours._speculator.pieces.text))
+    monkeypatch.setattr(ours.drafter, "propose", lambda tokens, plan: NO_DRAFT)
+    monkeypatch.setitem(ours.__dict__, "_choices", new_choices(ours._vocabulary))
     passes = []
-    decode = ours._ctx.decode
-    monkeypatch.setattr(ours._ctx, "decode", lambda batch: (passes.append(1), decode(batch))[1])
+    decode = ours._cache.decode
+    monkeypatch.setattr(ours._cache, "decode", lambda *step: (passes.append(1), decode(*step))[1])
 
     def asked():
         passes.clear()
@@ -155,13 +167,13 @@ TOKENS = [b"n", b"na", b"me", b"m", b"e", b"name", b"x"]
 def test_forced():
     """The longest token, unless another was taken there before; never more than asked."""
     choices = Choices(TOKENS)
-    assert forced(Spelled(b"namename", TOKENS), 6, choices) == ([5, 5], [0.5, 0.5])
-    assert forced(Spelled(b"namename", TOKENS), 6, choices, most=1)[0] == [5]
+    assert forced(Spelled(b"namename", TOKENS), 6, choices, 9) == ([5, 5], [0.5, 0.5])
+    assert forced(Spelled(b"namename", TOKENS), 6, choices, 1)[0] == [5]
     choices.observe(6, Spelled(b"name", TOKENS).few(), 1)
-    assert forced(Spelled(b"name", TOKENS), 6, choices)[0] == [1, 2]
-    assert forced(Spelled(b"name", TOKENS), 5, choices)[0] == [5]
-    assert forced(Spelled(b"namename", TOKENS), 5, Choices(TOKENS, frozenset({5})))[0] == [5]
-    assert forced(Spelled(b"x", TOKENS), 5, choices) == ([6], [1.0])
+    assert forced(Spelled(b"name", TOKENS), 6, choices, 9)[0] == [1, 2]
+    assert forced(Spelled(b"name", TOKENS), 5, choices, 9)[0] == [5]
+    assert forced(Spelled(b"namename", TOKENS), 5, Choices(TOKENS, frozenset({5})), 9)[0] == [5]
+    assert forced(Spelled(b"x", TOKENS), 5, choices, 9) == ([6], [1.0])
 
 
 def test_how_sure_a_choice_is():
@@ -201,8 +213,9 @@ def test_fitting_drafts():
     state = Spelled(b"name", TOKENS)
     assert fitting(state, [0, 6, 3]) == 1
     assert state.at == 1
-    best = FittingGreedy(Spelled(b"name", TOKENS))
-    best.committed = 2
+    grammar = AnswerGrammar(Spelled(b"name", TOKENS), Choices(TOKENS))
+    grammar.length = 2
+    best = FittingGreedy(grammar)
     assert best.history([9, 9]) == ()
     row = np.array([0.1, 0.2, 0.5, 0.4, 0.3, 0.0, 9.0], dtype=np.float32)
     assert best(row, (), []).top == 1

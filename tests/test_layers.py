@@ -21,17 +21,17 @@ hub
 config
 records
 engine.protocol
-sampling verify
+sampling
+verify
 calibration
 cost
 learned schedule
 engine
 ending
 draft
+assemble
 decoder
-speculator
 catalog
-llama_decoder
 plugin
 chat
 llm_plugin

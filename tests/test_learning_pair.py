@@ -11,11 +11,11 @@ from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.cli import main
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.cost import load_table
-from dspark_gguf.draft import scheduled
 from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.schedule import Copying, Fixed, Optimal, Prefix, Threshold
+from dspark_gguf.verify import name_of
 
 PROMPT = [10, 20, 30, 40]
 
@@ -72,8 +72,8 @@ def test_who_decides_what(tiny_files):
     with load_pair(tiny_files.target, tiny_files.draft) as pair:
 
         def chosen(sampling, **settings):
-            speculation, rule = scheduled(pair, Sampling(**sampling), Speculation(**settings))
-            return speculation.acceptance, type(rule)
+            made = Decoder.for_pair(pair, Sampling(**sampling), Speculation(**settings))
+            return name_of(made.rule), type(made.stopping_rule)
 
         assert chosen({"temperature": 0}) == ("ratio", Copying)
         assert chosen({"temperature": 0.8}) == ("ratio", Copying)
@@ -143,7 +143,8 @@ def test_trace_and_calibrate_on_the_demo_pair(demo_files, tmp_path):
         for round in decoder.generate(tokens, Limits(max_tokens=12)):
             if round.tokens and round.drafted == 4:
                 assert round.accepted == texts[0].survived[position].sum()
-                assert round.scores[0] == pytest.approx(texts[0].gap[position, 0], abs=0.5)
+                [score, *_] = round.draft.segments[0].scores
+                assert score == pytest.approx(texts[0].gap[position, 0], abs=0.5)
             position += len(round.tokens)
     result = run("calibrate", *words, "--depth", 3)
     assert result.exit_code == 0, result.output

@@ -60,7 +60,7 @@ def test_a_prompt_that_was_read_is_not_read_again(make, wanted):
     assert said(llama, PROMPT) == wanted
     assert llama.n_tokens == len(PROMPT) + len(wanted) - 1
     assert llama.input_ids[: llama.n_tokens].tolist() == [*PROMPT, *wanted[:-1]]
-    if llama._cache.can_trim:
+    if llama._cache.rollback == "removal":
         assert not resets
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from dspark_gguf.config import Limits
 from dspark_gguf.draft import LookupDrafter
-from dspark_gguf.draft.lookup import FURTHEST, LEAST, PLACES, RUNS, Index, Match, chain
-from dspark_gguf.records import Guesses
+from dspark_gguf.draft.index import FURTHEST, LEAST, PLACES, RUNS, Index, Match, chain
+from dspark_gguf.records import Draft, Segment
 from dspark_gguf.schedule import Bounded, Fixed
 from dspark_gguf.testing import random_rows, reciting_rows
 from tests.fakes import Letters, World
@@ -99,11 +99,11 @@ def lookup(n=8):
 def test_a_draft_ends_with_an_end_token_and_where_nothing_matches():
     """Nothing follows the end of an answer, and nothing is made up."""
     drafter = lookup(8)
-    assert drafter.guess([1, 2, 3, 7, 5, 1, 2], 9).tokens == (3, 7)
+    assert drafter.guess([1, 2, 3, 7, 5, 1, 2], 9)[0] == (3, 7)
     assert drafter.ends((3, 7))
     assert not drafter.ends((3,))
     drafter.restart([], None)
-    assert drafter.guess([1, 2, 3], 9) == Guesses((), ())
+    assert drafter.guess([1, 2, 3], 9) == ((), ())
     assert drafter.propose([1, 2, 3, 4], Bounded(9)).tokens == ()
 
 
@@ -111,9 +111,7 @@ def test_what_is_drafted_can_be_gone_on_from_and_is_forgotten():
     """Guesses behind tokens that may come to nothing; the index holds what is committed."""
     drafter = lookup()
     tokens = [1, 2, 3, 4, 5, 1]
-    assert drafter.guess(tokens, 2, (2, 3)) == Guesses(
-        (4, 5), drafter.guess(tokens, 2, (2, 3)).scores, 2
-    )
+    assert drafter.guess(tokens, 2, (2, 3))[0] == (4, 5)
     assert drafter.index.tokens == tokens
 
 
@@ -130,14 +128,20 @@ def test_an_edited_conversation_keeps_its_common_beginning():
 
 def test_fates_need_no_verification():
     """Guesses are compared with what was said; unseen are those after the first that was wrong."""
-    guesses = Guesses((4, 5, 6), (1.0, 2.0, 3.0))
-    assert guesses.fates((), (4,)) == (1.0,)
-    assert guesses.fates((), (9,)) == (0.0,)
-    assert guesses.fates((4, 5), (4, 5, 7)) == (1.0, 1.0, 0.0)
-    later = Guesses((5, 6), (1.0, 2.0), place=1)
-    assert later.fates((4,), (4, 5, 7)) == (1.0, 0.0)
-    assert later.fates((4,), (3,)) == ()  # what it went on from was wrong
-    assert later.fates((4,), (4,)) == ()  # and here the answer ended before it
+
+    def told(draft, emitted):
+        return [outcomes for _, _, outcomes in draft.outcomes(emitted)]
+
+    guesses = Segment.of_guesses("lookup", (4, 5, 6), (1.0, 2.0, 3.0), 0)
+    assert told(Draft(guesses), (4,)) == [(1.0,)]
+    assert told(Draft(guesses), (9,)) == [(0.0,)]
+    guesses = Segment.of_guesses("lookup", (4, 5, 6), (1.0, 2.0, 3.0), 2)
+    assert told(Draft(guesses), (4, 5, 7)) == [(1.0, 1.0, 0.0)]
+    first = Segment.of_guesses("lookup", (4,), (1.0,), 1)
+    later = Segment.of_guesses("lookup", (5, 6), (1.0, 2.0), 1)
+    assert told(Draft(first, later), (4, 5, 7)) == [(1.0,), (1.0, 0.0)]
+    assert told(Draft(first, later), (3,)) == [(0.0,), ()]  # what it went on from was wrong
+    assert told(Draft(first, later), (4,)) == [(1.0,), ()]  # the answer ended before it
 
 
 def test_copies_come_from_the_prompt_and_from_the_answer():

@@ -35,7 +35,7 @@ def sampled(**changes):
     )  # fmt: skip
 
 
-def off_law(world, rule, stopping=FIXED, max_tokens=3, prompt=(0, 1)):
+def off_law(world, rule, stopping=FIXED, max_tokens=4, prompt=(0, 1)):
     """Largest error of any answer's probability, from all paths of all draws of the whole loop.
 
     `stopping` is settings, or makes a new stopping rule.
@@ -125,9 +125,9 @@ class Peeking(ModelDrafter):
 
     def propose(self, tokens, plan):
         draft = super().propose(tokens, plan)
-        sure = [law.prob(token) > 0.4 for token, law in zip(draft.tokens, draft.laws, strict=True)]
-        length = sure.index(False) if False in sure else len(draft)
-        return Draft(draft.tokens[:length], draft.laws[:length], draft.scores[:length])
+        sure = [law.prob(token) > 0.4 for token, law in zip(draft.tokens, draft.dists, strict=True)]
+        length = [*sure, False].index(False)
+        return Draft(*(each.cut(length) for each in draft.segments))
 
 
 def test_a_stop_that_sees_the_token_is_biased_under_ratio_only():
@@ -175,6 +175,7 @@ def copying(kind):
         return Cascade(lookup, ModelDrafter(cache, sampler, tokenizer)) if kind else lookup
 
     world.drafter_kind = drafter
+    world.n_ctx = world.draft_n_ctx = 12
     return world
 
 
@@ -195,7 +196,7 @@ def test_copies_keep_the_law(rule, cascade, stopping):
     """Alone, before looks, behind them, and as the learning rule mixes them."""
     world = copying(cascade)
     prompt = (0, 1, 0, 1, 0)
-    drafted = world.decoder(rule, stopping()).answer(prompt, Limits(max_tokens=3)).tally.drafted
+    drafted = world.decoder(rule, stopping()).answer(prompt, Limits(max_tokens=4)).tally.drafted
     assert drafted
     assert off_law(world, rule, stopping, prompt=prompt) < 1e-12
 
@@ -212,7 +213,7 @@ def test_a_copy_that_lies_about_its_law_is_caught():
         def flat(tokens, plan):
             draft = propose(tokens, plan)
             law = Dist(np.array([0, 1, 2]), np.full(3, 1 / 3))
-            return replace(draft, laws=(law,) * len(draft))
+            return Draft(*(replace(each, dists=(law,) * len(each)) for each in draft.segments))
 
         decoder.drafter.propose = flat
         return decoder

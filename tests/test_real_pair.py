@@ -7,13 +7,17 @@ exactly; the rest against a stated margin.
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import ModelOptions, Settings
+from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.measure.check import NEAR_TIE, WitnessSampler, check
 from dspark_gguf.sampling import Sampler
+from tests.fakes import rows_of
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_gguf import Tiny
 
@@ -83,8 +87,8 @@ class Keeper(Sampler):
         super().__init__(settings)
         self.laws = []
 
-    def __call__(self, row, history, drafted=()):
-        self.laws.append(super().__call__(row, history, drafted))
+    def __call__(self, row, history, drafted=(), grammar=None):
+        self.laws.append(super().__call__(row, history, drafted, grammar))
         return self.laws[-1]
 
 
@@ -95,7 +99,7 @@ def accept_always(target, draft, token, rng):
 
 @pytest.mark.parametrize("acceptance", ["ratio", "match", "biased"])
 def test_first_tokens_at_temperature_1_follow_the_targets_law(pair, acceptance):
-    """Chi-square of 300 first tokens, drafted and verified, against the target's own row.
+    """Chi-square of 300 tokens, the first that are drafted and verified, against the target's row.
 
     The odds that a right rule fails are 1 in 1000 (once for each: the draws have fixed seeds). A
     rule that takes every draft token fails.
@@ -108,19 +112,29 @@ def test_first_tokens_at_temperature_1_follow_the_targets_law(pair, acceptance):
     decoder = Decoder.for_pair(pair, sampling, speculation)
     if acceptance == "biased":
         decoder.rule = accept_always
-    seen = np.zeros(pair.vocabulary.n_tokens)
+    seen = np.zeros(pair.vocabulary.n_vocab)
     for seed in range(n):
-        decoder.seed = seed
-        rounds = decoder.generate(prompt, Limits(max_tokens=2))
-        next(rounds)
-        first = next(rounds)
+        before, first = islice(decoder.generate(prompt, Limits(max_tokens=3), SameFirst(seed)), 2)
         assert first.drafted == 1
         seen[first.tokens[0]] += 1
-    pair.target_cache.restart(prompt[:-1])
-    law = Sampler(sampling)(pair.target_cache.decode(prompt[-1:])[0], ())
+    prefill(pair.target_cache, prompt)
+    law = Sampler(sampling)(rows_of(pair.target_cache, before.tokens)[0], ())
     expected = np.zeros_like(seen)
     expected[law.ids] = law.probs * n
     assert (p_value(seen, expected) < 0.001) == (acceptance == "biased")
+
+
+class SameFirst:
+    """Draws that begin with the same number: the token of the prompt's pass is always the same."""
+
+    def __init__(self, seed):
+        self._rng, self._first = np.random.default_rng(seed), [0.5]
+
+    def random(self):
+        return self._first.pop() if self._first else self._rng.random()
+
+    def spawn(self, count):
+        return self._rng.spawn(count)
 
 
 def p_value(seen, expected, draws=20_000):

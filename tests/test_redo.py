@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 
 from dspark_gguf.calibration import N_KNOTS, Calibration
 from dspark_gguf.cost import FixedCosts, LearnedCosts
-from dspark_gguf.records import Round
 from dspark_gguf.schedule import Copying, Optimal
 from dspark_gguf.schedule.stopping import solve
+from tests.fakes import round_of
 
 LIMIT = 12
 TARGET = 1.0 + 0.15 * np.arange(LIMIT + 1)
@@ -96,7 +97,7 @@ def test_what_is_read_again_is_not_the_passes_cost():
     before = costs.target_seconds[:8].copy()
     for _ in range(200):
         seconds = float(before[4] + before[2])
-        costs.observe(Round((1,), drafted=4, accepted=0, reread=3, seconds=seconds))
+        costs.observe(replace(round_of((1,), drafted=4, reread=3), seconds=seconds))
     np.testing.assert_allclose(costs.target_seconds[:8], before, rtol=1e-6)
     assert costs.redo_seconds[2] == pytest.approx(before[2])
     costs.replays = False
@@ -109,6 +110,6 @@ def test_the_account_is_charged():
     for replays in (False, True):
         rule = Optimal(FixedCosts(TARGET, LOOKS, replays=replays), Calibration(), LIMIT)
         for _ in range(3):
-            rule.observe(Round((1,), drafted=2, accepted=0, scores=(1.0, 1.0), seconds=1.0))
+            rule.observe(round_of((1,), drafted=2, scores=(1.0, 1.0)))
         left.append(rule._account)
     assert left[0] - left[1] == pytest.approx(3 * TARGET[0] / TARGET[0])

@@ -245,15 +245,15 @@ def test_a_replay_is_what_happens(rule, seed):
     limit = "optimal:max=12" if rule == "optimal" else rule
     live = world.decoder(stopping_rule=make_rule(limit, table))
     wanted = [
-        (r.drafted, r.accepted, len(r.scores))
-        for r in live.generate(prompt, Limits(max_tokens=length)) if r.tokens
+        (r.drafted, r.accepted, r.draft.steps)
+        for r in live.generate(prompt, Limits(max_tokens=length)) if not r.prompt_tokens
     ]  # fmt: skip
     replayed, played = make_rule(limit, table), []
     observe = replayed.observe
     replayed.observe = lambda r: (
-        played.append((r.drafted, r.accepted, len(r.scores))), observe(r)
+        played.append((r.drafted, r.accepted, r.draft.steps)), observe(r)
     )  # fmt: skip
-    result = replay([text], table, replayed, False)
+    result = replay([text[1:]], table, replayed, False)  # the prompt's pass yields the first token
     if rule == "cascade":  # behind wrong tokens a replay only knows what stands in the text
         speed = sum(a + 1 for _, a, _ in wanted) / sum(
             table.target_seconds[drafted] + (table.draft_seconds[looks - 1] if looks else 0.0)

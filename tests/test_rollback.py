@@ -12,10 +12,11 @@ import pytest
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine import footprint
-from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.footprint import Footprint
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.rollback import Rollback
+from dspark_gguf.engine.sequence import open_cache
 from dspark_gguf.schedule import Fixed
 from tests.fakes import Scripted, restore_stale
 from tests.tiny_gguf import Tiny
@@ -87,8 +88,8 @@ def state_bytes(pair):
 def fresh_rows(pair, tokens, last):
     """Rows of the `last` tokens, from a context that never held anything else."""
     cache = pair.target_cache
-    context = Context(pair.target, cache.n_ctx, cache.max_rows, Event())
-    rows = context.advance(tokens, last)
+    context = open_cache(pair.target, cache.n_ctx, cache.max_rows, Event())
+    rows = context.decode(tokens, last)
     out = np.stack([rows[k].copy() for k in range(last)])
     context.close()
     return out
@@ -98,7 +99,7 @@ def fresh_rows(pair, tokens, last):
 def test_the_size_of_a_state_is_what_llama_cpp_saves(files, kind):
     """The arithmetic that decides how many snapshots there are, up to a header for each layer."""
     with pair_of(files, kind) as pair:
-        pair.target_cache.restart(PROMPT)
+        prefill(pair.target_cache, PROMPT)
         saved = len(pair.target_cache._rollback._marks[-1].data)
         assert (
             0
@@ -158,7 +159,7 @@ def test_rows_after_any_rejection_are_those_of_a_fresh_context(files, kind):
             committed += round.tokens
             if len(committed) % 5 == 0:
                 target = pair.target_cache
-                row = target.advance(committed[target.length :], 1)[0].copy()
+                row = target.decode(committed[target.length :], 1)[0].copy()
                 np.testing.assert_allclose(row, fresh_rows(pair, committed, 1)[0], **CLOSE)
                 target.trim(len(committed) - 1)
         assert len(committed) > 6 * WINDOW
@@ -181,9 +182,9 @@ def test_as_a_draft(files, kind):
             assert draft.length <= len(committed) - 1
         assert committed == text
         assert len(accepted) > 3
-        row = draft.advance(committed[draft.length :], 1)[0].copy()
-        again = Context(draft.model, draft.n_ctx, 1, Event())
-        np.testing.assert_allclose(row, again.advance(committed, 1)[0], **CLOSE)
+        row = draft.decode(committed[draft.length :], 1)[0].copy()
+        again = open_cache(draft.model, draft.n_ctx, 1, Event())
+        np.testing.assert_allclose(row, again.decode(committed, 1)[0], **CLOSE)
         again.close()
 
 
@@ -227,12 +228,12 @@ def test_an_edit_does_not_read_everything_again(files, kind):
     with pair_of(files, kind, n_batch=64) as pair:
         cache = pair.target_cache
         long = [k % 250 for k in range(600)]
-        cache.restart(long)
-        cache.advance(range(40), 0)
-        assert cache.restart(long) == 600  # regenerate: the end of the prompt
+        prefill(cache, long)
+        cache.decode(range(40), 0)
+        assert prefill(cache, long) == 600  # regenerate: the end of the prompt
         edited = [*long[:580], 1, 2, 3]
-        assert cache.restart(edited) >= 580 - 64
-        assert cache.restart([*long[:300], 9]) >= 300 - 3 * 64  # fewer marks further back
+        assert prefill(cache, edited) >= 580 - 64
+        assert prefill(cache, [*long[:300], 9]) >= 300 - 3 * 64  # fewer marks further back
         assert len(cache._rollback._marks) <= 8
 
 
@@ -310,7 +311,7 @@ def test_a_window_that_is_gone_is_noticed(files, monkeypatch):
         for trusting in (False, True):
             if trusting:
                 monkeypatch.setattr(Rollback, "_reaches", lambda *_: True)
-            cache.restart(tokens)
+            prefill(cache, tokens)
             cache.trim(300)
-            row = cache.advance(tokens[cache.length : 301], 1)[0]
+            row = cache.decode(tokens[cache.length : 301], 1)[0]
             assert np.allclose(row, wanted, **CLOSE) is not trusting

@@ -17,7 +17,7 @@ from dspark_gguf.sampling import Sampler, margin, top_probability
 class Chain:
     """llama.cpp's chain for `settings`, in the order of its common library, without the draw."""
 
-    def __init__(self, settings, n_tokens):
+    def __init__(self, settings, n_vocab):
         self.chain = llama_cpp.llama_sampler_chain_init(
             llama_cpp.llama_sampler_chain_default_params()
         )
@@ -28,9 +28,9 @@ class Chain:
             settings.repeat_penalty, settings.frequency_penalty, settings.presence_penalty,
         )  # fmt: skip
         for sampler in (
-            llama_cpp.llama_sampler_init_logit_bias(n_tokens, len(bias), entries),
+            llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(bias), entries),
             # The first number is the vocabulary's size.
-            llama_cpp.llama_sampler_init_penalties(n_tokens, last_n, *penalties),
+            llama_cpp.llama_sampler_init_penalties(n_vocab, last_n, *penalties),
             llama_cpp.llama_sampler_init_top_k(settings.top_k),
             llama_cpp.llama_sampler_init_typical(settings.typical_p, 0),
             llama_cpp.llama_sampler_init_top_p(settings.top_p, 0),
@@ -94,17 +94,17 @@ def assert_same(settings, row, history):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("n_tokens", [12, 300, 2000])
-def test_each_step_is_llama_cpps(name, n_tokens):
+@pytest.mark.parametrize("n_vocab", [12, 300, 2000])
+def test_each_step_is_llama_cpps(name, n_vocab):
     """12 random rows of each width for each step alone and all together.
 
     The rows are always the same, so that no probability lies within rounding of a bound today and
     not tomorrow.
     """
     for seed in range(12):
-        rng = np.random.default_rng([seed, n_tokens])
-        row = rng.normal(0.0, rng.uniform(0.5, 5.0), n_tokens).astype(np.float32)
-        history = rng.integers(0, min(n_tokens, 20), size=int(rng.integers(0, 100))).tolist()
+        rng = np.random.default_rng([seed, n_vocab])
+        row = rng.normal(0.0, rng.uniform(0.5, 5.0), n_vocab).astype(np.float32)
+        history = rng.integers(0, min(n_vocab, 20), size=int(rng.integers(0, 100))).tolist()
         assert_same(Sampling(**CASES[name]), row, history)
 
 

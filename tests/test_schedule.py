@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspark_gguf.config import MAX_DRAFT, Speculation
-from dspark_gguf.records import Round
 from dspark_gguf.schedule import Bounded, Fixed, Plan, Threshold, make_stopping_rule
+from tests.fakes import round_of
 
 #: No clock in a test: a busy machine is no failure.
 EXAMPLES = settings(deadline=None)
@@ -43,14 +43,14 @@ def test_a_plan_cannot_see_the_token(plan):
 @pytest.mark.parametrize(
     ("settings", "plan"),
     [
-        ({"mode": "off"}, Bounded(0)),
-        ({"draft_max": 0, "mode": "on"}, Bounded(0, 0.6)),
-        ({"draft_max": 5, "draft_min_prob": 0.0}, Bounded(5)),
-        ({"draft_max": 5, "draft_min_prob": 0.7, "mode": "on"}, Bounded(5, 0.7)),
+        ({"mode": "off"}, Bounded(0, room=20)),
+        ({"draft_max": 0, "mode": "on"}, Bounded(0, 0.6, 20)),
+        ({"draft_max": 5, "draft_min_prob": 0.0}, Bounded(5, room=20)),
+        ({"draft_max": 5, "draft_min_prob": 0.7, "mode": "on"}, Bounded(5, 0.7, 20)),
     ],
 )
 def test_settings_make_the_rule(settings, plan):
     """Mode, length and bound of the settings arrive in the plan, whatever was observed."""
     rule = make_stopping_rule(Speculation(**settings))
-    rule.observe(Round((1, 2), drafted=3, accepted=1))
+    rule.observe(round_of((1, 2), drafted=3, accepted=1))
     assert rule.plan(20) == plan

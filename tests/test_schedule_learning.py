@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,6 @@ from dspark_gguf.config import Sampling, Speculation
 from dspark_gguf.cost import FixedCosts, LearnedCosts
 from dspark_gguf.measure.chains import Chains
 from dspark_gguf.measure.replay import replay
-from dspark_gguf.records import Round
 from dspark_gguf.schedule import (
     Optimal,
     Prefix,
@@ -20,7 +21,7 @@ from dspark_gguf.schedule import (
 from dspark_gguf.schedule.stopping import solve
 from dspark_gguf.testing import agreeing_rows, random_rows
 from dspark_gguf.verify import match, ratio
-from tests.fakes import Letters, World
+from tests.fakes import Letters, World, round_of
 from tests.test_lossless import off_law
 
 #: Seconds of 1, 2, ... rows. Steps make rules drop looks and look across.
@@ -60,8 +61,8 @@ def test_exact_law_of_every_rule_that_learns(kind, acceptance, table, monkeypatc
         watch = rule.observe
 
         def observe(round):
-            looked.append(bool(round.scores))
-            dropped.append(len(round.scores) > round.drafted)
+            looked.append(bool(round.draft.steps))
+            dropped.append(round.draft.steps > round.drafted)
             watch(round)
 
         rule.observe = observe
@@ -101,7 +102,7 @@ def test_a_hopeless_draft_is_left_alone():
     """Nothing survives: soon no drafts but a few trials, further and further apart."""
     rule = Optimal(COSTS, Calibration(), 8)
     seen = rounds(rule, text(0, 2000, score=2.0), COSTS)
-    tried = [k for k, round in enumerate(seen) if round.scores]
+    tried = [k for k, round in enumerate(seen) if round.draft.steps]
     assert len(tried) < 40
     assert max(b - a for a, b in zip(tried, tried[1:])) > 100  # noqa: B905, RUF007
     assert sum(round.seconds for round in seen[200:]) < 1.01 * len(seen[200:])
@@ -113,9 +114,9 @@ def test_it_comes_back_when_the_text_turns_predictable():
     replay([text(0, 600, score=2.0)], COSTS, rule, False)
     assert not rule.policy.drafts
     seen = rounds(rule, text(8, 400), COSTS)
-    first = next(k for k, round in enumerate(seen) if round.scores)
+    first = next(k for k, round in enumerate(seen) if round.draft.steps)
     assert first < 150
-    drafting = [bool(round.scores) for round in seen[first:]]
+    drafting = [bool(round.draft.steps) for round in seen[first:]]
     assert sum(drafting) > 0.7 * len(drafting)
 
 
@@ -130,9 +131,9 @@ def test_one_slow_pass_does_not_turn_drafting_off():
         calibration.observe([5.0, 5.0], [1.0, 1.0])
     rule = Optimal(costs, calibration, 8)
     before = rule.forecast()
-    slow = Round((1, 2), drafted=1, accepted=1, scores=(5.0,), look_seconds=(0.1,), seconds=50.0,
-                 draft_seconds=0.1)  # fmt: skip
-    rule.observe(slow)
+    slow = {"scores": (5.0,), "seconds": (0.1,), "draft_seconds": 0.1}
+    slow = round_of((1, 2), drafted=1, accepted=1, **slow)
+    rule.observe(replace(slow, seconds=50.0))
     after = rule.forecast()
     assert before.drafting > 1.3 * before.plain
     assert after.drafting > 1.25 * after.plain
@@ -213,5 +214,5 @@ def test_the_faster_acceptance_is_chosen_once_both_are_known():
 )
 def test_settings_make_the_rules_that_learn(rule, kind):
     """By name, and `optimal` by default."""
-    made = make_stopping_rule(Speculation(rule=rule), COSTS, Calibration())
+    made = make_stopping_rule(Speculation(rule=rule), COSTS)
     assert type(made) is kind

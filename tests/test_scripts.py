@@ -14,6 +14,7 @@ from dspark_gguf import load_pair
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.rollback import Rollback
 from tests.fakes import restore_stale
+from tests.fakes import rows_of as decoded
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -34,7 +35,7 @@ def run(module, *words):
 
 def rows_of(path, n=8):
     with load_pair(path, target_options=ModelOptions(n_ctx=64)) as pair:
-        rows = pair.target_cache.decode(range(100, 100 + n))
+        rows = decoded(pair.target_cache, range(100, 100 + n))
         return np.array([rows[k] for k in range(n)])
 
 

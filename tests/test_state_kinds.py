@@ -7,6 +7,7 @@ from itertools import cycle
 import pytest
 
 from dspark_gguf import Decoder, Limits
+from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.state import load_state, save_state
 from tests.test_rollback import GREEDY, KINDS, PLAIN, PROMPT, files, pair_of, plain_text, scripted
 
@@ -22,11 +23,11 @@ def test_a_memory_in_a_file(files, kind, tmp_path):
         text = plain_text(pair, PROMPT, HELD + COUNT)
         edited = [*text[:20], 77, *text[21:40]]
         wanted = plain_text(pair, edited, COUNT)
-        pair.target_cache.restart(text[: HELD - 1])
+        prefill(pair.target_cache, text[: HELD - 1])
         save_state(pair.target_cache, path)
     with pair_of(files, kind) as pair:
         cache = pair.target_cache
-        cache.restart(PROMPT[::-1])  # something else
+        prefill(cache, PROMPT[::-1])  # something else
         assert load_state(cache, path) == HELD - 1
         answer = scripted(pair, text, 5, cycle([2, 0, 5, 1])).answer(
             text[:HELD], Limits(max_tokens=COUNT)

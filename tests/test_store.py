@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dspark_gguf.draft import LookupDrafter, Store
-from dspark_gguf.draft.lookup import FURTHEST, Match
+from dspark_gguf.draft.index import FURTHEST, Match
 from dspark_gguf.draft.store import LEAST
 from dspark_gguf.errors import PairError, UsageError
 from tests.fakes import Letters
@@ -41,12 +41,12 @@ def test_it_finds_what_comparing_everything_finds(seed):
 def test_the_better_match_wins_and_a_draw_goes_to_the_conversation():
     """A longer match in the store beats the conversation; an equal one does not."""
     drafter = LookupDrafter(Letters(9), made([1, 2, 3, 4, 5], [6, 7]))
-    assert drafter.guess([1, 2, 3], 9).tokens == (4, 5)  # and not beyond the text's end
+    assert drafter.guess([1, 2, 3], 9)[0] == (4, 5)  # and not beyond the text's end
     drafter.restart([], None)
-    assert drafter.guess([0, 2, 3, 7, 7, 1, 2, 3], 9).tokens == (4, 5)
+    assert drafter.guess([0, 2, 3, 7, 7, 1, 2, 3], 9)[0] == (4, 5)
     drafter.restart([], None)
-    assert drafter.guess([1, 2, 3, 7, 1, 2, 3], 1).tokens == (7,)
-    assert drafter.guess([1, 2, 3, 7, 1, 2, 3, 6], 9).tokens == ()
+    assert drafter.guess([1, 2, 3, 7, 1, 2, 3], 1)[0] == (7,)
+    assert drafter.guess([1, 2, 3, 7, 1, 2, 3, 6], 9)[0] == ()
 
 
 def test_saved_and_loaded(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dspark_gguf.dist import Dist
+from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.errors import ResourceError
 from dspark_gguf.testing import (
     ByteTokenizer,
@@ -18,6 +19,7 @@ from dspark_gguf.testing import (
     random_rows,
     reciting_rows,
 )
+from tests.fakes import rows_of
 
 
 def test_every_byte_has_a_token_and_text_comes_back():
@@ -41,13 +43,13 @@ def test_a_row_depends_on_every_token_before_it():
 
 
 def test_the_cache_keeps_only_a_common_prefix():
-    """`restart` reads what is new, `keep` reads nothing, and each pass is counted."""
+    """`prefill` reads what is new, `keep` reads nothing, and each pass is counted."""
     model = TableModel(random_rows(9))
-    assert model.restart([1, 2, 3, 4]) == 0
-    assert model.restart([1, 2, 5, 6, 7]) == 2
+    assert prefill(model, [1, 2, 3, 4]) == 0
+    assert prefill(model, [1, 2, 5, 6, 7]) == 2
     assert model.keep([1, 2, 5, 6, 7, 8]) == 5
     assert model.keep([1, 3]) == 1
-    assert model.restart([1]) == 1
+    assert prefill(model, [1]) == 1
     assert model.tokens == [1]
     assert model.passes == [4, 3]
 
@@ -56,8 +58,8 @@ def test_rows_are_those_of_the_last_tokens():
     """Row k follows the k-th of the wanted tokens, in a chunk as token by token."""
     rows = random_rows(9)
     model = TableModel(rows)
-    model.restart([1, 2])
-    chunk = model.advance([3, 4, 5], 2)
+    prefill(model, [1, 2])
+    chunk = model.decode([3, 4, 5], 2)
     assert len(chunk) == 2
     assert np.array_equal(chunk[0], rows((1, 2, 3, 4)))
     assert np.array_equal(chunk[1], rows((1, 2, 3, 4, 5)))
@@ -69,11 +71,11 @@ def test_rows_are_those_of_the_last_tokens():
 def test_rows_die_with_the_next_pass():
     """llama.cpp overwrites its logits: neither old `Rows` nor a row kept from them may be used."""
     model = TableModel(random_rows(9))
-    old = model.decode([1, 2])
+    old = rows_of(model, [1, 2])
     kept = old[0]
     model.trim(1)
     assert not np.isnan(old[1]).any()
-    model.restart([1, 2])
+    prefill(model, [1, 2])
     with pytest.raises(Misuse):
         old[0]
     assert np.isnan(kept).all()
@@ -81,7 +83,7 @@ def test_rows_die_with_the_next_pass():
 
 def test_rows_are_not_to_be_written_to():
     """Rows are views into memory that is not ours."""
-    row = TableModel(random_rows(9)).decode([1])[0]
+    row = rows_of(TableModel(random_rows(9)), [1])[0]
     with pytest.raises(ValueError, match="read-only"):
         row[0] = 1.0
 
@@ -89,12 +91,12 @@ def test_rows_are_not_to_be_written_to():
 @pytest.mark.parametrize(
     "misuse",
     [
-        lambda model: model.decode([]),
-        lambda model: model.decode([9]),
-        lambda model: model.decode([-1]),
-        lambda model: model.advance([1], 2),
-        lambda model: model.advance([], 1),
-        lambda model: model.decode([1, 2, 3, 4]),
+        lambda model: rows_of(model, []),
+        lambda model: rows_of(model, [9]),
+        lambda model: rows_of(model, [-1]),
+        lambda model: model.decode([1], 2),
+        lambda model: model.decode([], 1),
+        lambda model: rows_of(model, [1, 2, 3, 4]),
         lambda model: model.trim(-1),
     ],
 )
@@ -107,9 +109,9 @@ def test_what_llama_cpp_would_not_survive_is_refused(misuse):
 def test_a_full_cache_is_an_error_and_changes_nothing():
     """The cache takes `n_ctx` tokens and not one more."""
     model = TableModel(random_rows(9), n_ctx=3)
-    model.restart([1, 2, 3])
+    prefill(model, [1, 2, 3])
     with pytest.raises(ResourceError):
-        model.decode([4])
+        rows_of(model, [4])
     assert (model.tokens, model.passes) == ([1, 2, 3], [3])
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
+from dspark_gguf.engine.protocol import prefill
+from tests.fakes import rows_of
 
 PROMPT = [10, 20, 30, 40, 50, 60, 70, 80]
 STOPPING = {
@@ -98,10 +100,10 @@ def require_true_caches(decoder, committed):
     for cache in (decoder.target, decoder.drafter.cache):
         held = list(cache.tokens)
         assert held == committed[: len(held)]
-        row = cache.decode([99])[0].copy()
+        row = rows_of(cache, [99])[0].copy()
         cache.trim(0)
-        cache.restart(held)
-        np.testing.assert_allclose(row, cache.decode([99])[0], rtol=0, atol=1e-4)
+        prefill(cache, held)
+        np.testing.assert_allclose(row, rows_of(cache, [99])[0], rtol=0, atol=1e-4)
         cache.trim(len(held))
 
 
@@ -127,11 +129,11 @@ def test_turn_two_reads_only_what_is_new(pair, count_tokens):
     draft_held = decoder.drafter.cache.length
     rounds = decoder.generate(second, Limits(max_tokens=10))
     reading = next(rounds)
-    # The last token of an answer, and the last of a prompt, are read in the pass that needs them.
+    # The last token of an answer is read in the pass that needs it: the next prompt's.
     assert reading.cached_tokens == len(first) + 20 - 1
-    assert counts == {"target": [3], "draft": []}
+    assert counts == {"target": [4], "draft": []}
     next(rounds)
-    assert counts["draft"][0] == len(second) - draft_held < 12
+    assert counts["draft"][0] == len(second) + 1 - draft_held < 13
 
 
 def test_a_shorter_turn_two_reads_nothing_twice(pair, count_tokens):
@@ -142,7 +144,7 @@ def test_a_shorter_turn_two_reads_nothing_twice(pair, count_tokens):
     counts = count_tokens(decoder)
     second = [*first[:-4], 9, 9]
     said = answer(decoder, second, n=20)
-    assert (counts["target"][0], counts["draft"][0]) == (1, 2)
+    assert (counts["target"][0], counts["draft"][0]) == (2, 3)
     assert said.tokens == answer(plain(pair, GREEDY), second, n=20).tokens
 
 
@@ -154,12 +156,12 @@ def count_tokens(monkeypatch):
         counts = {"target": [], "draft": []}
         for name, cache in (("target", decoder.target), ("draft", decoder.drafter.cache)):
 
-            def counted(tokens, n_rows, real=cache.advance, passes=counts[name]):
+            def counted(tokens, n_rows, real=cache.decode, passes=counts[name]):
                 if len(tokens):
                     passes.append(len(tokens))
                 return real(tokens, n_rows)
 
-            monkeypatch.setattr(cache, "advance", counted)
+            monkeypatch.setattr(cache, "decode", counted)
         return counts
 
     return start

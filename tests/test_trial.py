@@ -16,14 +16,16 @@ import pytest
 from dspark_gguf import DSparkLlama, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine import first_pass, library, trial
-from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.model import Model, wanted_gpu_layers
+from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.quantize import quantize
+from dspark_gguf.engine.sequence import open_cache
 from dspark_gguf.engine.trial import Outcome
 from dspark_gguf.engine.trial_model import write_trial_model
 from dspark_gguf.errors import EngineError
 from dspark_gguf.paths import cache_path
 from tests.children import PATIENCE, begun
+from tests.fakes import rows_of
 
 DIES = Outcome("ends the process (SIGSEGV)")
 DEAD = Outcome("ends the process (SIGILL)", everywhere=True)
@@ -190,7 +192,7 @@ def test_a_wrong_weight_is_seen(tmp_path):
 
     def rows(file):
         model = Model(file, first_pass._PLAIN)
-        cache = Context(model, 32, 4, Event())
+        cache = open_cache(model, 32, 4, Event())
         found = first_pass._rows(cache, 4)
         cache.close()
         model.close()
@@ -293,8 +295,8 @@ def test_a_quantized_model_runs_in_this_build(tiny_files, tmp_path):
     quantize(tiny_files.wide, file, "Q8_0")
     with load_pair(file) as pair:
         for rows in (1, 2, 33):
-            pair.target_cache.restart([1, 2, 3])
-            assert len(pair.target_cache.decode([4] * rows)) == rows
+            prefill(pair.target_cache, [1, 2, 3])
+            assert len(rows_of(pair.target_cache, [4] * rows)) == rows
 
 
 def test_one_line_on_stderr(dspark, tiny_files, monkeypatch):

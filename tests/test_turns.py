@@ -50,7 +50,7 @@ def cancelled(pair, patch):
 
 
 def refused(pair, patch):
-    patch.setattr(pair.target_cache, "n_ctx", 20)
+    patch.setattr(pair.target_cache.context, "n_ctx", 20)
     return ResourceError
 
 
@@ -71,7 +71,7 @@ def ctrl_c(pair, patch):
     def strike(*words):
         raise KeyboardInterrupt
 
-    patch.setattr(pair.target_cache, "advance", strike)
+    patch.setattr(pair.target_cache, "decode", strike)
     return KeyboardInterrupt
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from dspark_gguf.config import Speculation
 from dspark_gguf.dist import Dist
-from dspark_gguf.records import NO_DRAFT, Draft, Verdict
+from dspark_gguf.records import NO_DRAFT, Verdict
 from dspark_gguf.testing import law_of
-from dspark_gguf.verify import Threshold, Typical, make_rule, match, ratio, verify
+from dspark_gguf.verify import DistVerifier, Threshold, Typical, make_rule, match, ratio
+from tests.fakes import draft_of
 
 N_TOKENS = 4
 EXACT = 1e-12
@@ -36,6 +37,24 @@ def distance(law, target):
     """Largest difference between a law of results and a distribution."""
     tokens = set(law) | set(target.ids.tolist())
     return max(abs(float(law.get(token, 0)) - target.prob(token)) for token in tokens)
+
+
+class Told:
+    """A sampler that knows the law at every place of a draft."""
+
+    def __init__(self, law):
+        self.law = law
+
+    def history(self, tokens):
+        return ()
+
+    def __call__(self, row, history, drafted, grammar=None):
+        return self.law(len(drafted))
+
+
+def verify(draft, law, rule, rng):
+    """The verdict under the law at each place."""
+    return DistVerifier(Told(law), rule, rng)(draft, [None] * (len(draft) + 1), [0])
 
 
 def one_position(rule, target, draft):
@@ -98,7 +117,7 @@ def test_whole_drafts_keep_the_law(rule, length):
         tokens = ()
         while len(tokens) < length:
             tokens += (laws.draft(tokens).draw(rng),)
-        draft = Draft(tokens, tuple(laws.draft(tokens[:k]) for k in range(length)))
+        draft = draft_of(tokens, tuple(laws.draft(tokens[:k]) for k in range(length)))
         verdict = verify(draft, lambda k: laws.target(tokens[:k]), rule, rng)
         answer = (*tokens[: verdict.accepted], verdict.token)
         while len(answer) <= length:
@@ -139,7 +158,7 @@ def test_nothing_after_a_rejection_is_looked_at():
         asked.append(k)
         return Dist.point([5, 6, 0, 8][k])
 
-    draft = Draft((5, 6, 7), tuple(map(Dist.point, (5, 6, 7))))
+    draft = draft_of((5, 6, 7))
     assert verify(draft, law, ratio, None) == Verdict(2, 0)
     assert asked == [0, 1, 2]
 
@@ -147,7 +166,7 @@ def test_nothing_after_a_rejection_is_looked_at():
 @pytest.mark.parametrize("rule", [ratio, match])
 def test_greedy_verification_takes_no_random_number(rule):
     """One-point laws: the rules work without a generator, and the bonus token comes last."""
-    draft = Draft((5, 6), (Dist.point(5), Dist.point(6)))
+    draft = draft_of((5, 6))
     laws = [Dist.point(token) for token in (5, 6, 7)]
     assert verify(draft, laws.__getitem__, rule, None) == Verdict(2, 7)
     assert verify(NO_DRAFT, laws.__getitem__, rule, None) == Verdict(0, 5)
@@ -161,7 +180,7 @@ def test_match_draws_what_plain_decoding_draws():
         while len(plain) < 4:
             plain += (laws.target(plain).draw(rng),)
         guess = tuple(np.random.default_rng(seed + 1).integers(N_TOKENS, size=3).tolist())
-        draft = Draft(guess, tuple(map(Dist.point, guess)))
+        draft = draft_of(guess)
         rng = np.random.default_rng(seed)
         verdict = verify(draft, lambda k: laws.target(guess[:k]), match, rng)  # noqa: B023
         emitted = (*guess[: verdict.accepted], verdict.token)

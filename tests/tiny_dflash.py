@@ -101,9 +101,9 @@ def write_dflash(
         writer.add_sliding_window(block.window)
         writer.add_sliding_window_pattern([k % 2 == 0 for k in range(layers)])
     if vocabulary_of is None:
-        n_tokens = write_vocabulary(writer, tiny)
+        n_vocab = write_vocabulary(writer, tiny)
     else:
-        n_tokens = copy_tokenizer(writer, vocabulary_of)
+        n_vocab = copy_tokenizer(writer, vocabulary_of)
     writer.add_mask_token_id(MASK)
     draw = weights_of(tiny.but(seed=block.seed))
     ones = np.ones(width, dtype=np.float32)
@@ -111,17 +111,17 @@ def write_dflash(
     add("fc.weight", draw(width, len(block.layers) * width, scale=width**-0.5))
     add("enc.output_norm.weight", ones)
     add("output_norm.weight", ones)
-    proposed = n_tokens // 2 if block.reduced else n_tokens
+    proposed = n_vocab // 2 if block.reduced else n_vocab
     if block.reduced:
         add("d2t", 2 * np.arange(proposed, dtype=np.int64))
     if block.own_head or block.reduced or block.cycle:
-        add("token_embd.weight", draw(n_tokens, width))
+        add("token_embd.weight", draw(n_vocab, width))
         head_scale = 0.0 if block.cycle else 4 * width**-0.5
         add("output.weight", draw(proposed, width, scale=head_scale))
     if block.markov:
-        add_heads(writer, block, draw, (n_tokens, proposed, width))
+        add_heads(writer, block, draw, (n_vocab, proposed, width))
     if block.selector:
-        add_selector(writer, draw, (n_tokens, width, layers))
+        add_selector(writer, draw, (n_vocab, width, layers))
     for k in range(layers):
         for name, rows, columns in (
             ("attn_q", width, width),
@@ -141,12 +141,12 @@ def write_dflash(
 
 def add_heads(writer, block, draw, shape):
     """A Markov head, random or one that knows a cycle, and a confidence head."""
-    n_tokens, proposed, width = shape
+    n_vocab, proposed, width = shape
     if block.cycle:
-        first, second = embedding(width), np.zeros((n_tokens, width), dtype=np.float32)
+        first, second = embedding(width), np.zeros((n_vocab, width), dtype=np.float32)
         np.add.at(second, list(block.cycle), first)
     else:
-        first, second = draw(n_tokens, width, scale=0.5), draw(proposed, width, scale=0.5)
+        first, second = draw(n_vocab, width, scale=0.5), draw(proposed, width, scale=0.5)
     writer.add_tensor("markov_w1.weight", first)
     writer.add_tensor("markov_w2.weight", second)
     if block.confidence:
@@ -164,14 +164,14 @@ def sure_of(width=64):
 
 def add_selector(writer, draw, shape):
     """DFlash2: convolutions around attention and feed-forward, and a lattice of candidates."""
-    n_tokens, width, layers = shape
+    n_vocab, width, layers = shape
     kernel, group, rank = 3, 16, 8
     writer.add_uint32("dflash.conv_kernel_size", kernel)
     writer.add_uint32("dflash.conv_group_size", group)
     writer.add_uint32("dflash.selector_rank", rank)
     writer.add_uint32("dflash.selector_top_k", SELECTOR_TOP_K)
-    writer.add_tensor("selector_predecessor.weight", draw(n_tokens, rank))
-    writer.add_tensor("selector_successor.weight", draw(n_tokens, rank))
+    writer.add_tensor("selector_predecessor.weight", draw(n_vocab, rank))
+    writer.add_tensor("selector_successor.weight", draw(n_vocab, rank))
     writer.add_tensor("selector_hidden.weight", draw(rank, width, scale=0.3))
     for k in range(layers):
         for name in ("attn_conv", "ffn_conv"):

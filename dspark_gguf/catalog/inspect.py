@@ -57,7 +57,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         "tokenizer": {
             "model": metadata.get("tokenizer.ggml.model"),
             "pre": metadata.get("tokenizer.ggml.pre"),
-            "tokens": header.n_tokens,
+            "tokens": header.n_vocab,
             "bos": metadata.get("tokenizer.ggml.bos_token_id"),
             "eos": metadata.get("tokenizer.ggml.eos_token_id"),
         },

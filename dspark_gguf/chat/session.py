@@ -96,8 +96,8 @@ class Session:
     @trail.setter
     def trail(self, trail: tuple[str, list[int]]) -> None:
         text, tokens = trail
-        n_tokens = self.pair.vocabulary.n_tokens
-        if not isinstance(text, str) or not all(0 <= token < n_tokens for token in tokens):
+        n_vocab = self.pair.vocabulary.n_vocab
+        if not isinstance(text, str) or not all(0 <= token < n_vocab for token in tokens):
             raise ValueError("no text and tokens of this model")
         self._trail_text, self._trail = text, [int(token) for token in tokens]
 

@@ -42,7 +42,7 @@ class Outlook:
         """Seconds that drafting saved against plain decoding; negative: lost."""
         if self.plain is None or not tally.tokens:
             return None
-        return tally.tokens / self.plain - (tally.seconds - tally.prefill_seconds)
+        return (tally.tokens - tally.first_tokens) / self.plain - tally.decode_seconds
 
 
 class PlainSpeed:
@@ -57,7 +57,8 @@ class PlainSpeed:
     def add(self, round: Round) -> None:
         """Look at one round."""
         seconds = round.seconds - round.draft_seconds
-        if round.tokens and round.drafted == 0 and seconds > 0.0:  # a clock can be set back
+        decodes = round.tokens and not round.prefill_seconds and not round.drafted
+        if decodes and seconds > 0.0:  # a clock can be set back
             self._seconds.append(seconds)
 
     @property

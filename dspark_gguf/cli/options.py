@@ -119,6 +119,9 @@ SAMPLING = [
     Flag("sampling.presence_penalty", "--presence-penalty", "0 is off. [0]", float),
     Flag("sampling.logit_bias", "--logit-bias", "TOKEN_ID+BIAS or TOKEN_ID-inf; repeatable.",
          parse=_bias, multiple=True),
+    Flag("sampling.grammar", "--grammar", "What answers must fit: a file of GBNF, or GBNF."),
+    Flag("sampling.json_schema", "-j --json-schema",
+         "What answers must fit: a JSON schema, or a file with one."),
     Flag("sampling.seed", "-s --seed", "For the same text again. [random]", int),
 ]  # fmt: skip
 SPECULATION = [
@@ -128,7 +131,7 @@ SPECULATION = [
     Flag("speculation.rule", "--draft-rule", "How long to draft. [auto]",
          _choice("auto fixed threshold prefix optimal")),
     Flag("speculation.drafter", "--drafter", "Who guesses: the model, or copies. [auto: both]",
-         _choice("auto model lookup")),
+         ),
     Flag("speculation.lookup_store", "--lookup-store",
          "Texts to copy from too: see `dspark-gguf lookup build`."),
     Flag("speculation.draft_max", "--draft-max",

@@ -10,9 +10,8 @@ from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.doctor import rows, ways
 from dspark_gguf.doctor.report import Finding, Section
-from dspark_gguf.draft import name_of
-from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.schedule.expected import expected_ranges, expected_speedup, ranges_text
 from dspark_gguf.schedule.learning import solved
@@ -44,7 +43,8 @@ def costs(pair: Pair, speculation: Speculation) -> Section:
         "milliseconds": {count: round(1e3 * float(seconds[count - 1]), 3) for count in shown}
     }
     if pair.draft is not None:
-        is_block = isinstance(pair.draft_cache(), BlockContext)
+        draft = pair.draft_cache()
+        is_block = draft is not None and draft.kind == "block"
         look = float(looks[0] if is_block else looks[1] - looks[0])
         who = f"a block of {pair.most_drafts} guesses" if is_block else "a look at the draft"
         lines.append(f"{who}: {1e3 * look:.1f} ms, {look / seconds[0]:.2f} of a pass")
@@ -87,7 +87,7 @@ def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
 def _own_forecast(pair: Pair, settings: Settings, known: LearnedCosts, limit: int) -> float | None:
     """Speed over plain that the scheduler reckons with; None before it knows the pair."""
     learned, temperature = pair.learned(settings.speculation), settings.sampling.temperature
-    seen = [learned.calibration(name_of(pair), rule, temperature) for rule in ("ratio", "match")]
+    seen = [learned.calibration(pair.draft_kind, rule, temperature) for rule in ("ratio", "match")]
     best = [one for one in seen if one.tested >= _ENOUGH]
     if not best:
         return None
@@ -131,7 +131,7 @@ def threads(pair: Pair) -> Section:
     if pair.target.gpu_layers > pair.target.n_layer:
         return Section("all layers are on the GPU: CPU threads hardly matter")
     cache, tokens = pair.target_cache, text_tokens(pair)
-    cache.restart(tokens[:_SHALLOW])
+    prefill(cache, tokens[:_SHALLOW])
     found = ways.threads(cache, tokens, _BUDGET)
     cache.trim(0)
     return _ways(found, "one core: nothing to choose")

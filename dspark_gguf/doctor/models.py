@@ -84,7 +84,7 @@ def _too_large(place: str, wanted: float, free: float, target: Need) -> Finding:
 def compatibility(pair: Pair, has_draft: bool) -> Section:
     """Load the draft, if there is one, and compare the vocabularies."""
     draft = pair.draft_cache() if has_draft else None
-    count = f"{pair.vocabulary.n_tokens:,} tokens"
+    count = f"{pair.vocabulary.n_vocab:,} tokens"
     if draft is None:
         text = f"no draft model: copies from the conversation ({count})"
     else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dspark_gguf.engine.protocol import Cache
+from dspark_gguf.engine.protocol import Cache, prefill
 from dspark_gguf.measure.check import NEAR_TIE
 from dspark_gguf.sampling import margin
 
@@ -61,12 +61,12 @@ class Differences:
 
 def differences(cache: Cache, tokens: Sequence[int], depth: int, most: int = 9) -> Differences:
     """Compare passes of 2 to `most` rows with single rows, behind `depth` of these tokens."""
-    cache.restart(tokens[:depth])
-    alone = [cache.decode(tokens[depth + k : depth + k + 1])[0].copy() for k in range(most)]
+    prefill(cache, tokens[:depth])
+    alone = [cache.decode(tokens[depth + k : depth + k + 1], 1)[0].copy() for k in range(most)]
     by_rows, flipped = {}, 0.0
     for count in range(2, most + 1):
         cache.trim(depth)
-        rows = cache.decode(tokens[depth : depth + count])
+        rows = cache.decode(tokens[depth : depth + count], count)
         largest = 0.0
         for k in range(count):
             off = float(np.abs(rows[k] - alone[k]).max())

@@ -10,8 +10,9 @@ from threading import Event
 from time import perf_counter
 
 from dspark_gguf.engine import library
-from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.protocol import prefill
+from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.errors import ModelError, ResourceError
 
 #: Rows of the pass that stands for all passes with drafts.
@@ -74,7 +75,7 @@ def thread_counts(now: int, cores: int) -> list[int]:
     return list(dict.fromkeys([now, cores, max(1, cores // 2)]))
 
 
-def threads(cache: Context, tokens: Sequence[int], budget: float) -> list[Way]:
+def threads(cache: SequenceCache, tokens: Sequence[int], budget: float) -> list[Way]:
     """Time passes with other numbers of threads; the present ones are set again afterwards."""
     options = cache.model.options
     now = options.threads or library.physical_cores()
@@ -111,9 +112,9 @@ def attention(model: Model, tokens: Sequence[int], depth: int, budget: float) ->
         ways["-ctk q8_0 -ctv q8_0"] = {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
     with _contexts(model, ways, depth + _FEW) as contexts:
         for context in contexts.values():
-            context.restart(tokens[:depth])
+            prefill(context, tokens[:depth])
 
-        def work(context: Context) -> Callable[[], float]:
+        def work(context: SequenceCache) -> Callable[[], float]:
             return lambda: _seconds(context, tokens, depth)
 
         return beside({name: work(context) for name, context in contexts.items()}, budget)
@@ -122,12 +123,12 @@ def attention(model: Model, tokens: Sequence[int], depth: int, budget: float) ->
 @contextmanager
 def _contexts(
     model: Model, ways: Mapping[str, Mapping[str, str]], n_ctx: int
-) -> Iterator[dict[str, Context]]:
+) -> Iterator[dict[str, SequenceCache]]:
     with ExitStack() as stack:
-        contexts: dict[str, Context] = {}
+        contexts: dict[str, SequenceCache] = {}
         for name, changes in ways.items():
             try:
-                context = Context(model.with_options(**changes), n_ctx, _FEW, Event())
+                context = open_cache(model.with_options(**changes), n_ctx, _FEW, Event())
             except (ModelError, ResourceError):
                 if not contexts:
                     raise
@@ -137,13 +138,13 @@ def _contexts(
         yield contexts
 
 
-def _seconds(cache: Context, tokens: Sequence[int], depth: int) -> float:
+def _seconds(cache: SequenceCache, tokens: Sequence[int], depth: int) -> float:
     """Of a pass of one row and one of a few, behind `depth` tokens that are there."""
     taken = 0.0
     for count in (1, _FEW):
         cache.trim(depth)
         started = perf_counter()
-        cache.decode(tokens[depth : depth + count])
+        cache.decode(tokens[depth : depth + count], count)
         taken += perf_counter() - started
     cache.trim(depth)
     return taken

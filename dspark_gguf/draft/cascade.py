@@ -1,67 +1,59 @@
-"""Free guesses before and after the looks of another drafter."""
+"""Free guesses before and after the draft steps of another drafter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from dspark_gguf.dist import Dist
-from dspark_gguf.draft.base import Drafter
+from dspark_gguf.draft.base import Drafter, NoDrafter
+from dspark_gguf.draft.grammar import AnswerGrammar
 from dspark_gguf.draft.lookup import LookupDrafter
-from dspark_gguf.records import NO_DRAFT, Draft, Round
+from dspark_gguf.records import Draft, Round, Segment
 from dspark_gguf.schedule import Plan
 
 
-class Cascade:
-    """Copies what was said, and lets another drafter look where the plan wants it.
+class Cascade(NoDrafter):
+    """Copies what was said, and lets another drafter work where the plan wants it.
 
-    In one draft: copied tokens, then looks, then copied tokens again; any of them may be missing.
+    In one draft: copied tokens, then steps, then copied tokens again; any of them may be missing.
 
     Args:
         lookup: guesses for nothing.
-        other: the drafter that looks.
+        other: the drafter of the steps.
 
     """
 
     def __init__(self, lookup: LookupDrafter, other: Drafter) -> None:
         self.lookup, self.other = lookup, other
+        self.name, self.about = other.name, f"{lookup.about} and {other.about}"
 
-    def restart(self, tokens: Sequence[int], rng: np.random.Generator) -> None:
+    def restart(
+        self, tokens: Sequence[int], rng: np.random.Generator, grammar: AnswerGrammar | None = None
+    ) -> None:
         """Both begin anew."""
-        self.lookup.restart(tokens, rng)
-        self.other.restart(tokens, rng)
+        self.lookup.restart(tokens, rng, grammar)
+        self.other.restart(tokens, rng, grammar)
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
-        """Copies, looks, copies: as many of each as `plan` wants."""
+        """Copies, steps, copies: as many of each as `plan` wants."""
         most = plan.length
-        before = self.lookup.guess(tokens, most)
-        head = before.tokens[: plan.copies(before.scores)]
-        draft = Draft(head, tuple(map(Dist.point, head)), guesses=(before,))
-        if not plan.length or self.lookup.ends(head):
+        head = self._copied(tokens, plan, most)
+        if not plan.length or self.lookup.ends(head.tokens):
+            return Draft(head)
+        stepped = self.other.propose([*tokens, *head.tokens] if len(head) else tokens, plan)
+        draft = Draft(head, *stepped.segments)
+        if not stepped.segments or self.lookup.ends(draft.tokens):
             return draft
-        looked = self.other.propose([*tokens, *head] if head else tokens, plan)
-        if looked is NO_DRAFT:
-            return draft
-        draft = replace(
-            looked,
-            tokens=head + looked.tokens,
-            laws=draft.laws + looked.laws,
-            first_look=len(head),
-            last_look=len(head) + len(looked),
-            guesses=draft.guesses,
-        )
-        if self.lookup.ends(draft.tokens):
-            return draft
-        after = self.lookup.guess(tokens, most, draft.tokens)
-        tail = after.tokens[: plan.copies(after.scores)]
-        return replace(
-            draft,
-            tokens=draft.tokens + tail,
-            laws=draft.laws + tuple(map(Dist.point, tail)),
-            guesses=(*draft.guesses, after),
-        )
+        tail = self._copied(tokens, plan, most, draft.tokens)
+        # Behind nothing they are the guesses of the head, which are told apart there already.
+        return Draft(*draft.segments, tail if draft.tokens else tail.cut(len(tail)))
+
+    def _copied(
+        self, tokens: Sequence[int], plan: Plan, most: int, drafted: Sequence[int] = ()
+    ) -> Segment:
+        guesses, scores = self.lookup.guess(tokens, most, drafted)
+        return Segment.of_guesses(self.lookup.name, guesses, scores, plan.copies(scores))
 
     def behind(self, tokens: Sequence[int]) -> int:
         """What the other drafter would have to read."""

@@ -2,188 +2,28 @@
 
 Much of an answer copies from its prompt: rewriting, quoting, editing code, extraction. Where the
 last tokens stood before, what followed them then is guessed to follow now (Saxena 2023, "Prompt
-Lookup Decoding"). The places come from hashes of the last 8, 4 and 2 tokens, the longest match from
-comparing backwards. Why not a suffix automaton: docs/log.md.
+Lookup Decoding").
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
 
-from dspark_gguf.dist import Dist
+from dspark_gguf.draft.base import NoDrafter
+from dspark_gguf.draft.grammar import AnswerGrammar
+from dspark_gguf.draft.index import Index, Texts, better, chain
+from dspark_gguf.draft.registry import Kit, drafter
+from dspark_gguf.draft.store import Store
 from dspark_gguf.engine.protocol import Tokenizer
-from dspark_gguf.records import Draft, Guesses, Round
+from dspark_gguf.records import Draft, Segment
 from dspark_gguf.schedule import Plan
 
-#: Tokens that must match, and how far back more of them are counted.
-LEAST, FURTHEST = 2, 32
-#: Lengths of the runs of tokens that are indexed, the longest first.
-RUNS = (8, 4, 2)
-#: Weights of the raw score: see `likeliest`.
-_LENGTH, _COUNT, _AGAINST = 1.2, 0.8, 6.0
-#: Places looked at: the latest ones.
-PLACES = 8
 
-
-class Index:
-    """Where short runs of tokens stood in a growing list of tokens.
-
-    A token more costs an entry of each length in `RUNS`, and so does one less: memory is bounded by
-    the tokens held. An exception may strike inside a change: then it holds nothing, and is to be
-    filled again.
-    """
-
-    def __init__(self) -> None:
-        self._tokens: list[int] = []
-        self._places: dict[tuple[int, ...], list[int]] = {}
-        self._changing = False
-
-    @property
-    def tokens(self) -> list[int]:
-        """What is indexed, in order."""
-        if self._changing:
-            self._tokens, self._places = [], {}
-            self._changing = False
-        return self._tokens
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Append tokens."""
-        known, places = self.tokens, self._places
-        self._changing = True
-        for token in tokens:
-            known.append(token)
-            end = len(known)
-            for run in RUNS:
-                if end >= run:
-                    places.setdefault(tuple(known[end - run :]), []).append(end)
-        self._changing = False
-
-    def trim(self, length: int) -> None:
-        """Forget all tokens from position `length` on."""
-        known, all_places = self.tokens, self._places
-        self._changing = True
-        for end in range(len(known), length, -1):
-            for run in RUNS:
-                if end >= run:
-                    key = tuple(known[end - run :])
-                    places = all_places[key]
-                    places.pop()
-                    if not places:
-                        del all_places[key]
-            known.pop()
-        self._changing = False
-
-    def matches(self) -> list[Match]:
-        """Earlier places where the last tokens stood, the longest match first, then the latest.
-
-        The latest places after the longest of the `RUNS` that stood before.
-        """
-        known = self.tokens
-        end = len(known)
-        places: list[int] = []
-        for run in RUNS:
-            if end >= run and not places:
-                # The last place of all is the end itself.
-                places = self._places[tuple(known[end - run :])][-PLACES - 1 : -1]
-        found = [Match(place, common(known, place, known, end)) for place in places]
-        return sorted(found, key=lambda match: (match.length, match.place), reverse=True)
-
-
-def common(tokens: Sequence[int], place: int, known: Sequence[int], end: int) -> int:
-    """How many tokens before `place` in `tokens` are those before `end` in `known`.
-
-    Two are taken for granted; no more than `FURTHEST` are counted.
-    """
-    most = min(FURTHEST, place, end)
-    length = LEAST
-    while length < most and tokens[place - 1 - length] == known[end - 1 - length]:
-        length += 1
-    return length
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """An earlier place.
-
-    Attributes:
-        place: position of the token that followed there.
-        length: tokens before it that are those before the next token now.
-
-    """
-
-    place: int
-    length: int
-
-
-def likeliest(
-    tokens: Sequence[int], matches: Sequence[Match]
-) -> tuple[int, float, Sequence[Match]]:
-    """The likeliest next token, its raw score, and the matches that go on with it.
-
-    Each match votes with its length for the token that followed it; the first one in order wins a
-    draw. The score rises with the longest match and with the number of matches, and falls with the
-    votes for other tokens: of ten figures tried, these three rank survivors (docs/log.md).
-
-    Args:
-        tokens: where the matches lie.
-        matches: at least one, in order; none of them at the end of `tokens`.
-
-    """
-    votes: dict[int, int] = {}
-    for match in matches:
-        token = tokens[match.place]
-        votes[token] = votes.get(token, 0) + match.length
-    best = max(votes, key=votes.__getitem__)
-    agreeing = [match for match in matches if tokens[match.place] == best]
-    against = 1.0 - votes[best] / sum(votes.values())
-    score = _LENGTH * math.log2(agreeing[0].length) + _COUNT * math.log2(len(matches))
-    score -= _AGAINST * against
-    longer = [Match(match.place + 1, match.length + 1) for match in agreeing]
-    return best, score, [match for match in longer if match.place < len(tokens)]
-
-
-def chain(
-    tokens: Sequence[int], matches: Sequence[Match], most: int
-) -> tuple[list[int], list[float]]:
-    """Guesses and their raw scores, as long as something matches."""
-    guesses: list[int] = []
-    scores: list[float] = []
-    while len(matches) > 1 and len(guesses) < most:
-        token, score, matches = likeliest(tokens, matches)
-        guesses.append(token)
-        scores.append(score)
-    for match in matches[:1]:  # the last one: all that followed it, at once
-        followed = tokens[match.place : match.place + most - len(guesses)]
-        guesses += followed
-        scores += [_LENGTH * math.log2(match.length + k) for k in range(len(followed))]
-    return guesses, scores
-
-
-class Texts(Protocol):
-    """Texts besides the conversation. A negative token ends one of them."""
-
-    @property
-    def tokens(self) -> Sequence[int]:
-        """All of them."""
-
-    def matches(self, known: Sequence[int]) -> list[Match]:
-        """Places where the last tokens of `known` stand, the longest match first."""
-
-
-def better(stored: Sequence[Match], matches: Sequence[Match]) -> bool:
-    """Whether the longest match of all is among `stored`; a draw goes to the conversation."""
-    return not matches or stored[0].length > matches[0].length
-
-
-class LookupDrafter:
+@drafter("lookup")
+class LookupDrafter(NoDrafter):
     """Drafts what followed the last tokens when they stood there before.
 
     Args:
@@ -192,11 +32,30 @@ class LookupDrafter:
 
     """
 
+    name, about = "lookup", "the conversation"
+    is_free = True
+
     def __init__(self, tokenizer: Tokenizer, store: Texts | None = None) -> None:
         self.index, self.store = Index(), store
         self._end_tokens = frozenset(tokenizer.end_tokens)
 
-    def restart(self, tokens: Sequence[int], rng: np.random.Generator) -> None:
+    @classmethod
+    def of(cls, kit: Kit) -> LookupDrafter:
+        """With the store of the settings.
+
+        Raises:
+            UsageError: the store is no such file.
+            PairError: it was made for another vocabulary.
+
+        """
+        path, vocabulary, texts = kit.speculation.lookup_store, kit.vocabulary, None
+        if path is not None:
+            texts = Store.load(Path(path), vocabulary.fingerprint, vocabulary.n_vocab)
+        return cls(vocabulary, texts)
+
+    def restart(
+        self, tokens: Sequence[int], rng: np.random.Generator, grammar: AnswerGrammar | None = None
+    ) -> None:
         """Keep what is still true of the last conversation."""
         pairs = enumerate(zip(self.index.tokens, tokens, strict=False))
         shorter = min(len(self.index), len(tokens))
@@ -204,12 +63,13 @@ class LookupDrafter:
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """A copy, as long as the plan wants it."""
-        found = self.guess(tokens, plan.length)
-        taken = found.tokens[: plan.copies(found.scores)]
-        return Draft(taken, tuple(map(Dist.point, taken)), guesses=(found,))
+        guesses, scores = self.guess(tokens, plan.length)
+        return Draft(Segment.of_guesses(self.name, guesses, scores, plan.copies(scores)))
 
-    def guess(self, tokens: Sequence[int], most: int, drafted: Sequence[int] = ()) -> Guesses:
-        """What may follow; ends where nothing matches, and after an end token.
+    def guess(
+        self, tokens: Sequence[int], most: int, drafted: Sequence[int] = ()
+    ) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """What may follow and its raw scores; ends where nothing matches, and after an end token.
 
         Args:
             tokens: those committed.
@@ -231,18 +91,11 @@ class LookupDrafter:
             if token < 0 or token in self._end_tokens:
                 length = k + (token >= 0)
                 break
-        return Guesses(tuple(guesses[:length]), tuple(scores[:length]), len(drafted))
+        return tuple(guesses[:length]), tuple(scores[:length])
 
     def ends(self, drafted: Sequence[int]) -> bool:
         """Whether nothing can follow these."""
         return bool(drafted) and drafted[-1] in self._end_tokens
-
-    def behind(self, tokens: Sequence[int]) -> int:
-        """Nothing: reading costs as good as nothing."""
-        return 0
-
-    def observe(self, round: Round) -> None:
-        """The next draft reads what was said."""
 
     def trim(self, length: int) -> None:
         """Only committed tokens stay in the index."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.arrays import NoArrays, load_arrays
-from dspark_gguf.draft.lookup import PLACES, Match, common
+from dspark_gguf.draft.index import PLACES, Match, common
 from dspark_gguf.errors import PairError, UsageError
 from dspark_gguf.paths import replacing
 
@@ -93,13 +93,13 @@ class Store:
             )
 
     @classmethod
-    def load(cls, path: Path, vocabulary: str, n_tokens: int) -> Store:
+    def load(cls, path: Path, vocabulary: str, n_vocab: int) -> Store:
         """Read what `save` wrote.
 
         Args:
             path: the file.
             vocabulary: `Vocabulary.fingerprint` of the model.
-            n_tokens: size of this vocabulary.
+            n_vocab: size of this vocabulary.
 
         Raises:
             UsageError: it is no such file, or a damaged one.
@@ -121,7 +121,7 @@ class Store:
                 f"{path}, made with another",
                 "build it again with -m and this model",
             )
-        if not _is_sound(tokens, pairs, places, n_tokens):
+        if not _is_sound(tokens, pairs, places, n_vocab):
             raise UsageError(f"a store of texts in {path}", "a damaged one", do)
         store = cls.__new__(cls)
         store._hold(tokens, pairs, places, made_for)
@@ -132,7 +132,7 @@ def _is_sound(
     tokens: npt.NDArray[np.int32],
     pairs: npt.NDArray[np.int64],
     places: npt.NDArray[np.int32],
-    n_tokens: int,
+    n_vocab: int,
 ) -> bool:
     """Whether these are what `Store` makes of texts of this vocabulary, in its order."""
     return (
@@ -140,7 +140,7 @@ def _is_sound(
         and tokens.ndim == pairs.ndim == places.ndim == 1
         and len(tokens) > 0
         and tokens[-1] == _END
-        and _END <= tokens.min() <= tokens.max() < n_tokens
+        and _END <= tokens.min() <= tokens.max() < n_vocab
         and len(pairs) == len(places)
         and (not len(places) or 2 <= places.min() <= places.max() < len(tokens))
         and np.array_equal(tokens[places - 2] * _WIDTH + tokens[places - 1], pairs)

@@ -1,4 +1,4 @@
-"""The context of a block draft: its cache is filled with the target's features, not with tokens."""
+"""The cache of a block draft: it is filled with the target's features, not with tokens."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.engine import library, symbols
-from dspark_gguf.engine.context import Context, decode_error
+from dspark_gguf.engine import symbols
+from dspark_gguf.engine.context import open_context
 from dspark_gguf.engine.dflash import BlockDraft
+from dspark_gguf.engine.footprint import Footprint
+from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import Block, Rows
+from dspark_gguf.engine.sequence import SequenceCache, rollback_of
 
 #: Features are kept until there are so many, or until a draft is asked for: rounds without a draft
 #: then cost a copy and no pass.
 _PENDING = 256
 
 
-class BlockContext(Context):
+class BlockDraftCache(SequenceCache):
     """One sequence in the memory of a block draft, filled as the target reads it.
 
-    It listens to the target's context: after each of the target's passes what entered the draft's
+    It listens to the target's cache: after each of the target's passes what entered the draft's
     target layers is copied, once, into the buffer that the next injection reads; what the target
     takes back, it takes back. `length` tokens are in its cache, `seen` counts the waiting ones too.
 
     Args:
         model: the draft's weights.
         draft: what its header says.
-        target: the target's context, which it must not outlive.
+        target: the target's cache, which it must not outlive.
         n_ctx: most tokens it can hold.
-        interrupt: as in `Context`.
+        interrupt: as in `open_context`.
 
     Raises:
         EngineError: this build lacks the entry points.
@@ -41,15 +44,21 @@ class BlockContext(Context):
 
     """
 
+    kind = "block"
+
     def __init__(
-        self, model: Model, draft: BlockDraft, target: Context, n_ctx: int, interrupt: Event
+        self, model: Model, draft: BlockDraft, target: SequenceCache, n_ctx: int, interrupt: Event
     ) -> None:
         symbols.require_all()
-        self._target, self.draft = target, draft
-        super().__init__(model, n_ctx, draft.block_size, interrupt)
+        rows = draft.block_size
+        context = open_context(model, n_ctx, rows, interrupt, features_of=target.context)
+        super().__init__(context, rollback_of(model, context), rows)
+        self.model, self._target, self.draft = model, target, draft
+        self.cache_bytes = Footprint(read_header(model.path), model.options).cache_bytes(n_ctx)
+        self.most_drafts = draft.most_drafts
         self._pending: list[int] = []
         layers = draft.target_layers
-        rows = min(_PENDING, model.options.n_ubatch, self._n_batch)
+        rows = min(_PENDING, model.options.n_ubatch, context.n_batch)
         self._features = np.empty((rows, len(layers) * draft.width), dtype=np.float32)
         self._injection = _Injection(self._features, is_mrope=model.has_multi_rope)
         set_layer = symbols.function("llama_set_embeddings_layer_inp")
@@ -62,12 +71,7 @@ class BlockContext(Context):
         self._get_nextn = symbols.function("llama_get_embeddings_nextn")
         # What the target read before anybody listened has to be read again.
         target.trim(0)
-        target.listener = self
-
-    @property
-    def most_drafts(self) -> int:
-        """Guesses of one block."""
-        return self.draft.most_drafts
+        target.listeners.append(self)
 
     @property
     def is_chained(self) -> bool:
@@ -112,14 +116,14 @@ class BlockContext(Context):
             self._pending += self._target.tokens[start + done : start + done + part]
             done += part
             if len(self._pending) == len(self._features):
-                self.inject()
+                self.flush()
 
     def trimmed(self, length: int) -> None:
         """All tokens from position `length` on are void."""
         del self._pending[max(0, length - self.length) :]
         self.trim(length)
 
-    def inject(self) -> None:
+    def flush(self) -> None:
         """Read the features that wait.
 
         Raises:
@@ -132,12 +136,7 @@ class BlockContext(Context):
         count = len(self._pending)
         batch = self._injection.at(self.length, count)
         self._unsure = True
-        with library.listening() as errors:
-            status = llama_cpp.llama_decode(self.pointer, batch)
-            if status == 0:
-                llama_cpp.llama_synchronize(self.pointer)
-        if status != 0:
-            raise decode_error(status, "; ".join(errors), self.n_ctx)
+        self.context.decode(batch)
         self.tokens += self._pending
         self._pending = []
         self._unsure = False
@@ -147,16 +146,16 @@ class BlockContext(Context):
 
         The block is gone from the cache afterwards; its rows are valid until the next call.
         """
-        self.inject()
+        self.flush()
         length = self.length
         skipped = 0 if self.draft.anchor_first else 1
         tokens = [last] + [self.draft.mask_token] * (count + skipped - 1)
         try:
             if self.draft.has_selector:
-                self.advance(tokens, 0)
+                self.decode(tokens, 0)
                 lattice = self._nextn(len(tokens))[skipped:]
-                return Block(walk(lattice, self.draft.selector_top_k, self.n_tokens))
-            rows = _Tail(self.decode(tokens), skipped)
+                return Block(walk(lattice, self.draft.selector_top_k, self.n_vocab))
+            rows = _Tail(self.decode(tokens, len(tokens)), skipped)
             if not self.draft.has_confidence_head:
                 return Block(rows)
             return Block(rows, self._nextn(len(tokens))[skipped:, 0].tolist())
@@ -169,13 +168,6 @@ class BlockContext(Context):
 
     def _widths(self) -> list[int]:
         return [self.draft.width] * len(self.draft.target_layers)
-
-    def _params(self, options: Any) -> Any:
-        params = super()._params(options)
-        params.ctx_other = self._target.pointer
-        # Positions of a block see each other: llama.cpp wants them in one piece.
-        params.n_ubatch = max(params.n_ubatch, self.draft.block_size)
-        return params
 
 
 class _Injection:
@@ -225,7 +217,7 @@ class _Tail:
         return self._rows[k + self._skipped]
 
 
-def walk(lattice: Rows, top_k: int, n_tokens: int) -> list[npt.NDArray[np.float32]]:
+def walk(lattice: Rows, top_k: int, n_vocab: int) -> list[npt.NDArray[np.float32]]:
     """The greedy path through DFlash2's lattice, as rows that know only its candidates.
 
     A row of the lattice holds the candidates' ids, then for each candidate of the position before
@@ -235,7 +227,7 @@ def walk(lattice: Rows, top_k: int, n_tokens: int) -> list[npt.NDArray[np.float3
     before = 0
     for k in range(len(lattice)):
         position = lattice[k]
-        row = np.full(n_tokens, -np.inf, dtype=np.float32)
+        row = np.full(n_vocab, -np.inf, dtype=np.float32)
         scores = position[top_k * (before + 1) : top_k * (before + 2)]
         row[position[:top_k].astype(np.int64)] = scores
         before = int(scores.argmax())

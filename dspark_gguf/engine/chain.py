@@ -1,18 +1,32 @@
-"""A token from a row as ``Llama`` draws it: llama.cpp's sampler chain, asked for less."""
+"""llama.cpp's own sampler chain as verifier: the tokens are those that ``Llama`` draws."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.engine.grammar import Grammar, Ids, Pieces, apply, candidates
-from dspark_gguf.engine.llama import row_of
+from dspark_gguf.engine.grammar import apply, candidates
+from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.errors import UsageError
+from dspark_gguf.records import Draft, Verdict
+from dspark_gguf.sampling import Follower
+
+Row: TypeAlias = npt.NDArray[np.float32]
+#: llama-cpp-python's: (token ids, logits) -> whether to end the answer.
+StoppingCriteria: TypeAlias = Callable[[Any, Any], bool]
 
 _NEUTRAL = {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+
+
+class Recorder(Protocol):
+    """Where rows are kept."""
+
+    def append(self, row: Row) -> None:
+        """One more."""
 
 
 class Chain:
@@ -24,73 +38,97 @@ class Chain:
 
     Args:
         llama: whose ``_init_sampler`` makes the chain.
-        pieces: tokens as grammars read them.
+        follower: of the grammar in `sampling`, or None.
         sampling: as for ``_init_sampler``.
-
-    Attributes:
-        grammar: what may follow the tokens drawn so far; None without a grammar, or where the
-            chain keeps it for itself.
 
     """
 
-    def __init__(self, llama: llama_cpp.Llama, pieces: Pieces | None, **sampling: Any) -> None:
-        self._llama = llama
-        self.grammar: Grammar | None = None
-        asked = sampling.get("grammar")
-        self._wanted = _kept(sampling)
-        if asked is not None and pieces is not None:
-            self.grammar = Grammar(llama._model.vocab, pieces, asked._grammar, asked._root)
-        short = self.grammar is not None and self._wanted > 0
-        self.sampler = llama._init_sampler(**{**sampling, "grammar": None if short else asked})
-        self._short = short
-        self._every = None if asked is None else np.arange(llama._n_vocab, dtype=np.int32)
+    def __init__(self, llama: llama_cpp.Llama, follower: Follower | None, **sampling: Any) -> None:
+        self._llama, self._follower = llama, follower
+        self._reach = _reach(sampling)
+        self._is_short = follower is not None and self._reach > 0
+        shown = {**sampling, "grammar": None} if self._is_short else sampling
+        self.sampler = llama._init_sampler(**shown)
+        self._every = np.arange(llama._n_vocab, dtype=np.int32)
 
-    def draw(self, row: int) -> int:
-        """The next token, from row `row` of the last pass, counted from its end: -1 is the last.
+    def draw(self, row: Row, place: int) -> int:
+        """The next token.
+
+        Args:
+            row: logits ``[n_vocab]``.
+            place: of the row in the last pass, counted from its end: -1 is the last.
 
         Raises:
             UsageError: the grammar lets no token follow.
 
         """
-        if self._every is None:
-            return int(self.sampler.sample(self._llama._ctx, row))
-        token = self._drawn(row, self._every)
-        self.sampler.accept(token)
-        if self.grammar is not None:
-            self.grammar.accept(token)
-        return token
-
-    def _drawn(self, row: int, every: Ids) -> int:
-        logits = row_of(self._llama, row)
-        ids = self._allowed(logits) if self._short else every
-        array = candidates(ids, logits[ids])
+        if self._follower is None:
+            return int(self.sampler.sample(self._llama._ctx, place))
+        ids = self._follower.best(row, self._reach) if self._is_short else self._every
+        array = candidates(ids, row[ids])
         token = apply(self.sampler.sampler, array) if len(ids) else -1
         if token < 0:  # llama.cpp would end the process
             raise UsageError(
                 "a grammar that lets some token follow", "one that lets none", "mend the grammar"
             )
+        self.sampler.accept(token)
         return token
 
-    def _allowed(self, logits: npt.NDArray[np.float32]) -> Ids:
-        """The most probable tokens that fit: as many as can be drawn, or all there are."""
-        assert self.grammar is not None
-        if self._wanted == 1:
-            best = self.grammar.among(np.array([logits.argmax()], dtype=np.int32))
-            if len(best):
-                return best
-        few = self.grammar.few()
-        if len(few):
-            return few
-        first = 4 * max(self._wanted, 16)
-        if first < len(logits):
-            top = np.argpartition(logits, -first)[-first:].astype(np.int32)
-            found = self.grammar.among(top)
-            if len(found) >= self._wanted:
-                return found
-        return self.grammar.all()
+    def accept(self, token: int) -> None:
+        """`token` was drawn by another chain."""
+        self.sampler.accept(token)
+        if self._follower is not None:
+            self._follower.follow(token, token)
 
 
-def _kept(sampling: dict[str, Any]) -> int:
+class ChainVerifier:
+    """Draws a token from each row, in order, as long as the draft is right: always `match`.
+
+    What a processor, a criterion or the caller of ``Llama`` sees between two tokens, `n_tokens` and
+    `input_ids`, is what was committed until then.
+
+    Args:
+        llama: the target.
+        chain: what draws.
+        grammar: of the answer; it follows every token.
+        criteria: of the caller: true ends the answer without the token just drawn.
+        record: where the rows are kept that tokens are drawn from; None: nowhere.
+
+    """
+
+    def __init__(
+        self,
+        llama: llama_cpp.Llama,
+        chain: Chain,
+        grammar: Follower | None = None,
+        criteria: StoppingCriteria | None = None,
+        record: Recorder | None = None,
+    ) -> None:
+        self._llama, self._chain, self._grammar = llama, chain, grammar
+        self._criteria, self._record = criteria, record
+
+    def __call__(self, draft: Draft, rows: Rows, tokens: Sequence[int]) -> Verdict:
+        """As any verifier."""
+        llama, last = self._llama, tokens[-1]
+        for k in range(len(draft) + 1):
+            llama.n_tokens = len(tokens) + k
+            row = rows[k]
+            if self._record is not None:
+                self._record.append(row)
+            token = self._chain.draw(row, k - len(draft) - 1)
+            if self._grammar is not None:
+                self._grammar.follow(last, token)
+            if self._criteria is not None and self._criteria(
+                llama._input_ids, llama._scores[-1, :]
+            ):
+                return Verdict(k, None)
+            if k == len(draft) or token != draft.tokens[k]:
+                return Verdict(k, token)
+            last = token
+        raise AssertionError
+
+
+def _reach(sampling: dict[str, Any]) -> int:
     """How many of the most probable tokens can be drawn; 0: all of them."""
     neutral = all(sampling.get(name, value) == value for name, value in _NEUTRAL.items())
     if not neutral or sampling.get("logits_processor") is not None:

@@ -157,8 +157,8 @@ class BlockDraft:
                 f"an architecture that hands out {what}",
                 f"{target.architecture}, which does not in llama-cpp-python {TRIED}",
             )
-        if target.n_tokens != self.header.n_tokens:
-            raise refuse(f"a target of {self.header.n_tokens} tokens", f"{target.n_tokens}")
+        if target.n_vocab != self.header.n_vocab:
+            raise refuse(f"a target of {self.header.n_vocab} tokens", f"{target.n_vocab}")
 
     def as_dict(self) -> dict[str, Any]:
         """What ``inspect --json`` prints of it."""
@@ -177,7 +177,7 @@ class BlockDraft:
             "fits": {
                 "embedding_length": self.width,
                 "least_layers": max(self.target_layers) + 1,
-                "tokens": self.header.n_tokens,
+                "tokens": self.header.n_vocab,
                 "architectures": sorted(HANDS_OUT_LAYERS),
             },
         }

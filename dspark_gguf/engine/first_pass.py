@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.config import ModelOptions
-from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.protocol import prefill
+from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.engine.timing import tokens
 from dspark_gguf.engine.trial_model import write_trial_model
 
@@ -66,15 +67,15 @@ def _trial(way: str, folder: Path) -> Iterator[dict[str, Any]]:
     yield {"ratios": {rows: _ratio(tried, plain, rows) for rows in _ROWS[:_TIMED]}}
 
 
-def _context(path: Path, options: ModelOptions) -> Context:
-    return Context(Model(path, options), 2 * max(_ROWS), max(_ROWS), Event())
+def _context(path: Path, options: ModelOptions) -> SequenceCache:
+    return open_cache(Model(path, options), 2 * max(_ROWS), max(_ROWS), Event())
 
 
-def _rows(cache: Context, count: int) -> npt.NDArray[np.float32]:
-    """The logits of one pass ``[count, n_tokens]``."""
+def _rows(cache: SequenceCache, count: int) -> npt.NDArray[np.float32]:
+    """The logits of one pass ``[count, n_vocab]``."""
     ids = tokens(cache, _DEPTH + count)
-    cache.restart(ids[:_DEPTH])
-    rows = cache.decode(ids[_DEPTH:])
+    prefill(cache, ids[:_DEPTH])
+    rows = cache.decode(ids[_DEPTH:], count)
     return np.stack([rows[k] for k in range(count)])
 
 
@@ -83,14 +84,14 @@ def _difference(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32])
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
-def _ratio(tried: Context, plain: Context, count: int) -> float:
+def _ratio(tried: SequenceCache, plain: SequenceCache, count: int) -> float:
     """Seconds of a pass over those of the plain one, taking turns: the least of each."""
     ids = tokens(plain, _DEPTH + count)
 
-    def seconds(cache: Context) -> float:
-        cache.restart(ids[:_DEPTH])
+    def seconds(cache: SequenceCache) -> float:
+        prefill(cache, ids[:_DEPTH])
         started = perf_counter()
-        cache.decode(ids[_DEPTH:])
+        cache.decode(ids[_DEPTH:], count)
         return perf_counter() - started
 
     taken = [(seconds(tried), seconds(plain)) for _ in range(_REPEATS)]

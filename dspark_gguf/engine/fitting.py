@@ -32,8 +32,8 @@ def _other_tokens(target: Header, draft: Header) -> str:
     kinds = [each.metadata.get("tokenizer.ggml.model", "none") for each in (target, draft)]
     if kinds[0] != kinds[1]:
         return f"tokenizer {kinds[1]}, not {kinds[0]}"
-    if abs(target.n_tokens - draft.n_tokens) > MAX_SIZE_DIFFERENCE:
-        return f"{draft.n_tokens} tokens, not {target.n_tokens}"
+    if abs(target.n_vocab - draft.n_vocab) > MAX_SIZE_DIFFERENCE:
+        return f"{draft.n_vocab} tokens, not {target.n_vocab}"
     if _first_token(target) != _first_token(draft):
         return "another first token"
     pairs = zip(read_tokens(target.path), read_tokens(draft.path), strict=False)

@@ -89,7 +89,7 @@ class Header:
         return sum(tensor.parameters for tensor in self.tensors.values())
 
     @property
-    def n_tokens(self) -> int:
+    def n_vocab(self) -> int:
         """Size of the vocabulary; 0 without one."""
         tokens = self.metadata.get("tokenizer.ggml.tokens", ())
         return int(tokens) if isinstance(tokens, Count) else len(tokens)

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+from llama_cpp.llama_grammar import json_schema_to_gbnf
 
+from dspark_gguf.config import Sampling
 from dspark_gguf.engine.gbnf import fault
+from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import text_or_file
 
 Ids = npt.NDArray[np.int32]
 
@@ -30,16 +35,16 @@ class Pieces:
 
     Args:
         piece: bytes of a token as a grammar reads them, special tokens spelled out.
-        n_tokens: size of the vocabulary.
+        n_vocab: size of the vocabulary.
         end_tokens: tokens that end an answer.
 
     """
 
     def __init__(
-        self, piece: Callable[[int], bytes], n_tokens: int, end_tokens: frozenset[int]
+        self, piece: Callable[[int], bytes], n_vocab: int, end_tokens: frozenset[int]
     ) -> None:
         self.end_tokens = end_tokens
-        self.text = [piece(token) for token in range(n_tokens)]
+        self.text = [piece(token) for token in range(n_vocab)]
         by_byte: list[list[int]] = [[] for _ in range(256)]
         for token, text in enumerate(self.text):
             if text and token not in end_tokens:
@@ -55,12 +60,43 @@ class Pieces:
         self.probes = np.array(probes, dtype=np.int32)
 
 
+def grammar_text(sampling: Sampling) -> str | None:
+    """The grammar that the settings ask for, as GBNF; None: there is none.
+
+    Raises:
+        UsageError: no such file, or a schema that cannot be made a grammar.
+
+    """
+    if sampling.grammar is not None:
+        return text_or_file(sampling.grammar, "::=", "grammar")
+    if sampling.json_schema is None:
+        return None
+    schema = text_or_file(sampling.json_schema, "{", "json-schema")
+    try:
+        return str(json_schema_to_gbnf(schema))
+    except Exception as error:
+        # What the converter raises over a schema it does not know is no closed list.
+        raise UsageError(
+            "a JSON schema that can be made a grammar", str(error) or type(error).__name__,
+            "simplify the schema, or give --grammar",
+        ) from None  # fmt: skip
+
+
+def pieces_of(vocabulary: Vocabulary) -> Pieces:
+    """The tokens of a vocabulary as grammars read them, sorted once."""
+    pieces: Pieces | None = vocabulary.pieces
+    if pieces is None:
+        spelled = partial(vocabulary.piece, special=True)
+        pieces = Pieces(spelled, vocabulary.n_vocab, frozenset(vocabulary.end_tokens))
+        vocabulary.pieces = pieces
+    return pieces
+
+
 class Grammar:
     """What may follow here.
 
     Args:
-        vocab: llama.cpp's pointer of the vocabulary.
-        pieces: its tokens.
+        vocabulary: of the model.
         text: GBNF.
         root: name of its first rule.
         sampler: of `fork`.
@@ -71,15 +107,15 @@ class Grammar:
     """
 
     def __init__(
-        self, vocab: object, pieces: Pieces, text: str, root: str = "root", sampler: object = None
+        self, vocabulary: Vocabulary, text: str, root: str = "root", sampler: object = None
     ) -> None:
-        self._arguments = (vocab, pieces, text, root)
-        self._pieces = pieces
+        self._arguments = (vocabulary, text, root)
+        self._pieces = pieces_of(vocabulary)
         self._first: Ids | None = None
         self._few: Ids | None = None
         # A rule may name tokens instead of characters, in angle brackets.
         self._by_byte = "<" not in text
-        self._sampler = sampler or new_sampler(vocab, text, root)
+        self._sampler = sampler or new_sampler(vocabulary.pointer, text, root)
 
     def __del__(self) -> None:
         if getattr(self, "_sampler", None):
@@ -120,6 +156,29 @@ class Grammar:
             found = self.all() if narrow else np.empty(0, dtype=np.int32)
             self._few = found if len(found) <= _FEW_TOKENS else found[:0]
         return self._few
+
+    def best(self, row: npt.NDArray[np.float32], count: int) -> Ids:
+        """At least the `count` most probable tokens that may come next; 0: all of them.
+
+        Args:
+            row: logits ``[n_vocab]``.
+            count: how many can be drawn.
+
+        """
+        if count == 1:
+            best = self.among(np.array([row.argmax()], dtype=np.int32))
+            if len(best):
+                return best
+        few = self.few()
+        if len(few):
+            return few
+        first = 4 * max(count, 16)
+        if count and first < len(row):
+            top = np.argpartition(row, -first)[-first:].astype(np.int32)
+            found = self.among(top)
+            if len(found) >= count:
+                return found
+        return self.all()
 
     def _probed(self) -> Ids:
         if self._first is None:

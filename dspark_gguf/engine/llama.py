@@ -1,8 +1,9 @@
-"""A loaded ``llama_cpp.Llama`` as a cache: the state that its own methods keep stays true."""
+"""A loaded ``llama_cpp.Llama``: its context as a cache, its logits, its tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from threading import Event
 from typing import Any
 
 import llama_cpp
@@ -12,9 +13,9 @@ from llama_cpp import Llama as Llama  # for those above, which do not know llama
 
 from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.engine import trial
-from dspark_gguf.engine.rollback import is_still_seen
-from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.errors import ResourceError
+from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.rollback import Rollback
+from dspark_gguf.engine.sequence import SequenceCache
 
 #: Tokens from which on a list is remembered by `GrowingTokenizer`.
 _LONG = 32
@@ -57,133 +58,61 @@ class SafeLlama(Llama):  # type: ignore[misc]
         return {**super().__getstate__(), "extra_buffers": self._wish}
 
 
-class LlamaCache:
-    """The cache of a ``Llama``, in its own books (`n_tokens`, `input_ids`).
+class _LlamaContext(Context):
+    """The context of a ``Llama`` that keeps its table of all logits, where it has one."""
 
-    Relies on ``_ctx``, ``_batch``, ``_n_vocab``, ``_logits_all``, ``_requires_eval`` and
-    ``_model``; a contract test pins them.
+    def __init__(self, llama: Llama, n_ctx: int) -> None:
+        super().__init__(
+            llama._ctx.ctx, n_ctx, int(llama._n_vocab), int(llama.n_batch), Event(), owner=llama
+        )
+        self._llama = llama
 
-    Args:
-        llama: who else may use it between two calls.
+    def run(self, sequence: int, tokens: Sequence[int], position: int, n_rows: int) -> None:
+        """As for any context."""
+        llama, count = self._llama, len(tokens)
+        if not getattr(llama, "_all_logits", llama._logits_all):
+            super().run(sequence, tokens, position, n_rows)
+            return
+        super().run(sequence, tokens, position, count)
+        rows = llama_cpp.llama_get_logits(self.pointer)
+        table = llama.scores[position : position + count]
+        table[:] = np.ctypeslib.as_array(rows, (count, self.n_vocab))
 
+
+class _Books:
+    """Keeps `n_tokens` and `input_ids` of a ``Llama`` true: what its own methods go by."""
+
+    def __init__(self, llama: Llama, cache: SequenceCache) -> None:
+        self._llama, self._cache = llama, cache
+
+    def passed(self, count: int) -> None:
+        """`count` tokens more."""
+        llama, length = self._llama, self._cache.length
+        llama.input_ids[length - count : length] = self._cache.tokens[length - count :]
+        llama.n_tokens, llama._requires_eval = length, False
+
+    def trimmed(self, length: int) -> None:
+        """Fewer tokens: the last logits are not those of the last token any more."""
+        if self._cache.length < self._llama.n_tokens:
+            self._llama.n_tokens, self._llama._requires_eval = self._cache.length, True
+
+
+def borrowed(llama: Llama, *, is_draft: bool = False) -> SequenceCache:
+    """The cache of a loaded ``Llama``; what its own methods do between two answers is noticed.
+
+    Relies on ``_ctx``, ``_n_vocab``, ``_logits_all``, ``_requires_eval`` and ``_model``; a contract
+    test pins them.
     """
-
-    def __init__(self, llama: Llama) -> None:
-        self.llama = llama
-        self.vocabulary = Vocabulary(llama._model.model, owner=llama)
-        self._window = int(llama_cpp.llama_model_n_swa(llama._model.model))
-
-    @property
-    def n_ctx(self) -> int:
-        """Most tokens it can hold: llama.cpp rounds up what the books of a ``Llama`` do not."""
-        return min(int(self.llama.n_ctx()), len(self.llama.input_ids))
-
-    @property
-    def n_tokens(self) -> int:
-        """Size of the vocabulary."""
-        return int(self.llama._n_vocab)
-
-    @property
-    def max_rows(self) -> int:
-        """Most rows of a pass."""
-        return min(MAX_DRAFT + 1, int(self.llama.n_batch))
-
-    @property
-    def length(self) -> int:
-        """Tokens it holds."""
-        return int(self.llama.n_tokens)
-
-    @property
-    def can_trim(self) -> bool:
-        """Whether it takes back single tokens."""
-        model = self.llama._model.model
-        stateful = (llama_cpp.llama_model_is_recurrent, llama_cpp.llama_model_is_hybrid)
-        return not any(is_kind(model) for is_kind in stateful)
-
-    def restart(self, tokens: Sequence[int]) -> int:
-        """Hold exactly `tokens`; returns how many were there already."""
-        kept = self.keep(tokens)
-        self.advance(tokens[kept:], 0)
-        return kept
-
-    def keep(self, tokens: Sequence[int]) -> int:
-        """Drop what is no prefix of `tokens`; returns the length of what stays."""
-        ours = self.llama.input_ids[: min(self.length, len(tokens))]
-        differs = np.flatnonzero(ours != np.asarray(tokens[: len(ours)], dtype=ours.dtype))
-        self.trim(int(differs[0]) if len(differs) else len(ours))
-        return self.length
-
-    def trim(self, length: int) -> None:
-        """Take back all tokens from position `length` on."""
-        if length < self.length:
-            context = self.llama._ctx
-            memory = llama_cpp.llama_get_memory(context.ctx)
-            seen = is_still_seen(memory, self._window, length)
-            # Before the memory, as an exception may strike between: a pass removes what is behind.
-            self.llama.n_tokens = length if seen else 0
-            self.llama._requires_eval = True
-            if not (seen and context.kv_cache_seq_rm(-1, length, -1)):
-                self.llama.reset()
-
-    def decode(self, tokens: Sequence[int]) -> LlamaRows:
-        """One pass over `tokens`: a row for each."""
-        return self.advance(tokens, len(tokens))
-
-    def advance(self, tokens: Sequence[int], n_rows: int) -> LlamaRows:
-        """Read tokens: all of their rows, or none but the last one's.
-
-        Raises:
-            ResourceError: the context is full.
-
-        """
-        llama = self.llama
-        if self.length + len(tokens) > self.n_ctx:
-            raise ResourceError(
-                f"room for {self.length + len(tokens)} tokens",
-                f"a context of {self.n_ctx}",
-                "make the Llama with a larger n_ctx",
-            )
-        if not tokens:
-            return LlamaRows(llama, 0)
-        if n_rows <= 1:
-            llama.eval(list(tokens))
-            return LlamaRows(llama, n_rows)
-        if llama._logits_all:
-            llama.eval(list(tokens))
-        else:
-            self._pass(tokens)
-        return LlamaRows(llama, len(tokens))
-
-    def _pass(self, tokens: Sequence[int]) -> None:
-        """As ``Llama.eval`` with all rows, but without its table of them."""
-        llama, past = self.llama, self.length
-        llama._ctx.kv_cache_seq_rm(-1, past, -1)
-        llama._batch.set_batch(batch=tokens, n_past=past, logits_all=True)
-        llama._ctx.decode(llama._batch)
-        llama.input_ids[past : past + len(tokens)] = tokens
-        llama.n_tokens = past + len(tokens)
-        llama._requires_eval = False
-
-
-class LlamaRows:
-    """Logits of the last pass; views, valid until the next one."""
-
-    def __init__(self, llama: Llama, count: int) -> None:
-        self._llama, self._count = llama, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, k: int) -> npt.NDArray[np.float32]:
-        if not 0 <= k < self._count:
-            raise IndexError(k)
-        return row_of(self._llama, k - self._count)
-
-
-def row_of(llama: Llama, k: int) -> npt.NDArray[np.float32]:
-    """A row of the last pass, counted from its end: a view, valid until the next one."""
-    pointer = llama_cpp.llama_get_logits_ith(llama._ctx.ctx, k)
-    return np.ctypeslib.as_array(pointer, (llama._n_vocab,))
+    model = llama._model.model
+    is_kind = (llama_cpp.llama_model_is_recurrent, llama_cpp.llama_model_is_hybrid)
+    recurrent = any(each(model) for each in is_kind)
+    window = int(llama_cpp.llama_model_n_swa(model))
+    context = _LlamaContext(llama, min(int(llama.n_ctx()), len(llama.input_ids)))
+    rollback = Rollback(context.pointer, recurrent, window, llama.context_params.swa_full)
+    rows = 1 if is_draft else min(MAX_DRAFT + 1, context.n_batch)
+    cache = SequenceCache(context, rollback, rows, is_draft)
+    cache.listeners.append(_Books(llama, cache))
+    return cache
 
 
 class RecordedRows:

@@ -13,14 +13,14 @@ from typing import Any
 
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
-from dspark_gguf.engine.block import BlockContext
-from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
 from dspark_gguf.engine.files import readable_gguf
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.engine.template import ChatTemplate
-from dspark_gguf.engine.timing import quick_profile
+from dspark_gguf.engine.timing import measured
 from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
 from dspark_gguf.errors import ModelError
 from dspark_gguf.learned import Learned, learned_path
@@ -68,7 +68,7 @@ class Pair:
         self.notes: list[str] = []
         self._draft_path = None if draft is None else readable_gguf(draft)
         self._draft_options = draft_options or DraftOptions()
-        self._draft_cache: Context | None = None
+        self._draft_cache: SequenceCache | None = None
         self.draft: Model | None = None
         self._learned: Learned | None = None
         started = perf_counter()
@@ -86,9 +86,10 @@ class Pair:
         self.notes += self.target.notes + self.template.notes
         self.left_out = self._left_out()
         self.notes += self.left_out
-        self.target_cache = self._context(self.target, self._target_context_size())
+        n_ctx = self._target_context_size()
+        self.target_cache = open_cache(self.target, n_ctx, MAX_DRAFT + 1, self.interrupt)
 
-    def draft_cache(self) -> Context | None:
+    def draft_cache(self) -> SequenceCache | None:
         """The draft's cache, loaded at the first call; None where there is no draft.
 
         Raises:
@@ -100,7 +101,13 @@ class Pair:
         return self._draft_cache
 
     @property
-    def caches(self) -> dict[str, Context]:
+    def draft_kind(self) -> str:
+        """What drafts from the draft: ``model``, ``block``, or nothing without one."""
+        cache = self.draft_cache()
+        return "" if cache is None else cache.kind
+
+    @property
+    def caches(self) -> dict[str, SequenceCache]:
         """The target's cache, and the draft's if it is loaded."""
         caches = {"target": self.target_cache, "draft": self._draft_cache}
         return {role: cache for role, cache in caches.items() if cache is not None}
@@ -121,15 +128,8 @@ class Pair:
             self._learned = Learned(path)
             if self._learned.note:
                 self.notes.append(self._learned.note)
-        costs = self._learned.costs
-        costs.replays = self.target_cache.rollback == "replay"
-        limit = min(speculation.most_copies, self.target_cache.max_rows - 1)
-        if not costs.covers(limit, looks=draft is not None):
-            budget = max(_PROFILE_SECONDS, _PROFILE_SHARE * self._load_seconds)
-            who = "the model costs" if draft is None else "both models cost"
-            say(f"measuring what {who} on this machine (once, about {budget:.0f} s)")
-            quick_profile(self.target_cache, draft, costs, budget, limit)
-        return self._learned
+        budget = max(_PROFILE_SECONDS, _PROFILE_SHARE * self._load_seconds)
+        return measured(self._learned, self.target_cache, draft, speculation, budget, say)
 
     def remember(self) -> None:
         """Keep what was learned for the next run, if it is to be kept."""
@@ -169,7 +169,7 @@ class Pair:
         parts = [f"target {_placed(self.target_cache)}"]
         if self._draft_cache is not None:
             cache = self._draft_cache
-            kind = f" ({cache.draft.kind})" if isinstance(cache, BlockContext) else ""
+            kind = f" ({cache.draft.kind})" if isinstance(cache, BlockDraftCache) else ""
             parts.append(f"draft{kind} {_placed(cache)}")
         return "; ".join([*parts, self._speculation_state(speculation)])
 
@@ -196,28 +196,26 @@ class Pair:
     def most_drafts(self) -> int:
         """Draft tokens that one round can have."""
         cache = self._draft_cache
-        most = cache.most_drafts if isinstance(cache, BlockContext) else MAX_DRAFT
+        most = cache.most_drafts if cache is not None else MAX_DRAFT
         return min(most, self.target_cache.max_rows - 1)
 
     def _load_draft(self, path: Path) -> None:
-        header = read_header(path)
-        block = BlockDraft.of(header)
-        if block is not None:
-            block.require_target(read_header(self.target.path))
-        draft = Model(path, self._draft_options)
-        try:
-            require_same_tokens(self.vocabulary, draft.vocabulary, self.target.path.name, path.name)
-            n_ctx = self._draft_context_size(draft)
-            cache = (
-                self._context(draft, n_ctx, max_rows=1)
-                if block is None
-                else BlockContext(draft, block, self.target_cache, n_ctx, self.interrupt)
-            )
-        except Exception:
-            draft.close()
-            raise
-        self.draft, self._draft_cache = draft, cache
+        cache = open_draft(
+            path,
+            self._draft_options,
+            self.target_cache,
+            self.vocabulary,
+            self.target.path,
+            self.interrupt,
+        )
+        self.draft, self._draft_cache = cache.model, cache
+        draft = cache.model
         self.notes += draft.notes
+        if cache.n_ctx < self.target_cache.n_ctx:
+            self.notes.append(
+                f"the draft's context is {cache.n_ctx} tokens, the target's "
+                f"{self.target_cache.n_ctx}: beyond that, plain decoding"
+            )
         if draft.size > self.target.size:
             self.notes.append(
                 f"the draft ({draft.size / _MIB:.0f} MiB) is larger than the target "
@@ -230,9 +228,6 @@ class Pair:
         on_gpu = options.n_gpu_layers is None and library.can_offload()
         return trial.notes(options.extra_buffers, on_gpu)
 
-    def _context(self, model: Model, n_ctx: int, max_rows: int = MAX_DRAFT + 1) -> Context:
-        return Context(model, n_ctx, max_rows, self.interrupt)
-
     def _target_context_size(self) -> int:
         train, wanted = self.target.n_ctx_train, self.target.options.n_ctx
         scaled = self.target.options.rope_scaling not in (None, "none")
@@ -242,15 +237,6 @@ class Pair:
                 "trained for: answers may fall apart there; --rope-scaling can stretch it"
             )
         return wanted or min(DEFAULT_CONTEXT, train)
-
-    def _draft_context_size(self, draft: Model) -> int:
-        size = self._draft_options.n_ctx or min(self.target_cache.n_ctx, draft.n_ctx_train)
-        if size < self.target_cache.n_ctx:
-            self.notes.append(
-                f"the draft's context is {size} tokens, the target's {self.target_cache.n_ctx}: "
-                "beyond that, plain decoding"
-            )
-        return size
 
     def _speculation_state(self, speculation: Speculation) -> str:
         if speculation.mode == "off":
@@ -271,7 +257,47 @@ class Pair:
         return f"speculation {speculation.mode}: {kind}, {how}"
 
 
-def _placed(cache: Context) -> str:
+def open_draft(
+    path: str | Path,
+    options: DraftOptions,
+    target: SequenceCache,
+    vocabulary: Vocabulary,
+    target_path: str | Path,
+    interrupt: Event | None = None,
+) -> SequenceCache:
+    """The cache of a draft model of whatever kind, loaded.
+
+    Args:
+        path: a small language model, or a draft made for the target (DSpark, DFlash).
+        options: how to load it.
+        target: the target's cache.
+        vocabulary: the target's.
+        target_path: the target's file.
+        interrupt: see `open_cache`.
+
+    Raises:
+        UsageError: no such file.
+        ModelError: a file that cannot draft.
+        PairError: another vocabulary, or a draft made for another target.
+
+    """
+    path = readable_gguf(path)
+    block = BlockDraft.of(read_header(path))
+    if block is not None:
+        block.require_target(read_header(Path(target_path)))
+    draft, interrupt = Model(path, options), interrupt or Event()
+    try:
+        require_same_tokens(vocabulary, draft.vocabulary, Path(target_path).name, path.name)
+        n_ctx = options.n_ctx or min(target.n_ctx, draft.n_ctx_train)
+        if block is None:
+            return open_cache(draft, n_ctx, 1, interrupt, is_draft=True)
+        return BlockDraftCache(draft, block, target, n_ctx, interrupt)
+    except Exception:
+        draft.close()
+        raise
+
+
+def _placed(cache: SequenceCache) -> str:
     model = cache.model
     return (
         f"{model.name} on {model.place}, {model.size / _MIB:.0f} + {cache.cache_bytes / _MIB:.0f} "

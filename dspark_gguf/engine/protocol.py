@@ -19,14 +19,14 @@ class Rows(Protocol):
 
 
 class Cache(Protocol):
-    """One sequence of tokens in the memory of a model."""
+    """The KV cache of one sequence of tokens."""
 
     @property
     def n_ctx(self) -> int:
         """Most tokens it can hold."""
 
     @property
-    def n_tokens(self) -> int:
+    def n_vocab(self) -> int:
         """Size of its model's vocabulary: the width of a row, and the bound of the ids it reads."""
 
     @property
@@ -37,11 +37,11 @@ class Cache(Protocol):
     def length(self) -> int:
         """Tokens it holds now."""
 
-    def restart(self, tokens: Sequence[int]) -> int:
-        """Hold exactly `tokens`; returns how many were there already."""
-
     def keep(self, tokens: Sequence[int]) -> int:
-        """Drop what is no prefix of `tokens`; returns the length of what stays."""
+        """Drop what is not a prefix of `tokens`; returns the length of what stays."""
+
+    def decode(self, tokens: Sequence[int], n_rows: int) -> Rows:
+        """Read tokens that follow those it holds: logits for the last `n_rows` of them."""
 
     def trim(self, length: int) -> None:
         """Take back the tokens from position `length` on, if there are any.
@@ -49,11 +49,13 @@ class Cache(Protocol):
         Some memories go back further: its length then tells what is to be read again.
         """
 
-    def decode(self, tokens: Sequence[int]) -> Rows:
-        """One pass over tokens that follow those it holds: a row for each."""
 
-    def advance(self, tokens: Sequence[int], n_rows: int) -> Rows:
-        """Read tokens that follow those it holds: rows for the last `n_rows`."""
+def prefill(cache: Cache, tokens: Sequence[int]) -> int:
+    """Make `cache` hold exactly `tokens`, and return how many of them it already held."""
+    kept = cache.keep(tokens)
+    if kept < len(tokens):
+        cache.decode(tokens[kept:], 0)
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Tokenizer(Protocol):
     """Tokens and text."""
 
     @property
-    def n_tokens(self) -> int:
+    def n_vocab(self) -> int:
         """Size of the vocabulary."""
 
     @property

@@ -33,7 +33,6 @@ _MOST_MARKS = 8
 _MOST_BYTES = 256 * 2**20
 #: The part of a memory that cannot be removed: recurrent states, and windows.
 _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
-_SEQUENCE = 0
 #: Of a pass that may or may not have happened.
 _UNKNOWN = -1
 
@@ -54,11 +53,15 @@ class Rollback:
         recurrent: whether its memory has a state that each token changes.
         window: tokens that its sliding-window layers see; 0: it has none.
         whole: whether these keep what lies behind their window all the same.
+        sequence: the number of the sequence in the context.
 
     """
 
-    def __init__(self, context: Any, recurrent: bool, window: int, whole: bool) -> None:
+    def __init__(
+        self, context: Any, recurrent: bool, window: int, whole: bool, sequence: int = 0
+    ) -> None:
         self._context, self._memory = context, llama_cpp.llama_get_memory(context)
+        self._sequence = sequence
         self._recurrent, self._window, self._whole = recurrent, window, whole
         #: Most tokens that snapshots take back.
         self.snapshots = int(llama_cpp.llama_n_rs_seq(context)) if recurrent else 0
@@ -103,6 +106,12 @@ class Rollback:
         """A pass of `count` tokens is done."""
         self._last = count - 1
 
+    def forget(self) -> None:
+        """The memory was filled by other means: no state that was saved fits it."""
+        self._marks.clear()
+        self._saved.clear()
+        self.lost()
+
     def lost(self) -> None:
         """A pass may have happened, in whole or in part or not at all."""
         self._last = _UNKNOWN
@@ -129,21 +138,30 @@ class Rollback:
             if self._restore(state):
                 return state.length
             self._drop_after(state.length - 1)
-        llama_cpp.llama_memory_clear(self._memory, True)
+        # Alone in its context as yet; of several, the others would have to stay.
+        llama_cpp.llama_memory_seq_rm(self._memory, self._sequence, -1, -1)
         return 0
 
     def _reaches(self, length: int, held: int) -> bool:
         if not length:
             return False  # a clear memory is surer than an empty one
-        if llama_cpp.llama_memory_seq_pos_max(self._memory, _SEQUENCE) < length - 1:
+        if llama_cpp.llama_memory_seq_pos_max(self._memory, self._sequence) < length - 1:
             return False  # an exception struck after the memory went back, and before we noted it
         if self._recurrent:
             return held - length <= min(self.snapshots, self._last)
         # Even where the window is kept whole: a file holds no more of it than can be seen.
-        return is_still_seen(self._memory, self._window, length)
+        return self._is_still_seen(length)
+
+    def _is_still_seen(self, length: int) -> bool:
+        """Whether a sliding window still has all that a token after `length` others looks at.
+
+        llama.cpp removes tokens behind it without a word, and then computes from what is left.
+        """
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, self._sequence)
+        return not self._window or first <= 0 or length >= first + self._window - 1
 
     def _remove(self, length: int) -> bool:
-        return bool(llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, length, -1))
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, self._sequence, length, -1))
 
     def _drop_after(self, length: int) -> None:
         for states in (self._marks, self._saved):
@@ -151,32 +169,23 @@ class Rollback:
                 states.pop()
 
     def _state(self, length: int) -> _State:
-        size = llama_cpp.llama_state_seq_get_size_ext(self._context, _SEQUENCE, _PARTIAL)
+        size = llama_cpp.llama_state_seq_get_size_ext(self._context, self._sequence, _PARTIAL)
         data = np.empty(size, dtype=np.uint8)
         llama_cpp.llama_state_seq_get_data_ext(
-            self._context, _pointer(data), size, _SEQUENCE, _PARTIAL
+            self._context, _pointer(data), size, self._sequence, _PARTIAL
         )
         return _State(length, data)
 
     def _restore(self, state: _State) -> bool:
         done = llama_cpp.llama_state_seq_set_data_ext(
-            self._context, _pointer(state.data), len(state.data), _SEQUENCE, _PARTIAL
+            self._context, _pointer(state.data), len(state.data), self._sequence, _PARTIAL
         )
         last = state.length - 1
         return (
             done == len(state.data)
             and self._remove(state.length)
-            and llama_cpp.llama_memory_seq_pos_max(self._memory, _SEQUENCE) == last
+            and llama_cpp.llama_memory_seq_pos_max(self._memory, self._sequence) == last
         )
-
-
-def is_still_seen(memory: Any, window: int, length: int) -> bool:
-    """Whether a sliding window still has all that a token after `length` others looks at.
-
-    llama.cpp removes tokens behind it without a word, and then computes from what is left.
-    """
-    first = llama_cpp.llama_memory_seq_pos_min(memory, _SEQUENCE)
-    return not window or first <= 0 or length >= first + window - 1
 
 
 def _pointer(data: npt.NDArray[np.uint8]) -> Any:

@@ -16,7 +16,7 @@ class _Context(Protocol):
     def pointer(self) -> Any: ...
 
     @property
-    def n_tokens(self) -> int: ...
+    def n_vocab(self) -> int: ...
 
 
 class Rows:
@@ -37,4 +37,4 @@ class Rows:
         pointer = llama_cpp.llama_get_logits_ith(self._context.pointer, self._first + k)
         if not pointer:
             raise EngineError("logits", f"none at row {k}", "report this with the model's name")
-        return np.ctypeslib.as_array(pointer, (self._context.n_tokens,))
+        return np.ctypeslib.as_array(pointer, (self._context.n_vocab,))

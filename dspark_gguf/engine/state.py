@@ -16,10 +16,8 @@ from typing import Any
 import llama_cpp
 
 from dspark_gguf.engine import library
-from dspark_gguf.engine.block import BlockContext
-from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.sequence import SequenceCache
 
-_SEQUENCE = 0
 #: Where and how fast a model computes; the cache's contents and layout are the same.
 _PLACEMENT = {
     "n_gpu_layers", "n_batch", "n_ubatch", "threads", "threads_batch", "mmap", "mlock",
@@ -27,7 +25,7 @@ _PLACEMENT = {
 }  # fmt: skip
 
 
-def fingerprint(cache: Context) -> dict[str, Any]:
+def fingerprint(cache: SequenceCache) -> dict[str, Any]:
     """Plain values that differ wherever a saved cache of another context must not be used."""
     file = cache.model.path.stat()
     return {
@@ -38,33 +36,32 @@ def fingerprint(cache: Context) -> dict[str, Any]:
     }
 
 
-def state_bytes(cache: Context) -> int:
+def state_bytes(cache: SequenceCache) -> int:
     """Size of the file that `save_state` would write."""
-    size: int = llama_cpp.llama_state_seq_get_size(cache.pointer, _SEQUENCE)
+    size: int = llama_cpp.llama_state_seq_get_size(cache.pointer, cache.sequence)
     return size + 4 * cache.length
 
 
-def save_state(cache: Context, path: Path) -> None:
+def save_state(cache: SequenceCache, path: Path) -> None:
     """Write what the cache holds.
 
     Raises:
         OSError: it could not be written as a whole.
 
     """
-    if isinstance(cache, BlockContext):
-        cache.inject()  # features that wait in our own memory
+    cache.flush()
     cache.keep(cache.tokens)  # an interrupted pass may have left more in it
     tokens = (llama_cpp.llama_token * cache.length)(*cache.tokens)
     with library.listening() as errors:
         written = llama_cpp.llama_state_seq_save_file(
-            cache.pointer, os.fsencode(path), _SEQUENCE, tokens, cache.length
+            cache.pointer, os.fsencode(path), cache.sequence, tokens, cache.length
         )
     # The last bytes are written when the file is closed, where llama.cpp looks at no error.
     if not written or path.stat().st_size != written:
         raise OSError(errno.EIO, "; ".join(errors) or "the file is not whole", str(path))
 
 
-def load_state(cache: Context, path: Path) -> int:
+def load_state(cache: SequenceCache, path: Path) -> int:
     """Make the cache hold what a whole file of `save_state` says; returns its tokens.
 
     A file that llama.cpp refuses leaves nothing in the cache: 0.
@@ -76,12 +73,17 @@ def load_state(cache: Context, path: Path) -> int:
     count = ctypes.c_size_t(0)
     with library.listening():
         read = llama_cpp.llama_state_seq_load_file(
-            cache.pointer, os.fsencode(path), _SEQUENCE, tokens, cache.n_ctx, ctypes.byref(count)
+            cache.pointer,
+            os.fsencode(path),
+            cache.sequence,
+            tokens,
+            cache.n_ctx,
+            ctypes.byref(count),
         )
     ids = list(tokens[: count.value])
     memory = llama_cpp.llama_get_memory(cache.pointer)
-    last = llama_cpp.llama_memory_seq_pos_max(memory, _SEQUENCE)
-    if read and last == len(ids) - 1 and all(0 <= token < cache.n_tokens for token in ids):
+    last = llama_cpp.llama_memory_seq_pos_max(memory, cache.sequence)
+    if read and last == len(ids) - 1 and all(0 <= token < cache.n_vocab for token in ids):
         cache.adopt(ids)
         return len(ids)
     cache.adopt([0])  # so that there is something to take back, whatever was read

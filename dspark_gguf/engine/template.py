@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from llama_cpp.llama_chat_format import CHATML_CHAT_TEMPLATE
@@ -11,6 +10,7 @@ from llama_cpp.llama_chat_format import CHATML_CHAT_TEMPLATE
 from dspark_gguf.engine.jinja import TemplateRefused, renderer
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import text_or_file
 
 #: ``{"role": "system" | "user" | "assistant", "content": text}``
 Message = Mapping[str, str]
@@ -32,7 +32,9 @@ class ChatTemplate:
     def __init__(self, model: Model, override: str | None = None) -> None:
         self._vocabulary = model.vocabulary
         self.notes: list[str] = []
-        given = _text_or_file(override) if override and override.strip() else ""
+        given = ""
+        if override and override.strip():
+            given = text_or_file(override, "{", "chat-template")
         source = given if given.strip() else model.template
         if source is None:
             source = CHATML_CHAT_TEMPLATE
@@ -105,17 +107,6 @@ class ChatTemplate:
 
     def _spelled(self, token: int) -> str:
         return self._vocabulary.text(token).decode("utf-8", "replace")
-
-
-def _text_or_file(override: str) -> str:
-    if "{" in override:
-        return override
-    try:
-        return Path(override).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            "a file or Jinja text for the chat template", str(error), "check --chat-template"
-        ) from None
 
 
 def _system_into_first_turn(messages: Sequence[Message]) -> list[Message]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from time import perf_counter
 
+from dspark_gguf.config import Speculation
 from dspark_gguf.cost import LearnedCosts
-from dspark_gguf.engine.block import BlockContext
-from dspark_gguf.engine.protocol import Cache
+from dspark_gguf.engine.block import BlockDraftCache
+from dspark_gguf.engine.protocol import Cache, prefill
+from dspark_gguf.engine.sequence import SequenceCache
+from dspark_gguf.learned import Learned
 
 #: Rows in the order of their worth: if the time is up, the rest is filled in from neighbours.
 _ROWS = (1, 2, 4, 3, 6, 9, 5, 17, 7, 8, 33, 13, 65, 11, 10, 12, 25, 49)
@@ -17,6 +20,35 @@ _CONTEXT = 16
 _READ = 64
 #: Seconds that a look at one more row of a block takes, until the first rounds say it.
 _SCORE = 5e-5
+
+
+def measured(
+    learned: Learned,
+    target: SequenceCache,
+    draft: SequenceCache | None,
+    speculation: Speculation,
+    budget: float,
+    say: Callable[[str], object] = str,
+) -> Learned:
+    """`learned`, with the costs of these models measured first where they are not known.
+
+    Args:
+        learned: what is known.
+        target: the target's cache; empty after measuring.
+        draft: the draft's; None: there is none.
+        speculation: how much may be drafted.
+        budget: seconds that measuring takes, about.
+        say: called with a line when it has to be measured.
+
+    """
+    costs = learned.costs
+    costs.replays = target.rollback == "replay"
+    limit = min(speculation.most_copies, target.max_rows - 1)
+    if not costs.covers(limit, looks=draft is not None):
+        who = "the model costs" if draft is None else "both models cost"
+        say(f"measuring what {who} on this machine (once, about {budget:.0f} s)")
+        quick_profile(target, draft, costs, budget, limit)
+    return learned
 
 
 def quick_profile(
@@ -33,7 +65,7 @@ def quick_profile(
 
     """
     started = perf_counter()
-    if isinstance(draft, BlockContext):
+    if isinstance(draft, BlockDraftCache):
         costs.add_look(_SCORE)
         before = min(_CONTEXT, target.n_ctx - draft.most_drafts)
         if before >= 0 and draft.room >= 0:
@@ -62,14 +94,14 @@ def quick_profile(
         draft.trim(0)
 
 
-def block_seconds(target: Cache, draft: BlockContext, depth: int, repeats: int = 8) -> float:
+def block_seconds(target: Cache, draft: BlockDraftCache, depth: int, repeats: int = 8) -> float:
     """Median seconds of a block behind `depth` tokens, with the features of a round to read."""
     ids = tokens(target, depth + draft.most_drafts + 1)
     taken = []
     for _ in range(repeats + 1):
-        target.restart(ids[:depth])
-        draft.inject()
-        target.decode(ids[depth:-1])
+        prefill(target, ids[:depth])
+        draft.flush()
+        target.decode(ids[depth:-1], 1)
         started = perf_counter()
         draft.propose(ids[-1], draft.most_drafts)
         taken.append(perf_counter() - started)
@@ -79,14 +111,14 @@ def block_seconds(target: Cache, draft: BlockContext, depth: int, repeats: int =
 def passes(cache: Cache, wanted: Sequence[int], depth: int) -> Iterator[tuple[int, float]]:
     """Rows and seconds of one pass after the other, at a context of `depth` tokens."""
     ids = tokens(cache, depth + max(wanted))
-    cache.restart(ids[:depth])
-    cache.decode(ids[depth : depth + 1])  # the first pass pays for memory that the others reuse
+    prefill(cache, ids[:depth])
+    cache.decode(ids[depth : depth + 1], 1)  # the first pass pays for memory that the others reuse
     for rows in wanted:
-        cache.restart(ids[:depth])
+        prefill(cache, ids[:depth])
         started = perf_counter()
-        cache.decode(ids[depth : depth + rows])
+        cache.decode(ids[depth : depth + rows], rows)
         yield rows, perf_counter() - started
-    cache.restart(ids[:depth])
+    prefill(cache, ids[:depth])
 
 
 def _depth(cache: Cache) -> int:
@@ -99,13 +131,13 @@ def _looks(cache: Cache) -> list[tuple[int, float]]:
     depth = _depth(cache)
     room = cache.n_ctx - depth
     ids = tokens(cache, depth + min(_READ, room))
-    cache.restart(ids[:depth])
-    cache.advance(ids[depth : depth + 1], 1)
+    prefill(cache, ids[:depth])
+    cache.decode(ids[depth : depth + 1], 1)
 
     def look(count: int) -> float:
-        cache.restart(ids[:depth])
+        prefill(cache, ids[:depth])
         started = perf_counter()
-        cache.advance(ids[depth : depth + count], 1)
+        cache.decode(ids[depth : depth + count], 1)
         return perf_counter() - started
 
     found = [(1, median(look(1) for _ in range(8)))] * 3
@@ -116,4 +148,4 @@ def _looks(cache: Cache) -> list[tuple[int, float]]:
 
 def tokens(cache: Cache, count: int) -> list[int]:
     """Ids that are as good as any text for measuring; a mixture of experts wants them different."""
-    return [(7 + 37 * k) % cache.n_tokens for k in range(count)]
+    return [(7 + 37 * k) % cache.n_vocab for k in range(count)]

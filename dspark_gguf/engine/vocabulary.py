@@ -34,7 +34,7 @@ class Vocabulary:
     def __init__(self, model: Any, owner: object) -> None:
         self._owner = owner
         self._vocab = llama_cpp.llama_model_get_vocab(model)
-        self.n_tokens: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.kind: int = llama_cpp.llama_vocab_type(self._vocab)
         self.bos: int = llama_cpp.llama_vocab_bos(self._vocab)
         self.eos: int = llama_cpp.llama_vocab_eos(self._vocab)
@@ -45,7 +45,13 @@ class Vocabulary:
         )
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._fingerprint = ""
+        self.pieces: Any = None  # sorted for grammars, by whom they are asked for
         self._end_tokens: tuple[int, ...] | None = None
+
+    @property
+    def pointer(self) -> Any:
+        """llama.cpp's vocabulary."""
+        return self._vocab
 
     def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
         """Ids of `text`.
@@ -93,7 +99,7 @@ class Vocabulary:
 
     def text(self, token: int) -> bytes:
         """The token as the vocabulary spells it, special or not; empty for no token."""
-        if not 0 <= token < self.n_tokens:
+        if not 0 <= token < self.n_vocab:
             return b""
         spelled: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
         return spelled
@@ -102,7 +108,7 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """A digest of all tokens: equal where ids mean the same."""
         if not self._fingerprint:
-            spelled = b"\0".join(self.text(token) for token in range(self.n_tokens))
+            spelled = b"\0".join(self.text(token) for token in range(self.n_vocab))
             self._fingerprint = hashlib.sha256(spelled).hexdigest()[:32]
         return self._fingerprint
 
@@ -112,7 +118,7 @@ class Vocabulary:
         if self._end_tokens is None:
             self._end_tokens = tuple(
                 token
-                for token in range(self.n_tokens)
+                for token in range(self.n_vocab)
                 if llama_cpp.llama_vocab_is_eog(self._vocab, token)
             )
         return self._end_tokens
@@ -140,13 +146,13 @@ def require_same_tokens(
 
     if target.kind != draft.kind:
         refuse("tokenizer", *(_KINDS.get(side.kind, side.kind) for side in (target, draft)))
-    if abs(target.n_tokens - draft.n_tokens) > MAX_SIZE_DIFFERENCE:
-        refuse("tokens:", target.n_tokens, draft.n_tokens)
+    if abs(target.n_vocab - draft.n_vocab) > MAX_SIZE_DIFFERENCE:
+        refuse("tokens:", target.n_vocab, draft.n_vocab)
     ours = target.bos if target.adds_bos else None
     theirs = draft.bos if draft.adds_bos else None
     if ours != theirs:
         refuse("first token", ours, theirs)
-    for token in range(FIRST_COMPARED, min(target.n_tokens, draft.n_tokens)):
+    for token in range(FIRST_COMPARED, min(target.n_vocab, draft.n_vocab)):
         wanted, found = target.text(token), draft.text(token)
         if wanted != found:
             shown = [piece.decode("utf-8", "replace") for piece in (wanted, found)]

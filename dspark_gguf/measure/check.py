@@ -12,7 +12,7 @@ from dspark_gguf.decoder import Decoder
 from dspark_gguf.dist import Dist
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.records import Answer
-from dspark_gguf.sampling import Row, Sampler, margin
+from dspark_gguf.sampling import Follower, Row, Sampler, margin
 
 #: Logits that a row may move with the number of rows computed beside it: up to about 1.0 was seen
 #: with 4-bit weights on a CPU. A gap wider than this is no rounding.
@@ -39,9 +39,15 @@ class WitnessSampler(Sampler):
         self.best: list[int] = []
         self.margins: list[float] = []
 
-    def __call__(self, row: Row, history: Sequence[int], drafted: Sequence[int] = ()) -> Dist:
+    def __call__(
+        self,
+        row: Row,
+        history: Sequence[int],
+        drafted: Sequence[int] = (),
+        grammar: Follower | None = None,
+    ) -> Dist:
         """The law of the next token."""
-        law = super().__call__(row, history, drafted)
+        law = super().__call__(row, history, drafted, grammar)
         self.best.append(law.top)
         self.margins.append(margin(row))
         return law

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dspark_gguf.engine.block import BlockContext
+from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
 from dspark_gguf.engine.timing import block_seconds, passes
@@ -83,13 +83,13 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
         target = _medians(pair.target_cache, range(1, rows + 1), depth)
         if draft is None:
             look = 0.0  # copies cost nothing
-        elif isinstance(draft, BlockContext):
+        elif isinstance(draft, BlockDraftCache):
             look = block_seconds(pair.target_cache, draft, depth)
         else:
             look = _medians(draft, [1], depth)[0]
-        tables.append(Table(depth, target, look, isinstance(draft, BlockContext)))
+        tables.append(Table(depth, target, look, isinstance(draft, BlockDraftCache)))
     pair.target_cache.trim(0)
-    if draft is not None and not isinstance(draft, BlockContext):
+    if draft is not None and not isinstance(draft, BlockDraftCache):
         draft.trim(0)
     return tables
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.cost import FixedCosts
+from dspark_gguf.dist import Dist
 from dspark_gguf.measure.chains import Chains
-from dspark_gguf.records import Round
-from dspark_gguf.schedule import Copying, StoppingRule
+from dspark_gguf.records import Draft, Round, Segment, Verdict
+from dspark_gguf.schedule import Copying, Plan, StoppingRule
+
+#: Stand-ins for the target's token at a place, and for any other.
+_RIGHT, _WRONG = 1, 0
 
 
 @dataclass(slots=True)
@@ -103,7 +109,7 @@ def replay(
                 place.tokens += tokens
                 place.seconds += round.seconds
             result.rounds += 1
-            result.drafted += len(round.scores)
+            result.drafted += round.draft.steps
             result.verified += round.drafted
             result.accepted += min(round.accepted, tokens)
     return result
@@ -154,45 +160,46 @@ def _round(rule: StoppingRule, text: _Chains, start: int, costs: FixedCosts) -> 
     """
     limit = costs.limit if text.looks(start)[0] else len(costs.target_seconds) - 1
     plan = rule.plan(min(text.depth, limit))
-    before, right = text.copies(start)
-    first = kept = plan.copies(before) if text.copied else 0
-    accepted = min(right, first)
-    scores, right = text.looks(start + first)
-    looks = 0
-    while looks < min(plan.length, len(scores)):
-        looks += 1
-        if not plan.admits(scores[looks - 1]):
-            break
-        kept += 1
-        if not plan.goes_on():
-            break
-    last = kept
-    if accepted == first:
-        accepted += min(right, last - first)
-    after, right = text.copies(start + last) if looks else ([], 0)
-    kept += plan.copies(after) if text.copied and looks else 0
-    if accepted == last:
-        accepted += min(right, kept - last)
-    draft = float(costs.draft_seconds[looks - 1]) if looks else 0.0
-    target = float(costs.target_seconds[kept])
-    guessed = [(before, _fates(before, text.copies(start)[1], accepted + 1))]
-    if accepted >= last > 0:
-        guessed.append((after, _fates(after, right, accepted + 1 - last)))
+    head = _guesses(plan, text.copies(start)) if text.copied else Segment("lookup")
+    steps = _steps(plan, text.looks(start + len(head)), costs)
+    draft = Draft(head, steps)
+    if text.copied and steps.seconds:
+        tail = _guesses(plan, text.copies(start + len(draft)))
+        draft = Draft(head, steps, tail if draft.tokens else tail.cut(len(tail)))
+    right = [token == _RIGHT for token in draft.tokens]
+    accepted = right.index(False) if False in right else len(right)
+    drafting, target = sum(steps.seconds), float(costs.target_seconds[len(draft)])
     return Round(
-        (),
-        drafted=kept,
-        accepted=accepted,
-        scores=tuple(scores[:looks]),
-        first_look=first,
-        last_look=last,
-        guessed=tuple((tuple(told), fates) for told, fates in guessed),
-        seconds=draft + target,
-        draft_seconds=draft,
+        (_RIGHT,) * (accepted + 1),
+        draft=draft,
+        verdict=Verdict(accepted, _RIGHT),
+        seconds=drafting + target,
+        draft_seconds=drafting,
         target_seconds=target,
     )
 
 
-def _fates(scores: Sequence[float], right: int, seen: int) -> tuple[float, ...]:
-    """Of the guesses whose tokens were seen, up to the first wrong one."""
-    fates = [1.0] * right + [0.0] * (right < len(scores))
-    return tuple(fates[:seen])
+def _ids(count: int, right: int) -> tuple[int, ...]:
+    """Stand-ins for guesses of which the first ones are right."""
+    return (_RIGHT,) * min(right, count) + (_WRONG,) * (count - right)
+
+
+def _guesses(plan: Plan, told: tuple[list[float], int]) -> Segment:
+    scores, right = told
+    return Segment.of_guesses("lookup", _ids(len(scores), right), scores, plan.copies(scores))
+
+
+def _steps(plan: Plan, told: tuple[list[float], int], costs: FixedCosts) -> Segment:
+    scores, right = told
+    kept = steps = 0
+    while steps < min(plan.length, len(scores)):
+        steps += 1
+        if not plan.admits(scores[steps - 1]):
+            break
+        kept += 1
+        if not plan.goes_on():
+            break
+    tokens = _ids(kept, right)
+    seconds = np.diff(costs.draft_seconds[:steps], prepend=0.0)
+    dists = tuple(map(Dist.point, tokens))
+    return Segment("model", tokens, dists, tuple(scores[:steps]), tuple(seconds.tolist()))

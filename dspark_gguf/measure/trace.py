@@ -9,10 +9,10 @@ import numpy as np
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.config import MAX_DRAFT, Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
-from dspark_gguf.draft import LookupDrafter, name_of
-from dspark_gguf.engine.block import BlockContext
+from dspark_gguf.draft import LookupDrafter
+from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.engine.protocol import Cache
+from dspark_gguf.engine.protocol import Cache, prefill
 from dspark_gguf.measure.chains import Chains, Copies
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.sampling import Row, margin, top_probability
@@ -39,16 +39,16 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
     if cache is None:
         depth = 0
         chains = [_Chain([], []) for _ in prefixes]
-    elif isinstance(cache, BlockContext):
+    elif isinstance(cache, BlockDraftCache):
         depth = min(depth, cache.most_drafts)
         # Backwards: the target then only takes tokens back, and reads nothing twice.
-        pair.target_cache.restart([*tokens, *text])
+        prefill(pair.target_cache, [*tokens, *text])
         chains = [
-            _block_chain(pair.target_cache, cache, prefix, depth, pair.vocabulary.n_tokens)
+            _block_chain(pair.target_cache, cache, prefix, depth, pair.vocabulary.n_vocab)
             for prefix in reversed(prefixes)
         ][::-1]
     else:
-        tracer = Tracer(cache, depth, pair.vocabulary.n_tokens)
+        tracer = Tracer(cache, depth, pair.vocabulary.n_vocab)
         chains = [tracer.chain(prefix) for prefix in prefixes]
     survived = np.zeros((len(chains), depth), dtype=np.bool_)
     for t, chain in enumerate(chains):
@@ -68,16 +68,17 @@ def copies_of(
     scores = np.full((len(prefixes), MAX_DRAFT), np.nan, dtype=np.float32)
     survived = np.zeros(scores.shape, dtype=np.bool_)
     for t, prefix in enumerate(prefixes):
-        guesses = lookup.guess(prefix, min(MAX_DRAFT, len(text) - t))
-        scores[t, : len(guesses.scores)] = guesses.scores
-        survived[t, : _common(guesses.tokens, text[t:])] = True
+        guesses, told = lookup.guess(prefix, min(MAX_DRAFT, len(text) - t))
+        scores[t, : len(told)] = told
+        survived[t, : _common(guesses, text[t:])] = True
     return Copies(scores, survived)
 
 
 def learn(pair: Pair, speculation: Speculation, texts: Sequence[Chains]) -> None:
     """Let the scheduler know what greedy texts say about this pair."""
     learned = pair.learned(speculation)
-    meaning, of_copies = (learned.calibration(n, "ratio", 0.0) for n in (name_of(pair), "lookup"))
+    meaning = learned.calibration(pair.draft_kind, "ratio", 0.0)
+    of_copies = learned.calibration("lookup", "ratio", 0.0, is_free=True)
     for text in texts:
         for scores, right in text.copies or ():
             fates = [1.0] * right + [0.0] * (right < len(scores))
@@ -103,8 +104,8 @@ class Tracer:
     more step is needed.
     """
 
-    def __init__(self, cache: Cache, depth: int, n_tokens: int) -> None:
-        self.cache, self.depth, self.n_tokens = cache, depth, n_tokens
+    def __init__(self, cache: Cache, depth: int, n_vocab: int) -> None:
+        self.cache, self.depth, self.n_vocab = cache, depth, n_vocab
         self._trail: list[int] = []
         self._scores: list[tuple[float, float]] = []
 
@@ -117,20 +118,20 @@ class Tracer:
             del self._scores[: len(self._scores) - (known - len(tokens))]
         self.cache.keep(self._trail[:-1])
         while len(self._scores) < self.depth:
-            row = self.cache.advance(self._trail[self.cache.length :], 1)[0][: self.n_tokens]
+            row = self.cache.decode(self._trail[self.cache.length :], 1)[0][: self.n_vocab]
             self._scores.append(scores(row))
             self._trail.append(int(row.argmax()))
         return _Chain(self._trail[len(tokens) :], list(self._scores))
 
 
 def _block_chain(
-    target: Cache, cache: BlockContext, tokens: Sequence[int], depth: int, n_tokens: int
+    target: Cache, cache: BlockDraftCache, tokens: Sequence[int], depth: int, n_vocab: int
 ) -> _Chain:
-    target.restart(tokens[:-1])
+    prefill(target, tokens[:-1])
     cache.repair()
-    target.restart(tokens[:-1])
+    prefill(target, tokens[:-1])
     block = cache.propose(tokens[-1], cache.most_drafts)
-    rows = [block.rows[k][:n_tokens] for k in range(depth)]
+    rows = [block.rows[k][:n_vocab] for k in range(depth)]
     guesses = [int(row.argmax()) for row in rows]
     if block.sure is None:
         return _Chain(guesses, [scores(row) for row in rows])

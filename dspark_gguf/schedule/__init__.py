@@ -7,7 +7,7 @@ from typing import Literal
 from dspark_gguf.calibration import Calibration, log_odds
 from dspark_gguf.config import Speculation
 from dspark_gguf.cost import Costs, LearnedCosts
-from dspark_gguf.schedule.base import Forecast, Plan, StoppingRule
+from dspark_gguf.schedule.base import Forecast, Plan, Source, StoppingRule
 from dspark_gguf.schedule.copying import Copying
 from dspark_gguf.schedule.learning import Learning, solved
 from dspark_gguf.schedule.optimal import Optimal
@@ -23,6 +23,7 @@ __all__ = [
     "Optimal",
     "Plan",
     "Prefix",
+    "Source",
     "StoppingRule",
     "Threshold",
     "faster_acceptance",
@@ -55,39 +56,36 @@ def faster_acceptance(
 def make_stopping_rule(
     settings: Speculation,
     costs: Costs | None = None,
-    calibration: Calibration | None = None,
-    *,
-    shadow: Calibration | None = None,
-    copies: Calibration | None = None,
-    looks: int | None = None,
-    looks_after: bool = True,
+    steps: Source | None = None,
+    guesses: Source | None = None,
 ) -> StoppingRule:
     """The rule that `settings` ask for.
 
     Args:
         settings: what the user chose.
         costs: for the rules that learn: what is known of this machine; default: nothing.
-        calibration: what is known of the drafter that looks; default: nothing.
-        shadow: see `Learning`.
-        copies: what the scores of free guesses mean; None: there are none.
-        looks: most looks of the other drafter; 0: there is none; default: as `settings`.
-        looks_after: see `Copying`.
+        steps: the drafter that is paid step by step; default, without `guesses`: a draft model.
+        guesses: the drafter whose guesses cost nothing; None: there is none.
 
     """
     if settings.mode == "off":
         return Fixed(0)
-    name, most = settings.stopping_rule, settings.most_looks if looks is None else looks
-    alone = looks == 0  # nobody looks: what is drafted is copied
-    limit = settings.most_copies if alone else most
+    if steps is None and guesses is None:
+        steps = Source("model", settings.most_looks)
+    name, costs = settings.stopping_rule, costs or LearnedCosts()
+    first = steps or guesses
+    assert first is not None
     if name == "fixed":
-        return Fixed(limit)
+        return Fixed(first.limit)
     if name == "threshold":
         bound = settings.min_probability
-        return Threshold(limit, log_odds(bound) if alone and bound else bound)
-    costs, calibration = costs or LearnedCosts(), calibration or Calibration()
+        return Threshold(first.limit, log_odds(bound) if first.is_free and bound else bound)
     if name == "prefix":
-        return Prefix(costs, copies if alone and copies is not None else calibration, limit, shadow)
-    if copies is None:
-        return Optimal(costs, calibration, limit, shadow)
-    looking = Optimal(costs, calibration, most, shadow) if most else None
-    return Copying(costs, copies, settings.most_copies, looking, looks_after)
+        return Prefix(costs, first.calibration, first.limit, first.shadow, first.name)
+    looking = None
+    if steps is not None and steps.limit:
+        looking = Optimal(costs, steps.calibration, steps.limit, steps.shadow, steps.name)
+    if guesses is None:
+        return looking or Fixed(0)
+    behind = steps is None or steps.follows_guesses
+    return Copying(costs, guesses.calibration, guesses.limit, looking, behind, guesses.name)

@@ -8,14 +8,19 @@ would change the law of the output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from dspark_gguf.calibration import Calibration
 from dspark_gguf.records import Round
 
 
 class Plan(Protocol):
     """How one round may draft. A look is one row of the draft: the law of its next token."""
+
+    @property
+    def room(self) -> int:
+        """Most draft tokens that fit: for guesses that the rule has no say in."""
 
     @property
     def length(self) -> int:
@@ -54,6 +59,28 @@ class StoppingRule(Protocol):
 
     def forecast(self) -> Forecast | None:
         """What it expects of the next rounds; None: it does not reckon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A drafter as a rule knows it.
+
+    Attributes:
+        name: of the drafter, in its segments.
+        limit: most tokens of it in a draft.
+        calibration: what its scores mean.
+        shadow: what they would mean under `match` acceptance; None: nobody asks.
+        is_free: whether its guesses cost nothing.
+        follows_guesses: whether it can go on behind another's guesses.
+
+    """
+
+    name: str
+    limit: int
+    calibration: Calibration = field(default_factory=Calibration)
+    shadow: Calibration | None = None
+    is_free: bool = False
+    follows_guesses: bool = True
 
 
 @dataclass(frozen=True, slots=True)

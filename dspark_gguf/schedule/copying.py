@@ -20,7 +20,7 @@ from dspark_gguf.cost import Costs
 from dspark_gguf.records import Round
 from dspark_gguf.schedule.base import Forecast, Plan
 from dspark_gguf.schedule.optimal import Optimal, OptimalPlan
-from dspark_gguf.schedule.static import NO_PLAN
+from dspark_gguf.schedule.static import no_plan
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,6 +44,7 @@ class Copying:
         limit: most tokens of a draft.
         looking: the rule of the other drafter; None: there is none.
         looks_after: whether the other drafter can look behind guesses.
+        source: name of the drafter of the guesses.
 
     """
 
@@ -54,16 +55,17 @@ class Copying:
         limit: int,
         looking: Optimal | None = None,
         looks_after: bool = True,
+        source: str = "lookup",
     ) -> None:
-        self.costs, self.calibration = costs, calibration
+        self.costs, self.calibration, self.source = costs, calibration, source
         self.limit, self.looking, self.looks_after = limit, looking, looks_after
         self._tokens = self._seconds = 0.0
         self._account = _START
 
     def plan(self, limit: int, behind: int = 0) -> Plan:
         """The plan of one round."""
-        limit = min(limit, self.limit, len(self.costs.target_seconds) - 1)
-        return _CopyingPlan(self, limit, behind) if limit > 0 else NO_PLAN
+        most = min(limit, self.limit, len(self.costs.target_seconds) - 1)
+        return _CopyingPlan(self, most, behind, limit) if most > 0 else no_plan(limit)
 
     @property
     def rate(self) -> float:
@@ -79,15 +81,19 @@ class Copying:
             self.looking.observe(round)
         else:
             self.costs.observe(round)
-        for scores, fates in round.guessed:
-            self.calibration.observe(scores[: len(fates)], fates)
+        if round.draft.is_dictated:
+            return
+        for _, segment, outcomes in round.draft.outcomes(round.tokens):
+            if segment.source == self.source:
+                self.calibration.observe(segment.scores[: len(outcomes)], outcomes)
         # What such a round usually takes: one slow pass says nothing about the text.
+        steps = round.draft.steps
         seconds = float(self.costs.target_seconds[round.drafted])
-        if round.scores:
-            seconds += float(self.costs.draft_seconds[len(round.scores) - 1])
+        if steps:
+            seconds += float(self.costs.draft_seconds[steps - 1])
         if round.accepted < round.drafted:
             seconds += float(self.costs.redo_seconds[round.accepted])
-        if round.drafted and not round.scores:
+        if round.drafted and not steps:
             self._account += round.accepted + 1 - seconds / float(self.costs.target_seconds[0])
         self._account = min(self._account + _SHARE, _MOST)
         self._tokens = _KEEP * self._tokens + round.accepted + 1
@@ -106,8 +112,8 @@ class Copying:
 class _CopyingPlan:
     """Guesses first, then looks, then guesses again."""
 
-    def __init__(self, rule: Copying, limit: int, behind: int) -> None:
-        self._rule, self._behind, self._most = rule, behind, limit
+    def __init__(self, rule: Copying, limit: int, behind: int, room: int) -> None:
+        self._rule, self._behind, self._most, self.room = rule, behind, limit, room
         self._left = limit
         self._rate, self._seconds = rule.rate, rule.costs.target_seconds
         self._redo = rule.costs.redo_seconds
@@ -145,10 +151,10 @@ class _CopyingPlan:
         """The plan of looks, and the number of guesses before them."""
         rule = self._rule.looking
         if rule is None:
-            return NO_PLAN, count
+            return no_plan(self.room), count
         policy = rule.current()
         if count and not policy.drafts:
-            return NO_PLAN, count
+            return no_plan(self.room), count
         plan = rule.plan(self._left, self._behind)
         if not plan.length or not policy.drafts:
             return plan, count  # a trial, if anything
@@ -158,7 +164,7 @@ class _CopyingPlan:
         looks -= (self._rate - policy.rate) * self._seconds[1 : len(looks) + 1]
         looks += gained[: len(looks)]
         if looks.max() <= worth[count]:
-            return NO_PLAN, count
+            return no_plan(self.room), count
         count = int(looks.argmax())
         return OptimalPlan(plan.length - count, policy, count, float(survival[count])), count
 

@@ -18,6 +18,7 @@ class Learning:
         limit: most tokens to draft.
         shadow: learns, from the same rounds, how often the draft's best token would be the
             target's own draw: what `match` acceptance would make of them.
+        source: name of the drafter; others' segments say nothing about its scores.
 
     """
 
@@ -27,21 +28,21 @@ class Learning:
         calibration: Calibration,
         limit: int,
         shadow: Calibration | None = None,
+        source: str = "model",
     ) -> None:
         self.costs, self.calibration, self.shadow = costs, calibration, shadow
-        self.limit = limit
+        self.limit, self.source = limit, source
 
     def observe(self, round: Round) -> None:
         """Learn costs and confidences."""
         self.costs.observe(round)
-        # Free guesses may stand before the looks and after them: their fates are not the looks'.
-        first, last = round.first_look, round.drafted
-        if round.last_look is not None:
-            last = round.last_look
-        survivors = [1.0] * min(round.accepted, last) + [0.0] * (round.accepted < last)
-        self.calibration.observe(round.scores, survivors[first:])
-        if self.shadow is not None and round.match_chances:
-            self.shadow.observe(round.scores, round.match_chances[first:last])
+        chances = round.verdict.match_chances if round.verdict else ()
+        for place, segment, outcomes in round.draft.outcomes(round.tokens):
+            if segment.source != self.source:
+                continue
+            self.calibration.observe(segment.scores, outcomes)
+            if self.shadow is not None and chances:
+                self.shadow.observe(segment.scores, chances[place : place + len(segment)])
 
     def forecast(self) -> Forecast:
         """What the best policy would reach."""

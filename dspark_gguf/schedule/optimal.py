@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dspark_gguf.records import Round
 from dspark_gguf.schedule.base import Plan
 from dspark_gguf.schedule.learning import Learning, solved
-from dspark_gguf.schedule.static import NO_PLAN
+from dspark_gguf.schedule.static import no_plan
 from dspark_gguf.schedule.stopping import Policy
 
 #: Drafts between two solutions of the stopping problem: each takes about a millisecond, and a
@@ -48,16 +48,16 @@ class Optimal(Learning):
 
     def plan(self, limit: int, behind: int = 0) -> Plan:
         """The plan of the highest rate; without a draft where that is plain decoding."""
-        limit, left = min(limit, self.limit), limit
+        limit, room = min(limit, self.limit), limit
         if limit <= 0:
-            return NO_PLAN
+            return no_plan(room)
         policy = self.current()
         price = self.costs.catch_up_seconds(behind) * policy.plain_rate  # in plain rounds
         if policy.drafts:
             # Seconds saved on each token, over a second of plain decoding.
             saved = 1.0 - policy.plain_rate / policy.rate
             worth_it = self._account >= 0.0 and price <= max(
-                saved * min(_HORIZON, left), self._account
+                saved * min(_HORIZON, room), self._account
             )
             if worth_it:
                 self._wait = _FIRST_WAIT
@@ -67,19 +67,22 @@ class Optimal(Learning):
             if worth_it:
                 self._wait = min(2 * self._wait, _LONGEST_WAIT)
         if not worth_it:
-            return NO_PLAN
+            return no_plan(room)
         self._idle = 0
-        return OptimalPlan(limit, policy)
+        return OptimalPlan(limit, policy, room=room)
 
     def observe(self, round: Round) -> None:
         """Learn, keep the account, and notice when the policy is out of date."""
         super().observe(round)
+        if round.draft.is_dictated:
+            return
         self._account += _SHARE
-        looks = len(round.scores)
+        looks = round.draft.steps
         if looks:
             # What such a round usually takes: one slow pass is no loss of the draft's.
             seconds = self.costs.target_seconds[round.drafted] + self.costs.draft_seconds[looks - 1]
-            seconds += self.costs.catch_up_seconds(round.caught_up)
+            missed = sum(each.caught_up for each in round.draft.segments)
+            seconds += self.costs.catch_up_seconds(missed)
             if round.accepted < round.drafted:
                 seconds += self.costs.redo_seconds[round.accepted]
             self._account += round.accepted + 1 - seconds / self.costs.target_seconds[0]
@@ -97,11 +100,19 @@ class OptimalPlan:
         policy: what to do after each look.
         before: tokens that are drafted already.
         survival: of these.
+        room: most draft tokens that fit.
 
     """
 
-    def __init__(self, length: int, policy: Policy, before: int = 0, survival: float = 1.0) -> None:
-        self.length = length
+    def __init__(
+        self,
+        length: int,
+        policy: Policy,
+        before: int = 0,
+        survival: float = 1.0,
+        room: int = 0,
+    ) -> None:
+        self.length, self.room = length, room
         self.kept, self.survival = before, survival
         self._policy, self._more = policy, True
 

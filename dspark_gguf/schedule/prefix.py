@@ -18,12 +18,12 @@ class Prefix(Learning):
 
     def plan(self, limit: int, behind: int = 0) -> Plan:
         """At most `limit` tokens, ended by the first fall of the rate."""
-        return _PrefixPlan(min(limit, self.limit), self)
+        return _PrefixPlan(min(limit, self.limit), self, limit)
 
 
 class _PrefixPlan:
-    def __init__(self, length: int, rule: Prefix) -> None:
-        self.length = length
+    def __init__(self, length: int, rule: Prefix, room: int) -> None:
+        self.length, self.room = length, room
         self._confidence = rule.calibration.confidence
         self._target, self._draft = rule.costs.target_seconds, rule.costs.draft_seconds
         self._looks, self._survival, self._expected = 0, 1.0, 1.0

@@ -11,10 +11,11 @@ from dspark_gguf.schedule.base import Plan
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """At most `length` tokens, each with a score of at least `min_score`."""
+    """At most `length` tokens of the `room` there is, each with a score of at least `min_score`."""
 
     length: int
     min_score: float = float("-inf")
+    room: int = 0
 
     def admits(self, score: float) -> bool:
         """Whether the row is sure enough."""
@@ -30,8 +31,9 @@ class Bounded:
         return min(self.length, next(unsure, len(scores)))
 
 
-#: Plain decoding, for one round.
-NO_PLAN = Bounded(0)
+def no_plan(room: int) -> Bounded:
+    """Plain decoding, for one round."""
+    return Bounded(0, room=room)
 
 
 class Fixed:
@@ -42,7 +44,7 @@ class Fixed:
 
     def plan(self, limit: int, behind: int = 0) -> Plan:
         """The shorter of `length` and `limit`."""
-        return Bounded(min(self.length, limit))
+        return Bounded(min(self.length, limit), room=limit)
 
     def observe(self, round: Round) -> None:
         """Nothing to learn."""
@@ -59,7 +61,7 @@ class Threshold:
 
     def plan(self, limit: int, behind: int = 0) -> Plan:
         """At most `length`, ended by the first row below the bound."""
-        return Bounded(min(self.length, limit), self.min_probability)
+        return Bounded(min(self.length, limit), self.min_probability, limit)
 
     def observe(self, round: Round) -> None:
         """Nothing to learn."""

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from dspark_gguf.config import ModelOptions, Sampling
-from dspark_gguf.engine.block import BlockContext
 from dspark_gguf.engine.library import physical_cores
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.peer import LlamaPeer
@@ -83,7 +82,7 @@ def _draft_words(pair: Pair, program: str) -> list[str]:
         return []
     words = ["-md", str(cache.model.path), "-ngld", str(cache.model.gpu_layers)]
     # Newer builds draft only when told how; of a block draft its file tells them.
-    if not isinstance(cache, BlockContext) and "--spec-type" in help_of(program):
+    if cache.kind != "block" and "--spec-type" in help_of(program):
         words += ["--spec-type", "draft-simple"]
     return words
 

@@ -207,7 +207,7 @@ class Results:
 
 def controller_share(tally: Tally) -> float | None:
     """What is spent outside the models, of the time to generate; None: not known."""
-    wall = tally.seconds - tally.prefill_seconds
+    wall = tally.decode_seconds
     return _known(tally.controller_seconds / wall if wall else 0.0, tally.target_seconds)
 
 

@@ -13,7 +13,6 @@ from dspark_gguf import __version__
 from dspark_gguf.chat.progress import tracked
 from dspark_gguf.chat.terminal import ended_by_signals, interruptible
 from dspark_gguf.config import Settings
-from dspark_gguf.draft import name_of
 from dspark_gguf.engine import library, peer
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled, ResourceError
@@ -100,7 +99,7 @@ class Bench:
     @property
     def cast(self) -> Cast:
         """Who drafts."""
-        return Cast(name_of(self.pair) if self.pair.draft_cache() is not None else "")
+        return Cast(self.pair.draft_kind)
 
     def tasks(self) -> list[Task]:
         """All prompts, at each temperature, in the order of the turns.

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dspark_gguf.config import MAX_DRAFT, Speculation
+from dspark_gguf.draft import drafter_class, known_drafters
 from dspark_gguf.errors import UsageError
 
 PLAIN, STATIC, OPTIMAL, YOURS = "plain", "fixed-3", "optimal", "yours"
 
 _FIXED = re.compile(r"fixed-(\d+)")
 _THRESHOLD = re.compile(r"(\d+)-at-(0?\.\d+|1(?:\.0*)?)")
-_NAMES = "plain, fixed-K, K-at-P (such as 8-at-0.5), model, block, lookup, cascade, optimal"
+_NAMES = "plain, fixed-K, K-at-P (such as 8-at-0.5), cascade, optimal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +90,17 @@ def _way(name: str, cast: Cast) -> Way:
     both = "the draft model and copies" if cast.draft else "copies from the conversation"
     known = {
         PLAIN: ("one token a pass, no draft", {"mode": "off"}),
-        "model": ("the draft model, as many as pay here", {"drafter": "model"}),
-        "block": ("the block draft, as many as pay here", {"drafter": "model"}),
-        "lookup": ("copies from the conversation, as many as pay here", {"drafter": "lookup"}),
         "cascade": (f"{both}, as many as pay here", {}),
         OPTIMAL: (f"what you get without options: {both}, as many as pay here", {}),
     }
+    if name in known_drafters():
+        known[name] = f"{drafter_class(name).about}, as many as pay here", {"drafter": name}
     if name not in known:
-        raise UsageError(f"ways of decoding ({_NAMES})", repr(name), "correct --ways")
+        raise UsageError(
+            f"ways of decoding ({_NAMES}, {', '.join(known_drafters())})",
+            repr(name),
+            "correct --ways",
+        )
     about, values = known[name]
     return Way(name, about, Speculation.model_validate({**values, "learn": False}))
 

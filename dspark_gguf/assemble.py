@@ -1,0 +1,183 @@
+"""From caches and settings to the parts of a decoder: the one place that knows all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from dspark_gguf.calibration import Calibration
+from dspark_gguf.config import Sampling, Speculation
+from dspark_gguf.draft import (
+    AnswerGrammar,
+    Cascade,
+    Choices,
+    Drafter,
+    Kit,
+    LookupDrafter,
+    NoDrafter,
+    drafter_class,
+)
+from dspark_gguf.engine.grammar import Grammar, grammar_text, pieces_of
+from dspark_gguf.engine.sequence import SequenceCache
+from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.errors import UsageError
+from dspark_gguf.learned import Learned
+from dspark_gguf.schedule import Fixed, Source, StoppingRule, faster_acceptance, make_stopping_rule
+from dspark_gguf.verify import Rule, make_rule
+
+#: Begins the grammar of an answer.
+Begin: TypeAlias = Callable[[], AnswerGrammar]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What decodes, but the models.
+
+    Attributes:
+        drafter: where guesses come from.
+        scheduler: how many of them.
+        rule: which of them stand.
+        shadows_match: whether the scheduler wants to know the chances of `match` acceptance too.
+
+    """
+
+    drafter: Drafter
+    scheduler: StoppingRule
+    rule: Rule
+    shadows_match: bool = False
+
+
+def assemble(
+    target: SequenceCache,
+    draft: Callable[[], SequenceCache | None],
+    vocabulary: Vocabulary,
+    sampling: Sampling,
+    speculation: Speculation,
+    learn: Callable[[], Learned],
+    own: Drafter | None = None,
+) -> Parts:
+    """The parts that these settings ask for.
+
+    Args:
+        target: the target's cache.
+        draft: gives the draft model's cache, or None; only called where it is needed.
+        vocabulary: the target's.
+        sampling: how tokens are drawn.
+        speculation: when to draft and what to accept.
+        learn: gives what is known of costs and confidences, measured first where nothing is.
+        own: a drafter to be used as it is.
+
+    Raises:
+        UsageError: settings that cannot be honoured.
+        PairError: a lookup store of another vocabulary.
+
+    """
+    if speculation.mode == "off":
+        return Parts(NoDrafter(), Fixed(0), make_rule(speculation))
+    kinds: list[Any] = [own] if own else [drafter_class(n) for n in _names(draft, speculation)]
+    if speculation.lookup_store is not None and not any(kind.name == "lookup" for kind in kinds):
+        raise UsageError(
+            "a drafter that reads a lookup store", f"drafter {kinds[-1].name}", "leave one out"
+        )
+    steps = next((kind for kind in kinds if not kind.is_free), None)
+    learned = learn() if speculation.stopping_rule in ("prefix", "optimal") else None
+    most = target.max_rows - 1
+    acceptance = _acceptance(speculation, sampling, steps, learned, most)
+    speculation = speculation.model_copy(update={"acceptance": acceptance})
+    # Only `ratio` needs the draft to draw; the other rules accept its best guess more often.
+    drawn = sampling if acceptance == "ratio" else sampling.model_copy(update={"temperature": 0.0})
+    kit = Kit(target, draft, vocabulary, drawn, speculation)
+    drafters: list[Drafter] = [own] if own else [kind.of(kit) for kind in kinds]
+    sources = [_source(each, speculation, sampling, learned, most) for each in drafters]
+    scheduler = make_stopping_rule(
+        speculation,
+        learned.costs if learned else None,
+        steps=next((one for one in sources if not one.is_free), None),
+        guesses=next((one for one in sources if one.is_free), None),
+    )
+    first, last = drafters[0], drafters[-1]
+    drafter = Cascade(first, last) if isinstance(first, LookupDrafter) and steps else last
+    shadows = any(source.shadow is not None for source in sources)
+    return Parts(drafter, scheduler, make_rule(speculation), shadows)
+
+
+def _names(draft: Callable[[], SequenceCache | None], speculation: Speculation) -> list[str]:
+    """Of the drafters: at most one that guesses for nothing, and then one that takes steps."""
+    if speculation.drafter not in ("auto", "model"):
+        return [speculation.drafter]
+    cache = draft()
+    if cache is None:
+        return ["lookup" if speculation.drafter == "auto" else "model"]
+    both = speculation.drafter == "auto" and speculation.stopping_rule == "optimal"
+    return ["lookup", cache.kind] if both else [cache.kind]
+
+
+def _acceptance(
+    speculation: Speculation,
+    sampling: Sampling,
+    steps: Any,
+    learned: Learned | None,
+    most: int,
+) -> str:
+    """The rule by name, ``auto`` decided."""
+    if speculation.acceptance != "auto":
+        return speculation.acceptance
+    if not sampling.temperature:
+        return "ratio"
+    # With a seed, the text must not depend on what was drafted, hence on the clock. What is not
+    # drawn leaves a draw of the target's sooner than the target's own samples do.
+    if sampling.seed is not None or steps is None or not steps.draws:
+        return "match"
+    if learned is None:
+        return "ratio"
+    ratio, match = (
+        learned.calibration(steps.name, name, sampling.temperature) for name in ("ratio", "match")
+    )
+    return faster_acceptance(learned.costs, ratio, match, min(speculation.most_looks, most))
+
+
+def _source(
+    drafter: Drafter,
+    speculation: Speculation,
+    sampling: Sampling,
+    learned: Learned | None,
+    most: int,
+) -> Source:
+    """A drafter as the stopping rule knows it."""
+    wanted = speculation.most_copies if drafter.is_free else speculation.most_looks
+    source = Source(drafter.name, min(wanted, most, drafter.most), is_free=drafter.is_free)
+    if learned is None:
+        return source
+
+    def known(acceptance: str) -> Calibration:
+        return learned.calibration(drafter.name, acceptance, sampling.temperature, drafter.is_free)
+
+    shadowed = speculation.acceptance == "ratio" and sampling.temperature and drafter.draws
+    return replace(
+        source,
+        calibration=known(speculation.acceptance),
+        shadow=known("match") if shadowed else None,
+        follows_guesses=drafter.follows_guesses,
+    )
+
+
+def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:
+    """Begins the grammar that these settings ask for; None: there is none.
+
+    Raises:
+        UsageError: it is no grammar, or no schema that can be made one.
+
+    """
+    text = grammar_text(sampling)
+    if text is None:
+        return None
+    Grammar(vocabulary, text)  # refused now, not with the first answer
+    choices = new_choices(vocabulary)
+    return lambda: AnswerGrammar(Grammar(vocabulary, text), choices)
+
+
+def new_choices(vocabulary: Vocabulary) -> Choices:
+    """What grammars left open, to be learned from answers."""
+    pieces = pieces_of(vocabulary)
+    return Choices(pieces.text, pieces.end_tokens)
