@@ -17,7 +17,6 @@ from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.quantize import FILE_TYPES, quantize
 from dspark_gguf.engine.sequence import open_cache
 from dspark_gguf.errors import EngineError
-from tests.children import run_python
 from tests.fakes import rows_of
 
 CONTEXT_FIELDS = """
@@ -90,30 +89,6 @@ def test_quantize(tiny_files, tmp_path, name):
     assert llama_cpp.llama_model_ftype(model.pointer) == FILE_TYPES[name]
     with pytest.raises(EngineError):
         quantize(tiny_files.target, Path("/nonexistent/x.gguf"), "Q8_0")
-
-
-def test_llama_cpp_is_silent(tiny_files):
-    """Loading, decoding and failing print nothing; with `verbose` they do."""
-    code = (
-        "from dspark_gguf import load_pair, Decoder, Limits\n"
-        "from dspark_gguf.engine import library\n"
-        "library.log.verbose = {verbose}\n"
-        "pair = load_pair({target!r}, {draft!r})\n"
-        "Decoder.for_pair(pair).answer([1, 2, 3], Limits(max_tokens=4))\n"
-        "try: load_pair({bad!r})\n"
-        "except Exception: pass\n"
-    )
-    files = {
-        "target": str(tiny_files.target),
-        "draft": str(tiny_files.draft),
-        "bad": str(tiny_files.truncated),
-    }
-    for verbose in (False, True):
-        done = run_python("-c", code.format(verbose=verbose, **files))
-        assert done.returncode == 0
-        assert done.stdout == ""
-        assert ("llama" in done.stderr) is verbose
-        assert verbose or done.stderr == ""
 
 
 def test_logits_are_the_c_arrays_type(context):

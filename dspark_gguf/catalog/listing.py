@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
+
+import psutil
 
 from dspark_gguf.catalog.local import LocalModel
 from dspark_gguf.catalog.pairs import KnownPair
@@ -19,38 +20,21 @@ _SHARE_TOLD = 0.9
 _GB, _GIB = 1e9, 1024**3
 
 
-def machine_gigabytes() -> float | None:
-    """Main memory of this machine in GiB; None where the system does not tell."""
-    if sys.platform == "win32":
-        return _windows_memory() / _GIB
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
-    except (ValueError, OSError):
-        return None
+def machine_gigabytes() -> float:
+    """Main memory of this machine in GiB."""
+    return psutil.virtual_memory().total / _GIB
 
 
-def _windows_memory() -> int:
-    import ctypes
-
-    kibibytes = ctypes.c_ulonglong()
-    ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(  # type: ignore[attr-defined]
-        ctypes.byref(kibibytes)
-    )
-    return kibibytes.value * 1024
-
-
-def facts(pair: KnownPair, memory: float | None) -> dict[str, Any]:
+def facts(pair: KnownPair, memory: float) -> dict[str, Any]:
     """A pair, and how it stands here; plain values.
 
     Args:
         pair: one of the list.
-        memory: of this machine, in GiB; None: not known.
+        memory: of this machine, in GiB.
 
     """
     files = {role: is_here(pair.model(role), role) for role in ("target", "draft")}
-    fits = None
-    if memory is not None:
-        fits = pair.memory == "any" or memory >= _SHARE_TOLD * int(pair.memory)
+    fits = pair.memory == "any" or memory >= _SHARE_TOLD * int(pair.memory)
     return {
         **asdict(pair),
         "gigabytes": {role: pair.gigabytes(role) for role in files},
@@ -59,14 +43,14 @@ def facts(pair: KnownPair, memory: float | None) -> dict[str, Any]:
     }
 
 
-def pairs_text(rows: Sequence[dict[str, Any]], memory: float | None) -> str:
+def pairs_text(rows: Sequence[dict[str, Any]], memory: float) -> str:
     """A table of pairs, and what to do with it."""
     heads = ("name", "memory", "fits", "GB", "kind", "licence", "status", "here")
     table = [
         (
             row["name"],
             row["memory"] + ("" if row["memory"] == "any" else " GB"),
-            {True: "yes", False: "no", None: "?"}[row["fits"]],
+            "yes" if row["fits"] else "no",
             row["size"],
             row["kind"],
             row["licence"],
@@ -75,13 +59,12 @@ def pairs_text(rows: Sequence[dict[str, Any]], memory: float | None) -> str:
         )
         for row in rows
     ]
-    told = "?" if memory is None else f"{memory:.0f}"
     return "\n".join(
         [
             *aligned([heads, *table]),
             "",
-            f"fits: this machine has {told} GiB of main memory. unverified: a repository that "
-            "nobody has checked.",
+            f"fits: this machine has {memory:.0f} GiB of main memory. unverified: a repository "
+            "that nobody has checked.",
             "more of one: dspark-gguf models NAME; get it: dspark-gguf pull NAME; use it: "
             "dspark-gguf chat -m NAME",
         ]
@@ -99,8 +82,8 @@ def pair_text(row: dict[str, Any]) -> str:
     lines = {name: row[name] for name in names}
     lines["size"] += " GB (target + draft), about"
     if row["memory"] != "any":
-        fits = {True: "enough is here", False: "more than this machine has", None: "?"}
-        lines["memory"] = f"{row['memory']} GB: {fits[row['fits']]}"
+        enough = "enough is here" if row["fits"] else "more than this machine has"
+        lines["memory"] = f"{row['memory']} GB: {enough}"
     for role, path in row["downloaded"].items():
         lines[f"{role} here"] = path or "no"
     lines["use it"] = f"dspark-gguf chat -m {row['name']}"

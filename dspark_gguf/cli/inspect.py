@@ -24,6 +24,8 @@ def inspect(model: str, as_json: bool) -> None:
     from dspark_gguf.catalog.inspect import as_text
     from dspark_gguf.catalog.inspect import inspect as facts_of
     from dspark_gguf.catalog.resolve import located
+    from dspark_gguf.engine import library
 
+    library.set_command_log()
     facts = facts_of(located([(model, "target")], say)[0])
     click.echo(json_line(facts, sys.stdout) if as_json else visible(as_text(facts)))

@@ -30,7 +30,9 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
         if name:
             raise UsageError("--local alone", f"a name too, {name}", "leave one of them out")
         from dspark_gguf.catalog.local import local_models
+        from dspark_gguf.engine import library
 
+        library.set_command_log()
         left_out: list[str] = []
         found = local_models(left_out)
         values = [{**asdict(model), "path": str(model.path)} for model in found]

@@ -21,7 +21,9 @@ def pull(name: str) -> None:
     """
     from dspark_gguf.catalog.resolve import known_pair
     from dspark_gguf.catalog.resolve import pull as download
+    from dspark_gguf.engine import library
 
+    library.set_command_log()
     try:
         paths = download(name, say)
     except KeyboardInterrupt:

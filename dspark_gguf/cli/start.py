@@ -32,7 +32,7 @@ def loaded(settings: Settings, verbose: bool, quiet: bool = False) -> Iterator[P
     from dspark_gguf.engine import library
     from dspark_gguf.sampling import Sampler
 
-    library.log.verbose = verbose
+    library.set_command_log(verbose)
     pair = load_pair(
         settings.model,
         settings.draft,

@@ -46,7 +46,7 @@ def suggest(
     from dspark_gguf.engine import library
     from dspark_gguf.engine.gguf import read_header
 
-    library.log.verbose = verbose
+    library.set_command_log(verbose)
     [target] = located([(settings.model, "target")], say)
     drafts = []
     if settings.draft:

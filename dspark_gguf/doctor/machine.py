@@ -40,7 +40,7 @@ def build(settings: Settings, verbose: bool = False) -> Section:
     """What llama.cpp was compiled with, and whether a GPU lies idle beside it."""
     from dspark_gguf.engine import build, library
 
-    library.log.verbose = verbose
+    library.set_command_log(verbose)
     features, known = build.features(), build.versions()
     offload = library.can_offload()
     text = ", ".join(f"{name} {version}" for name, version in known.items())
@@ -90,7 +90,7 @@ def devices() -> Section:
 
     found, cores = build.devices(), library.physical_cores()
     parts = [
-        f"{device.name} ({device.kind}): {device.description}, {_memory(device.free)} of "
+        f"{device.name} ({device.kind}): {device.description}, {device.free / GIB:.1f} of "
         f"{device.total / GIB:.1f} GiB free"
         for device in found
     ]
@@ -111,7 +111,3 @@ def _busy(load: float, cores: int) -> tuple[Finding, ...]:
             wrong=False,
         ),
     )
-
-
-def _memory(free: int | None) -> str:
-    return "?" if free is None else f"{free / GIB:.1f}"

@@ -25,7 +25,7 @@ class Device:
         name: such as ``CUDA0``: what ``--device`` takes.
         description: the hardware's name.
         kind: CPU, GPU, integrated GPU or accelerator.
-        free: bytes to be had now, None where the system does not tell.
+        free: bytes that can be had now.
         total: bytes.
 
     """
@@ -33,7 +33,7 @@ class Device:
     name: str
     description: str
     kind: str
-    free: int | None
+    free: int
     total: int
 
 

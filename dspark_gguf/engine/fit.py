@@ -58,7 +58,7 @@ def need_of(header: Header, options: ModelOptions, n_ctx: int) -> Need:
 
 
 def room(devices: list[Device], options: ModelOptions, on_gpu: bool) -> int | None:
-    """Bytes to be had where a model would sit; None where nobody tells."""
+    """Bytes that can be had where a model would sit; None where there is no such device."""
     if not on_gpu:
         return next((device.free for device in devices if device.kind == "CPU"), None)
     chosen = [
@@ -67,4 +67,4 @@ def room(devices: list[Device], options: ModelOptions, on_gpu: bool) -> int | No
         if device.kind in ("GPU", "integrated GPU")
         and (not options.devices or device.name in options.devices)
     ]
-    return sum(device.free or 0 for device in chosen) or None
+    return sum(device.free for device in chosen) or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import re
 import subprocess
@@ -11,9 +12,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock, get_ident
 from typing import Any
 
 import llama_cpp
+import psutil
+from llama_cpp import _logger
 from llama_cpp._ggml import libggml
 
 from dspark_gguf.visible import visible
@@ -23,35 +27,96 @@ DEBUG_LEVEL, ERROR_LEVEL, CONTINUED = 1, 4, 5
 
 
 class _Log:
-    """Keeps llama.cpp quiet, and its last errors for our own messages."""
+    """What was installed as llama.cpp's log, and who listens to its errors meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._listeners: list[tuple[int, deque[str]]] = []  # thread, errors
+        # ctypes frees a callback without a reference; llama.cpp would then call into nothing.
+        self._ours = llama_cpp.llama_log_callback(self._hear)
+        self._theirs = _installed()
+
+    def open(self, errors: deque[str]) -> None:
+        """Collect the errors of this thread in `errors`."""
+        with self._lock:
+            found = _installed()
+            if not self._listeners and _address(found[0]) != _address(self._ours):
+                self._theirs = found
+                llama_cpp.llama_log_set(self._ours, None)
+            self._listeners.append((get_ident(), errors))
+
+    def close(self, errors: deque[str]) -> None:
+        """Stop; the last one puts back what was installed, unless somebody did so meanwhile."""
+        with self._lock:
+            self._listeners = [each for each in self._listeners if each[1] is not errors]
+            if not self._listeners and _address(_installed()[0]) == _address(self._ours):
+                llama_cpp.llama_log_set(*self._theirs)
+
+    def _hear(self, level: int, text: bytes, _: object) -> None:
+        line = text.decode("utf-8", "replace").strip()
+        if level == ERROR_LEVEL and line:
+            for thread, errors in self._listeners:
+                if thread == get_ident():
+                    # Each line begins with the name of the C++ function that wrote it.
+                    errors.append(re.sub(r"^\w+: ", "", line))
+        callback, data = self._theirs
+        # A `Llama(verbose=False)` loads with stderr closed: its logger alone lets warnings pass.
+        is_python = _address(callback) == _address(_logger.llama_log_callback)
+        if not (is_python and _logger.logger.level >= logging.ERROR):
+            callback(level, text, data)
+
+
+class _CommandLog:
+    """The log of our commands: nothing, or all but details on stderr."""
 
     def __init__(self) -> None:
         self.verbose = False
-        self.errors: deque[str] = deque(maxlen=20)
         self._level = DEBUG_LEVEL
-        # ctypes frees a callback without a reference; llama.cpp would then call into nothing.
-        self._callback = llama_cpp.llama_log_callback(self._write)
-        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+        self.callback = llama_cpp.llama_log_callback(self._write)
 
     def _write(self, level: int, text: bytes, _: object) -> None:
-        line = text.decode("utf-8", "replace")
-        if level == ERROR_LEVEL and line.strip():
-            # Each line begins with the name of the C++ function that wrote it.
-            self.errors.append(re.sub(r"^\w+: ", "", line.strip()))
         self._level = self._level if level == CONTINUED else level
         if self.verbose and self._level > DEBUG_LEVEL:
-            sys.stderr.write(visible(line))
+            sys.stderr.write(visible(text.decode("utf-8", "replace")))
 
 
-log = _Log()
+def _installed() -> tuple[Any, ctypes.c_void_p]:
+    """llama.cpp's log callback, and what it is called with."""
+    callback, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
+    return callback, data
+
+
+def _address(callback: Any) -> int | None:
+    return ctypes.cast(callback, ctypes.c_void_p).value
+
+
+_log, _command_log = _Log(), _CommandLog()
 llama_cpp.llama_backend_init()
+
+
+def set_command_log(verbose: bool = False) -> None:
+    """Install the log of our commands: quiet, or `verbose` on stderr without control sequences.
+
+    A program that uses this package as a library keeps its own log.
+    """
+    _command_log.verbose = verbose
+    llama_cpp.llama_log_set(_command_log.callback, None)
 
 
 @contextmanager
 def listening() -> Iterator[deque[str]]:
-    """Collect the errors that llama.cpp logs inside the block."""
-    log.errors.clear()
-    yield log.errors
+    """Collect the last errors that llama.cpp logs in this thread inside the block.
+
+    Its log goes where it went before, line by line; afterwards nothing of ours is in it. Takes
+    some microseconds.
+    """
+    errors: deque[str] = deque(maxlen=20)
+    try:
+        _log.open(errors)
+        yield errors
+    finally:
+        _log.close(errors)
 
 
 def can_offload() -> bool:
@@ -98,24 +163,16 @@ def type_number(cache_type: str) -> int:
     return int(getattr(llama_cpp, f"GGML_TYPE_{cache_type.upper()}"))
 
 
-def available_memory() -> int | None:
-    """Bytes of main memory to be had without swapping, where the system tells; else None."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+def available_memory() -> int:
+    """Bytes of main memory that can be had without swapping."""
+    return psutil.virtual_memory().available
 
 
 def physical_cores() -> int:
     """Cores that compute independently: two hyper-threads of one core share its arithmetic.
 
-    On Apple Silicon only the performance cores, as llama.cpp does: the others slow each pass down.
+    On Linux only those that this process may use. On Apple Silicon only the performance cores, as
+    llama.cpp does: the others slow each pass down. psutil knows neither.
     """
     if sys.platform == "linux":
         usable = os.sched_getaffinity(0)
@@ -128,11 +185,11 @@ def physical_cores() -> int:
         }
         return len(siblings) or len(usable)
     if sys.platform == "darwin":
-        for key in ("hw.perflevel0.physicalcpu", "hw.physicalcpu"):
-            found = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True)
-            if found.returncode == 0 and found.stdout.strip().isdigit():
-                return int(found.stdout)
-    return max(1, (os.cpu_count() or 2) // 2)
+        command = ["sysctl", "-n", "hw.perflevel0.physicalcpu"]
+        found = subprocess.run(command, capture_output=True, text=True)
+        if found.stdout.strip().isdigit():  # not so on Intel
+            return int(found.stdout)
+    return psutil.cpu_count(logical=False) or 1
 
 
 def machine() -> dict[str, Any]:

@@ -219,7 +219,7 @@ def require_memory(needed: int, what: str) -> None:
 
     """
     available = library.available_memory()
-    if available is not None and needed > available:
+    if needed > available:
         raise ResourceError(
             f"{needed / _GIB:.1f} GiB of memory for {what}",
             f"{available / _GIB:.1f} GiB",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_cpp.llama_chat_format import CHATML_CHAT_TEMPLATE
+from llama_cpp.llama_chat_format import CHATML_CHAT_TEMPLATE, Jinja2ChatFormatter
 
-from dspark_gguf.engine.jinja import TemplateRefused, renderer
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import text_or_file
@@ -15,9 +14,14 @@ from dspark_gguf.paths import text_or_file
 #: ``{"role": "system" | "user" | "assistant", "content": text}``
 Message = Mapping[str, str]
 
+#: Most characters of a prompt; the longest contexts hold fewer.
+MAX_CHARACTERS = 16 * 1024**2
+
 
 class ChatTemplate:
-    """The chat template of a model, rendered as llama-cpp-python does, in a process of its own.
+    """The chat template of a model, rendered by llama-cpp-python in Jinja's immutable sandbox.
+
+    The sandbox keeps a template away from Python and from the messages; it does not bound its time.
 
     Args:
         model: a loaded model.
@@ -43,13 +47,13 @@ class ChatTemplate:
                 "give its own with --chat-template, or use `run --raw`"
             )
         self.source = source
-        self._bos, self._eos = (
-            self._spelled(token) for token in (model.vocabulary.bos, model.vocabulary.eos)
-        )
+        self._bos = self._spelled(model.vocabulary.bos)
         try:
-            renderer.render(source)
-        except TemplateRefused as error:
-            raise UsageError("a Jinja chat template", str(error), "see --chat-template") from None
+            self._format = Jinja2ChatFormatter(
+                source, eos_token=self._spelled(model.vocabulary.eos), bos_token=self._bos
+            )
+        except Exception as error:  # of Jinja, and of Python where it is nested too deeply
+            raise UsageError("a Jinja chat template", _said(error), "see --chat-template") from None
 
     @property
     def switches_thinking(self) -> bool:
@@ -64,26 +68,26 @@ class ChatTemplate:
             think: sets ``enable_thinking``; None leaves the template its default.
 
         Raises:
-            UsageError: the template refuses these messages, writes nothing, or takes too much of
-                the machine.
+            UsageError: the template refuses these messages, or writes nothing or far too much.
 
         """
         extra: dict[str, Any] = {} if think is None else {"enable_thinking": think}
         try:
-            text = self._render(messages, extra)
-        except TemplateRefused as error:
+            text = self._format(messages=[dict(message) for message in messages], **extra).prompt
+        except Exception as error:  # whatever a template may raise
             if messages and messages[0]["role"] == "system" and len(messages) > 1:
                 # Some templates (Gemma) know no system role: its text opens the first turn.
                 return self.render(_system_into_first_turn(messages), think)
             raise UsageError(
-                "messages that the chat template accepts", str(error), "see --chat-template"
+                "messages that the chat template accepts", _said(error), "see --chat-template"
             ) from None
-        if not text.strip():
+        if not text.strip() or len(text) > MAX_CHARACTERS:
+            what = f"{len(text):,} characters" if text.strip() else "nothing"
             raise UsageError(
-                "a chat template that writes a prompt", "one that writes nothing",
+                "a chat template that writes a prompt", f"one that writes {what}",
                 "give another with --chat-template",
             )  # fmt: skip
-        return text
+        return str(text)
 
     def encode(self, messages: Sequence[Message], think: bool | None = None) -> list[int]:
         """Token ids of `render`."""
@@ -94,19 +98,12 @@ class ChatTemplate:
         written = bool(self._bos) and text.startswith(self._bos)
         return self._vocabulary.tokenize(text, add_bos=not written)
 
-    def _render(self, messages: Sequence[Message], extra: dict[str, Any]) -> str:
-        values = {
-            "messages": [dict(message) for message in messages],
-            "bos_token": self._bos,
-            "eos_token": self._eos,
-            "add_generation_prompt": True,
-            **dict.fromkeys(("functions", "function_call", "tools", "tool_choice")),
-            **extra,
-        }
-        return renderer.render(self.source, values)
-
     def _spelled(self, token: int) -> str:
         return self._vocabulary.text(token).decode("utf-8", "replace")
+
+
+def _said(error: Exception) -> str:
+    return str(error)[:500] or type(error).__name__
 
 
 def _system_into_first_turn(messages: Sequence[Message]) -> list[Message]:

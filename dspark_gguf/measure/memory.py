@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 
+import psutil
 
-def peak_bytes() -> int | None:
-    """The most main memory that this process had so far; None where the system does not tell.
+
+def peak_bytes() -> int:
+    """The most main memory that this process had so far.
 
     Weights that are mapped from a file count as far as they were read. Memory of a GPU does not.
     """
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere

@@ -1,0 +1,141 @@
+"""llama.cpp's log: quiet in our commands, as it was for other code, and heard for our errors."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+import llama_cpp
+import pytest
+
+from dspark_gguf.engine import library
+from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.errors import ModelError
+from tests.children import run_python
+
+USE_US = """
+import dspark_gguf
+from dspark_gguf import Decoder, DSparkLlama, Limits, load_pair
+with load_pair({target!r}, {draft!r}) as pair:
+    Decoder.for_pair(pair).answer([1, 2, 3], Limits(max_tokens=4))
+DSparkLlama({target!r}, draft_model={draft!r}, n_ctx=256, verbose={verbose}).close()
+"""
+PLAIN = """
+import sys
+import llama_cpp
+sys.stderr.write("BEGIN")
+llama = llama_cpp.Llama({target!r}, n_ctx=256, verbose={verbose})
+llama.create_completion("abc", max_tokens=2, temperature=0.0)
+llama.close()
+"""
+COMMAND = """
+from dspark_gguf import Decoder, Limits, load_pair
+from dspark_gguf.engine import library
+library.set_command_log({verbose})
+with load_pair({target!r}, {draft!r}) as pair:
+    Decoder.for_pair(pair).answer([1, 2, 3], Limits(max_tokens=4))
+try:
+    load_pair({truncated!r})
+except Exception:
+    pass
+"""
+
+
+def said(program, files, **values):
+    """What it writes to stderr."""
+    names = {name: str(getattr(files, name)) for name in ("target", "draft", "truncated")}
+    done = run_python("-c", program.format(**names, **values))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    return done.stderr
+
+
+def lines(text):
+    """Without times and addresses: what each line says first."""
+    return [line.split(":")[0] for line in text.splitlines() if not line.startswith("llama_perf")]
+
+
+def test_a_plain_llama_is_as_loud_as_without_us(tiny_files):
+    """After everything of ours was imported and used."""
+    alone = said(PLAIN, tiny_files, verbose=True)
+    beside = said(USE_US + PLAIN, tiny_files, verbose=True)
+    before, _, after = beside.partition("BEGIN")
+    assert len(lines(alone)) > 20
+    assert lines("BEGIN" + after) == lines(alone)
+    assert "llama_model_loader" in before  # as loud as a plain one
+
+
+def test_not_verbose_is_quiet(tiny_files):
+    """The draft of a `DSparkLlama` too, whose passes and contexts are ours."""
+    said_before = "import logging\nlogging.getLogger('llama-cpp-python').setLevel('ERROR')\n"
+    alone = said(PLAIN, tiny_files, verbose=False)
+    assert said(said_before + USE_US + PLAIN, tiny_files, verbose=False) == alone
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_the_log_of_our_commands(tiny_files, verbose):
+    """Loading, decoding and failing print nothing; with `verbose` they do."""
+    text = said(COMMAND, tiny_files, verbose=verbose)
+    assert ("llama" in text) is verbose
+    assert verbose or text == ""
+
+
+@pytest.fixture
+def heard():
+    """The lines that a log of other code gets."""
+    found = []
+    callback = llama_cpp.llama_log_callback(lambda _, text, data: found.append((text, data)))
+    before = library._installed()
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(7))
+    yield found
+    callback_now, data_now = library._installed()
+    llama_cpp.llama_log_set(*before)
+    assert library._address(callback_now) == library._address(callback)
+    assert data_now.value == 7
+
+
+@pytest.fixture
+def damaged(tiny_files, tmp_path):
+    """A file that ends in its header: llama.cpp says why it cannot read it."""
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(tiny_files.target.read_bytes()[:200])
+    return path
+
+
+def test_other_code_hears_what_we_hear(heard, damaged):
+    """Our message has llama.cpp's reason; theirs is called with their data, and stays installed."""
+    with pytest.raises(ModelError) as refused:
+        read_header(damaged)
+    assert any(text.strip() for text, data in heard if data == 7)
+    reason = heard[0][0].decode().strip().partition(": ")[2]
+    assert reason in str(refused.value)
+
+
+def test_each_thread_hears_its_own_errors(heard, damaged):
+    """Two blocks that overlap: neither takes the other's lines, the last one puts back the log."""
+    entered, done, got = threading.Event(), threading.Event(), []
+
+    def other():
+        with library.listening() as errors:
+            entered.set()
+            done.wait(60)
+            got.append(list(errors))
+
+    thread = threading.Thread(target=other)
+    with library.listening() as errors:
+        thread.start()
+        assert entered.wait(60)
+        with pytest.raises(ModelError):
+            read_header(damaged)
+        assert errors  # a block inside another leaves it its lines
+    done.set()
+    thread.join()
+    assert got == [[]]
+
+
+def test_a_log_that_is_set_meanwhile_stays(heard):
+    """Who installs one while we listen keeps it."""
+    theirs, before = llama_cpp.llama_log_callback(lambda *_: None), library._installed()
+    with library.listening():
+        llama_cpp.llama_log_set(theirs, None)
+    assert library._address(library._installed()[0]) == library._address(theirs)
+    llama_cpp.llama_log_set(*before)
