@@ -28,8 +28,8 @@ def measured(path: Path, repeats: int, threads: int) -> dict[str, dict[int, list
     taken: dict[str, dict[int, list[float]]] = {way: {n: [] for n in ROWS} for way in contexts}
     for _ in range(repeats):
         for way, context in contexts.items():
-            for rows, seconds in passes(context, ROWS, 16):
-                taken[way][rows].append(seconds)
+            for rows, seconds in passes(context, ROWS, 16, repeats=1).items():
+                taken[way][rows] += seconds
     return taken
 
 

@@ -15,7 +15,7 @@ from dspark_gguf.measure.bench.plan import choose_prompts, temperatures_of
 from dspark_gguf.measure.bench.results import Figure, Results
 from dspark_gguf.measure.bench.turns import WARM_UP, Task, play, warm_up
 from dspark_gguf.measure.bench.ways import Cast, default_ways, make_ways
-from dspark_gguf.measure.plots import bars
+from dspark_gguf.measure.charts import bars
 from tests.bench_fakes import Clock, results, sample, timed_decoder
 
 MODEL = Cast("model")
@@ -157,7 +157,7 @@ def test_ratios_are_taken_within_a_turn():
     assert TWO.ratio("fixed-3", 0.0, "code") == Figure(2.0, 2.0, 2.0)
     assert TWO.ratio("plain", 0.0, "code") == Figure(1.0, 1.0, 1.0)
     assert TWO.turns == 3
-    assert TWO.worst("fixed-3", 0.0)[0] == "chat"
+    assert TWO.row("fixed-3", 0.0).worst[0] == "chat"
 
 
 def test_an_answer_that_says_nothing_has_no_ratio():

@@ -1,4 +1,4 @@
-"""Other programs beside ours: llama-cpp-python's loop, and llama.cpp's tools on the PATH."""
+"""Other programs beside ours: llama-cpp-python's loop, and llama.cpp's server on the PATH."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dspark_gguf.config import ModelOptions, Sampling
 from dspark_gguf.engine.peer import LlamaPeer
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.measure.bench.peers import peers
-from dspark_gguf.measure.bench.tools import tally_of_text, tally_of_timings
+from dspark_gguf.measure.bench.tools import tally_of_timings
 from dspark_gguf.measure.bench.turns import Task
 
 TASK = Task("chat", tuple(range(100, 120)), 0.0, 8)
@@ -49,24 +49,6 @@ else:
             self.wfile.write(json.dumps(answer).encode())
     port = int(words[words.index("--port") + 1])
     http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
-"""
-STATS = """
-encoded   20 tokens in    0.500 seconds, speed:   40.000 t/s
-decoded    9 tokens in    2.000 seconds, speed:    4.500 t/s
-n_draft   = 3
-n_predict = 9
-n_drafted = 12
-n_accept  = 4
-accept    = 33.333%
-"""
-SIMPLE = f"""
-import json, os, sys
-words = sys.argv[1:]
-if "--help" not in words and "--version" not in words:
-    with open(os.environ["NOTES"], "a") as notes:
-        print(json.dumps({{"words": words}}), file=notes)
-    print("some text the model said")
-    print({STATS!r}, file=sys.stderr)
 """
 
 
@@ -159,20 +141,6 @@ def test_a_server_on_the_path(pair, put, notes):
             os.kill(start["pid"], 0)
 
 
-def test_speculative_simple_on_the_path(pair, put, notes):
-    """One process a prompt, with the prompt's own text."""
-    put("llama-speculative-simple", SIMPLE)
-    with peers(pair, Sampling(), 128) as found:
-        tally = found[3].answer(TASK)
-    assert (tally.tokens, tally.rounds, tally.drafted, tally.accepted) == (9, 5, 12, 4)
-    assert tally.tokens_per_second == 4.5
-    (words,) = [note["words"] for note in notes()]
-    prompt = words[words.index("-p") + 1]
-    assert prompt == pair.vocabulary.detokenize(TASK.tokens, special=True)
-    assert "--spec-type" not in words  # a build that does not know the option
-    assert words[words.index("-md") + 1] == str(pair.draft_cache().model.path)
-
-
 def test_a_server_that_does_not_start(pair, put, monkeypatch):
     """Its own last words, and what to do; no waiting for one that has ended."""
     put("llama-server", SERVER)
@@ -183,19 +151,7 @@ def test_a_server_that_does_not_start(pair, put, monkeypatch):
         pass
 
 
-def test_a_tool_that_fails(pair, put):
-    """An exit code that is not 0, and an output without figures."""
-    put("llama-speculative-simple", "import sys; sys.exit('invalid argument: -md')")
-    wanted = pytest.raises(DSparkError, match="exit code 1: invalid argument")
-    with peers(pair, Sampling(), 128) as found, wanted:
-        found[3].answer(TASK)
-    with pytest.raises(DSparkError, match="needed a working tool, got nothing"):
-        tally_of_text("", "tool")
+def test_an_answer_without_figures():
+    """A server that says nothing of its times."""
     with pytest.raises(DSparkError, match="timings None"):
         tally_of_timings({"content": "x"}, "llama-server")
-
-
-def test_the_figures_of_speculative_simple():
-    """As it prints them, among other lines."""
-    tally = tally_of_text("llama_model_loader: 3 tokens\n" + STATS, "tool")
-    assert (tally.seconds, tally.prefill_seconds) == (2.5, 0.5)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dspark_gguf.errors import UsageError
-from dspark_gguf.measure.bench.charts import Line, chart, up_to
 from dspark_gguf.measure.bench.report import Rest, render, require_folder, write_report
 from dspark_gguf.measure.chains import Chains
+from dspark_gguf.measure.charts import Line, chart, up_to
 from dspark_gguf.measure.profile import Table
 from dspark_gguf.measure.reliability import Reliability
 from tests.bench_fakes import results

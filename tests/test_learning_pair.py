@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
@@ -112,7 +113,11 @@ def test_profile(tiny_files, tmp_path):
     shown = run("profile", *pair, "--rows", 5, "--plot", tmp_path / "c.svg")
     assert shown.exit_code == 0, shown.output
     assert "common factor" in shown.stdout
-    assert (tmp_path / "c.svg").read_text().lstrip().startswith("<?xml")
+    drawn = ElementTree.parse(tmp_path / "c.svg").getroot()
+    assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "16 tokens of context" in "".join(drawn.itertext())
+    refused = run("profile", *pair, "--plot", tmp_path / "c.png")
+    assert (refused.exit_code, "FILE.svg" in refused.stderr) == (2, True)
     (tmp_path / "t.json").write_text(run("profile", *pair, "--rows", 5, "--json").stdout)
     assert load_table(tmp_path / "t.json").limit == 4
     assert run("profile", *pair, "--depth", 5000).exit_code == 4

@@ -48,12 +48,6 @@ def test_the_rig_says_what_the_demo_model_says(tmp_path, demo_files):
     assert [path.name for path in tmp_path.iterdir()] == ["rig.gguf"]
 
 
-def test_the_demo_model_in_another_quantization(tmp_path):
-    """As named, and loadable."""
-    (line,) = run(script("make_demo_pair"), "Q4_0", "-o", tmp_path).split()
-    assert np.isfinite(rows_of(line)).all()
-
-
 @pytest.fixture
 def small_regime(monkeypatch):
     """One prompt and one sampling: the script's way, not its figures."""

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from dspark_gguf.cli import main
 from dspark_gguf.cost import LearnedCosts
-from dspark_gguf.engine.timing import quick_profile
+from dspark_gguf.engine.timing import interleaved, quick_profile
 from dspark_gguf.testing import TableModel, random_rows
 from tests.tiny_dflash import write_dflash
 
@@ -53,3 +53,12 @@ def test_commands(tiny_files, tmp_path, n_ctx, kind):
     else:
         assert profiled.exit_code == 4
         assert f"got a context of {n_ctx}; give fewer --rows" in profiled.output
+
+
+def test_works_take_turns():
+    """One after the other, turn by turn; when the time is up as many as were asked for."""
+    done = []
+    work = {name: lambda name=name: done.append(name) or 1.0 for name in "abc"}
+    assert interleaved(work, 2) == {"a": [1.0] * 2, "b": [1.0] * 2, "c": [1.0] * 2}
+    assert "".join(done) == "abcabc"
+    assert interleaved(work, 9, budget=-1.0, least=4) == {"a": [1.0] * 2, "b": [1.0], "c": [1.0]}

@@ -24,8 +24,8 @@ from dspark_gguf.cli.start import loaded
               "[plain, fixed-1, fixed-3, fixed-8, each drafter, optimal]")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Half a minute: greedy, few ways, one prompt a kind.")
 @click.option("--peer", is_flag=True,
-              help="Also llama-cpp-python's own loop and prompt lookup, and llama-server or "
-              "llama-speculative-simple where they are on the PATH.")  # fmt: skip
+              help="Also llama-cpp-python's own loop and prompt lookup, and llama-server where it "
+              "is on the PATH.")  # fmt: skip
 @click.option("--report", type=Path, metavar="DIR", help="Write a page about it: DIR/index.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON object alone.")
 @chosen_settings("Models", "Sampling", "Speculation", "Loading the target", "Loading the draft",

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
               help="Tokens of each answer.")  # fmt: skip
 @click.option("--depth", default=8, show_default=True, type=click.IntRange(1, 64),
               help="Draft tokens at each of them.")  # fmt: skip
-@click.option(
-    "--plot", type=click.Path(path_type=Path), help="Reliability diagram: FILE.png or FILE.svg."
-)
+@click.option("--plot", type=click.Path(path_type=Path), help="Reliability diagram: FILE.svg.")
 @settings_options
 def calibrate(
     prompts: Path | None,
@@ -53,11 +51,11 @@ def calibrate(
         return
 
     from dspark_gguf.measure.chains import load_chains
-    from dspark_gguf.measure.plots import bars, require_format, save_plot
+    from dspark_gguf.measure.charts import bars, require_svg, save_chart
     from dspark_gguf.measure.reliability import Reliability
 
     if plot:
-        require_format(plot)
+        require_svg(plot)
     found = Reliability.of(
         load_chains(chains) if chains else _recorded(settings, verbose, prompts, positions, depth)
     )
@@ -66,7 +64,7 @@ def calibrate(
         click.echo(f"\nreliability of the first token, {name}: told, and the share that survived")
         click.echo(bars({f"{x:.2f}": y for x, y in zip(told, seen, strict=True)}, most=1.0))
     if plot:
-        save_plot(plot, found.curves(), "told", "survived", "Reliability", diagonal=True)
+        save_chart(plot, found.chart())
 
 
 def _recorded(

@@ -17,9 +17,7 @@ from dspark_gguf.cli.start import loaded
               help="Most rows of a pass.")  # fmt: skip
 @click.option("--depth", "depths", multiple=True, type=click.IntRange(1),
               help="Tokens of context; can be repeated. [16 and 1024]")  # fmt: skip
-@click.option(
-    "--plot", type=click.Path(path_type=Path), help="Draw it: FILE.png or FILE.svg (extra `plots`)."
-)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw it: FILE.svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table that `replay` reads.")
 @click.option("--reset", is_flag=True, help="Forget all that was learned of any pair, and stop.")
 @settings_options
@@ -45,14 +43,14 @@ def profile(
         click.echo(f"forgotten: what was learned of {forget_all()} pairs")
         return
 
-    from dspark_gguf.measure.plots import require_format, save_plot
-    from dspark_gguf.measure.profile import as_lines, as_text
+    from dspark_gguf.measure.charts import require_svg, save_chart
+    from dspark_gguf.measure.profile import as_text, cost_chart
     from dspark_gguf.measure.profile import profile as measure
 
     if plot:
-        require_format(plot)
+        require_svg(plot)
     with loaded(settings, verbose) as pair:
         tables = measure(pair, depths, rows)
     click.echo(json.dumps(tables[0].as_dict()) if as_json else as_text(tables))
     if plot:
-        save_plot(plot, as_lines(tables), "rows of a pass", "milliseconds", "What a pass costs")
+        save_chart(plot, cost_chart(tables, in_ms=True))

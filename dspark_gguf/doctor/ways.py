@@ -7,12 +7,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import median
 from threading import Event
-from time import perf_counter
 
 from dspark_gguf.engine import library
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.sequence import SequenceCache, open_cache
+from dspark_gguf.engine.timing import interleaved, pass_seconds
 from dspark_gguf.errors import ModelError, ResourceError
 
 #: Rows of the pass that stands for all passes with drafts.
@@ -47,21 +47,14 @@ def beside(ways: Mapping[str, Callable[[], float]], budget: float) -> list[Way]:
         budget: seconds; fewer repeats when they are over.
 
     """
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    started = perf_counter()
-    for k in range(_REPEATS + 1):
-        if k > _LEAST_REPEATS and perf_counter() - started > budget:
-            break
-        for name, work in ways.items():
-            seconds = work()
-            if k:  # the first turn pays for memory that the others reuse
-                taken[name].append(seconds)
+    turns = _REPEATS + 1  # the first one pays for memory that the others reuse
+    taken = interleaved(ways, turns, budget, least=(_LEAST_REPEATS + 1) * len(ways))
     present, *others = taken.items()
-    return [_way(name, times, present[1]) for name, times in others]
+    return [_way(name, times[1:], present[1][1:]) for name, times in others]
 
 
 def _way(name: str, times: Sequence[float], present: Sequence[float]) -> Way:
-    ratios = [one / other for one, other in zip(times, present, strict=True)]
+    ratios = [one / other for one, other in zip(times, present, strict=False)]
     ratio = median(ratios)
     faster = sum(one < 1.0 for one in ratios) >= len(ratios) - 1
     return Way(name, ratio, ratio <= _FASTER and faster)
@@ -140,12 +133,7 @@ def _contexts(
 
 def _seconds(cache: SequenceCache, tokens: Sequence[int], depth: int) -> float:
     """Of a pass of one row and one of a few, behind `depth` tokens that are there."""
-    taken = 0.0
-    for count in (1, _FEW):
-        cache.trim(depth)
-        started = perf_counter()
-        cache.decode(tokens[depth : depth + count], count)
-        taken += perf_counter() - started
+    taken = sum(pass_seconds(cache, tokens, depth, count) for count in (1, _FEW))
     cache.trim(depth)
     return taken
 

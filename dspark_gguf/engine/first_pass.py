@@ -10,9 +10,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from threading import Event
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.sequence import SequenceCache, open_cache
-from dspark_gguf.engine.timing import tokens
+from dspark_gguf.engine.timing import interleaved, pass_seconds, tokens
 from dspark_gguf.engine.trial_model import write_trial_model
 
 #: How a model is loaded for each way; with one thread, because other programs disturb that least.
@@ -88,14 +88,9 @@ def _ratio(tried: SequenceCache, plain: SequenceCache, count: int) -> float:
     """Seconds of a pass over those of the plain one, taking turns: the least of each."""
     ids = tokens(plain, _DEPTH + count)
 
-    def seconds(cache: SequenceCache) -> float:
-        prefill(cache, ids[:_DEPTH])
-        started = perf_counter()
-        cache.decode(ids[_DEPTH:], count)
-        return perf_counter() - started
-
-    taken = [(seconds(tried), seconds(plain)) for _ in range(_REPEATS)]
-    return min(ours for ours, _ in taken) / min(theirs for _, theirs in taken)
+    work = {cache: partial(pass_seconds, cache, ids, _DEPTH, count) for cache in (tried, plain)}
+    ours, theirs = interleaved(work, _REPEATS).values()
+    return min(ours) / min(theirs)
 
 
 def _die_quietly(seconds: int) -> None:

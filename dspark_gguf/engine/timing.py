@@ -1,10 +1,13 @@
-"""A short profile: what passes of a pair take, before the first real round says it."""
+"""How passes are timed, and a short profile of a pair, before the first real round says it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import inf
 from statistics import median
 from time import perf_counter
+from typing import TypeVar
 
 from dspark_gguf.config import Speculation
 from dspark_gguf.cost import LearnedCosts
@@ -20,6 +23,37 @@ _CONTEXT = 16
 _READ = 64
 #: Seconds that a look at one more row of a block takes, until the first rounds say it.
 _SCORE = 5e-5
+
+Name = TypeVar("Name")
+
+
+def interleaved(
+    work: Mapping[Name, Callable[[], float]], repeats: int, budget: float = inf, least: int = 0
+) -> dict[Name, list[float]]:
+    """Seconds of each work, taking turns, so that a busy moment of the machine falls on all.
+
+    Args:
+        work: does it once, and returns the seconds that count.
+        repeats: turns.
+        budget: seconds, after which no more begins; the last turn may lack some then.
+        least: how many are done even so, of all together.
+
+    """
+    taken: dict[Name, list[float]] = {name: [] for name in work}
+    started = perf_counter()
+    for k, name in enumerate([*work] * repeats):
+        if k >= least and perf_counter() - started > budget:
+            break
+        taken[name].append(work[name]())
+    return taken
+
+
+def pass_seconds(cache: Cache, ids: Sequence[int], depth: int, count: int, rows: int = 0) -> float:
+    """Of one pass over `count` tokens behind the first `depth` of `ids`; `rows`: not of all."""
+    prefill(cache, ids[:depth])
+    started = perf_counter()
+    cache.decode(ids[depth : depth + count], rows or count)
+    return perf_counter() - started
 
 
 def measured(
@@ -76,18 +110,15 @@ def quick_profile(
                 costs.add_look(seconds)
             else:
                 costs.add_first_look(seconds, count)
-    taken: dict[int, list[float]] = {}
     depth = _depth(target)
     most = min(limit + 1, target.max_rows, target.n_ctx - depth)
     wanted = [rows for rows in _ROWS if rows <= most]
-    for rows, seconds in passes(target, wanted * _SWEEPS, depth):
-        taken.setdefault(rows, []).append(seconds)
-        if perf_counter() - started > budget and len(taken) > 2:
-            break
-    for rows, times in taken.items():
+    left = budget - (perf_counter() - started)
+    for rows, times in passes(target, wanted, depth, _SWEEPS, left, least=3).items():
         # What disturbs a pass makes it slower. A figure that is too low is mended by the first
         # real rounds; one that is too high keeps such rounds from being tried.
-        costs.add_pass(rows, min(times))
+        if times:
+            costs.add_pass(rows, min(times))
     costs.profiled = max(costs.profiled, limit)
     target.trim(0)
     if draft is not None:
@@ -108,17 +139,21 @@ def block_seconds(target: Cache, draft: BlockDraftCache, depth: int, repeats: in
     return median(taken[1:])  # the first one pays for memory that the others reuse
 
 
-def passes(cache: Cache, wanted: Sequence[int], depth: int) -> Iterator[tuple[int, float]]:
-    """Rows and seconds of one pass after the other, at a context of `depth` tokens."""
+def passes(
+    cache: Cache,
+    wanted: Sequence[int],
+    depth: int,
+    repeats: int,
+    budget: float = inf,
+    least: int = 0,
+) -> dict[int, list[float]]:
+    """Seconds of passes over so many rows each, behind `depth` tokens, `interleaved`."""
     ids = tokens(cache, depth + max(wanted))
+    pass_seconds(cache, ids, depth, 1)  # the first pass pays for memory that the others reuse
+    work = {rows: partial(pass_seconds, cache, ids, depth, rows) for rows in wanted}
+    taken = interleaved(work, repeats, budget, least)
     prefill(cache, ids[:depth])
-    cache.decode(ids[depth : depth + 1], 1)  # the first pass pays for memory that the others reuse
-    for rows in wanted:
-        prefill(cache, ids[:depth])
-        started = perf_counter()
-        cache.decode(ids[depth : depth + rows], rows)
-        yield rows, perf_counter() - started
-    prefill(cache, ids[:depth])
+    return taken
 
 
 def _depth(cache: Cache) -> int:
@@ -131,15 +166,8 @@ def _looks(cache: Cache) -> list[tuple[int, float]]:
     depth = _depth(cache)
     room = cache.n_ctx - depth
     ids = tokens(cache, depth + min(_READ, room))
-    prefill(cache, ids[:depth])
-    cache.decode(ids[depth : depth + 1], 1)
-
-    def look(count: int) -> float:
-        prefill(cache, ids[:depth])
-        started = perf_counter()
-        cache.decode(ids[depth : depth + count], 1)
-        return perf_counter() - started
-
+    look = partial(pass_seconds, cache, ids, depth, rows=1)
+    look(1)
     found = [(1, median(look(1) for _ in range(8)))] * 3
     if room > 1:
         found += [(2, median(look(2) for _ in range(4)))] * 3

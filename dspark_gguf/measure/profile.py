@@ -8,13 +8,14 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
 from dspark_gguf.engine.timing import block_seconds, passes
 from dspark_gguf.errors import ResourceError
-from dspark_gguf.measure.plots import Lines, bars
+from dspark_gguf.measure.charts import Axis, Line, bars, chart, up_to
 
 #: Passes of each kind; their median counts.
 _REPEATS = 5
@@ -95,20 +96,15 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
 
 
 def _medians(cache: Cache, rows: Sequence[int], depth: int) -> list[float]:
-    """Interleaved, so that a busy moment does not fall on one number of rows."""
-    taken: dict[int, list[float]] = {count: [] for count in rows}
-    for count, seconds in passes(cache, [*rows] * _REPEATS, depth):
-        taken[count].append(seconds)
-    return [median(times) for times in taken.values()]
+    return [median(times) for times in passes(cache, rows, depth, _REPEATS).values()]
 
 
 def as_text(tables: Sequence[Table]) -> str:
     """The table, what depth changes, and a plot of the first one."""
     heads = "".join(f"{f'at {table.depth}: ms':>14}{'over 1':>8}" for table in tables)
     lines = [f"{'rows':>4}{heads}"]
-    for k in range(len(tables[0].target)):
-        cells = "".join(f"{1e3 * t.target[k]:14.2f}{t.ratios[k]:8.2f}" for t in tables)
-        lines.append(f"{k + 1:4}{cells}")
+    for name, *cells in cost_cells(tables):
+        lines.append(f"{name:>4}" + "".join(map("{:>14}{:>8}".format, cells[::2], cells[1::2])))
     looks = "".join(f"{1e3 * t.draft:14.2f}{t.draft / t.target[0]:8.2f}" for t in tables)
     if tables[0].draft:
         lines.append(f"look{looks}")
@@ -130,12 +126,23 @@ def common_factor(short: Table, long: Table) -> tuple[float, float]:
     return level, float(np.median(np.abs(ratios / level - 1.0)))
 
 
-def as_lines(tables: Sequence[Table]) -> Lines:
-    """The same for a plot file, in milliseconds."""
-    return {
-        f"target, {table.depth} tokens of context": (
-            list(range(1, len(table.target) + 1)),
-            [1e3 * seconds for seconds in table.target],
-        )
-        for table in tables
-    }
+def cost_cells(tables: Sequence[Table]) -> list[list[str]]:
+    """Of each number of rows: the number, and at each depth milliseconds and times one row."""
+    return [
+        [str(k + 1)]
+        + [cell for t in tables for cell in (f"{1e3 * t.target[k]:.2f}", f"{t.ratios[k]:.2f}")]
+        for k in range(len(tables[0].target))
+    ]
+
+
+def cost_chart(tables: Sequence[Table], in_ms: bool = False) -> Markup:
+    """What a pass costs by its rows: times one row, or in milliseconds."""
+    curves = [[1e3 * s for s in table.target] if in_ms else table.ratios for table in tables]
+    lines = [
+        Line(f"{table.depth} tokens of context", list(enumerate(curve, 1)))
+        for table, curve in zip(tables, curves, strict=True)
+    ]
+    rows = len(tables[0].target)
+    x = Axis("rows of a pass", 1, rows, range(1, rows + 1, -(-rows // 8)))
+    y = up_to("milliseconds" if in_ms else "times one row", max(map(max, curves)))
+    return chart("What a pass costs by its rows", x, y, lines)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.chains import Chains
+from dspark_gguf.measure.charts import Axis, Line, chart
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -149,6 +151,17 @@ class Reliability:
             "before": curve(self.before[:, 0], outcomes),
             "after": curve(self.after[:, 0], outcomes),
         }
+
+    def chart(self) -> Markup:
+        """The same, drawn."""
+        lines = [
+            Line(name, list(zip(told, seen, strict=True)))
+            for name, (told, seen) in self.curves().items()
+        ]
+        told, seen = (Axis(name, 0, 1, (0, 0.25, 0.5, 0.75, 1)) for name in ("told", "survived"))
+        return chart(
+            "Told confidence and the share that survived", told, seen, lines, diagonal=True
+        )
 
 
 def _stacked(texts: Sequence[Chains]) -> tuple[Floats, Bools]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dspark_gguf.calibration import Calibration
-from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.config import MAX_DRAFT, Speculation
 from dspark_gguf.cost import FixedCosts
 from dspark_gguf.errors import UsageError
-from dspark_gguf.schedule import Copying, Fixed, Optimal, Prefix, StoppingRule, Threshold
+from dspark_gguf.schedule import Source, StoppingRule, make_stopping_rule
 
 #: The static settings that people try by hand.
 FIXED = range(1, 13)
@@ -51,17 +51,14 @@ def make_rule(name: str, costs: FixedCosts) -> StoppingRule:
 
     """
     kind, options = _parsed(name)
-    limit = int(options["max"])
-    if kind == "fixed":
-        return Fixed(limit)
-    if kind == "threshold":
-        return Threshold(limit, options["p"])
+    limit, copies = int(options["max"]), None
     if kind in ("lookup", "cascade"):
-        looks = int(options.get("looks", 0))
-        looking = Optimal(costs, Calibration(), min(looks, costs.limit)) if looks else None
-        return Copying(costs, Calibration.of_copies(), limit, looking)
-    learning = Prefix if kind == "prefix" else Optimal
-    return learning(costs, Calibration(), min(limit, costs.limit))
+        copies = Source("lookup", limit, Calibration.of_copies(), is_free=True)
+        kind, limit = "optimal", int(options.get("looks", 0))
+    if kind in ("prefix", "optimal"):
+        limit = min(limit, costs.limit)
+    speculation = Speculation.model_validate({"rule": kind, "draft_min_prob": options.get("p")})
+    return make_stopping_rule(speculation, costs, Source("model", limit), copies)
 
 
 def _parsed(name: str) -> tuple[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""What others make of the same files and prompts: llama-cpp-python, and llama.cpp's own tools."""
+"""What others make of the same files and prompts: llama-cpp-python, and llama.cpp's server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dspark_gguf.config import ModelOptions, Sampling
 from dspark_gguf.engine.library import physical_cores
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.peer import LlamaPeer
-from dspark_gguf.measure.bench.tools import Server, Simple, drawn, help_of, serving, version
+from dspark_gguf.measure.bench.tools import Server, drawn, help_of, serving, version
 from dspark_gguf.measure.bench.turns import Program, Task
 from dspark_gguf.records import Tally
 
-SERVER, SIMPLE = "llama-server", "llama-speculative-simple"
+SERVER = "llama-server"
 #: Guesses of llama-cpp-python's prompt lookup: its default, and what it recommends for CPUs.
 _GUESSES = (10, 2)
 
@@ -62,10 +62,6 @@ def peers(pair: Pair, sampling: Sampling, room: int) -> Iterator[list[Program]]:
             if draft:
                 address = stack.enter_context(serving(program, [*words, *draft]))
                 found.append(Server("server-draft", f"{about}, its defaults", address, sampling))
-        if (program := shutil.which(SIMPLE)) and (draft := _draft_words(pair, program)):
-            about = f"{SIMPLE} {version(program)}, its defaults"
-            command = [program, *words, *draft]
-            found.append(Simple("spec-simple", about, command, pair.vocabulary, sampling))
         yield found
 
 

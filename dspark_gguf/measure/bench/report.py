@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from dspark_gguf.chat.progress import tracked
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.bench import text
-from dspark_gguf.measure.bench.charts import Axis, Line, chart, up_to
-from dspark_gguf.measure.bench.results import Figure, Results
+from dspark_gguf.measure.bench.results import HEADS, Figure, Results, shown
 from dspark_gguf.measure.bench.ways import PLAIN, STATIC
 from dspark_gguf.measure.chains import Chains
-from dspark_gguf.measure.profile import Table, profile
+from dspark_gguf.measure.charts import LIGHT, STYLE, Axis, Line, chart
+from dspark_gguf.measure.profile import Table, cost_cells, cost_chart, profile
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.measure.reliability import Reliability
 from dspark_gguf.measure.trace import record
@@ -93,63 +94,48 @@ def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"ratio": _ratio, "percent": _percent, "mib": _mib}
+    environment.filters |= {"cell": _cell, "mib": _mib}
+    told = rest.reliability
     return environment.get_template("report.html").render(
         facts=facts,
-        results=results,
+        heads=list(HEADS),
+        parts=list(_PARTS),
         regimes=[_regime(results, temperature) for temperature in results.temperatures],
+        style=Markup(STYLE.strip()),
+        light=LIGHT,
         costs=rest.costs,
-        cost_chart=_cost_chart(rest.costs),
-        reliability=rest.reliability,
-        reliability_rows=list(_reliability_rows(rest.reliability)),
-        reliability_chart=_reliability_chart(rest.reliability),
+        cost_heads=[head for t in rest.costs for head in (f"ms at {t.depth}", "times one")],
+        cost_cells=cost_cells(rest.costs),
+        cost_chart=cost_chart(rest.costs),
+        reliability_rows=list(_reliability_rows(told)) if told else [],
+        reliability_chart=told.chart() if told else None,
     )
 
 
 def _regime(results: Results, temperature: float) -> dict[str, Any]:
-    others = [way for way in results.ways if way != PLAIN]
-    shown = text.shown(results.ways)
-    drawn = list(dict.fromkeys(way for way in (STATIC, shown) if way in others))
-    ratios = {
-        domain: {way: results.ratio(way, temperature, domain) for way in others}
-        for domain in results.domains_at(temperature)
-    }
-    found = [ratio.high for row in ratios.values() for ratio in row.values() if ratio]
+    rows = {row.way: row for row in results.rows(temperature)}
+    others = [row for way, row in rows.items() if way != PLAIN]
+    domains = results.domains_at(temperature)
+    drawn = dict.fromkeys((STATIC, text.drawn(results.ways)))
+    found = [ratio.high for row in others for ratio in row.ratios.values() if ratio]
+    positions = [(row.way, shares) for row in rows.values() if (shares := _shares(row.tally))]
+    times = [[row.way, *_parts(row.tally)] for row in rows.values() if row.tally.target_seconds]
+    longest = max((len(shares) for _, shares in positions), default=0)
     return {
         "name": text.regime(temperature),
-        "temperature": temperature,
         "verdict": text.verdict(results, temperature).split("\n"),
         "others": others,
-        "shown": shown,
-        "drawn": drawn,
-        "ratios": ratios,
+        "domains": domains,
+        "drawn": [rows[way] for way in drawn if way in rows and way != PLAIN],
         "most": max([1.25, *found]),
-        "rows": [_row(results, way, temperature) for way in results.ways],
-        "positions": _positions(results, temperature),
-        "position_chart": _position_chart(results, temperature),
-        "parts": list(_parts(results, temperature)),
-    }
-
-
-def _row(results: Results, way: str, temperature: float) -> dict[str, Any]:
-    tally = results.tally(way, temperature)
-    return {
-        "way": way,
-        "speed": results.speed(way, temperature),
-        "tokens_per_round": tally.tokens_per_round or None,
-        "accepted": tally.accepted_share if tally.drafted else None,
-        "first_token": results.first_token(way, temperature).median,
-    }
-
-
-def _positions(results: Results, temperature: float) -> list[tuple[str, list[float]]]:
-    """Of each way that drafts, the share accepted at each place of a draft."""
-    found = []
-    for way in results.ways:
-        shares = _shares(results.tally(way, temperature))
-        if shares:
-            found.append((way, shares))
-    return found
+        "ratios": [[domain, *(row.ratios[domain] for row in others)] for domain in domains],
+        "summary": [[way, *row.cells()] for way, row in rows.items()],
+        "positions": [[way, *islice(chain(shares, repeat(None)), longest)]
+                      for way, shares in positions],
+        "position_chart": _position_chart(positions[:4]),
+        "times": times,
+        "time_cells": [[way, *(f"{share:.1%}" for share in shares)] for way, *shares in times],
+    }  # fmt: skip
 
 
 def _shares(tally: Tally, most: int = 12, least: int = 5) -> list[float]:
@@ -159,72 +145,35 @@ def _shares(tally: Tally, most: int = 12, least: int = 5) -> list[float]:
     return [yes / tried for yes, tried in pairs if tried >= least][:most]
 
 
-def _position_chart(results: Results, temperature: float) -> Markup | None:
-    lines = [
-        Line(way, [(k + 1, share) for k, share in enumerate(shares)])
-        for way, shares in _positions(results, temperature)[:4]
-    ]
-    longest = max((len(line.points) for line in lines), default=0)
-    if not longest:
+def _position_chart(positions: Sequence[tuple[str, list[float]]]) -> Markup | None:
+    if not positions:
         return None
-    x = Axis("place in the draft", 1, max(longest, 2), range(1, max(longest, 2) + 1))
+    lines = [Line(way, list(enumerate(shares, 1))) for way, shares in positions]
+    longest = max(2, *(len(line.points) for line in lines))
+    x = Axis("place in the draft", 1, longest, range(1, longest + 1))
     y = Axis("accepted", 0, 1, (0, 0.25, 0.5, 0.75, 1))
     return chart("Share of drafts accepted, by place in the draft", x, y, lines)
 
 
-def _parts(results: Results, temperature: float) -> Iterator[tuple[str, dict[str, float]]]:
-    """Of each way of ours, the share of the time that each part takes."""
-    for way in results.ways:
-        tally = results.tally(way, temperature)
-        if tally.target_seconds:
-            seconds = (
-                tally.prefill_seconds, tally.target_seconds, tally.draft_seconds,
-                tally.controller_seconds,
-            )  # fmt: skip
-            total = sum(seconds)
-            yield way, {name: part / total for name, part in zip(_PARTS, seconds, strict=True)}
+def _parts(tally: Tally) -> list[float]:
+    """The share of the time that each part takes."""
+    seconds = (
+        tally.prefill_seconds, tally.target_seconds, tally.draft_seconds, tally.controller_seconds,
+    )  # fmt: skip
+    return [part / sum(seconds) for part in seconds]
 
 
-def _cost_chart(costs: Sequence[Table]) -> Markup:
-    lines = [
-        Line(f"{table.depth} tokens of context",
-             [(k + 1, ratio) for k, ratio in enumerate(table.ratios)])
-        for table in costs
-    ]  # fmt: skip
-    rows = len(costs[0].target)
-    most = max(ratio for table in costs for ratio in table.ratios)
-    x = Axis("rows of a pass", 1, rows, range(1, rows + 1, 2))
-    return chart("Cost of a pass by its rows", x, up_to("times one row", most, 0.0), lines)
+def _reliability_rows(told: Reliability) -> Iterator[list[str]]:
+    for name, points in told.curves().items():
+        for point in zip(*points, strict=True):
+            yield [name, *(f"{share:.0%}" for share in point)]
 
 
-def _reliability_rows(reliability: Reliability | None) -> Iterator[tuple[str, float, float]]:
-    if reliability is not None:
-        for name, (told, seen) in reliability.curves().items():
-            for one, other in zip(told, seen, strict=True):
-                yield name, one, other
-
-
-def _reliability_chart(reliability: Reliability | None) -> Markup | None:
-    if reliability is None:
-        return None
-    lines = [
-        Line(name, list(zip(told, seen, strict=True)))
-        for name, (told, seen) in reliability.curves().items()
-    ]
-    ticks = (0, 0.25, 0.5, 0.75, 1)
-    told, seen = Axis("told", 0, 1, ticks), Axis("survived", 0, 1, ticks)
-    return chart("Told confidence and the share that survived", told, seen, lines, diagonal=True)
-
-
-def _ratio(figure: Figure | None) -> str:
-    if figure is None:
-        return "-"
-    half = (figure.high - figure.low) / 2
-    return f"{figure.median:.2f}" + (f" ±{half:.2f}" if half else "")
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"
+def _cell(value: Figure | float | str | None) -> str:
+    """Of a table: text as it is, a share in percent."""
+    if isinstance(value, str):
+        return value
+    return shown(value, ".2f" if isinstance(value, Figure) else ".0%")
 
 
 def _mib(size: int | None) -> str:

@@ -26,6 +26,11 @@ class Figure:
         found = list(values)
         return cls(median(found), min(found), max(found))
 
+    def __format__(self, form: str) -> str:
+        """The median, ± half of what lies between the extremes."""
+        half = (self.high - self.low) / 2
+        return f"{self.median:{form}}" + (f" ±{half:{form}}" if half else "")
+
     def as_dict(self) -> dict[str, float]:
         """Plain values."""
         return {name: round(getattr(self, name), 4) for name in ("median", "low", "high")}
@@ -49,6 +54,95 @@ class Loss:
     def sure(self) -> bool:
         """Whether it was slower in every turn."""
         return self.ratio.high < 1.0
+
+
+#: Heads of `Row.cells`.
+HEADS = (
+    "tok/s", "tok/round", "accepted", "off", "1st token s", "controller", "ms/round", "worst",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a way reached at one temperature: a line for the terminal, the page and the JSON object.
+
+    Attributes:
+        ratios: speed over plain decoding by kind of text; None: not measured there.
+        speed: tokens per second, over the turns.
+        first_token: seconds to it, over the turns.
+        tally: sums over the turns.
+
+    """
+
+    way: str
+    temperature: float
+    is_peer: bool
+    ratios: dict[str, Figure | None]
+    speed: Figure
+    first_token: Figure
+    tally: Tally
+
+    @property
+    def worst(self) -> tuple[str, Figure] | None:
+        """The kind of text on which it does worst against plain decoding."""
+        found = [(domain, ratio) for domain, ratio in self.ratios.items() if ratio is not None]
+        return min(found, key=lambda pair: pair[1].median) if found else None
+
+    def cells(self) -> list[str]:
+        """What the tables show of it, under `HEADS`."""
+        known = self._figures()
+        worst = self.worst if self.way != PLAIN else None
+        return [
+            f"{self.speed:.1f}",
+            shown(known["tokens_per_round"], ".2f"),
+            shown(known["accepted_share"], ".0%"),
+            shown(known["plain_rounds_share"], ".0%"),
+            f"{self.first_token.median:.2f}",
+            shown(known["controller_share"], ".1%"),
+            shown(known["controller_ms_per_round"], ".2f"),
+            f"{worst[0]} {worst[1].median:.2f}" if worst else "",
+        ]
+
+    def _figures(self) -> dict[str, float | None]:
+        """Of the rounds; None where it is not known: peers do not tell which had no draft."""
+        tally, rounds = self.tally, max(self.tally.rounds, 1)
+        spent, wall = tally.controller_seconds, tally.decode_seconds
+        found = {
+            "tokens_per_round": (tally.tokens_per_round, tally.rounds),
+            "accepted_share": (tally.accepted_share, tally.drafted),
+            "plain_rounds_share": (tally.plain_rounds / rounds, tally.rounds and not self.is_peer),
+            "controller_share": (spent / wall if wall else 0.0, tally.target_seconds),
+            "controller_ms_per_round": (1e3 * spent / rounds, tally.target_seconds),
+        }
+        return {name: value if base else None for name, (value, base) in found.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; times in seconds."""
+        tally = self.tally
+        return {
+            "way": self.way,
+            "temperature": self.temperature,
+            "peer": self.is_peer,
+            "ratio_by_domain": {
+                name: ratio.as_dict() for name, ratio in self.ratios.items() if ratio is not None
+            },
+            "tokens_per_second": self.speed.as_dict(),
+            "first_token_seconds": self.first_token.as_dict(),
+            **{
+                name: None if value is None else round(value, 4)
+                for name, value in self._figures().items()
+            },
+            "accepted_by_position": list(tally.accepted_by_position),
+            "drafted_by_position": list(tally.drafted_by_position),
+            "seconds": tally.as_dict()["seconds"] if tally.target_seconds else None,
+            "tokens": tally.tokens,
+            "rounds": tally.rounds or None,
+        }
+
+
+def shown(value: Figure | float | None, form: str) -> str:
+    """A cell of a table."""
+    return "-" if value is None else format(value, form)
 
 
 @dataclass
@@ -108,25 +202,24 @@ class Results:
         """Tokens per second, over the turns."""
         return Figure.of(s.tally.tokens_per_second for s in self.of(way, temperature))
 
-    def first_token(self, way: str, temperature: float) -> Figure:
-        """Seconds to the first token, over the turns."""
-        return Figure.of(s.tally.first_token_seconds for s in self.of(way, temperature))
+    def row(self, way: str, temperature: float) -> Row:
+        """What a way reached."""
+        samples, tally = self.of(way, temperature), Tally()
+        for sample in samples:
+            tally.merge(sample.tally)
+        return Row(
+            way,
+            temperature,
+            way in self.peers,
+            {name: self.ratio(way, temperature, name) for name in self.domains_at(temperature)},
+            self.speed(way, temperature),
+            Figure.of(sample.tally.first_token_seconds for sample in samples),
+            tally,
+        )
 
-    def tally(self, way: str, temperature: float, domain: str | None = None) -> Tally:
-        """Sums over the turns."""
-        total = Tally()
-        for sample in self.of(way, temperature, domain):
-            total.merge(sample.tally)
-        return total
-
-    def worst(self, way: str, temperature: float) -> tuple[str, Figure] | None:
-        """The kind of text on which a way does worst against plain decoding."""
-        found = [
-            (domain, ratio)
-            for domain in self.domains_at(temperature)
-            if (ratio := self.ratio(way, temperature, domain)) is not None
-        ]
-        return min(found, key=lambda pair: pair[1].median) if found else None
+    def rows(self, temperature: float) -> list[Row]:
+        """What each way reached."""
+        return [self.row(way, temperature) for way in self.ways]
 
     def losses(self, way: str) -> list[Loss]:
         """Where a way is slower than plain decoding, in the median."""
@@ -153,9 +246,7 @@ class Results:
         """The part of the JSON object that holds figures; times in seconds."""
         return {
             "results": [
-                self._row(way, temperature)
-                for temperature in self.temperatures
-                for way in self.ways
+                row.as_dict() for temperature in self.temperatures for row in self.rows(temperature)
             ],
             "plain_wins": [
                 {"temperature": temperature, "domain": domain}
@@ -175,46 +266,3 @@ class Results:
                 for loss in self.losses(way)
             ],
         }
-
-    def _row(self, way: str, temperature: float) -> dict[str, Any]:
-        tally = self.tally(way, temperature)
-        ratios = {
-            domain: self.ratio(way, temperature, domain) for domain in self.domains_at(temperature)
-        }
-        return {
-            "way": way,
-            "temperature": temperature,
-            "peer": way in self.peers,
-            "ratio_by_domain": {
-                name: ratio.as_dict() for name, ratio in ratios.items() if ratio is not None
-            },
-            "tokens_per_second": self.speed(way, temperature).as_dict(),
-            "first_token_seconds": self.first_token(way, temperature).as_dict(),
-            "tokens_per_round": _known(tally.tokens_per_round, tally.rounds),
-            "accepted_share": _known(tally.accepted_share, tally.drafted),
-            "plain_rounds_share": _known(
-                tally.plain_rounds / max(tally.rounds, 1), tally.rounds and way not in self.peers
-            ),
-            "controller_share": controller_share(tally),
-            "controller_ms_per_round": controller_ms(tally),
-            "accepted_by_position": list(tally.accepted_by_position),
-            "drafted_by_position": list(tally.drafted_by_position),
-            "seconds": tally.as_dict()["seconds"] if tally.target_seconds else None,
-            "tokens": tally.tokens,
-            "rounds": tally.rounds or None,
-        }
-
-
-def controller_share(tally: Tally) -> float | None:
-    """What is spent outside the models, of the time to generate; None: not known."""
-    wall = tally.decode_seconds
-    return _known(tally.controller_seconds / wall if wall else 0.0, tally.target_seconds)
-
-
-def controller_ms(tally: Tally) -> float | None:
-    """Milliseconds a round that are spent outside the models; None: not known."""
-    return _known(1e3 * tally.controller_seconds / max(tally.rounds, 1), tally.target_seconds)
-
-
-def _known(value: float, base: float) -> float | None:
-    return round(value, 4) if base else None

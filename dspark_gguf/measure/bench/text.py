@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from dspark_gguf.measure.bench.results import Figure, Loss, Results, controller_ms, controller_share
+from dspark_gguf.measure.bench.results import HEADS, Loss, Results, Row, shown
 from dspark_gguf.measure.bench.ways import OPTIMAL, PLAIN, YOURS
-from dspark_gguf.measure.plots import bars
+from dspark_gguf.measure.charts import bars
 
 #: Columns of the first table: names of domains, then one cell for each way, at least so wide.
 _NAME, _CELL = 14, 12
@@ -56,11 +56,12 @@ def as_text(results: Results, width: int = 100) -> str:
     """
     blocks = []
     for temperature in results.temperatures:
+        rows = results.rows(temperature)
         blocks += [
             f"== {regime(temperature)} ==",
-            _ratios(results, temperature, width),
-            _costs(results, temperature),
-            _plot(results, temperature),
+            _ratios(rows, width),
+            _costs(rows),
+            _plot(rows),
             verdict(results, temperature),
         ]
     return "\n\n".join(blocks)
@@ -122,56 +123,36 @@ def _unsteady(results: Results, temperature: float) -> list[str]:
     ]
 
 
-def _ratios(results: Results, temperature: float, width: int) -> str:
-    others = [way for way in results.ways if way != PLAIN]
-    cell = max(_CELL, 2 + max(map(len, others), default=0))
+def _ratios(rows: Sequence[Row], width: int) -> str:
+    others = [row for row in rows if row.way != PLAIN]
+    cell = max(_CELL, 2 + max((len(row.way) for row in others), default=0))
     fits = max(1, (width - _NAME) // cell)
     tables = []
     for start in range(0, len(others), fits):
         part = others[start : start + fits]
-        lines = [f"{'x plain':<{_NAME}}" + "".join(f"{way:>{cell}}" for way in part)]
-        for domain in results.domains_at(temperature):
-            cells = (_cell(results.ratio(way, temperature, domain)) for way in part)
+        lines = [f"{'x plain':<{_NAME}}" + "".join(f"{row.way:>{cell}}" for row in part)]
+        for domain in rows[0].ratios:
+            cells = (shown(row.ratios[domain], ".2f") for row in part)
             name = f"{domain[: _NAME - 1]:<{_NAME}}"
             lines.append(name + "".join(f"{figure:>{cell}}" for figure in cells))
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
 
-def _costs(results: Results, temperature: float) -> str:
-    width = max(map(len, results.ways))
-    heads = ("tok/s", "tok/round", "accepted", "off", "1st token s", "controller", "ms/round")
-    lines = [f"{'':{width}}{heads[0]:>14}" + "".join(f"{head:>12}" for head in heads[1:])]
-    lines[0] += "   worst"
-    for way in results.ways:
-        speed = results.speed(way, temperature)
-        cells = "".join(f"{cell:>12}" for cell in _way_cells(results, way, temperature))
-        worst = results.worst(way, temperature) if way != PLAIN else None
-        tail = f"   {worst[0]} {worst[1].median:.2f}" if worst else ""
-        lines.append(f"{way:<{width}}{_spread(speed, 1):>14}{cells}{tail}")
+def _costs(rows: Sequence[Row]) -> str:
+    width = max(len(row.way) for row in rows)
+    lines = []
+    for name, cells in [("", HEADS), *((row.way, row.cells()) for row in rows)]:
+        speed, *figures, worst = cells
+        line = f"{name:<{width}}{speed:>14}" + "".join(f"{cell:>12}" for cell in figures)
+        lines.append(f"{line}   {worst}".rstrip())
     return "\n".join(lines)
 
 
-def _way_cells(results: Results, way: str, temperature: float) -> Iterator[str]:
-    tally = results.tally(way, temperature)
-    yield f"{tally.tokens_per_round:.2f}" if tally.rounds else "-"
-    yield f"{tally.accepted_share:.0%}" if tally.drafted else "-"
-    # Peers do not tell which rounds had no draft.
-    told = tally.rounds and way not in results.peers
-    yield f"{tally.plain_rounds / tally.rounds:.0%}" if told else "-"
-    yield f"{results.first_token(way, temperature).median:.2f}"
-    share, each = controller_share(tally), controller_ms(tally)
-    yield "-" if share is None else f"{share:.1%}"
-    yield "-" if each is None else f"{each:.2f}"
-
-
-def _plot(results: Results, temperature: float) -> str:
+def _plot(rows: Sequence[Row]) -> str:
     """Bars of the way that a user gets, with a mark where plain decoding is."""
-    way = shown(results.ways)
-    ratios = {
-        domain: results.ratio(way, temperature, domain)
-        for domain in results.domains_at(temperature)
-    }
+    way = drawn([row.way for row in rows])
+    ratios = next(row.ratios for row in rows if row.way == way)
     values = {domain: ratio.median for domain, ratio in ratios.items() if ratio is not None}
     if not values:
         return f"{way}: nothing to plot"
@@ -179,16 +160,6 @@ def _plot(results: Results, temperature: float) -> str:
     return f"{way}, x plain; | is plain decoding\n" + bars(values, most, mark=1.0)
 
 
-def shown(ways: Sequence[str]) -> str:
+def drawn(ways: Sequence[str]) -> str:
     """The way whose bars are drawn."""
     return next((way for way in (YOURS, OPTIMAL) if way in ways), ways[-1])
-
-
-def _cell(figure: Figure | None) -> str:
-    return "-" if figure is None else _spread(figure, 2)
-
-
-def _spread(figure: Figure, digits: int) -> str:
-    half = (figure.high - figure.low) / 2
-    text = f"{figure.median:.{digits}f}"
-    return f"{text} ±{half:.{digits}f}" if half else text

@@ -1,4 +1,4 @@
-"""llama.cpp's own programs: run, asked, and their figures read."""
+"""llama.cpp's own server: run, asked, and its figures read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from dspark_gguf.config import Sampling
-from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.measure.bench.turns import Task
 from dspark_gguf.records import Tally
@@ -55,39 +54,6 @@ class Server:
         return tally_of_timings(_post(f"{self.address}/completion", request), self.name)
 
 
-@dataclass
-class Simple:
-    """``llama-speculative-simple``: loads both models anew for each prompt, which is not timed."""
-
-    name: str
-    about: str
-    command: Sequence[str]
-    vocabulary: Vocabulary
-    sampling: Sampling
-
-    def answer(self, task: Task) -> Tally:
-        """Answer one prompt; the times are the program's own."""
-        sampling, vocabulary = drawn(self.sampling, task), self.vocabulary
-        tokens = task.tokens
-        if vocabulary.adds_bos and tokens[0] == vocabulary.bos:
-            tokens = tokens[1:]  # it puts one there itself
-        words = [
-            *self.command,
-            *("-p", vocabulary.detokenize(tokens, special=True), "-n", str(task.most)),
-            *("--temp", str(sampling.temperature), "--top-k", str(sampling.top_k)),
-            *("--top-p", str(sampling.top_p), "--min-p", str(sampling.min_p)),
-            *("--seed", str(sampling.seed), "--no-escape"),
-        ]
-        done = subprocess.run(
-            words, capture_output=True, stdin=subprocess.DEVNULL, start_new_session=True,
-            timeout=_ANSWER_SECONDS, check=False,
-        )  # fmt: skip
-        said = (done.stdout + done.stderr).decode("utf-8", "replace")
-        if done.returncode:
-            raise _failed(self.command[0], f"exit code {done.returncode}: {_last_line(said)}")
-        return tally_of_text(said, self.command[0])
-
-
 def drawn(sampling: Sampling, task: Task) -> Sampling:
     """How a peer draws: the temperature of the task, and a seed of its turn."""
     seed = task.turn if sampling.seed is None else sampling.seed
@@ -118,34 +84,6 @@ def tally_of_timings(answer: dict[str, Any], program: str) -> Tally:
         seconds=prompt + spent,
         prefill_seconds=prompt,
         first_token_seconds=prompt,
-    )
-
-
-_TIMED = re.compile(r"(encoded|decoded) +(\d+) tokens in +([\d.]+) seconds")
-_COUNTED = re.compile(r"n_(drafted|accept) += (\d+)")
-
-
-def tally_of_text(said: str, program: str) -> Tally:
-    """What ``llama-speculative-simple`` prints at its end.
-
-    Raises:
-        DSparkError: nothing of the kind.
-
-    """
-    timed = {word: (int(count), float(seconds)) for word, count, seconds in _TIMED.findall(said)}
-    counted = {word: int(count) for word, count in _COUNTED.findall(said)}
-    if not {"encoded", "decoded"} <= timed.keys() or not {"drafted", "accept"} <= counted.keys():
-        raise _failed(program, _last_line(said))
-    (_, prompt), (count, spent) = timed["encoded"], timed["decoded"]
-    rounds = max(count - counted["accept"], 1)
-    return Tally(
-        rounds=rounds,
-        tokens=count,
-        drafted=counted["drafted"],
-        accepted=counted["accept"],
-        seconds=prompt + spent,
-        prefill_seconds=prompt,
-        first_token_seconds=prompt + spent / rounds,
     )
 
 

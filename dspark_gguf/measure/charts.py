@@ -1,16 +1,44 @@
-"""Line charts as inline SVG; every text in them is escaped."""
+"""Line charts as SVG, for a page or a file of their own, and bars of text.
+
+Every text in an image is escaped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup
+
+from dspark_gguf.errors import UsageError
 
 #: Size of the drawing in its own units, and the margins of its axes: at the width of a phone a
 #: unit is about a pixel.
 _WIDTH, _HEIGHT = 340, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 10, 40
+#: Height of a line of the key, which has two columns.
+_KEY = 16
+#: Columns of the longest bar of text.
+_BAR = 48
+
+#: Colours on a light ground, and what they are for; a page may set others for a dark one.
+LIGHT = {
+    "ink": "#1d2126", "quiet": "#545b64", "edge": "#d5d8dc",
+    "c0": "#1f5fbf", "c1": "#b3480f", "c2": "#2f7d3b", "c3": "#8a3aa8",
+}  # fmt: skip
+STYLE = """
+svg text { fill: var(--ink); font: 11px system-ui, sans-serif; }
+.grid { stroke: var(--edge); stroke-width: 1; }
+.line, .ideal { fill: none; stroke-width: 1.8; }
+.ideal { stroke: var(--quiet); stroke-dasharray: 3 3; stroke-width: 1; }
+.line0 { stroke: var(--c0); } .line1 { stroke: var(--c1); stroke-dasharray: 6 3; }
+.line2 { stroke: var(--c2); stroke-dasharray: 2 2; }
+.line3 { stroke: var(--c3); stroke-dasharray: 8 2 2 2; }
+.dot0 { fill: var(--c0); } .dot1 { fill: var(--c1); } .dot2 { fill: var(--c2); }
+.dot3 { fill: var(--c3); }
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +60,12 @@ class Axis:
 
 
 def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], diagonal: bool = False) -> Markup:
-    """An SVG image of `lines`; `title` is read aloud in its place."""
+    """An SVG image of `lines`, with a key; `title` is read aloud in its place."""
     parts = [_axes(x, y)]
     if diagonal:
         parts.append(_polyline([(x.least, y.least), (x.most, y.most)], x, y, "ideal"))
     for k, line in enumerate(lines):
+        parts.append(_key(k, line.name))
         parts.append(_polyline(line.points, x, y, f"line line{k % 4}"))
         parts += [
             Markup('<circle class="dot{}" cx="{:.1f}" cy="{:.1f}" r="2.5"/>').format(
@@ -45,8 +74,58 @@ def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], diagonal: bool = 
             for point in line.points
         ]
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        _WIDTH, _HEIGHT, title, Markup().join(parts)
+        _WIDTH, _HEIGHT + _KEY * -(-len(lines) // 2), title, Markup().join(parts)
     )
+
+
+def require_svg(path: Path) -> None:
+    """Check the name of a chart's file before the work begins.
+
+    Raises:
+        UsageError: no SVG.
+
+    """
+    if path.suffix.lower() != ".svg":
+        raise UsageError("a plot named FILE.svg", str(path), "change its ending")
+
+
+def save_chart(path: Path, image: Markup) -> None:
+    """Write a chart of `chart` as a file of its own, on white.
+
+    Raises:
+        UsageError: the file cannot be written.
+
+    """
+    style = re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], STYLE)
+    inside = f'><style>{style}</style><rect width="100%" height="100%" fill="white"/>'
+    whole = str(image).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    try:
+        path.write_text(whole.replace(">", inside, 1), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"to write {path}", str(error.strerror), "check the path") from None
+
+
+def bars(values: Mapping[str, float], most: float | None = None, mark: float | None = None) -> str:
+    """A bar of text for each value, the longest for `most`; a line through them at `mark`."""
+    most = most or max(values.values())
+    width = max(map(len, values))
+    lines = []
+    for name, value in values.items():
+        bar = "█" * round(_BAR * value / most)
+        if mark is not None:
+            place = round(_BAR * mark / most)
+            bar = f"{bar:<{place + 1}}"
+            bar = f"{bar[:place]}|{bar[place + 1 :]}"
+        lines.append(f"{name:>{width}} {bar} {value:.2f}")
+    return "\n".join(lines)
+
+
+def _key(k: int, name: str) -> Markup:
+    across, down = _LEFT + (_WIDTH - _LEFT) // 2 * (k % 2), _HEIGHT + _KEY * (k // 2) + 4
+    mark = Markup(
+        '<line class="line line{}" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}">{}</text>'
+    )
+    return mark.format(k % 4, across, across + 20, down, down, across + 25, down + 4, name)
 
 
 def _axes(x: Axis, y: Axis) -> Markup:
