@@ -21,13 +21,13 @@ from dspark_gguf.catalog.pairs import known_pairs
 from dspark_gguf.chat import transcript
 from dspark_gguf.chat.batch import Job, read_jobs
 from dspark_gguf.chat.results import results_in
-from dspark_gguf.config import load_settings
 from dspark_gguf.cost import load_table
 from dspark_gguf.draft import Store
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned
 from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.paths import shipped
+from dspark_gguf.settings_files import load_settings
 from dspark_gguf.visible import as_json, visible
 
 

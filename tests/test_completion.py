@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from dspark_gguf.catalog.pairs import known_pairs
 from dspark_gguf.cli import main
-from dspark_gguf.config import preset_names
+from dspark_gguf.settings_files import preset_names
 from tests.children import in_terminal, run
 
 SHELLS = ("bash", "zsh", "fish")

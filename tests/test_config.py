@@ -9,21 +9,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dspark_gguf.config import (
-    MAX_DRAFT,
-    DraftOptions,
-    Limits,
-    ModelOptions,
-    Settings,
-    Speculation,
-    checked,
-    load_settings,
-    merged,
-    preset_names,
-    read_yaml,
-)
+from dspark_gguf.config import MAX_DRAFT, DraftOptions, Limits, ModelOptions, Settings, Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import shipped
+from dspark_gguf.settings_files import checked, load_settings, merged, preset_names, read_yaml
 
 #: No clock in a test: a busy machine is no failure.
 EXAMPLES = examples(deadline=None)

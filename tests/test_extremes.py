@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.chat.session import Session
 from dspark_gguf.cli import main
-from dspark_gguf.config import Settings, checked, load_settings
+from dspark_gguf.config import Settings
 from dspark_gguf.errors import EngineError, UsageError
 from dspark_gguf.sampling import NothingLeftError, Sampler
+from dspark_gguf.settings_files import checked, load_settings
 from tests.test_block import BLOCKS
 from tests.tiny_dflash import write_dflash
 from tests.tiny_gguf import Tiny, write_llama

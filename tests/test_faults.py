@@ -14,8 +14,9 @@ from dspark_gguf.chat import transcript
 from dspark_gguf.chat.kept import Kept
 from dspark_gguf.chat.loop import Chat
 from dspark_gguf.chat.session import Session
-from dspark_gguf.config import DraftOptions, ModelOptions, load_settings
+from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import DSparkError, ResourceError
+from dspark_gguf.settings_files import load_settings
 from tests.fakes import FakeReader, FakeScreen
 
 EXACT = {

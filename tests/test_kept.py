@@ -16,8 +16,9 @@ from dspark_gguf.chat.kept import Kept
 from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.shelf import sessions
 from dspark_gguf.cli import main
-from dspark_gguf.config import DraftOptions, ModelOptions, load_settings
+from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import DSparkError, UsageError
+from dspark_gguf.settings_files import load_settings
 from tests.tiny_dflash import write_dflash
 
 EXACT = {"n_ctx": 256, "flash_attn": "off", "cache_type_k": "f32", "cache_type_v": "f32"}

@@ -19,6 +19,7 @@ paths dist arrays
 naming hub_files
 hub
 config
+settings_files
 records
 engine.protocol
 sampling
@@ -44,7 +45,7 @@ cli
 
 #: Not needed before a command does its work, and slow to load.
 HEAVY = (
-    "llama_cpp", "numpy", "pydantic", "rich", "prompt_toolkit", "huggingface_hub", "fastapi",
+    "llama_cpp", "numpy", "rich", "prompt_toolkit", "huggingface_hub", "fastapi",
     "uvicorn", "starlette", "jinja2",
 )  # fmt: skip
 

@@ -12,12 +12,13 @@ from dspark_gguf import Decoder, Speculation
 from dspark_gguf.chat import once, transcript
 from dspark_gguf.chat.batch import Job
 from dspark_gguf.chat.session import Session
-from dspark_gguf.config import DraftOptions, ModelOptions, load_settings
+from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import ResourceError
 from dspark_gguf.plugin import DSparkLlama
 from dspark_gguf.sampling import draws_of
+from dspark_gguf.settings_files import load_settings
 from tests.tiny_dflash import write_dflash
 from tests.tiny_gguf import EOS, IM_END
 

@@ -10,9 +10,10 @@ from dspark_gguf.chat import transcript
 from dspark_gguf.chat.commands import Leave
 from dspark_gguf.chat.loop import Chat
 from dspark_gguf.chat.session import Session
-from dspark_gguf.config import DraftOptions, ModelOptions, load_settings
+from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import ResourceError, UsageError
+from dspark_gguf.settings_files import load_settings
 from tests.fakes import FakeReader, FakeScreen
 
 N_CTX = 320

@@ -9,8 +9,9 @@ import pytest
 from dspark_gguf.chat.loop import Chat
 from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.terminal import PipeReader
-from dspark_gguf.config import ModelOptions, load_settings
+from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.settings_files import load_settings
 from tests.fakes import FakeReader, FakeScreen
 
 SETTINGS = {"limits": {"max_tokens": 1}, "speculation": {"mode": "off"}}

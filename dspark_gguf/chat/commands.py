@@ -17,8 +17,9 @@ from dspark_gguf.chat import transcript
 from dspark_gguf.chat.kept import Kept
 from dspark_gguf.chat.status import stats_table
 from dspark_gguf.chat.terminal import read_text
-from dspark_gguf.config import Limits, Sampling, Speculation, plain_yaml
+from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.errors import UsageError
+from dspark_gguf.settings_files import plain_yaml
 
 if TYPE_CHECKING:
     from dspark_gguf.chat.loop import Chat

@@ -96,7 +96,7 @@ def _explain(error: Exception) -> int:
 def main() -> None:
     """Speculative decoding for llama.cpp: the target's own answers, sooner.
 
-    A small draft model guesses, the large target checks all guesses in one pass.
+    A small draft model guesses; the large target checks all guesses in one pass.
     """
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
+from dspark_gguf.cli.options import PAIR, SectionedCommand, settings_options
 from dspark_gguf.cli.start import loaded
+from dspark_gguf.config import Settings
 
 if TYPE_CHECKING:
-    from dspark_gguf.config import Settings
     from dspark_gguf.measure.chains import Chains
 
 
 @click.command(cls=SectionedCommand)
 @click.option(
-    "--prompts", type=click.Path(path_type=Path), help="JSON lines of domain and prompt. [ours]"
+    "--prompts",
+    type=click.Path(path_type=Path),
+    help="JSON lines with domain and prompt. [built in]",
 )
 @click.option(
     "--chains",
@@ -29,27 +31,20 @@ if TYPE_CHECKING:
 @click.option("--depth", default=8, show_default=True, type=click.IntRange(1, 64),
               help="Draft tokens at each of them.")  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path), help="Reliability diagram: FILE.svg.")
-@settings_options
+@settings_options(*PAIR, "chat.chat_template")
 def calibrate(
     prompts: Path | None,
     chains: Path | None,
     positions: int,
     depth: int,
     plot: Path | None,
-    config: str | None,
-    show_config: bool,
+    settings: Settings,
     verbose: bool,
-    **options: Any,
 ) -> None:
-    """Are the draft's confidences true? Sequential Temperature Scaling, before and after.
+    """Check if the draft's confidence is true, before and after Sequential Temperature Scaling.
 
-    What is recorded with a model also goes into what the scheduler knows of the pair.
+    What is recorded with a model also adds to what the scheduler knows about the pair.
     """
-    settings = settings_from(config, options)
-    if show_config:
-        click.echo(settings.as_yaml(), nl=False)
-        return
-
     from dspark_gguf.measure.chains import load_chains
     from dspark_gguf.measure.charts import bars, require_svg, save_chart
     from dspark_gguf.measure.reliability import Reliability

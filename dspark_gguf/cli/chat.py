@@ -8,44 +8,44 @@ from typing import Any
 
 import click
 
-from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
+from dspark_gguf.cli.options import ALL, SectionedCommand, settings_options
 from dspark_gguf.cli.start import loaded, say
+from dspark_gguf.config import Settings
 from dspark_gguf.errors import DSparkError
+
+
+def _of_the_session(session: str | None) -> dict[str, Any]:
+    """The settings that a conversation had."""
+    if not session:
+        return {}
+    from dspark_gguf.chat.kept import Kept
+
+    with closing(Kept(session)) as kept:
+        return kept.settings()
 
 
 @click.command(cls=SectionedCommand)
 @click.option("--session", metavar="NAME",
-              help="Go on with this conversation, or begin it: models, settings, transcript and "
-              "caches are kept under the name. `dspark-gguf sessions` lists them.")  # fmt: skip
-@settings_options
-def chat(
-    session: str | None, config: str | None, show_config: bool, verbose: bool, **options: Any
-) -> None:
+              help="Continue this conversation, or start it. Models, settings, transcript and "
+              "caches are saved under the name; `dspark-gguf sessions` lists them.")  # fmt: skip
+@settings_options(*ALL, below=_of_the_session)
+def chat(settings: Settings, verbose: bool, session: str | None) -> None:
     """Chat with a model; a draft makes it faster.
 
-    Lines that are no terminal's are answered one by one: `echo Hello | dspark-gguf chat`. /help
-    lists the slash commands. Where one of a pipe's lines fails, the exit code says so at the end.
-    In a terminal, a chat without a name is kept as the session `last`.
+    Input that does not come from a terminal is answered line by line: `echo Hello | dspark-gguf
+    chat`. If one of these lines fails, the exit code says so at the end. /help lists the slash
+    commands. In a terminal, a chat without a name is saved as the session `last`.
     """
-    settings = settings_from(config, options)
-    if show_config and not session:
-        click.echo(settings.as_yaml(), nl=False)
-        return
-
     from dspark_gguf.chat.kept import Kept, anchored
     from dspark_gguf.chat.loop import Chat
     from dspark_gguf.chat.session import Session
     from dspark_gguf.chat.terminal import PipeReader, Reader, Screen, TerminalReader
 
     typed = sys.stdin.isatty() and sys.stdout.isatty()
-    kept: Kept | None = None
-    if session:
-        kept = Kept(session)
-        settings = anchored(settings_from(config, options, kept.settings()))
-    if show_config:
-        click.echo(settings.as_yaml(), nl=False)
-        return
-    if typed and not kept:
+    kept = Kept(session) if session else None
+    if kept:
+        settings = anchored(settings)
+    elif typed:
         try:
             kept = Kept.last()
         except DSparkError as error:  # no reason not to chat

@@ -27,7 +27,7 @@ _PROGRAM, _VARIABLE = "dspark-gguf", "_DSPARK_GGUF_COMPLETE"
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 @click.pass_context
 def completion(context: click.Context, /, shell: str) -> None:
-    """Print what makes SHELL complete commands, options, models and presets.
+    """Print the script that lets SHELL complete commands, options, models and presets.
 
     \b
     bash:  eval "$(dspark-gguf completion bash)"       in ~/.bashrc
@@ -52,7 +52,7 @@ add_completion_class(_Bash)
 
 def presets(context: click.Context, parameter: click.Parameter, word: str) -> list[CompletionItem]:
     """Names for --config, and YAML files; also behind a comma."""
-    from dspark_gguf.config import preset_names
+    from dspark_gguf.settings_files import preset_names
 
     before, comma, last = word.rpartition(",")
     names = [name for name in preset_names() if name.startswith(last)]

@@ -7,6 +7,7 @@ import sys
 import click
 
 from dspark_gguf.cli.completion import VALUES
+from dspark_gguf.cli.options import debug
 from dspark_gguf.cli.start import say
 from dspark_gguf.visible import as_json as json_line
 from dspark_gguf.visible import visible
@@ -15,9 +16,9 @@ from dspark_gguf.visible import visible
 @click.command()
 @click.argument("model", shell_complete=VALUES["model"])
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+@debug
 def inspect(model: str, as_json: bool) -> None:
-    """Say what a GGUF is, without loading its weights; of a draft, which target it fits.
+    """Describe a GGUF without loading its weights; for a draft, also which target it fits.
 
     MODEL is a file, org/repo:quant, or a pair's name, which means its target.
     """

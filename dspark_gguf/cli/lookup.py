@@ -4,46 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
+from dspark_gguf.cli.options import SectionedCommand, settings_options
 from dspark_gguf.cli.start import loaded, say
+from dspark_gguf.config import Settings
 from dspark_gguf.visible import visible
 
 
 @click.group()
 def lookup() -> None:
-    """Texts to copy drafts from, besides the conversation."""
+    """Prepare texts to copy drafts from, besides the conversation."""
 
 
 @lookup.command(cls=SectionedCommand)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Store to write."
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write."
 )
 @click.option("--most", default=4_000_000, show_default=True, type=click.IntRange(1, 100_000_000),
-              help="Most tokens to keep; 16 bytes each, on disk and in memory.")  # fmt: skip
-@settings_options
+              help="Maximum tokens; each takes 16 bytes, on disk and in memory.")  # fmt: skip
+@settings_options("model", "target_options")
 def build(
     files: tuple[Path, ...],
     output: Path,
     most: int,
-    config: str | None,
-    show_config: bool,
+    settings: Settings,
     verbose: bool,
-    **options: Any,
 ) -> None:
-    """Make a store of your own FILES (and folders of files), for --lookup-store.
+    """Make a file for --lookup-store out of your own FILES and folders.
 
-    It fits every model with the vocabulary of the one that is given with -m.
+    It works with every model that has the vocabulary of the one given with -m.
     """
-    settings = settings_from(config, options)
-    if show_config:
-        click.echo(settings.as_yaml(), nl=False)
-        return
-
     from dspark_gguf.draft import Store
 
     off = settings.speculation.model_copy(update={"mode": "off", "lookup_store": None})

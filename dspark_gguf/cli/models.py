@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from dspark_gguf.cli.completion import VALUES
+from dspark_gguf.cli.options import debug
 from dspark_gguf.errors import UsageError
 from dspark_gguf.visible import as_json as json_line
 from dspark_gguf.visible import visible
@@ -15,14 +16,16 @@ from dspark_gguf.visible import visible
 
 @click.command()
 @click.argument("name", required=False, shell_complete=VALUES["pair"])
-@click.option("--local", is_flag=True, help="GGUF files that other programs keep here instead.")
+@click.option(
+    "--local", is_flag=True, help="List GGUF files of other programs on this machine instead."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+@debug
 def models(name: str | None, local: bool, as_json: bool) -> None:
-    """List pairs of target and draft that people use, or tell all of the one with NAME.
+    """List pairs of target and draft that people use, or show everything about the pair NAME.
 
-    With --local: GGUF files of Ollama, LM Studio, llama.cpp and the Hugging Face cache; below them
-    those that are no models, and what they are.
+    With --local, list the GGUF files of Ollama, LM Studio, llama.cpp and the Hugging Face cache.
+    Those that are not models come last, with what they are.
     """
     from dspark_gguf.catalog import listing
 

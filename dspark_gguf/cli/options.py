@@ -1,53 +1,56 @@
-"""The options that commands share: one table from flags to settings."""
+"""Options made from the settings: name, type, default and help are those of `config`'s fields."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from functools import wraps
+from textwrap import wrap
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from dspark_gguf.cli.completion import VALUES
+from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
-
-if TYPE_CHECKING:
-    from dspark_gguf.config import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_CACHE_TYPES = ["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+#: Part of the settings -> title in ``--help``, in its order.
+_TITLES = {
+    "": "Models",
+    "chat": "Conversation",
+    "limits": "Answer",
+    "sampling": "Sampling",
+    "speculation": "Speculation",
+    "target_options": "Loading the target",
+    "draft_options": "Loading the draft",
+}
+#: What loads a pair, and whether what is measured of it is kept.
+PAIR = ("model", "draft", "target_options", "draft_options", "speculation.learn")
+#: Every setting.
+ALL = ("model", "draft", *list(_TITLES)[1:])
 
-
-@dataclass(frozen=True)
-class Flag:
-    """A setting and the option that sets it.
-
-    Attributes:
-        path: place in the settings, such as ``sampling.top_k``.
-        names: the option's spellings.
-        help: one line.
-        kind: click's type.
-        parse: turns what was typed into the setting's value.
-        multiple: whether it can be given several times.
-
-    """
-
-    path: str
-    names: str
-    help: str
-    kind: Any = str
-    parse: Callable[[Any], Any] = field(default=lambda value: value)
-    multiple: bool = False
-
-    @property
-    def parameter(self) -> str:
-        """The name under which click hands it over."""
-        return self.path.replace(".", "__")
-
-
-def _layers(value: str) -> int | str:
-    return value if value in ("all", "none") else _number(value, int, "all, none or a number")
+#: Spellings of a field, where they are more or others than its name.
+_SPELLINGS = {
+    "model": "-m --model", "draft": "-d --draft -md --model-draft", "system": "-sys --system",
+    "max_tokens": "-n --max-tokens --predict", "temperature": "--temp --temperature",
+    "typical_p": "--typical --typical-p", "json_schema": "-j --json-schema", "seed": "-s --seed",
+    "mode": "--spec", "rule": "--draft-rule", "draft_min_prob": "--draft-min-prob --draft-p-min",
+    "n_gpu_layers": "-ngl --gpu-layers", "n_ctx": "-c --ctx-size", "n_batch": "-b --batch-size",
+    "n_ubatch": "-ub --ubatch-size", "threads": "-t --threads",
+    "threads_batch": "-tb --threads-batch", "flash_attn": "-fa --flash-attn",
+    "cache_type_k": "-ctk --cache-type-k", "cache_type_v": "-ctv --cache-type-v",
+    "split_mode": "-sm --split-mode", "main_gpu": "-mg --main-gpu",
+    "tensor_split": "-ts --tensor-split", "devices": "-dev --device",
+}  # fmt: skip
+_OF_THE_DRAFT = (
+    "Each option for loading the target exists for the draft too, with d after its short name and "
+    "-draft after its long one: -ngld, --gpu-layers-draft. `--show-config` prints their defaults."
+)
 
 
 def _text(value: str) -> str:
@@ -59,240 +62,207 @@ def _words(value: str) -> list[str]:
     return [word.strip() for word in value.split(",")]
 
 
-def _shares(value: str) -> list[float]:
-    return [_number(word, float, "numbers with commas between them") for word in _words(value)]
-
-
 def _bias(values: tuple[str, ...]) -> dict[int, float | str]:
     """llama.cpp's way: ``15043+1``, ``15043-1.5``, ``15043-inf``."""
     out: dict[int, float | str] = {}
     for value in values:
         place = max(value.find("+"), value.find("-", 1))
-        wanted = "TOKEN_ID+BIAS or TOKEN_ID-BIAS"
-        if place < 1:
-            raise UsageError(wanted, repr(value), "correct --logit-bias")
-        token = _number(value[:place], int, wanted)
-        bias = value[place:]
-        out[token] = bias if bias == "-inf" else _number(bias, float, wanted)
+        token, bias = value[: max(place, 0)], value[place:]
+        try:
+            out[int(token)] = bias if bias == "-inf" else float(bias)
+        except ValueError:
+            wanted = "TOKEN_ID+BIAS or TOKEN_ID-BIAS"
+            raise UsageError(wanted, repr(value), "correct --logit-bias") from None
     return out
 
 
-def _number(text: str, kind: Callable[[str], Any], wanted: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise UsageError(wanted, repr(text), "correct the option") from None
-
-
-def _choice(words: str) -> click.Choice[str]:
-    return click.Choice(words.split())
-
-
-MODELS = [
-    Flag("model", "-m --model", "Target: a GGUF file, org/repo:quant, or a pair of `dspark-gguf "
-         "models`, which brings its draft. [the demo pair]"),
-    Flag("draft", "-d --draft -md --model-draft",
-         "Draft with the target's vocabulary: a GGUF file, org/repo:quant, or a pair's."),
-]  # fmt: skip
-CHAT = [
-    Flag("chat.system", "-sys --system", "System prompt.", parse=_text),
-    Flag("chat.chat_template", "--chat-template", "Jinja text or file instead of the GGUF's own."),
-    Flag("chat.context_shift", "--context-shift/--no-context-shift",
-         "When the context is full, forget the oldest turns instead of stopping.", bool),
-    Flag("chat.think", "--think/--no-think", "For templates that can switch thinking.", bool),
-]  # fmt: skip
-ANSWER = [
-    Flag("limits.max_tokens", "-n --max-tokens --predict", "Most tokens of an answer.", int),
-    Flag("limits.stop", "--stop", "Text that ends the answer; can be repeated.",
-         parse=lambda values: [_text(value) for value in values], multiple=True),
-    Flag("sampling.ignore_eos", "--ignore-eos", "Never end by the model's own wish.", bool),
-]  # fmt: skip
-SAMPLING = [
-    Flag("sampling.temperature", "--temp --temperature", "0 is greedy. [0.8]", float),
-    Flag("sampling.top_k", "--top-k", "0 is off. [40]", int),
-    Flag("sampling.top_p", "--top-p", "1 is off. [0.95]", float),
-    Flag("sampling.min_p", "--min-p", "0 is off. [0.05]", float),
-    Flag("sampling.typical_p", "--typical --typical-p", "1 is off. [1]", float),
-    Flag("sampling.repeat_penalty", "--repeat-penalty", "1 is off. [1]", float),
-    Flag("sampling.repeat_last_n", "--repeat-last-n", "Tokens the penalties see. [64]", int),
-    Flag("sampling.frequency_penalty", "--frequency-penalty", "0 is off. [0]", float),
-    Flag("sampling.presence_penalty", "--presence-penalty", "0 is off. [0]", float),
-    Flag("sampling.logit_bias", "--logit-bias", "TOKEN_ID+BIAS or TOKEN_ID-inf; repeatable.",
-         parse=_bias, multiple=True),
-    Flag("sampling.grammar", "--grammar", "What answers must fit: a file of GBNF, or GBNF."),
-    Flag("sampling.json_schema", "-j --json-schema",
-         "What answers must fit: a JSON schema, or a file with one."),
-    Flag("sampling.seed", "-s --seed", "For the same text again. [random]", int),
-]  # fmt: skip
-SPECULATION = [
-    Flag("speculation.mode", "--spec",
-         "auto: as much as pays on this machine; on: by hand; off: plain decoding. [auto]",
-         _choice("on off auto")),
-    Flag("speculation.rule", "--draft-rule", "How long to draft. [auto]",
-         _choice("auto fixed threshold prefix optimal")),
-    Flag("speculation.drafter", "--drafter", "Who guesses: the model, or copies. [auto: both]",
-         ),
-    Flag("speculation.lookup_store", "--lookup-store",
-         "Texts to copy from too: see `dspark-gguf lookup build`."),
-    Flag("speculation.draft_max", "--draft-max",
-         "Most tokens drafted a round. [12; 64 where they are copied]", int),
-    Flag("speculation.draft_min_prob", "--draft-min-prob --draft-p-min",
-         "By hand: draft only what is at least this probable; 0: always.", float),
-    Flag("speculation.learn", "--learn/--no-learn",
-         "Remember between runs what this machine and pair taught. [learn]", bool),
-    Flag("speculation.acceptance", "--acceptance",
-         "ratio, match: lossless. typical, threshold: CHANGE THE OUTPUT. [auto]",
-         _choice("auto ratio match typical threshold")),
-    Flag("speculation.typical_epsilon", "--typical-epsilon", "Bound of typical. [0.09]", float),
-    Flag("speculation.typical_delta", "--typical-delta", "Bound of typical. [0.3]", float),
-    Flag("speculation.accept_min_prob", "--accept-min-prob", "Bound of threshold. [0.3]", float),
-]  # fmt: skip
-
-#: (setting, short name, long name, help, type, parse); made for the target and for the draft.
-_LOADING: list[tuple[str, str, str, str, Any, Callable[[Any], Any]]] = [
-    ("n_gpu_layers", "ngl", "gpu-layers", "all, none or a number. [all]", str, _layers),
-    ("n_ctx", "c", "ctx-size", "Tokens of context.", int, int),
-    ("n_batch", "b", "batch-size", "Tokens read at once.", int, int),
-    ("n_ubatch", "ub", "ubatch-size", "Tokens computed at once.", int, int),
-    ("threads", "t", "threads", "CPU threads.", int, int),
-    ("threads_batch", "tb", "threads-batch", "CPU threads for prompts.", int, int),
-    ("flash_attn", "fa", "flash-attn", "Flash attention. [auto]", _choice("auto on off"), str),
-    ("cache_type_k", "ctk", "cache-type-k", "Type of cached keys.", _choice(" ".join(_CACHE_TYPES)),
-     str),
-    ("cache_type_v", "ctv", "cache-type-v", "Type of cached values.",
-     _choice(" ".join(_CACHE_TYPES)), str),
-    ("swa_full", "", "swa-full", "Keep every token of sliding windows. [yes]", bool, bool),
-    ("mmap", "", "mmap", "Map the file into memory.", bool, bool),
-    ("mlock", "", "mlock", "Lock the weights in memory.", bool, bool),
-    ("extra_buffers", "", "extra-buffers", "AMX and repacked weights. [auto: where they work]",
-     _choice("auto on off"), str),
-    ("kv_offload", "", "kv-offload", "Cache on the GPU.", bool, bool),
-    ("split_mode", "sm", "split-mode", "Over several GPUs.", _choice("layer row none"), str),
-    ("main_gpu", "mg", "main-gpu", "The GPU of split mode none.", int, int),
-    ("tensor_split", "ts", "tensor-split", "Shares of the GPUs, such as 3,1.", str, _shares),
-    ("devices", "dev", "device", "Devices to use, such as CUDA0,CUDA1.", str, _words),
-    ("rope_scaling", "", "rope-scaling", "RoPE scaling.", _choice("none linear yarn longrope"),
-     str),
-    ("rope_freq_base", "", "rope-freq-base", "RoPE base frequency.", float, float),
-    ("rope_freq_scale", "", "rope-freq-scale", "RoPE frequency scale.", float, float),
-    ("yarn_orig_ctx", "", "yarn-orig-ctx", "YaRN: the training length.", int, int),
-    ("yarn_ext_factor", "", "yarn-ext-factor", "YaRN extrapolation.", float, float),
-    ("yarn_attn_factor", "", "yarn-attn-factor", "YaRN attention magnitude.", float, float),
-    ("yarn_beta_fast", "", "yarn-beta-fast", "YaRN low correction.", float, float),
-    ("yarn_beta_slow", "", "yarn-beta-slow", "YaRN high correction.", float, float),
-]  # fmt: skip
-
-
-def _loading(part: str, short_end: str, long_end: str) -> Iterator[Flag]:
-    for setting, short, long, text, kind, parse in _LOADING:
-        names = f"-{short}{short_end} " if short else ""
-        names += f"--{long}{long_end}"
-        if kind is bool:
-            names += f"/--no-{long}{long_end}"
-        yield Flag(f"{part}.{setting}", names, text, kind, parse)
-
-
-SECTIONS: dict[str, list[Flag]] = {
-    "Models": MODELS,
-    "Conversation": CHAT,
-    "Answer": ANSWER,
-    "Sampling": SAMPLING,
-    "Speculation": SPECULATION,
-    "Loading the target": list(_loading("target_options", "", "")),
-    "Loading the draft": list(_loading("draft_options", "d", "-draft")),
+#: Of fields that are not typed as YAML has them: what reads them, and what stands for a value.
+_READERS: dict[str, tuple[Callable[[Any], Any], str | None]] = {
+    "system": (_text, None),
+    "stop": (lambda values: [_text(value) for value in values], None),
+    "logit_bias": (_bias, "TOKEN_ID+BIAS"),
+    "tensor_split": (_words, "SHARE,..."),
+    "devices": (_words, "NAME,..."),
 }
-_FLAGS = {flag.parameter: flag for flags in SECTIONS.values() for flag in flags}
+_REPEATABLE = ("stop", "logit_bias")
 
 
-class SectionedCommand(click.Command):
-    """Prints its own options first, then the shared ones by section."""
+@dataclass(frozen=True)
+class Flag:
+    """A setting and the option that sets it.
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click does, in sections."""
-        rows: dict[str, list[tuple[str, str]]] = {"Options": []}
-        rows |= {title: [] for title in SECTIONS}
-        home = {flag.parameter: title for title, flags in SECTIONS.items() for flag in flags}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record:
-                rows[home.get(parameter.name or "", "Options")].append(record)
-        for title, records in rows.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
-
-
-def settings_options(function: Function) -> Function:
-    """Add all shared options; the command gets them as keyword arguments for `settings_from`."""
-    return chosen_settings(*SECTIONS)(function)
-
-
-def chosen_settings(*titles: str, without: Sequence[str] = ()) -> Callable[[Function], Function]:
-    """Add the shared options of these sections.
-
-    Args:
-        titles: keys of `SECTIONS`.
-        without: settings of them that the command has no use for.
+    Attributes:
+        part: of the settings; empty for those at the top.
+        name: of the field.
+        field: pydantic's: type, default, help.
 
     """
 
-    def add(function: Function) -> Function:
-        flags = [flag for title in titles for flag in SECTIONS[title]]
-        for flag in reversed(flags):
-            if flag.path not in without:
-                function = _option(flag)(function)
-        return _common(function)
+    part: str
+    name: str
+    field: FieldInfo
+
+    @property
+    def path(self) -> str:
+        """Place in the settings, such as ``sampling.top_k``."""
+        return f"{self.part}.{self.name}".removeprefix(".")
+
+    @property
+    def parameter(self) -> str:
+        """The name under which click hands it over."""
+        return self.path.replace(".", "__")
+
+    @property
+    def spellings(self) -> list[str]:
+        """As click takes them."""
+        names = _SPELLINGS.get(self.name, "--" + self.name.replace("_", "-")).split()
+        if self.part == "draft_options":
+            names = [name + ("-draft" if name.startswith("--") else "d") for name in names]
+        if self.kind is bool:
+            names = [f"{name}/--no-{name.removeprefix('--')}" for name in names]
+        return names
+
+    @property
+    def kind(self) -> Any:
+        """As click wants it; text for what pydantic reads."""
+        annotation = self.field.annotation
+        choices = [one for one in get_args(annotation) if one is not NoneType]
+        if get_origin(annotation) is Literal:
+            return click.Choice(choices)
+        only = choices[0] if len(choices) == 1 else annotation
+        if get_origin(only) is Literal:
+            return click.Choice(get_args(only))
+        return only if only in (bool, int, float) else str
+
+    @property
+    def help(self) -> str:
+        """The field's docstring, and its default where that is a value."""
+        text, default = " ".join((self.field.description or "").split()), self.field.default
+        if self.name in _REPEATABLE:
+            text += " Can be repeated."
+        if default is None or self.field.default_factory or default == ():
+            return text
+        value = ("off", "on")[default] if isinstance(default, bool) else default
+        return f"{text} [{value:g}]" if isinstance(value, float) else f"{text} [{value}]"
+
+    def option(self) -> Callable[[Function], Function]:
+        """The decorator that adds it."""
+        keywords: dict[str, Any] = {"type": self.kind, "is_flag": self.kind is bool}
+        return click.option(
+            *self.spellings, self.parameter, **keywords,
+            help=self.help,
+            default=None,
+            multiple=self.name in _REPEATABLE,
+            metavar=_READERS[self.name][1] if self.name in _READERS else None,
+            shell_complete=VALUES.get(self.path),
+        )  # fmt: skip
+
+    def put(self, value: Any, tree: dict[str, Any]) -> None:
+        """Set it among plain values, if it was given."""
+        if value is None or value == ():
+            return
+        read = _READERS[self.name][0] if self.name in _READERS else lambda value: value
+        place = tree.setdefault(self.part, {}) if self.part else tree
+        place[self.name] = read(value)
+
+
+def _flags() -> Iterator[Flag]:
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from (Flag(name, inner, value) for inner, value in kind.model_fields.items())
+        else:
+            yield Flag("", name, field)
+
+
+_FLAGS = {flag.parameter: flag for flag in _flags()}
+
+
+class SectionedCommand(click.Command):
+    """Prints its own options first, then those of the settings by part.
+
+    What each option for loading a model does, only commands with all settings say.
+    """
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does, in sections."""
+        sections: dict[str, list[click.Parameter]] = {
+            title: [] for title in ("Options", *_TITLES.values())
+        }
+        for option in self.get_params(ctx):
+            flag = _FLAGS.get(option.name or "")
+            sections[_TITLES[flag.part] if flag else "Options"].append(option)
+        is_brief = sum(map(len, sections.values())) - len(sections["Options"]) < len(_FLAGS)
+        for title, options in sections.items():
+            text = ""
+            if title == _TITLES["draft_options"]:
+                text = _OF_THE_DRAFT
+            elif title == _TITLES["target_options"] and is_brief:
+                names = ", ".join(option.opts[-1] for option in options)
+                text = f"As in `dspark-gguf run --help`: {names}."
+            if options:
+                with formatter.section(title):
+                    records = [option.get_help_record(ctx) for option in options]
+                    if text:
+                        _write(text, formatter)
+                    else:
+                        formatter.write_dl([record for record in records if record])
+
+
+def _write(text: str, formatter: click.HelpFormatter) -> None:
+    """A paragraph in which the names of options stay whole."""
+    width = formatter.width - formatter.current_indent
+    formatter.write_text("\b\n" + "\n".join(wrap(text, width, break_on_hyphens=False)))
+
+
+def settings_options(
+    *wanted: str, without: Sequence[str] = (), below: Callable[..., dict[str, Any]] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add options for settings; the command gets them as `settings`, and `verbose`.
+
+    With ``--show-config`` they are printed, and the command is not called.
+
+    Args:
+        wanted: parts of the settings, or single ones such as ``speculation.learn``.
+        without: of these parts, what the command has no use for.
+        below: called with the command's own arguments: plain values that presets, files and
+            options go over.
+
+    """
+    flags = [
+        flag for flag in _FLAGS.values()
+        if (flag.path in wanted or flag.part in wanted) and flag.path not in without
+    ]  # fmt: skip
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def command(config: str | None, show_config: bool, verbose: bool, **own: Any) -> Any:
+            from dspark_gguf.settings_files import load_settings
+
+            tree: dict[str, Any] = {}
+            for flag in flags:
+                flag.put(own.pop(flag.parameter), tree)
+            settings = load_settings(config, tree, below(**own) if below else None)
+            if show_config:
+                click.echo(settings.as_yaml(), nl=False)
+                return 0
+            return function(settings=settings, verbose=verbose, **own)
+
+        for option in (*(flag.option() for flag in reversed(flags)), debug, *_COMMON):
+            command = option(command)
+        return command
 
     return add
 
 
-def _option(flag: Flag) -> Callable[[Function], Function]:
-    keywords: dict[str, Any] = {"help": flag.help, "default": None, "multiple": flag.multiple}
-    keywords["shell_complete"] = VALUES.get(flag.path)
-    if flag.kind is bool:
-        keywords["is_flag"] = True
-    else:
-        keywords["type"] = flag.kind
-    names = " ".join(flag.names.split("/")).split()
-    spelled = [flag.names] if "/" in flag.names else names
-    return click.option(*spelled, flag.parameter, **keywords)
-
-
-def _common(function: Function) -> Function:
-    for option in (
-        click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
-        click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log."),
-        click.option("--show-config", is_flag=True, help="Print the effective settings and stop."),
-        click.option(
-            "--config",
-            metavar="NAME|FILE[,...]",
-            shell_complete=VALUES["config"],
-            help="Presets or YAML files, later ones over earlier ones.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def settings_from(
-    config: str | None, options: dict[str, Any], below: dict[str, Any] | None = None
-) -> Settings:
-    """The settings that a preset or file and the given options make, over those `below`.
-
-    Raises:
-        UsageError: an unknown key or a value out of range.
-
-    """
-    from dspark_gguf.config import load_settings
-
-    tree: dict[str, Any] = {}
-    for parameter, value in options.items():
-        if value is None or value == ():
-            continue
-        flag = _FLAGS[parameter]
-        *sections, key = flag.path.split(".")
-        place = tree
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = flag.parse(value)
-    return load_settings(config, tree, below)
+debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+_COMMON = (
+    click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log."),
+    click.option("--show-config", is_flag=True, help="Print the settings that hold, and stop."),
+    click.option(
+        "--config",
+        metavar="NAME|FILE[,...]",
+        shell_complete=VALUES["config"],
+        help="Presets or YAML files; later ones override earlier ones.",
+    ),
+)

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
-from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
+from dspark_gguf.cli.options import PAIR, SectionedCommand, settings_options
 from dspark_gguf.cli.start import loaded
+from dspark_gguf.config import Settings
 
 
 @click.command(cls=SectionedCommand)
 @click.option("--rows", default=17, show_default=True, type=click.IntRange(2, 65),
-              help="Most rows of a pass.")  # fmt: skip
+              help="Maximum rows of a pass.")  # fmt: skip
 @click.option("--depth", "depths", multiple=True, type=click.IntRange(1),
               help="Tokens of context; can be repeated. [16 and 1024]")  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it: FILE.svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table that `replay` reads.")
-@click.option("--reset", is_flag=True, help="Forget all that was learned of any pair, and stop.")
-@settings_options
+@click.option("--reset", is_flag=True, help="Forget what was learned about all pairs, and stop.")
+@settings_options(*PAIR)
 def profile(
     rows: int,
     depths: tuple[int, ...],
     plot: Path | None,
     as_json: bool,
     reset: bool,
-    config: str | None,
-    show_config: bool,
+    settings: Settings,
     verbose: bool,
-    **options: Any,
 ) -> None:
-    """Measure what passes of both models cost here: what the scheduler reckons with."""
-    settings = settings_from(config, options)
-    if show_config:
-        click.echo(settings.as_yaml(), nl=False)
-        return
+    """Measure what a pass of each model costs on this machine: what the scheduler relies on."""
     if reset:
         from dspark_gguf.learned import forget_all
 

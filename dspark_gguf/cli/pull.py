@@ -5,19 +5,20 @@ from __future__ import annotations
 import click
 
 from dspark_gguf.cli.completion import VALUES
+from dspark_gguf.cli.options import debug
 from dspark_gguf.cli.start import say
 
 
 @click.command()
 @click.argument("name", shell_complete=VALUES["pair"])
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+@debug
 def pull(name: str) -> None:
     """Download a pair that `dspark-gguf models` lists, or one model as org/repo:quant.
 
     Files go where huggingface_hub keeps them (HF_HOME moves that), with its tokens (HF_TOKEN,
-    `hf auth login`) and its offline mode (HF_HUB_OFFLINE=1). After an interruption it goes on where
-    it stopped; what does not have the SHA-256 that the hub tells is deleted. The paths are printed
-    on stdout.
+    `hf auth login`) and its offline mode (HF_HUB_OFFLINE=1). An interrupted download resumes; a
+    file whose SHA-256 is not the one that the hub states is deleted. The paths are printed on
+    stdout.
     """
     from dspark_gguf.catalog.resolve import known_pair
     from dspark_gguf.catalog.resolve import pull as download

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dspark_gguf.cli.options import debug
 from dspark_gguf.visible import visible
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
               help="fixed:max=3, threshold:p=0.5,max=8, prefix:max=8, optimal:max=12, lookup, "
               "cascade:looks=12.")  # fmt: skip
 @click.option(
-    "--warm", type=click.Path(path_type=Path), help="Chains that the rule learns from before."
+    "--warm", type=click.Path(path_type=Path), help="Chains that the rule learns from first."
 )
-@click.option("--grid", is_flag=True, help="Beside 37 static settings.")
+@click.option("--grid", is_flag=True, help="Compare with 37 static settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+@debug
 def replay(
     chains: Path, table: Path, rule: str, warm: Path | None, grid: bool, as_json: bool
 ) -> None:

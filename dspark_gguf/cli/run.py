@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
+from dspark_gguf.cli.options import ALL, SectionedCommand, settings_options
 from dspark_gguf.cli.start import loaded
+from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
 
 
 @click.command(cls=SectionedCommand)
 @click.argument("prompt", required=False)
 @click.option("-f", "--file", type=click.Path(path_type=Path), help="Prompt file; -: stdin.")
-@click.option("--raw", is_flag=True, help="The prompt as it is, without the chat template.")
+@click.option("--raw", is_flag=True, help="Use the prompt as it is, without the chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--jsonl",
@@ -29,8 +29,8 @@ from dspark_gguf.errors import UsageError
     help="With --jsonl: results file; resumes it.",
 )
 @click.option("--keep-errors", is_flag=True, help="With -o: do not try failed lines again.")
-@click.option("--check", is_flag=True, help="Compare with plain decoding, greedy.")
-@settings_options
+@click.option("--check", is_flag=True, help="Compare with plain greedy decoding.")
+@settings_options(*ALL)
 def run(
     prompt: str | None,
     file: Path | None,
@@ -40,24 +40,18 @@ def run(
     output: Path | None,
     keep_errors: bool,
     check: bool,
-    config: str | None,
-    show_config: bool,
+    settings: Settings,
     verbose: bool,
-    **options: Any,
 ) -> int:
     """Answer one prompt: an argument, a file, stdin, or several of them joined.
 
-    Without an argument or -f, or with - for one of them, stdin is read. Beside them it is read if
-    it was given to this command, as in `git diff | dspark-gguf run "Explain."`; the input of a
-    calling shell or loop is left alone, and a program that sends nothing is not waited for.
+    Stdin is read if there is neither an argument nor -f, or if one of them is -. Beside them it is
+    read if it was given to this command, as in `git diff | dspark-gguf run "Explain."`. The input
+    of a calling shell or loop is left alone, and a program that sends nothing is not waited for.
 
     Only the answer goes to stdout. Exit codes: 0 done, 1 failure, 2 wrong use, 3 models that do
     not fit each other, 4 out of memory or context, 130 interrupted.
     """
-    settings = settings_from(config, options)
-    if show_config:
-        click.echo(settings.as_yaml(), nl=False)
-        return 0
     if output and not jsonl:
         raise UsageError("--output together with --jsonl", "--output alone", "add --jsonl FILE")
     if keep_errors and not output:

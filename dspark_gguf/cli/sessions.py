@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import click
 
+from dspark_gguf.cli.options import debug
+
 _MIB = 1024**2
 
 
 @click.group(invoke_without_command=True)
 @click.pass_context
 def sessions(context: click.Context) -> None:
-    """List the conversations that `chat --session NAME` goes on with."""
+    """List the conversations that `chat --session NAME` can continue."""
     if context.invoked_subcommand is None:
         context.invoke(list_sessions)
 
 
 @sessions.command("list")
 def list_sessions() -> None:
-    """Name, time, messages and size of each, the newest first."""
+    """List name, time, messages and size of each, newest first."""
     from datetime import datetime
 
     from dspark_gguf.chat.shelf import sessions as kept
@@ -30,7 +32,7 @@ def list_sessions() -> None:
 
 @sessions.command("rm")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+@debug
 def remove(names: tuple[str, ...]) -> None:
     """Delete sessions: transcript and caches."""
     from dspark_gguf.chat.shelf import forget

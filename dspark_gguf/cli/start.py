@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dspark_gguf.config import Settings
 from dspark_gguf.visible import visible
 
 if TYPE_CHECKING:
-    from dspark_gguf.config import Settings
     from dspark_gguf.engine.pair import Pair
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
-from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
+from dspark_gguf.cli.options import PAIR, SectionedCommand, settings_options
 from dspark_gguf.cli.start import say
+from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
 from dspark_gguf.visible import visible
 
@@ -17,24 +17,18 @@ from dspark_gguf.visible import visible
 @click.option("--make-draft", type=click.Choice(["Q2_K", "Q4_0", "Q4_K_M", "Q8_0"]),
               help="Make this quantization of the target, for use as a draft.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
-@settings_options
+@settings_options(*PAIR, "speculation.draft_max")
 def suggest(
     make_draft: str | None,
     as_json: bool,
-    config: str | None,
-    show_config: bool,
+    settings: Settings,
     verbose: bool,
-    **options: Any,
 ) -> None:
-    """Which drafts fit the target of -m, and what speed to expect from each on this machine.
+    """List drafts that fit the target of -m, and the speed to expect from each on this machine.
 
-    Of the list of `dspark-gguf models`, of the files on this machine, and as a lower quantization
-    of the target itself. -d asks about one draft more. Files are measured, others estimated.
+    They are pairs of `dspark-gguf models`, files on this machine, and lower quantizations of the
+    target itself; -d adds one more. Files are measured, the others are estimated.
     """
-    settings = settings_from(config, options)
-    if show_config:
-        click.echo(settings.as_yaml(), nl=False)
-        return
     if settings.model is None:
         raise UsageError("a target", "none", "name it with -m")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from dspark_gguf.cli.options import SectionedCommand, settings_from, settings_options
+from dspark_gguf.cli.options import PAIR, SectionedCommand, settings_options
 from dspark_gguf.cli.start import loaded
+from dspark_gguf.config import Settings
 from dspark_gguf.visible import visible
 
 
@@ -21,29 +21,24 @@ from dspark_gguf.visible import visible
     help="File to write, such as chains.npz.",
 )
 @click.option(
-    "--prompts", type=click.Path(path_type=Path), help="JSON lines of domain and prompt. [ours]"
+    "--prompts",
+    type=click.Path(path_type=Path),
+    help="JSON lines with domain and prompt. [built in]",
 )
 @click.option("--positions", default=130, show_default=True, type=click.IntRange(1, 100_000),
               help="Tokens of each answer.")  # fmt: skip
 @click.option("--depth", default=12, show_default=True, type=click.IntRange(1, 64),
               help="Draft tokens at each of them.")  # fmt: skip
-@settings_options
+@settings_options(*PAIR, "chat.chat_template")
 def trace(
     output: Path,
     prompts: Path | None,
     positions: int,
     depth: int,
-    config: str | None,
-    show_config: bool,
+    settings: Settings,
     verbose: bool,
-    **options: Any,
 ) -> None:
-    """Record what the draft guesses at every position of greedy answers, for `replay`."""
-    settings = settings_from(config, options)
-    if show_config:
-        click.echo(settings.as_yaml(), nl=False)
-        return
-
+    """Record the draft's guesses at every position of greedy answers, for `replay`."""
     from dspark_gguf.chat.progress import tracked
     from dspark_gguf.measure.chains import save_chains
     from dspark_gguf.measure.prompts import read_prompts
