@@ -64,7 +64,7 @@ def test_override_by_text_and_by_file(model, tmp_path):
     path = tmp_path / "template.jinja"
     path.write_text(source)
     assert ChatTemplate(model, str(path)).render(TALK) == "[Be brief.][Hi]"
-    with pytest.raises(UsageError, match="the chat template"):
+    with pytest.raises(UsageError, match="--chat-template"):
         ChatTemplate(model, "missing.jinja")
     with pytest.raises(UsageError, match="Jinja"):
         ChatTemplate(model, "{% for %}")
