@@ -241,14 +241,20 @@ class DSparkLlama(SafeLlama):
             self._recorded = recorded
 
     def _catch_up(self, whole: bool = False) -> None:
-        """Notice what others did since the last pass; `whole`: read what a rejection took along."""
+        """Notice what others did since the last pass.
+
+        With `whole`, what a rejected draft took along is read: others go by `n_tokens`. That is
+        needed behind an answer of ours alone, and where single tokens cannot be taken back.
+        """
         cache = getattr(self, "_cache", None)
-        if cache is None or (whole and cache.rollback == "removal"):
-            return  # whatever is said is in a memory that takes back single tokens
+        if cache is None or (whole and (not self._committed or cache.rollback == "removal")):
+            return
         said = self._input_ids.tolist()
         cache.sync(said, self._committed)
-        if whole and cache.length < len(said):
-            cache.decode(said[cache.length :], 0)
+        if whole:
+            self._committed = ()
+            if cache.length < len(said):
+                cache.decode(said[cache.length :], 0)
 
     @wraps(llama_cpp.Llama.generate)
     def generate(  # noqa: D102 - as in Llama
@@ -442,6 +448,7 @@ def require_honoured(
     for given, fits, what in (
         (options is not None, path, "draft_options"),
         (speculation.drafter == "lookup", draft is None, "drafter lookup"),
+        (speculation.drafter != "auto", draft is None or model, f"drafter {speculation.drafter}"),
         (speculation.lookup_store is not None, draft is None or model, "a lookup_store"),
     ):
         if given and not fits:
@@ -450,10 +457,11 @@ def require_honoured(
 
 
 def _own_drafter(draft: Any) -> Drafter:
-    if not hasattr(draft, "propose"):
+    missing = [name for name in ("propose", "name", "is_free", "most") if not hasattr(draft, name)]
+    if missing:
         raise UsageError(
             "draft_model: a path, a Llama, a Drafter or None", type(draft).__name__,
-            "give one of these",
+            f"give one of these (a Drafter has {missing[0]}: see dspark_gguf.draft.NoDrafter)",
         )  # fmt: skip
     return draft  # type: ignore[no-any-return]
 

@@ -319,8 +319,8 @@ class Answer:
         self.text += round.text
         self.tokens.extend(round.tokens)
         self.finish_reason = round.finish_reason
-        self.prompt_tokens = self.prompt_tokens or round.prompt_tokens
-        self.cached_tokens = self.cached_tokens or round.cached_tokens
+        if not self.prompt_tokens:  # else: the rest of a shifted context, read again
+            self.prompt_tokens, self.cached_tokens = round.prompt_tokens, round.cached_tokens
         self.tally.add(round)
 
     def as_dict(self, settings: Mapping[str, Any]) -> dict[str, Any]:

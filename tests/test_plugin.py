@@ -244,6 +244,10 @@ REFUSED = {
         {"draft_model": "x.gguf", "speculation": Speculation(drafter="lookup")},
         "with drafter lookup, got str",
     ),
+    "another drafter": (
+        {"draft_model": NoDrafter(), "speculation": Speculation(drafter="model")},
+        "with drafter model, got NoDrafter",
+    ),
     "a useless store": (
         {"draft_model": NoDrafter(), "speculation": Speculation(lookup_store="x.lookup")},
         "with a lookup_store, got NoDrafter",

@@ -10,6 +10,7 @@ import pytest
 from dspark_gguf import Speculation
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.draft import BlockDrafter, LookupDrafter, ModelDrafter
+from dspark_gguf.engine.rollback import Rollback
 from dspark_gguf.errors import PairError
 from dspark_gguf.plugin import DSparkLlama
 from tests.tiny_dflash import Block, write_dflash
@@ -98,6 +99,28 @@ def test_what_others_do_to_the_memory_is_noticed(folder):
     assert said(ours, [*history, 1, 2], **way) == wanted
     for each in (plain, other, ours):
         each.close()
+
+
+def test_what_others_read_costs_no_states(folder, monkeypatch):
+    """`eval` by the caller and speculation off: no state of a recurrent memory is copied."""
+    ours = DSparkLlama(file_of(folder, "mamba"), speculation=ALWAYS, **EXACT)
+    off = DSparkLlama(file_of(folder, "mamba"), speculation=Speculation(mode="off"), **EXACT)
+    copied = []
+    state = Rollback._state
+    monkeypatch.setattr(
+        Rollback, "_state", lambda self, length: (copied.append(length), state(self, length))[1]
+    )
+    assert len(said(off, PROMPT, temp=0.0)) == 40
+    for token in PROMPT:
+        ours.eval([token])
+    assert not copied
+    said(ours, PROMPT, 5, temp=0.0)
+    copied.clear()
+    for token in PROMPT:
+        ours.eval([token])
+    assert len(copied) <= 1
+    ours.close()
+    off.close()
 
 
 def test_a_block_draft_of_another_target_is_refused(tmp_path):

@@ -49,7 +49,8 @@ class Chain:
         self._is_short = follower is not None and self._reach > 0
         shown = {**sampling, "grammar": None} if self._is_short else sampling
         self.sampler = llama._init_sampler(**shown)
-        self._every = np.arange(llama._n_vocab, dtype=np.int32)
+        every = 0 if follower is None or self._is_short else int(llama._n_vocab)
+        self._every = np.arange(every, dtype=np.int32)
 
     def draw(self, row: Row, place: int) -> int:
         """The next token.
