@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
     from dspark_gguf.errors import DSparkError
     from dspark_gguf.plugin import DSparkLlama
-    from dspark_gguf.records import Answer, Round
+    from dspark_gguf.records import Round
+    from dspark_gguf.tally import Answer
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Answer": "records",
+    "Answer": "tally",
     "DSparkError": "errors",
     "DSparkLlama": "plugin",
     "Decoder": "decoder",

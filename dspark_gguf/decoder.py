@@ -20,9 +20,10 @@ from dspark_gguf.ending import Ending
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache, Rows, Tokenizer
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
-from dspark_gguf.records import NO_DRAFT, Answer, Draft, FinishReason, Round
+from dspark_gguf.records import NO_DRAFT, Draft, FinishReason, Round
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.schedule import StoppingRule
+from dspark_gguf.tally import Answer
 from dspark_gguf.verify import DistVerifier, Rule, Verifier
 
 #: Given the answer so far, a shorter token list to go on from; None: there is none.

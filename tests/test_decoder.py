@@ -11,8 +11,8 @@ from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.draft import NoDrafter
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
-from dspark_gguf.records import Answer
 from dspark_gguf.schedule import Fixed
+from dspark_gguf.tally import Answer
 from dspark_gguf.testing import (
     ByteTokenizer,
     TableModel,

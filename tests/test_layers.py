@@ -20,7 +20,7 @@ naming hub_files
 hub
 config
 settings_files
-records
+records tally
 engine.protocol
 sampling
 verify

@@ -16,8 +16,8 @@ from dspark_gguf.chat.batch import Job, read_jobs
 from dspark_gguf.chat.results import results_in
 from dspark_gguf.chat.terminal import Screen
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
-from dspark_gguf.records import Answer
 from dspark_gguf.settings_files import load_settings
+from dspark_gguf.tally import Answer
 from tests.children import run_python
 
 WORDS = ["one", "two", "three", "four"]

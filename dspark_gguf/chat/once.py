@@ -18,7 +18,8 @@ from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import Cancelled, DSparkError
-from dspark_gguf.records import Answer, Round
+from dspark_gguf.records import Round
+from dspark_gguf.tally import Answer
 from dspark_gguf.visible import as_json as json_line
 
 INTERRUPTED = 130

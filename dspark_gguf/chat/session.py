@@ -11,9 +11,10 @@ from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
-from dspark_gguf.records import Answer, Round, Tally
+from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler, draws_of
 from dspark_gguf.settings_files import checked, merged
+from dspark_gguf.tally import Answer, Tally
 from dspark_gguf.verify import name_of
 
 #: What the conversation needs of a message; extra keys go to the template as they are.

@@ -6,7 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from statistics import median
 
-from dspark_gguf.records import Answer, Round, Tally
+from dspark_gguf.records import Round
+from dspark_gguf.tally import Answer, Tally
 
 #: Rounds without a draft before their median counts as a measurement.
 _ENOUGH = 16

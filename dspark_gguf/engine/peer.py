@@ -13,7 +13,7 @@ from dspark_gguf.engine.library import physical_cores, type_number
 from dspark_gguf.engine.llama import SafeLlama
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import ResourceError
-from dspark_gguf.records import Tally
+from dspark_gguf.tally import Tally
 
 
 def version() -> str:

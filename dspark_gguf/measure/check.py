@@ -11,8 +11,8 @@ from dspark_gguf.config import Sampling, Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.dist import Dist
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.records import Answer
 from dspark_gguf.sampling import Follower, Row, Sampler, margin
+from dspark_gguf.tally import Answer
 
 #: Logits that a row may move with the number of rows computed beside it: up to about 1.0 was seen
 #: with 4-bit weights on a CPU. A gap wider than this is no rounding.

@@ -13,7 +13,7 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.measure.bench.turns import Task
 from dspark_gguf.measure.bench.ways import Way
-from dspark_gguf.records import Answer, Tally
+from dspark_gguf.tally import Answer, Tally
 
 
 @dataclass

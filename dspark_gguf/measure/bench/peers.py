@@ -13,7 +13,7 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.peer import LlamaPeer
 from dspark_gguf.measure.bench.tools import Server, drawn, help_of, serving, version
 from dspark_gguf.measure.bench.turns import Program, Task
-from dspark_gguf.records import Tally
+from dspark_gguf.tally import Tally
 
 SERVER = "llama-server"
 #: Guesses of llama-cpp-python's prompt lookup: its default, and what it recommends for CPUs.

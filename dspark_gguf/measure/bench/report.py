@@ -25,7 +25,7 @@ from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.measure.reliability import Reliability
 from dspark_gguf.measure.trace import record
 from dspark_gguf.paths import replacing
-from dspark_gguf.records import Tally
+from dspark_gguf.tally import Tally
 
 _ROWS, _DEPTH, _TEXTS = 13, 4, 8
 #: Reading a prompt, and the parts of a round.

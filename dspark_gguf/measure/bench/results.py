@@ -9,7 +9,7 @@ from typing import Any
 
 from dspark_gguf.measure.bench.turns import Sample
 from dspark_gguf.measure.bench.ways import PLAIN
-from dspark_gguf.records import Tally
+from dspark_gguf.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)

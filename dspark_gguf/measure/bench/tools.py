@@ -19,7 +19,7 @@ from typing import Any
 from dspark_gguf.config import Sampling
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.measure.bench.turns import Task
-from dspark_gguf.records import Tally
+from dspark_gguf.tally import Tally
 
 _START_SECONDS, _ANSWER_SECONDS = 300.0, 600.0
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from dspark_gguf.records import Tally
+from dspark_gguf.tally import Tally
 
 #: Tokens that each way says before anything is measured.
 WARM_UP = 16
