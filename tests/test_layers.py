@@ -20,7 +20,8 @@ naming hub_files
 hub
 config
 settings_files
-records tally
+records
+tally
 engine.protocol
 sampling
 verify

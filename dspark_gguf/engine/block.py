@@ -10,7 +10,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.engine import symbols
+from dspark_gguf.engine import library, symbols
 from dspark_gguf.engine.context import open_context
 from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.footprint import Footprint
@@ -62,11 +62,12 @@ class BlockDraftCache(SequenceCache):
         self._features = np.empty((rows, len(layers) * draft.width), dtype=np.float32)
         self._injection = _Injection(self._features, is_mrope=model.has_multi_rope)
         set_layer = symbols.function("llama_set_embeddings_layer_inp")
-        for layer in layers:
-            set_layer(target.pointer, layer, True)
         set_nextn = symbols.function("llama_set_embeddings_nextn")
-        set_nextn(self.pointer, True, not draft.has_selector)
-        llama_cpp.llama_set_causal_attn(self.pointer, draft.causal)
+        with library.listening():
+            for layer in layers:
+                set_layer(target.pointer, layer, True)
+            set_nextn(self.pointer, True, not draft.has_selector)
+            llama_cpp.llama_set_causal_attn(self.pointer, draft.causal)
         self._get_layer = symbols.function("llama_get_embeddings_layer_inp")
         self._get_nextn = symbols.function("llama_get_embeddings_nextn")
         # What the target read before anybody listened has to be read again.

@@ -183,7 +183,8 @@ def _create_error(model: Model, n_ctx: int, size: int, log: str) -> ResourceErro
 def _free(context: Any, batch: Any) -> None:
     llama_cpp.llama_batch_free(batch)
     if context is not None:
-        llama_cpp.llama_free(context)
+        with library.listening():
+            llama_cpp.llama_free(context)
 
 
 def _decode_error(status: int, log: str, n_ctx: int) -> EngineError | ResourceError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import re
 import subprocess
@@ -17,7 +16,6 @@ from typing import Any
 
 import llama_cpp
 import psutil
-from llama_cpp import _logger
 from llama_cpp._ggml import libggml
 
 from dspark_gguf.visible import visible
@@ -53,16 +51,15 @@ class _Log:
                 llama_cpp.llama_log_set(*self._theirs)
 
     def _hear(self, level: int, text: bytes, _: object) -> None:
+        listeners = [errors for thread, errors in self._listeners if thread == get_ident()]
         line = text.decode("utf-8", "replace").strip()
         if level == ERROR_LEVEL and line:
-            for thread, errors in self._listeners:
-                if thread == get_ident():
-                    # Each line begins with the name of the C++ function that wrote it.
-                    errors.append(re.sub(r"^\w+: ", "", line))
+            for errors in listeners:
+                # Each line begins with the name of the C++ function that wrote it.
+                errors.append(re.sub(r"^\w+: ", "", line))
         callback, data = self._theirs
-        # A `Llama(verbose=False)` loads with stderr closed: its logger alone lets warnings pass.
-        is_python = _address(callback) == _address(_logger.llama_log_callback)
-        if not (is_python and _logger.logger.level >= logging.ERROR):
+        # What our own calls log is ours, as quiet or loud as our commands want it.
+        if not listeners or _address(callback) == _address(_command_log.callback):
             callback(level, text, data)
 
 
@@ -108,8 +105,8 @@ def set_command_log(verbose: bool = False) -> None:
 def listening() -> Iterator[deque[str]]:
     """Collect the last errors that llama.cpp logs in this thread inside the block.
 
-    Its log goes where it went before, line by line; afterwards nothing of ours is in it. Takes
-    some microseconds.
+    Nothing else becomes of these lines, but for the commands' own log. Other threads' lines go
+    where they went before, and so does everything afterwards. Takes some microseconds.
     """
     errors: deque[str] = deque(maxlen=20)
     try:
