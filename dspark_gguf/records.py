@@ -118,15 +118,18 @@ class Draft:
         place, right = 0, True
         for segment in self.segments:
             told: list[float] = []
-            for guess, token in zip(
-                segment.tokens + segment.untried, emitted[place:] if right else (), strict=False
-            ):
-                told.append(float(guess == token))
-                if guess != token:
-                    break
+            if right:
+                for guess, token in zip(
+                    segment.tokens + segment.untried, emitted[place:], strict=False
+                ):
+                    told.append(float(guess == token))
+                    if guess != token:
+                        break
             yield place, segment, tuple(told)
-            right = right and len(told) >= len(segment) and all(told[: len(segment)])
-            place += len(segment)
+            count = len(segment.tokens)
+            # What is told are ones, and at most a last zero.
+            right = right and len(told) >= count and (not count or told[count - 1] == 1.0)
+            place += count
 
 
 #: A round without a draft: plain decoding.
