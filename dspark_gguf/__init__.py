@@ -9,21 +9,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dspark_gguf.catalog import load_pair
-    from dspark_gguf.config import Limits, ModelOptions, Sampling, Settings, Speculation
-    from dspark_gguf.decoder import Decoder
-    from dspark_gguf.engine.pair import Pair
-    from dspark_gguf.errors import DSparkError
-    from dspark_gguf.plugin import DSparkLlama
-    from dspark_gguf.records import Round
-    from dspark_gguf.tally import Answer
+    from dspark_gguf.catalog import load_pair as load_pair
+    from dspark_gguf.config import Limits as Limits
+    from dspark_gguf.config import ModelOptions as ModelOptions
+    from dspark_gguf.config import Sampling as Sampling
+    from dspark_gguf.config import Settings as Settings
+    from dspark_gguf.config import Speculation as Speculation
+    from dspark_gguf.decoder import Decoder as Decoder
+    from dspark_gguf.dropin.llama import DSparkLlama as DSparkLlama
+    from dspark_gguf.engine.pair import Pair as Pair
+    from dspark_gguf.errors import DSparkError as DSparkError
+    from dspark_gguf.records import Round as Round
+    from dspark_gguf.tally import Answer as Answer
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "tally",
     "DSparkError": "errors",
-    "DSparkLlama": "plugin",
+    "DSparkLlama": "dropin.llama",
     "Decoder": "decoder",
     "Limits": "config",
     "ModelOptions": "config",
@@ -34,21 +38,7 @@ _HOMES = {
     "Speculation": "config",
     "load_pair": "catalog",
 }
-
-__all__ = [
-    "Answer",
-    "DSparkError",
-    "DSparkLlama",
-    "Decoder",
-    "Limits",
-    "ModelOptions",
-    "Pair",
-    "Round",
-    "Sampling",
-    "Settings",
-    "Speculation",
-    "load_pair",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -60,4 +50,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *_HOMES})

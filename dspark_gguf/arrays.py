@@ -1,4 +1,4 @@
-"""Arrays of a foreign ``.npz`` file: checked before anything is unpacked."""
+"""Read the arrays of an ``.npz`` file, checked before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy.typing as npt
 MOST_BYTES = 1024**3
 
 
-class NoArrays(Exception):  # noqa: N818 - an answer, which the caller puts into its own words
-    """A file that is none of ours; says what it is."""
+class NoArrays(Exception):  # noqa: N818 - the caller puts it into words
+    """Not a file of arrays; says what it is instead."""
 
 
 def load_arrays(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, npt.NDArray[Any]]:
@@ -30,12 +30,12 @@ def load_arrays(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, npt.NDArr
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > most_bytes:
-            raise NoArrays(f"one that unpacks to {size / 1024**3:.0f} GiB")
+            raise NoArrays(f"it unpacks to {size / 1024**3:.0f} GiB")
         with np.load(path, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) for name in file.files}
     except (FileNotFoundError, NoArrays):
         raise
     except Exception:
-        # What zip, zlib and numpy raise over damaged bytes is no closed list; an array that claims
+        # zip, zlib and numpy raise all kinds of errors over damaged bytes; an array that claims
         # more than its file has is a MemoryError or a ValueError, before it is read.
         raise NoArrays("another kind of file") from None

@@ -1,4 +1,4 @@
-"""From caches and settings to the parts of a decoder: the one place that knows all of them."""
+"""Makes the parts of a decoder from caches and settings: the one place that knows all of them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,12 @@ Begin: TypeAlias = Callable[[], AnswerGrammar]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What decodes, but the models.
+    """What decodes, except the models."""
 
-    Attributes:
-        drafter: where guesses come from.
-        scheduler: how many of them.
-        rule: which of them stand.
-        shadows_match: whether the scheduler wants to know the chances of `match` acceptance too.
-
-    """
-
-    drafter: Drafter
-    scheduler: StoppingRule
-    rule: Rule
-    shadows_match: bool = False
+    drafter: Drafter  # where guesses come from
+    scheduler: StoppingRule  # how many of them
+    rule: Rule  # which of them stand
+    shadows_match: bool = False  # whether the scheduler learns the chances of `match` too
 
 
 def assemble(
@@ -61,12 +53,12 @@ def assemble(
 
     Args:
         target: the target's cache.
-        draft: gives the draft model's cache, or None; only called where it is needed.
+        draft: gives the draft model's cache, or None; called only if it is needed.
         vocabulary: the target's.
         sampling: how tokens are drawn.
         speculation: when to draft and what to accept.
-        learn: gives what is known of costs and confidences, measured first where nothing is.
-        own: a drafter to be used as it is.
+        learn: gives what is known of costs and confidences, measured first if need be.
+        own: a drafter to use as it is.
 
     Raises:
         UsageError: settings that cannot be honoured.
@@ -77,16 +69,17 @@ def assemble(
         return Parts(NoDrafter(), Fixed(0), make_rule(speculation))
     kinds: list[Any] = [own] if own else [drafter_class(n) for n in _names(draft, speculation)]
     if speculation.lookup_store is not None and not any(kind.name == "lookup" for kind in kinds):
-        raise UsageError(
-            "a drafter that reads a lookup store", f"drafter {kinds[-1].name}", "leave one out"
-        )
+        problem = f"drafter {kinds[-1].name} does not read a lookup store"
+        raise UsageError(problem, "Leave one of the two out.")
     steps = next((kind for kind in kinds if not kind.is_free), None)
     learned = learn() if speculation.stopping_rule in ("prefix", "optimal") else None
     most = target.max_rows - 1
     acceptance = _acceptance(speculation, sampling, steps, learned, most)
     speculation = speculation.model_copy(update={"acceptance": acceptance})
-    # Only `ratio` needs the draft to draw; the other rules accept its best guess more often.
-    drawn = sampling if acceptance == "ratio" else sampling.model_copy(update={"temperature": 0.0})
+    # Only `rejection` needs the draft to draw; the other rules accept its best guess more often.
+    drawn = (
+        sampling if acceptance == "rejection" else sampling.model_copy(update={"temperature": 0.0})
+    )
     kit = Kit(target, draft, vocabulary, drawn, speculation)
     drafters: list[Drafter] = [own] if own else [kind.of(kit) for kind in kinds]
     sources = [_source(each, speculation, sampling, learned, most) for each in drafters]
@@ -103,7 +96,7 @@ def assemble(
 
 
 def _names(draft: Callable[[], SequenceCache | None], speculation: Speculation) -> list[str]:
-    """Of the drafters: at most one that guesses for nothing, and then one that takes steps."""
+    """Of the drafters: at most one whose guesses are free, and then one that takes steps."""
     if speculation.drafter not in ("auto", "model"):
         return [speculation.drafter]
     cache = draft()
@@ -114,27 +107,24 @@ def _names(draft: Callable[[], SequenceCache | None], speculation: Speculation) 
 
 
 def _acceptance(
-    speculation: Speculation,
-    sampling: Sampling,
-    steps: Any,
-    learned: Learned | None,
-    most: int,
+    speculation: Speculation, sampling: Sampling, steps: Any, learned: Learned | None, most: int
 ) -> str:
     """The rule by name, ``auto`` decided."""
     if speculation.acceptance != "auto":
         return speculation.acceptance
     if not sampling.temperature:
-        return "ratio"
-    # With a seed, the text must not depend on what was drafted, hence on the clock. What is not
-    # drawn leaves a draw of the target's sooner than the target's own samples do.
+        return "rejection"
+    # With a seed, the text must not depend on what was drafted, hence on the clock. A guess that is
+    # not drawn is more often the target's own draw than it survives `rejection`.
     if sampling.seed is not None or steps is None or not steps.draws:
         return "match"
     if learned is None:
-        return "ratio"
-    ratio, match = (
-        learned.calibration(steps.name, name, sampling.temperature) for name in ("ratio", "match")
+        return "rejection"
+    rejection, match = (
+        learned.calibration(steps.name, name, sampling.temperature)
+        for name in ("rejection", "match")
     )
-    return faster_acceptance(learned.costs, ratio, match, min(speculation.most_looks, most))
+    return faster_acceptance(learned.costs, rejection, match, min(speculation.most_looks, most))
 
 
 def _source(
@@ -153,7 +143,7 @@ def _source(
     def known(acceptance: str) -> Calibration:
         return learned.calibration(drafter.name, acceptance, sampling.temperature, drafter.is_free)
 
-    shadowed = speculation.acceptance == "ratio" and sampling.temperature and drafter.draws
+    shadowed = speculation.acceptance == "rejection" and sampling.temperature and drafter.draws
     return replace(
         source,
         calibration=known(speculation.acceptance),
@@ -163,14 +153,13 @@ def _source(
 
 
 def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:
-    """Begins the grammar that these settings ask for; None: there is none.
+    """Begins the grammar that these settings ask for, if any.
 
     Raises:
-        UsageError: it is no grammar, or no schema that can be made one.
+        UsageError: it is not a grammar, or not a schema that can be made one.
 
     """
-    text = grammar_text(sampling)
-    if text is None:
+    if (text := grammar_text(sampling)) is None:
         return None
     Grammar(vocabulary, text)  # refused now, not with the first answer
     choices = new_choices(vocabulary)
@@ -178,6 +167,6 @@ def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:
 
 
 def new_choices(vocabulary: Vocabulary) -> Choices:
-    """What grammars left open, to be learned from answers."""
+    """Remembers what answers choose where a grammar leaves a choice."""
     pieces = pieces_of(vocabulary)
     return Choices(pieces.text, pieces.end_tokens)

@@ -1,31 +1,53 @@
-"""Every setting there is: checked, printable, the one source of the command line's options.
+"""All settings: validated, printable, the one source of the command line's options.
 
-A field's docstring is the help of its option, its type and default are the option's
-(``cli/options.py``). Names follow llama.cpp's where it has the setting. ``Settings`` is the whole;
-the parts are useful on their own in Python (``Sampling``, ``Limits``, ``Speculation``,
-``ModelOptions``).
+A field gives its option the help, type and default (``cli/options.py``). Names are llama.cpp's
+where it has the setting. ``Settings`` is the whole; Python code can use the parts alone.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ValidationInfo as Info
 
-#: Most draft tokens a round can have; the engine reserves rows for as many, plus one.
+#: Most draft tokens of a round; the engine reserves rows for one more.
 MAX_DRAFT = 64
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-#: Logits are float32: far beyond this, what is added leaves nothing of them.
+#: Logits are float32: a much larger bias would erase them.
 Bias = Annotated[float, Field(ge=-1e9, le=1e9)]
+#: Field and old value -> its name now; the old one works until the next version.
+RENAMED = {("acceptance", "ratio"): "rejection"}
+
+
+def current_value(field: str | None, value: Any) -> Any:
+    """`value`, under its present name where it was renamed; stderr says so, once."""
+    if not isinstance(value, str) or (field, value) not in RENAMED:
+        return value
+    new = RENAMED[field or "", value]
+    _say_renamed(f"{field} {value} is now called {new}")
+    return new
+
+
+@cache
+def _say_renamed(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _under_its_present_name(cls, value: Any, info: Info) -> Any:
+        return current_value(info.field_name, value)
 
 
 class ModelOptions(_Part):
@@ -50,17 +72,16 @@ class ModelOptions(_Part):
     cache_type_v: CacheType = "f16"
     """Type of the values in the KV cache; a quantized one needs flash attention."""
     swa_full: bool = True
-    """Keep every token in sliding-window layers. Off: less memory, but after an edit of an earlier
-    turn more of the conversation is read again."""
+    """Keep every token in sliding-window layers. Off: less memory, but editing an earlier turn
+    makes the model read more of the conversation again."""
     mmap: bool = True
     """Map the file into memory instead of reading it."""
     mlock: bool = False
     """Lock the weights in memory."""
     extra_buffers: Literal["auto", "on", "off"] = "auto"
-    """Repack weights for faster code, such as AMX; auto: where a trial on this machine went well.
-    """
+    """Repack weights for faster code, such as AMX; auto: if a trial on this machine went well."""
     kv_offload: bool = True
-    """Keep the KV cache on the GPU with the layers that are there."""
+    """Keep the KV cache of layers on the GPU there too."""
     split_mode: Literal["layer", "row", "none"] = "layer"
     """How to split the model over several GPUs."""
     main_gpu: int = Field(default=0, ge=0)
@@ -102,7 +123,7 @@ class ModelOptions(_Part):
 
 
 class DraftOptions(ModelOptions):
-    """The same for the draft, which keeps its buffers small beside the target's."""
+    """The same for the draft, with smaller buffers."""
 
     n_ctx: int = Field(default=0, ge=0, le=2**31 - 1)
     """Context size in tokens; 0: the target's, or the training length if that is less."""
@@ -113,7 +134,7 @@ class DraftOptions(ModelOptions):
 class Sampling(_Part):
     """How a token is drawn from the target's logits; llama.cpp's names, order and defaults.
 
-    logit bias, penalties, top-k, typical, top-p, min-p, temperature: in this order.
+    The order: logit bias, penalties, top-k, typical, top-p, min-p, temperature.
     """
 
     temperature: float = Field(default=0.8, ge=0, le=100)
@@ -121,25 +142,25 @@ class Sampling(_Part):
     top_k: int = Field(default=40, ge=0)
     """Only the k most probable tokens; 0: off."""
     top_p: float = Field(default=0.95, gt=0, le=1)
-    """Only the most probable tokens that together have this probability; 1: off."""
+    """Only the most probable tokens that add up to this probability; 1: off."""
     min_p: float = Field(default=0.05, ge=0, le=1)
-    """Only tokens with at least this share of the best one's probability; 0: off."""
+    """Only tokens with at least this share of the best token's probability; 0: off."""
     typical_p: float = Field(default=1.0, gt=0, le=1)
-    """Only locally typical tokens that together have this probability; 1: off."""
+    """Only locally typical tokens that add up to this probability; 1: off."""
     repeat_penalty: float = Field(default=1.0, ge=0.01, le=100)
-    """Penalty for tokens that were there before; 1: off."""
+    """Penalty for repeated tokens; 1: off."""
     frequency_penalty: float = Field(default=0.0, ge=-100, le=100)
-    """Penalty for each time that a token was there; 0: off."""
+    """Penalty for each time a token was used; 0: off."""
     presence_penalty: float = Field(default=0.0, ge=-100, le=100)
-    """Penalty for tokens that were there at all; 0: off."""
+    """Penalty for tokens that were used at all; 0: off."""
     repeat_last_n: int = Field(default=64, ge=-1)
-    """Last tokens that the penalties look at; -1: all."""
+    """Number of last tokens that the penalties look at; -1: all."""
     logit_bias: dict[TokenId, Bias | Literal["-inf"]] = Field(default_factory=dict)
     """Number to add to a token's logit; -inf forbids the token."""
     ignore_eos: bool = False
     """Ignore end-of-text tokens."""
     seed: int | None = Field(default=None, ge=0, le=2**64 - 1)
-    """Random seed: the same one gives the same text. Default: a new one each time."""
+    """Random seed: the same seed gives the same text. Default: a new one each time."""
     grammar: str | None = None
     """Grammar that answers must match: GBNF, or a file with it."""
     json_schema: str | None = None
@@ -174,21 +195,20 @@ class Limits(_Part):
 
 
 class Speculation(_Part):
-    """When to draft, how much, and what counts as right."""
+    """When to draft, how much, and which draft tokens to accept."""
 
     mode: Literal["on", "off", "auto"] = "auto"
-    """auto: draft as much as pays on this machine, which may be nothing; on: draft by a fixed rule;
-    off: plain decoding, without loading the draft."""
+    """auto: draft as much as pays on this machine, perhaps nothing; on: draft by a fixed rule; off:
+    plain decoding, without loading the draft."""
     rule: Literal["auto", "fixed", "threshold", "prefix", "optimal"] = "auto"
-    """What decides how long a draft is. auto: optimal, but threshold if speculation is on or a
-    minimum probability is given, and fixed if that is 0."""
+    """Rule for the length of a draft. auto: optimal, but threshold if speculation is on or there is
+    a minimum probability, and fixed if that is 0."""
     drafter: str = "auto"
     """Source of drafts: model; lookup, which copies from the conversation and needs no draft model;
-    or another drafter that is installed. auto: model and lookup with the optimal rule; else model,
-    or lookup without a draft model."""
+    or an installed drafter. auto: model and lookup with the optimal rule; else model, or lookup
+    without a draft model."""
     lookup_store: str | None = None
-    """Texts for lookup to copy from besides the conversation: a file that `dspark-gguf lookup
-    build` made."""
+    """More text for lookup to copy from: a file made by `dspark-gguf lookup build`."""
     draft_max: int | None = Field(default=None, ge=0, le=MAX_DRAFT)
     """Maximum draft tokens per round. Default: 12 from a draft model, 64 from lookup."""
     draft_min_prob: float | None = Field(default=None, ge=0, le=1)
@@ -196,30 +216,30 @@ class Speculation(_Part):
     for the threshold rule."""
     learn: bool = True
     """Keep measured costs and acceptance of a pair between runs."""
-    acceptance: Literal["auto", "ratio", "match", "typical", "threshold"] = "auto"
-    """ratio and match are lossless; typical and threshold CHANGE THE OUTPUT. auto: match with a
-    seed, so that the text does not depend on the drafts; else the faster of ratio and match."""
+    acceptance: Literal["auto", "rejection", "match", "typical", "threshold"] = "auto"
+    """rejection and match are lossless; typical and threshold CHANGE THE OUTPUT. auto: match with a
+    seed, so that the text does not depend on the drafts; else the faster of rejection and match."""
     typical_epsilon: float = Field(default=0.09, gt=0, le=1)
     """typical: hard bound, as in Medusa."""
     typical_delta: float = Field(default=0.3, gt=0, le=1)
     """typical: entropy-dependent bound, as in Medusa."""
     accept_min_prob: float = Field(default=0.3, gt=0, le=1)
-    """threshold: accept draft tokens to which the target gives at least this probability."""
+    """threshold: accept draft tokens with at least this probability under the target."""
 
     @property
     def most_looks(self) -> int:
-        """Most tokens that a draft model guesses in a round."""
+        """Most tokens of a draft model in a round."""
         return 12 if self.draft_max is None else self.draft_max
 
     @property
     def most_copies(self) -> int:
-        """Most tokens that are copied in a round."""
+        """Most tokens of prompt lookup in a round."""
         return MAX_DRAFT if self.draft_max is None else self.draft_max
 
     @property
     def lossless(self) -> bool:
-        """Whether the output follows the target's own law."""
-        return self.acceptance in ("auto", "ratio", "match")
+        """Whether the output follows the target's own distribution."""
+        return self.acceptance in ("auto", "rejection", "match")
 
     @property
     def stopping_rule(self) -> Literal["fixed", "threshold", "prefix", "optimal"]:
@@ -252,7 +272,7 @@ class Chat(_Part):
 
 
 class Settings(_Part):
-    """All of it."""
+    """All settings."""
 
     model: str | None = None
     """Target: a GGUF file, org/repo:quant, or a name from `dspark-gguf models`, which brings its
@@ -271,5 +291,4 @@ class Settings(_Part):
         import yaml  # here, because `--help` does without it
 
         values = self.model_dump(mode="json")
-        text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        return text
+        return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

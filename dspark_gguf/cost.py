@@ -6,12 +6,12 @@ becomes slower as the context grows: only measurement on this machine knows it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.errors import UsageError
@@ -33,13 +33,10 @@ class Costs(Protocol):
 
     @property
     def redo_seconds(self) -> Floats:
-        """Of taking back a draft of which 0, 1, ... tokens were accepted, and reading these again.
-
-        Nothing, where the target's cache takes back single tokens.
-        """
+        """Of reading 0, 1, ... accepted tokens again; 0 if the cache can drop single tokens."""
 
     def catch_up_seconds(self, tokens: int) -> float:
-        """Of the drafter reading `tokens` that it missed, before its first look."""
+        """Of reading `tokens` that the drafter missed, before its first look."""
 
     def observe(self, round: Round) -> None:
         """Learn from a finished round."""
@@ -48,28 +45,18 @@ class Costs(Protocol):
 class FixedCosts:
     """A table that does not change: for replays.
 
-    Args:
-        target_seconds: of a pass of 1, 2, ... rows.
-        draft_seconds: of 1, 2, ... looks, cumulative.
-        replays: whether a rejection costs a pass over what was accepted.
-
-    Raises:
-        ValueError: empty, not finite, not positive, or draft seconds that fall.
-
+    Seconds of a target pass of 1, 2, ... rows and of 1, 2, ... looks, cumulative; a ValueError says
+    that they cannot be that. With `replays` a rejection costs a pass over what was accepted.
     """
 
     def __init__(
-        self,
-        target_seconds: npt.ArrayLike,
-        draft_seconds: npt.ArrayLike,
-        *,
-        replays: bool = False,
+        self, target_seconds: npt.ArrayLike, draft_seconds: npt.ArrayLike, *, replays: bool = False
     ) -> None:
-        self.target_seconds = _seconds(target_seconds, "target_seconds")
-        self.draft_seconds = _seconds(draft_seconds, "draft_seconds")
+        self.target_seconds = np.asarray(target_seconds, dtype=np.float64)
+        self.draft_seconds = np.asarray(draft_seconds, dtype=np.float64)
+        target, draft = self.target_seconds.tolist(), self.draft_seconds.tolist()
+        _Table(target_seconds=target, draft_seconds=draft)
         self.redo_seconds = self.target_seconds * replays
-        if (np.diff(self.draft_seconds) < 0).any():
-            raise ValueError("draft_seconds are cumulative: they cannot fall")
 
     @property
     def limit(self) -> int:
@@ -77,11 +64,37 @@ class FixedCosts:
         return min(len(self.target_seconds) - 1, len(self.draft_seconds))
 
     def catch_up_seconds(self, tokens: int) -> float:
-        """Nothing: tables do not know it."""
+        """Nothing: tables do not have it."""
         return 0.0
 
     def observe(self, round: Round) -> None:
         """Nothing to learn."""
+
+
+class _Table(BaseModel, allow_inf_nan=False):
+    target_seconds: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    draft_seconds: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+
+    @field_validator("draft_seconds")
+    @classmethod
+    def _is_cumulative(cls, seconds: list[float]) -> list[float]:
+        if seconds != sorted(seconds):
+            raise ValueError("these are cumulative, they cannot fall")
+        return seconds
+
+
+def load_table(path: Path) -> FixedCosts:
+    """A cost table, ``{"target_seconds": [...], "draft_seconds": [...]}``; else a UsageError."""
+    try:
+        table = _Table.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "Check the path.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        fault = ": ".join(map(str, [path, "not a cost table", *first["loc"], first["msg"]]))
+        hint = "It needs target_seconds and draft_seconds: see `dspark-gguf profile --json`."
+        raise UsageError(fault, hint) from None
+    return FixedCosts(table.target_seconds, table.draft_seconds)
 
 
 #: One slow pass must not turn drafting off, nor a fast one on: an observation counts as at most
@@ -92,11 +105,28 @@ _MOST_OVER = 1.1
 #: How fast the common level follows (a longer context, a machine that throttles), and how fast a
 #: single figure does once it was seen often.
 _LEVEL_GAIN, _GAIN = 1 / 8, 1 / 32
-#: No pass takes so long: a file that says so is damaged.
-_MOST_SECONDS = 1e6
-#: First looks after this many missed tokens say what reading costs; up to _USUAL, what a first
-#: look usually costs.
+#: No pass takes so long (else a file is damaged), and no more observations are counted.
+_MOST_SECONDS, _MOST_SEEN = 1e6, 1_000_000
+#: First looks after at least _LONG missed tokens say what reading costs; after at most _USUAL, what
+#: a first look usually costs.
 _USUAL, _LONG = 2, 16
+
+_Seconds = Annotated[float, Field(gt=0, lt=_MOST_SECONDS)]
+_Times = Annotated[int, Field(ge=0, le=_MOST_SEEN)]
+_Unseen = tuple[Annotated[float, Field(ge=0, le=0)], Literal[0]]
+_Rows = Annotated[int, Field(ge=1, le=MAX_DRAFT + 1)]
+
+
+class CostsRecord(BaseModel, allow_inf_nan=False):
+    """What `LearnedCosts` knows, as it is kept in a file.
+
+    The figures are seconds, and how often they were seen, of a first look, a further one, reading a
+    token, and a pass of so many rows.
+    """
+
+    level: _Seconds
+    profiled: Annotated[int, Field(ge=0)] = 12
+    figures: dict[Literal["first", "step", "read"] | _Rows, tuple[_Seconds, _Times] | _Unseen]
 
 
 class _Figure:
@@ -114,40 +144,30 @@ class _Figure:
             return 1.0
         surprise = min(max(value / self.value, 1.0 / _CLIP), _CLIP)
         self.value *= surprise ** max(1.0 / (self.seen + 1), _GAIN)
-        self.seen = min(self.seen + 1, 1_000_000)
+        self.seen = min(self.seen + 1, _MOST_SEEN)
         return float(surprise)
 
 
 class LearnedCosts:
     """Costs from a short profile and from every round since.
 
-    All figures are kept relative to a common level, which follows quickly what makes everything
-    slower at once. A number of rows that was never run is filled in between its neighbours; beyond
-    the largest one, rows cost in proportion: nothing is trusted where nothing was measured.
-
+    All figures are relative to a common level, which follows quickly what makes everything slower
+    at once. A number of rows that was never run is filled in between its neighbours; beyond the
+    largest one, rows cost in proportion: nothing is trusted where nothing was measured.
     """
 
     limit = MAX_DRAFT
-    #: Most draft tokens of a round that the profile had in mind.
-    profiled: int
-    #: Whether a rejection costs a pass over what was accepted.
-    replays = False
+    replays = False  # whether a rejection costs a pass over what was accepted
 
     def __init__(self) -> None:
         self.level = 1.0
-        self.profiled = 0
+        self.profiled = 0  # most draft tokens of a round that the profile had in mind
         self._rows: dict[int, _Figure] = {}
         self._first, self._step, self._read = _Figure(), _Figure(), _Figure()
         self._curve: Floats | None = None  # of the target's seconds, over the level
 
     def covers(self, limit: int, looks: bool) -> bool:
-        """Whether enough was measured to decide by.
-
-        Args:
-            limit: most draft tokens of a round.
-            looks: whether somebody looks.
-
-        """
+        """Whether enough was measured for `limit` draft tokens, with `looks` or without."""
         passes = 1 in self._rows and len(self._rows) > 1
         return passes and self.profiled >= limit and (self._step.seen > 0 or not looks)
 
@@ -169,22 +189,21 @@ class LearnedCosts:
         return self.target_seconds * self.replays
 
     def _fill_in(self) -> Floats:
-        rows = np.arange(1, self.limit + 2)
-        if not self._rows:
+        rows, seen = np.arange(1, self.limit + 2), self.measured_rows
+        if not seen:
             return rows.astype(np.float64)
-        seen = self.measured_rows
-        seconds = np.interp(rows, seen, [self._rows[k].value for k in seen])
+        values = [self._rows[count].value for count in seen]
+        seconds = np.interp(rows, seen, values)
         beyond = rows > seen[-1]
-        seconds[beyond] = self._rows[seen[-1]].value * rows[beyond] / seen[-1]
-        # One by one is always possible: much more is what a disturbed measurement said.
+        seconds[beyond] = values[-1] * rows[beyond] / seen[-1]
+        # One by one is always possible: a figure far above that was disturbed.
         out: Floats = np.minimum(seconds, _MOST_OVER * seconds[0] * rows)
         return out
 
     @property
     def draft_seconds(self) -> Floats:
-        """Of 1, 2, ... ``limit`` looks, cumulative; never measured: as dear as target passes."""
-        plain = float(self.target_seconds[0]) / self.level
-        step = self._step.value if self._step.seen else plain
+        """Of 1, 2, ... ``limit`` looks, cumulative; until measured, each costs a target pass."""
+        step = self._step.value if self._step.seen else float(self.target_seconds[0]) / self.level
         first = self._first.value if self._first.seen else step
         looks = np.arange(self.limit, dtype=np.float64)
         return (first + step * looks) * self.level
@@ -202,7 +221,11 @@ class LearnedCosts:
             return
         seconds = round.seconds - round.draft_seconds
         if round.reread <= self.limit:
-            self.add_pass(1 + round.drafted, seconds * self._own_share(round))
+            if round.reread:  # before the pass: its share of the seconds is taken off
+                curve = self.target_seconds
+                own, again = float(curve[round.drafted]), float(curve[round.reread - 1])
+                seconds *= own / (own + again)
+            self.add_pass(1 + round.drafted, seconds)
         for segment in round.draft.segments:
             for k, look in enumerate(segment.seconds):
                 if k:
@@ -210,16 +233,8 @@ class LearnedCosts:
                 else:
                     self.add_first_look(look, segment.caught_up)
 
-    def _own_share(self, round: Round) -> float:
-        """Share of the pass in its seconds: the rest is what was read again before it."""
-        if not round.reread:
-            return 1.0
-        curve = self.target_seconds
-        own, again = float(curve[round.drafted]), float(curve[round.reread - 1])
-        return own / (own + again)
-
     def add_pass(self, rows: int, seconds: float) -> None:
-        """A target pass of so many rows took so long."""
+        """A target pass of `rows` took `seconds`."""
         if seconds <= 0.0 or rows > self.limit + 1:
             return
         figure = self._rows.get(rows, _Figure())
@@ -230,12 +245,12 @@ class LearnedCosts:
             self.level *= surprise**_LEVEL_GAIN
 
     def add_look(self, seconds: float) -> None:
-        """A look after the first of a draft took so long."""
+        """A look after the first of a draft took `seconds`."""
         if seconds > 0.0:
             self._step.add(seconds / self.level)
 
     def add_first_look(self, seconds: float, caught_up: int) -> None:
-        """The first look of a draft, which read so many tokens."""
+        """The first look of a draft, which read `caught_up` tokens, took `seconds`."""
         if seconds <= 0.0:
             return
         if caught_up <= _USUAL:
@@ -245,63 +260,18 @@ class LearnedCosts:
             self._read.add(max(rest / (caught_up - 1), self._step.value / 1000))
 
     def as_dict(self) -> dict[str, Any]:
-        """What was learned, as plain values."""
-        figures = {str(rows): figure for rows, figure in self._rows.items()}
+        """What was learned, as a `CostsRecord` has it."""
+        figures: dict[Any, _Figure] = {**self._rows}
         figures |= {"first": self._first, "step": self._step, "read": self._read}
-        return {
-            "level": self.level,
-            "profiled": self.profiled,
-            "figures": {name: [figure.value, figure.seen] for name, figure in figures.items()},
-        }
+        pairs = {str(name): [one.value, one.seen] for name, one in figures.items() if one.seen}
+        return {"level": self.level, "profiled": self.profiled, "figures": pairs}
 
-    def restore(self, values: dict[str, Any]) -> None:
-        """Take over what `as_dict` gave.
-
-        Raises:
-            ValueError: it does not fit.
-
-        """
-        level = float(values["level"])
-        figures = {
-            name: _Figure(float(value), int(seen))
-            for name, (value, seen) in dict(values["figures"]).items()
-        }
-        good = all(0 <= f.value < _MOST_SECONDS and f.seen >= 0 for f in figures.values())
-        if not (good and 0 < level < _MOST_SECONDS):
-            raise ValueError("seconds that are none")
-        first, step, read = (figures.pop(name) for name in ("first", "step", "read"))
-        rows = {int(name): figure for name, figure in figures.items()}
-        known = range(1, self.limit + 2)
-        if any(count not in known or not figure.value > 0 for count, figure in rows.items()):
-            raise ValueError("rows that are none")
-        self.level, self._rows = level, rows
-        self.profiled = int(values.get("profiled", 12))
+    def restore(self, values: CostsRecord | dict[str, Any]) -> None:
+        """Take over what `as_dict` gave; a ValueError says that it does not fit."""
+        known = CostsRecord.model_validate(values)
+        figures = {name: _Figure(*pair) for name, pair in known.figures.items() if pair[1]}
+        first, step, read = (figures.pop(n, _Figure()) for n in ("first", "step", "read"))
+        self.level, self.profiled = known.level, known.profiled
         self._first, self._step, self._read = first, step, read
+        self._rows = {int(rows): figure for rows, figure in figures.items()}
         self._curve = None
-
-
-def _seconds(values: npt.ArrayLike, name: str) -> Floats:
-    out = np.asarray(values, dtype=np.float64)
-    if out.ndim != 1 or not len(out) or not np.isfinite(out).all() or (out < 0).any():
-        raise ValueError(f"{name}: a list of finite seconds, 0 or more")
-    if name == "target_seconds" and not (out > 0).all():
-        raise ValueError(f"{name}: seconds above 0")
-    return out
-
-
-def load_table(path: Path) -> FixedCosts:
-    """A cost table: ``{"target_seconds": [...], "draft_seconds": [...]}``.
-
-    Raises:
-        UsageError: it is no such file.
-
-    """
-    wanted = f'{{"target_seconds": [...], "draft_seconds": [...]}} in {path}'
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        return FixedCosts(values["target_seconds"], values["draft_seconds"])
-    except OSError as error:
-        raise UsageError("a cost table", f"{error.strerror}: {path}", "check the path") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        got = str(error) if type(error) is ValueError else "something else"
-        raise UsageError(wanted, got, "see `dspark-gguf profile --json`") from None

@@ -20,7 +20,7 @@ Probabilities = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Dist:
-    """Probabilities of the token ids that have any.
+    """Probabilities of the token ids that can be drawn.
 
     Attributes:
         ids: ascending token ids, int64 ``[n]``.
@@ -42,7 +42,7 @@ class Dist:
         return int(self.ids[self.probs.argmax()])
 
     def prob(self, token: int) -> float:
-        """Probability of `token`, 0 for a token outside."""
+        """Probability of `token`; 0 if it cannot be drawn."""
         if len(self.ids) == 1:
             return 1.0 if self.ids[0] == token else 0.0
         place = int(np.searchsorted(self.ids, token))
@@ -50,7 +50,7 @@ class Dist:
         return float(self.probs[place]) if found else 0.0
 
     def draw(self, rng: np.random.Generator) -> int:
-        """One token. Takes one number from `rng`, none when there is nothing to choose."""
+        """One token. Takes one number from `rng`, or none if there is only one token."""
         if len(self.ids) == 1:
             return int(self.ids[0])
         edges = self.probs.cumsum()
@@ -59,16 +59,15 @@ class Dist:
         return int(self.ids[min(place, len(self.ids) - 1)])
 
     def residual(self, draft: Dist) -> Dist:
-        """What is left of this distribution where `draft` proposed too little.
+        """``max(0, target - draft)``, normalised: a rejected token's replacement is drawn from it.
 
-        ``max(0, target - draft)``, normalised: the law of the token that replaces a rejected one
-        (Leviathan et al. 2023, section 2.3; Chen et al. 2023, algorithm 2).
+        Leviathan et al. 2023, section 2.3; Chen et al. 2023, algorithm 2.
         """
         place = np.minimum(np.searchsorted(draft.ids, self.ids), len(draft.ids) - 1)
         proposed = np.where(draft.ids[place] == self.ids, draft.probs[place], 0.0)
         left = np.maximum(self.probs - proposed, 0.0)
         mass = left.sum()
-        if mass <= 0.0:  # equal laws up to rounding: a rejection has probability ~1e-16
+        if mass <= 0.0:  # equal up to rounding: a rejection has probability ~1e-16
             return self
         kept = left > 0.0
         return Dist(self.ids[kept], left[kept] / mass)

@@ -1,4 +1,4 @@
-"""Where an answer ends, and its text on the way there."""
+"""Decide where an answer ends, and turn its tokens into text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dspark_gguf.records import FinishReason
 class Ending:
     """Turns emitted tokens into text and stops at the first token that ends the answer.
 
-    The end falls on the same token however the tokens are spread over rounds. Text is held back
-    while it may be part of a character or of a stop string.
+    It does not matter how the tokens are spread over rounds. Text is held back while it may be part
+    of a character or of a stop string.
 
     Attributes:
         finish_reason: why the answer ended, None while it goes on.
@@ -47,7 +47,7 @@ class Ending:
         return kept, text
 
     def flush(self) -> str:
-        """What was held back: nothing will follow it."""
+        """The text that was held back; nothing will follow it."""
         text = self._held + self._bytes.decode(b"", final=True)
         self._held = ""
         return text
@@ -74,12 +74,12 @@ class Ending:
 
 
 class Endless:
-    """An answer that its consumer ends; the context may be filled to its last place."""
+    """An answer that its consumer ends; it may fill the context."""
 
     finish_reason: FinishReason | None = None
 
     def room(self, free: int) -> int:
-        """A token more than there are places: the last one need not be read."""
+        """One token more than fits: the last one need not be read."""
         return free + 1
 
     def take(self, fresh: Sequence[int]) -> tuple[list[int], str]:

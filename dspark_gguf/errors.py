@@ -1,4 +1,4 @@
-"""What can go wrong, in the words a user reads: needed, got, do."""
+"""What can go wrong, in the words a user reads: the problem, and a hint."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ from __future__ import annotations
 class DSparkError(Exception):
     """The base of every error this package raises on purpose.
 
-    Three short clauses make the text, so that none of them can be forgotten:
-
     Args:
-        needed: what was needed, without the word "needed".
-        got: what was there instead.
-        do: what the reader can do about it, as an imperative.
+        problem: what is wrong, a clause: "cannot read notes.txt: no such file".
+        hint: what the reader can do about it, as one or more sentences: "Check the path."
 
     """
 
     #: The exit code of a command that ends with this error.
     exit_code = 1
 
-    def __init__(self, needed: str, got: str, do: str) -> None:
-        super().__init__(f"needed {needed}, got {got}; {do}")
-        self.needed, self.got, self.do = needed, got, do
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(f"{problem}. {hint}")
+        self.problem, self.hint = problem, hint
 
 
 class UsageError(DSparkError):

@@ -1,21 +1,21 @@
-"""Models on a hub, through huggingface_hub and its cache: found, downloaded, resumed."""
+"""Models on a hub, through huggingface_hub and its cache: found, downloaded, checked."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from dspark_gguf.errors import DSparkError, ResourceError, UsageError
-from dspark_gguf.hub_files import checked_file, fetch_file
 from dspark_gguf.naming import HubName, chosen
-from dspark_gguf.paths import unwritable, walk
+from dspark_gguf.paths import sha256, unwritable, walk
 
 _GB = 1e9
 
@@ -33,11 +33,6 @@ class Download:
     repo: str
     files: dict[str, int]
 
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(self.files.values())
-
 
 def cache_folder() -> Path:
     """Where huggingface_hub keeps what it has downloaded."""
@@ -47,41 +42,33 @@ def cache_folder() -> Path:
 
 
 def cached(name: HubName, role: str) -> Path | None:
-    """The model's (first) file in the cache; None where it is not there as a whole.
-
-    Asks nobody: neither whether there is a newer one, nor whether there is a network.
-    """
-    folder = _repository_folder(name.repo)
-    try:
-        current = (folder / "refs" / "main").read_text("utf-8").strip()
-    except (OSError, ValueError):
-        current = ""
-    for snapshot in sorted(
-        _entries(folder / "snapshots"),
-        key=lambda path: (path.name == current, _modified(path)),
-        reverse=True,
-    ):
-        try:
+    """The model's (first) file in the cache; None if it is not complete there. Uses no network."""
+    for _, snapshot in snapshots(name.repo):
+        with suppress(UsageError):
             return snapshot / chosen(name, files_of(snapshot), role)[0]
-        except UsageError:
-            continue
     return None
 
 
-def _modified(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except OSError:  # it vanished meanwhile
-        return 0.0
+def snapshots(repo: str = "*/*") -> list[tuple[str, Path]]:
+    """Repository and folder of every snapshot in the cache; of each, the current one first.
 
+    `scan_cache_dir` of huggingface_hub reads the whole cache for one model, and drops a repository
+    with one dead link. The layout is documented: models--ORG--REPO/{refs,blobs,snapshots}.
+    """
 
-def snapshots(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Repository and folder of everything in a cache of huggingface_hub."""
-    for repository in _entries(folder):
-        kind, _, name = repository.name.partition("--")
-        if kind == "models" and "--" in name:
-            for snapshot in _entries(repository / "snapshots"):
-                yield name.replace("--", "/", 1), snapshot
+    def order(snapshot: Path) -> tuple[str, bool, float]:
+        repository, current, modified = snapshot.parents[1], "", 0.0
+        with suppress(OSError, ValueError):
+            current = (repository / "refs" / "main").read_text("utf-8").strip()
+        with suppress(OSError):  # it vanished meanwhile
+            modified = snapshot.stat().st_mtime
+        return repository.name, snapshot.name != current, -modified
+
+    found = cache_folder().glob(f"models--{repo.replace('/', '--')}/snapshots/*")
+    return [
+        (path.parents[1].name.removeprefix("models--").replace("--", "/", 1), path)
+        for path in sorted(found, key=order)
+    ]
 
 
 def files_of(snapshot: Path) -> list[str]:
@@ -92,19 +79,6 @@ def files_of(snapshot: Path) -> list[str]:
         for name in names
         if name.endswith(".gguf")
     ]
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Folders in `folder`, linked ones too; none where it cannot be read."""
-    try:
-        return sorted(path for path in folder.iterdir() if os.path.isdir(path))
-    except OSError:
-        return []
-
-
-def _repository_folder(repo: str) -> Path:
-    # The layout is documented: models--ORG--REPO/{refs,blobs,snapshots}.
-    return cache_folder() / f"models--{repo.replace('/', '--')}"
 
 
 def is_offline() -> bool:
@@ -138,88 +112,11 @@ def fetch(download: Download, say: Callable[[str], object] = str) -> Path:
         say: called with a line for each file; huggingface_hub draws the bar.
 
     Raises:
-        DSparkError: the connection broke (what came is kept, and the next try goes on from there),
-            no access.
+        DSparkError: the connection broke, no access, or a file is not the one on the hub.
 
     """
-    paths = []
-    for file, size in download.files.items():
-        with _explained(f"{download.repo}:{file}"):
-            paths.append(
-                fetch_file(download.repo, file, size, _repository_folder(download.repo), say)
-            )
-    return paths[0]
-
-
-def require_room(downloads: Sequence[Download]) -> None:
-    """Refuse before the first byte what would fill the disk.
-
-    Raises:
-        ResourceError: with both sizes.
-
-    """
-    folder = cache_folder()
-    while not folder.exists():
-        folder = folder.parent
-    needed, free = sum(each.size for each in downloads), shutil.disk_usage(folder).free
-    if needed > free:
-        raise ResourceError(
-            f"{needed / _GB:.1f} GB of disk space in {cache_folder()}",
-            f"{free / _GB:.1f} GB",
-            "free some, or set HF_HOME to a larger disk",
-        )
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Translate huggingface_hub's errors, and those of the HTTP library below it."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise DSparkError(
-            f"access to {what}", "a gated repository that you have no access to",
-            "accept its licence on its page, then `hf auth login` or set HF_TOKEN",
-        ) from None  # fmt: skip
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise UsageError(
-            f"a repository on the hub for {what}", "none of that name, or a private one",
-            "check the name; for a private one, `hf auth login` or set HF_TOKEN",
-        ) from None  # fmt: skip
-    except errors.EntryNotFoundError as error:
-        if not isinstance(error, errors.LocalEntryNotFoundError):
-            raise UsageError(f"{what} on the hub", "no such file", "check the name") from None
-        raise _unreachable(what, error) from None
-    except errors.OfflineModeIsEnabled:
-        raise DSparkError(
-            f"{what} in the cache {cache_folder()}", "no such file, and HF_HUB_OFFLINE is set",
-            "unset it once to download the model, or name a file",
-        ) from None  # fmt: skip
-    except errors.HfHubHTTPError as error:
-        raise DSparkError(f"{what} from the hub", f"its error {error}", "try again later") from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
-            raise unwritable(cache_folder(), error) from None
-        raise _unreachable(what, error) from None
-    except _http_error() as error:
-        raise _unreachable(what, error) from None
-
-
-def _http_error() -> type[Exception]:
-    # The HTTP library below depends on the version of huggingface_hub; this is its base error.
-    from huggingface_hub import errors
-
-    found: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
-    return found
-
-
-def _unreachable(what: str, error: Exception) -> DSparkError:
-    reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-    return DSparkError(
-        f"the hub, for {what}", f"no connection, or one that broke ({reason[:200]})",
-        "run it again when you are online: it goes on where it stopped",
-    )  # fmt: skip
+    first, *_ = [_fetch_file(download.repo, file, say) for file in download.files]
+    return first
 
 
 def downloaded(repo_id: str, pattern: str, **places: Any) -> str:
@@ -243,9 +140,106 @@ def downloaded(repo_id: str, pattern: str, **places: Any) -> str:
     if len(matching) != 1:
         found = ", ".join(matching or [file for file in files if file.endswith(".gguf")])
         raise UsageError(
-            f"one file of {repo_id} that matches {pattern}",
-            f"{len(matching)}" + (f": {found}" if matching else f"; it has {found or 'no GGUF'}"),
-            "name one of them",
+            f"{pattern} means {len(matching)} files of {repo_id}: {found}"
+            if matching
+            else f"{pattern} is not in {repo_id}, which has {found or 'no GGUF'}",
+            "Name one file.",
         )
-    with _explained(f"{repo_id}:{matching[0]}"):
-        return str(checked_file(repo_id, matching[0], str, **places))
+    return str(_fetch_file(repo_id, matching[0], str, **places))
+
+
+def _fetch_file(repo: str, file: str, say: Callable[[str], object], **places: Any) -> Path:
+    """A file, downloaded unless it is there; what is new has the hub's SHA-256.
+
+    huggingface_hub itself checks the size alone. It resumes after a broken connection, but starts
+    over in the next process: huggingface_hub#4228.
+    """
+    from huggingface_hub import (
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
+
+    with _explained(f"{repo}:{file}"):
+        facts = get_hf_file_metadata(hf_hub_url(repo, file))
+        if folder := places.get("local_dir"):
+            is_new = not Path(folder, file).is_file()
+        else:
+            known = try_to_load_from_cache(repo, file, places.get("cache_dir"), facts.commit_hash)
+            is_new = not isinstance(known, str)
+        if is_new:
+            say(f"downloading {repo}:{file}, {(facts.size or 0) / _GB:.2f} GB")
+        path = Path(hf_hub_download(repo, file, **places))
+    # Small files of a repository have a git hash instead.
+    if is_new and re.fullmatch("[0-9a-f]{64}", facts.etag or ""):
+        say(f"checking the SHA-256 of {repo}:{file}")
+        if sha256(path) != facts.etag:
+            for place in {Path(os.path.realpath(path)), path}:
+                place.unlink(missing_ok=True)
+            raise DSparkError(
+                f"{repo}:{file} was damaged on the way (the hub's SHA-256 is {facts.etag}) and is "
+                "deleted",
+                "Run it again to download it from the start.",
+            )
+    return path
+
+
+def require_room(downloads: Sequence[Download]) -> None:
+    """Refuse before the first byte what would fill the disk.
+
+    Raises:
+        ResourceError: with both sizes.
+
+    """
+    folder = cache_folder()
+    while not folder.exists():
+        folder = folder.parent
+    needed = sum(sum(each.files.values()) for each in downloads)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ResourceError(
+            f"the download takes {needed / _GB:.1f} GB, but {cache_folder()} has {free / _GB:.1f} "
+            "GB of free space",
+            "Free some, or set HF_HOME to a folder on a larger disk.",
+        )
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Translate huggingface_hub's errors, and those of the HTTP library below it."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        problem = f"{what} is in a gated repository that you have no access to"
+        hint = "Accept its licence on its page, then run `hf auth login` or set HF_TOKEN."
+        raise DSparkError(problem, hint) from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        hint = "Check the name. For a private one, run `hf auth login` or set HF_TOKEN."
+        raise UsageError(f"the hub has no repository for {what}, or it is private", hint) from None
+    except errors.LocalEntryNotFoundError as error:
+        raise _unreachable(what, error) from None
+    except errors.EntryNotFoundError:
+        raise UsageError(f"{what} is not on the hub", "Check the name.") from None
+    except errors.OfflineModeIsEnabled:
+        problem = f"{what} is not in the cache {cache_folder()}, and HF_HUB_OFFLINE is set"
+        hint = "Unset it once to download the model, or name a file."
+        raise DSparkError(problem, hint) from None
+    except errors.HfHubHTTPError as error:
+        raise DSparkError(f"the hub failed for {what}: {error}", "Try again later.") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise unwritable(cache_folder(), error) from None
+        raise _unreachable(what, error) from None
+    except errors.HTTPError as error:  # type: ignore[attr-defined] # of the HTTP library in use
+        raise _unreachable(what, error) from None
+
+
+def _unreachable(what: str, error: Exception) -> DSparkError:
+    reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    return DSparkError(
+        f"cannot reach the hub for {what} ({reason[:200]})",
+        "Run it again when you are online; it keeps the files that are complete.",
+    )

@@ -5,35 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from dspark_gguf.calibration import Calibration
-from dspark_gguf.cost import LearnedCosts
+from pydantic import BaseModel
+
+from dspark_gguf.calibration import Calibration, CalibrationRecord
+from dspark_gguf.cost import CostsRecord, LearnedCosts
 from dspark_gguf.paths import cache_path, replacing
 
-_FORMAT = 1
-#: What reading any JSON as ours may raise.
-_DAMAGE = (
-    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
-)  # fmt: skip
+
+class _Record(BaseModel):
+    format: Literal[1] = 1
+    costs: CostsRecord
+    calibrations: dict[str, CalibrationRecord]
 
 
 class Learned:
-    """Costs, and a calibration for each way of drafting and accepting.
-
-    Args:
-        path: where it is kept; None: nowhere.
-
-    Attributes:
-        costs: what passes and looks take.
-        note: why an existing file was not used, or empty.
-
-    """
+    """Costs, and a calibration for each way of drafting and accepting, kept in the file `path`."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.costs = LearnedCosts()
-        self.note = ""
+        self.note = ""  # why an existing file was not used
         self._calibrations: dict[str, Calibration] = {}
         if path is not None:
             self._load(path)
@@ -41,14 +34,9 @@ class Learned:
     def calibration(
         self, drafter: str, acceptance: str, temperature: float, is_free: bool = False
     ) -> Calibration:
-        """What the scores of this drafter mean under this rule at such temperatures.
+        """What a drafter's scores mean under an acceptance rule, at such temperatures.
 
-        Args:
-            drafter: its name.
-            acceptance: the rule's name.
-            temperature: of the target's draws.
-            is_free: whether its guesses cost nothing, so that all of them are learned from.
-
+        If its guesses are free, all of them are learned from, and faster.
         """
         key = f"{drafter}/{acceptance}/{temperature_class(temperature)}"
         if key not in self._calibrations:
@@ -64,35 +52,26 @@ class Learned:
         """
         if self.path is None:
             return
-        values = {
-            "format": _FORMAT,
-            "costs": self.costs.as_dict(),
-            "calibrations": {key: one.as_dict() for key, one in self._calibrations.items()},
-        }
+        calibrations = {key: one.as_dict() for key, one in self._calibrations.items()}
+        values = {"format": 1, "costs": self.costs.as_dict(), "calibrations": calibrations}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
 
     def _load(self, path: Path) -> None:
         try:
-            values = json.loads(path.read_text("utf-8"))
-            if values["format"] != _FORMAT:
-                raise ValueError("another format")
-            costs = LearnedCosts()
-            costs.restore(values["costs"])
-            calibrations = {key: _fresh(key) for key in dict(values["calibrations"])}
-            for key, one in calibrations.items():
-                one.restore(values["calibrations"][key])
+            record = _Record.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return
-        except (OSError, *_DAMAGE):
-            self.note = f"what was learned of this pair is unreadable and is learned anew: {path}"
+        except (OSError, ValueError):
+            self.note = f"cannot read what was learned of this pair, it is learned anew: {path}"
             return
-        self.costs, self._calibrations = costs, calibrations
-
-
-def _fresh(key: str) -> Calibration:
-    return Calibration.of_copies() if key.startswith("lookup/") else Calibration()
+        self.costs.restore(record.costs)
+        for key, one in record.calibrations.items():
+            is_lookup = key.startswith("lookup/")
+            made = Calibration.of_copies() if is_lookup else Calibration()
+            made.restore(one)
+            self._calibrations[key] = made
 
 
 def temperature_class(temperature: float) -> str:
@@ -109,7 +88,7 @@ def learned_path(facts: dict[str, Any]) -> Path:
 
 
 def learned_dir() -> Path:
-    """The folder of all that was learned; a home that cannot be written to is no reason to fail."""
+    """The folder of all that was learned, which may be missing."""
     return cache_path("learned")
 
 

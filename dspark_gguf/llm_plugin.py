@@ -1,6 +1,6 @@
 """`llm -m dspark-gguf`: a model for the command line tool and library ``llm``.
 
-Found by its entry point; options name the files, without them it is the demo pair.
+`llm` finds it by its entry point. Options name the files; without them it is the demo pair.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import llm
 from pydantic import Field
 
 from dspark_gguf.catalog.resolve import resolve
-from dspark_gguf.plugin import DSparkLlama
+from dspark_gguf.dropin.llama import DSparkLlama
 
 
 @llm.hookimpl
 def register_models(register: Any) -> None:
-    """Make it known to ``llm``."""
+    """Register the model with ``llm``."""
     register(SpeculatingModel())
 
 
@@ -34,9 +34,9 @@ class SpeculatingModel(llm.Model):
         model: Optional[str] = Field(None, description="target: file or name; else demo")  # noqa: UP045 - llm reads it
         draft: Optional[str] = Field(None, description="draft: file or name")  # noqa: UP045
         ctx_size: int = Field(4096, description="tokens of prompt and answer", gt=0)
-        max_tokens: Optional[int] = Field(None, description="most tokens of an answer", gt=0)  # noqa: UP045
-        temperature: float = Field(0.8, description="0 for the most probable answer", ge=0)
-        seed: Optional[int] = Field(None, description="the same one says the same")  # noqa: UP045
+        max_tokens: Optional[int] = Field(None, description="limit of an answer", gt=0)  # noqa: UP045
+        temperature: float = Field(0.8, description="0: always the most probable token", ge=0)
+        seed: Optional[int] = Field(None, description="same seed, same answer")  # noqa: UP045
 
     def __init__(self) -> None:
         self._loaded: tuple[tuple[Path, Path | None, int], DSparkLlama] | None = None
@@ -76,18 +76,12 @@ class SpeculatingModel(llm.Model):
 
 def _messages(prompt: llm.Prompt, conversation: Any) -> list[dict[str, str]]:
     messages: list[dict[str, str]] = []
+    system = prompt.system
     for response in conversation.responses if conversation else ():
+        system = system or response.prompt.system
         messages += [
             {"role": "user", "content": response.prompt.prompt},
             {"role": "assistant", "content": response.text()},
         ]
     messages.append({"role": "user", "content": prompt.prompt})
-    system = prompt.system or next(
-        (
-            each.prompt.system
-            for each in (conversation.responses if conversation else ())
-            if each.prompt.system
-        ),
-        None,
-    )
     return [{"role": "system", "content": system}, *messages] if system else messages

@@ -38,7 +38,7 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str) -> HubName | None:
-        """The name in `text`; None where it is none, such as a path of a GGUF."""
+        """The name in `text`; None if `text` is something else, such as the path of a GGUF."""
         found = _NAME.fullmatch(text)
         if found is None or (found[2] is None and text.lower().endswith(".gguf")):
             return None
@@ -49,7 +49,7 @@ class HubName:
 
 
 def models_among(files: Iterable[str]) -> list[list[str]]:
-    """Models in a folder, each as its files; incomplete ones and what is no text model left out."""
+    """Models in a folder, each as its files; without incomplete ones and other kinds of files."""
     names = sorted(files)
     models = []
     for name in names:
@@ -71,7 +71,7 @@ def chosen(name: HubName, files: Iterable[str], role: str) -> list[str]:
     Args:
         name: see the module.
         files: what the repository has.
-        role: ``target`` or ``draft``: which quantization is preferred where none is named.
+        role: ``target`` or ``draft``, which prefer other quantizations.
 
     Raises:
         UsageError: none or several.
@@ -86,23 +86,22 @@ def chosen(name: HubName, files: Iterable[str], role: str) -> list[str]:
                 return usual[0]
     if len(matching) == 1:
         return matching[0]
-    found = ", ".join(_short(model[0]) for model in matching or models) or "no GGUF"
+    if not models:
+        hint = "Choose a repository with GGUF files, or convert this one."
+        raise UsageError(f"{name.repo} has no GGUF model", hint)
+    found = ", ".join(_short(model[0]) for model in matching or models)
     raise UsageError(
-        f"one model of {name.repo}" + (f" that is {name.what}" if name.what else ""),
-        f"{len(matching)}: {found}" if matching else f"0; it has {found}",
-        f"name one of them, as {name.repo}:FILE.gguf or {name.repo}:Q4_K_M"
-        if models
-        else "choose a repository with GGUF files, or convert this one",
+        f"{name} means {len(matching)} models: {found}"
+        if matching
+        else f"{name.repo} has no model of that name: it has {found}",
+        f"Name one of them, as {name.repo}:FILE.gguf or {name.repo}:Q4_K_M.",
     )
 
 
 def _means(what: str, file: str) -> bool:
-    if not what:
-        return True
     if what.lower().endswith(".gguf") or any(sign in what for sign in "*?["):
-        base = PurePosixPath(file).name
-        return fnmatch(file, what) or fnmatch(base, what)
-    pattern = rf"(?<![A-Za-z0-9]){re.escape(what)}(?![A-Za-z0-9_])"
+        return fnmatch(file, what) or fnmatch(PurePosixPath(file).name, what)
+    pattern = rf"(?<![A-Za-z0-9]){re.escape(what)}(?![A-Za-z0-9_])" if what else ""
     return re.search(pattern, file, re.I) is not None
 
 

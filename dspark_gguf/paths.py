@@ -1,4 +1,4 @@
-"""Where things lie: the files we ship, and the user's cache and data folders."""
+"""Where files are: what the package ships, and the user's cache and data folders."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def cache_dir(*parts: str) -> Path:
 
 
 def cache_path(*parts: str) -> Path:
-    """The same folder, there or not."""
+    """The same folder, not made."""
     return Path(platformdirs.user_cache_dir("dspark-gguf", appauthor=False), *parts)
 
 
 def data_dir(*parts: str) -> Path:
-    """A folder (made if missing) for what is the user's own, and nobody else's to read."""
+    """A folder (made if missing) for the user's data, which nobody else may read."""
     folder = Path(platformdirs.user_data_dir("dspark-gguf", appauthor=False))
     for each in (folder, folder.joinpath(*parts)):
         make_private(_made(each))
@@ -49,8 +49,8 @@ def data_dir(*parts: str) -> Path:
 
 
 def make_private(path: Path) -> None:
-    """Take what others may do with a file or folder away; where there are no modes, nothing."""
-    with contextlib.suppress(OSError):  # not ours, or a disk that has no modes
+    """Let nobody else read or write a file or folder, where the disk has modes."""
+    with contextlib.suppress(OSError):  # another user's, or a disk without modes
         mode = path.stat().st_mode
         if mode & 0o077:
             path.chmod(mode & 0o700)
@@ -68,7 +68,8 @@ def text_or_file(value: str, sign: str, what: str) -> str:
     try:
         return Path(value).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UsageError(f"a file or text for --{what}", str(error), "check it") from None
+        problem = f"--{what} is neither text of this kind nor a readable file: {error}"
+        raise UsageError(problem, "Check the path.") from None
 
 
 def shards(path: Path) -> list[Path]:
@@ -88,8 +89,8 @@ def size_on_disk(path: Path) -> int:
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Folders below `folder`, linked ones too, each once, and the names of the files in them.
 
-    The folder may be another program's: dead links, links in a circle, what may not be read and
-    what vanishes meanwhile are left out.
+    Without dead links, circles of links, and what cannot be read or vanishes meanwhile: the folder
+    may be another program's.
     """
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -121,18 +122,17 @@ def _made(folder: Path) -> Path:
 
 def unwritable(folder: Path, error: OSError) -> DSparkError:
     """The error to raise where `folder` could not be written."""
-    return DSparkError(
-        f"a writable folder {folder}", str(error.strerror or error), "free space or set HOME"
-    )
+    hint = "Free space there, or set HOME to another folder."
+    return DSparkError(f"cannot write to {folder}: {error.strerror or error}", hint)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`, moved over it only if the block succeeds.
 
-    So a reader sees the old file or the whole new one, never a part; of two writers the last wins.
-    What is moved is on the disk before: neither a crash nor a power cut leaves an empty file.
-    With `private`, nobody else may read it.
+    A reader sees the old file or the whole new one; the last of two writers wins. The data is on
+    disk before the move: neither a crash nor a power cut leaves an empty file. With `private`,
+    nobody else may read it.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
     try:
@@ -144,20 +144,15 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def remove_parts(folder: Path) -> None:
-    """Delete what a killed process left of `replacing`; nobody else may be writing there."""
-    for part in folder.glob(f".*{_PART}"):
-        part.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name last. Where a folder cannot be opened (Windows) the system does it."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # Windows flushes the new name itself
+        handle = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what killed processes left of `replacing`; no other process may be writing there."""
+    for part in folder.glob(f".*{_PART}"):
+        part.unlink(missing_ok=True)

@@ -11,39 +11,29 @@ from dspark_gguf.dist import Dist
 #: Why an answer ended: the model or a stop string, the token budget, the context, the user.
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 
-#: The source of what a grammar all but dictates.
+#: The source of tokens that a grammar all but dictates.
 GRAMMAR = "grammar"
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive draft tokens of one source.
+    """Consecutive draft tokens of one source."""
 
-    Attributes:
-        source: the drafter's name, under which its scores are calibrated.
-        tokens: the ids to verify ``[k]``.
-        dists: the distribution that each of them was drawn from ``[k]``.
-        scores: the raw score of each guess, known before its token was drawn: of `tokens` and then
-            of `untried`, or of one row more where drafting ended before that row's token.
-        seconds: wall time of each draft step; empty where guesses cost nothing.
-        caught_up: tokens read before the first step.
-        untried: ids guessed behind `tokens` that are not to be verified.
-
-    """
-
-    source: str
-    tokens: tuple[int, ...] = ()
-    dists: tuple[Dist, ...] = ()
+    source: str  # the drafter's name, under which its scores are calibrated
+    tokens: tuple[int, ...] = ()  # to verify [k]
+    dists: tuple[Dist, ...] = ()  # the distribution that each of them was drawn from [k]
+    #: Raw score of each guess, known before its token was drawn: of `tokens` and then of `untried`,
+    #: or of one row more if drafting ended before that row's token.
     scores: tuple[float, ...] = ()
-    seconds: tuple[float, ...] = ()
-    caught_up: int = 0
-    untried: tuple[int, ...] = ()
+    seconds: tuple[float, ...] = ()  # wall time of each draft step; empty if guesses are free
+    caught_up: int = 0  # tokens read before the first step
+    untried: tuple[int, ...] = ()  # ids guessed after `tokens` that are not to be verified
 
     @classmethod
     def of_guesses(
         cls, source: str, guesses: Sequence[int], scores: Sequence[float], count: int
     ) -> Segment:
-        """Guesses that cost nothing, of which the first `count` are to be verified."""
+        """Free guesses, of which the first `count` are to be verified."""
         tokens = tuple(guesses[:count])
         dists = tuple(map(Dist.point, tokens))
         return cls(source, tokens, dists, tuple(scores), untried=tuple(guesses[count:]))
@@ -52,42 +42,24 @@ class Segment:
         return len(self.tokens)
 
     def cut(self, count: int) -> Segment:
-        """The same with nothing behind its first `count` tokens, but what it cost."""
-        return replace(
-            self,
-            tokens=self.tokens[:count],
-            dists=self.dists[:count],
-            scores=self.scores[:count],
-            untried=(),
-        )
+        """Its first `count` tokens alone, with all that it cost."""
+        lists = {name: getattr(self, name)[:count] for name in ("tokens", "dists", "scores")}
+        return replace(self, untried=(), **lists)
 
 
+@dataclass(init=False, unsafe_hash=True, slots=True)
 class Draft:
-    """Proposed tokens, in order, segment by segment.
+    """Proposed tokens, in order, segment by segment."""
 
-    Attributes:
-        segments: what each source proposed.
-        tokens: the proposed ids of all segments ``[k]``.
-
-    """
-
-    __slots__ = ("segments", "tokens")
+    segments: tuple[Segment, ...]
+    tokens: tuple[int, ...]  # of all segments [k]
 
     def __init__(self, *segments: Segment) -> None:
         self.segments = segments
-        self.tokens: tuple[int, ...] = sum((each.tokens for each in segments), ())
+        self.tokens = sum((each.tokens for each in segments), ())
 
     def __len__(self) -> int:
         return len(self.tokens)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Draft) and self.segments == other.segments
-
-    def __hash__(self) -> int:
-        return hash(self.segments)
-
-    def __repr__(self) -> str:
-        return f"Draft{self.segments!r}"
 
     @property
     def dists(self) -> tuple[Dist, ...]:
@@ -96,7 +68,7 @@ class Draft:
 
     @property
     def is_dictated(self) -> bool:
-        """Whether a grammar alone proposed it: no plan was asked."""
+        """Whether it comes from a grammar alone, without a plan."""
         return bool(self.tokens) and all(each.source == GRAMMAR for each in self.segments)
 
     @property
@@ -112,23 +84,22 @@ class Draft:
 
         Yields:
             Place of the segment in the draft, the segment, and 1 for each of its guesses that was
-            emitted, up to the first one that was not: 0. Of nothing behind a wrong token.
+            emitted, then 0 for the first one that was not; nothing after a wrong token.
 
         """
         place, right = 0, True
         for segment in self.segments:
-            told: list[float] = []
+            seen: list[float] = []
             if right:
-                for guess, token in zip(
-                    segment.tokens + segment.untried, emitted[place:], strict=False
-                ):
-                    told.append(float(guess == token))
+                guesses = segment.tokens + segment.untried
+                for guess, token in zip(guesses, emitted[place:], strict=False):
+                    seen.append(float(guess == token))
                     if guess != token:
                         break
-            yield place, segment, tuple(told)
+            yield place, segment, tuple(seen)
             count = len(segment.tokens)
-            # What is told are ones, and at most a last zero.
-            right = right and len(told) >= count and (not count or told[count - 1] == 1.0)
+            # These are ones, and at most a last zero.
+            right = right and len(seen) >= count and (not count or seen[count - 1] == 1.0)
             place += count
 
 
@@ -138,56 +109,33 @@ NO_DRAFT = Draft()
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the target made of a draft.
+    """What the target made of a draft."""
 
-    Attributes:
-        accepted: how many draft tokens stand, from the first.
-        token: the target's own token after them; None: the answer ends here without one.
-        match_chances: for each draft token whose fate was seen, the probability that the target's
-            own draw is the draft's most probable token; empty where nobody asked.
-
-    """
-
-    accepted: int
-    token: int | None
+    accepted: int  # how many draft tokens stand, from the first
+    token: int | None  # the target's own token after them; None: the answer ends without one
+    #: For each tested draft token, the probability that the target's own draw is the draft's most
+    #: probable token; empty unless asked for.
     match_chances: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One pass of the target and what came of it.
+    """One pass of the target and what came of it. Times are wall times."""
 
-    Attributes:
-        tokens: ids emitted, in order. Empty where an answer ends without a new token.
-        text: the new characters of the answer. Lags behind the tokens where a character or a
-            possible stop string is not complete yet.
-        draft: what was proposed.
-        verdict: what the target made of it; None where there was no pass.
-        reread: tokens that the target read again, because its cache had lost them with a rejected
-            draft.
-        seconds: wall time of the round; what the consumer does between rounds is not in it.
-        draft_seconds: of these, drafting.
-        target_seconds: of these, the target's pass.
-        prefill_seconds: of these, the pass over what was new of the prompt, which yields the first
-            token.
-        prompt_tokens: tokens of the prompt; zero but in the first round of an answer.
-        cached_tokens: of these, tokens the target still had in its cache.
-        finish_reason: set on the last round of an answer.
-
-    """
-
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # emitted, in order; empty if the answer ends without a new token
+    #: The new characters of the answer. They lag behind the tokens while a character or a possible
+    #: stop string is incomplete.
     text: str = ""
     draft: Draft = NO_DRAFT
-    verdict: Verdict | None = None
-    reread: int = 0
-    seconds: float = 0.0
-    draft_seconds: float = 0.0
-    target_seconds: float = 0.0
-    prefill_seconds: float = 0.0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    finish_reason: FinishReason | None = None
+    verdict: Verdict | None = None  # None: there was no pass
+    reread: int = 0  # tokens that the target read again, lost from its cache with a rejected draft
+    seconds: float = 0.0  # of the round, without what the consumer does between rounds
+    draft_seconds: float = 0.0  # of these, drafting
+    target_seconds: float = 0.0  # of these, the target's pass
+    prefill_seconds: float = 0.0  # of these, reading the prompt, which yields the first token
+    prompt_tokens: int = 0  # in the first round of an answer
+    cached_tokens: int = 0  # of these, tokens the target still had in its cache
+    finish_reason: FinishReason | None = None  # set on the last round of an answer
 
     @property
     def drafted(self) -> int:
@@ -196,5 +144,5 @@ class Round:
 
     @property
     def accepted(self) -> int:
-        """How many of them the target kept and the answer had room for."""
+        """How many of them the target accepted and the answer had room for."""
         return min(self.verdict.accepted, len(self.tokens)) if self.verdict else 0

@@ -1,4 +1,4 @@
-"""From a row of logits to the distribution that a token is drawn from.
+"""Turn a row of logits into the distribution that a token is drawn from.
 
 The order and the meaning of each step are llama.cpp's (``common/sampling.cpp``,
 ``src/llama-sampler.cpp``); a test holds every step against its sampler chain.
@@ -29,9 +29,9 @@ class NothingLeftError(UsageError):
 
     def __init__(self) -> None:
         super().__init__(
-            "a token that may follow", "all of them forbidden",
-            "forbid fewer in logit_bias, leave out ignore_eos, or mend the grammar",
-        )  # fmt: skip
+            "no token may follow: all of them are forbidden",
+            "Forbid fewer in logit_bias, leave out ignore_eos, or correct the grammar.",
+        )
 
 
 class Follower(Protocol):
@@ -45,7 +45,7 @@ class Follower(Protocol):
 
 
 class Sampler:
-    """The law of the next token under `settings`.
+    """Makes the distribution of the next token under `settings`.
 
     Args:
         settings: what the user chose.
@@ -60,33 +60,31 @@ class Sampler:
             bias |= dict.fromkeys(end_tokens, -math.inf)
         self._bias_ids = np.array(list(bias), dtype=np.int64)
         self._bias = np.array(list(bias.values()), dtype=np.float32)
-        penalised = (
-            settings.repeat_penalty != 1.0
-            or settings.frequency_penalty != 0.0
-            or settings.presence_penalty != 0.0
-        )
-        look_back = settings.repeat_last_n
+        penalties = settings.repeat_penalty, settings.frequency_penalty, settings.presence_penalty
+        penalised, last_n = penalties != (1.0, 0.0, 0.0), settings.repeat_last_n
         #: How many earlier tokens a call needs; None: all of them.
-        self.window: int | None = (None if look_back < 0 else look_back) if penalised else 0
+        self.window: int | None = (None if last_n < 0 else last_n) if penalised else 0
         self.greedy = settings.temperature == 0.0
         #: How many of the most probable tokens can be drawn; 0: all of them.
         self.reach = 1 if self.greedy else settings.top_k
-        self._counted = _Counted()
+        self._counter = _Counter()
+        cuts = {self._typical: settings.typical_p != 1.0, self._top_p: settings.top_p != 1.0}
+        cuts |= {self._min_p: settings.min_p != 0.0}
+        self._cuts = [cut for cut, is_on in cuts.items() if is_on]
 
     @classmethod
     def of(cls, settings: Sampling, tokenizer: Tokenizer) -> Sampler:
-        """The law for a vocabulary.
+        """A sampler for a vocabulary.
 
         Raises:
-            UsageError: a logit bias on an id outside of it, or nothing that may be said.
+            UsageError: a logit bias on an id outside of it, or every token is forbidden.
 
         """
         sampler, n_vocab = cls(settings, tokenizer.end_tokens), tokenizer.n_vocab
-        outside = [token for token in settings.logit_bias if token >= n_vocab]
-        if outside:
-            raise UsageError(
-                f"token ids below {n_vocab} in logit_bias", str(outside[0]), "correct the id"
-            )
+        for token in settings.logit_bias:
+            if token >= n_vocab:
+                problem = f"token {token} in logit_bias is not in the vocabulary"
+                raise UsageError(problem, f"Give ids below {n_vocab}.")
         forbidden = sampler._bias_ids[sampler._bias == -math.inf]
         if len(forbidden) >= n_vocab:
             raise NothingLeftError()
@@ -105,40 +103,42 @@ class Sampler:
         drafted: Sequence[int] = (),
         grammar: Follower | None = None,
     ) -> Dist:
-        """Law of the token after `row`.
+        """Distribution of the token after `row`.
 
         Args:
             row: logits float32 ``[n_vocab]``, not changed.
-            history: the tokens before it, at least `window` of them where there are as many.
+            history: the tokens before it, the last `window` of them or more.
             drafted: tokens between these and the row.
             grammar: at the row; what it does not allow has no probability.
 
         Raises:
             EngineError: the model computed NaN or infinity.
-            NothingLeftError: settings or grammar forbid all that the model gives a chance.
+            NothingLeftError: settings or grammar forbid every token.
 
         """
         row = self._adjusted(row, history, drafted)
         if grammar is not None:
-            row = _allowed(row, grammar.best(row, self.reach))
+            allowed = grammar.best(row, self.reach)
+            only = np.full_like(row, -np.inf)
+            only[allowed] = row[allowed]
+            row = only
         best = int(row.argmax())
         top = float(row[best])
         if not math.isfinite(top):
             if top < 0:
                 raise NothingLeftError()
-            raise EngineError(
-                "finite logits", str(top), "check the model file, or turn off offload"
-            )
+            problem = f"the model computed {top} instead of a finite logit"
+            raise EngineError(problem, "Check the model file, or turn off GPU offload.")
         if self.greedy:
             return Dist.point(best)
         ids, logits = self._candidates(row)
         probs = _softmax(logits)
-        for cut in (self._typical, self._top_p, self._min_p):
+        for cut in self._cuts:
             kept = cut(probs)
-            if kept is not None:
-                ids, logits = ids[kept], logits[kept]
-                probs = _softmax(logits)
-        return _by_id(ids, _softmax(logits, self.settings.temperature))
+            ids, logits = ids[kept], logits[kept]
+            probs = _softmax(logits)
+        order = np.argsort(ids)
+        return Dist(ids[order], _softmax(logits, self.settings.temperature)[order])
 
     def _adjusted(self, row: Row, history: Sequence[int], drafted: Sequence[int]) -> Row:
         """Logit bias, then repetition, frequency and presence penalties."""
@@ -158,33 +158,30 @@ class Sampler:
         return row
 
     def _seen(self, history: Sequence[int], drafted: Sequence[int]) -> tuple[Ids, Ids]:
-        """Ids that the penalties look at, and how often each of them was said."""
+        """Ids that the penalties apply to, and how often each of them came."""
         if self.window is None:
-            return self._counted.of(history, drafted)
+            return self._counter.of(history, drafted)
         seen = self.history((*self.history(history), *drafted))
         if not len(seen):
             return _NONE, _NONE
         return np.unique(np.asarray(seen), return_counts=True)
 
     def _candidates(self, row: Row) -> tuple[Ids, Probabilities]:
-        """What top-k leaves, by falling logit where a later step needs order; never a -inf."""
+        """Ids and logits that top-k leaves, never a -inf; descending if a later step needs it."""
         k = self.settings.top_k
         if not k and self.settings.top_p == 1.0 and self.settings.typical_p == 1.0:
-            # min-p alone needs no order and no sum: a threshold below the best logit says it all.
+            # min-p alone needs no order and no sum: it is a threshold below the best logit.
             floor = math.log(self.settings.min_p) if self.settings.min_p > 0 else -math.inf
             ids = np.flatnonzero(row >= row.max() + floor)
             ids = ids[np.isfinite(row[ids])]
             return ids, row[ids].astype(np.float64)
         ids = _at_least(row, k) if 0 < k < len(row) else np.arange(len(row))
         ids = ids[np.isfinite(row[ids])]
-        falling = np.argsort(-row[ids])[: k or None]
-        ids = ids[falling]
+        ids = ids[np.argsort(-row[ids])[: k or None]]
         return ids, row[ids].astype(np.float64)
 
-    def _typical(self, probs: Probabilities) -> Ids | None:
+    def _typical(self, probs: Probabilities) -> Ids:
         """Locally typical sampling (Meister et al. 2022)."""
-        if self.settings.typical_p == 1.0:
-            return None
         surprise = -np.log(np.maximum(probs, np.finfo(np.float64).tiny))  # 0 of 0 is 0, not NaN
         shift = np.abs(surprise - (probs * surprise).sum())
         order = np.argsort(shift, kind="stable")
@@ -192,54 +189,46 @@ class Sampler:
         count = int(np.searchsorted(probs[order].cumsum(), self.settings.typical_p, "right")) + 1
         return np.sort(order[:count])
 
-    def _top_p(self, probs: Probabilities) -> Ids | None:
-        if self.settings.top_p == 1.0:
-            return None
+    def _top_p(self, probs: Probabilities) -> Ids:
         count = int(np.searchsorted(probs.cumsum(), self.settings.top_p)) + 1
         return np.arange(min(count, len(probs)))
 
-    def _min_p(self, probs: Probabilities) -> Ids | None:
-        if self.settings.min_p == 0.0:
-            return None
+    def _min_p(self, probs: Probabilities) -> Ids:
         return np.flatnonzero(probs >= self.settings.min_p * probs.max())
 
 
-class _Counted:
-    """Counts of all tokens of a list that grows: only what is new is read."""
+class _Counter:
+    """Counts the tokens of a growing list; reads only the new ones."""
 
     def __init__(self) -> None:
         self._list: Sequence[int] = ()
-        self._read, self._last = 0, -1
-        self._counts = np.zeros(0, dtype=np.int64)
+        self._read, self._last, self._counts = 0, -1, _NONE
 
     def of(self, history: Sequence[int], drafted: Sequence[int]) -> tuple[Ids, Ids]:
-        """Ids of both, ascending, and their counts."""
+        """Ids in either of them, ascending, and their counts."""
         grown = history is self._list and len(history) >= self._read
         if not grown or (self._read and history[self._read - 1] != self._last):
-            self._list, self._read = history, 0
-            self._counts = np.zeros(0, dtype=np.int64)
+            self._list, self._read, self._counts = history, 0, _NONE
         if len(history) > self._read:
-            self._add(history[self._read :], 1)
+            self._counts = self._plus(history[self._read :])
             self._read, self._last = len(history), history[-1]
-        self._add(drafted, 1)
-        ids = np.flatnonzero(self._counts)
-        found = ids, self._counts[ids]
-        self._add(drafted, -1)
-        return found
+        counts = self._plus(drafted)
+        ids = np.flatnonzero(counts)
+        return ids, counts[ids]
 
-    def _add(self, tokens: Sequence[int], step: int) -> None:
+    def _plus(self, tokens: Sequence[int]) -> Ids:
         if not len(tokens):
-            return
-        fresh = np.bincount(tokens, minlength=len(self._counts))
-        fresh[: len(self._counts)] = self._counts + step * fresh[: len(self._counts)]
-        self._counts = fresh
+            return self._counts
+        counts = np.bincount(tokens, minlength=len(self._counts))
+        counts[: len(self._counts)] += self._counts
+        return counts
 
 
 def draws_of(seed: int | None, answer: int) -> np.random.Generator:
     """The source of draws for one answer of a conversation.
 
     Args:
-        seed: of the conversation, below 2**64; None: a new one each time.
+        seed: of the conversation, below 2**64; None: random.
         answer: number of the answer, from 0. The first one has the draws of ``default_rng(seed)``.
 
     """
@@ -259,30 +248,19 @@ def margin(row: Row) -> float:
     return float(first - second)
 
 
-def _allowed(row: Row, ids: npt.NDArray[np.int32]) -> Row:
-    out = np.full_like(row, -np.inf)
-    out[ids] = row[ids]
-    return out
-
-
 def _softmax(logits: Probabilities, temperature: float = 1.0) -> Probabilities:
-    # The best one is 0 at any temperature; at the lowest ones the others may be -inf.
+    # The largest becomes 0 at any temperature; at the lowest the others may become -inf.
     with np.errstate(over="ignore"):
         probs: Probabilities = np.exp((logits - logits.max()) / temperature)
     probs /= probs.sum()
     return probs
 
 
-def _by_id(ids: Ids, probs: Probabilities) -> Dist:
-    order = np.argsort(ids)
-    return Dist(ids[order], probs[order])
-
-
 def _at_least(row: Row, k: int) -> Ids:
     """Ids of the `k` largest logits and of those that tie with the smallest of them.
 
-    A partition of the whole row costs 0.3 ms at 49,152 ids. So the row is folded into columns: the
-    k-th largest of their maxima is reached by k logits at least, and by few more.
+    A partition of the whole row takes 0.3 ms at 49,152 ids. So the row is folded into columns: at
+    least k logits reach the k-th largest of their maxima, and few more do.
     """
     columns = len(row) // 64
     pool = row

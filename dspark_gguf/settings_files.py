@@ -30,24 +30,25 @@ def checked(kind: type[Part], values: Tree, source: str) -> Part:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = _place(values, first["loc"]) or "the top level"
+        place = first["loc"]
+        key = _short(_place(values, place) or "the top level")
         if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(_fields_at(kind, first["loc"])))
+            inner: Any = kind
+            for name in place[:-1]:
+                inner = inner.model_fields[name].annotation
+            known = ", ".join(sorted(inner.model_fields))
             raise UsageError(
-                f"keys that exist in {source}", _short(repr(key)), f"use one of: {known}"
+                f"unknown setting {key!r} in {source}", f"Use one of: {known}."
             ) from None
         wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if wanted.startswith(("greater", "less")):
             wanted = f"a value {wanted}"
-        raise UsageError(
-            f"{_short(wanted)} for {_short(key)} in {source}",
-            _short(repr(first.get("input"))),
-            "correct that value",
-        ) from None
+        found = _short(repr(first.get("input")))
+        raise UsageError(f"{key} in {source} is {found}", f"It takes {_short(wanted)}.") from None
 
 
 def _place(values: Any, places: tuple[int | str, ...]) -> str:
-    """The part of an error's place that is in the values: pydantic names types behind it."""
+    """The part of an error's place that is in the values: pydantic appends types to it."""
     known = []
     for part in places:
         try:
@@ -56,15 +57,6 @@ def _place(values: Any, places: tuple[int | str, ...]) -> str:
             break
         known.append(str(part))
     return ".".join(known)
-
-
-def _fields_at(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    for name in place[:-1]:
-        inner = kind.model_fields[str(name)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            break
-        kind = inner
-    return list(kind.model_fields)
 
 
 def merged(below: Tree, above: Tree) -> Tree:
@@ -96,13 +88,13 @@ def plain_yaml(text: str) -> Any:
     """The plain values of YAML text.
 
     Raises:
-        ValueError: it is none; one line says why.
+        ValueError: the text is not YAML; one line says why.
 
     """
     try:
         return yaml.load(text, _Loader)
     except Exception as error:
-        # Besides its own errors, PyYAML lets through what int(), dates and deep nesting raise.
+        # PyYAML also raises what int(), dates and deep nesting raise.
         raise ValueError(_short(" ".join(str(error).split()))) from None
 
 
@@ -125,33 +117,21 @@ def read_yaml(name_or_file: str) -> Tree:
         values = plain_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         presets = ", ".join(preset_names())
-        raise UsageError(
-            "a preset or a YAML file for --config", repr(name_or_file), f"presets: {presets}"
-        ) from None
+        problem = f"--config {name_or_file!r} is neither a preset nor a YAML file"
+        raise UsageError(problem, f"The presets are {presets}.") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"readable YAML in {path}", str(error), "correct the file") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UsageError(
-            f"a mapping of settings in {path}",
-            f"a {type(values).__name__}",
-            "see `dspark-gguf run --show-config`",
-        )
-    return values
-
-
-def _names(config: str | None) -> list[str]:
-    if config is None:
-        return []
-    return [config] if Path(config).expanduser().exists() else config.split(",")
+        raise UsageError(f"cannot read {path} as YAML: {error}", "Correct the file.") from None
+    if not isinstance(values, dict | None):
+        problem = f"{path} has a {type(values).__name__} instead of a mapping of settings"
+        raise UsageError(problem, "See `dspark-gguf run --show-config`.")
+    return values or {}
 
 
 def load_settings(config: str | None, flags: Tree, below: Tree | None = None) -> Settings:
     """Defaults, then `below` (a session's), then the presets or files of `config`, then `flags`.
 
-    Several with commas between them, such as ``code,cuda``: what the text is for, and the machine.
-    Of two that set the same key the later one holds.
+    `config` may name several, such as ``code,cuda``: one for the kind of text and one for the
+    machine. The last one that sets a key wins.
 
     Raises:
         UsageError: an unknown key or a value out of range, with its source.
@@ -159,8 +139,11 @@ def load_settings(config: str | None, flags: Tree, below: Tree | None = None) ->
     """
     values: Tree = below or {}
     checked(Settings, values, "the session")
-    for name in _names(config):
+    names = [] if config is None else config.split(",")
+    if config and Path(config).expanduser().exists():  # a file's name may have a comma
+        names = [config]
+    for name in names:
         tree = read_yaml(name)
         checked(Settings, tree, f"--config {name}")
         values = merged(values, tree)
-    return checked(Settings, merged(values, flags), "the options")
+    return checked(Settings, merged(values, flags), "the command line")

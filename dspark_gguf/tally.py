@@ -1,8 +1,8 @@
-"""Rounds added up: what an answer and a conversation were and cost."""
+"""Sums over rounds: what an answer or a conversation was, and what it cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +11,12 @@ from dspark_gguf.records import FinishReason, Round
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over rounds: what llama.cpp calls statistics.
-
-    Attributes:
-        first_tokens: of all `tokens`, those that the passes over prompts yielded.
-
-    """
+    """Counts and seconds, summed over rounds; what llama.cpp calls statistics."""
 
     rounds: int = 0
     plain_rounds: int = 0
     tokens: int = 0
-    first_tokens: int = 0
+    first_tokens: int = 0  # of these, those that passes over prompts yielded
     drafted: int = 0
     accepted: int = 0
     drafted_by_position: list[int] = field(default_factory=list)
@@ -48,22 +43,15 @@ class Tally:
         self.first_tokens += len(round.tokens) if round.prefill_seconds else 0
         self.drafted += round.drafted
         self.accepted += round.accepted
-        for positions, count in (
-            (self.drafted_by_position, round.drafted),
-            (self.accepted_by_position, round.accepted),
-        ):
-            positions.extend([0] * (count - len(positions)))
-            for k in range(count):
-                positions[k] += 1
+        _add_each(self.drafted_by_position, [1] * round.drafted)
+        _add_each(self.accepted_by_position, [1] * round.accepted)
 
     def merge(self, other: Tally) -> None:
         """Add the sums of `other`; the time to the first token is not a sum and stays."""
         for name in self.__slots__:
             mine, theirs = getattr(self, name), getattr(other, name)
             if isinstance(mine, list):
-                mine.extend([0] * (len(theirs) - len(mine)))
-                for k, count in enumerate(theirs):
-                    mine[k] += count
+                _add_each(mine, theirs)
             elif name != "first_token_seconds":
                 setattr(self, name, mine + theirs)
 
@@ -75,7 +63,7 @@ class Tally:
 
     @property
     def decode_seconds(self) -> float:
-        """Seconds of everything behind the first token."""
+        """Seconds of everything after the first token."""
         return self.seconds - self.prefill_seconds
 
     @property
@@ -85,7 +73,7 @@ class Tally:
 
     @property
     def tokens_per_second(self) -> float:
-        """Speed behind the first token, which the pass over the prompt yields."""
+        """Speed after the first token, which the pass over the prompt yields."""
         tokens, seconds = self.tokens - self.first_tokens, self.decode_seconds
         return tokens / seconds if seconds > 0 else 0.0
 
@@ -105,14 +93,18 @@ class Tally:
             "tokens_per_round": round(self.tokens_per_round, 3),
             "tokens_per_second": round(self.tokens_per_second, 3),
             "first_token_seconds": round(self.first_token_seconds, 6),
-            "seconds": {
-                "total": round(self.seconds, 6),
-                "prefill": round(self.prefill_seconds, 6),
-                "target": round(self.target_seconds, 6),
-                "draft": round(self.draft_seconds, 6),
-                "controller": round(self.controller_seconds, 6),
+            "seconds": {"total": round(self.seconds, 6)}
+            | {
+                name: round(getattr(self, f"{name}_seconds"), 6)
+                for name in ("prefill", "target", "draft", "controller")
             },
         }
+
+
+def _add_each(sums: list[int], counts: Sequence[int]) -> None:
+    sums.extend([0] * (len(counts) - len(sums)))
+    for k, count in enumerate(counts):
+        sums[k] += count
 
 
 @dataclass(slots=True)
@@ -131,7 +123,7 @@ class Answer:
         self.text += round.text
         self.tokens.extend(round.tokens)
         self.finish_reason = round.finish_reason
-        if not self.prompt_tokens:  # else: the rest of a shifted context, read again
+        if not self.prompt_tokens:  # else: what is left of a shifted context, read again
             self.prompt_tokens, self.cached_tokens = round.prompt_tokens, round.cached_tokens
         self.tally.add(round)
 

@@ -1,14 +1,14 @@
-"""Fakes for those who write a drafter, a stopping rule or an acceptance rule.
+"""Fakes to test a drafter, a stopping rule or an acceptance rule.
 
-No model, no llama.cpp, and exact::
+They need no model and no llama.cpp, and are exact::
 
     tokenizer = ByteTokenizer()
     rows = random_rows(tokenizer.n_vocab, seed=1)
     target, draft = TableModel(rows), TableModel(agreeing_rows(rows, agreement=0.7, seed=2))
 
-``TableModel`` computes each row from the whole prefix in its cache, so one wrong token in a cache
-shows in the answer. ``law_of`` walks every path that the draws of a function can take and so tells
-its law without sampling: what shows whether a rule is lossless.
+``TableModel`` computes each row from the whole prefix in its cache, so one wrong token there shows
+in the answer. ``law_of`` computes the distribution of a function's results without sampling, by
+walking every path that its draws can take: it shows whether a rule is lossless.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import numpy as np
@@ -51,12 +52,12 @@ class ByteTokenizer:
         return list(text.encode())
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
+        """Text of `tokens`; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
 
 class TableModel:
-    """A model that is a function from prefixes to rows, behind a cache that forgives nothing.
+    """A model that is a function from prefixes to rows, behind a strict cache.
 
     Args:
         row_of: the function; the width of its rows is the size of the vocabulary.
@@ -66,7 +67,7 @@ class TableModel:
     Attributes:
         tokens: the ids in the cache, in order.
         passes: tokens decoded, pass by pass. Clear it to count from here on.
-        rows_read: rows that somebody looked at.
+        rows_read: rows that were read.
 
     """
 
@@ -85,10 +86,9 @@ class TableModel:
         return len(self.tokens)
 
     def keep(self, tokens: Sequence[int]) -> int:
-        """Drop what is no prefix of `tokens`; returns the length of what stays."""
-        pairs = enumerate(zip(self.tokens, tokens, strict=False))
-        shorter = min(self.length, len(tokens))
-        self.trim(next((k for k, (ours, theirs) in pairs if ours != theirs), shorter))
+        """Drop what is not a prefix of `tokens`; returns the length of what stays."""
+        same = (mine == wanted for mine, wanted in zip(self.tokens, tokens, strict=False))
+        self.trim(sum(takewhile(bool, same)))
         return self.length
 
     def trim(self, length: int) -> None:
@@ -114,9 +114,8 @@ class TableModel:
         if outside:
             raise Misuse(f"tokens {outside} in a vocabulary of {self.n_vocab}")
         if self.length + len(tokens) > self.n_ctx:
-            raise ResourceError(
-                f"room for {self.length + len(tokens)} tokens", f"{self.n_ctx}", "raise n_ctx"
-            )
+            problem = f"{self.length + len(tokens)} tokens do not fit in a context of {self.n_ctx}"
+            raise ResourceError(problem, "Raise n_ctx.")
         self._rows.spoil()
         self.tokens.extend(tokens)
         self.passes.append(len(tokens))
@@ -125,7 +124,7 @@ class TableModel:
 
 
 class _Rows:
-    """Rows of one pass, computed when read, overwritten by the next pass as llama.cpp's are."""
+    """Rows of one pass, computed when read; the next pass overwrites them as llama.cpp does."""
 
     def __init__(self, model: TableModel, tokens: tuple[int, ...], count: int) -> None:
         self._model, self._tokens, self._count = model, tokens, count
@@ -149,31 +148,26 @@ class _Rows:
         return view
 
     def spoil(self) -> None:
-        """A newer pass begins: what was read turns into NaN."""
+        """Turn what was read into NaN: a newer pass begins."""
         self._spoiled = True
         for row in self._lent:
             row.fill(np.nan)
 
 
 def random_rows(n_vocab: int, seed: int = 0, spread: float = 3.0) -> RowOf:
-    """Normal logits of standard deviation `spread`, drawn anew for every prefix, always the same.
-
-    Two prefixes that differ anywhere have independent rows.
-    """
+    """Normal logits of standard deviation `spread`: each prefix has its own, fixed by `seed`."""
 
     @lru_cache(maxsize=10_000)
     def row_of(prefix: tuple[int, ...]) -> Row:
-        rng = _rng_of(prefix, seed)
-        row: Row = (spread * rng.standard_normal(n_vocab)).astype(np.float32)
-        return row
+        return _normal(_rng_of(prefix, seed), n_vocab, spread)
 
     return row_of
 
 
 def agreeing_rows(target: RowOf, agreement: float, seed: int = 1, spread: float = 3.0) -> RowOf:
-    """Rows of a draft that has the target's best token after a share `agreement` of prefixes.
+    """Rows of a draft that equal the target's after a share `agreement` of all prefixes.
 
-    Where they agree the rows are equal; elsewhere they are independent with another best token.
+    Elsewhere they are independent, with another best token.
     """
 
     @lru_cache(maxsize=10_000)
@@ -181,7 +175,7 @@ def agreeing_rows(target: RowOf, agreement: float, seed: int = 1, spread: float 
         wanted, rng = target(prefix), _rng_of(prefix, seed)
         if rng.random() < agreement:
             return wanted
-        row: Row = (spread * rng.standard_normal(len(wanted))).astype(np.float32)
+        row = _normal(rng, len(wanted), spread)
         best, taken = int(row.argmax()), int(wanted.argmax())
         if best == taken:
             other = (best + 1) % len(row)
@@ -192,9 +186,9 @@ def agreeing_rows(target: RowOf, agreement: float, seed: int = 1, spread: float 
 
 
 def reciting_rows(tokens: Sequence[int], n_vocab: int, end: int) -> RowOf:
-    """Rows of a model that continues any prefix of `tokens` with the next one of them, then `end`.
+    """Rows of a model that recites `tokens`, then `end`; after any other prefix comes token 0.
 
-    All logits are 0 but one, which is 50. Any other prefix is continued with token 0.
+    All logits are 0 but one, which is 50.
     """
     text = tuple(tokens)
 
@@ -207,6 +201,11 @@ def reciting_rows(tokens: Sequence[int], n_vocab: int, end: int) -> RowOf:
     return row_of
 
 
+def _normal(rng: np.random.Generator, n_vocab: int, spread: float) -> Row:
+    row: Row = (spread * rng.standard_normal(n_vocab)).astype(np.float32)
+    return row
+
+
 def _rng_of(prefix: tuple[int, ...], seed: int) -> np.random.Generator:
     name = np.array([seed, *prefix], dtype=np.int64).tobytes()
     return np.random.default_rng(int.from_bytes(blake2b(name, digest_size=8).digest(), "big"))
@@ -215,8 +214,8 @@ def _rng_of(prefix: tuple[int, ...], seed: int) -> np.random.Generator:
 def law_of(run: Callable[[Any], T]) -> dict[T, Fraction]:
     """Probability of every result of `run`, a function of a random generator.
 
-    `run` is called once for each path that its draws can take. It may use ``random()``, compare
-    what that returns with numbers, multiply it by one, or hand it to ``numpy.searchsorted``; and
+    `run` is called once for each path that its draws can take. It may call ``random()``, compare
+    the result with numbers, multiply it by one, or pass it to ``numpy.searchsorted``; and
     ``spawn``, whose children share the path. The probabilities are exact for the floats that the
     draws are compared with.
     """
@@ -231,7 +230,7 @@ def law_of(run: Callable[[Any], T]) -> dict[T, Fraction]:
 
 
 class _Walk:
-    """A generator whose draws are split only where somebody compares them.
+    """A generator whose draws are split only where they are compared.
 
     Args:
         path: how the first comparisons turn out; after them, the lower side first.
@@ -252,7 +251,7 @@ class _Walk:
         return [self] * count
 
     def turn(self) -> bool:
-        """The outcome of an open comparison; the other outcome waits for its own walk."""
+        """The outcome of an open comparison; the other outcome gets a walk of its own."""
         if self._steps == len(self.path):
             self.others.append([*self.path, False])
             self.path.append(True)

@@ -1,14 +1,13 @@
-"""Which draft tokens stand, and what replaces the first that does not.
+"""Decide which draft tokens stand, and what replaces the first that does not.
 
 A `Verifier` judges a draft by the target's rows. `DistVerifier` makes distributions of them and
-asks an acceptance rule about one position after the other; llama.cpp's own sampler chain is another
-verifier (``engine/chain.py``).
+asks an acceptance rule about each position in turn; another one uses llama.cpp's own sampler chain
+(``engine/chain.py``).
 
-An acceptance rule looks at one position: the target's distribution there, the one that the draft
-token was drawn from, and the token. It returns the token to emit: the draft's own (accepted) or
-another (rejected). ``ratio`` and ``match`` are lossless: whatever the draft proposes, the emitted
-token follows the target's distribution. ``typical`` and ``threshold`` are not, and are never a
-default.
+An acceptance rule gets the target's distribution at one position, the one that the draft token was
+drawn from, and the token. It returns the token to emit: the draft's own (accepted) or another one
+(rejected). ``rejection`` and ``match`` are lossless: whatever the draft proposes, the emitted token
+follows the target's distribution. ``typical`` and ``threshold`` are not, and are never a default.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ class Verifier(Protocol):
 
         Args:
             draft: the proposed tokens, k of them.
-            rows: the target's logits, float32 ``[n_vocab]`` each: behind the committed tokens, and
-                behind each draft token: k + 1 rows, to be read in order.
+            rows: the target's logits, k + 1 rows of float32 ``[n_vocab]``, to be read in order:
+                after the committed tokens, and after each draft token.
             tokens: what is committed.
 
         """
@@ -49,10 +48,10 @@ class DistVerifier:
 
     Args:
         sampler: turns the target's rows into distributions.
-        rule: which draft tokens stand.
+        rule: decides which draft tokens stand.
         rng: source of the draws.
-        grammar: what the answer must fit; it follows every emitted token.
-        shadows_match: whether verdicts tell the chances of `match` acceptance too.
+        grammar: what the answer must fit, if anything; it follows every emitted token.
+        shadows_match: whether verdicts hold the chances of `match` acceptance too.
 
     """
 
@@ -68,7 +67,7 @@ class DistVerifier:
         self.grammar, self.shadows_match = grammar, shadows_match
 
     def __call__(self, draft: Draft, rows: Rows, tokens: Sequence[int]) -> Verdict:
-        """As `Verifier`; nothing after a rejection is normalised."""
+        """As `Verifier`; no row after a rejection is normalised."""
         history = self.sampler.history(tokens)
         chances: list[float] = []
         last = tokens[-1]
@@ -91,12 +90,12 @@ class DistVerifier:
             self.grammar.follow(last, token)
 
 
-def ratio(target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> int:
+def rejection(target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> int:
     """Accept with probability min(1, target / draft), else draw from the residual.
 
     Lossless (Leviathan et al. 2023, arXiv 2211.17192, theorem 3.5; Chen et al. 2023, arXiv
-    2302.01318, theorem 1), provided that `token` was drawn from `draft`. With one-point laws it
-    is greedy verification and takes nothing from `rng`.
+    2302.01318, theorem 1), provided that `token` was drawn from `draft`. With one-point
+    distributions it is greedy verification and takes nothing from `rng`.
     """
     chance = target.prob(token) / draft.prob(token)
     if chance >= 1.0 or (chance > 0.0 and rng.random() < chance):
@@ -107,8 +106,8 @@ def ratio(target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> in
 def match(target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> int:
     """Emit the target's own sample; the draft token is accepted if it is the same.
 
-    Lossless for any draft. Takes from `rng` exactly what plain decoding takes, so the text with
-    the same seed is that of plain decoding.
+    Lossless for any draft. Takes from `rng` what plain decoding takes: the same seed, the same
+    text.
     """
     return target.draw(rng)
 
@@ -149,8 +148,8 @@ def name_of(rule: Rule) -> str:
 def make_rule(settings: Speculation) -> Rule:
     """The rule that `settings` name."""
     rules: dict[str, Rule] = {
-        "auto": ratio,
-        "ratio": ratio,
+        "auto": rejection,
+        "rejection": rejection,
         "match": match,
         "typical": Typical(settings.typical_epsilon, settings.typical_delta),
         "threshold": Threshold(settings.accept_min_prob),

@@ -1,8 +1,8 @@
-"""Foreign text made safe for a terminal: answers, file names, metadata, prompts, llama.cpp's log.
+"""Make text safe for a terminal: answers, file names, metadata, prompts, llama.cpp's log.
 
 A terminal acts on control characters: it moves the cursor, sets the title or the clipboard, or
-answers as if somebody had typed. What a model says and what a file is called must only be shown.
-Each character is judged alone, so a sequence that is split over tokens is no other case.
+answers as if somebody had typed. Each character is judged alone, so it does not matter how a
+sequence is split over tokens.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import json
 import re
 from typing import Any, TextIO
 
-#: C0 but tab and newline, DEL, C1; what turns the direction of the text around it, so that a line
-#: would show something else than it says; and bytes of file names that are no text.
+#: C0 but tab and newline, DEL, C1; what reverses the direction of the text around it, so that a
+#: line would show something else than it says; and undecodable bytes of file names.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would act on: for an answer, which stays readable."""
+    """Without control characters: for an answer, which stays readable."""
     return _CONTROL.sub("", text)
 
 
 def visible(text: str) -> str:
-    r"""With ``\u001b`` in the place of what a terminal would act on: for names and messages."""
+    r"""With ``\u001b`` in place of control characters: for names and messages."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

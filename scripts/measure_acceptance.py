@@ -42,7 +42,7 @@ SAMPLINGS = {
     "temperature 0.8, defaults": Sampling(),
     "temperature 1, no truncation": Sampling(temperature=1, top_k=0, top_p=1, min_p=0),
 }
-RULES = ("plain", "ratio", "match", "typical", "threshold")
+RULES = ("plain", "rejection", "match", "typical", "threshold")
 COLUMNS = ("tokens/round", "accepted", "moved", "log p", "rare", "distinct-3")
 
 
@@ -111,7 +111,7 @@ def run(pair, ids: list[int], rule: str, sampling: Sampling, tokens: int):  # no
     plain = rule == "plain"
     speculation = Speculation(
         mode="off" if plain else "on",
-        acceptance="ratio" if plain else rule,
+        acceptance="rejection" if plain else rule,
         draft_max=4,
         draft_min_prob=0,
     )

@@ -15,8 +15,8 @@ from time import perf_counter
 import llama_cpp
 
 from dspark_gguf import Speculation
+from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.engine.llama import SafeLlama
-from dspark_gguf.plugin import DSparkLlama
 
 SCHEMA = {
     "type": "object",

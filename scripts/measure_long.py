@@ -20,8 +20,8 @@ from typing import Any
 import llama_cpp
 
 from dspark_gguf import Speculation
+from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.engine.llama import SafeLlama
-from dspark_gguf.plugin import DSparkLlama
 
 #: Tokens left and right of a place.
 HALF, CHUNKS = 100, 5

@@ -19,6 +19,7 @@ from statistics import mean
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.cost import FixedCosts, load_table
 from dspark_gguf.measure.chains import Chains, load_chains
+from dspark_gguf.measure.charts import text_table
 from dspark_gguf.measure.compare import Grid, clairvoyant, parted, play
 from dspark_gguf.measure.replay import replay
 from dspark_gguf.schedule import Optimal
@@ -87,14 +88,12 @@ def main() -> None:
         for path in options.chains or sorted((DATA / "chains").glob("*.npz"))
         for table in sorted((DATA / "tables").glob("*.json"))
     ]
-    cells = [HEAD, *(one.cells() for one in rows)]
+    cells = [one.cells() for one in rows]
     if options.markdown:
-        cells.insert(1, ["---"] * len(HEAD))
-        print("\n".join(f"| {' | '.join(line)} |" for line in cells))
+        lines = [HEAD, ["---"] * len(HEAD), *cells]
+        print("\n".join(f"| {' | '.join(line)} |" for line in lines))
     else:
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for line in cells:
-            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+        print(text_table(HEAD, cells))
     ratios = [one.ratio for one in rows]
     print(
         f"\nover the best static setting: {mean(ratios):.3f} on average, {min(ratios):.3f} at "

@@ -127,7 +127,7 @@ class Chapter:
             "mode": str(rng.choice(["auto", "on", "on", "off"])),
             "rule": str(rng.choice(["auto", "fixed", "threshold", "prefix", "optimal"])),
             "drafter": str(rng.choice(["auto", "model", "lookup"])),
-            "acceptance": str(rng.choice(["auto", "ratio", "match", "typical", "threshold"])),
+            "acceptance": str(rng.choice(["auto", "rejection", "match", "typical", "threshold"])),
             "draft_max": int(rng.integers(1, 20)),
             "draft_min_prob": float(rng.choice([0.0, 0.3])),
         }

@@ -46,7 +46,7 @@ def signals():
 def short_profile():
     """How well a profile measures is no subject of tests: none spends two seconds on it."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("engine.pair", "plugin"):
+        for module in ("engine.pair", "dropin.llama"):
             patch.setattr(f"dspark_gguf.{module}._PROFILE_SECONDS", 0.25)
         yield
 

@@ -69,7 +69,7 @@ def read_learned(path):
         assert (seconds >= 0).all()
     assert learned.costs.target_seconds[0] > 0
     for drafter in ("model", "lookup"):
-        calibration = learned.calibration(drafter, "ratio", 0.8)
+        calibration = learned.calibration(drafter, "rejection", 0.8)
         for law in (calibration.confidence, calibration.start, calibration.follow):
             assert np.isfinite(law).all()
             assert ((law >= 0) & (law <= 1)).all()
@@ -145,8 +145,8 @@ def learned_seeds():
     for rows in (1, 2, 4):
         learned.costs.add_pass(rows, rows * 0.01)
     learned.costs.add_look(0.002)
-    learned.calibration("model", "ratio", 0.8).observe([1.0, 2.0], [1, 0])
-    learned.calibration("lookup", "ratio", 0.8).observe([1.0, 2.0], [1, 0])
+    learned.calibration("model", "rejection", 0.8).observe([1.0, 2.0], [1, 0])
+    learned.calibration("lookup", "rejection", 0.8).observe([1.0, 2.0], [1, 0])
     calibrations = {k: one.as_dict() for k, one in learned._calibrations.items()}
     record = {"format": 1, "costs": learned.costs.as_dict(), "calibrations": calibrations}
     return [json.dumps(record).encode()]

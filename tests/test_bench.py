@@ -65,10 +65,10 @@ def test_own_options_are_one_more_way():
 @pytest.mark.parametrize(
     ("name", "cast", "got"),
     [
-        ("fastest", MODEL, "plain, fixed-K"),
-        ("fixed-0", MODEL, "fixed-1 to fixed-64"),
-        ("65-at-0.5", MODEL, "1 to 64"),
-        ("3-at-7", MODEL, "plain, fixed-K"),
+        ("fastest", MODEL, "fastest.*plain, fixed-K"),
+        ("fixed-0", MODEL, "fixed-0.*1 to 64"),
+        ("65-at-0.5", MODEL, "65-at-0.5.*1 to 64"),
+        ("3-at-7", MODEL, "3-at-7.*plain, fixed-K"),
         ("model", Cast(""), "a draft model"),
         ("cascade", Cast(""), "a draft model"),
         ("block", MODEL, "a block draft"),
@@ -268,7 +268,7 @@ def test_prompts_one_of_each_kind_after_the_other():
     everything = choose_prompts(None, [], 0)
     assert all(one != other for one, other in itertools.combinations(everything, 2))
     assert {prompt.domain for prompt in choose_prompts(None, ["maths"], 1)} == {"maths"}
-    with pytest.raises(UsageError, match="domains out of chat, code"):
+    with pytest.raises(UsageError, match=r"poetry.*chat, code"):
         choose_prompts(None, ["poetry"], 1)
 
 

@@ -12,10 +12,9 @@ import pytest
 
 from dspark_gguf import load_pair
 from dspark_gguf.config import ModelOptions, Sampling
-from dspark_gguf.engine.peer import LlamaPeer
 from dspark_gguf.errors import DSparkError
-from dspark_gguf.measure.bench.peers import peers
-from dspark_gguf.measure.bench.tools import tally_of_timings
+from dspark_gguf.measure.bench.llama_peer import LlamaPeer
+from dspark_gguf.measure.bench.peers import peers, tally_of_timings
 from dspark_gguf.measure.bench.turns import Task
 
 TASK = Task("chat", tuple(range(100, 120)), 0.0, 8)
@@ -154,4 +153,4 @@ def test_a_server_that_does_not_start(pair, put, monkeypatch):
 def test_an_answer_without_figures():
     """A server that says nothing of its times."""
     with pytest.raises(DSparkError, match="timings None"):
-        tally_of_timings({"content": "x"}, "llama-server")
+        tally_of_timings({"content": "x"})

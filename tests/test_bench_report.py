@@ -173,7 +173,7 @@ def test_the_page_is_written_whole(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["index.html"]
     parsed(path.read_text("utf-8"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="a folder for the report"):
+    with pytest.raises(UsageError, match="cannot write a report"):
         require_folder(tmp_path / "file")
 
 

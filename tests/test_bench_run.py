@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from dspark_gguf.cli import main
 from dspark_gguf.measure.bench.ours import Ours
-from dspark_gguf.measure.memory import peak_bytes
+from dspark_gguf.measure.bench.run import peak_bytes
 from tests.tiny_gguf import Tiny, write_llama
 
 SHORT = ["bench", "--tokens", 8, "--per-domain", 1, "-c", 2048]
@@ -192,11 +192,11 @@ def test_a_terminated_bench_ends_its_peers(bench, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "code", "got"),
     [
-        (["--ways", "fastest"], 2, "ways of decoding"),
-        (["--domains", "poetry"], 2, "domains out of"),
+        (["--ways", "fastest"], 2, "unknown way of decoding"),
+        (["--domains", "poetry"], 2, "unknown domain"),
         (["--prompts", "missing.jsonl"], 2, "missing.jsonl"),
         (["--tokens", "2000"], 4, "the longest prompt and its answer"),
-        (["--report", "/dev/null"], 2, "a folder for the report"),
+        (["--report", "/dev/null"], 2, "cannot write a report"),
         (["--learn"], 2, "No such option"),
     ],
 )

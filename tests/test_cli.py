@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 
 import pytest
@@ -141,8 +142,8 @@ def test_show_config_reads_back(dspark, tmp_path):
 
 
 BAD = {
-    "no prompt": (["run"], 2, "needed a prompt"),
-    "blank prompt": (["run", "  "], 2, "needed a prompt"),
+    "no prompt": (["run"], 2, "there is no prompt"),
+    "blank prompt": (["run", "  "], 2, "there is no prompt"),
     "negative temperature": (["run", "x", "--temp", "-1"], 2, "sampling.temperature"),
     "top-p of 7": (["run", "x", "--top-p", "7"], 2, "sampling.top_p"),
     "negative budget": (["run", "x", "-n", "-5"], 2, "limits.max_tokens"),
@@ -151,14 +152,22 @@ BAD = {
     "layers in words": (["run", "x", "-ngl", "many"], 2, "all, none or a number"),
     "bias in words": (["run", "x", "--logit-bias", "much"], 2, "TOKEN_ID"),
     "unknown option": (["run", "x", "--frobnicate"], 2, "No such option"),
-    "unknown preset": (["run", "x", "--config", "nope"], 2, "presets: apple-silicon, chat"),
-    "draft without target": (["run", "x", "-d", "d.gguf"], 2, "needed a target"),
+    "unknown preset": (["run", "x", "--config", "nope"], 2, "presets are apple-silicon, chat"),
+    "draft without target": (["run", "x", "-d", "d.gguf"], 2, "the draft d.gguf has no target"),
     "output without jsonl": (["run", "x", "-o", "out"], 2, "--jsonl"),
     "keep errors of nothing": (["run", "--jsonl", "x", "--keep-errors"], 2, "-o FILE"),
     "prompt too long": (["run", "x " * 600, "-c", "512"], 4, "a context of 512"),
-    "context beyond memory": (["run", "x", "-c", "2000000000"], 4, "GiB of memory"),
-    "missing file": (["run", "x", "-m", "missing.gguf"], 2, "nothing at missing.gguf"),
-    "missing chat model": (["chat", "-m", "missing.gguf"], 2, "nothing at missing.gguf"),
+    "context beyond memory": (["run", "x", "-c", "2000000000"], 4, "GiB needed"),
+    "missing file": (
+        ["run", "x", "-m", "missing.gguf"],
+        2,
+        "missing.gguf: no such file",
+    ),
+    "missing chat model": (
+        ["chat", "-m", "missing.gguf"],
+        2,
+        "missing.gguf: no such file",
+    ),
     "missing prompt file": (["run", "-f", "missing.txt"], 2, "missing.txt"),
     "missing jsonl": (["run", "--jsonl", "missing.jsonl"], 2, "missing.jsonl"),
 }
@@ -166,7 +175,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_gets_a_message_and_a_code(dspark, name, tmp_path, monkeypatch):
-    """One or two lines that say needed, got, do; the documented exit code; no traceback."""
+    """One or two lines with a problem and a hint; the documented exit code; no traceback."""
     words, code, text = BAD[name]
     monkeypatch.chdir(tmp_path)
     result = dspark(*words)
@@ -177,7 +186,7 @@ def test_bad_input_gets_a_message_and_a_code(dspark, name, tmp_path, monkeypatch
     message = [line for line in result.stderr.splitlines() if line.startswith("dspark-gguf: ")]
     if "No such option" not in text:
         assert len(message) == 1
-        assert message[0].startswith("dspark-gguf: needed ")
+        assert re.fullmatch(r"dspark-gguf: .+\. [A-Z-].+\.", message[0])  # problem, then hint
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,6 +9,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dspark_gguf import config
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, Limits, ModelOptions, Settings, Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import shipped
@@ -72,9 +73,9 @@ def test_any_stop_string_survives_yaml(max_tokens, stops):
 def test_an_unknown_key_is_refused_with_the_known_ones(tree, key, known):
     """Never an option that is accepted and ignored: the error names it and the right ones."""
     error = refusal(tree)
-    assert key in error.got
-    assert known in error.do.split(": ")[1].split(", ")
-    assert "the file" in error.needed
+    assert f"unknown setting '{key}'" in error.problem
+    assert known in error.hint.removesuffix(".").split(": ")[1].split(", ")
+    assert "the file" in error.problem
 
 
 @pytest.mark.parametrize(
@@ -109,13 +110,12 @@ def test_an_unknown_key_is_refused_with_the_known_ones(tree, key, known):
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(part, key, wrong):
-    """The text says what was needed, what was got and what to do; wrong use exits with 2."""
+    """The text says what was set where, and what it takes; wrong use exits with 2."""
     error = refusal({part: {key: wrong}})
-    assert f"{part}.{key}" in error.needed
-    assert "the file" in error.needed
-    assert str(error) == f"needed {error.needed}, got {error.got}; {error.do}"
-    assert error.got
-    assert error.do
+    assert error.problem.startswith(f"{part}.{key}")
+    assert " in the file is " in error.problem
+    assert str(error) == f"{error.problem}. {error.hint}"
+    assert error.hint.startswith("It takes ")
     assert "Value error" not in str(error)
     assert error.exit_code == 2
 
@@ -123,7 +123,7 @@ def test_a_value_out_of_range_is_refused_by_name(part, key, wrong):
 @pytest.mark.parametrize("part", ["sampling", "chat"])
 def test_a_part_must_be_a_mapping(part):
     """A list or a number in place of a part names the part."""
-    assert part in refusal({part: 3}).needed
+    assert part in refusal({part: 3}).problem
 
 
 def test_one_stop_string_may_stand_alone():
@@ -211,7 +211,7 @@ def test_a_wrong_value_is_blamed_on_its_source(tmp_path):
     path.write_text("sampling: {temperature: -1}\n")
     with pytest.raises(UsageError, match=r"mine\.yaml"):
         load_settings(str(path), {"sampling": {"temperature": 1.0}})
-    with pytest.raises(UsageError, match="the options"):
+    with pytest.raises(UsageError, match="the command line"):
         load_settings(None, {"sampling": {"temperature": -1}})
 
 
@@ -237,7 +237,7 @@ def test_a_file_that_is_no_mapping_is_refused(content, got, tmp_path):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError, match=r"bad\.yaml") as caught:
         read_yaml(str(path))
-    assert got in caught.value.got
+    assert got in caught.value.problem
     assert "\n" not in str(caught.value)
 
 
@@ -262,3 +262,16 @@ def test_draft_options_differ_from_the_targets_in_buffers_only():
     target, draft = ModelOptions().model_dump(), DraftOptions().model_dump()
     assert {key for key in target if target[key] != draft[key]} == {"n_batch", "n_ubatch"}
     assert Speculation().most_looks <= Speculation().most_copies == MAX_DRAFT
+
+
+def test_a_renamed_value_works_and_says_so_once(tmp_path, capfd):
+    """In Python and in a file, for one version."""
+    path = tmp_path / "old.yaml"
+    path.write_text("speculation: {acceptance: ratio}\n")
+    for make in (
+        lambda: Speculation(acceptance="ratio"),
+        lambda: load_settings(str(path), {}).speculation,
+    ):
+        config._say_renamed.cache_clear()
+        assert [make().acceptance for _ in range(2)] == ["rejection"] * 2
+        assert capfd.readouterr().err == "acceptance ratio is now called rejection\n"

@@ -62,7 +62,7 @@ def test_positions_must_go_on_from_the_cache(context):
 def test_rows_exist_only_where_they_were_asked_for(context):
     """A prompt without rows has none; asking for one is an error, not another position's row."""
     prefill(context, [1, 2, 3])
-    with pytest.raises(EngineError, match="none at row"):
+    with pytest.raises(EngineError, match="no logits at row"):
         type(rows_of(context, [4, 5]))(context, 7, 1)[0]
 
 

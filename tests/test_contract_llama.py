@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from dspark_gguf.plugin import DSparkLlama
+from dspark_gguf.dropin.llama import DSparkLlama
 
 
 def test_what_the_drop_in_relies_on_in_llama(tiny_files):

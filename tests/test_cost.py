@@ -124,7 +124,7 @@ def test_a_table_that_is_none_is_refused_in_one_line(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UsageError, match="target_seconds"):
         load_table(path)
-    with pytest.raises(UsageError, match="check the path"):
+    with pytest.raises(UsageError, match="Check the path"):
         load_table(tmp_path / "missing.json")
 
 

@@ -22,7 +22,7 @@ from dspark_gguf.testing import (
 )
 from tests.fakes import Letters, World, followed
 
-RULES = ("ratio", "match", "typical", "threshold")
+RULES = ("rejection", "match", "typical", "threshold")
 
 
 def random_world(rng, **changes):

@@ -82,7 +82,7 @@ def test_a_draw_near_one_stays_inside(short):
 
 @pytest.mark.parametrize("number", [0.0, 0.5, math.nextafter(1.0, 0.0)])
 def test_a_token_of_no_probability_is_never_drawn(number):
-    """Small probabilities underflow to 0 in a softmax; `ratio` divides by that of a drawn token."""
+    """Small probabilities underflow to 0 in a softmax; `rejection` divides by a drawn one's."""
     law = Dist(np.array([1, 2, 3, 4]), np.array([0.0, 0.5, 0.5, 0.0]))
     assert law.draw(Always(number)) in (2, 3)
 

@@ -12,8 +12,8 @@ from dspark_gguf.config import ModelOptions, Settings
 from dspark_gguf.doctor import machine, models
 from dspark_gguf.doctor.report import Finding, Report, Section, discreet
 from dspark_gguf.engine import build, library
-from dspark_gguf.engine.fit import Need, need_of, room
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.memory import Need, need_of, room
 from dspark_gguf.errors import EngineError, PairError
 
 
@@ -29,8 +29,8 @@ def test_an_idle_gpu_is_wrong_unless_asked_for(monkeypatch):
     monkeypatch.setattr(library, "can_offload", lambda: False)
     (finding,) = machine.build(Settings()).findings
     assert finding.wrong
-    assert "RTX 3060" in finding.needed
-    assert "-DGGML_CUDA=on" in finding.do
+    assert "RTX 3060" in finding.problem
+    assert "-DGGML_CUDA=on" in finding.hint
     asked = Settings(target_options=ModelOptions(n_gpu_layers="none"))
     assert not machine.build(asked).findings[0].wrong
     monkeypatch.setattr(library, "can_offload", lambda: True)
@@ -58,7 +58,7 @@ def test_a_busy_machine_is_said(monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (500.0, 0.0, 0.0))
     (finding,) = machine.devices().findings
     assert not finding.wrong
-    assert "500.0" in finding.got
+    assert "500.0" in finding.problem
 
 
 def test_no_private_names(monkeypatch):
@@ -78,9 +78,9 @@ def test_a_check_that_breaks_is_a_line():
     assert report.check("b", lambda: Section(str(1 / 0))) is None
     assert report.check("c", lambda: Section("fine, too")) is None
     (finding,) = report.findings
-    assert "ZeroDivisionError" in finding.got
-    assert "test_doctor_checks.py:" in finding.got
-    assert str(Path(__file__).parent) not in finding.got
+    assert "ZeroDivisionError" in finding.problem
+    assert "test_doctor_checks.py:" in finding.problem
+    assert str(Path(__file__).parent) not in finding.problem
     assert report.exit_code == 1
     assert len(seen) == 1
 
@@ -95,11 +95,11 @@ def raising(error):
 def test_exit_codes():
     """3 for a pair that does not fit, before 1 for anything else, 0 for advice alone."""
     report = Report()
-    report.check("a", lambda: Section("", findings=(Finding("x", "y", "z", wrong=False),)))
+    report.check("a", lambda: Section("", findings=(Finding("x", "Y.", wrong=False),)))
     assert report.exit_code == 0
-    report.check("b", raising(EngineError("x", "y", "z")))
+    report.check("b", raising(EngineError("x", "Y.")))
     assert report.exit_code == 1
-    report.check("c", raising(PairError("x", "y", "z")))
+    report.check("c", raising(PairError("x", "Y.")))
     assert report.exit_code == 3
 
 
@@ -138,7 +138,7 @@ def test_where_models_would_sit_and_whether_there_is_room():
     section = models.fit({"target": target}, [CPU, GPU], Settings())
     assert section.value is False
     (finding,) = section.findings
-    assert finding.do.endswith("-ngl 15")  # 8 GiB but 5 %, of half a GiB each
+    assert finding.hint.endswith("-ngl 15")  # 8 GiB but 5 %, of half a GiB each
     part = Need(weights=19 * GIB, cache=GIB, n_ctx=8192, layers=40, on_gpu=15)
     assert models.fit({"target": part}, [CPU, GPU], Settings()).value is True
     assert models.fit({"target": part, "draft": part}, [CPU, GPU], Settings()).value is False
@@ -159,11 +159,11 @@ def test_advice_without_measuring():
     assert models.advice(fake_pair()) == []
     assert models.advice(fake_pair(target_gpu_layers=33, draft_gpu_layers=20)) == []
     (found,) = models.advice(fake_pair(target_gpu_layers=33))
-    assert "-ngld" in found.do
+    assert "-ngld" in found.hint
     (found,) = models.advice(fake_pair(draft_size=126))
-    assert "13%" in found.got
+    assert "13%" in found.problem
     on_metal = {"target_gpu_layers": 33, "draft_gpu_layers": 20, "target_place": "Metal"}
     assert models.advice(fake_pair(**on_metal)) == []
     (found,) = models.advice(fake_pair(**on_metal, target_name="big-UD-Q4_K_XL"))
-    assert "XL" in found.got
+    assert "XL" in found.problem
     assert models.advice(fake_pair(target_name="big-UD-Q4_K_XL")) == []

@@ -138,11 +138,11 @@ def test_threads_and_attention_on_a_real_model(tiny_files):
 def test_what_wins_is_advised_with_its_option():
     """The fastest alone; nothing where nothing is clearly faster."""
     faster = [ways.Way("-t 4", 0.8, True), ways.Way("-t 2", 0.5, True)]
-    (finding,) = measured._ways(faster, "").findings
-    assert finding.do == "give -t 2"
+    (finding,) = measured.compared(faster, "").findings
+    assert finding.hint == "Add -t 2 to your options."
     assert not finding.wrong
-    assert measured._ways([ways.Way("-t 4", 0.9, False)], "").findings == ()
-    assert measured._ways([], "nothing").text == "nothing"
+    assert measured.compared([ways.Way("-t 4", 0.9, False)], "").findings == ()
+    assert measured.compared([], "nothing").text == "nothing"
 
 
 def costs_of(target, look):
@@ -155,10 +155,13 @@ def costs_of(target, look):
     return costs
 
 
-def test_a_draft_that_cannot_pay_is_said():
+def test_a_draft_that_cannot_pay_is_said(tiny_files):
     """Even if every guess were right: then the draft is what to change."""
-    assert measured._too_dear(1.05)
-    assert measured._too_dear(1.5) == []
+    with load_pair(tiny_files.target, tiny_files.draft) as pair:
+        pair.draft_cache()
+        (finding,) = measured.speed(pair, Settings(), costs_of([0.01] * 13, 0.02)).findings
+        assert not finding.wrong
+        assert "too slow" in finding.problem
 
 
 def test_the_speed_to_expect_and_why(tiny_files):
@@ -169,10 +172,10 @@ def test_the_speed_to_expect_and_why(tiny_files):
         section = measured.speed(pair, Settings(), costs)
         assert section.facts["plain_tokens_per_second"] == pytest.approx(100.0)
         assert section.facts["bound"] == pytest.approx(13 / 2.2, abs=1e-3)
-        assert "x5.91 with 12 guesses a round" in section.text
+        assert "x5.91 with 12 draft tokens a round" in section.text
         assert section.findings == ()
         assert "learned" not in section.facts
-        calibration = pair.learned(Speculation(learn=False)).calibration("model", "ratio", 0.8)
+        calibration = pair.learned(Speculation(learn=False)).calibration("model", "rejection", 0.8)
         for _ in range(60):
             calibration.observe([9.0] * 4, [1.0] * 4)
         quiet = Settings(speculation=Speculation(learn=False))

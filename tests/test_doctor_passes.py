@@ -46,7 +46,7 @@ def test_extra_buffers_that_do_not(monkeypatch):
     assert "AMX and repacked weights: ends the process (SIGSEGV), so they are left" in section.text
     (finding,) = section.findings
     assert not finding.wrong
-    assert trial.REBUILD in finding.do
+    assert trial.REBUILD in finding.hint
     know(monkeypatch, SLOWER)
     section = passes.first_pass(Settings())
     assert "1 rows x1.30" in section.text
@@ -64,7 +64,7 @@ def test_a_processor_with_amx_and_a_build_without(monkeypatch):
     monkeypatch.setattr(trial, "processor", lambda: "flags : avx2 amx_tile amx_int8")
     (finding,) = passes.first_pass(Settings()).findings
     assert not finding.wrong
-    assert trial.REBUILD in finding.do
+    assert trial.REBUILD in finding.hint
     monkeypatch.setattr(trial, "has_amx", lambda: True)
     assert passes.first_pass(Settings()).findings == ()
 
@@ -79,8 +79,8 @@ def test_a_gpu_that_dies(monkeypatch, asked):
     section = passes.first_pass(Settings(target_options=ModelOptions(n_gpu_layers=asked)))
     (finding,) = section.findings
     assert finding.wrong
-    assert "NVIDIA H100" in finding.needed
-    assert "-DGGML_CUDA=on" in finding.do
+    assert "NVIDIA H100" in finding.problem
+    assert "-DGGML_CUDA=on" in finding.hint
     assert "on the GPU: ends the process (SIGSEGV)" in section.text
     assert section.value.target_options.n_gpu_layers == "none"
     assert section.value.draft_options.n_gpu_layers == "none"
@@ -98,5 +98,5 @@ def test_a_build_that_dies_everywhere_ends_the_report(dspark, tiny_files, monkey
     sections = json.loads(result.stdout)["sections"]
     assert list(sections) == ["versions", "build", "devices", "first pass"]
     (finding,) = sections["first pass"]["findings"]
-    assert "ends the process (SIGILL)" in finding["got"]
-    assert trial.REINSTALL in finding["do"]
+    assert "ends the process (SIGILL)" in finding["problem"]
+    assert trial.REINSTALL in finding["hint"]

@@ -228,7 +228,7 @@ class FakeCache(TableModel):
 def test_settings_choose_the_drafter():
     """Off: the draft model is not even loaded. Without one: copies alone.
 
-    Only `ratio` draws from the draft; the other rules do better with its best guess.
+    Only `rejection` draws from the draft; the other rules do better with its best guess.
     """
     cache = FakeCache(random_rows(N_TOKENS))
     sampling = Sampling(temperature=0.7, top_k=3)
@@ -250,7 +250,7 @@ def test_settings_choose_the_drafter():
     assert isinstance(made(cache), Cascade)
     assert isinstance(made(cache, drafter="model"), ModelDrafter)
     assert isinstance(made(cache, rule="fixed"), ModelDrafter)
-    for rule, temperature in (("ratio", 0.7), ("match", 0), ("typical", 0), ("threshold", 0)):
+    for rule, temperature in (("rejection", 0.7), ("match", 0), ("typical", 0), ("threshold", 0)):
         drafter = made(cache, acceptance=rule, drafter="model")
         assert isinstance(drafter, ModelDrafter)
         assert drafter.cache is cache

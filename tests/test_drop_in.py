@@ -16,8 +16,8 @@ import pytest
 from dspark_gguf import Speculation
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.draft import Cascade, LookupDrafter
+from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.errors import UsageError
-from dspark_gguf.plugin import DSparkLlama
 from tests.children import run_python
 from tests.fake_hub import serving
 
@@ -133,7 +133,7 @@ def test_generate_takes_its_arguments_by_position(make, way):
 def test_nothing_to_go_on_from(make, way):
     """No prompt is refused; after `eval`, none is needed."""
     ours, plain = make(way), make()
-    with pytest.raises(UsageError, match="prompt of a token"):
+    with pytest.raises(UsageError, match="prompt has no tokens"):
         next(ours.generate([]))
     firsts = []
     for llama in (ours, plain):
@@ -267,7 +267,7 @@ def test_after_the_end(make):
             lambda: llama.save_state(),  # noqa: B023
             lambda: llama.n_ctx(),  # noqa: B023
         ):
-            with pytest.raises(UsageError, match="that was closed"):
+            with pytest.raises(UsageError, match="was closed"):
                 use()
 
 

@@ -9,7 +9,7 @@ import llama_cpp
 import pytest
 from pydantic import BaseModel
 
-from dspark_gguf.plugin import DSparkLlama
+from dspark_gguf.dropin.llama import DSparkLlama
 from tests.children import run_python
 
 ASKED = "Anna is 31 years old. Who is it, and how old?"

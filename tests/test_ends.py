@@ -11,7 +11,7 @@ from threading import Event
 import pytest
 from prompt_toolkit.history import InMemoryHistory
 
-from dspark_gguf.chat.kept import Kept
+from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.terminal import TerminalReader, ended_by_signals, interruptible
 from dspark_gguf.chat.transcript import write
 from tests.children import (
@@ -130,7 +130,7 @@ def test_a_signal_in_the_middle_of_an_answer(home, model, number, name):
     child = terminal(home, model, *(["--session", name] if name else []))
     answering(child, "Tell me.")
     child.kill(number)
-    child.expect(f"kept: `dspark-gguf chat --session {name or 'last'}` goes on from here")
+    child.expect(f"saved; resume with `dspark-gguf chat --session {name or 'last'}`")
     assert "Traceback" not in child.before
     assert ended(child) == 128 + number
     user, assistant = transcript(home, name or "last")
@@ -197,7 +197,7 @@ def test_what_was_typed_is_nobody_elses(tmp_path, monkeypatch):
     try:
         for _ in range(2):
             TerminalReader()._session.history.append_string("secret")
-            kept = Kept("talk")
+            kept = SavedSession("talk")
             write({"messages": []}, kept.path)
             kept.close()
             modes = {path.name: path.stat().st_mode & 0o777 for path in (data, *data.rglob("*"))}
@@ -249,8 +249,8 @@ def test_other_files_on_a_full_disk(home, model, tmp_path):
     ran = limited(home, words, "", most_bytes=2000)
     assert ran.returncode == 1
     message = ran.stderr.splitlines()[-1]
-    assert message.startswith("dspark-gguf: needed to read or write ")
-    assert ", got File too large; check the place" in message
+    assert message.startswith("dspark-gguf: cannot read or write ")
+    assert ": File too large. Check the path and the free space." in message
     assert "Traceback" not in ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
     jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out.jsonl"
@@ -258,7 +258,7 @@ def test_other_files_on_a_full_disk(home, model, tmp_path):
     words = ["run", "--jsonl", str(jobs), "-o", str(out), "-m", str(model), "-n", "1"]
     ran = limited(home, [*words, "--spec", "off", "-c", "256"], "", most_bytes=4000)
     assert ran.returncode == 1
-    assert "got File too large" in ran.stderr.splitlines()[-1]
+    assert ": File too large." in ran.stderr.splitlines()[-1]
     ran = limited(home, [*words, "--spec", "off", "-c", "256"], "")
     assert ran.returncode == 0
     assert len([json.loads(line) for line in out.read_text("utf-8").splitlines()]) == 9
@@ -268,7 +268,7 @@ def test_a_disk_with_room_for_the_transcript_only(home, model):
     """The caches are left out with one word about it; the next process reads again."""
     ran = piped(home, model, "--session", "fox", lines=["One.", "Two."], most_bytes=8000)
     assert ran.returncode == 0, ran.stderr
-    assert "session fox is kept, without its caches: " in ran.stderr
+    assert "session fox is saved without its caches: " in ran.stderr
     folder = os.path.join(home["XDG_DATA_HOME"], "dspark-gguf", "sessions", "fox")
     assert sorted(os.listdir(folder)) == ["chat.json", "lock"]
     again = piped(home, model, "--session", "fox", lines=["Three."])
@@ -281,7 +281,7 @@ def test_a_disk_without_room_for_the_transcript(home, model):
     piped(home, model, "--session", "fox", lines=["One."])
     before = transcript(home, "fox")
     ran = piped(home, model, "--session", "fox", lines=["Two.", "Three."], most_bytes=500)
-    assert ran.stderr.count("this conversation is not kept: needed to write ") == 2
+    assert ran.stderr.count("this conversation is not saved: cannot write ") == 2
     assert ran.stderr.count("4 tok ") == 2
     assert "Traceback" not in ran.stderr
     assert transcript(home, "fox") == before
@@ -297,7 +297,7 @@ def test_folders_that_cannot_be_made(home, model, tmp_path, kind):
     assert "4 tok " in ran.stderr
     if kind == "DATA":
         child = terminal(home, model, "-n", "4")
-        assert "this conversation will not be kept: needed a writable folder" in child.before
+        assert "this conversation will not be saved: cannot write to" in child.before
         child.sendline("/bye")
         assert ended(child) == 0
 
@@ -308,7 +308,7 @@ def test_leaving_with_a_full_disk_asks_once(home, model):
     folder = os.path.join(home["XDG_DATA_HOME"], "dspark-gguf", "sessions", "fox")
     os.mkdir(os.path.join(folder, "chat.json"))  # nothing can replace a folder
     child.send("One.\r")
-    child.expect("this conversation is not kept: needed to write ")
+    child.expect("this conversation is not saved: cannot write ")
     child.expect(">>>")
     child.send("/save elsewhere.json\r")
     child.expect("saved 2 messages to elsewhere.json")

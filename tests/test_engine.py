@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dspark_gguf.config import ModelOptions
-from dspark_gguf.engine.footprint import Footprint
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.memory import Footprint
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.sequence import common_prefix, open_cache
@@ -130,12 +130,18 @@ def test_an_exception_between_pass_and_books_leaves_a_clean_cache(model, context
     np.testing.assert_allclose(row, fresh_row(model, TEXT[:6]), **CLOSE)
 
 
-@pytest.mark.parametrize(("status", "error"), [(1, ResourceError), (-1, EngineError)])
-def test_a_failed_pass_is_translated(model, context, monkeypatch, status, error):
+@pytest.mark.parametrize(
+    ("status", "error", "text"),
+    [
+        (1, ResourceError, r"cache of 128 tokens is full\. Use a larger --ctx-size\."),
+        (-1, EngineError, r"status -1 \(no reason given\)\. Try again"),
+    ],
+)
+def test_a_failed_pass_is_translated(model, context, monkeypatch, status, error, text):
     """llama.cpp's status becomes an error that says what to do; the next restart works."""
     prefill(context, TEXT[:4])
     monkeypatch.setattr(llama_cpp, "llama_decode", lambda *_: status)
-    with pytest.raises(error, match=r"needed .*, got .*; "):
+    with pytest.raises(error, match=text):
         rows_of(context, [200])
     monkeypatch.undo()
     prefill(context, TEXT[:5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 
 import llama_cpp
@@ -11,13 +12,16 @@ import pytest
 
 from dspark_gguf import Decoder, Limits, Pair, load_pair
 from dspark_gguf.chat import transcript
-from dspark_gguf.chat.kept import Kept
 from dspark_gguf.chat.loop import Chat
+from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.session import Session
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import DSparkError, ResourceError
 from dspark_gguf.settings_files import load_settings
 from tests.fakes import FakeReader, FakeScreen
+
+#: A problem and a hint; three clauses where they are not converted yet.
+ERROR = r"^[^.].*\. [A-Z].*\.$"
 
 EXACT = {
     "n_ctx": 256, "flash_attn": "off", "cache_type_k": "f32", "cache_type_v": "f32", "threads": 1,
@@ -86,7 +90,7 @@ def passes(monkeypatch):
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    return Kept.last()
+    return SavedSession.last()
 
 
 def talk(pair, kept):
@@ -110,7 +114,7 @@ def require_sound(session, kept):
         assert transcript.read(kept.path)["messages"] == session.messages
     for _ in session.ask("Four."):
         pass
-    prompt = session.trail[1][: session.last.prompt_tokens]
+    prompt = session.last_exchange[1][: session.last.prompt_tokens]
     for cache in session.pair.caches.values():
         cache.trim(0)
     settings = session.settings
@@ -130,7 +134,7 @@ def test_a_fault_at_every_pass(pair, passes, kept, name):
         passes.arm(at, fault)
         session, screen, end = talk(pair, kept)
         passes.arm(None, None)
-        said = [note for note in screen.notes if note.startswith("needed ")]
+        said = [note for note in screen.notes if re.match(ERROR, note)]
         if isinstance(result, KeyboardInterrupt | int):
             assert end is None
             users = [m["content"] for m in session.messages if m["role"] == "user"]
@@ -139,7 +143,7 @@ def test_a_fault_at_every_pass(pair, passes, kept, name):
             assert len(session.messages) >= len(whole.messages) - 2
         else:
             assert type(end) is type(result)
-            assert any("kept: " in note for note in screen.notes) == bool(session.messages)
+            assert any("saved; resume" in note for note in screen.notes) == bool(session.messages)
         require_sound(session, kept)
 
 
@@ -155,7 +159,7 @@ def test_no_memory_at_every_step_of_loading(tiny_files, monkeypatch):
 
             with monkeypatch.context() as patch:
                 patch.setattr(llama_cpp, function, fail)
-                with pytest.raises(DSparkError, match=r"^needed .*, got .*; "):
+                with pytest.raises(DSparkError, match=ERROR):
                     load_pair(tiny_files.target, tiny_files.draft).draft_cache()
     with load_pair(tiny_files.target, tiny_files.draft) as pair:
         assert pair.draft_cache()
@@ -168,7 +172,7 @@ def test_a_draft_that_cannot_be_loaded_leaves_the_chat_as_it_was(tiny_files, kep
         monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", lambda *words: None)
         session, screen = Session(pair, load_settings(None, off)), FakeScreen()
         Chat(session, screen, FakeReader("One.", "/spec on", "/spec off", "Two."), kept).run()
-        assert sum(note.startswith("needed ") for note in screen.notes) == 1
+        assert sum(bool(re.match(ERROR, note)) for note in screen.notes) == 1
         assert len(session.messages) == 4
 
 
@@ -176,11 +180,11 @@ def test_a_cache_that_is_smaller_than_it_says(pair, kept, monkeypatch):
     """llama.cpp itself finds no place in the middle of a verification: the answer ends there."""
     for cache in pair.caches.values():
         cache.trim(0)
-    monkeypatch.setattr(pair.target_cache.context, "n_ctx", 10_000)
+    monkeypatch.setattr(pair.target_cache, "n_ctx", 10_000)
     tree = {**TREE, "limits": {"max_tokens": None}}
     session, screen = Session(pair, load_settings(None, tree)), FakeScreen()
     Chat(session, screen, FakeReader("One."), kept).run()
-    assert sum("needed a free place in the cache" in note for note in screen.notes) == 1
+    assert sum("tokens is full. Use a larger --ctx-size" in note for note in screen.notes) == 1
     assert transcript.read(kept.path)["messages"] == session.messages
     assert len(session.messages) == 2
     assert pair.target_cache.length <= 256

@@ -32,7 +32,7 @@ def reads(name, data, folder):
         foreign.read(path)
     except DSparkError as error:
         message = str(error)
-    assert message is None or re.fullmatch(r"needed .*, got .*; .*", message, re.DOTALL)
+    assert message is None or re.fullmatch(r".+\. [A-Z].*", message, re.DOTALL)
     assert len(message or "") < 2000
     return message is None
 

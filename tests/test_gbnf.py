@@ -1,4 +1,4 @@
-"""Grammars that llama.cpp does not come back from, and those that only look like them."""
+"""Grammars that llama.cpp does never finishes, and those that only look like them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import pytest
 from dspark_gguf.engine.gbnf import fault
 
 FAULTS = {
-    'root ::= "a"{5,2}': "a repetition {5,2}",
-    'root ::= ("a" | "b"){3,\t0}': "a repetition {3,\t0}",
-    'root ::= root "a" | "b"': "the rule root",
-    'root ::= ws root "+" | "b"\nws ::= [ \\t]*': "the rule root",
-    'root ::= "x" sum\nsum ::= pad sum "+" | "b"\npad ::= tab?\ntab ::= "\\t"': "the rule sum",
-    'root ::= (ws root)* "b"\nws ::= " "?': "the rule root",
-    'root ::= a "x"\na ::= b\nb ::= c | ""\nc ::= b root': "the rule",
-    "root ::= " + 501 * "(" + '"a"' + 501 * ")": "parentheses more than 500 deep",
-    "root ::= r0\n" + "\n".join(f"r{k} ::= r{k + 1}" for k in range(600)): "rules more than 500",
-    "start ::= [a-z]": "none with the rule root",
-    "# nothing but a comment": "none with the rule root",
+    'root ::= "a"{5,2}': "its repetition {5,2}",
+    'root ::= ("a" | "b"){3,\t0}': "its repetition {3,\t0}",
+    'root ::= root "a" | "b"': "its rule root",
+    'root ::= ws root "+" | "b"\nws ::= [ \\t]*': "its rule root",
+    'root ::= "x" sum\nsum ::= pad sum "+" | "b"\npad ::= tab?\ntab ::= "\\t"': "its rule sum",
+    'root ::= (ws root)* "b"\nws ::= " "?': "its rule root",
+    'root ::= a "x"\na ::= b\nb ::= c | ""\nc ::= b root': "its rule",
+    "root ::= " + 501 * "(" + '"a"' + 501 * ")": "its parentheses are more than 500 deep",
+    "root ::= r0\n"
+    + "\n".join(f"r{k} ::= r{k + 1}" for k in range(600)): "its rules are more than 500",
+    "start ::= [a-z]": "it has no rule root",
+    "# nothing but a comment": "it has no rule root",
 }
 
 

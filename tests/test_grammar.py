@@ -10,19 +10,13 @@ import pytest
 
 from dspark_gguf import Speculation
 from dspark_gguf.assemble import new_choices
-from dspark_gguf.draft.grammar import (
-    AnswerGrammar,
-    Choices,
-    FittingGreedy,
-    fitting,
-    forced,
-    paying,
-)  # fmt: skip
+from dspark_gguf.draft.answer_grammar import AnswerGrammar, Choices, FittingGreedy, fitting
+from dspark_gguf.draft.grammar import forced, paying
+from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.engine.chain import Chain
 from dspark_gguf.engine.grammar import Grammar
 from dspark_gguf.engine.llama import SafeLlama
 from dspark_gguf.errors import UsageError
-from dspark_gguf.plugin import DSparkLlama
 from dspark_gguf.records import NO_DRAFT
 
 SCHEMA = {
@@ -231,7 +225,7 @@ def test_nothing_may_follow(pair, monkeypatch):
     _, ours = pair
     monkeypatch.setattr(Grammar, "all", lambda self: np.empty(0, dtype=np.int32))
     monkeypatch.setattr(Grammar, "among", lambda self, ids: np.empty(0, dtype=np.int32))
-    with pytest.raises(UsageError, match="lets none"):
+    with pytest.raises(UsageError, match="allows no token"):
         ours.create_completion(
             "a", temperature=0.0, grammar=llama_cpp.LlamaGrammar.from_string(GBNF, verbose=False)
         )

@@ -122,42 +122,37 @@ def test_a_broken_connection(large, tmp_path):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows")
 @pytest.mark.parametrize("end", ["SIGINT", "SIGKILL"])
 def test_an_interrupted_download(large, tmp_path, end):
-    """Ctrl-C, or worse: the next process asks for the rest only."""
+    """Ctrl-C, or worse: what came of the file is never taken for the model."""
     home, size = tmp_path / "home", large.stat().st_size
     words = ("pull", "org/m-GGUF")
     with serving({"org/m-GGUF": {large.name: large}}, stalls=[2 * PIECE + 100]) as there:
         with started(*words, env=there.environment(home), text=True) as first:
             assert there.stalled.wait(PATIENCE)
-            part = _until_written(home, 2 * PIECE)
+            _until_written(home, 2 * PIECE)
             first.send_signal(getattr(signal, end))
             _, said = first.communicate(timeout=ENDING)
         if end == "SIGINT":
             assert first.returncode == 130
-            assert "goes on from there" in said
-        assert part.stat().st_size == 2 * PIECE
+            assert "complete files are kept" in said
+            assert not list(home.rglob("*.incomplete"))
         done = there.run(home, *words)
         assert done.returncode == 0, done.stderr
-        assert there.sent == [(large.name, 2 * PIECE, size - 2 * PIECE)]
-        assert "the rest after 0.02 GB" in done.stderr
+        assert there.sent == [(large.name, 0, size)]
     assert Path(done.stdout.strip()).read_bytes() == large.read_bytes()
 
 
 def _until_written(home, size):
-    """Wait until the process has written what it got; returns the file."""
+    """Wait until the process has written what it got."""
     for _ in range(600):
-        for path in home.rglob("*.incomplete"):
-            if path.stat().st_size >= size:
-                return path
+        if any(path.stat().st_size >= size for path in home.rglob("*.incomplete")):
+            return
         Event().wait(0.1)
     raise AssertionError("nothing was written")
 
 
-@pytest.mark.parametrize("part", [b"?" * PIECE, b"?" * 3 * PIECE, None])
+@pytest.mark.parametrize("part", [b"?" * PIECE, None])
 def test_a_damaged_download(large, tmp_path, part):
-    """What came before is of something else, or the wire spoils it: never taken for the model.
-
-    A part that is longer than the whole is nobody's beginning: it is thrown away at once.
-    """
+    """The wire spoils it, or an older version left a part of it: never taken for the model."""
     home, digest = tmp_path / "home", hashlib.sha256(large.read_bytes()).hexdigest()
     blobs = home / "hub/models--org--m-GGUF/blobs"
     if part:
@@ -165,10 +160,10 @@ def test_a_damaged_download(large, tmp_path, part):
         (blobs / f"{digest}.incomplete").write_bytes(part)
     with serving({"org/m-GGUF": {large.name: large}}, spoils=part is None) as there:
         done = there.run(home, "pull", "org/m-GGUF")
-        if not part or len(part) < large.stat().st_size:
+        if not part:
             assert (done.returncode, done.stdout) == (1, "")
             assert digest in done.stderr
-            assert "it begins anew" in done.stderr
+            assert "from the start" in done.stderr
             assert not list(blobs.iterdir())
             done = there.run(home, "pull", "org/m-GGUF")
         assert done.returncode == 0, done.stderr
@@ -198,14 +193,14 @@ except errors.DSparkError as error:
 
 @pytest.mark.parametrize("program", ALONE)
 def test_a_damaged_download_of_huggingface_hub(large, tmp_path, monkeypatch, program):
-    """Where it downloads alone (Windows, more than 50 GB, `from_pretrained`): the same check."""
+    """Without links in the cache (Windows), and for `from_pretrained`: the same check."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(hub.__file__).parents[1]))
     home = tmp_path / "home"
     with serving({"org/m-GGUF": {large.name: large}}, spoils=1) as there:
         results = [run_python("-c", program, env=there.environment(home)) for _ in range(2)]
     assert [done.returncode for done in results] == [1, 0], results[1].stderr
-    assert "it begins anew" in results[0].stderr
+    assert "from the start" in results[0].stderr
     assert (tmp_path / results[1].stdout.strip()).read_bytes() == large.read_bytes()
 
 
@@ -220,13 +215,13 @@ def test_a_dead_link_in_the_cache(pair_hub, tiny_files, tmp_path):
 
 
 def test_a_hub_that_goes_away(large, tmp_path):
-    """One message, what came is kept, no traceback."""
+    """One message, no traceback, no part of a file left."""
     with serving({"org/m-GGUF": {large.name: large}}, cuts=[100] * 9) as there:
         done = there.run(tmp_path / "home", "pull", "org/m-GGUF")
     assert done.returncode == 1
-    assert "it goes on where it stopped" in done.stderr
+    assert "cannot reach the hub for org/m-GGUF:" in done.stderr
     assert "Traceback" not in done.stderr
-    assert list((tmp_path / "home").rglob("*.incomplete"))
+    assert not list((tmp_path / "home").rglob("*.incomplete"))
 
 
 def test_gated_and_missing(pair_hub, tmp_path):
@@ -234,17 +229,17 @@ def test_gated_and_missing(pair_hub, tmp_path):
     pair_hub.gated.add(TARGET_REPO)
     refused = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q4_0")
     assert refused.returncode == 1
-    assert "accept its licence" in refused.stderr
+    assert "Accept its licence" in refused.stderr
     assert "HF_TOKEN" in refused.stderr
     done = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q4_0", HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr
     assert pair_hub.told == [None]
     missing = pair_hub.run(tmp_path, "pull", "org/nothing:Q4_0")
     assert missing.returncode == 2
-    assert "none of that name, or a private one" in missing.stderr
+    assert "the hub has no repository for org/nothing:Q4_0, or it is private" in missing.stderr
     wrong = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q5_K_M", HF_TOKEN=TOKEN)
     assert wrong.returncode == 2
-    assert "0; it has Q4_0, Q8_0" in wrong.stderr
+    assert "no model of that name: it has Q4_0, Q8_0" in wrong.stderr
     for each in (refused, missing, wrong):
         assert "Traceback" not in each.stderr
         assert each.stdout == ""
@@ -257,7 +252,7 @@ def test_offline_and_unreachable(tmp_path):
         gone = there.run(tmp_path, "pull", "org/m:Q4_0", HF_ENDPOINT="http://127.0.0.1:9")
     assert (offline.returncode, gone.returncode) == (1, 1)
     assert "HF_HUB_OFFLINE is set" in offline.stderr
-    assert "run it again when you are online" in gone.stderr
+    assert "Run it again when you are online" in gone.stderr
     assert "Traceback" not in offline.stderr + gone.stderr
 
 
@@ -283,10 +278,10 @@ def test_unverified_and_incomplete_pairs(tiny_files, tmp_path):
         sent = len(there.sent)
         unconverted = there.run(tmp_path, "pull", "qwen3-8b-dspark")
         assert unconverted.returncode == 2
-        assert "it has no GGUF" in unconverted.stderr
+        assert "has no GGUF model" in unconverted.stderr
         nameless = there.run(tmp_path, "run", "-m", "qwen2.5-7b", "hi")
         assert nameless.returncode == 2
-        assert "only its name, Qwen2.5-7B-Instruct Q4_K_M" in nameless.stderr
+        assert "list has only the name of the target, Qwen2.5-7B-Instruct Q4_K_M" in nameless.stderr
         assert len(there.sent) == sent
 
 
@@ -294,5 +289,5 @@ def test_a_full_disk(tmp_path, monkeypatch):
     """Refused before the first byte."""
     monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "not" / "yet")
     hub.require_room([hub.Download("org/m", {"m.gguf": 1})])
-    with pytest.raises(ResourceError, match=r"needed 1000000000\.0 GB of disk space"):
+    with pytest.raises(ResourceError, match=r"takes 1000000000\.0 GB"):
         hub.require_room([hub.Download("org/m", {"m.gguf": 10**18})])

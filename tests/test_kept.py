@@ -11,10 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from dspark_gguf import Pair
-from dspark_gguf.chat import caches, transcript
-from dspark_gguf.chat.kept import Kept
+from dspark_gguf.chat import saved, transcript
+from dspark_gguf.chat.saved import SavedSession, list_sessions
 from dspark_gguf.chat.session import Session
-from dspark_gguf.chat.shelf import sessions
 from dspark_gguf.cli import main
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import DSparkError, UsageError
@@ -60,7 +59,7 @@ def ask(session, text):
 def begin(files, name="talk", turns=("One.", "Two.")):
     """A first process: some turns, kept at the end."""
     with pair_of(*files) as pair:
-        session, kept = session_of(pair), Kept(name)
+        session, kept = session_of(pair), SavedSession(name)
         for turn in turns:
             ask(session, turn)
             kept.write(session)
@@ -73,7 +72,7 @@ def begin(files, name="talk", turns=("One.", "Two.")):
 def resumed(files, name="talk", **changes):
     """What a second process finds: session, tokens in each cache, and what it says."""
     with pair_of(*files, **changes) as pair:
-        session, kept = session_of(pair), Kept(name)
+        session, kept = session_of(pair), SavedSession(name)
         said = kept.restore(session)
         held = {role: list(cache.tokens) for role, cache in pair.caches.items()}
         kept.close()
@@ -90,11 +89,9 @@ def test_a_second_process_reads_only_what_is_new(files):
     first, held, how = begin(files)
     assert how.startswith("with its caches, 0.1 MiB")
     with pair_of(*files) as pair:
-        session, kept = session_of(pair), Kept("talk")
+        session, kept = session_of(pair), SavedSession("talk")
         said = kept.restore(session)
-        assert (
-            said == f"session talk: 4 messages, {len(held['target'])} tokens of them in the cache"
-        )
+        assert said == f"session talk: 4 messages, {len(held['target'])} tokens in the cache"
         assert {role: cache.tokens for role, cache in pair.caches.items()} == held
         answer = ask(session, "Three.")
         kept.close()
@@ -114,7 +111,7 @@ def test_a_block_draft_resumes_too(tiny_files, tmp_path):
     _, held, _ = begin(files)
     assert held["draft"]
     with pair_of(*files) as pair:
-        session, kept = session_of(pair), Kept("talk")
+        session, kept = session_of(pair), SavedSession("talk")
         kept.restore(session)
         assert pair.caches["draft"].tokens == held["target"]
         answer = ask(session, "Three.")
@@ -123,7 +120,7 @@ def test_a_block_draft_resumes_too(tiny_files, tmp_path):
     (tmp_path / "dspark-gguf" / "sessions" / "talk" / "draft.cache").unlink()
     with pair_of(*files) as pair:
         session = session_of(pair)
-        Kept("talk").restore(session)
+        SavedSession("talk").restore(session)
         again = ask(session, "Three.")
     assert again.tokens == answer.tokens
     assert again.cached_tokens == 0
@@ -165,10 +162,10 @@ def test_what_llama_cpp_refuses_leaves_an_empty_cache(files, shelf, tmp_path):
     values, whole = json.loads(record.read_text()), path.read_bytes()
     for damaged in (whole[:8] + b"\xff\xff\xff\xff" + whole[12:], b"", b"x" * 99):
         path.write_bytes(damaged)
-        values["sha256"]["target"] = caches.sha256(path)
+        values["checksums"]["target"] = saved.checksum(path)
         record.write_text(json.dumps(values))
         with pair_of(*files) as pair:
-            session, kept = session_of(pair), Kept("talk")
+            session, kept = session_of(pair), SavedSession("talk")
             kept.restore(session)
             assert pair.target_cache.tokens == []
             assert ask(session, "Three.").cached_tokens == 0
@@ -201,7 +198,7 @@ def test_a_crash_at_any_point_of_saving_loses_nothing(files, shelf, monkeypatch,
     before, failed, calls = first.messages, True, 0
     while failed:
         with pair_of(*files) as pair:
-            session, kept = session_of(pair), Kept("talk")
+            session, kept = session_of(pair), SavedSession("talk")
             kept.restore(session)
             for _ in session.edit(f"Again {calls}."):
                 pass
@@ -217,7 +214,7 @@ def test_a_crash_at_any_point_of_saving_loses_nothing(files, shelf, monkeypatch,
         assert not list((shelf / "talk").glob(".*.part"))
         restored, held, _ = resumed(files)
         assert restored.messages == found
-        assert held["target"][:9] in ([], first.trail[1][:9])
+        assert held["target"][:9] in ([], first.last_exchange[1][:9])
         before = found
     assert found == session.messages
     # The transcript, two caches, their record (a file and its folder each); once without a failure.
@@ -228,7 +225,7 @@ def test_what_a_killed_process_left_is_removed(shelf, files):
     """A half-written cache may be large: the next one who comes in deletes it."""
     begin(files)
     (shelf / "talk" / ".target.cache.0123abcd.part").write_bytes(b"x" * 1000)
-    Kept("talk").close()
+    SavedSession("talk").close()
     assert sorted(path.name for path in (shelf / "talk").iterdir()) == [
         "caches.json", "chat.json", "draft.cache", "lock", "target.cache",
     ]  # fmt: skip
@@ -242,37 +239,37 @@ def test_caches_are_bounded(files, shelf, monkeypatch):
         for path in (shelf / name).glob("*.cache"):
             os.utime(path, (time, time))
     size = sum(path.stat().st_size for path in (shelf / "new").glob("*.cache"))
-    monkeypatch.setattr(caches, "MOST_BYTES", int(2.5 * size))
+    monkeypatch.setattr(saved, "MOST_BYTES", int(2.5 * size))
     begin(files, "newest")
     assert not list((shelf / "old").glob("*.cache"))
     assert len(list((shelf / "new").glob("*.cache"))) == 2
     assert resumed(files, "old")[2] == "session old: 4 messages"
-    monkeypatch.setattr(caches, "MOST_BYTES", size // 2)
+    monkeypatch.setattr(saved, "MOST_BYTES", size // 2)
     assert begin(files, "large")[2] == "without its caches, which would take 0.1 MiB of the disk"
-    monkeypatch.setattr(caches, "MOST_BYTES", 2**60)
-    monkeypatch.setattr(caches, "LEAVE_FREE", 2**60)
+    monkeypatch.setattr(saved, "MOST_BYTES", 2**60)
+    monkeypatch.setattr(saved, "LEAVE_FREE", 2**60)
     assert "would take" in begin(files, "full")[2]
 
 
 def test_one_process_at_a_time(files):
     """Two chats in one session would overwrite each other's turns."""
-    kept = Kept("talk")
+    kept = SavedSession("talk")
     with pytest.raises(UsageError, match="open in another process"):
-        Kept("talk")
+        SavedSession("talk")
     kept.close()
-    Kept("talk").close()
-    first, second = Kept.last(), Kept.last()
+    SavedSession("talk").close()
+    first, second = SavedSession.last(), SavedSession.last()
     assert (first.name, second.name) == ("last", "last-2")
 
 
 def test_a_chat_without_a_name_replaces_the_last_one_only_by_words(files):
     """Opening and leaving a chat must not delete what the one before said."""
     with pair_of(*files) as pair:
-        session, kept = session_of(pair), Kept.last()
+        session, kept = session_of(pair), SavedSession.last()
         ask(session, "One.")
         kept.write(session)
         kept.close()
-        kept = Kept.last()
+        kept = SavedSession.last()
         kept.save(session_of(pair))
         assert transcript.read(kept.path)["messages"] == session.messages
         assert kept.save(session) == ""  # no caches for what nobody asked to keep
@@ -281,19 +278,19 @@ def test_a_chat_without_a_name_replaces_the_last_one_only_by_words(files):
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "-x", "a" * 65, "a b", "a\0"])
 def test_names_are_no_paths(name):
     """A name cannot lead out of the folder."""
-    with pytest.raises(UsageError, match="a session name"):
-        Kept(name)
+    with pytest.raises(UsageError, match="is not a session name"):
+        SavedSession(name)
 
 
 def test_half_a_surrogate_is_kept(files):
     """What no UTF-8 exists for can be typed; the transcript is written and read all the same."""
     with pair_of(*files) as pair:
-        session, kept = session_of(pair), Kept("talk")
+        session, kept = session_of(pair), SavedSession("talk")
         session.messages = [{"role": "user", "content": "a\udc80b"}]
         kept.write(session)
         kept.close()
         again = session_of(pair)
-        Kept("talk").restore(again)
+        SavedSession("talk").restore(again)
         assert again.messages == session.messages
 
 
@@ -303,11 +300,11 @@ def test_the_commands(dspark, files, shelf):
     words = ("chat", "--session", "fox", "--temp", 0, "-n", 4, "-c", 256, "--spec", "on")
     first = dspark(*words, "-m", files[0], "-d", files[1], "-sys", "Be.", stdin="Hello\n")
     assert first.exit_code == 0, first.output
-    assert "session fox is kept, with its caches" in first.stderr
+    assert "session fox is saved with its caches" in first.stderr
     second = dspark("chat", "--session", "fox", "--top-k", 7, stdin="More\n/save\n")
     assert "session fox: 2 messages" in second.stderr
     assert "target target on CPU" in second.stderr
-    assert "kept with its caches" in second.stderr
+    assert "saved with its caches" in second.stderr
     values = json.loads((shelf / "fox" / "chat.json").read_text())
     assert len(values["messages"]) == 4
     assert values["settings"]["sampling"]["top_k"] == 7
@@ -320,9 +317,9 @@ def test_the_commands(dspark, files, shelf):
     assert listed.startswith("fox ")
     assert "4 messages" in listed
     assert dspark("sessions", "rm", "fix").exit_code == 2
-    assert "there are: fox" in dspark("sessions", "rm", "fix").stderr
+    assert "Saved sessions: fox." in dspark("sessions", "rm", "fix").stderr
     assert dspark("sessions", "rm", "fox").stdout == "deleted fox\n"
-    assert (dspark("sessions").stdout, sessions()) == ("", [])
+    assert (dspark("sessions").stdout, list_sessions()) == ("", [])
 
 
 def test_a_damaged_transcript_is_named_and_kept(dspark, files, shelf):
@@ -332,7 +329,7 @@ def test_a_damaged_transcript_is_named_and_kept(dspark, files, shelf):
     path.write_text("{")
     result = dspark("chat", "--session", "talk", stdin="Hello\n")
     assert result.exit_code == 2
-    assert f"needed a saved chat in {path}" in result.stderr
+    assert f"{path} is not JSON" in result.stderr
     assert path.read_text() == "{"
     assert "damaged" in dspark("sessions").stdout
 
@@ -356,7 +353,7 @@ def test_what_else_is_in_the_place_of_a_session(shelf, tmp_path, dspark_alone):
     elsewhere.mkdir()
     (elsewhere / "chat.json").write_text(said)
     (shelf / "linked").symlink_to(elsewhere)
-    found = {entry.name: entry.messages for entry in sessions()}
+    found = {entry.name: entry.messages for entry in list_sessions()}
     damaged = dict.fromkeys(("file", "dead", "circle", "odd", "dangling"))
     assert found == {"good": 0, "linked": 0, **damaged}
     listed = dspark_alone("sessions")
@@ -376,4 +373,4 @@ def test_a_file_in_the_place_of_all_sessions(shelf, dspark_alone):
     for words in (["sessions"], ["sessions", "rm", "talk"]):
         refused = dspark_alone(*words)
         assert refused.exit_code == 1
-        assert "needed a writable folder" in refused.stderr
+        assert "cannot write to" in refused.stderr

@@ -17,7 +17,7 @@ def some(path):
         learned.costs.add_pass(rows, 0.1 * rows)
     learned.costs.add_look(0.01)
     learned.costs.profiled = 12
-    learned.calibration("model", "ratio", 0.8).observe([1.0, 2.0], [1.0, 0.0])
+    learned.calibration("model", "rejection", 0.8).observe([1.0, 2.0], [1.0, 0.0])
     return learned
 
 
@@ -30,8 +30,8 @@ def test_the_next_run_goes_on(tmp_path):
     assert other.costs.covers(12, looks=True)
     assert not other.costs.covers(64, looks=True)
     assert other.costs.target_seconds.tolist() == one.costs.target_seconds.tolist()
-    assert other.calibration("model", "ratio", 1.0).tested == pytest.approx(2)
-    assert other.calibration("model", "ratio", 0.0).tested == 0
+    assert other.calibration("model", "rejection", 1.0).tested == pytest.approx(2)
+    assert other.calibration("model", "rejection", 0.0).tested == 0
     assert other.calibration("model", "match", 0.8).tested == 0
     assert not other.note
 

@@ -76,16 +76,16 @@ def test_who_decides_what(tiny_files):
             made = Decoder.for_pair(pair, Sampling(**sampling), Speculation(**settings))
             return name_of(made.rule), type(made.stopping_rule)
 
-        assert chosen({"temperature": 0}) == ("ratio", Copying)
-        assert chosen({"temperature": 0.8}) == ("ratio", Copying)
+        assert chosen({"temperature": 0}) == ("rejection", Copying)
+        assert chosen({"temperature": 0.8}) == ("rejection", Copying)
         assert chosen({"temperature": 0.8, "seed": 1}) == ("match", Copying)
-        assert chosen({"seed": 1}, acceptance="ratio") == ("ratio", Copying)
+        assert chosen({"seed": 1}, acceptance="rejection") == ("rejection", Copying)
         assert chosen({"seed": 1}, mode="on") == ("match", Threshold)
-        assert chosen({}, draft_min_prob=0.0) == ("ratio", Fixed)
+        assert chosen({}, draft_min_prob=0.0) == ("rejection", Fixed)
         assert chosen({}, acceptance="typical") == ("typical", Copying)
-        assert chosen({}, drafter="model") == ("ratio", Optimal)
+        assert chosen({}, drafter="model") == ("rejection", Optimal)
         assert chosen({}, drafter="lookup") == ("match", Copying)
-        assert chosen({}, rule="prefix") == ("ratio", Prefix)
+        assert chosen({}, rule="prefix") == ("rejection", Prefix)
 
 
 def test_the_same_seed_says_the_same_whatever_the_clock_made_of_it(tiny_files):
@@ -171,13 +171,13 @@ def test_what_is_learned_apart_is_known_to_no_other(tiny_files):
     speculation = Speculation(learn=False)
     with load_pair(tiny_files.target, tiny_files.draft) as pair:
         costs = pair.learned(speculation).costs
-        one, other = pair.apart(), pair.apart()
-        Decoder.for_pair(one, Sampling(temperature=0)).answer(PROMPT, Limits(max_tokens=16))
-        mine = one.learned(speculation)
+        mine, other = pair.copy_costs(), pair.copy_costs()
+        decoder = Decoder.for_pair(pair, Sampling(temperature=0), learned=mine)
+        decoder.answer(PROMPT, Limits(max_tokens=16))
         assert set(costs.measured_rows) <= set(mine.costs.measured_rows)
         assert mine.costs.as_dict() != costs.as_dict()
-        for side in (pair, other):
-            assert side.learned(speculation).costs.as_dict() == costs.as_dict()
-            assert side.learned(speculation).calibration("lookup", "ratio", 0.0).tested == 0
-        assert mine.calibration("lookup", "ratio", 0.0).tested > 0
+        for side in (pair.learned(speculation), other):
+            assert side.costs.as_dict() == costs.as_dict()
+            assert side.calibration("lookup", "rejection", 0.0).tested == 0
+        assert mine.calibration("lookup", "rejection", 0.0).tested > 0
     assert not list(learned_dir().glob("*.json"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dspark_gguf import Speculation
-from dspark_gguf.plugin import DSparkLlama
+from dspark_gguf.dropin.llama import DSparkLlama
 from tests.tiny_kinds import write_gemma3
 
 EXACT = {

@@ -163,8 +163,8 @@ def test_links_of_other_programs(home):
     )
     assert hub.cached(HubName("org/d"), "target") is None
     for name, said in (
-        (".lmstudio/models/dead.gguf", "a link to nothing"),
-        ("disk", "the directory"),
+        (".lmstudio/models/dead.gguf", "the link points to nothing"),
+        ("disk", "is a directory"),
     ):
         refused = CliRunner().invoke(main, ["inspect", str(home / name)])
         assert refused.exit_code == 2
@@ -274,7 +274,7 @@ def test_what_is_offered_can_be_used(home, tiny_files):
 
 def test_no_model_anywhere(home):
     """It says where was looked."""
-    assert "no model found" in CliRunner().invoke(main, ["models", "--local"]).stdout
+    assert "have no model here" in CliRunner().invoke(main, ["models", "--local"]).stdout
 
 
 def test_the_table_of_pairs(home, monkeypatch):

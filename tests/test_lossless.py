@@ -18,7 +18,7 @@ from dspark_gguf.records import Draft
 from dspark_gguf.sampling import top_probability
 from dspark_gguf.schedule import Copying, Optimal, make_stopping_rule
 from dspark_gguf.testing import agreeing_rows, law_of, random_rows
-from dspark_gguf.verify import Threshold, Typical, match, ratio
+from dspark_gguf.verify import Threshold, Typical, match, rejection
 from tests.fakes import BlockWorld, Letters, World
 
 FIXED = Speculation(draft_max=2, draft_min_prob=0.0)
@@ -61,7 +61,7 @@ def off_law(world, rule, stopping=FIXED, max_tokens=4, prompt=(0, 1)):
 CHANGES = {"temperature": {}, "penalties": {"repeat_penalty": 1.5, "presence_penalty": 0.4}}
 
 
-@pytest.mark.parametrize("rule", [ratio, match])
+@pytest.mark.parametrize("rule", [rejection, match])
 @pytest.mark.parametrize("stopping", [FIXED, THRESHOLD], ids=["fixed", "threshold"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_lossless_rules_keep_the_law_of_whole_answers(rule, stopping, change):
@@ -69,7 +69,7 @@ def test_lossless_rules_keep_the_law_of_whole_answers(rule, stopping, change):
     assert off_law(sampled(**CHANGES[change]), rule, stopping) < 1e-12
 
 
-@pytest.mark.parametrize("rule", [ratio, match])
+@pytest.mark.parametrize("rule", [rejection, match])
 @pytest.mark.parametrize("stopping", [FIXED, THRESHOLD], ids=["fixed", "threshold"])
 @pytest.mark.parametrize("is_chained", [True, False], ids=["markov", "independent"])
 @pytest.mark.parametrize("head", [True, False], ids=["confidence", "probability"])
@@ -85,7 +85,7 @@ def test_blocks_keep_the_law(rule, stopping, is_chained, head):
 
 
 def test_a_block_that_peeks_is_caught():
-    """Dropping a drawn token because of what it is: off under `ratio`."""
+    """Dropping a drawn token because of what it is: off under `rejection`."""
     plain = sampled()
     rows = (plain.target_rows, plain.draft_rows)
     world = BlockWorld(*rows, plain.tokenizer, sampling=plain.sampling)
@@ -105,7 +105,7 @@ def test_a_block_that_peeks_is_caught():
         return decoder
 
     world.decoder = peeking
-    assert off_law(world, ratio) > 0.01
+    assert off_law(world, rejection) > 0.01
     assert off_law(world, match) < 1e-12
 
 
@@ -121,7 +121,7 @@ def test_lossy_rules_are_caught_by_the_same_enumeration(rule):
 
 
 class Peeking(ModelDrafter):
-    """BIASED under `ratio`: gives a drawn token up when it turns out to be an unlikely one."""
+    """BIASED under `rejection`: gives a drawn token up when it turns out to be an unlikely one."""
 
     def propose(self, tokens, plan):
         draft = super().propose(tokens, plan)
@@ -134,7 +134,7 @@ def test_a_stop_that_sees_the_token_is_biased_under_ratio_only():
     """Why `admits` has no token in its signature; `match` does not mind."""
     world = sampled()
     world.drafter_kind = Peeking
-    assert off_law(world, ratio) > 0.01
+    assert off_law(world, rejection) > 0.01
     assert off_law(world, match) < 1e-12
 
 
@@ -179,7 +179,7 @@ def copying(kind):
     return world
 
 
-@pytest.mark.parametrize("rule", [ratio, match])
+@pytest.mark.parametrize("rule", [rejection, match])
 @pytest.mark.parametrize(
     ("cascade", "stopping"),
     [
@@ -207,7 +207,7 @@ def test_copies_keep_the_law(rule, cascade, stopping):
 
 
 def test_a_copy_that_lies_about_its_law_is_caught():
-    """BIASED under `ratio`: a copy that claims to be drawn from a flat law."""
+    """BIASED under `rejection`: a copy that claims to be drawn from a flat law."""
     world = copying(None)
     decoder_of = world.decoder
 
@@ -225,4 +225,4 @@ def test_a_copy_that_lies_about_its_law_is_caught():
 
     world.decoder = lying
     stopping = lambda: CopyAndLook(2, 0, 0)  # noqa: E731
-    assert off_law(world, ratio, stopping, prompt=(0, 1, 0, 1, 0)) > 0.01
+    assert off_law(world, rejection, stopping, prompt=(0, 1, 0, 1, 0)) > 0.01

@@ -36,9 +36,9 @@ def test_which_file_is_meant(what, role, files):
 @pytest.mark.parametrize(
     ("what", "got"),
     [
-        ("Q4_K", "got 0; it has BF16, IQ4_XS, Q4_K_M, Q8_0, UD-Q4_K_XL"),
-        ("Q6_K", "got 0; it has"),  # half of it is missing
-        ("*Q4*", "got 3: IQ4_XS, Q4_K_M, UD-Q4_K_XL"),
+        ("Q4_K", "no model of that name: it has BF16, IQ4_XS, Q4_K_M, Q8_0, UD-Q4_K_XL"),
+        ("Q6_K", "no model of that name: it has"),  # half of it is missing
+        ("*Q4*", "means 3 models: IQ4_XS, Q4_K_M, UD-Q4_K_XL"),
     ],
 )
 def test_none_or_several(what, got):

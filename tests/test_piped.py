@@ -25,7 +25,7 @@ piped.PATIENCE = terminal.PATIENCE = 0.2
 file = Path(sys.argv[2]) if len(sys.argv) > 2 else None
 print(json.dumps(piped.read_prompt(sys.argv[1] or None, file)))
 """
-LEFT, SILENT = "the calling shell's and was not read", "of silence on stdin: going on without"
+LEFT, SILENT = "belongs to the calling shell and was not read", "continuing without"
 WAITING = "waiting for text on stdin"
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")

@@ -13,10 +13,11 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 from dspark_gguf import Speculation
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.draft import Cascade, ModelDrafter, NoDrafter
-from dspark_gguf.engine.llama import GrowingTokenizer, SafeLlama
+from dspark_gguf.dropin.llama import DSparkLlama
+from dspark_gguf.dropin.tokenizer import GrowingTokenizer
+from dspark_gguf.engine.llama import SafeLlama
 from dspark_gguf.errors import PairError, UsageError
 from dspark_gguf.learned import forget_all, learned_dir
-from dspark_gguf.plugin import DSparkLlama
 from dspark_gguf.sampling import margin, top_probability
 from tests.children import run_python
 from tests.fake_hub import serving
@@ -232,25 +233,25 @@ def test_drafts_are_used(tiny_files):
 
 
 REFUSED = {
-    "acceptance": ({"speculation": Speculation(acceptance="typical")}, "acceptance match or auto"),
-    "ratio": ({"speculation": Speculation(acceptance="ratio")}, "llama.cpp's own draw"),
-    "a number": ({"draft_model": 3}, "a path, a Llama, a Drafter or None"),
+    "acceptance": ({"speculation": Speculation(acceptance="typical")}, "Use match or auto"),
+    "rejection": ({"speculation": Speculation(acceptance="rejection")}, "llama.cpp's own draw"),
+    "a number": ({"draft_model": 3}, "type int. Give a path, a Llama, a Drafter or None"),
     "llama-cpp-python's": (
-        {"draft_model": LlamaPromptLookupDecoding()}, "got LlamaPromptLookupDecoding",
+        {"draft_model": LlamaPromptLookupDecoding()}, "LlamaPromptLookupDecoding. Give a path",
     ),
-    "options without a path": ({"draft_options": DRAFT}, "with draft_options, got none"),
-    "no model": ({"speculation": Speculation(drafter="model")}, "for drafter model, got none"),
+    "options without a path": ({"draft_options": DRAFT}, "draft_options needs a draft_model"),
+    "no model": ({"speculation": Speculation(drafter="model")}, "drafter model"),
     "a useless model": (
         {"draft_model": "x.gguf", "speculation": Speculation(drafter="lookup")},
-        "with drafter lookup, got str",
+        "drafter lookup does not go with .* type str",
     ),
     "another drafter": (
         {"draft_model": NoDrafter(), "speculation": Speculation(drafter="model")},
-        "with drafter model, got NoDrafter",
+        "drafter model does not go with .* NoDrafter",
     ),
     "a useless store": (
         {"draft_model": NoDrafter(), "speculation": Speculation(lookup_store="x.lookup")},
-        "with a lookup_store, got NoDrafter",
+        "a lookup_store does not go with .* NoDrafter",
     ),
 }  # fmt: skip
 
@@ -309,8 +310,7 @@ def test_it_says_what_it_does(tiny_files, capsys):
         ]
         llama.close()
     assert lines["copies"] == [
-        "DSparkLlama: drafts from the conversation, as many as the rule optimal admits; "
-        "the same output"
+        "DSparkLlama: drafts from the conversation, as many as the rule optimal allows; same output"
     ]
     assert "the conversation and the draft model" in lines["both"][0]
     assert lines["off"] == ["DSparkLlama: plain decoding, as asked"]
@@ -518,5 +518,5 @@ for pattern in ("*.bin", "*.gguf"):
     assert done.returncode == 0, done.stderr
     first, none, several = done.stdout.splitlines()
     assert first.startswith("Cascade {")
-    assert "needed one file of org/tiny that matches *.bin, got 0; it has draft/tiny.gguf" in none
-    assert "got 2: draft/tiny.gguf, tiny-F32.gguf" in several
+    assert "*.bin is not in org/tiny, which has draft/tiny.gguf" in none
+    assert "means 2 files of org/tiny: draft/tiny.gguf, tiny-F32.gguf." in several

@@ -10,9 +10,9 @@ import pytest
 from dspark_gguf import Speculation
 from dspark_gguf.config import DraftOptions
 from dspark_gguf.draft import BlockDrafter, LookupDrafter, ModelDrafter
+from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.engine.rollback import Rollback
 from dspark_gguf.errors import PairError
-from dspark_gguf.plugin import DSparkLlama
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_gguf import Tiny, write_llama
 from tests.tiny_kinds import WRITERS

@@ -1,17 +1,30 @@
-"""What the README shows is true."""
+"""What the README and the guides in docs/ show is true."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from dspark_gguf.chat.commands import _COMMANDS
 from dspark_gguf.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = {
+    str(path.relative_to(ROOT).as_posix()): path.read_text("utf-8")
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+}
+README = PAGES["README.md"]
+#: What speaks of our own options alone.
+_GUIDES = ("chat", "scripts", "python", "tuning-and-doctor", "how-it-works")
+GUIDES = ["README.md", *(f"docs/{name}.md" for name in _GUIDES)]
+
+
+def help_of(*command: str) -> str:
+    """What `--help` of a command says."""
+    return CliRunner().invoke(main, [*command, "--help"]).output
 
 
 def test_the_python_example_runs(demo_files, capsys):
@@ -28,19 +41,63 @@ def test_the_python_example_runs(demo_files, capsys):
     names["llama"].close()
 
 
-def test_every_option_that_is_named_exists():
-    """A flag in the README that the program does not know would be a lie."""
-    commands = [name for name in main.commands if name != "lookup"]
-    shown = "".join(CliRunner().invoke(main, [name, "--help"]).output for name in commands)
-    ours = README.replace("pip install --force-reinstall --no-cache-dir", "")
+def test_the_example_of_the_python_page_runs(capsys):
+    """As it stands, on the demo pair."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES["docs/python.md"], re.S)
+    exec(compile(code, "docs/python.md", "exec"), {})
+    assert re.search(r"\d of \d accepted", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_every_option_that_is_named_exists(page):
+    """A flag in a guide that the program does not know would be a lie."""
+    shown = "".join(help_of(name) for name in main.commands if name != "lookup")
+    ours = PAGES[page].replace("pip install --force-reinstall --no-cache-dir", "")
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)):
         assert flag in shown, flag
 
 
-def test_every_slash_command_that_is_named_exists():
-    """The README and /help speak of the same commands."""
-    for name in set(re.findall(r"`/([a-z]+)", README)):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_that_is_shown_takes_its_options(page):
+    """Each option of a command line is one of that command, not of some other."""
+    text = PAGES[page].replace("\\\n", " ")
+    for line in re.findall(r"(?:^|\| |\")dspark-gguf ([a-z][^\n]*)", text, re.M):
+        words = re.split(r" +#| \|", re.sub(r"\"[^\"]*\"|'[^']*'", "TEXT", line))[0].split()
+        names = words[:2] if words[0] in ("lookup", "sessions") and len(words) > 1 else words[:1]
+        shown = help_of(*names)
+        for flag in words[len(names) :]:
+            assert not flag.startswith("-") or re.search(rf"{flag}\b", shown), (line, flag)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_slash_command_that_is_named_exists(page):
+    """The guides and /help speak of the same commands."""
+    for name in set(re.findall(r"`/([a-z]+)", PAGES[page])):
         assert name in _COMMANDS, name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    """To a file that is there, and to a heading in it."""
+    for target, place in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", PAGES[page]):
+        path = (ROOT / page).parent / target
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.*)", path.read_text("utf-8"), re.M)
+        anchors = [re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings]
+        assert not place or place in anchors, place
+
+
+@pytest.mark.parametrize("page", ["docs/tour.md", "CONTRIBUTING.md"])
+def test_every_source_file_that_is_named_exists(page):
+    """The tour leads to files that are there."""
+    for name in set(re.findall(r"`((?:\w+/)*\w+\.py)`", PAGES[page])):
+        assert (ROOT / name).exists() or list(ROOT.glob(f"dspark_gguf/**/{name}")), name
+
+
+def test_the_pages_to_enter_by_are_short():
+    """A newcomer reads both in one sitting."""
+    assert len(README.splitlines()) <= 150
+    assert len(PAGES["docs/tour.md"].splitlines()) <= 40
 
 
 def test_top_level_is_complete():

@@ -97,7 +97,7 @@ def accept_always(target, draft, token, rng):
     return token
 
 
-@pytest.mark.parametrize("acceptance", ["ratio", "match", "biased"])
+@pytest.mark.parametrize("acceptance", ["rejection", "match", "biased"])
 def test_first_tokens_at_temperature_1_follow_the_targets_law(pair, acceptance):
     """Chi-square of 300 tokens, the first that are drafted and verified, against the target's row.
 
@@ -107,7 +107,7 @@ def test_first_tokens_at_temperature_1_follow_the_targets_law(pair, acceptance):
     # Here the two laws differ by 0.55 in total variation, and many tokens are likely.
     n, prompt = 300, pair.vocabulary.tokenize("She opened the door and")
     sampling = Sampling(temperature=1, top_k=0, top_p=1, min_p=0)
-    rule = "ratio" if acceptance == "biased" else acceptance
+    rule = "rejection" if acceptance == "biased" else acceptance
     speculation = Speculation(mode="on", acceptance=rule, draft_max=1, draft_min_prob=0)
     decoder = Decoder.for_pair(pair, sampling, speculation)
     if acceptance == "biased":

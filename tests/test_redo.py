@@ -111,5 +111,5 @@ def test_the_account_is_charged():
         rule = Optimal(FixedCosts(TARGET, LOOKS, replays=replays), Calibration(), LIMIT)
         for _ in range(3):
             rule.observe(round_of((1,), drafted=2, scores=(1.0, 1.0)))
-        left.append(rule._account)
+        left.append(rule._account.balance)
     assert left[0] - left[1] == pytest.approx(3 * TARGET[0] / TARGET[0])

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from dspark_gguf import Decoder, Limits, ModelOptions, Sampling, Speculation, load_pair
 from dspark_gguf.cli import main
-from dspark_gguf.draft import registry
+from dspark_gguf.draft import base
+from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.errors import UsageError
-from dspark_gguf.plugin import DSparkLlama
 
 PROMPT = [1, 2, 3, 4, 1, 2, 3]
 #: Guesses that the last token comes again, and counts how often it was asked.
@@ -47,7 +47,7 @@ def again(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     sys.modules.pop("again_drafter", None)
-    registry._DRAFTERS.pop("again", None)
+    base._DRAFTERS.pop("again", None)
 
 
 def asked():

@@ -18,9 +18,15 @@ from dspark_gguf.cost import FixedCosts, load_table
 from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.chains import Chains, Copies, load_chains, save_chains
-from dspark_gguf.measure.compare import Grid, clairvoyant, parted, play
+from dspark_gguf.measure.compare import (
+    Grid,
+    clairvoyant,
+    make_rule,
+    parted,
+    play,
+    static_rules,
+)
 from dspark_gguf.measure.replay import replay
-from dspark_gguf.measure.rules import make_rule, static_rules
 from dspark_gguf.measure.trace import Tracer, copies_of
 from dspark_gguf.sampling import margin
 from dspark_gguf.schedule import Fixed, Optimal, Threshold
@@ -122,7 +128,7 @@ def test_saved_and_loaded(tmp_path):
      {"confidence_0": np.ones((1, 3)), "survived_0": np.ones((1, 3), bool), "gap_0": np.ones(2)}],
 )  # fmt: skip
 def test_other_files_are_refused_in_one_line(tmp_path, arrays):
-    """What was needed, what was got, what to do."""
+    """The fault, and what to do."""
     path = tmp_path / "c.npz"
     np.savez(path, **arrays)
     with pytest.raises(UsageError, match="dspark-gguf trace"):
@@ -130,7 +136,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, arrays):
     path.write_text("no chains")
     with pytest.raises(UsageError, match="dspark-gguf trace"):
         load_chains(path)
-    with pytest.raises(UsageError, match="check the path"):
+    with pytest.raises(UsageError, match="Check the path"):
         load_chains(tmp_path / "missing.npz")
 
 
@@ -226,9 +232,9 @@ def test_a_replay_is_what_happens(rule, seed):
     prefixes = [[*prompt, *said[:t]] for t in range(length - 80)]
     tracer = Tracer(TableModel(rows_without_end(world.draft_rows), 400), 12, 3)
     chains = [tracer.chain(prefix) for prefix in prefixes]
-    told = np.array([chain.scores for chain in chains], dtype=np.float32)
-    right = [[chain.tokens[: k + 1] == said[t : t + k + 1] for k in range(12)]
-             for t, chain in enumerate(chains)]  # fmt: skip
+    told = np.array([scores for _, scores in chains], dtype=np.float32)
+    right = [[tokens[: k + 1] == said[t : t + k + 1] for k in range(12)]
+             for t, (tokens, _) in enumerate(chains)]  # fmt: skip
     lookup = LookupDrafter(Letters(3))
     text = Chains("x", told[..., 0], np.array(right), told[..., 1],
                   copies_of(lookup, prefixes, said))  # fmt: skip

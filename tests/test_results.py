@@ -36,7 +36,7 @@ def batch(tmp_path, monkeypatch):
             word = job.messages[-1]["content"]
             seen.append((word, settings.sampling.seed))
             if word in fails:
-                raise ResourceError("a context of 512", "more", "use another")
+                raise ResourceError("the context of 512 is full", "Use another.")
             if word in stops:
                 raise Cancelled
             return Answer(text=f"{word}!", finish_reason="stop")
@@ -114,7 +114,7 @@ def test_other_settings_are_refused_by_name(batch, name):
     """A file holds texts that were made in one way; it is left as it was."""
     batch.run(batch.out, stops=("three",))
     before = batch.out.read_bytes()
-    with pytest.raises(UsageError, match=rf"{name} .* there and .* now; .*--output"):
+    with pytest.raises(UsageError, match=rf"{name} .* there and .* now\. .*--output"):
         batch.run(batch.out, tree=OTHERS[name])
     assert batch.out.read_bytes() == before
 
@@ -154,7 +154,7 @@ def test_the_second_of_two_is_refused(batch):
     """Two runs into one file: a name and what to do; the lock goes with the run."""
     todo, settings = read_jobs(batch.jobs), load_settings(None, FIXED)
     with results_in(batch.out, todo, settings, False):
-        with pytest.raises(UsageError, match=r"no other run is writing, got .*out\.jsonl; wait"):
+        with pytest.raises(UsageError, match=r"another run is writing to .*out\.jsonl\. Wait"):
             batch.run(batch.out)
         assert batch.seen == []
     assert batch.run(batch.out) == 0
@@ -202,7 +202,7 @@ def test_a_named_pipe(batch, monkeypatch, capsys):
     assert batch.run(batch.out) == 0
     reader.join()
     assert [line["text"] for line in got] == [text for _, text in WHOLE]
-    assert "waiting for somebody to read" in capsys.readouterr().err
+    assert "waiting for a reader of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/null"])
@@ -230,18 +230,18 @@ def test_a_stream_that_is_not_utf8(tmp_path):
 
 
 WRONG = {
-    '{"prompt": ""}': 'text in prompt, got ""',
-    '{"prompt": 3}': "text in prompt, got 3",
-    '{"prompt": "x", "messages": null}': 'one of "prompt" and "messages", got prompt and messages',
-    '{"question": "x"}': 'one of "prompt" and "messages", got neither',
-    '{"messages": null}': "messages in a list, got null",
-    '{"messages": []}': "messages in a list",
-    '{"messages": ["x"]}': r"an object for messages\[0\]",
-    '{"messages": [{"role": "assistant", "content": "x"}]}': "a last message of the user",
-    '{"messages": [{"role": "bot", "content": "x"}]}': 'a role of .* in .*, got "bot"',
-    '{"messages": [{"role": "user"}]}': r"text in messages\[0\]\.content, got null",
-    '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}': 'got type "image_url"',
-    '{"messages": [{"role": "user", "content": ["x"]}]}': "parts of type text",
+    '{"prompt": ""}': "prompt is empty",
+    '{"prompt": 3}': "prompt must be text, not 3",
+    '{"prompt": "x", "messages": null}': 'exactly one of "prompt" and "messages" is needed',
+    '{"question": "x"}': 'exactly one of "prompt" and "messages" is needed',
+    '{"messages": null}': "messages must be a list that is not empty, not null",
+    '{"messages": []}': r"messages must be a list that is not empty, not \[\]",
+    '{"messages": ["x"]}': r'messages\[0\] must be an object, not "x"',
+    '{"messages": [{"role": "assistant", "content": "x"}]}': "last message must be the user's",
+    '{"messages": [{"role": "bot", "content": "x"}]}': r'role in .*\[0\] must be .*, not "bot"',
+    '{"messages": [{"role": "user"}]}': r"messages\[0\]\.content must be text, not null",
+    '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}': 'not "image_url"',
+    '{"messages": [{"role": "user", "content": ["x"]}]}': "must be of type text, not null",
     '{"messages": [{"role": "user", "content": [{"type": "text"}]}]}': r"content\[0\]\.text",
 }
 

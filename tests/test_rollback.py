@@ -11,9 +11,9 @@ import pytest
 
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
-from dspark_gguf.engine import footprint
-from dspark_gguf.engine.footprint import Footprint
+from dspark_gguf.engine import memory
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.memory import Footprint
 from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.rollback import Rollback
 from dspark_gguf.engine.sequence import open_cache
@@ -112,8 +112,8 @@ def test_few_snapshots_of_a_large_state(files, monkeypatch):
     """They take at most an eighth of what the weights take; drafts are then no longer than that."""
     with pair_of(files, "qwen35") as pair:
         state = state_bytes(pair)
-    monkeypatch.setattr(footprint, "_SNAPSHOT_BYTES", 3.5 * state)
-    monkeypatch.setattr(footprint, "_SNAPSHOT_SHARE", 0.0)
+    monkeypatch.setattr(memory, "_SNAPSHOT_BYTES", 3.5 * state)
+    monkeypatch.setattr(memory, "_SNAPSHOT_SHARE", 0.0)
     with pair_of(files, "qwen35") as pair:
         assert pair.target_cache.max_rows == 4
         text = plain_text(pair, PROMPT, 60)
@@ -122,7 +122,7 @@ def test_few_snapshots_of_a_large_state(files, monkeypatch):
         assert max(round.drafted for round in rounds) == 3
         assert [token for round in rounds for token in round.tokens] == text[len(PROMPT) :]
         assert pair.most_drafts == 3
-    monkeypatch.setattr(footprint, "_SNAPSHOT_BYTES", 0.5 * state)
+    monkeypatch.setattr(memory, "_SNAPSHOT_BYTES", 0.5 * state)
     with pair_of(files, "qwen35") as pair:
         assert pair.target_cache.rollback == "replay"
         assert pair.target_cache.max_rows == 65

@@ -20,7 +20,7 @@ from dspark_gguf.schedule import (
 )
 from dspark_gguf.schedule.stopping import solve
 from dspark_gguf.testing import agreeing_rows, random_rows
-from dspark_gguf.verify import match, ratio
+from dspark_gguf.verify import match, rejection
 from tests.fakes import Letters, World, round_of
 from tests.test_lossless import off_law
 
@@ -36,13 +36,13 @@ class Eager(Optimal):
     """Without the account, so that it drafts in these tiny worlds again and again."""
 
     def plan(self, limit, behind=0):
-        self._account = 9.0
+        self._account.balance = 9.0
         self._idle = 9
         return super().plan(limit, behind)
 
 
 @pytest.mark.parametrize("kind", [Prefix, Optimal, Eager])
-@pytest.mark.parametrize("acceptance", [ratio, match])
+@pytest.mark.parametrize("acceptance", [rejection, match])
 @pytest.mark.parametrize("table", TABLES)
 def test_exact_law_of_every_rule_that_learns(kind, acceptance, table, monkeypatch):
     """Every answer has the probability of plain decoding, to 1e-12, looks dropped or not.
@@ -204,9 +204,9 @@ def test_the_faster_acceptance_is_chosen_once_both_are_known():
 
     costs = FixedCosts([1, 1.1, 1.2, 1.3], [0.1, 0.2, 0.3])
     assert faster_acceptance(costs, seen(0.6), seen(0.9), 3) == "match"
-    assert faster_acceptance(costs, seen(0.9), seen(0.6), 3) == "ratio"
-    assert faster_acceptance(costs, seen(0.6), Calibration(), 3) == "ratio"
-    assert faster_acceptance(costs, seen(0.6), seen(0.9), 0) == "ratio"
+    assert faster_acceptance(costs, seen(0.9), seen(0.6), 3) == "rejection"
+    assert faster_acceptance(costs, seen(0.6), Calibration(), 3) == "rejection"
+    assert faster_acceptance(costs, seen(0.6), seen(0.9), 0) == "rejection"
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,9 @@ def test_what_acceptance_rules_change(small_regime, demo_files):
     module, name = small_regime
     lines = run(module, "--tokens", 24, "--seeds", 1).splitlines()
     rules = json.loads(lines[-1])[name]
-    assert list(rules) == ["plain", "ratio", "match", "typical", "threshold"]
+    assert list(rules) == ["plain", "rejection", "match", "typical", "threshold"]
     assert rules["plain"]["tokens/round"] == 1
-    assert rules["ratio"]["moved"] == rules["match"]["moved"] == 0
+    assert rules["rejection"]["moved"] == rules["match"]["moved"] == 0
     assert rules["typical"]["moved"] > 0
     assert rules["threshold"]["moved"] > 0
 

@@ -14,9 +14,9 @@ from dspark_gguf.chat.batch import Job
 from dspark_gguf.chat.session import Session
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.cost import LearnedCosts
+from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import ResourceError
-from dspark_gguf.plugin import DSparkLlama
 from dspark_gguf.sampling import draws_of
 from dspark_gguf.settings_files import load_settings
 from tests.tiny_dflash import write_dflash
@@ -159,7 +159,7 @@ def test_answers_differ(pair):
     assert listen(session.regenerate()) == first
     session.reset()
     assert listen(session.ask("aaa")) == first
-    prompt = session.trail[1][: session.last.prompt_tokens]
+    prompt = session.last_exchange[1][: session.last.prompt_tokens]
     decoder = Decoder.for_pair(pair, session.settings.sampling)
     for _ in range(2):  # an answer alone has the draws of a conversation's first one
         assert decoder.answer(prompt, session.settings.limits).tokens == first
@@ -183,13 +183,13 @@ def test_a_kept_conversation_goes_on_as_if_it_had_not_been_left(pair, tmp_path):
     whole = Session(pair, settings_for("off", 4))
     ask(whole, "aaa")
     listen(whole.regenerate())
-    transcript.save(whole, tmp_path / "chat.json")
-    trail = whole.trail
+    transcript.write(transcript.record(whole), tmp_path / "chat.json")
+    trail = whole.last_exchange
     wanted = ask(whole, "bbb", "ccc")
     for way in ("off", "model"):
         again = Session(pair, settings_for(way, 4))
         transcript.load(again, tmp_path / "chat.json")
-        again.trail = trail
+        again.last_exchange = trail
         assert ask(again, "bbb", "ccc") == wanted
     values = json.loads((tmp_path / "chat.json").read_text())
     for damage in ({}, {"answers": "x"}, {"answers": -1}):

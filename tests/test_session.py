@@ -184,7 +184,7 @@ def test_thoughts_are_told_apart(session):
         splitter = ThinkSplitter()
         pieces = [text[k : k + size] for k in range(0, len(text), size)]
         parts = [part for piece in pieces for part in splitter.feed(piece)]
-        parts += splitter.flush()
+        parts += splitter.feed("", ends=True)
         thought = "".join(part for part, inside in parts if inside)
         said = "".join(part for part, inside in parts if not inside)
         assert (thought, said) == ("<think>deep</think>", "a <b> said")
@@ -211,10 +211,10 @@ def test_slash_commands(session, tmp_path):
     assert "rounds without a draft" in text
     assert "26 characters" in text
     assert "taken back: The password is swordfish. What is it?" in text
-    assert "did you mean /help?" in text
-    assert "needed a setting, got 'nonsense'" in text
+    assert "Did you mean /help?" in text
+    assert "there is no setting 'nonsense'" in text
     assert "sampling.top_p" in text
-    assert "chat template that can switch thinking" in text
+    assert "chat template of this model cannot switch thinking" in text
     assert "missing.json" in text
     assert session.settings.sampling.temperature == 0.5
     assert "never reached" not in str(session.messages)
@@ -225,7 +225,7 @@ def test_saved_chats_come_back(session, tmp_path):
     path = tmp_path / "chat.json"
     session.system = "Be kind."
     say(session.ask("Hello."))
-    transcript.save(session, path)
+    transcript.write(transcript.record(session), path)
     messages = list(session.messages)
     session.reset()
     session.system = None
@@ -237,7 +237,7 @@ def test_saved_chats_come_back(session, tmp_path):
             transcript.load(session, path)
         assert session.messages == messages
     with pytest.raises(UsageError):
-        transcript.save(session, tmp_path / "no" / "folder.json")
+        transcript.write(transcript.record(session), tmp_path / "no" / "folder.json")
 
 
 def test_several_lines_and_slashes(session):
@@ -253,7 +253,7 @@ def test_edit_without_text_offers_the_old_one(session):
     session.update({"limits": {"max_tokens": 2}})
     shown = chat(session, "/edit", "/regen", "Old.", "/edit", "New.", "/edit Newest.")
     assert [m["content"] for m in session.messages if m["role"] == "user"] == ["Newest."]
-    assert sum("an empty conversation" in note for note in shown.notes) == 2
+    assert sum("the conversation is empty" in note for note in shown.notes) == 2
 
 
 def test_status_line_measures_plain_decoding(session):
@@ -275,4 +275,4 @@ def test_leave_is_no_error(session):
 
     for name in ("exit", "bye", "quit", "EXIT"):
         with pytest.raises(Leave):
-            run_command(Chat(session, FakeScreen(), FakeReader()), name)
+            run_command(Chat(session, FakeScreen(), FakeReader()), f"/{name}")

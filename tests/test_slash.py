@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -17,8 +18,10 @@ from tests.fakes import FakeReader, FakeScreen
 SETTINGS = {"limits": {"max_tokens": 1}, "speculation": {"mode": "off"}}
 TEXT = [
     "/home/x/y is broken", "/etc/hosts", "/a.b", "// foo", "/* foo */", "//", "/", "/ help",
-    "/24 of it", "/help/me", "///", "//TODO: this", "x/help",
+    "/24 of it", "/help/me", "///", "//TODO: this", "x/help", "/tmp is full", "/etc is a folder",
 ]  # fmt: skip
+
+WRONG = re.compile("there is no command|cannot read|is not UTF-8")
 
 
 @pytest.fixture
@@ -43,14 +46,16 @@ def test_text_that_begins_with_a_slash(session, message):
 def test_commands_and_how_to_say_one(session):
     """Any case, several blanks, several lines; a second slash makes a message of a word."""
     screen = FakeScreen()
-    lines = ["/SYSTEM  Be\\", "brief.", "//help me", "//usr", "/system\tnone"]
+    lines = ["/SYSTEM  Be\\", "brief.", "//help me", "//usr", "//usr is full", "/system\tnone"]
     Chat(session, screen, FakeReader(*lines)).run()
-    assert said(session) == ["/help me", "/usr"]
+    assert said(session) == ["/help me", "/usr", "/usr is full"]
     assert screen.notes[0] == "system prompt: Be\nbrief."
     assert session.system is None
 
 
-@pytest.mark.parametrize("line", ["/hlep", "/usr is full", "/load nothing.json", "caf\xe9"])
+@pytest.mark.parametrize(
+    "line", ["/hlep", "/hlep me", "/sys Be brief.", "/usr", "/load nothing.json", "caf\xe9"]
+)
 def test_a_line_that_fails(session, line):
     """It is said and the rest is done; in a pipe the exit code tells, in a terminal nobody asks."""
     lines = [line, "Hello."]
@@ -67,8 +72,10 @@ def test_a_line_that_fails(session, line):
                 talk.run()
             assert ended.value.code == 2
         assert said(session) == ["Hello."]
-        assert any("needed" in note for note in screen.notes)
-        if line == "/hlep":
-            assert any("did you mean /help?" in note for note in screen.notes)
-        if line.startswith("/usr"):
-            assert any("//usr says it" in note for note in screen.notes)
+        assert any(WRONG.search(note) for note in screen.notes)
+        if line.startswith("/hlep"):
+            assert any("Did you mean /help?" in note for note in screen.notes)
+        if line.startswith("/sys"):
+            assert any("Did you mean /system?" in note for note in screen.notes)
+        if line == "/usr":
+            assert any("//usr is a message" in note for note in screen.notes)

@@ -44,7 +44,7 @@ def test_commands(tiny_files, tmp_path, n_ctx, kind):
     assert ran.exit_code == 0, ran.output
     assert ("the context is full" in ran.output) == (n_ctx < 62)
     chatted = dspark("chat", "-n", 4, stdin="hi\n")
-    assert ("room for a prompt of 21 tokens" in chatted.output) == (n_ctx < 22)
+    assert ("a prompt of 21 tokens leaves no room" in chatted.output) == (n_ctx < 22)
     assert (" tok/s" in chatted.output) == (n_ctx >= 22)
     profiled = dspark("profile")
     if n_ctx > 18:
@@ -52,7 +52,10 @@ def test_commands(tiny_files, tmp_path, n_ctx, kind):
         assert "rows" in profiled.output
     else:
         assert profiled.exit_code == 4
-        assert f"got a context of {n_ctx}; give fewer --rows" in profiled.output
+        assert (
+            f"a context of {n_ctx} tokens is too small for a pass of 17 rows. Use fewer --rows"
+            in profiled.output
+        )
 
 
 def test_works_take_turns():

@@ -62,7 +62,7 @@ def test_saved_and_loaded(tmp_path):
         path.write_bytes(whole[:cut])
         with pytest.raises(UsageError, match="store of texts"):
             Store.load(path, "letters", 9)
-    with pytest.raises(UsageError, match="nothing at"):
+    with pytest.raises(UsageError, match="no store of texts at"):
         Store.load(tmp_path / "none", "letters", 9)
     arrays = {"pairs": np.zeros(1, np.int64), "places": np.full(1, 9, np.int32)}
     np.savez(path.with_suffix(".npz"), tokens=np.zeros(3, np.int32), vocabulary="letters", **arrays)
@@ -129,7 +129,7 @@ def test_built_and_used_from_the_command_line(dspark, demo_files, tmp_path):
     assert dspark(*words).exit_code == 0
     missing = dspark("lookup", "build", tmp_path / "no", "-o", store, "-m", demo_files[0])
     assert missing.exit_code == 2
-    assert "nothing at" in missing.stderr
+    assert "there is no file or folder" in missing.stderr
     other = dspark("run", "x", "-m", demo_files[0], "--lookup-store", folder / "count.txt")
     assert other.exit_code == 2
-    assert "needed a store of texts" in other.stderr
+    assert "is not a store of texts" in other.stderr

@@ -10,10 +10,11 @@ from dspark_gguf import Decoder, Limits, Sampling, Speculation
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.draft import LookupDrafter, Store
-from dspark_gguf.engine.llama import GrowingTokenizer, borrowed
+from dspark_gguf.dropin.books import borrowed
+from dspark_gguf.dropin.llama import DSparkLlama
+from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import prefill
-from dspark_gguf.plugin import DSparkLlama
 from dspark_gguf.schedule import Bounded
 from tests.fakes import Letters
 from tests.strikes import places, traced

@@ -15,7 +15,7 @@ from dspark_gguf.catalog.candidates import Candidate, family_of, make_draft
 from dspark_gguf.catalog.suggest import Suggestion, _estimated, as_text
 from dspark_gguf.cli import main
 from dspark_gguf.cost import LearnedCosts
-from dspark_gguf.engine.fitting import misfit
+from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.gguf import read_header, read_tokens
 from dspark_gguf.engine.quantize import FILE_TYPES, quantize, quantized_size
 from dspark_gguf.errors import ModelError, UsageError
@@ -43,25 +43,25 @@ def folder(tmp_path, monkeypatch):
         ({"padding": 128}, ""),
         ({"changed": ((2, "other"),)}, ""),  # the few special tokens before 5 may differ
         ({"padding": 129}, "392 tokens, not 263"),
-        ({"changed": ((100, "other"),)}, "token 100 is 'other'"),
-        ({"add_bos": True}, "another first token"),
+        ({"changed": ((100, "other"),)}, "token 100 is 'other', not 'd'"),
+        ({"add_bos": True}, "first token 260, not none"),
         ({"pooling": True}, "an embedding or encoder model (llama)"),
     ],
 )
 def test_headers_say_whether_it_fits(tiny_files, tmp_path, changes, problem):
     """The rules of the loaded pair, before anything is loaded."""
     draft = write_llama(tmp_path / "d.gguf", Tiny(**changes))
-    assert misfit(read_header(tiny_files.target), read_header(draft)) == problem
+    assert why_incompatible(read_header(tiny_files.target), read_header(draft)) == problem
 
 
 def test_more_that_does_not_fit(tiny_files, tmp_path, demo_files):
     """The target itself, another model's vocabulary, a block draft of a wider target."""
     target = read_header(tiny_files.target)
-    assert misfit(target, target) == "it is the target"
-    assert misfit(target, read_header(demo_files[1])) == "49152 tokens, not 263"
+    assert why_incompatible(target, target) == "it is the target"
+    assert why_incompatible(target, read_header(demo_files[1])) == "49152 tokens, not 263"
     block = read_header(write_dflash(tmp_path / "block.gguf"))
-    assert misfit(target, block) == ""
-    assert "64 wide" in misfit(read_header(tiny_files.wide), block)
+    assert why_incompatible(target, block) == ""
+    assert "64 wide" in why_incompatible(read_header(tiny_files.wide), block)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_candidates(tiny_files, folder):
         str(folder / "small.gguf"),
         next(name for name in found if "as-Q2_K" in name),
     ]
-    assert sorted(line.rpartition("/")[2].partition(":")[0] for line in skipped) == [
+    assert sorted(line.partition(": ")[0].rpartition("/")[2] for line in skipped) == [
         "broken.gguf", "other.gguf",
     ]  # fmt: skip
     assert "463 tokens, not 263" in "".join(skipped)
@@ -199,7 +199,7 @@ def test_make_a_draft(folder, demo_files, dspark):
     [made] = (folder.parent / "cache").rglob("*as-Q4_0*.gguf")
     assert str(made) in done.stdout
     assert "measured" in done.stdout
-    assert misfit(read_header(target), read_header(made)) == ""
+    assert why_incompatible(read_header(target), read_header(made)) == ""
     again = []
     assert make_draft(target, "Q4_0", again.append) == made
     assert again == []
@@ -220,7 +220,7 @@ def test_the_size_of_a_quantization(demo_files, tmp_path, file_type):
 def test_a_block_draft_is_no_target(tmp_path, folder):
     """It cannot be quantized into a draft of itself."""
     block = write_dflash(tmp_path / "block.gguf")
-    with pytest.raises(ModelError, match="give the target with -m"):
+    with pytest.raises(ModelError, match="is a draft, not a target"):
         make_draft(block, "Q2_K", lambda line: None)
 
 
@@ -237,8 +237,8 @@ def test_a_split_model(tiny_files, tmp_path):
         CliRunner().invoke(main, [*words, str(path)]).stdout for path in (tiny_files.target, first)
     ]
     assert answers[0] == answers[1] != ""
-    with pytest.raises(UsageError, match=f"the first part of a split model, {first.name}"):
+    with pytest.raises(UsageError, match=f"not the first part .* {first.name}"):
         read_header(second)
     third.unlink()
-    with pytest.raises(ModelError, match=f"none of the name {third.name}"):
+    with pytest.raises(ModelError, match=f"{third.name} is missing"):
         read_header(first)

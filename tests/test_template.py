@@ -35,7 +35,7 @@ def test_no_template_means_chatml_and_a_note(tmp_path):
     bare = Model(write_llama(tmp_path / "bare.gguf", Tiny(template=None)), ModelOptions())
     template = ChatTemplate(bare)
     assert "<|im_start|>user\nHi<|im_end|>" in template.render(TALK)
-    assert "holds no chat template" in template.notes[0]
+    assert "has no chat template" in template.notes[0]
 
 
 @pytest.mark.parametrize("blank", ["", " \n"])
@@ -44,7 +44,7 @@ def test_a_blank_template_is_none(model, tmp_path, blank):
     bare = Model(write_llama(tmp_path / "bare.gguf", Tiny(template=blank)), ModelOptions())
     template = ChatTemplate(bare)
     assert "<|im_start|>user\nHi<|im_end|>" in template.render(TALK)
-    assert "holds no chat template" in template.notes[0]
+    assert "has no chat template" in template.notes[0]
     path = tmp_path / "template.jinja"
     path.write_text(blank)
     for override in (blank, str(path)):

@@ -37,7 +37,7 @@ def pair(tiny_files):
         yield loaded
 
 
-def speculative(pair, sampling, acceptance="ratio", stopping="fixed"):
+def speculative(pair, sampling, acceptance="rejection", stopping="fixed"):
     speculation = Speculation(mode="on", acceptance=acceptance, **STOPPING[stopping])
     return Decoder.for_pair(pair, Sampling(**sampling), speculation)
 
@@ -74,7 +74,7 @@ def test_match_says_what_plain_decoding_says_with_the_same_seed(pair, stopping):
     assert accepted > 0
 
 
-@pytest.mark.parametrize("acceptance", ["ratio", "match", "typical", "threshold"])
+@pytest.mark.parametrize("acceptance", ["rejection", "match", "typical", "threshold"])
 def test_the_same_seed_gives_the_same_text(pair, acceptance):
     """Also when the caches remember another conversation the second time."""
     settings = {**SAMPLED, "seed": 7}

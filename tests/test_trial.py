@@ -16,7 +16,8 @@ import pytest
 from dspark_gguf import DSparkLlama, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine import first_pass, library, trial
-from dspark_gguf.engine.model import Model, wanted_gpu_layers
+from dspark_gguf.engine.memory import wanted_gpu_layers
+from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.quantize import quantize
 from dspark_gguf.engine.sequence import open_cache

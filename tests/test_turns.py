@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from dspark_gguf.chat import transcript
-from dspark_gguf.chat.kept import Kept
 from dspark_gguf.chat.loop import Chat
+from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.session import Session
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.pair import Pair
@@ -51,13 +51,13 @@ def cancelled(pair, patch):
 
 
 def refused(pair, patch):
-    patch.setattr(pair.target_cache.context, "n_ctx", 20)
+    patch.setattr(pair.target_cache, "n_ctx", 20)
     return ResourceError
 
 
 def no_template(pair, patch):
     def render(*words):
-        raise UsageError("messages that the chat template accepts", "others", "see --help")
+        raise UsageError("the chat template refuses the messages", "See --help.")
 
     patch.setattr(pair.template, "render", render)
     return UsageError
@@ -143,7 +143,7 @@ def test_in_the_chat(pair, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     note = tmp_path / "note.txt"
     note.write_text("A note.")
-    session, screen, kept = make(pair), FakeScreen(), Kept.last()
+    session, screen, kept = make(pair), FakeScreen(), SavedSession.last()
     before = list(session.messages)
     too_long = "/edit " + "too long " * 60
     lines = ["!/edit Not this.", "!/regen", too_long, f"/read {note}", "!And this?"]

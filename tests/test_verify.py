@@ -12,7 +12,7 @@ from dspark_gguf.config import Speculation
 from dspark_gguf.dist import Dist
 from dspark_gguf.records import NO_DRAFT, Verdict
 from dspark_gguf.testing import law_of
-from dspark_gguf.verify import DistVerifier, Threshold, Typical, make_rule, match, ratio
+from dspark_gguf.verify import DistVerifier, Threshold, Typical, make_rule, match, rejection
 from tests.fakes import draft_of
 
 N_TOKENS = 4
@@ -62,7 +62,7 @@ def one_position(rule, target, draft):
     return law_of(lambda rng: rule(target, draft, draft.draw(rng), rng))
 
 
-@pytest.mark.parametrize("rule", [ratio, match])
+@pytest.mark.parametrize("rule", [rejection, match])
 def test_lossless_rules_emit_the_targets_law(rule):
     """Exact in 60 worlds, whatever the draft proposes."""
     for target, draft in worlds():
@@ -107,7 +107,7 @@ def test_biased_rules_are_caught(rule):
     assert max(distance(one_position(rule, *world), world[0]) for world in worlds()) > 0.05
 
 
-@pytest.mark.parametrize("rule", [ratio, match])
+@pytest.mark.parametrize("rule", [rejection, match])
 @pytest.mark.parametrize("length", [0, 1, 3])
 def test_whole_drafts_keep_the_law(rule, length):
     """Exact for sequences: laws that depend on every token before, drafts of 0, 1 and 3 tokens."""
@@ -159,11 +159,11 @@ def test_nothing_after_a_rejection_is_looked_at():
         return Dist.point([5, 6, 0, 8][k])
 
     draft = draft_of((5, 6, 7))
-    assert verify(draft, law, ratio, None) == Verdict(2, 0)
+    assert verify(draft, law, rejection, None) == Verdict(2, 0)
     assert asked == [0, 1, 2]
 
 
-@pytest.mark.parametrize("rule", [ratio, match])
+@pytest.mark.parametrize("rule", [rejection, match])
 def test_greedy_verification_takes_no_random_number(rule):
     """One-point laws: the rules work without a generator, and the bonus token comes last."""
     draft = draft_of((5, 6))
@@ -215,10 +215,10 @@ def test_settings_name_their_rule():
     """Every acceptance of the settings has its rule, with its bounds, and only two are lossless."""
     settings = {
         name: Speculation(acceptance=name, typical_epsilon=0.2, typical_delta=0.4)
-        for name in ("ratio", "match", "typical", "threshold")
+        for name in ("rejection", "match", "typical", "threshold")
     }
-    assert make_rule(settings["ratio"]) is ratio
+    assert make_rule(settings["rejection"]) is rejection
     assert make_rule(settings["match"]) is match
     assert make_rule(settings["typical"]) == Typical(0.2, 0.4)
     assert make_rule(settings["threshold"]) == Threshold(0.3)
-    assert [name for name, value in settings.items() if value.lossless] == ["ratio", "match"]
+    assert [name for name, value in settings.items() if value.lossless] == ["rejection", "match"]

@@ -1,4 +1,4 @@
-"""Models that may draft for a target: of the list, on this machine, or made from it."""
+"""Models that may draft for a target: from the list, on this machine, or made from it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +15,20 @@ from dspark_gguf.catalog.demo import Progress
 from dspark_gguf.catalog.local import local_models
 from dspark_gguf.catalog.pairs import KnownPair, known_pairs
 from dspark_gguf.catalog.resolve import is_here
+from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.dflash import ARCHITECTURE
-from dspark_gguf.engine.fitting import misfit
 from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.quantize import quantize, quantized_size
 from dspark_gguf.errors import DSparkError, ModelError, ResourceError
 from dspark_gguf.naming import QUANTIZATION
 from dspark_gguf.paths import cache_dir, replacing, size_on_disk, unwritable
 
-#: A draft of the target's own weights has to be this much smaller to be worth a line.
+#: A quantization of the target is offered as a draft if its share of the size is below this.
 _SMALLER = 0.9
 _GB = 1e9
 _SIZE = re.compile(r"\d+(\.\d+)?[bm]|a\d+(\.\d+)?b")
 _DATE = re.compile(r"\d{4}")
-_NO_NAMES = {"gguf", "instruct", "it", "chat", "meta", "qat", "base", "ud"}
+_NOT_THE_FAMILY = {"gguf", "instruct", "it", "chat", "meta", "qat", "base", "ud"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ class Candidate:
         origin: where it comes from, in words.
         kind: ``plain`` or ``dspark``.
         size: bytes; None: not known.
-        path: its file; None: it is not on this machine.
-        how: what to do to have it, where it is not here.
+        path: its file; None: not on this machine.
+        how: what to do to get it, if it is not here.
 
     """
 
@@ -57,7 +58,7 @@ def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
 
     Args:
         target: the model that they draft for.
-        skipped: gets a line for each file on disk that was looked at and does not fit.
+        skipped: gets a line for each file on disk that does not fit.
 
     """
     size = size_on_disk(target.path)
@@ -69,15 +70,12 @@ def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
 
 
 def family_of(name: str) -> tuple[str, str]:
-    """Family and size that a model's name tells: ``("qwen2.5-coder", "7b")``."""
+    """Family and size in a model's name: ``("qwen2.5-coder", "7b")``."""
     name = name.rpartition("/")[2].partition(":")[0].lower().removesuffix(".gguf")
     words = [word for word in re.split(r"[-_ ]+", QUANTIZATION.sub("", name)) if word]
     sizes = [word for word in words if _SIZE.fullmatch(word)]
-    rest = [
-        word
-        for word in words
-        if word not in sizes and word not in _NO_NAMES and not _DATE.fullmatch(word)
-    ]
+    left_out = {*sizes, *_NOT_THE_FAMILY}
+    rest = [word for word in words if word not in left_out and not _DATE.fullmatch(word)]
     return "-".join(rest), "-".join(sizes)
 
 
@@ -93,15 +91,14 @@ def _listed(target: Header) -> Iterator[Candidate]:
 
 
 def _of_pair(pair: KnownPair, target: Header) -> Candidate:
-    origin, how = f"pair {pair.name}", f"dspark-gguf pull {pair.draft}"
-    if pair.status == "unverified":
-        origin += " (unverified)"
+    origin = f"pair {pair.name}" + (" (unverified)" if pair.status == "unverified" else "")
     path = is_here(pair.draft, "draft")
-    with contextlib.suppress(DSparkError):  # a damaged file is to be downloaded
-        if path is not None and not misfit(target, read_header(path)):
+    with contextlib.suppress(DSparkError):  # a damaged file counts as missing
+        if path is not None and not why_incompatible(target, read_header(path)):
             return of_file(pair.draft, origin, path)
     known = pair.gigabytes("draft")
-    return Candidate(pair.draft, origin, pair.kind, int(known * _GB) if known else None, how=how)
+    size = int(known * _GB) if known else None
+    return Candidate(pair.draft, origin, pair.kind, size, how=f"dspark-gguf pull {pair.draft}")
 
 
 def _on_disk(target: Header, skipped: list[str]) -> Iterator[Candidate]:
@@ -110,9 +107,9 @@ def _on_disk(target: Header, skipped: list[str]) -> Iterator[Candidate]:
         if model.size >= size:
             continue
         try:
-            problem = misfit(target, read_header(model.path))
+            problem = why_incompatible(target, read_header(model.path))
         except (DSparkError, OSError) as error:
-            problem = str(getattr(error, "got", error))
+            problem = str(getattr(error, "problem", error))
         if problem:
             skipped.append(f"{model.name}: {problem}")
         else:
@@ -123,7 +120,7 @@ def of_file(name: str, origin: str, path: Path) -> Candidate:
     """A file on this machine.
 
     Raises:
-        UsageError, ModelError: it is no GGUF.
+        UsageError, ModelError: it is not a GGUF.
 
     """
     kind = "dspark" if read_header(path).architecture == ARCHITECTURE else "plain"
@@ -132,12 +129,12 @@ def of_file(name: str, origin: str, path: Path) -> Candidate:
 
 def _own(target: Header) -> Iterator[Candidate]:
     size = quantized_size(target, "Q2_K")
-    made = _path_of_made(target.path, "Q2_K")
-    if size < _SMALLER * size_on_disk(target.path) and not made.exists():
-        yield Candidate(made.name, "made from the target", "plain", size, how="--make-draft Q2_K")
+    path = _made_path(target.path, "Q2_K")
+    if size < _SMALLER * size_on_disk(target.path) and not path.exists():
+        yield Candidate(path.name, "made from the target", "plain", size, how="--make-draft Q2_K")
 
 
-def _path_of_made(target: Path, file_type: str) -> Path:
+def _made_path(target: Path, file_type: str) -> Path:
     facts = target.stat()
     stamp = hashlib.sha256(f"{facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:8]
     return cache_dir("drafts") / f"{target.stem}-as-{file_type}-{stamp}.gguf"
@@ -147,25 +144,24 @@ def make_draft(target: Path, file_type: str, progress: Progress) -> Path:
     """Another quantization of the target, in the cache folder; made once.
 
     Raises:
-        ModelError: the target is no model of its own.
+        ModelError: the target is a block draft.
         ResourceError: not enough room on the disk.
-        EngineError: llama.cpp could not.
+        EngineError: llama.cpp failed.
 
     """
-    import shutil
-
-    path = _path_of_made(target, file_type)
+    path = _made_path(target, file_type)
     if path.exists():
         return path
     header = read_header(target)
     if header.architecture == ARCHITECTURE:
-        raise ModelError("a target", f"{target.name}, a draft", "give the target with -m")
+        raise ModelError(f"{target.name} is a draft, not a target", "Name the target with -m.")
     needed, free = quantized_size(header, file_type), shutil.disk_usage(path.parent).free
     if needed > free:
         raise ResourceError(
-            f"{needed / _GB:.1f} GB of disk space in {path.parent}", f"{free / _GB:.1f} GB",
-            "free some, or set XDG_CACHE_HOME to a larger disk",
-        )  # fmt: skip
+            f"the draft takes {needed / _GB:.1f} GB, but {path.parent} has {free / _GB:.1f} GB of "
+            "free space",
+            "Free some, or set XDG_CACHE_HOME to a folder on a larger disk.",
+        )
     progress(f"making {path.name}, about {needed / _GB:.2f} GB, in {path.parent}")
     try:
         with replacing(path) as temporary:

@@ -1,4 +1,4 @@
-"""What a GGUF is, from its header alone: for a person, and as JSON for scripts."""
+"""What a GGUF is, from its header alone: as text, and as JSON for scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS, BlockDraft
-from dspark_gguf.engine.gguf import Header, read_header
+from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.paths import size_on_disk
 
 _MIB = 1024**2
@@ -21,17 +21,23 @@ _FILE_TYPES = {
     30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
 }  # fmt: skip
 
+_SHAPE = {
+    "layers": "block_count", "width": "embedding_length", "heads": "attention.head_count",
+    "kv_heads": "attention.head_count_kv", "experts": "expert_count", "context": "context_length",
+    "sliding_window": "attention.sliding_window",
+}  # fmt: skip
+
 
 def inspect(path: str | Path) -> dict[str, Any]:
     """Facts of a file, without its weights.
 
     Returns:
-        Plain values; sizes in bytes. ``draft`` is there for a block draft only, ``shape`` leaves
-        out what the file does not say.
+        Plain values; sizes in bytes. Only a block draft has ``draft``, and ``shape`` has only what
+        the file says.
 
     Raises:
         UsageError: no such file.
-        ModelError: no GGUF, a damaged one, or an incomplete block draft.
+        ModelError: not a GGUF, a damaged one, or an incomplete block draft.
 
     """
     header = read_header(path)
@@ -39,6 +45,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     types = Counter[str]()
     for tensor in header.tensors.values():
         types[tensor.type] += tensor.parameters
+    shape = {name: header.get(key) for name, key in _SHAPE.items()}
     draft = BlockDraft.of(header)
     facts: dict[str, Any] = {
         "file": str(header.path),
@@ -53,7 +60,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
             "file_type": _FILE_TYPES.get(metadata.get("general.file_type", -1)),
             "parameters_by_type": dict(types.most_common()),
         },
-        "shape": _shape(header),
+        "shape": {name: value for name, value in shape.items() if value not in (None, 0)},
         "tokenizer": {
             "model": metadata.get("tokenizer.ggml.model"),
             "pre": metadata.get("tokenizer.ggml.pre"),
@@ -72,11 +79,9 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 def as_text(facts: dict[str, Any]) -> str:
     """The same for a person: one fact a line."""
-    types = facts["quantization"]["parameters_by_type"]
-    total = max(facts["parameters"], 1)
+    types, total = facts["quantization"]["parameters_by_type"], max(facts["parameters"], 1)
     shares = ", ".join(f"{name} {count / total:.0%}" for name, count in types.items())
-    tokenizer = facts["tokenizer"]
-    template = facts["chat_template"]
+    tokenizer, template = facts["tokenizer"], facts["chat_template"]
     lines = {
         "file": f"{facts['file']} ({facts['size'] / _MIB:.0f} MiB, GGUF {facts['gguf_version']})",
         "name": facts["name"],
@@ -93,7 +98,7 @@ def as_text(facts: dict[str, Any]) -> str:
         lines |= _draft_lines(facts["draft"])
     else:
         yes = "yes" if facts["hands_out_layers"] else "no"
-        lines["hands out layers"] = f"{yes} (what DSpark and DFlash drafts read)"
+        lines["hands out layers"] = f"{yes} (DSpark and DFlash drafts read them)"
     return "\n".join(f"{name:<18}{value}" for name, value in lines.items() if value is not None)
 
 
@@ -104,25 +109,10 @@ def _rounded(parameters: int) -> str:
     return f"{parameters:,}"
 
 
-def _shape(header: Header) -> dict[str, Any]:
-    keys = {
-        "layers": "block_count",
-        "width": "embedding_length",
-        "heads": "attention.head_count",
-        "kv_heads": "attention.head_count_kv",
-        "experts": "expert_count",
-        "context": "context_length",
-        "sliding_window": "attention.sliding_window",
-    }
-    found = {name: header.get(key) for name, key in keys.items()}
-    return {name: value for name, value in found.items() if value not in (None, 0)}
-
-
 def _draft_lines(draft: dict[str, Any]) -> dict[str, str]:
-    fits = draft["fits"]
+    fits, reduced = draft["fits"], draft["draft_vocabulary"]
     layout = "the anchor's row is the first guess" if draft["anchor_first"] else "a bonus anchor"
     heads = [name for name in ("markov", "confidence") if draft[f"{name}_head"]]
-    reduced = draft["draft_vocabulary"]
     return {
         "draft": f"{draft['kind']}, {draft['drafts_per_block']} guesses a block of "
         f"{draft['block_size']} ({layout})",
@@ -131,6 +121,6 @@ def _draft_lines(draft: dict[str, Any]) -> dict[str, str]:
         "proposes": "all tokens" if reduced is None else f"{reduced:,} tokens",
         "borrows": ", ".join(draft["borrows"]) or "nothing of the target",
         "reads": f"the target's layers {', '.join(map(str, draft['target_layers']))}",
-        "fits": f"a target {fits['embedding_length']} wide with {fits['least_layers']} layers or "
-        f"more and {fits['tokens']:,} tokens, of an architecture that hands out its layers",
+        "fits": f"a target {fits['embedding_length']} wide with at least {fits['least_layers']} "
+        f"layers and {fits['tokens']:,} tokens, of an architecture that hands out its layers",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,9 +14,10 @@ import psutil
 from dspark_gguf.catalog.local import LocalModel
 from dspark_gguf.catalog.pairs import KnownPair
 from dspark_gguf.catalog.resolve import is_here
+from dspark_gguf.visible import visible
 
-#: A machine sold with 16 GB tells of a little less: the firmware keeps some.
-_SHARE_TOLD = 0.9
+#: A machine sold with 16 GB reports a little less: the firmware keeps some.
+_SHARE_REPORTED = 0.9
 _GB, _GIB = 1e9, 1024**3
 
 
@@ -26,7 +27,7 @@ def machine_gigabytes() -> float:
 
 
 def facts(pair: KnownPair, memory: float) -> dict[str, Any]:
-    """A pair, and how it stands here; plain values.
+    """What is known of a pair and whether this machine has it, as plain values.
 
     Args:
         pair: one of the list.
@@ -34,46 +35,39 @@ def facts(pair: KnownPair, memory: float) -> dict[str, Any]:
 
     """
     files = {role: is_here(pair.model(role), role) for role in ("target", "draft")}
-    fits = pair.memory == "any" or memory >= _SHARE_TOLD * int(pair.memory)
     return {
         **asdict(pair),
         "gigabytes": {role: pair.gigabytes(role) for role in files},
-        "fits": fits,
+        "fits": pair.memory == "any" or memory >= _SHARE_REPORTED * int(pair.memory),
         "downloaded": {role: str(path) if path else None for role, path in files.items()},
     }
 
 
 def pairs_text(rows: Sequence[dict[str, Any]], memory: float) -> str:
     """A table of pairs, and what to do with it."""
-    heads = ("name", "memory", "fits", "GB", "kind", "licence", "status", "here")
-    table = [
+    table = as_table(
+        ("name", "memory", "fits", "GB", "kind", "licence", "status", "here"),
         (
-            row["name"],
-            row["memory"] + ("" if row["memory"] == "any" else " GB"),
-            "yes" if row["fits"] else "no",
-            row["size"],
-            row["kind"],
-            row["licence"],
-            row["status"],
-            _here(row["downloaded"]),
-        )
-        for row in rows
-    ]
-    return "\n".join(
-        [
-            *aligned([heads, *table]),
-            "",
-            f"fits: this machine has {memory:.0f} GiB of main memory. unverified: a repository "
-            "that nobody has checked.",
-            "more of one: dspark-gguf models NAME; get it: dspark-gguf pull NAME; use it: "
-            "dspark-gguf chat -m NAME",
-        ]
+            (
+                row["name"],
+                row["memory"] + ("" if row["memory"] == "any" else " GB"),
+                "yes" if row["fits"] else "no",
+                *(row[name] for name in ("size", "kind", "licence", "status")),
+                _here(row["downloaded"]),
+            )
+            for row in rows
+        ),
+    )
+    return (
+        f"{table}\n\nfits: this machine has {memory:.0f} GiB of main memory. unverified: nobody "
+        "has checked the repository.\nmore about one: dspark-gguf models NAME; get it: "
+        "dspark-gguf pull NAME; use it: dspark-gguf chat -m NAME"
     )
 
 
 def _here(files: dict[str, str | None]) -> str:
     there = [role for role, path in files.items() if path]
-    return {0: "-", 1: f"{there[0]} only" if there else "", 2: "yes"}[len(there)]
+    return "yes" if len(there) == 2 else f"{there[0]} only" if there else "-"
 
 
 def pair_text(row: dict[str, Any]) -> str:
@@ -82,7 +76,7 @@ def pair_text(row: dict[str, Any]) -> str:
     lines = {name: row[name] for name in names}
     lines["size"] += " GB (target + draft), about"
     if row["memory"] != "any":
-        enough = "enough is here" if row["fits"] else "more than this machine has"
+        enough = "this machine has enough" if row["fits"] else "more than this machine has"
         lines["memory"] = f"{row['memory']} GB: {enough}"
     for role, path in row["downloaded"].items():
         lines[f"{role} here"] = path or "no"
@@ -91,25 +85,19 @@ def pair_text(row: dict[str, Any]) -> str:
 
 
 def local_text(models: Sequence[LocalModel], left_out: Sequence[str] = ()) -> str:
-    """A table of files, each with what to write after -m, and what is none of them."""
-    others = ["", "no models:", *(f"  {line}" for line in left_out)] if left_out else []
-    if not models:
-        none = (
-            "no model found where Ollama, LM Studio, llama.cpp and the Hugging Face cache keep "
-            "theirs"
+    """A table of files, each with what to write after -m, and the files that are no models."""
+    text = "Ollama, LM Studio, llama.cpp and the Hugging Face cache have no model here"
+    if models:
+        table = as_table(
+            ("kept by", "GB", "use it with"),
+            (
+                (model.source, f"{model.size / _GB:.2f}", f"-m {quoted(model.name)}")
+                for model in sorted(models, key=lambda model: (model.source, model.name))
+            ),
         )
-        return "\n".join([none, *others])
-    rows = [
-        (model.source, f"{model.size / _GB:.2f}", f"-m {quoted(model.name)}")
-        for model in sorted(models, key=lambda model: (model.source, model.name))
-    ]
+        text = f"{table}\n\nwhich of them can draft for a target: dspark-gguf suggest -m TARGET"
     return "\n".join(
-        [
-            *aligned([("kept by", "GB", "use it with"), *rows]),
-            "",
-            "which of them fits a target as a draft: dspark-gguf suggest -m TARGET",
-            *others,
-        ]
+        [text, *(["", "no models:"] if left_out else []), *map("  {}".format, left_out)]
     )
 
 
@@ -118,10 +106,16 @@ def quoted(name: str) -> str:
     return subprocess.list2cmdline([name]) if sys.platform == "win32" else shlex.quote(name)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the cells of each column under each other."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Text with the cells of each column below each other, for a pipe as for a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for row in rows:
+        table.add_row(*map(visible, row))
+    # Wide enough for any row: the terminal wraps, a script reads whole lines.
+    console = Console(width=100_000, color_system=None, markup=False, emoji=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -17,7 +17,7 @@ from dspark_gguf.naming import models_among
 from dspark_gguf.paths import cache_path, size_on_disk, walk
 
 OLLAMA = "ollama:"
-#: The registry that a name means which names none.
+#: The registry of a name without one.
 _OLLAMA_HOST = "registry.ollama.ai"
 _OLLAMA_WEIGHTS = "application/vnd.ollama.image.model"
 
@@ -41,11 +41,9 @@ class LocalModel:
 
 
 def stores(
-    system: str = sys.platform,
-    home: Path | None = None,
-    environ: Mapping[str, str] = os.environ,
+    system: str = sys.platform, home: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> list[tuple[str, Path]]:
-    """Where programs keep their models on this system: name and folder, there or not.
+    """Where programs keep their models on this system: name and folder, which may be missing.
 
     Args:
         system: as ``sys.platform``.
@@ -63,33 +61,24 @@ def stores(
     ollama = [environ.get("OLLAMA_MODELS") or home / ".ollama" / "models"]
     if system.startswith("linux"):
         ollama.append("/usr/share/ollama/.ollama/models")  # where its service keeps them
-    studio = _studio_home(home)
+    studio = home / ".lmstudio"
+    with suppress(OSError, ValueError):
+        studio = Path((home / ".lmstudio-home-pointer").read_text("utf-8").strip())
+    moved = _json(studio / "settings.json").get("downloadsFolder")
     return [
         *(("Ollama", Path(folder)) for folder in ollama),
-        ("LM Studio", _studio_models(studio)),
+        ("LM Studio", Path(str(moved or studio / "models"))),
         ("LM Studio", home / ".cache" / "lm-studio" / "models"),  # until version 0.3.6
         ("llama.cpp", Path(environ.get("LLAMA_CACHE") or caches / "llama.cpp")),
     ]
-
-
-def _studio_home(home: Path) -> Path:
-    try:
-        return Path((home / ".lmstudio-home-pointer").read_text("utf-8").strip())
-    except (OSError, ValueError):
-        return home / ".lmstudio"
-
-
-def _studio_models(studio: Path) -> Path:
-    settings = _json(studio / "settings.json")
-    return Path(str(settings.get("downloadsFolder") or studio / "models"))
 
 
 def local_models(left_out: list[str] | None = None) -> list[LocalModel]:
     """Every model that is found, each file once, by program and name.
 
     Args:
-        left_out: gets a line for each file that is none: a part of a download, a projector, what
-            cannot be read.
+        left_out: gets a line for each file that is no model: a part of a download, a projector, an
+            unreadable one.
 
     """
     found: dict[str, LocalModel | None] = {}
@@ -97,21 +86,21 @@ def local_models(left_out: list[str] | None = None) -> list[LocalModel]:
         place = os.path.realpath(model.path)
         if place in found:
             continue
-        problem = _problem(model)
+        problem = _problem(model.path)
         found[place] = None if problem else model
         if problem and left_out is not None:
             left_out.append(f"{model.name}: {problem}")
     return [model for model in found.values() if model]
 
 
-def _problem(model: LocalModel) -> str:
-    """Why a file is no model that generates or drafts; empty where it is one."""
+def _problem(path: Path) -> str:
+    """Why a file can neither generate nor draft; empty if it can."""
     from dspark_gguf.engine.gguf import read_header
 
     try:
-        return read_header(model.path).other_kind
+        return read_header(path).other_kind
     except DSparkError as error:
-        return error.got
+        return error.problem
     except OSError as error:  # it vanished meanwhile
         return str(error.strerror)
 
@@ -119,44 +108,41 @@ def _problem(model: LocalModel) -> str:
 def _all() -> Iterator[LocalModel]:
     for source, folder in stores():
         yield from _ollama(folder) if source == "Ollama" else _files(source, folder)
-    yield from _hub_cache(hub.cache_folder())
+    for repo, snapshot in hub.snapshots():
+        for files in models_among(hub.files_of(snapshot)):
+            yield from _model("Hugging Face cache", f"{repo}:{files[0]}", snapshot / files[0])
     yield from _files("dspark-gguf", cache_path("drafts"))
 
 
 def ollama_path(name: str) -> Path | None:
     """The weights of a model as Ollama names it, such as ``llama3.2:3b``; None: it has none.
 
-    As for Ollama, capitals do not count, and these are one: ``llama3.2``, ``llama3.2:latest``,
+    As for Ollama, case does not count, and these are one: ``llama3.2``, ``llama3.2:latest``,
     ``library/llama3.2`` and ``registry.ollama.ai/library/llama3.2:latest``.
     """
-    wanted = _ollama_words(name)
-    found = {
-        words: blob
-        for source, folder in stores()
-        if source == "Ollama"
-        for words, blob in _ollama_manifests(folder)
-    }
-    fits = [words for words in found if [word.lower() for word in words][-len(wanted) :] == wanted]
-    return found[max(fits, key=lambda words: words[0] == _OLLAMA_HOST)] if fits else None
-
-
-def _ollama_words(name: str) -> list[str]:
-    """Namespace, model and tag that a name means, behind the registry where it names one."""
     words = name.lower().removeprefix("https://").removeprefix("http://").split("/")
     model, _, tag = words[-1].partition(":")
-    return [*(words[:-1] or ["library"]), model, tag or "latest"]
+    wanted = [*(words[:-1] or ["library"]), model, tag or "latest"]
+    found = {
+        place: blob
+        for source, folder in stores()
+        if source == "Ollama"
+        for place, blob in _ollama_manifests(folder)
+    }
+    fits = [place for place in found if [word.lower() for word in place][-len(wanted) :] == wanted]
+    return found[max(fits, key=lambda place: place[0] == _OLLAMA_HOST)] if fits else None
 
 
 def _ollama(folder: Path) -> Iterator[LocalModel]:
     for words, blob in _ollama_manifests(folder):
-        # As `ollama list` shows it: what goes without saying is left out.
+        # As `ollama list` shows it, without the usual registry and namespace.
         usual = (_OLLAMA_HOST, "library")
         short = words[2:-1] if words[:2] == usual else words[words[0] == _OLLAMA_HOST : -1]
         yield from _model("Ollama", f"{OLLAMA}{'/'.join(short)}:{words[-1]}", blob)
 
 
 def _ollama_manifests(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
-    """From its manifests, HOST/NAMESPACE/MODEL/TAG, each a list of blobs: these words, weights."""
+    """Its models: host, namespace, model and tag, the path of the manifest; and the weights."""
     root = folder / "manifests"
     for place, tags in walk(root):
         for tag in tags:
@@ -174,12 +160,6 @@ def _files(source: str, folder: Path) -> Iterator[LocalModel]:
     for place, names in walk(folder):
         for files in models_among(names):
             yield from _model(source, str(place / files[0]), place / files[0])
-
-
-def _hub_cache(folder: Path) -> Iterator[LocalModel]:
-    for repo, snapshot in hub.snapshots(folder):
-        for files in models_among(hub.files_of(snapshot)):
-            yield from _model("Hugging Face cache", f"{repo}:{files[0]}", snapshot / files[0])
 
 
 def _model(source: str, name: str, path: Path) -> Iterator[LocalModel]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import shipped
 
-MEMORY = ("any", "8", "16", "32", "64")
-KINDS = ("plain", "dspark")
-STATUS = ("tested", "seen", "unverified")
-_FIELDS = "name | memory | target | draft | kind | size | licence | status | note"
+_CHOICES = {
+    "memory": ("any", "8", "16", "32", "64"),
+    "kind": ("plain", "dspark"),
+    "status": ("tested", "seen", "unverified"),
+}
+#: GB of the target and the draft; ?: not known.
+_GIGABYTES = r"(\?|(?=[\d.]*[1-9])\d+(\.\d+)?)"
+_SIZE = re.compile(rf"{_GIGABYTES} *\+ *{_GIGABYTES}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +43,6 @@ class KnownPair:
         number = self.size.split("+")[role == "draft"].strip()
         return None if number == "?" else float(number)
 
-    def licence_of(self, role: str) -> str:
-        """Of its ``target`` or ``draft``."""
-        both = self.licence.split(" + ")
-        return both[-1 if role == "draft" else 0]
-
 
 def known_pairs(path: Path | None = None) -> list[KnownPair]:
     """All pairs of `path`, default the shipped list, in its order.
@@ -56,17 +56,18 @@ def known_pairs(path: Path | None = None) -> list[KnownPair]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"a list of pairs in {path}", str(error), "check the file") from None
+        raise UsageError(f"cannot read the list of pairs {path}: {error}", "Check it.") from None
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
-        fields = [field.strip() for field in line.split("|")]
-        problem = _problem(fields, {pair.name for pair in pairs})
-        if problem:
+        values = [value.strip() for value in line.split("|")]
+        if problem := _problem(values, {pair.name for pair in pairs}):
             raise UsageError(
-                f"{_FIELDS} in line {number} of {path.name}", problem, "see the top of the file"
+                f"line {number} of {path.name} has {problem}",
+                f"Write {' | '.join(field.name for field in fields(KnownPair))}, as explained at "
+                "the top of the file.",
             )
-        pairs.append(KnownPair(*fields))
+        pairs.append(KnownPair(*values))
     return pairs
 
 
@@ -77,33 +78,23 @@ def pair_named(name: str) -> KnownPair | None:
 
 def similar_names(name: str) -> str:
     """Names of pairs that may have been meant."""
-    names = [pair.name for pair in known_pairs()]
-    close = difflib.get_close_matches(name.lower(), names, 3)
+    close = difflib.get_close_matches(name.lower(), [pair.name for pair in known_pairs()], 3)
     return ", ".join(close) or "none that is similar"
 
 
-def _problem(fields: list[str], names: set[str]) -> str | None:
-    if len(fields) != 9:
-        return f"{len(fields)} fields"
-    name, memory, target, draft, kind, size, licence, status, _ = fields
-    if not (name and target and draft and licence):
+def _problem(values: list[str], names: set[str]) -> str | None:
+    if len(values) != len(fields(KnownPair)):
+        return f"{len(values)} fields"
+    pair = KnownPair(*values)
+    if not (pair.name and pair.target and pair.draft and pair.licence):
         return "an empty field"
-    if name in names:
-        return f"the name {name!r} again"
-    if name != name.lower() or set(name) & set("/\\: "):
-        return f"the name {name!r}, not in small letters without / \\ : and spaces"
-    for value, known in ((memory, MEMORY), (kind, KINDS), (status, STATUS)):
-        if value not in known:
-            return f"{value!r}, not one of {', '.join(known)}"
-    if not _are_sizes(size.split("+")):
-        return f"the size {size!r}, not such as '4.8 + 0.64' or '4.8 + ?'"
+    if pair.name in names:
+        return f"the name {pair.name!r} again"
+    if pair.name != pair.name.lower() or set(pair.name) & set("/\\: "):
+        return f"the name {pair.name!r}, not in small letters without / \\ : and spaces"
+    for field, known in _CHOICES.items():
+        if getattr(pair, field) not in known:
+            return f"the {field} {getattr(pair, field)!r}, not one of {', '.join(known)}"
+    if not _SIZE.fullmatch(pair.size):
+        return f"the size {pair.size!r}, not such as '4.8 + 0.64' or '4.8 + ?'"
     return None
-
-
-def _are_sizes(sizes: list[str]) -> bool:
-    try:
-        return len(sizes) == 2 and all(
-            size.strip() == "?" or 0 < float(size) < float("inf") for size in sizes
-        )
-    except ValueError:
-        return False

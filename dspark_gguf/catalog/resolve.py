@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,17 +39,16 @@ def resolve(
         progress: called with a line when something takes long.
 
     Raises:
-        UsageError: a name that means nothing, a draft without a model, or no demo model installed.
+        UsageError: an unknown name, a draft without a target, or no demo model installed.
         DSparkError: see `hub`.
 
     """
     if model is None:
         if draft is not None:
-            raise UsageError("a target for this draft", "none", "name it with -m TARGET.gguf")
+            raise UsageError(f"the draft {draft} has no target", "Name it with -m TARGET.gguf.")
         return demo_pair(progress)
-    pair = known_pair(model)
-    if draft is None and pair is not None:
-        draft = pair.name
+    if draft is None and known_pair(model):
+        draft = model
     if draft is None:
         return located([(model, "target")], progress)[0], None
     target_path, draft_path = located([(model, "target"), (draft, "draft")], progress)
@@ -77,8 +77,7 @@ def located(
 
     """
     places = [_place(name, role, progress, newest) for name, role in models]
-    missing = [place for place in places if isinstance(place, hub.Download)]
-    hub.require_room(missing)
+    hub.require_room([place for place in places if isinstance(place, hub.Download)])
     return [
         hub.fetch(place, progress) if isinstance(place, hub.Download) else place for place in places
     ]
@@ -92,16 +91,12 @@ def _place(name: str | Path, role: str, progress: Progress, newest: bool) -> Pat
     if not (wanted.startswith(_FROM_PACKAGE) or HubName.parse(wanted)):
         instead = f"-m {name} -d DRAFT.gguf" if role == "draft" else f"-m TARGET.gguf -d {name}"
         raise UsageError(
-            f"a repository for the {role} of {name}",
-            f"only its name, {wanted}",
-            f"download it by hand and name the file: {instead}",
+            f"for {name} the list has only the name of the {role}, {wanted}, and no repository",
+            f"Download it by hand and name the file: {instead}.",
         )
     place = _place_of_model(wanted, role, progress, newest)
     if pair.status == "unverified" and isinstance(place, hub.Download):
-        progress(
-            f"note: {name} is unverified: nobody has checked whether {wanted} is the {role} that "
-            "it should be"
-        )
+        progress(f"note: {name} is unverified: nobody has checked that {wanted} is its {role}")
     return place
 
 
@@ -114,56 +109,46 @@ def _place_of_model(
     if text.startswith(_FROM_PACKAGE):
         return demo_file(text.rpartition(":")[2], progress)
     if text.startswith(OLLAMA):
-        return _ollama_model(text.removeprefix(OLLAMA))
-    on_hub = HubName.parse(text)
-    if on_hub is not None:
+        if found := ollama_path(text.removeprefix(OLLAMA)):
+            return found
+        hint = "See `dspark-gguf models --local`, or `ollama pull` it."
+        raise UsageError(f"Ollama has no model {text.removeprefix(OLLAMA)} here", hint)
+    if on_hub := HubName.parse(text):
         there = None if newest and not hub.is_offline() else hub.cached(on_hub, role)
         return there or hub.find(on_hub, role)
     if "/" in text or "\\" in text or text.lower().endswith(".gguf"):
         return path  # whoever opens it says that there is nothing
     raise UsageError(
-        "a GGUF file, a pair that `dspark-gguf models` lists, or org/repo:quant",
-        f"{text!r}, which is none of them (pairs: {similar_names(text)})",
-        "correct the name; `dspark-gguf models --local` shows what is on this machine",
+        f"{text!r} is no GGUF file, no pair of `dspark-gguf models` (similar: "
+        f"{similar_names(text)}) and not org/repo:quant",
+        "Correct the name; `dspark-gguf models --local` shows what is on this machine.",
     )
 
 
-def _ollama_model(name: str) -> Path:
-    path = ollama_path(name)
-    if path is None:
-        raise UsageError(
-            f"the GGUF of {name} among Ollama's models", "none",
-            "see `dspark-gguf models --local`, or `ollama pull` it",
-        )  # fmt: skip
-    return path
-
-
 def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
-    """Download a pair's two models, or one model of the hub; the newest, where one is online.
+    """Download a pair's two models, or one model of the hub; the newest, when online.
 
     Raises:
-        UsageError: `name` means neither, or a part of the pair has no repository.
+        UsageError: an unknown name, or a part of the pair has no repository.
         DSparkError: see `hub`.
 
     """
-    pair = known_pair(name)
-    if pair is not None:
+    if known_pair(name):
         return located([(name, "target"), (name, "draft")], progress, newest=True)
     if HubName.parse(name) is None:
         raise UsageError(
-            "a pair that `dspark-gguf models` lists, or org/repo:quant",
-            f"{name!r} (pairs: {similar_names(name)})", "correct the name",
-        )  # fmt: skip
+            f"{name!r} is no pair of `dspark-gguf models` (similar: {similar_names(name)}) and not "
+            "org/repo:quant",
+            "Correct the name.",
+        )
     return located([(name, "target")], progress, newest=True)
 
 
 def is_here(name: str, role: str) -> Path | None:
-    """The file of a pair's model if it is on this machine; asks nobody, makes nothing."""
+    """The file of a pair's model if it is on this machine, without network."""
     if name.startswith(_FROM_PACKAGE):
-        try:
+        with suppress(UsageError):
             return source_model()
-        except UsageError:
-            return None
     on_hub = HubName.parse(name)
     return hub.cached(on_hub, role) if on_hub else None
 

@@ -1,9 +1,9 @@
-"""Which drafts fit a target, and what speed to expect from each on this machine."""
+"""Which drafts fit a target, and the speed to expect from each on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from dspark_gguf.catalog.candidates import Candidate
 from dspark_gguf.catalog.demo import Progress
-from dspark_gguf.catalog.listing import aligned, quoted
+from dspark_gguf.catalog.listing import as_table, quoted
 from dspark_gguf.config import Settings
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.pair import Pair
@@ -26,7 +26,7 @@ _GB = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A candidate and what it promises.
+    """A draft and the speed to expect from it.
 
     Attributes:
         candidate: the draft.
@@ -39,39 +39,27 @@ class Suggestion:
     ranges: dict[str, tuple[float, float]] | None
     basis: str
 
-    @property
-    def worth(self) -> float:
-        """To sort by; 0 where nothing is known."""
-        return sum(sum(both) for both in (self.ranges or {}).values())
-
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        candidate = self.candidate
-        return {
-            "draft": candidate.name,
-            "origin": candidate.origin,
-            "kind": candidate.kind,
-            "size": candidate.size,
-            "path": str(candidate.path) if candidate.path else None,
-            "how": candidate.how,
-            "expected": self.ranges,
-            "basis": self.basis,
-        }
+        values = asdict(self.candidate)
+        path = values["path"] and str(values["path"])
+        own = {"path": path, "expected": self.ranges, "basis": self.basis}
+        return {"draft": values.pop("name"), **values, **own}
 
 
 def suggestions(
     target: Path, drafts: Sequence[Candidate], settings: Settings, progress: Progress
 ) -> list[Suggestion]:
-    """What each draft promises, the best first.
+    """The speed to expect from each draft, the best first.
 
     Args:
         target: the target's file.
         drafts: see `candidates`.
-        settings: how to load both, and whether to keep what was measured.
+        settings: how to load both, and whether to keep the measurements.
         progress: called with a line when something takes long.
 
     Raises:
-        DSparkError: the target cannot be loaded, or its cache cannot take tokens back.
+        DSparkError: the target cannot be loaded.
 
     """
     if not drafts:
@@ -85,11 +73,11 @@ def suggestions(
         try:
             own, most = _measured(target, draft.path, settings, progress)
         except DSparkError as error:
-            found.append(Suggestion(draft, None, error.got))
+            found.append(Suggestion(draft, None, error.problem))
         else:
             ranges = expected_ranges(own.target_seconds, own.draft_seconds[:most])
             found.append(Suggestion(draft, ranges, "measured"))
-    return sorted(found, key=lambda each: -each.worth)
+    return sorted(found, key=lambda each: -sum(map(sum, (each.ranges or {}).values())))
 
 
 def _measured(
@@ -99,7 +87,7 @@ def _measured(
     pair = Pair(target, draft, settings.target_options, settings.draft_options)
     with pair:
         if draft is not None and pair.draft_cache() is None:
-            raise DSparkError("a draft", "; ".join(pair.notes), "choose another one")
+            raise DSparkError("; ".join(pair.notes), "Choose another draft.")
         if draft is not None:
             progress(f"{draft.name}:")
         learned = pair.learned(settings.speculation, progress)
@@ -107,7 +95,7 @@ def _measured(
 
 
 def _estimated(draft: Candidate, costs: LearnedCosts, target_size: int) -> Suggestion:
-    """Reading the weights is what a pass mostly does: seconds in proportion to the sizes."""
+    """A pass mostly reads the weights, so its seconds are in proportion to the size."""
     if draft.size is None:
         return Suggestion(draft, None, "size not known")
     target = costs.target_seconds
@@ -121,30 +109,28 @@ def as_text(target: str, found: Sequence[Suggestion]) -> str:
     if not found:
         return (
             f"no draft for {target} in the list or on this machine. Without one, what the "
-            "conversation already said is copied where that pays."
+            "conversation already said is still copied where that pays."
         )
-    rows = [
+    table = as_table(
+        ("draft", "GB", "from", "over plain decoding", ""),
         (
-            each.candidate.name,
-            "?" if each.candidate.size is None else f"{each.candidate.size / _GB:.2f}",
-            each.candidate.origin,
-            ranges_text(each.ranges) if each.ranges else "-",
-            each.basis,
-        )
-        for each in found
-    ]
+            (
+                each.candidate.name,
+                "?" if each.candidate.size is None else f"{each.candidate.size / _GB:.2f}",
+                each.candidate.origin,
+                ranges_text(each.ranges) if each.ranges else "-",
+                each.basis,
+            )
+            for each in found
+        ),
+    )
     usual = ", ".join(
         f"{low:.0%} to {high:.0%} on {kind}" for kind, (low, high) in USUAL_AGREEMENT.items()
     )
-    return "\n".join(
-        [
-            *aligned([("draft", "GB", "from", "over plain decoding", ""), *rows]),
-            "",
-            f"where guesses are right as usual, behind right ones: {usual}.",
-            "measured: what both models cost here (--no-learn measures anew). estimated: the "
-            "draft's cost, from the sizes of both files.",
-            _advice(target, found),
-        ]
+    return (
+        f"{table}\n\nif guesses behind right ones are right as often as usual: {usual}.\n"
+        "measured: what both models cost here (--no-learn measures again). estimated: the draft's "
+        f"cost, from the sizes of both files.\n{_advice(target, found)}"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,33 +33,32 @@ class Job:
         """The conversation to answer.
 
         Raises:
-            UsageError: the object is no prompt; says why.
+            UsageError: the object is not a prompt; says why.
 
         """
-        given = [name for name in ("prompt", "messages") if name in self.input]
-        if len(given) != 1:
-            raise _wrong('one of "prompt" and "messages"', " and ".join(given) or "neither")
-        if given == ["prompt"]:
+        if ("prompt" in self.input) == ("messages" in self.input):
+            raise _wrong('exactly one of "prompt" and "messages" is needed')
+        if "prompt" in self.input:
             prompt = _text(self.input["prompt"], "prompt")
             if not prompt.strip():
-                raise _wrong("text in prompt", _shown(prompt))
+                raise _wrong("prompt is empty")
             return [{"role": "user", "content": prompt}]
         messages = self.input["messages"]
         if not isinstance(messages, list) or not messages:
-            raise _wrong("messages in a list", _shown(messages))
+            raise _wrong(f"messages must be a list that is not empty, not {_shown(messages)}")
         out = [_message(message, f"messages[{k}]") for k, message in enumerate(messages)]
         if out[-1]["role"] != "user":
-            raise _wrong("a last message of the user", f"one of the {out[-1]['role']}")
+            raise _wrong(f"the last message must be the user's, not the {out[-1]['role']}'s")
         return out
 
 
 def read_jobs(path: Path) -> list[Job]:
     """All lines of the input (``-``: stdin).
 
-    A line that is an object but no prompt fails as a job of its own, so that the others go on.
+    A line that is an object but not a prompt fails as a job of its own; the others are answered.
 
     Raises:
-        UsageError: naming the first line that is no JSON object: this is another kind of file.
+        UsageError: naming the first line that is not a JSON object: this is another kind of file.
 
     """
     jobs: list[Job] = []
@@ -69,27 +67,14 @@ def read_jobs(path: Path) -> list[Job]:
             continue
         record = parsed(line)
         if record is None:
-            raise UsageError(
-                '{"prompt": ...} or {"messages": [...]} ' + f"in line {number} of {path}",
-                line[:60],
-                "correct the line",
-            )
+            problem = f"line {number} of {path} is not a JSON object: {line[:60]}"
+            raise UsageError(problem, 'Write {"prompt": ...} or {"messages": [...]} on each line.')
         jobs.append(Job(len(jobs), record))
     return jobs
 
 
-def run_jobs(
-    jobs: Iterable[Job], answer: Callable[[Job], Record], write: Callable[[Record], object]
-) -> Iterator[Record]:
-    """Answer the jobs in order; each result is written whole before the next begins."""
-    for job in jobs:
-        result = {"index": job.index, "input": job.input, **answer(job)}
-        write(result)
-        yield result
-
-
 def parsed(line: str | bytes) -> Record | None:
-    """The JSON object in a line; None if that is something else."""
+    """The JSON object in a line; None if it is something else."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -99,10 +84,10 @@ def parsed(line: str | bytes) -> Record | None:
 
 def _message(message: Any, place: str) -> Record:
     if not isinstance(message, dict):
-        raise _wrong(f"an object for {place}", _shown(message))
+        raise _wrong(f"{place} must be an object, not {_shown(message)}")
     if message.get("role") not in _ROLES:
-        wanted = f"a role of {', '.join(_ROLES)} in {place}"
-        raise _wrong(wanted, _shown(message.get("role")))
+        shown = _shown(message.get("role"))
+        raise _wrong(f"the role in {place} must be {' or '.join(_ROLES)}, not {shown}")
     content = message.get("content")
     if isinstance(content, list):
         content = "\n".join(_part(part, f"{place}.content[{k}]") for k, part in enumerate(content))
@@ -113,13 +98,13 @@ def _part(part: Any, place: str) -> str:
     """The text of a content part, as llama.cpp's server takes them."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != "text":
-        raise _wrong(f"parts of type text, as in {place}", f"type {_shown(kind)}")
+        raise _wrong(f"{place} must be of type text, not {_shown(kind)}")
     return _text(part.get("text"), f"{place}.text")
 
 
 def _text(value: Any, place: str) -> str:
     if not isinstance(value, str):
-        raise _wrong(f"text in {place}", _shown(value))
+        raise _wrong(f"{place} must be text, not {_shown(value)}")
     return value
 
 
@@ -128,5 +113,5 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def _wrong(needed: str, got: str) -> UsageError:
-    return UsageError(needed, got, "correct the record")
+def _wrong(problem: str) -> UsageError:
+    return UsageError(problem, "Correct this line of the input.")

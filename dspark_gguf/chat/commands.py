@@ -6,41 +6,56 @@ import difflib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple, Protocol
 
 import yaml
 
 from dspark_gguf.chat import transcript
-from dspark_gguf.chat.kept import Kept
+from dspark_gguf.chat.saved import SavedSession
+from dspark_gguf.chat.session import Answering, Session
 from dspark_gguf.chat.status import stats_table
-from dspark_gguf.chat.terminal import read_text
+from dspark_gguf.chat.terminal import Reader, Screen, read_text
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.settings_files import plain_yaml
 
-if TYPE_CHECKING:
-    from dspark_gguf.chat.loop import Chat
+
+class Chat(Protocol):
+    """What commands work on: a session and its user.
+
+    `saved` is where the conversation is saved, `attached` the text of files for the next message.
+    """
+
+    session: Session
+    screen: Screen
+    reader: Reader
+    saved: SavedSession | None
+    attached: list[str]
+
+    def show(self, rounds: Answering) -> None:
+        """Stream an answer, then its status line."""
 
 
 class Leave(Exception):  # noqa: N818 - nothing went wrong
     """The user is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
+_Function = Callable[[Chat, str], None]
+
+
+class _Command(NamedTuple):
     names: tuple[str, ...]
     usage: str
     summary: str
-    function: Callable[[Chat, str], None]
+    function: _Function
 
 
 _COMMANDS: dict[str, _Command] = {}
 
-#: A slash and a word. Paths, comments, fractions and a blank after the slash are text.
-_FORM = re.compile(r"/(\?|[^\W\d_][\w-]*)(\s.*)?", re.DOTALL)
+#: A slash and a word, and what is behind it. Paths, comments and fractions are text.
+_FORM = re.compile(r"/(\?|[^\W\d_][\w-]*)(?:\s+(.*))?", re.DOTALL)
 
 #: What ``/set`` takes, by section of the settings; `/system` and `/think` have the rest of a chat.
 _SETTABLE = {
@@ -51,39 +66,55 @@ _SETTABLE = {
 }
 
 
-def command(
-    *names: str, usage: str = "", summary: str
-) -> Callable[[Callable[[Chat, str], None]], Callable[[Chat, str], None]]:
+def command(*names: str, usage: str = "", summary: str) -> Callable[[_Function], _Function]:
     """Register a slash command under these names."""
 
-    def register(function: Callable[[Chat, str], None]) -> Callable[[Chat, str], None]:
-        entry = _Command(names, usage, summary, function)
-        _COMMANDS.update(dict.fromkeys(names, entry))
+    def register(function: _Function) -> _Function:
+        _COMMANDS.update(dict.fromkeys(names, _Command(names, usage, summary, function)))
         return function
 
     return register
 
 
 def is_command(message: str) -> bool:
-    """Whether this is a slash command or, being none that there is, a mistake for one."""
-    return _FORM.fullmatch(message) is not None
+    """Whether a message is a slash command, or probably a mistake for one.
+
+    ``/tmp is full`` is a message: its first word is not like any command.
+    """
+    found = _FORM.fullmatch(message)
+    return found is not None and (not found[2] or bool(_nearest(found[1])))
 
 
-def run_command(chat: Chat, line: str) -> None:
-    """Carry out ``name argument``.
+def unescape(message: str) -> str:
+    """``//word`` is the message ``/word``."""
+    return message[1:] if message[:2] == "//" and _FORM.fullmatch(message[1:]) else message
+
+
+def run_command(chat: Chat, message: str) -> None:
+    """Carry out ``/name argument``.
 
     Raises:
         Leave: the chat ends.
         DSparkError: it could not be done.
 
     """
-    name, *rest = line.split(maxsplit=1)
-    entry = _COMMANDS.get(name.lower())
-    if entry is None:
-        near = difflib.get_close_matches(name, _COMMANDS, n=1)
-        hint = f"did you mean /{near[0]}? " if near else ""
-        raise UsageError("a slash command", f"/{name}", f"{hint}/help lists them, //{name} says it")
-    entry.function(chat, rest[0].strip() if rest else "")
+    found = _FORM.fullmatch(message)
+    assert found, message
+    name, argument = found[1], (found[2] or "").strip()
+    near = _nearest(name)
+    if name.lower() not in _COMMANDS:
+        hint = f"Did you mean /{near}? " if near else ""
+        hint += f"/help lists the commands; //{name} is a message."
+        raise UsageError(f"there is no command /{name}", hint)
+    _COMMANDS[name.lower()].function(chat, argument)
+
+
+def _nearest(name: str) -> str | None:
+    """The command of this name, one that it abbreviates, or one that is spelled alike."""
+    name = name.lower()
+    begun = [known for known in _COMMANDS if known.startswith(name)]
+    alike = difflib.get_close_matches(name, _COMMANDS, n=1, cutoff=0.7)
+    return next(iter([*begun, *alike]), None)
 
 
 @command("help", "?", summary="this list")
@@ -96,10 +127,7 @@ def _help(chat: Chat, argument: str) -> None:
         ("several lines", 'end a line with \\, or write """ before and after, or paste'),
         ("Ctrl-C", "stops an answer and keeps what was said; Ctrl-D leaves"),
         ("//word", "a message that begins with /word; paths and comments need no second slash"),
-        (
-            "in a pipe",
-            "each line is a message or a command; the exit code tells of one that failed",
-        ),
+        ("in a pipe", "each line is a message or a command; if one fails, the exit code says so"),
     ]
     chat.screen.table(rows)
 
@@ -125,12 +153,9 @@ def _undo(chat: Chat, argument: str) -> None:
     chat.screen.note(f"taken back: {_shortened(chat.session.undo())}")
 
 
-@command("edit", usage="[TEXT]", summary="change the last message and answer it anew")
+@command("edit", usage="[TEXT]", summary="change the last message and answer it again")
 def _edit(chat: Chat, argument: str) -> None:
-    before = chat.session.last_message
-    if before is None:
-        raise UsageError("an earlier message", "an empty conversation", "say something first")
-    text = argument or chat.reader.line("edit> ", default=before)
+    text = argument or chat.reader.line("edit> ", default=chat.session.require_message())
     if text.strip():
         chat.show(chat.session.edit(text))
 
@@ -167,30 +192,24 @@ def _stats(chat: Chat, argument: str) -> None:
     chat.screen.table(stats_table(chat.session.total, chat.session.outlook))
 
 
-@command("save", usage="[FILE]", summary="keep this session now, or write it to a JSON file")
+@command("save", usage="[FILE]", summary="save this session now, or write it to a JSON file")
 def _save(chat: Chat, argument: str) -> None:
-    if not argument:
-        _keep(chat)
+    if argument:
+        path = _path(argument, "/save")
+        transcript.write(transcript.record(chat.session), path)
+        chat.screen.note(f"saved {len(chat.session.messages)} messages to {path}")
         return
-    path = _path(argument, "/save")
-    transcript.save(chat.session, path)
-    chat.screen.note(f"saved {len(chat.session.messages)} messages to {path}")
+    chat.session.require_message()
+    if chat.saved is None or chat.saved.unnamed:  # then the time of day becomes its name
+        named = SavedSession(f"{datetime.now():%Y-%m-%d-%H%M%S}")
+        if chat.saved:
+            chat.saved.close()
+        chat.saved = named
+    how = chat.saved.save(chat.session)
+    chat.screen.note(f"saved {how}; resume with `dspark-gguf chat --session {chat.saved.name}`")
 
 
-def _keep(chat: Chat) -> None:
-    """As a session; one without a name gets the time of day as its name."""
-    if not chat.session.messages:
-        raise UsageError("a conversation to keep", "an empty one", "say something first")
-    if chat.kept is None or chat.kept.unnamed:
-        named = Kept(f"{datetime.now():%Y-%m-%d-%H%M%S}")
-        if chat.kept:
-            chat.kept.close()
-        chat.kept = named
-    how = chat.kept.save(chat.session)
-    chat.screen.note(f"kept {how}; `dspark-gguf chat --session {chat.kept.name}` goes on from here")
-
-
-@command("load", usage="FILE", summary="go on from a saved conversation")
+@command("load", usage="FILE", summary="continue a saved conversation")
 def _load(chat: Chat, argument: str) -> None:
     path = _path(argument, "/load")
     transcript.load(chat.session, path)
@@ -208,11 +227,10 @@ def _read(chat: Chat, argument: str) -> None:
 @command("think", usage="on|off", summary="thinking, for models that can switch it")
 def _think(chat: Chat, argument: str) -> None:
     if argument not in ("on", "off"):
-        raise UsageError("/think on or /think off", repr(argument), "choose one")
+        raise UsageError("/think takes on or off", "Type /think on or /think off.")
     if not chat.session.pair.template.switches_thinking:
-        raise UsageError(
-            "a chat template that can switch thinking", "one that cannot", "use another model"
-        )
+        problem = "the chat template of this model cannot switch thinking"
+        raise UsageError(problem, "Use another model.")
     chat.session.update({"chat": {"think": argument == "on"}})
     chat.screen.note(f"thinking {argument}")
 
@@ -231,12 +249,12 @@ def _section(key: str) -> tuple[str, str]:
         if section in ("", known) and name in names:
             return known, name
     every = ", ".join(name for names in _SETTABLE.values() for name in names)
-    raise UsageError("a setting", repr(key), f"use one of: {every}")
+    raise UsageError(f"there is no setting {key!r}", f"Use one of: {every}.")
 
 
 def _path(argument: str, name: str) -> Path:
     if not argument:
-        raise UsageError(f"a file after {name}", "none", f"type {name} FILE")
+        raise UsageError(f"{name} needs a file", f"Type {name} FILE.")
     return Path(os.path.expanduser(argument))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing, suppress
 
-from dspark_gguf.chat.commands import Leave, is_command, run_command
-from dspark_gguf.chat.kept import Kept
+from dspark_gguf.chat.commands import Leave, is_command, run_command, unescape
+from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.session import Answering, Session
 from dspark_gguf.chat.status import status_line
 from dspark_gguf.chat.terminal import (
@@ -21,13 +21,13 @@ from dspark_gguf.errors import DSparkError
 
 
 class Chat:
-    """A session with somebody at the other end.
+    """A session and its user; slash commands see it as `commands.Chat`.
 
     Args:
         session: the conversation.
         screen: where answers appear.
         reader: where messages come from.
-        kept: where the conversation is kept, or None.
+        saved: where the conversation is saved, or None.
 
     Attributes:
         attached: text of files that goes with the next message.
@@ -35,9 +35,9 @@ class Chat:
     """
 
     def __init__(
-        self, session: Session, screen: Screen, reader: Reader, kept: Kept | None = None
+        self, session: Session, screen: Screen, reader: Reader, saved: SavedSession | None = None
     ) -> None:
-        self.session, self.screen, self.reader, self.kept = session, screen, reader, kept
+        self.session, self.screen, self.reader, self.saved = session, screen, reader, saved
         self.attached: list[str] = []
         self._forgotten = 0
         self._warned = False
@@ -46,24 +46,23 @@ class Chat:
     def run(self) -> None:
         """Until the end of the input, ``/exit``, Ctrl-C twice in a row, or a signal.
 
-        However it ends, the conversation is kept first.
+        However it ends, the conversation is saved first.
 
         Raises:
-            SystemExit: a line of a pipe could not be answered or carried out; the code is that of
-                the first error.
+            SystemExit: a line of a pipe could not be answered or carried out; with the exit code
+                of the first error.
 
         """
         try:
             with ended_by_signals():
                 self._talk()
         except BaseException:
-            # Nobody may be there to read this: a closed terminal refuses every word.
+            # Nobody may be there to read this: writing to a closed terminal fails.
             with suppress(OSError):
-                self._keep(all_of_it=True)
-                if self.kept and self.session.messages and self.kept.path.exists():
-                    self.screen.note(
-                        f"kept: `dspark-gguf chat --session {self.kept.name}` goes on from here"
-                    )
+                self._save(with_caches=True)
+                if self.saved and self.session.messages and self.saved.path.exists():
+                    name = self.saved.name
+                    self.screen.note(f"saved; resume with `dspark-gguf chat --session {name}`")
             raise
         if self._failed and isinstance(self.reader, PipeReader):
             raise SystemExit(self._failed.exit_code)
@@ -75,83 +74,72 @@ class Chat:
                 message = read_message(self.reader)
                 pressed = False
                 self.handle(message)
-                self._keep()
+                self._save()
             except (EOFError, Leave):
-                if self._leaves():
+                if self._may_leave():
                     return
             except KeyboardInterrupt:
-                if pressed and self._leaves():
+                if pressed and self._may_leave():
                     return
                 pressed = True
-                self.screen.note("Ctrl-C again, Ctrl-D or /exit leaves")
+                self.screen.note("press Ctrl-C again to leave, or Ctrl-D, or type /exit")
             except DSparkError as error:
                 self._failed = self._failed or error
                 self.screen.error(str(error))
-                self._keep()
+                self._save()
 
-    def _keep(self, all_of_it: bool = False) -> bool:
-        """Write the transcript (all of it: the caches too); whether that worked. Says why not."""
-        if self.kept is None:
+    def _save(self, with_caches: bool = False) -> bool:
+        """Save the transcript, or everything; whether that worked. Says why not."""
+        if self.saved is None:
             return True
         try:
-            if all_of_it:
-                self._say_kept(self.kept.save(self.session))
-            else:
-                self.kept.write(self.session)
+            if not with_caches:
+                self.saved.write(self.session)
+            elif how := self.saved.save(self.session):
+                self.screen.note(f"session {self.saved.name} is saved {how}")
         except DSparkError as error:
             self._failed = self._failed or error
-            if all_of_it or not self._warned:
-                self.screen.error(f"this conversation is not kept: {error}")
+            if with_caches or not self._warned:
+                self.screen.error(f"this conversation is not saved: {error}")
             self._warned = True
             return False
         self._warned = False
         return True
 
-    def _say_kept(self, how: str) -> None:
-        if how and self.kept:
-            self.screen.note(f"session {self.kept.name} is kept, {how}")
-
-    def _leaves(self) -> bool:
-        """Keep everything; where that fails, whoever types can still `/save FILE` elsewhere."""
+    def _may_leave(self) -> bool:
+        """Save everything; if that fails, the user gets the chance to `/save FILE` elsewhere."""
         warned = self._warned
-        if self._keep(all_of_it=True) or warned or not self.screen.on_terminal:
+        if self._save(with_caches=True) or warned or not self.screen.on_terminal:
             return True
-        self.screen.note("/save FILE keeps it elsewhere; leaving again drops it")
+        self.screen.note("/save FILE saves it elsewhere; leave again to drop it")
         return False
 
     def handle(self, message: str) -> None:
-        """A message or a slash command; ``//word`` is the message ``/word``."""
+        """Answer a message or carry out a slash command."""
         if is_command(message):
-            run_command(self, message[1:])
+            run_command(self, message)
         elif message.strip() or self.attached:
-            escaped = message.startswith("//") and is_command(message[1:])
-            text = "\n\n".join([*self.attached, message[1:] if escaped else message])
+            text = "\n\n".join([*self.attached, unescape(message)])
             self.show(self.session.ask(text))
             if self.session.last_message == text:  # else they go with the next one
                 self.attached.clear()
 
     def show(self, rounds: Answering) -> None:
         """Stream an answer, then its status line. Ctrl-C keeps what was said."""
+        ends_line = True
         with interruptible(self.session.pair.interrupt), closing(rounds):
             splitter: ThinkSplitter | None = None
-            ends_line = True
             for round in rounds:
                 splitter = splitter or ThinkSplitter(inside=self.session.opens_thought)
-                for text, thought in splitter.feed(round.text):
+                for text, thought in splitter.feed(round.text, round.finish_reason is not None):
                     self.screen.write(text, dim=thought)
                     ends_line = text.endswith("\n")
-            for text, thought in splitter.flush() if splitter else ():
-                self.screen.write(text, dim=thought)
-                ends_line = text.endswith("\n")
         if not ends_line:
             self.screen.write("\n")
-        self._show_status()
-
-    def _show_status(self) -> None:
         session = self.session
         if session.forgotten > self._forgotten:
             self.screen.note(
-                f"the context is full: the oldest {session.forgotten} messages are out"
+                f"the context is full: the oldest {session.forgotten} messages are left out"
             )
         self._forgotten = session.forgotten
         if session.last and not session.last.text:

@@ -1,9 +1,9 @@
 """Text on stdin: read where it was given to this command, and no silent wait for it.
 
-Where there is a prompt already, as argument or file, a pipe may hold what it is about
+If there is already a prompt, as argument or file, a pipe may hold what it is about
 (``git diff | dspark-gguf run "Write a commit message."``, read as `llm` and `mods` read it), the
 next lines of a loop that calls us (``while read q; do dspark-gguf run "$q"; done``), or nothing,
-for ever (a service, ssh). What is known of its other holders tells them apart.
+for ever (a service, ssh). The other processes that hold the pipe tell these cases apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DASH = "-"
 
 
 class Giver(Enum):
-    """Whom stdin comes from, and so what is to be done with it beside a prompt."""
+    """Whom stdin comes from, and so what to do with it if there is a prompt already."""
 
     PIPELINE = "another command, or a file: read it to the end, however long that takes"
     PROGRAM = "the program that called us, which may have nothing to say: wait a moment"
@@ -40,10 +40,10 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
     """The prompt from a file, from stdin and from the argument, with ``-`` for stdin in both.
 
     The question comes after what it is about: `cat main.c | dspark-gguf run "What is wrong?"`.
-    This module says when stdin is read without being asked for.
+    The module docstring says when stdin is read without ``-``.
 
     Raises:
-        UsageError: nothing but white space, an unreadable file, or no UTF-8.
+        UsageError: nothing but white space, an unreadable file, or not UTF-8.
 
     """
     given = [str(each) for each in (file, argument) if each is not None]
@@ -56,9 +56,8 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
         parts.append(decoded(argument.encode("utf-8", "surrogateescape"), "the argument"))
     said = [part for part in parts if part.strip()]
     if not said:
-        raise UsageError(
-            "a prompt as argument, with -f FILE or on stdin", "none", "write one; see --help"
-        )
+        hint = "Give it as an argument, with -f FILE or on stdin."
+        raise UsageError("there is no prompt", hint)
     # Parts are joined like paragraphs; a part alone stays as it is, to the last newline.
     return said[0] if len(said) == 1 else "\n\n".join(part.strip("\n") for part in said)
 
@@ -67,21 +66,21 @@ def read_file(path: Path) -> str:
     """Text of a UTF-8 file, or of stdin for ``-``.
 
     Raises:
-        UsageError: it cannot be read, or is no UTF-8.
+        UsageError: it cannot be read, or is not UTF-8.
 
     """
     return decoded(read_all(), "stdin") if str(path) == DASH else read_text(path)
 
 
 def read_all() -> bytes:
-    """All of stdin; says so if it stays silent."""
+    """All of stdin; a note says so if it stays silent."""
     with noted("waiting for text on stdin"):
         first = sys.stdin.buffer.read(1)
     return first + sys.stdin.buffer.read()
 
 
 def read_beside_prompt() -> bytes:
-    """What stdin holds for this command besides its prompt; says so where it is left alone."""
+    """What stdin holds for this command besides its prompt; a note says if it is not read."""
     if sys.stdin.isatty():
         return b""
     try:
@@ -91,11 +90,13 @@ def read_beside_prompt() -> bytes:
     giver = giver_of(number)
     if giver is Giver.SHELL:
         if _holds_more(number):
-            Screen().note("note: stdin is the calling shell's and was not read; `-f -` reads it")
+            Screen().note(
+                "note: stdin belongs to the calling shell and was not read; `-f -` reads it"
+            )
         return b""
     if giver is Giver.PROGRAM and not select.select([number], [], [], PATIENCE)[0]:
         Screen().note(
-            f"note: {PATIENCE:.0f} seconds of silence on stdin: going on without; `-f -` waits"
+            f"note: no input on stdin for {PATIENCE:.0f} seconds: continuing without; `-f -` waits"
         )
         return b""
     return read_all()
@@ -104,7 +105,7 @@ def read_beside_prompt() -> bytes:
 def giver_of(number: int) -> Giver:
     """Whom a file descriptor for reading comes from.
 
-    Who holds a pipe is known on Linux alone; elsewhere every pipe is taken for a pipeline's.
+    Only Linux tells who holds a pipe; elsewhere every pipe counts as a pipeline's.
     """
     facts = os.fstat(number)
     if stat.S_ISREG(facts.st_mode):
@@ -113,7 +114,7 @@ def giver_of(number: int) -> Giver:
     if stat.S_ISSOCK(facts.st_mode):
         return Giver.PROGRAM
     if stat.S_ISFIFO(facts.st_mode):
-        with suppress(OSError):  # no Linux, or a process that is not ours to look at
+        with suppress(OSError):  # no Linux, or a process that we may not look at
             return _pipe_giver(facts)
     return Giver.PIPELINE
 

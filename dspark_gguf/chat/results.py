@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,19 +30,19 @@ _TEXT = (
     "model", "sampling.", "limits.", "chat.", "target_options.cache_type_", "target_options.rope_",
     "target_options.yarn_",
 )  # fmt: skip
-#: What a lossy rule makes it depend on too.
+#: With a lossy rule it depends on these too.
 _DRAFTED = ("draft", "speculation.")
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a file holds, and whether more of it comes there.
+    """What a results file holds, and how to append to it.
 
     Attributes:
         path: the file; None for stdout.
         kept: index -> whether that job failed, of the results that stay.
-        retried: failed jobs that were taken out, to be tried again.
-        seed: of the results that stay; None where there are none.
+        retried: number of failed jobs that were taken out, to be tried again.
+        seed: of the results that stay; None if there are none.
 
     """
 
@@ -53,12 +53,20 @@ class Results:
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[Record], object]]:
-        """Yields what appends a result, all of it at once."""
-        with _stream(self.path) as stream:
+        """Yields a function that appends a result, all of it at once."""
+        stream: AbstractContextManager[TextIO] = nullcontext(sys.stdout)
+        if self.path is not None:
+            try:
+                with noted(f"waiting for a reader of {self.path}"):  # a named pipe
+                    stream = self.path.open("a", encoding="utf-8", newline="\n")
+            except OSError as error:
+                problem = f"cannot write {self.path}: {error.strerror}"
+                raise UsageError(problem, "Check the path.") from None
+        with stream as out:
 
             def write(result: Record) -> None:
-                stream.write(as_json(result, stream) + "\n")
-                stream.flush()
+                out.write(as_json(result, out) + "\n")
+                out.flush()
 
             yield write
 
@@ -67,7 +75,7 @@ class Results:
 def results_in(
     path: Path | None, jobs: Sequence[Job], settings: Settings, keep_errors: bool
 ) -> Iterator[Results]:
-    """The results that are there; inside, nobody else adds to them.
+    """The results that are there; no other run can add to them inside.
 
     A pipe or a device (None, ``-``: stdout) holds none. At the end the file is in the order of
     the jobs.
@@ -115,10 +123,10 @@ def _tidied(path: Path, jobs: Sequence[Job], keep_errors: bool) -> dict[int, Rec
 
 
 def _read(path: Path, jobs: Sequence[Job]) -> dict[int, Record]:
-    """Index -> result. Of two for a job the later one holds, but for a failure.
+    """Index -> result. Of two for a job the later one counts, unless it is a failure.
 
     Raises:
-        UsageError: they belong to other prompts, or are no results.
+        UsageError: they belong to other prompts, or are not results.
 
     """
     try:
@@ -126,7 +134,7 @@ def _read(path: Path, jobs: Sequence[Job]) -> dict[int, Record]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UsageError(f"to read {path}", str(error.strerror), "check the path") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}", "Check the path.") from None
     if parsed(last) is not None:  # else nothing, or what a power cut left of a line
         lines.append(last)
     inputs = {job.index: job.input for job in jobs}
@@ -139,7 +147,7 @@ def _read(path: Path, jobs: Sequence[Job]) -> dict[int, Record]:
         wanted = inputs.get(index) if isinstance(index, int) else None
         if not isinstance(index, int) or wanted is None or result.get("input") != wanted:
             raise UsageError(
-                f"results of these prompts in {path}", "others", "name another --output file"
+                f"{path} holds results of other prompts", "Name another --output file."
             )
         if index not in found or "error" not in result:
             found[index] = result
@@ -157,16 +165,14 @@ def _check_settings(result: Record, settings: Settings, path: Path) -> None:
     lossy = ("typical", "threshold")
     drafted = any(each.get("speculation.acceptance") in lossy for each in (theirs, ours))
     names = (*_TEXT, *_DRAFTED) if drafted else _TEXT
-    if settings.sampling.seed is None:  # then it goes on with theirs
+    if settings.sampling.seed is None:  # then it takes theirs
         ours.pop("sampling.seed")
     for name in ours:
         # Settings that are not in the file are newer than it.
         if name.startswith(names) and name in theirs and theirs[name] != ours[name]:
-            raise UsageError(
-                f"results of the same settings in {path}",
-                f"{name} {json.dumps(theirs[name])} there and {json.dumps(ours[name])} now",
-                "take the settings from there or name another --output file",
-            )
+            there, now = json.dumps(theirs[name]), json.dumps(ours[name])
+            problem = f"{path} was made with other settings: {name} {there} there and {now} now"
+            raise UsageError(problem, "Use the settings from there, or name another --output file.")
 
 
 def _flat(settings: Any) -> dict[str, Any]:
@@ -187,9 +193,8 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UsageError(
-            "results that no other run is writing", str(path), "wait for it or name another file"
-        ) from None
+        problem = f"another run is writing to {path}"
+        raise UsageError(problem, "Wait for it or name another file.") from None
     except (OSError, NotImplementedError) as error:  # a read-only folder, a disk without locks
         Screen().note(f"note: {path} is not locked against other runs: {error}")
         yield
@@ -200,17 +205,3 @@ def _locked(path: Path) -> Iterator[None]:
         with suppress(OSError):  # Windows deletes no open file
             place.unlink()
         lock.release()
-
-
-@contextmanager
-def _stream(path: Path | None) -> Iterator[TextIO]:
-    if path is None:
-        yield sys.stdout
-        return
-    try:
-        with noted(f"waiting for somebody to read {path}"):  # a named pipe
-            stream = path.open("a", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UsageError(f"to write {path}", str(error.strerror), "check the path") from None
-    with stream:
-        yield stream

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from dspark_gguf.chat.status import Outlook, PlainSpeed
 from dspark_gguf.chat.think import OPEN
-from dspark_gguf.config import Settings, Speculation
+from dspark_gguf.config import Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
@@ -19,7 +19,7 @@ from dspark_gguf.verify import name_of
 
 #: What the conversation needs of a message; extra keys go to the template as they are.
 Message = dict[str, str]
-#: Rounds of an answer. Close it where they are not all taken: that keeps what was said.
+#: Rounds of an answer. Close it if you do not take them all: that keeps what was said.
 Answering: TypeAlias = Generator[Round, None, None]
 
 
@@ -32,16 +32,17 @@ class Session:
     Args:
         pair: loaded models.
         settings: everything else; `update` replaces it.
-        messages: a conversation to go on from; a system prompt at its start replaces the one in
+        messages: a conversation to continue; a system prompt at its start replaces the one in
             the settings.
 
     Attributes:
         forgotten: messages at the start that no longer fit the context and are not sent.
-        answers: how many were drawn so far: with a seed, each has draws of its own by this number,
-            so that none depends on how many of them the drafts before it took.
+        answers: how many were drawn so far. With a seed, each has random numbers of its own by
+            this number, so that none depends on how many the drafts before it took.
         last: the newest answer.
+        last_exchange: the newest prompt with its answer, as text and as tokens.
         total: sums over all answers.
-        plain: the speed of plain decoding, as far as rounds without a draft have shown it.
+        plain: the speed of plain decoding, measured in rounds without a draft.
 
     """
 
@@ -56,15 +57,15 @@ class Session:
         self.forgotten = 0
         self.answers = sum(message["role"] == "assistant" for message in self.messages)
         self.last: Answer | None = None
+        self.last_exchange: tuple[str, list[int]] = "", []
         self.total = Tally()
         self.plain = PlainSpeed()
         self._decoder: Decoder | None = None
         self._prompt_text = ""
-        self._trail_text, self._trail = "", list[int]()
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder for the settings of now."""
+        """The decoder for the present settings; made, and a draft loaded, when first needed."""
         if self._decoder is None:
             self._decoder = Decoder.for_pair(
                 self.pair, self.settings.sampling, self.settings.speculation
@@ -74,13 +75,20 @@ class Session:
     @property
     def outlook(self) -> Outlook:
         """How it drafts now, and what that is compared with."""
-        return outlook(self.decoder, self.settings.speculation, self.plain.tokens_per_second)
+        speculation, forecast = self.settings.speculation, self.decoder.stopping_rule.forecast()
+        return Outlook(
+            name_of(self.decoder.rule),
+            speculation.lossless,
+            off=speculation.mode == "off",
+            plain=forecast.plain if forecast else self.plain.tokens_per_second,
+            drafting=forecast.drafting if forecast else None,
+        )
 
     def update(self, changes: dict[str, Any]) -> None:
         """Change settings, given as nested plain values.
 
         Raises:
-            UsageError: an unknown key or a value out of range; nothing is changed then.
+            UsageError: an unknown key or a value out of range; then nothing is changed.
 
         """
         values = merged(self.settings.model_dump(), changes)
@@ -90,19 +98,6 @@ class Session:
         if "seed" in changes.get("sampling", {}):
             self.answers = 0
 
-    @property
-    def trail(self) -> tuple[str, list[int]]:
-        """The newest prompt with its answer, as text and as tokens; it may be set."""
-        return self._trail_text, self._trail
-
-    @trail.setter
-    def trail(self, trail: tuple[str, list[int]]) -> None:
-        text, tokens = trail
-        n_vocab = self.pair.vocabulary.n_vocab
-        if not isinstance(text, str) or not all(0 <= token < n_vocab for token in tokens):
-            raise ValueError("no text and tokens of this model")
-        self._trail_text, self._trail = text, [int(token) for token in tokens]
-
     def ask(self, text: str) -> Answering:
         """Say something, and stream the answer.
 
@@ -111,10 +106,10 @@ class Session:
         return self._answering(lambda: [*self.messages, {"role": "user", "content": text}])
 
     def reply(self) -> Answering:
-        """Answer the last message of the user; an answer that it has is replaced.
+        """Answer the user's last message, in the place of the answer that it has.
 
-        However the iterator ends, what was said until then is part of the conversation. Where
-        that is nothing, the conversation is as it was, an earlier answer included.
+        However the iterator ends, what was said until then is part of the conversation. If that
+        is nothing, the conversation is as it was, with the earlier answer.
 
         Raises:
             ResourceError: the conversation does not fit the context.
@@ -129,17 +124,17 @@ class Session:
             UsageError: there is none.
 
         """
-        self._require_turn()
+        self.require_message()
         return self.reply()
 
     def edit(self, text: str) -> Answering:
-        """Replace the last message, and answer it anew; until that begins, both stay.
+        """Replace the last message, and answer it; both stay until the new answer begins.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is no message.
 
         """
-        self._require_turn()
+        self.require_message()
         return self._answering(
             lambda: [*self._unanswered()[:-1], {"role": "user", "content": text}]
         )
@@ -157,7 +152,9 @@ class Session:
                 answer.add(round)
                 self.plain.add(round)
                 yield round
-            self._remember(prompt, answer)
+            ends = self.pair.vocabulary.end_tokens
+            tokens = [token for token in answer.tokens if token not in ends]
+            self.last_exchange = text + answer.text, [*prompt, *tokens]
         finally:
             self._close(answer, *before)
 
@@ -168,7 +165,7 @@ class Session:
             UsageError: there is none.
 
         """
-        self._require_turn()
+        self.require_message()
         *self.messages[:], message = self._unanswered()
         self.forgotten = min(self.forgotten, len(self.messages))
         return message["content"]
@@ -191,32 +188,31 @@ class Session:
                 return message["content"]
         return None
 
-    def _view(self) -> list[Message]:
-        """What the model reads: the system prompt and the turns that are not forgotten."""
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return system + self.messages[self.forgotten :]
+    def require_message(self) -> str:
+        """The user's newest message.
 
-    def _fitted_prompt(self) -> tuple[str, list[int]]:
-        text, prompt = self._prompt()
-        n_ctx = self.decoder.target.n_ctx
-        while self.settings.chat.context_shift and len(prompt) > n_ctx - _reserve(n_ctx):
-            if not self._forget_oldest():
-                break
-            text, prompt = self._prompt()
-        return text, prompt
+        Raises:
+            UsageError: there is none.
+
+        """
+        if self.last_message is None:
+            raise UsageError("the conversation is empty", "Say something first.")
+        return self.last_message
 
     def _prompt(self) -> tuple[str, list[int]]:
-        """The rendered conversation and its tokens.
+        """The conversation that is not forgotten, as text and as tokens.
 
-        Where the text goes on from the last prompt and answer, their own tokens are kept: the
-        tokens that a model emits are often not those that its text would be tokenized to.
+        If the text continues the last prompt and answer, their tokens are kept: the tokens that a
+        model emits are often not those that its text would be tokenized to.
         """
-        template = self.pair.template
-        text = template.render(self._view(), self.settings.chat.think)
-        tokens = template.tokenize(text)
-        if self._trail_text and text.startswith(self._trail_text):
-            rest = self.pair.vocabulary.tokenize(text[len(self._trail_text) :], add_bos=False)
-            spliced = self._trail + rest
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        messages = system + self.messages[self.forgotten :]
+        text = self.pair.template.render(messages, self.settings.chat.think)
+        tokens = self.pair.template.tokenize(text)
+        before, known = self.last_exchange
+        if before and text.startswith(before):
+            rest = self.pair.vocabulary.tokenize(text[len(before) :], add_bos=False)
+            spliced = [*known, *rest]
             if self._spell(spliced) == self._spell(tokens):
                 return text, spliced
         return text, tokens
@@ -224,20 +220,26 @@ class Session:
     def _spell(self, tokens: Sequence[int]) -> bytes:
         return b"".join(self.pair.vocabulary.piece(token, special=True) for token in tokens)
 
-    def _remember(self, prompt: Sequence[int], answer: Answer) -> None:
-        ends = self.pair.vocabulary.end_tokens
-        tokens = [token for token in answer.tokens if token not in ends]
-        self._trail_text = self._prompt_text + answer.text
-        self._trail = [*prompt, *tokens]
+    def _fitted_prompt(self) -> tuple[str, list[int]]:
+        text, prompt = self._prompt()
+        while self.settings.chat.context_shift and not self._leaves_room(prompt):
+            if not self._forget_oldest():
+                break
+            text, prompt = self._prompt()
+        return text, prompt
 
     def _shorter(self, answer: Sequence[int]) -> list[int] | None:
         """The conversation without its oldest turns, with the answer so far at its end."""
-        n_ctx = self.decoder.target.n_ctx
         while self._forget_oldest():
             tokens = [*self._prompt()[1], *answer]
-            if len(tokens) <= n_ctx - _reserve(n_ctx):
+            if self._leaves_room(tokens):
                 return tokens
         return None
+
+    def _leaves_room(self, prompt: Sequence[int]) -> bool:
+        """Whether an answer has a quarter of the context to itself."""
+        n_ctx = self.decoder.target.n_ctx
+        return len(prompt) <= n_ctx - max(1, n_ctx // 4)
 
     def _forget_oldest(self) -> bool:
         """Leave out the oldest turn; the user's newest message always stays."""
@@ -249,7 +251,7 @@ class Session:
         return True
 
     def _close(self, answer: Answer, before: list[Message], forgotten: int) -> None:
-        """Make what was said a part of the conversation; nothing: go back to what was `before`."""
+        """Add what was said to the conversation; if that is nothing, return to `before`."""
         if answer.text:
             self.messages.append({"role": "assistant", "content": answer.text})
         else:
@@ -263,31 +265,3 @@ class Session:
         """The messages up to the user's newest one."""
         answered = bool(self.messages) and self.messages[-1]["role"] == "assistant"
         return self.messages[:-1] if answered else list(self.messages)
-
-    def _require_turn(self) -> None:
-        if self.last_message is None:
-            raise UsageError("an earlier message", "an empty conversation", "say something first")
-
-
-def outlook(decoder: Decoder, speculation: Speculation, plain: float | None = None) -> Outlook:
-    """What the status line says of a decoder.
-
-    Args:
-        decoder: as it is now.
-        speculation: the settings it was made from.
-        plain: measured speed of plain decoding; what the rule knows goes first.
-
-    """
-    forecast = decoder.stopping_rule.forecast()
-    return Outlook(
-        name_of(decoder.rule),
-        speculation.lossless,
-        off=speculation.mode == "off",
-        plain=forecast.plain if forecast else plain,
-        drafting=forecast.drafting if forecast else None,
-    )
-
-
-def _reserve(n_ctx: int) -> int:
-    """Room for an answer that a shifted context keeps free."""
-    return max(1, n_ctx // 4)

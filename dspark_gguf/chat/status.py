@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import zip_longest
 from statistics import median
 
 from dspark_gguf.records import Round
@@ -11,6 +12,12 @@ from dspark_gguf.tally import Answer, Tally
 
 #: Rounds without a draft before their median counts as a measurement.
 _ENOUGH = 16
+#: What the status line says of an answer that did not end by itself.
+_ENDS = {
+    "length": "stopped at the token limit",
+    "context": "stopped: the context is full (--ctx-size, or --context-shift)",
+    "cancelled": "interrupted",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +26,10 @@ class Outlook:
 
     Attributes:
         acceptance: name of the rule in use.
-        lossless: whether it keeps the target's law.
+        lossless: whether it keeps the target's distribution.
         off: speculation is switched off.
         plain: tokens per second of plain decoding, measured on this machine, or None.
-        drafting: what drafting is expected to reach, or None where nothing is reckoned.
+        drafting: the tokens per second that drafting should reach, or None if not known.
 
     """
 
@@ -34,7 +41,7 @@ class Outlook:
 
     @property
     def slower(self) -> float | None:
-        """The share by which drafting would be slower than plain decoding; None: it is not."""
+        """The share by which drafting would be slower than plain decoding, or None."""
         if self.plain is None or self.drafting is None or self.drafting >= self.plain:
             return None
         return 1.0 - self.drafting / self.plain
@@ -47,16 +54,16 @@ class Outlook:
 
 
 class PlainSpeed:
-    """The speed of plain decoding on this machine, from rounds that verified no draft.
+    """The speed of plain decoding, from rounds without a draft.
 
-    Such a round is a pass over one token: what plain decoding does, drafting time left out.
+    Such a round, less the time of drafting, is one pass over one token, as in plain decoding.
     """
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=256)
 
     def add(self, round: Round) -> None:
-        """Look at one round."""
+        """Count one round."""
         seconds = round.seconds - round.draft_seconds
         decodes = round.tokens and not round.prefill_seconds and not round.drafted
         if decodes and seconds > 0.0:  # a clock can be set back
@@ -80,9 +87,8 @@ def status_line(answer: Answer, outlook: Outlook) -> str:
     if drafted:
         parts.append(f"{tally.tokens_per_round:.1f} tok/round")
         parts.append(f"accept {tally.accepted_share:.0%}")
-        parts.append(f"off {tally.plain_rounds / tally.rounds:.0%} of rounds")
-        saved = outlook.saved(tally)
-        if saved is not None:
+        parts.append(f"no draft in {tally.plain_rounds / tally.rounds:.0%} of rounds")
+        if (saved := outlook.saved(tally)) is not None:
             parts.append(f"{'saved' if saved >= 0 else 'lost'} {abs(saved):.1f} s")
     if not outlook.off and outlook.slower is not None:
         who = "the draft model" if drafted else "plain: drafting"
@@ -91,14 +97,8 @@ def status_line(answer: Answer, outlook: Outlook) -> str:
         parts.append("plain decoding")
     if tally.tokens:
         parts.append(f"first token {tally.first_token_seconds:.1f} s")
-    if answer.finish_reason not in ("stop", None):
-        parts.append(
-            {
-                "length": "stopped at the token limit",
-                "context": "stopped: the context is full (--ctx-size, or --context-shift)",
-                "cancelled": "interrupted",
-            }[answer.finish_reason]
-        )
+    if answer.finish_reason in _ENDS:
+        parts.append(_ENDS[answer.finish_reason])
     if not outlook.lossless and drafted:
         parts.append(f"LOSSY ({outlook.acceptance})")
     return "  ".join(parts)
@@ -126,14 +126,12 @@ def stats_table(tally: Tally, outlook: Outlook) -> list[tuple[str, str]]:
         ("acceptance", f"{outlook.acceptance} ({kind})"),
     ]
     if outlook.drafting is not None and outlook.plain is not None:
-        rows.append(("drafting is expected to reach", f"{outlook.drafting:.1f} tokens per second"))
+        rows.append(("drafting should reach", f"{outlook.drafting:.1f} tokens per second"))
     if outlook.slower is not None:
         rows.append(("now", f"plain: drafting would be {outlook.slower:.0%} slower here"))
     return rows
 
 
 def _by_position(tally: Tally) -> str:
-    accepted = [*tally.accepted_by_position]
-    accepted += [0] * (len(tally.drafted_by_position) - len(accepted))
-    shares = zip(accepted, tally.drafted_by_position, strict=True)
+    shares = zip_longest(tally.accepted_by_position, tally.drafted_by_position, fillvalue=0)
     return " ".join(f"{yes / all_:.0%}" for yes, all_ in shares if all_) or "-"

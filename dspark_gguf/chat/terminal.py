@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Literal, Protocol
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
+from rich.table import Table
 from rich.text import Text
 
 from dspark_gguf.errors import DSparkError, UsageError
@@ -24,7 +25,7 @@ from dspark_gguf.visible import printable, visible
 PROMPT, MORE = ">>> ", "... "
 _BLOCK = '"""'
 
-#: Seconds of silence after which it is said that somebody waits.
+#: Seconds of silence until a note says what the program waits for.
 PATIENCE = 3.0
 
 
@@ -32,8 +33,7 @@ class Screen:
     """Answers go to stdout, everything else to stderr; colour only where a terminal shows it."""
 
     def __init__(self) -> None:
-        # rich finds out by itself whether a stream is a terminal, but keeps dim and bold under
-        # NO_COLOR; without a colour system it writes plain text.
+        # rich keeps dim and bold under NO_COLOR; without a colour system it writes plain text.
         colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
         self._out, self._err = (
             Console(file=stream, highlight=False, soft_wrap=True, color_system=colours)
@@ -46,7 +46,7 @@ class Screen:
         return self._out.is_terminal
 
     def write(self, text: str, dim: bool = False) -> None:
-        """A piece of an answer, as it is; on a terminal without control characters."""
+        """A piece of an answer, unchanged; on a terminal without control characters."""
         if not self.on_terminal:
             sys.stdout.write(text)
         elif dim:
@@ -57,18 +57,19 @@ class Screen:
         self._out.file.flush()
 
     def note(self, line: str) -> None:
-        """Something about the work, not part of it."""
+        """A line about the work, such as the status of an answer."""
         self._err.print(Text(visible(line), style="dim"))
 
     def error(self, line: str) -> None:
-        """Something that went wrong."""
+        """A line about something that went wrong."""
         self._err.print(Text(visible(line), style="red"))
 
     def table(self, rows: list[tuple[str, str]]) -> None:
         """Names and values, aligned."""
-        width = max(len(name) for name, _ in rows)
-        for name, value in rows:
-            self._err.print(Text(visible(f"  {name:<{width}}  {value}")))
+        table = Table.grid(padding=(0, 0, 0, 2))
+        for row in rows:
+            table.add_row(*(Text(visible(cell)) for cell in row))
+        self._err.print(table, soft_wrap=False)
 
 
 @contextmanager
@@ -87,13 +88,7 @@ class Reader(Protocol):
     """Where lines come from."""
 
     def line(self, prompt: str, default: str = "") -> str:
-        """One line without its end.
-
-        Raises:
-            EOFError: there is no more.
-            KeyboardInterrupt: the user pressed Ctrl-C.
-
-        """
+        """One line without its end; EOFError after the last, KeyboardInterrupt at Ctrl-C."""
 
 
 class PipeReader:
@@ -104,9 +99,9 @@ class PipeReader:
         self._heard = False
 
     def line(self, prompt: str, default: str = "") -> str:
-        """The next line; before the first one it says what it waits for."""
-        said = "waiting for messages on stdin, one a line"
-        with nullcontext() if self._heard else noted(said):
+        """The next line; before the first one a note says what it waits for."""
+        note = noted("waiting for messages on stdin, one a line")
+        with nullcontext() if self._heard else note:
             line = self._stream.readline()
         self._heard = True
         if not line:
@@ -122,7 +117,7 @@ class TerminalReader:
         from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
         class Lines(FileHistory):
-            """The last lines are not lost over a full disk, only forgotten with the process."""
+            """Goes on in memory when the disk is full."""
 
             def store_string(self, string: str) -> None:
                 with suppress(OSError):
@@ -134,7 +129,7 @@ class TerminalReader:
             os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
             make_private(path)
             history = Lines(str(path))
-        except (OSError, DSparkError):  # a home that cannot be written to is no reason not to chat
+        except (OSError, DSparkError):  # a home that cannot be written to
             history = InMemoryHistory()
         self._session: PromptSession[str] = PromptSession(history=history)
 
@@ -147,69 +142,55 @@ def decoded(data: bytes, source: str) -> str:
     """Text of UTF-8 bytes, with or without a byte order mark.
 
     Raises:
-        UsageError: they are no UTF-8; says where.
+        UsageError: they are not UTF-8; says where.
 
     """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(
-            f"UTF-8 text from {source}",
-            f"byte 0x{data[error.start]:02x} at offset {error.start}",
-            "convert it, for instance with iconv",
-        ) from None
+        place = f"byte 0x{data[error.start]:02x} at offset {error.start}"
+        hint = "Convert it, for instance with iconv."
+        raise UsageError(f"{source} is not UTF-8 text: {place}", hint) from None
 
 
 def read_text(path: Path) -> str:
     """Text of a UTF-8 file.
 
     Raises:
-        UsageError: it cannot be read, or is no UTF-8.
+        UsageError: it cannot be read, or is not UTF-8.
 
     """
     try:
         return decoded(path.read_bytes(), str(path))
     except OSError as error:
-        raise UsageError(f"to read {path}", str(error.strerror), "check the path") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}", "Check the path.") from None
 
 
-def read_message(reader: Reader, default: str = "") -> str:
+def read_message(reader: Reader) -> str:
     r"""One message: a line, lines that end in ``\``, or a block between triple quotes.
+
+    The end of the input ends a message too.
 
     Raises:
         EOFError: there is no more.
         KeyboardInterrupt: the user pressed Ctrl-C; what was typed is forgotten.
 
     """
-    line = reader.line(PROMPT, default)
-    if line.lstrip().startswith(_BLOCK):
-        return _read_block(reader, line.lstrip()[len(_BLOCK) :])
-    lines = [line]
-    while lines[-1].endswith("\\"):
-        lines[-1] = lines[-1][:-1]
-        lines.append(_next_line(reader))
-    return "\n".join(lines)
-
-
-def _read_block(reader: Reader, first: str) -> str:
-    lines = [first]
-    while not lines[-1].rstrip().endswith(_BLOCK):
-        lines.append(_next_line(reader, at_end=_BLOCK))
-    lines[-1] = lines[-1].rstrip()[: -len(_BLOCK)]
-    return "\n".join(lines).strip("\n")
-
-
-def _next_line(reader: Reader, at_end: str = "") -> str:
-    """One more line of a message; the end of the input ends the message too."""
-    try:
-        return reader.line(MORE)
-    except EOFError:
-        return at_end
+    text = reader.line(PROMPT)
+    block = text.lstrip().startswith(_BLOCK)
+    text = text.lstrip().removeprefix(_BLOCK) if block else text
+    while not text.rstrip().endswith(_BLOCK) if block else text.endswith("\\"):
+        try:
+            more = reader.line(MORE)
+        except EOFError:
+            more = _BLOCK if block else ""
+        text = f"{text if block else text[:-1]}\n{more}"
+    return text.rstrip().removesuffix(_BLOCK).strip("\n") if block else text
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Inside, SIGTERM and a closed terminal (SIGHUP) unwind like an error: everything is kept.
+    """Inside, SIGTERM and a closed terminal (SIGHUP) unwind like an error: everything is saved.
 
     Raises:
         SystemExit: with 128 + the signal's number, as shells report it.
@@ -229,7 +210,7 @@ def ended_by_signals() -> Iterator[None]:
 def interruptible(interrupt: Event) -> Iterator[None]:
     """Inside, the first Ctrl-C sets `interrupt`, the second raises KeyboardInterrupt.
 
-    So the models stop between two passes, with clean caches, and nothing that was said is lost.
+    So the models stop between two passes, with clean caches, and no text is lost.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -249,12 +230,11 @@ def interruptible(interrupt: Event) -> Iterator[None]:
 def _handling(
     names: Sequence[str], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[list[signal.Signals]]:
-    """Yield those of the signals that go to `handler` inside; afterwards it is as before.
+    """Yield those of the signals that go to `handler` inside; afterwards restore their handlers.
 
-    Only the main thread is told of signals. One that is ignored stays ignored: whoever started us
-    wants it so. `nohup` ignores SIGHUP; a script's shell ignores SIGINT in its background jobs,
-    which get the Ctrl-C that is meant for the foreground. A handler that was not installed by
-    Python (None) could not be put back.
+    Only the main thread gets signals. An ignored signal stays ignored: `nohup` ignores SIGHUP; a
+    script's shell ignores SIGINT in its background jobs, which get the foreground's Ctrl-C. A
+    handler that was not installed by Python (None) could not be restored.
     """
     before: dict[signal.Signals, Any] = {}
     if current_thread() is main_thread():

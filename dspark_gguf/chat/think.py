@@ -19,8 +19,11 @@ class ThinkSplitter:
         self._inside = inside
         self._held = ""
 
-    def feed(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Pieces of non-empty text, each with whether it is thought."""
+    def feed(self, text: str, ends: bool = False) -> Iterator[tuple[str, bool]]:
+        """Pieces of non-empty text, each with whether it is thought.
+
+        The possible start of a tag is held back, unless the text `ends` here.
+        """
         self._held += text
         while True:
             tag = CLOSE if self._inside else OPEN
@@ -35,20 +38,8 @@ class ThinkSplitter:
                     yield before, False
                 yield tag, True
             self._inside = not self._inside
-        keep = _overlap(self._held, tag)
-        ready, self._held = self._held[: len(self._held) - keep], self._held[-keep:] * bool(keep)
+        held, starts = self._held, range(1, 1 if ends else len(tag))
+        ready = len(held) - max((k for k in starts if held.endswith(tag[:k])), default=0)
+        self._held = held[ready:]
         if ready:
-            yield ready, self._inside
-
-    def flush(self) -> Iterator[tuple[str, bool]]:
-        """What was held back as the possible start of a tag."""
-        if self._held:
-            yield self._held, self._inside
-        self._held = ""
-
-
-def _overlap(text: str, tag: str) -> int:
-    for length in range(min(len(text), len(tag) - 1), 0, -1):
-        if tag.startswith(text[-length:]):
-            return length
-    return 0
+            yield held[:ready], self._inside

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dspark_gguf.chat.session import Session
+from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import replacing
-
-if TYPE_CHECKING:
-    from dspark_gguf.chat.session import Session
 
 FORMAT = "dspark-gguf chat 1"
 
@@ -28,37 +29,27 @@ def record(session: Session) -> dict[str, Any]:
     }
 
 
-def save(session: Session, path: Path) -> None:
-    """Write the conversation.
-
-    Raises:
-        UsageError: the file cannot be written.
-
-    """
-    write(record(session), path)
-
-
 def write(values: dict[str, Any], path: Path) -> None:
-    """Write what `record` gave.
+    """Write what `record` returned.
 
     Raises:
         UsageError: the file cannot be written.
 
     """
+    text = json.dumps(values, indent=2, ensure_ascii=False)
     try:
         with replacing(path, private=True) as temporary:
-            text = json.dumps(values, indent=2, ensure_ascii=False)
             # Half a surrogate pair, typed or pasted, has no UTF-8, but JSON has an escape for it.
             temporary.write_text(text, "utf-8", errors="backslashreplace")
     except OSError as error:
-        raise UsageError(f"to write {path}", str(error.strerror), "choose another file") from None
+        raise UsageError(f"cannot write {path}: {error.strerror}", "Choose another file.") from None
 
 
 def load(session: Session, path: Path) -> None:
-    """Go on from a saved conversation. Models and settings stay those of now.
+    """Continue a saved conversation. Models and settings stay as they are.
 
     Raises:
-        UsageError: not a saved chat; the session is as it was then.
+        UsageError: not a saved chat; the session is unchanged.
 
     """
     values = read(path)
@@ -69,7 +60,7 @@ def load(session: Session, path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a file of `save` says: its conversation checked, the rest as it is.
+    """The content of a saved chat, with its conversation checked.
 
     Raises:
         UsageError: not a saved chat.
@@ -78,21 +69,20 @@ def read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise UsageError(f"to read {path}", str(error.strerror), "check the path") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}", "Check the path.") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"a saved chat in {path}", f"no JSON ({error})", "check it") from None
-    messages = values.get("messages") if isinstance(values, dict) else None
-    system = values.get("system") if isinstance(values, dict) else None
+        raise UsageError(f"{path} is not JSON ({error})", "Choose a file from /save.") from None
+    values = values if isinstance(values, dict) else {}
+    messages, system, answers = map(values.get, ("messages", "system", "answers"))
     if not _are_messages(messages) or not isinstance(system, str | None):
-        raise UsageError(f"a saved chat in {path}", "other JSON", "use a file from /save")
-    answers = values.get("answers")
+        raise UsageError(f"{path} is not a saved chat", "Choose a file from /save.")
     if type(answers) is not int or answers < 0:
         answers = len(values["messages"]) // 2
     return {**values, "system": system or None, "answers": answers}
 
 
 def _are_messages(value: Any) -> bool:
-    """Whether these are turns of user and assistant, in turn, the user first."""
+    """Whether user and assistant speak in turn, the user first."""
     return isinstance(value, list) and all(
         isinstance(message, dict)
         and all(isinstance(part, str) for part in message.values())
@@ -100,3 +90,19 @@ def _are_messages(value: Any) -> bool:
         and message.get("role") == ("assistant" if k % 2 else "user")
         for k, message in enumerate(value)
     )
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """The settings with absolute paths, so that a session continues from any folder."""
+    tree = settings.model_dump()
+    for part, name in (
+        (tree, "model"),
+        (tree, "draft"),
+        (tree["chat"], "chat_template"),
+        (tree["speculation"], "lookup_store"),
+    ):
+        path = Path(os.path.expanduser(part[name] or ""))
+        with contextlib.suppress(OSError):  # the text of a template is too long for a name
+            if part[name] and path.exists():
+                part[name] = str(path.resolve())
+    return Settings.model_validate(tree)

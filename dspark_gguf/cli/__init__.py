@@ -1,4 +1,4 @@
-"""The command line: one file per command, no logic.
+"""The command line: commands with their options, no logic.
 
 Nothing here imports numpy, llama.cpp or the terminal libraries before a command runs, so that
 ``--help`` answers at once.
@@ -14,22 +14,14 @@ from typing import Any
 import click
 
 from dspark_gguf import __version__
-from dspark_gguf.cli.bench import bench
-from dspark_gguf.cli.calibrate import calibrate
 from dspark_gguf.cli.chat import chat
 from dspark_gguf.cli.completion import completion
-from dspark_gguf.cli.doctor import doctor
-from dspark_gguf.cli.inspect import inspect
 from dspark_gguf.cli.lookup import lookup
-from dspark_gguf.cli.models import models
-from dspark_gguf.cli.profile import profile
-from dspark_gguf.cli.pull import pull
-from dspark_gguf.cli.replay import replay
+from dspark_gguf.cli.measure import bench, calibrate, doctor, profile, replay, trace
+from dspark_gguf.cli.models import inspect, models, pull, suggest
 from dspark_gguf.cli.run import run
 from dspark_gguf.cli.sessions import sessions
 from dspark_gguf.cli.streams import settle
-from dspark_gguf.cli.suggest import suggest
-from dspark_gguf.cli.trace import trace
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.visible import visible
 
@@ -59,7 +51,7 @@ class Program(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; `| head -1` that has seen enough is no error (click calls it one)."""
+        """Run a command; `| head -1` that has read enough is no error (for click it is one)."""
         try:
             code = super().invoke(ctx)
             sys.stdout.flush()
@@ -74,21 +66,16 @@ def _explain(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
+    code, text = 1, f"unexpected {type(error).__name__}: {error}. --debug shows where."
     if isinstance(error, DSparkError):
-        click.echo(f"dspark-gguf: {visible(str(error))}", err=True)
-        return error.exit_code
-    if isinstance(error, MemoryError):
-        click.echo("dspark-gguf: out of memory; use a smaller model or --ctx-size", err=True)
-        return 4
-    if isinstance(error, OSError) and error.strerror:
+        code, text = error.exit_code, str(error)
+    elif isinstance(error, MemoryError):
+        code, text = 4, "out of memory. Use a smaller model or --ctx-size."
+    elif isinstance(error, OSError) and error.strerror:
         place = error.filename or "a file"
-        do = "check the place and the space on the disk"
-        line = f"dspark-gguf: needed to read or write {place}, got {error.strerror}; {do}"
-        click.echo(visible(line), err=True)
-        return 1
-    kind = type(error).__name__
-    click.echo(visible(f"dspark-gguf: unexpected {kind}: {error}; --debug shows where"), err=True)
-    return 1
+        text = f"cannot read or write {place}: {error.strerror}. Check the path and the free space."
+    click.echo(visible(f"dspark-gguf: {text}"), err=True)
+    return code
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,18 +87,8 @@ def main() -> None:
     """
 
 
-main.add_command(bench)
-main.add_command(calibrate)
-main.add_command(chat)
-main.add_command(completion)
-main.add_command(doctor)
-main.add_command(inspect)
-main.add_command(lookup)
-main.add_command(models)
-main.add_command(profile)
-main.add_command(pull)
-main.add_command(replay)
-main.add_command(run)
-main.add_command(sessions)
-main.add_command(suggest)
-main.add_command(trace)
+for _command in (
+    *(bench, calibrate, chat, completion, doctor, inspect, lookup, models, profile, pull),
+    *(replay, run, sessions, suggest, trace),
+):
+    main.add_command(_command)

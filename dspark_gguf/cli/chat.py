@@ -18,10 +18,10 @@ def _of_the_session(session: str | None) -> dict[str, Any]:
     """The settings that a conversation had."""
     if not session:
         return {}
-    from dspark_gguf.chat.kept import Kept
+    from dspark_gguf.chat.saved import SavedSession
 
-    with closing(Kept(session)) as kept:
-        return kept.settings()
+    with closing(SavedSession(session)) as saved:
+        return saved.settings()
 
 
 @click.command(cls=SectionedCommand)
@@ -36,25 +36,26 @@ def chat(settings: Settings, verbose: bool, session: str | None) -> None:
     chat`. If one of these lines fails, the exit code says so at the end. /help lists the slash
     commands. In a terminal, a chat without a name is saved as the session `last`.
     """
-    from dspark_gguf.chat.kept import Kept, anchored
     from dspark_gguf.chat.loop import Chat
+    from dspark_gguf.chat.saved import SavedSession
     from dspark_gguf.chat.session import Session
-    from dspark_gguf.chat.terminal import PipeReader, Reader, Screen, TerminalReader
+    from dspark_gguf.chat.terminal import PipeReader, Screen, TerminalReader
+    from dspark_gguf.chat.transcript import with_absolute_paths
 
     typed = sys.stdin.isatty() and sys.stdout.isatty()
-    kept = Kept(session) if session else None
-    if kept:
-        settings = anchored(settings)
+    saved = SavedSession(session) if session else None
+    if saved:
+        settings = with_absolute_paths(settings)
     elif typed:
         try:
-            kept = Kept.last()
-        except DSparkError as error:  # no reason not to chat
-            say(f"note: this conversation will not be kept: {error}")
-    with closing(kept) if kept else nullcontext(), loaded(settings, verbose) as pair:
+            saved = SavedSession.last()
+        except DSparkError as error:  # chat all the same
+            say(f"note: this conversation will not be saved: {error}")
+    with closing(saved) if saved else nullcontext(), loaded(settings, verbose) as pair:
         talk = Session(pair, settings)
-        if kept and session and (restored := kept.restore(talk)):
+        if saved and session and (restored := saved.restore(talk)):
             say(restored)
-        reader: Reader = TerminalReader() if typed else PipeReader(sys.stdin.buffer)
+        reader = TerminalReader() if typed else PipeReader(sys.stdin.buffer)
         if typed:
             say("/help lists the commands; Ctrl-D leaves")
-        Chat(talk, Screen(), reader, kept).run()
+        Chat(talk, Screen(), reader, saved).run()

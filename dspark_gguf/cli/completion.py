@@ -1,4 +1,4 @@
-"""``dspark-gguf completion``, and what the shells are told of values."""
+"""``dspark-gguf completion``, and the values that shells complete."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from click.shell_completion import (
     get_completion_class,
 )
 
-#: Folders in folders that are looked into; a link can lead back to where it is.
+#: Most folders to descend into at once: a link can lead back to its folder.
 _DEEPEST = 8
-#: A blank that bash keeps; click's script reads away one backslash of the two.
+#: A blank that bash keeps; click's script strips one backslash of the two.
 _BLANK = r"\\ "
 _PROGRAM, _VARIABLE = "dspark-gguf", "_DSPARK_GGUF_COMPLETE"
 
@@ -40,10 +40,8 @@ def completion(context: click.Context, /, shell: str) -> None:
 
 
 class _Bash(BashComplete):
-    """Bash takes words as they are: what it would split is escaped."""
-
     def format_completion(self, item: CompletionItem) -> str:
-        """As click does, with blanks escaped."""
+        """As click does, with blanks escaped, at which bash would split."""
         return f"{item.type},{item.value.replace(' ', _BLANK)}"
 
 
@@ -75,9 +73,9 @@ def models(context: click.Context, parameter: click.Parameter, word: str) -> lis
 
 
 def _files(word: str, endings: tuple[str, ...]) -> list[str]:
-    """Files and folders that begin with a word; of one folder alone, what is in it.
+    """Files and folders that begin with a word; if that is a single folder, what is in it.
 
-    Shells put a blank behind a word that is the only one, and a folder's name is not the end.
+    Shells put a blank behind the only match, but a folder's name is not the end.
     """
     found = list(_entries(word, endings))
     for _ in range(_DEEPEST):
@@ -104,7 +102,5 @@ def _entries(word: str, endings: tuple[str, ...]) -> Iterator[str]:
             yield head + entry.name
 
 
-#: Of the options that have values to offer: the parameter's name -> what offers them.
-VALUES: dict[str, Any] = {
-    "config": presets, "model": models, "draft": models, "pair": pairs,
-}  # fmt: skip
+#: Parameters with values to complete: name -> what lists the values.
+VALUES: dict[str, Any] = {"config": presets, "model": models, "draft": models, "pair": pairs}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dspark_gguf.cli.options import SectionedCommand, settings_options
+from dspark_gguf.cli.options import FILE, SectionedCommand, settings_options
 from dspark_gguf.cli.start import loaded, say
 from dspark_gguf.config import Settings
 from dspark_gguf.visible import visible
@@ -19,19 +19,13 @@ def lookup() -> None:
 
 
 @lookup.command(cls=SectionedCommand)
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write."
-)
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="File to write.")
 @click.option("--most", default=4_000_000, show_default=True, type=click.IntRange(1, 100_000_000),
               help="Maximum tokens; each takes 16 bytes, on disk and in memory.")  # fmt: skip
 @settings_options("model", "target_options")
 def build(
-    files: tuple[Path, ...],
-    output: Path,
-    most: int,
-    settings: Settings,
-    verbose: bool,
+    files: tuple[Path, ...], output: Path, most: int, settings: Settings, verbose: bool
 ) -> None:
     """Make a file for --lookup-store out of your own FILES and folders.
 
@@ -52,33 +46,31 @@ def build(
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files that are named or lie in named folders, hidden ones left out."""
+    """Named files, and those in named folders but for hidden ones."""
     from dspark_gguf.errors import UsageError
 
     for path in paths:
         if path.is_dir():
-            inside = (file for file in sorted(path.rglob("*")) if file.is_file())
-            yield from (
-                file
-                for file in inside
-                if not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            for file in sorted(path.rglob("*")):
+                hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+                if file.is_file() and not hidden:
+                    yield file
         elif path.exists():
             yield path
         else:
-            raise UsageError("a file or a folder", f"nothing at {path}", "check the path")
+            raise UsageError(f"there is no file or folder {path}", "Check the path.")
 
 
 def _texts(paths: Sequence[Path]) -> Iterator[str]:
-    """What is text among them."""
+    """The text of each file that has some."""
     for path in paths:
         try:
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            reason = "no text" if isinstance(error, UnicodeDecodeError) else error.strerror
+            reason = "not text" if isinstance(error, UnicodeDecodeError) else error.strerror
             say(f"left out: {path} ({reason})")
             continue
         if "\0" in text:
-            say(f"left out: {path} (no text)")
+            say(f"left out: {path} (not text)")
         elif text:
             yield text

@@ -1,24 +1,21 @@
-"""``dspark-gguf models``."""
+"""Commands about models: ``models``, ``inspect``, ``pull`` and ``suggest``."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 
 import click
 
 from dspark_gguf.cli.completion import VALUES
-from dspark_gguf.cli.options import debug
+from dspark_gguf.cli.options import PAIR, SectionedCommand, debug, settings_options
+from dspark_gguf.cli.start import say, show
+from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
-from dspark_gguf.visible import as_json as json_line
-from dspark_gguf.visible import visible
 
 
 @click.command()
 @click.argument("name", required=False, shell_complete=VALUES["pair"])
-@click.option(
-    "--local", is_flag=True, help="List GGUF files of other programs on this machine instead."
-)
+@click.option("--local", is_flag=True, help="List other programs' GGUF files on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 @debug
 def models(name: str | None, local: bool, as_json: bool) -> None:
@@ -28,34 +25,109 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
     Those that are not models come last, with what they are.
     """
     from dspark_gguf.catalog import listing
+    from dspark_gguf.catalog.local import local_models
+    from dspark_gguf.catalog.pairs import known_pairs, similar_names
+    from dspark_gguf.engine import library
 
     if local:
         if name:
-            raise UsageError("--local alone", f"a name too, {name}", "leave one of them out")
-        from dspark_gguf.catalog.local import local_models
-        from dspark_gguf.engine import library
-
+            raise UsageError(f"--local takes no name, such as {name}", "Leave one of them out.")
         library.set_command_log()
         left_out: list[str] = []
         found = local_models(left_out)
         values = [{**asdict(model), "path": str(model.path)} for model in found]
-        text = visible(listing.local_text(found, left_out))
-        click.echo(json_line(values, sys.stdout) if as_json else text)
+        show(as_json, values, lambda: listing.local_text(found, left_out))
         return
-
-    from dspark_gguf.catalog.pairs import known_pairs, similar_names
-
     pairs = [pair for pair in known_pairs() if name in (None, pair.name)]
     if not pairs and name:
-        raise UsageError(
-            "a pair of the list", f"{name!r} (similar: {similar_names(name)})",
-            "see `dspark-gguf models`",
-        )  # fmt: skip
+        problem = f"no pair is called {name!r} (similar: {similar_names(name)})"
+        raise UsageError(problem, "See `dspark-gguf models`.")
     memory = listing.machine_gigabytes()
     rows = [listing.facts(pair, memory) for pair in pairs]
-    if as_json:
-        click.echo(json_line(rows, sys.stdout))
-    elif name:
-        click.echo(listing.pair_text(rows[0]))
+    show(
+        as_json,
+        rows,
+        lambda: listing.pair_text(rows[0]) if name else listing.pairs_text(rows, memory),
+    )
+
+
+@click.command()
+@click.argument("model", shell_complete=VALUES["model"])
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+@debug
+def inspect(model: str, as_json: bool) -> None:
+    """Describe a GGUF without loading its weights; for a draft, also which target it fits.
+
+    MODEL is a file, org/repo:quant, or a pair's name, which means its target.
+    """
+    from dspark_gguf.catalog import inspect as catalog
+    from dspark_gguf.catalog.resolve import located
+    from dspark_gguf.engine import library
+
+    library.set_command_log()
+    facts = catalog.inspect(located([(model, "target")], say)[0])
+    show(as_json, facts, lambda: catalog.as_text(facts))
+
+
+@click.command()
+@click.argument("name", shell_complete=VALUES["pair"])
+@debug
+def pull(name: str) -> None:
+    """Download a pair that `dspark-gguf models` lists, or one model as org/repo:quant.
+
+    Files go where huggingface_hub keeps them (HF_HOME moves that), with its tokens (HF_TOKEN,
+    `hf auth login`) and its offline mode (HF_HUB_OFFLINE=1). A file whose SHA-256 is not the one
+    that the hub states is deleted. The paths are printed on stdout.
+    """
+    from dspark_gguf.catalog.resolve import known_pair
+    from dspark_gguf.catalog.resolve import pull as download
+    from dspark_gguf.engine import library
+
+    library.set_command_log()
+    try:
+        paths = download(name, say)
+    except KeyboardInterrupt:
+        say("stopped; complete files are kept")
+        raise
+    for path in paths:
+        click.echo(path)
+    say(f"use it: dspark-gguf chat -m {name}" + ("" if known_pair(name) else " -d DRAFT"))
+
+
+@click.command(cls=SectionedCommand)
+@click.option("--make-draft", type=click.Choice(["Q2_K", "Q4_0", "Q4_K_M", "Q8_0"]),
+              help="Make this quantization of the target, for use as a draft.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+@settings_options(*PAIR, "speculation.draft_max")
+def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: bool) -> None:
+    """List drafts that fit the target of -m, and the speed to expect from each on this machine.
+
+    They are pairs of `dspark-gguf models`, files on this machine, and lower quantizations of the
+    target itself; -d adds one more. Files are measured, the others are estimated.
+    """
+    if settings.model is None:
+        raise UsageError("no target is given", "Name one with -m.")
+
+    from dspark_gguf.catalog import candidates, listing
+    from dspark_gguf.catalog import suggest as catalog
+    from dspark_gguf.catalog.resolve import located
+    from dspark_gguf.engine import library
+    from dspark_gguf.engine.gguf import read_header
+
+    library.set_command_log(verbose)
+    [target] = located([(settings.model, "target")], say)
+    drafts = []
+    if settings.draft:
+        [path] = located([(settings.draft, "draft")], say)
+        drafts.append(candidates.of_file(settings.draft, "-d", path))
+    if make_draft:
+        path = candidates.make_draft(target, make_draft, say)
+        drafts.append(candidates.of_file(str(path), "made from the target", path))
     else:
-        click.echo(listing.pairs_text(rows, memory))
+        skipped: list[str] = []
+        drafts += candidates.candidates(read_header(target), skipped)
+        for line in skipped if verbose else ():
+            say(f"does not fit: {line}")
+    found = catalog.suggestions(target, drafts, settings, say)
+    name = listing.quoted(settings.model)
+    show(as_json, [each.as_dict() for each in found], lambda: catalog.as_text(name, found))

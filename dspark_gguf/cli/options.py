@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from textwrap import wrap
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dspark_gguf.cli.completion import VALUES
-from dspark_gguf.config import Settings
+from dspark_gguf.config import Settings, current_value
 from dspark_gguf.errors import UsageError
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Part of the settings -> title in ``--help``, in its order.
 _TITLES = {
@@ -29,12 +28,14 @@ _TITLES = {
     "target_options": "Loading the target",
     "draft_options": "Loading the draft",
 }
-#: What loads a pair, and whether what is measured of it is kept.
+#: The type of an option that names a file; the shells complete it.
+FILE = click.Path(path_type=Path)
+#: What loads a pair, and whether the measurements of it are kept.
 PAIR = ("model", "draft", "target_options", "draft_options", "speculation.learn")
 #: Every setting.
 ALL = ("model", "draft", *list(_TITLES)[1:])
 
-#: Spellings of a field, where they are more or others than its name.
+#: Spellings of a field that has others than its name.
 _SPELLINGS = {
     "model": "-m --model", "draft": "-d --draft -md --model-draft", "system": "-sys --system",
     "max_tokens": "-n --max-tokens --predict", "temperature": "--temp --temperature",
@@ -47,14 +48,14 @@ _SPELLINGS = {
     "split_mode": "-sm --split-mode", "main_gpu": "-mg --main-gpu",
     "tensor_split": "-ts --tensor-split", "devices": "-dev --device",
 }  # fmt: skip
-_OF_THE_DRAFT = (
+_DRAFT_OPTIONS = (
     "Each option for loading the target exists for the draft too, with d after its short name and "
     "-draft after its long one: -ngld, --gpu-layers-draft. `--show-config` prints their defaults."
 )
 
 
 def _text(value: str) -> str:
-    """What was typed is UTF-8, whatever the locale says."""
+    """The command line is read as UTF-8, whatever the locale says."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -71,12 +72,12 @@ def _bias(values: tuple[str, ...]) -> dict[int, float | str]:
         try:
             out[int(token)] = bias if bias == "-inf" else float(bias)
         except ValueError:
-            wanted = "TOKEN_ID+BIAS or TOKEN_ID-BIAS"
-            raise UsageError(wanted, repr(value), "correct --logit-bias") from None
+            hint = "Write TOKEN_ID+BIAS or TOKEN_ID-BIAS."
+            raise UsageError(f"cannot read --logit-bias {value!r}", hint) from None
     return out
 
 
-#: Of fields that are not typed as YAML has them: what reads them, and what stands for a value.
+#: Fields that are typed otherwise than in YAML: what reads them, and the name of a value in help.
 _READERS: dict[str, tuple[Callable[[Any], Any], str | None]] = {
     "system": (_text, None),
     "stop": (lambda values: [_text(value) for value in values], None),
@@ -85,6 +86,18 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str | None]] = {
     "devices": (_words, "NAME,..."),
 }
 _REPEATABLE = ("stop", "logit_bias")
+
+
+class _Choice(click.Choice):  # type: ignore[type-arg]  # not generic in click 8.1
+    """Also takes former names of the values."""
+
+    def __init__(self, field: str, choices: Sequence[str]) -> None:
+        super().__init__(choices)
+        self.field = field
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """As the base class, with the value's present name."""
+        return super().convert(current_value(self.field, value), param, ctx)
 
 
 @dataclass(frozen=True)
@@ -109,33 +122,38 @@ class Flag:
 
     @property
     def parameter(self) -> str:
-        """The name under which click hands it over."""
+        """The name of the parameter for click."""
         return self.path.replace(".", "__")
 
-    @property
-    def spellings(self) -> list[str]:
-        """As click takes them."""
+    def option(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """The decorator that adds it."""
+        kind = self._type()
         names = _SPELLINGS.get(self.name, "--" + self.name.replace("_", "-")).split()
         if self.part == "draft_options":
             names = [name + ("-draft" if name.startswith("--") else "d") for name in names]
-        if self.kind is bool:
+        if kind is bool:
             names = [f"{name}/--no-{name.removeprefix('--')}" for name in names]
-        return names
+        keywords: dict[str, Any] = {"type": kind, "is_flag": kind is bool}
+        return click.option(
+            *names, self.parameter, **keywords,
+            help=self._help(),
+            default=None,
+            multiple=self.name in _REPEATABLE,
+            metavar=_READERS.get(self.name, (None, None))[1],
+            shell_complete=VALUES.get(self.path),
+        )  # fmt: skip
 
-    @property
-    def kind(self) -> Any:
-        """As click wants it; text for what pydantic reads."""
+    def _type(self) -> Any:
+        """A type of click; text for what pydantic reads."""
         annotation = self.field.annotation
         choices = [one for one in get_args(annotation) if one is not NoneType]
-        if get_origin(annotation) is Literal:
-            return click.Choice(choices)
         only = choices[0] if len(choices) == 1 else annotation
-        if get_origin(only) is Literal:
-            return click.Choice(get_args(only))
+        for each in (annotation, only):
+            if get_origin(each) is Literal:
+                return _Choice(self.name, get_args(each))
         return only if only in (bool, int, float) else str
 
-    @property
-    def help(self) -> str:
+    def _help(self) -> str:
         """The field's docstring, and its default where that is a value."""
         text, default = " ".join((self.field.description or "").split()), self.field.default
         if self.name in _REPEATABLE:
@@ -145,25 +163,12 @@ class Flag:
         value = ("off", "on")[default] if isinstance(default, bool) else default
         return f"{text} [{value:g}]" if isinstance(value, float) else f"{text} [{value}]"
 
-    def option(self) -> Callable[[Function], Function]:
-        """The decorator that adds it."""
-        keywords: dict[str, Any] = {"type": self.kind, "is_flag": self.kind is bool}
-        return click.option(
-            *self.spellings, self.parameter, **keywords,
-            help=self.help,
-            default=None,
-            multiple=self.name in _REPEATABLE,
-            metavar=_READERS[self.name][1] if self.name in _READERS else None,
-            shell_complete=VALUES.get(self.path),
-        )  # fmt: skip
-
     def put(self, value: Any, tree: dict[str, Any]) -> None:
         """Set it among plain values, if it was given."""
         if value is None or value == ():
             return
-        read = _READERS[self.name][0] if self.name in _READERS else lambda value: value
         place = tree.setdefault(self.part, {}) if self.part else tree
-        place[self.name] = read(value)
+        place[self.name] = _READERS[self.name][0](value) if self.name in _READERS else value
 
 
 def _flags() -> Iterator[Flag]:
@@ -181,7 +186,7 @@ _FLAGS = {flag.parameter: flag for flag in _flags()}
 class SectionedCommand(click.Command):
     """Prints its own options first, then those of the settings by part.
 
-    What each option for loading a model does, only commands with all settings say.
+    Only commands with all settings explain each option for loading a model.
     """
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -196,23 +201,20 @@ class SectionedCommand(click.Command):
         for title, options in sections.items():
             text = ""
             if title == _TITLES["draft_options"]:
-                text = _OF_THE_DRAFT
+                text = _DRAFT_OPTIONS
             elif title == _TITLES["target_options"] and is_brief:
                 names = ", ".join(option.opts[-1] for option in options)
                 text = f"As in `dspark-gguf run --help`: {names}."
-            if options:
-                with formatter.section(title):
+            if not options:
+                continue
+            with formatter.section(title):
+                if text:  # the names of options stay whole
+                    width = formatter.width - formatter.current_indent
+                    lines = wrap(text, width, break_on_hyphens=False)
+                    formatter.write_text("\b\n" + "\n".join(lines))
+                else:
                     records = [option.get_help_record(ctx) for option in options]
-                    if text:
-                        _write(text, formatter)
-                    else:
-                        formatter.write_dl([record for record in records if record])
-
-
-def _write(text: str, formatter: click.HelpFormatter) -> None:
-    """A paragraph in which the names of options stay whole."""
-    width = formatter.width - formatter.current_indent
-    formatter.write_text("\b\n" + "\n".join(wrap(text, width, break_on_hyphens=False)))
+                    formatter.write_dl([record for record in records if record])
 
 
 def settings_options(
@@ -220,13 +222,13 @@ def settings_options(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add options for settings; the command gets them as `settings`, and `verbose`.
 
-    With ``--show-config`` they are printed, and the command is not called.
+    ``--show-config`` prints the settings instead of calling the command.
 
     Args:
         wanted: parts of the settings, or single ones such as ``speculation.learn``.
         without: of these parts, what the command has no use for.
-        below: called with the command's own arguments: plain values that presets, files and
-            options go over.
+        below: called with the command's own arguments; returns plain values, which presets, files
+            and options override.
 
     """
     flags = [
@@ -258,11 +260,9 @@ def settings_options(
 debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 _COMMON = (
     click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log."),
-    click.option("--show-config", is_flag=True, help="Print the settings that hold, and stop."),
+    click.option("--show-config", is_flag=True, help="Print the settings in use, and stop."),
     click.option(
-        "--config",
-        metavar="NAME|FILE[,...]",
-        shell_complete=VALUES["config"],
+        "--config", metavar="NAME|FILE[,...]", shell_complete=VALUES["config"],
         help="Presets or YAML files; later ones override earlier ones.",
     ),
-)
+)  # fmt: skip

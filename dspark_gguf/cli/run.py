@@ -53,21 +53,22 @@ def run(
     not fit each other, 4 out of memory or context, 130 interrupted.
     """
     if output and not jsonl:
-        raise UsageError("--output together with --jsonl", "--output alone", "add --jsonl FILE")
+        raise UsageError("--output works only with --jsonl", "Add --jsonl FILE.")
     if keep_errors and not output:
-        raise UsageError("--keep-errors together with --output", "it alone", "add -o FILE")
+        raise UsageError("--keep-errors works only with --output", "Add -o FILE.")
     if jsonl and (prompt or file or raw or check):
-        raise UsageError("--jsonl alone", "another prompt, --raw or --check", "leave one out")
+        problem = "--jsonl does not go with another prompt, --raw or --check"
+        raise UsageError(problem, "Leave one out.")
 
     from dspark_gguf.chat import once
     from dspark_gguf.chat.piped import read_prompt
 
     if jsonl:
         from dspark_gguf.chat.batch import read_jobs
-        from dspark_gguf.chat.kept import anchored
         from dspark_gguf.chat.results import results_in
+        from dspark_gguf.chat.transcript import with_absolute_paths
 
-        jobs, settings = read_jobs(jsonl), anchored(settings)
+        jobs, settings = read_jobs(jsonl), with_absolute_paths(settings)
         with (
             results_in(output, jobs, settings, keep_errors) as results,
             loaded(settings, verbose) as pair,

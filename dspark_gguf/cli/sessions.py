@@ -22,9 +22,9 @@ def list_sessions() -> None:
     """List name, time, messages and size of each, newest first."""
     from datetime import datetime
 
-    from dspark_gguf.chat.shelf import sessions as kept
+    from dspark_gguf.chat.saved import list_sessions as saved
 
-    for entry in kept():
+    for entry in saved():
         when = f"{datetime.fromtimestamp(entry.modified):%Y-%m-%d %H:%M}"
         messages = "damaged" if entry.messages is None else f"{entry.messages} messages"
         click.echo(f"{entry.name:<24}  {when}  {messages:<14}  {entry.size / _MIB:.1f} MiB")
@@ -35,8 +35,8 @@ def list_sessions() -> None:
 @debug
 def remove(names: tuple[str, ...]) -> None:
     """Delete sessions: transcript and caches."""
-    from dspark_gguf.chat.shelf import forget
+    from dspark_gguf.chat.saved import delete_session
 
     for name in names:
-        forget(name)
+        delete_session(name)
         click.echo(f"deleted {name}")

@@ -1,14 +1,16 @@
-"""What every command does first: settings, models, the start-up line."""
+"""What most commands do first: load the models and print the start-up line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dspark_gguf.config import Settings
+from dspark_gguf.visible import as_json as json_line
 from dspark_gguf.visible import visible
 
 if TYPE_CHECKING:
@@ -20,9 +22,14 @@ def say(line: str) -> None:
     click.echo(visible(line), err=True)
 
 
+def show(as_json: bool, values: Any, text: Callable[[], str]) -> None:
+    """A result on stdout: its plain values as one line of JSON, or its text."""
+    click.echo(json_line(values, sys.stdout) if as_json else visible(text()))
+
+
 @contextmanager
 def loaded(settings: Settings, verbose: bool, quiet: bool = False) -> Iterator[Pair]:
-    """Both models, with one line on stderr that says where they sit, and what cannot be done.
+    """Both models; lines on stderr say where they are loaded and what is not possible.
 
     Raises:
         DSparkError: they cannot be loaded, or do not fit each other.
@@ -42,7 +49,7 @@ def loaded(settings: Settings, verbose: bool, quiet: bool = False) -> Iterator[P
         progress=say,
     )
     with pair:
-        Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model cannot do
+        Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model does not allow
         if settings.speculation.mode != "off":
             if settings.speculation.drafter != "lookup":
                 pair.draft_cache()

@@ -1,4 +1,4 @@
-"""stdin, stdout and stderr, whatever a shell, a service or an old console made of them."""
+"""stdin, stdout and stderr, in any state that a shell, a service or an old console leaves them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def settle() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
     codecs.register_error(_REPLACED, _replaced)
-    # Answers are read by people: "?" for what the stream has not. stderr escapes by itself.
+    # "?" for what the encoding lacks, since people read answers. stderr escapes by itself.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=_REPLACED)
 
 
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
-    """The bytes of a file name that is no text, as they are; "?" for any other character."""
+    """The raw bytes of a file name that is not text; "?" for any other character."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     part = error.object[error.start : error.end]

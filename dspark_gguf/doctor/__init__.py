@@ -1,4 +1,4 @@
-"""What is the matter with this machine, this build and this pair: one screen for an issue."""
+"""Diagnose the machine, the build and a pair, in one screen for a bug report."""
 
 from dspark_gguf.doctor.examine import examine
 from dspark_gguf.doctor.report import Report

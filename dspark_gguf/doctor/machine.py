@@ -15,14 +15,14 @@ from dspark_gguf import __version__
 from dspark_gguf.config import Settings
 from dspark_gguf.doctor.report import Finding, Section
 
-GIB = 1024**3
+_GIB = 1024**3
 #: A load average beyond this share of the cores disturbs what is measured.
 _BUSY = 0.75
-_SOURCES = {"NVIDIA": "-DGGML_CUDA=on", "Apple": "-DGGML_METAL=on", "AMD": "-DGGML_HIP=on"}
+_FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "Apple": "-DGGML_METAL=on", "AMD": "-DGGML_HIP=on"}
 
 
 def versions() -> Section:
-    """Ours and what we stand on; nothing is loaded for it."""
+    """Of the package, of Python and of the system; loads nothing."""
     try:
         binding = metadata.version("llama-cpp-python")
     except metadata.PackageNotFoundError:
@@ -37,7 +37,7 @@ def versions() -> Section:
 
 
 def build(settings: Settings, verbose: bool = False) -> Section:
-    """What llama.cpp was compiled with, and whether a GPU lies idle beside it."""
+    """What llama.cpp was compiled with, and whether it leaves a GPU idle."""
     from dspark_gguf.engine import build, library
 
     library.set_command_log(verbose)
@@ -48,32 +48,27 @@ def build(settings: Settings, verbose: bool = False) -> Section:
     for backend, names in features.items():
         text += f"; {backend}: {' '.join(names) or 'nothing special'}"
     facts = {"libraries": known, "offload": offload, "features": features}
-    idle = () if offload else tuple(_idle(gpu, settings) for gpu in gpus())
+    # No fault if the user asked for no layers on the GPU.
+    wrong = settings.target_options.n_gpu_layers not in (0, "none")
+    idle = () if offload else tuple(
+        Finding(f"this build does not use the {gpu} of this machine", rebuild(gpu), wrong)
+        for gpu in gpus()
+    )  # fmt: skip
     return Section(text, facts, idle, value=True)
 
 
-def command_for(gpu: str) -> str:
+def rebuild(gpu: str) -> str:
     """How to build llama.cpp for the GPU of this name."""
-    flag = next((flag for maker, flag in _SOURCES.items() if maker in gpu), "-DGGML_VULKAN=on")
-    return f'CMAKE_ARGS="{flag}" pip install --force-reinstall --no-cache-dir llama-cpp-python'
-
-
-def _idle(gpu: str, settings: Settings) -> Finding:
-    return Finding(
-        f"a build that uses the {gpu} of this machine",
-        "one for the CPU alone",
-        command_for(gpu),
-        # Who asks for no layers on it knows.
-        wrong=settings.target_options.n_gpu_layers not in (0, "none"),
-    )
+    flag = next((flag for maker, flag in _FLAGS.items() if maker in gpu), "-DGGML_VULKAN=on")
+    command = "pip install --force-reinstall --no-cache-dir llama-cpp-python"
+    return f'Build it for the GPU: CMAKE_ARGS="{flag}" {command}'
 
 
 def gpus() -> list[str]:
     """Names of the GPUs that the system itself knows of."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return ["Apple GPU (Metal)"]
-    tool = shutil.which("nvidia-smi")
-    if tool:
+    if tool := shutil.which("nvidia-smi"):
         command = [tool, "--query-gpu=name", "--format=csv,noheader"]
         try:
             asked = subprocess.run(command, capture_output=True, text=True, timeout=10)
@@ -90,24 +85,20 @@ def devices() -> Section:
 
     found, cores = build.devices(), library.physical_cores()
     parts = [
-        f"{device.name} ({device.kind}): {device.description}, {device.free / GIB:.1f} of "
-        f"{device.total / GIB:.1f} GiB free"
+        f"{device.name} ({device.kind}): {device.description}, {device.free / _GIB:.1f} of "
+        f"{device.total / _GIB:.1f} GiB free"
         for device in found
     ]
-    facts = {"devices": [asdict(device) for device in found], "physical_cores": cores}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     parts.append(f"{cores} physical cores to use, load {load:.1f}")
-    return Section("; ".join(parts), facts | {"load": load}, _busy(load, cores), value=found)
-
-
-def _busy(load: float, cores: int) -> tuple[Finding, ...]:
-    if load <= _BUSY * cores:
-        return ()
-    return (
-        Finding(
-            "an idle machine for the times below",
-            f"a load of {load:.1f} on {cores} cores",
-            "end what else computes and ask again; `profile --reset` forgets what was measured so",
-            wrong=False,
-        ),
+    busy = Finding(
+        f"the machine is busy (load {load:.1f} on {cores} cores), the times below are too long",
+        "Close other programs and try again; `profile --reset` forgets what was measured now.",
+        wrong=False,
     )
+    facts = {
+        "devices": [asdict(device) for device in found],
+        "physical_cores": cores,
+        "load": load,
+    }
+    return Section("; ".join(parts), facts, (busy,) * (load > _BUSY * cores), value=found)

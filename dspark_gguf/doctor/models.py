@@ -1,4 +1,4 @@
-"""The files: what they are, what they take, whether they fit, what is better chosen otherwise."""
+"""The files: what they are, what they take, whether they fit, and what to choose instead."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dspark_gguf.catalog.inspect import inspect
 from dspark_gguf.config import ModelOptions, Settings
 from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.engine.build import Device
-from dspark_gguf.engine.fit import Need, need_of, room
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.memory import Need, need_of, room
 from dspark_gguf.engine.pair import DEFAULT_CONTEXT, Pair
 
-#: Where a part of a model can sit, in words.
+#: Where a part of a model can sit.
 GPU, MAIN = "on the GPU", "in main memory"
 _MIB, _GIB = 1024**2, 1024**3
-#: On a CPU a look at a draft costs about as much of a pass as the draft is of the target.
+#: On a CPU, draft and target take time in about the ratio of their sizes.
 _LARGE_DRAFT = 1 / 8
 
 
@@ -43,87 +43,86 @@ def file(path: Path, options: ModelOptions, most_tokens: int = DEFAULT_CONTEXT) 
     if need.on_gpu:
         text += f", {need.on_gpu} of {need.layers} layers on the GPU"
     kept = ("architecture", "name", "parameters", "quantization", "size", "shape", "kind")
-    told = {"file": path.name, **{key: facts[key] for key in kept}, "need": asdict(need)}
-    return Section(text, told, value=need)
+    shown = {"file": path.name, **{key: facts[key] for key in kept}, "need": asdict(need)}
+    return Section(text, shown, value=need)
 
 
 def fit(needs: Mapping[str, Need], devices: Sequence[Device], settings: Settings) -> Section:
-    """Whether all of it finds room where it would sit. The value says whether it does."""
+    """Whether everything fits where it would sit: the section's value."""
     lines, findings = [], []
     for place in (GPU, MAIN):
-        shares = {
-            role: (need.on_gpu if place == GPU else need.layers - need.on_gpu) / need.layers
-            for role, need in needs.items()
-        }
-        wanted = sum(needs[role].total * share for role, share in shares.items())
+        wanted = sum(
+            need.total * (need.on_gpu if place == GPU else need.layers - need.on_gpu) / need.layers
+            for need in needs.values()
+        )
         free = room(list(devices), settings.target_options, on_gpu=place == GPU)
         if not wanted or free is None:
             continue
         lines.append(f"{wanted / _GIB:.2f} of {free / _GIB:.1f} GiB free {place}")
         if wanted > free:
             findings.append(_too_large(place, wanted, free, needs["target"]))
-    ends = "does not fit" if findings else "fits"
-    text = f"{ends}: {', '.join(lines) or 'nobody tells how much there is'}"
+    verdict = "does not fit" if findings else "fits"
+    text = f"{verdict}: {', '.join(lines) or 'free memory unknown'}"
     return Section(text, {"fits": not findings}, tuple(findings), value=not findings)
 
 
 def _too_large(place: str, wanted: float, free: float, target: Need) -> Finding:
     if place == GPU:
         left = free - (wanted - target.total * target.on_gpu / target.layers)
-        do = f"load part of the target there: -ngl {target.layers_that_fit(max(int(left), 0))}"
+        layers = target.layers_that_fit(max(int(left), 0))
+        hint = f"Load only part of the target there: -ngl {layers}"
     elif target.cache > target.total / 4:
-        do = "give less context (-c) or a smaller cache (-ctk q8_0 -ctv q8_0 takes about half)"
+        hint = "Use less context (-c) or a smaller cache (-ctk q8_0 -ctv q8_0 takes about half)."
     else:
-        do = "choose a smaller quantization or a smaller model"
+        hint = "Choose a smaller quantization or a smaller model."
     return Finding(
-        f"{wanted / _GIB:.1f} GiB {place} for the models and their caches",
-        f"{free / _GIB:.1f} GiB free", do,
-    )  # fmt: skip
+        f"the models and their caches take {wanted / _GIB:.1f} GiB {place}, "
+        f"only {free / _GIB:.1f} GiB are free",
+        hint,
+    )
 
 
 def compatibility(pair: Pair, has_draft: bool) -> Section:
     """Load the draft, if there is one, and compare the vocabularies."""
     draft = pair.draft_cache() if has_draft else None
     count = f"{pair.vocabulary.n_vocab:,} tokens"
+    places, refused = {"target": pair.target.place}, [*pair.target.notes]
     if draft is None:
-        text = f"no draft model: copies from the conversation ({count})"
+        text = f"no draft model: drafts come from prompt lookup ({count})"
     else:
         text = f"the draft has the target's vocabulary, {count}"
-    places = {"target": pair.target.place}
-    if draft is not None:
         places["draft"] = draft.model.place
+        refused += draft.model.notes
     text += "; " + ", ".join(f"{role} on {place}" for role, place in places.items())
-    refused = [*pair.target.notes, *(draft.model.notes if draft is not None else ())]
-    told = [*refused, *pair.left_out]
-    text += "".join(f"; {note}" for note in pair.notes if note not in told)
+    shown_elsewhere = [*refused, *pair.left_out]
+    text += "".join(f"; {note}" for note in pair.notes if note not in shown_elsewhere)
     rollback = pair.target_cache.rollback
     if rollback != "removal":
         text += f"; rejected tokens are taken back by {rollback}"
     facts = {"places": places, "rollback": rollback, "notes": pair.notes}
-    undone = [Finding("what was asked for", note, "change the option or the build")
-              for note in refused]  # fmt: skip
-    return Section(text, facts, (*undone, *advice(pair)), value=True)
+    ignored = [Finding(note, "Change the option, or the build of llama.cpp.") for note in refused]
+    return Section(text, facts, (*ignored, *advice(pair)), value=True)
 
 
 def advice(pair: Pair) -> list[Finding]:
     """What follows from the models and how they were loaded, without measuring."""
     found, draft, target = [], pair.draft, pair.target
     if draft is not None and target.gpu_layers and not draft.gpu_layers:
-        found.append(Finding(
-            "the draft beside the target on the GPU", "the draft on the CPU",
-            "leave out -ngld 0 (llama.cpp#10664: 45 instead of 104 tokens a second)", wrong=False,
+        found.append((
+            "the target is on the GPU, but the draft is on the CPU",
+            "Leave out -ngld 0 (llama.cpp#10664: 104 tokens a second instead of 45).",
         ))  # fmt: skip
     if draft is not None and not target.gpu_layers and draft.size > _LARGE_DRAFT * target.size:
-        found.append(Finding(
-            "a draft of at most an eighth of the target on a CPU",
-            f"one of {draft.size / target.size:.0%} of its bytes",
-            "choose a smaller draft, or none: copies cost nothing", wrong=False,
+        found.append((
+            f"the draft has {draft.size / target.size:.0%} of the target's bytes; on a CPU an "
+            "eighth is the most that pays",
+            "Choose a smaller draft, or none: prompt lookup costs nothing.",
         ))  # fmt: skip
     on_metal = any(name in target.place for name in ("Metal", "MTL"))
     if on_metal and re.search(r"_XL\b", target.name, re.IGNORECASE):
-        found.append(Finding(
-            "a target of one type, such as Q4_0, IQ4_NL or Q8_0, on Metal",
-            "a mixed XL quantization", "take another: XL was seen at half the speed "
-            "(llama.cpp#27525)", wrong=False,
+        found.append((
+            "the target is a mixed XL quantization, which is slow on Metal",
+            "Choose one of a single type, such as Q4_0, IQ4_NL or Q8_0: XL was seen at half the "
+            "speed (llama.cpp#27525).",
         ))  # fmt: skip
-    return found
+    return [Finding(problem, hint, wrong=False) for problem, hint in found]

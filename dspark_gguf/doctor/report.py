@@ -1,4 +1,4 @@
-"""A report in sections: each check that fails becomes a line, and the rest goes on."""
+"""A report in sections: a check that fails becomes a line, and the rest goes on."""
 
 from __future__ import annotations
 
@@ -18,25 +18,23 @@ _WIDTH, _INDENT = 100, 11
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong, or could be better.
+    """A problem, or a suggestion.
 
     Attributes:
-        needed: as in ``errors``.
-        got: what there is instead.
-        do: an imperative.
-        wrong: false: all works, but it could be faster.
-        code: exit code that it leads to when it is wrong.
+        problem: as in ``errors``.
+        hint: as in ``errors``.
+        wrong: False: all works, but it could be faster.
+        code: the exit code it leads to when it is wrong.
 
     """
 
-    needed: str
-    got: str
-    do: str
+    problem: str
+    hint: str
     wrong: bool = True
     code: int = 1
 
     def __str__(self) -> str:
-        return f"{'!' if self.wrong else '-'} needed {self.needed}, got {self.got}; {self.do}"
+        return f"{'!' if self.wrong else '-'} {self.problem}. {self.hint}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +42,10 @@ class Section:
     """What one check found.
 
     Attributes:
-        text: for a person; several lines are kept as they are, an empty one is left out.
+        text: for a person; line breaks are kept, an empty text is left out.
         facts: the same as plain values.
-        findings: what is wrong or could be better.
-        value: for the checks that come after it; not part of the report.
+        findings: problems and suggestions.
+        value: for later checks; not part of the report.
 
     """
 
@@ -61,7 +59,7 @@ class Report:
     """Sections by name, in the order of the checks.
 
     Args:
-        on_error: called with every exception that a check ended with.
+        on_error: called with every exception that ended a check.
 
     """
 
@@ -86,7 +84,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0: nothing is wrong; 3: the models do not fit each other; 1: something else."""
+        """0: no problem; 3: the models do not fit each other; 1: any other problem."""
         codes = {finding.code for finding in self.findings if finding.wrong}
         return 3 if 3 in codes else 1 if codes else 0
 
@@ -105,38 +103,43 @@ class Report:
 
     def as_text(self) -> str:
         """One screen, without private names."""
-        lines = [_block(name, section.text) for name, section in self.sections.items()
-                 if section.text]  # fmt: skip
+        lines = [_block(name, part.text) for name, part in self.sections.items() if part.text]
         found = sorted(self.findings, key=lambda finding: not finding.wrong)
+        lines += [_wrapped(str(finding), "", "  ") for finding in found]
         wrong = sum(finding.wrong for finding in found)
-        lines += [
-            textwrap.fill(str(finding), _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-            for finding in found
-        ]
-        better = len(found) - wrong
-        parts = [f"{wrong} wrong (!)"] * bool(wrong) + [f"{better} to improve (-)"] * bool(better)
-        lines.append(
-            f"{'not well' if wrong else 'well'}: {', '.join(parts) or 'nothing to change'}"
-        )
-        return str(discreet("\n".join(lines)))
+        summary = _count(wrong, "problem") if wrong else "no problems"
+        if better := len(found) - wrong:
+            summary += f", {_count(better, 'suggestion')}"
+        return str(discreet("\n".join([*lines, summary])))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _wrapped(text: str, first: str, then: str) -> str:
+    return textwrap.fill(
+        text, _WIDTH, initial_indent=first, subsequent_indent=then, break_on_hyphens=False
+    )
 
 
 def _block(name: str, text: str) -> str:
-    head = f"{name:<{_INDENT}}"
+    head, indent = f"{name:<{_INDENT}}", " " * _INDENT
     if "\n" in text:
-        return head + text.replace("\n", "\n" + " " * _INDENT)
-    return textwrap.fill(
-        text, _WIDTH, initial_indent=head, subsequent_indent=" " * _INDENT, break_on_hyphens=False
-    )
+        return head + text.replace("\n", f"\n{indent}")
+    return _wrapped(text, head, indent)
 
 
 def _finding(error: Exception) -> Finding:
     if isinstance(error, DSparkError):
-        return Finding(error.needed, error.got, error.do, code=error.exit_code)
+        return Finding(error.problem, error.hint, code=error.exit_code)
     frames = traceback.extract_tb(error.__traceback__)
-    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
-    got = f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({place})"
-    return Finding("a check that ends", got, "report this; --debug shows where")
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
+    message = " ".join(str(error).split())[:300]
+    return Finding(
+        f"this check failed with {type(error).__name__}: {message} ({place})",
+        "Please report this; --debug shows where it happened.",
+    )
 
 
 def discreet(value: Any) -> Any:
@@ -149,12 +152,8 @@ def discreet(value: Any) -> Any:
         return value
     for home in {str(Path.home()), str(Path.home().resolve())} - {"/", ""}:
         value = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value)
-    name = _user()
-    return re.sub(rf"(?<=[/\\]){re.escape(name)}(?=[/\\])", "USER", value) if name else value
-
-
-def _user() -> str:
     try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # no entry for this number, as in containers
-        return ""
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # this user has no entry, as in containers
+        return value
+    return re.sub(rf"(?<=[/\\]){re.escape(name)}(?=[/\\])", "USER", value) if name else value

@@ -1,4 +1,4 @@
-"""Rows that are computed together beside the same rows one by one.
+"""Rows of one pass beside the same rows one by one.
 
 llama.cpp picks its kernels by the number of rows: the logits differ a little, and near-ties flip.
 """
@@ -21,9 +21,9 @@ class Differences:
 
     Attributes:
         depth: tokens of context.
-        by_rows: number of rows -> largest difference of a logit from the row alone.
-        flipped: of rows whose best token is another than alone, the widest gap that there was
-            between the best two; 0: none flipped.
+        by_rows: number of rows -> largest difference of a logit from the single row.
+        flipped: the widest gap, in logits, between the two best tokens of a single row whose best
+            token changed; 0: none changed.
 
     """
 
@@ -33,21 +33,21 @@ class Differences:
 
     @property
     def first(self) -> int | None:
-        """From how many rows on they differ; None: never."""
+        """The smallest number of rows that differ; None: they never do."""
         return next((rows for rows, most in self.by_rows.items() if most > 0.0), None)
 
     @property
     def most(self) -> float:
-        """The largest difference of all; infinite where a logit is no number."""
+        """The largest difference of all; infinite where a logit is not finite."""
         return max(self.by_rows.values(), default=0.0)
 
     @property
     def is_rounding(self) -> bool:
-        """Whether nothing but near-ties flips."""
+        """Whether only near-ties flip."""
         return bool(np.isfinite(self.most)) and self.flipped <= NEAR_TIE
 
     def as_dict(self) -> dict[int, float | None]:
-        """By rows; None, which JSON has, for what is no number."""
+        """By rows; None, which JSON has, for infinity."""
         return {n: most if np.isfinite(most) else None for n, most in self.by_rows.items()}
 
     def __str__(self) -> str:
@@ -60,19 +60,17 @@ class Differences:
 
 
 def differences(cache: Cache, tokens: Sequence[int], depth: int, most: int = 9) -> Differences:
-    """Compare passes of 2 to `most` rows with single rows, behind `depth` of these tokens."""
+    """Compare passes of 2 to `most` rows with single rows, after `depth` of these tokens."""
     prefill(cache, tokens[:depth])
     alone = [cache.decode(tokens[depth + k : depth + k + 1], 1)[0].copy() for k in range(most)]
     by_rows, flipped = {}, 0.0
     for count in range(2, most + 1):
         cache.trim(depth)
         rows = cache.decode(tokens[depth : depth + count], count)
-        largest = 0.0
+        off = [float(np.abs(rows[k] - alone[k]).max()) for k in range(count)]
+        by_rows[count] = max(off) if np.isfinite(off).all() else np.inf
         for k in range(count):
-            off = float(np.abs(rows[k] - alone[k]).max())
-            largest = max(largest, off if np.isfinite(off) else np.inf)
-            if int(rows[k].argmax()) != int(alone[k].argmax()):
+            if rows[k].argmax() != alone[k].argmax():
                 flipped = max(flipped, margin(alone[k]))
-        by_rows[count] = largest
     cache.trim(depth)
     return Differences(depth, by_rows, flipped)

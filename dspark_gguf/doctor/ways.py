@@ -1,10 +1,11 @@
-"""Other ways to compute the same, timed: threads, flash attention, the cache's type."""
+"""Other settings that compute the same, timed: threads, flash attention, the cache's type."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from threading import Event
 
@@ -18,8 +19,8 @@ from dspark_gguf.errors import ModelError, ResourceError
 #: Rows of the pass that stands for all passes with drafts.
 _FEW = 4
 _REPEATS, _LEAST_REPEATS = 7, 3
-#: Another way is advised where it takes at most this share of the time, and was faster in every
-#: repeat but one: less than that is noise on a machine that does other things as well.
+#: Another way is suggested where it takes at most this share of the time, and was faster in every
+#: repeat but one: less is noise on a machine that does other things as well.
 _FASTER = 0.87
 
 
@@ -49,15 +50,13 @@ def beside(ways: Mapping[str, Callable[[], float]], budget: float) -> list[Way]:
     """
     turns = _REPEATS + 1  # the first one pays for memory that the others reuse
     taken = interleaved(ways, turns, budget, least=(_LEAST_REPEATS + 1) * len(ways))
-    present, *others = taken.items()
-    return [_way(name, times[1:], present[1][1:]) for name, times in others]
-
-
-def _way(name: str, times: Sequence[float], present: Sequence[float]) -> Way:
-    ratios = [one / other for one, other in zip(times, present, strict=False)]
-    ratio = median(ratios)
-    faster = sum(one < 1.0 for one in ratios) >= len(ratios) - 1
-    return Way(name, ratio, ratio <= _FASTER and faster)
+    (_, *now), *_ = taken.values()
+    found = []
+    for name, (_, *times) in list(taken.items())[1:]:
+        ratios = [one / other for one, other in zip(times, now, strict=False)]
+        ratio, wins = median(ratios), sum(one < 1.0 for one in ratios)
+        found.append(Way(name, ratio, ratio <= _FASTER and wins >= len(ratios) - 1))
+    return found
 
 
 def thread_counts(now: int, cores: int) -> list[int]:
@@ -76,16 +75,13 @@ def threads(cache: SequenceCache, tokens: Sequence[int], budget: float) -> list[
     batch = " -tb {}" if options.threads_batch else ""
     depth = cache.length
 
-    def work(counts: tuple[int, int]) -> Callable[[], float]:
-        def timed() -> float:
-            cache.use_threads(*counts)
-            return _seconds(cache, tokens, depth)
-
-        return timed
+    def timed(*counts: int) -> float:
+        cache.use_threads(*counts)
+        return _seconds(cache, tokens, depth)
 
     others = thread_counts(now, library.physical_cores())
-    ways = {"now": work(present)} | {
-        f"-t {n}{batch.format(n)}": work((n, n)) for n in others if (n, n) != present
+    ways = {"now": partial(timed, *present)} | {
+        f"-t {n}{batch.format(n)}": partial(timed, n, n) for n in others if (n, n) != present
     }
     try:
         return beside(ways, budget)
@@ -94,45 +90,31 @@ def threads(cache: SequenceCache, tokens: Sequence[int], budget: float) -> list[
 
 
 def attention(model: Model, tokens: Sequence[int], depth: int, budget: float) -> list[Way]:
-    """Time passes behind `depth` tokens with flash attention on and off, and a smaller cache."""
+    """Time passes after `depth` tokens with flash attention on and off, and a smaller cache."""
     options = model.options
-    now = {"flash_attn": options.flash_attn}
     ways: dict[str, dict[str, str]] = {"now": {}}
-    for value in ("on", "off"):
-        if now["flash_attn"] != value and not (value == "off" and _quantized(options.cache_type_v)):
+    for value in ("on",) if _quantized(options.cache_type_v) else ("on", "off"):
+        if options.flash_attn != value:
             ways[f"-fa {value}"] = {"flash_attn": value}
     if not _quantized(options.cache_type_k) and options.flash_attn != "off":
         ways["-ctk q8_0 -ctv q8_0"] = {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
-    with _contexts(model, ways, depth + _FEW) as contexts:
-        for context in contexts.values():
-            prefill(context, tokens[:depth])
-
-        def work(context: SequenceCache) -> Callable[[], float]:
-            return lambda: _seconds(context, tokens, depth)
-
-        return beside({name: work(context) for name, context in contexts.items()}, budget)
-
-
-@contextmanager
-def _contexts(
-    model: Model, ways: Mapping[str, Mapping[str, str]], n_ctx: int
-) -> Iterator[dict[str, SequenceCache]]:
     with ExitStack() as stack:
-        contexts: dict[str, SequenceCache] = {}
+        work: dict[str, Callable[[], float]] = {}
         for name, changes in ways.items():
             try:
-                context = open_cache(model.with_options(**changes), n_ctx, _FEW, Event())
+                cache = open_cache(model.with_options(**changes), depth + _FEW, _FEW, Event())
             except (ModelError, ResourceError):
-                if not contexts:
+                if not work:
                     raise
                 continue  # not for this model: heads that no block of q8_0 divides, say
-            stack.callback(context.close)
-            contexts[name] = context
-        yield contexts
+            stack.callback(cache.close)
+            prefill(cache, tokens[:depth])
+            work[name] = partial(_seconds, cache, tokens, depth)
+        return beside(work, budget)
 
 
 def _seconds(cache: SequenceCache, tokens: Sequence[int], depth: int) -> float:
-    """Of a pass of one row and one of a few, behind `depth` tokens that are there."""
+    """Of a pass of one row and one of a few, after `depth` tokens."""
     taken = sum(pass_seconds(cache, tokens, depth, count) for count in (1, _FEW))
     cache.trim(depth)
     return taken

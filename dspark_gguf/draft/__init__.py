@@ -1,27 +1,16 @@
-"""Drafters, one per file, one protocol (``base.py``), found by name (``registry.py``)."""
+"""Drafters, one per file; what they are and how they are found by name is in ``base.py``."""
 
-from dspark_gguf.draft.base import Drafter, NoDrafter
-from dspark_gguf.draft.block import BlockDrafter
-from dspark_gguf.draft.cascade import Cascade
-from dspark_gguf.draft.grammar import AnswerGrammar, Choices, within
-from dspark_gguf.draft.lookup import LookupDrafter
-from dspark_gguf.draft.model import ModelDrafter
-from dspark_gguf.draft.registry import Kit, drafter, drafter_class, known_drafters
-from dspark_gguf.draft.store import Store
-
-__all__ = [
-    "AnswerGrammar",
-    "BlockDrafter",
-    "Cascade",
-    "Choices",
-    "Drafter",
-    "Kit",
-    "LookupDrafter",
-    "ModelDrafter",
-    "NoDrafter",
-    "Store",
-    "drafter",
-    "drafter_class",
-    "known_drafters",
-    "within",
-]
+from dspark_gguf.draft.answer_grammar import AnswerGrammar as AnswerGrammar
+from dspark_gguf.draft.answer_grammar import Choices as Choices
+from dspark_gguf.draft.base import Drafter as Drafter
+from dspark_gguf.draft.base import Kit as Kit
+from dspark_gguf.draft.base import NoDrafter as NoDrafter
+from dspark_gguf.draft.base import drafter as drafter
+from dspark_gguf.draft.base import drafter_class as drafter_class
+from dspark_gguf.draft.base import known_drafters as known_drafters
+from dspark_gguf.draft.block import BlockDrafter as BlockDrafter
+from dspark_gguf.draft.cascade import Cascade as Cascade
+from dspark_gguf.draft.grammar import within as within
+from dspark_gguf.draft.lookup import LookupDrafter as LookupDrafter
+from dspark_gguf.draft.model import ModelDrafter as ModelDrafter
+from dspark_gguf.draft.store import Store as Store

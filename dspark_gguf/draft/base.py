@@ -1,65 +1,74 @@
-"""What a drafter is. To add one: a class with ``@drafter(NAME)`` (``registry.py``)."""
+"""What a drafter is, and how it is found: its name is its settings value and its bench method.
+
+To add one, in this package or another::
+
+    @drafter("mine")
+    class MyDrafter(NoDrafter):
+        name = "mine"
+
+        @classmethod
+        def of(cls, kit: Kit) -> "MyDrafter": ...
+
+A package that is installed beside this one names its class in the entry points of the group
+``dspark_gguf.drafters``; then `--drafter mine` finds it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.config import MAX_DRAFT, Sampling, Speculation
+from dspark_gguf.errors import UsageError
 from dspark_gguf.records import NO_DRAFT, Draft, Round
 from dspark_gguf.schedule import Plan
 
 if TYPE_CHECKING:
-    from dspark_gguf.draft.grammar import AnswerGrammar
+    from dspark_gguf.draft.answer_grammar import AnswerGrammar
+
+_GROUP = "dspark_gguf.drafters"
+_DRAFTERS: dict[str, Any] = {}
+
+Class = TypeVar("Class", bound=type)
+Rng = np.random.Generator
 
 
 class Drafter(Protocol):
     """Guesses the tokens that the target will emit.
 
-    Between rounds its cache is a prefix of the committed tokens but the last. It may lag behind:
-    what it has not seen it reads when it is asked to propose.
-
-    Attributes:
-        name: its segments' source, under which its scores are calibrated.
-        about: where its guesses come from, in words.
-        is_free: whether guesses cost nothing but their verification. Then all of them and their
-            scores are known before any is chosen (`Plan.copies`); else each is a draft step.
-        draws: whether its tokens are drawn, as `ratio` acceptance wants them; else they are its
-            best guesses.
-        follows_guesses: whether it can go on behind tokens that another drafter guessed.
-        most: most tokens of a draft.
+    Between rounds its cache is a prefix of the committed tokens but the last. It may lag behind: it
+    reads what it has not seen when it is asked to propose.
 
     """
 
-    name: str
-    about: str
+    name: str  # its segments' source, under which its scores are calibrated
+    about: str  # where its guesses come from, in words
+    #: Whether guesses cost nothing but their verification. Then all of them and their scores are
+    #: known before any is chosen (`Plan.copies`); else each is a draft step.
     is_free: bool
-    draws: bool
-    follows_guesses: bool
-    most: int
+    draws: (
+        bool  # whether its tokens are drawn, as `rejection` wants them; else they are the best ones
+    )
+    follows_guesses: bool  # whether it can continue tokens that another drafter guessed
+    most: int  # most tokens of a draft
 
     def restart(
-        self,
-        tokens: Sequence[int],
-        rng: np.random.Generator,
-        grammar: AnswerGrammar | None = None,
+        self, tokens: Sequence[int], rng: Rng, grammar: AnswerGrammar | None = None
     ) -> None:
-        """A new answer begins after `tokens` (and one more). No model may run here.
+        """A new answer begins after `tokens`, the prompt but its last token. No model may run here.
 
-        Args:
-            tokens: the prompt but its last token.
-            rng: source of this answer's draws.
-            grammar: what the answer must fit. What does not is dropped from a draft in any case.
-
+        `rng` is the source of the answer's draws. `grammar` is what it must fit; tokens that do not
+        are dropped from a draft in any case.
         """
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """Draft up to ``plan.length`` tokens that may follow `tokens`; 0: no model may run.
 
-        Whether a token is drafted is decided by ``plan.admits`` before it is drawn; whether there
-        is another step after it, by ``plan.goes_on``.
+        Ask ``plan.admits`` before a token is drawn, and ``plan.goes_on`` before another step.
         """
 
     def behind(self, tokens: Sequence[int]) -> int:
@@ -69,11 +78,11 @@ class Drafter(Protocol):
         """Learn from a finished round."""
 
     def trim(self, length: int) -> None:
-        """The committed tokens but the last are `length` now: forget what lies beyond."""
+        """The committed tokens but the last are now `length`: forget what lies beyond."""
 
 
 class NoDrafter:
-    """Plain decoding; and what drafters are that have less to do."""
+    """Plain decoding, and a base for drafters that do not need every method."""
 
     name = "none"
     about = "nothing"
@@ -83,10 +92,7 @@ class NoDrafter:
     most = MAX_DRAFT
 
     def restart(
-        self,
-        tokens: Sequence[int],
-        rng: np.random.Generator,
-        grammar: AnswerGrammar | None = None,
+        self, tokens: Sequence[int], rng: Rng, grammar: AnswerGrammar | None = None
     ) -> None:
         """Nothing to prepare."""
 
@@ -103,3 +109,45 @@ class NoDrafter:
 
     def trim(self, length: int) -> None:
         """Nothing to forget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What a drafter may be made of."""
+
+    target: Any  # its cache
+    draft: Callable[[], Any]  # gives the draft model's cache, or None; loads it at the first call
+    vocabulary: Any  # the target's
+    sampling: Sampling  # how a draft token is drawn
+    speculation: Speculation
+
+
+def drafter(name: str) -> Callable[[Class], Class]:
+    """Register a class of drafters, made by its ``of(kit)``, under `name`."""
+
+    def register(kind: Class) -> Class:
+        _DRAFTERS[name] = kind
+        return kind
+
+    return register
+
+
+def known_drafters() -> list[str]:
+    """All names, those of other packages too."""
+    return sorted({*_DRAFTERS, *(point.name for point in entry_points(group=_GROUP))})
+
+
+def drafter_class(name: str) -> Any:
+    """The class of that name.
+
+    Raises:
+        UsageError: there is none.
+
+    """
+    if name not in _DRAFTERS:
+        for point in entry_points(group=_GROUP, name=name):
+            _DRAFTERS[name] = point.load()
+    if name not in _DRAFTERS:
+        known = ", ".join(["auto", *known_drafters()])
+        raise UsageError(f"no drafter is called {name!r}", f"Choose one of: {known}.")
+    return _DRAFTERS[name]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from dspark_gguf.draft.base import Drafter, NoDrafter
-from dspark_gguf.draft.grammar import AnswerGrammar
+from dspark_gguf.draft.answer_grammar import AnswerGrammar
+from dspark_gguf.draft.base import Drafter, NoDrafter, Rng
 from dspark_gguf.draft.lookup import LookupDrafter
 from dspark_gguf.records import Draft, Round, Segment
 from dspark_gguf.schedule import Plan
@@ -17,11 +15,6 @@ class Cascade(NoDrafter):
     """Copies what was said, and lets another drafter work where the plan wants it.
 
     In one draft: copied tokens, then steps, then copied tokens again; any of them may be missing.
-
-    Args:
-        lookup: guesses for nothing.
-        other: the drafter of the steps.
-
     """
 
     def __init__(self, lookup: LookupDrafter, other: Drafter) -> None:
@@ -29,7 +22,7 @@ class Cascade(NoDrafter):
         self.name, self.about = other.name, f"{lookup.about} and {other.about}"
 
     def restart(
-        self, tokens: Sequence[int], rng: np.random.Generator, grammar: AnswerGrammar | None = None
+        self, tokens: Sequence[int], rng: Rng, grammar: AnswerGrammar | None = None
     ) -> None:
         """Both begin anew."""
         self.lookup.restart(tokens, rng, grammar)
@@ -46,7 +39,7 @@ class Cascade(NoDrafter):
         if not stepped.segments or self.lookup.ends(draft.tokens):
             return draft
         tail = self._copied(tokens, plan, most, draft.tokens)
-        # Behind nothing they are the guesses of the head, which are told apart there already.
+        # Behind no tokens these are the head's guesses, whose outcome is seen there already.
         return Draft(*draft.segments, tail if draft.tokens else tail.cut(len(tail)))
 
     def _copied(
@@ -60,8 +53,7 @@ class Cascade(NoDrafter):
         return self.other.behind(tokens)
 
     def observe(self, round: Round) -> None:
-        """Both learn."""
-        self.lookup.observe(round)
+        """The other one learns; copies have nothing to learn."""
         self.other.observe(round)
 
     def trim(self, length: int) -> None:

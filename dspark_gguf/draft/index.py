@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 #: Tokens that must match, and how far back more of them are counted.
 LEAST, FURTHEST = 2, 32
@@ -24,9 +23,8 @@ PLACES = 8
 class Index:
     """Where short runs of tokens stood in a growing list of tokens.
 
-    A token more costs an entry of each length in `RUNS`, and so does one less: memory is bounded by
-    the tokens held. An exception may strike inside a change: then it holds nothing, and is to be
-    filled again.
+    Each token has an entry of each length in `RUNS`: memory is bounded by the tokens held. After an
+    exception inside a change (Ctrl-C) it holds nothing, and is to be filled again.
     """
 
     def __init__(self) -> None:
@@ -91,7 +89,7 @@ class Index:
 def common(tokens: Sequence[int], place: int, known: Sequence[int], end: int) -> int:
     """How many tokens before `place` in `tokens` are those before `end` in `known`.
 
-    Two are taken for granted; no more than `FURTHEST` are counted.
+    The caller knows that two are; no more than `FURTHEST` are counted.
     """
     most = min(FURTHEST, place, end)
     length = LEAST
@@ -102,16 +100,10 @@ def common(tokens: Sequence[int], place: int, known: Sequence[int], end: int) ->
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An earlier place.
+    """An earlier place."""
 
-    Attributes:
-        place: position of the token that followed there.
-        length: tokens before it that are those before the next token now.
-
-    """
-
-    place: int
-    length: int
+    place: int  # of the token that followed there
+    length: int  # tokens before it that are those before the next token now
 
 
 def likeliest(
@@ -119,9 +111,9 @@ def likeliest(
 ) -> tuple[int, float, Sequence[Match]]:
     """The likeliest next token, its raw score, and the matches that go on with it.
 
-    Each match votes with its length for the token that followed it; the first one in order wins a
-    draw. The score rises with the longest match and with the number of matches, and falls with the
-    votes for other tokens: of ten figures tried, these three rank survivors (docs/log.md).
+    Each match votes with its length for the token that followed it; ties go to the first. The score
+    rises with the longest match and with the number of matches, and falls with the votes for other
+    tokens: of ten figures tried, these three rank survivors (docs/log.md).
 
     Args:
         tokens: where the matches lie.
@@ -156,19 +148,3 @@ def chain(
         guesses += followed
         scores += [_LENGTH * math.log2(match.length + k) for k in range(len(followed))]
     return guesses, scores
-
-
-class Texts(Protocol):
-    """Texts besides the conversation. A negative token ends one of them."""
-
-    @property
-    def tokens(self) -> Sequence[int]:
-        """All of them."""
-
-    def matches(self, known: Sequence[int]) -> list[Match]:
-        """Places where the last tokens of `known` stand, the longest match first."""
-
-
-def better(stored: Sequence[Match], matches: Sequence[Match]) -> bool:
-    """Whether the longest match of all is among `stored`; a draw goes to the conversation."""
-    return not matches or stored[0].length > matches[0].length

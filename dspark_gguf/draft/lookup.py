@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from dspark_gguf.draft.base import NoDrafter
-from dspark_gguf.draft.grammar import AnswerGrammar
-from dspark_gguf.draft.index import Index, Texts, better, chain
-from dspark_gguf.draft.registry import Kit, drafter
+from dspark_gguf.draft.answer_grammar import AnswerGrammar
+from dspark_gguf.draft.base import Kit, NoDrafter, Rng, drafter
+from dspark_gguf.draft.index import Index, chain
 from dspark_gguf.draft.store import Store
 from dspark_gguf.engine.protocol import Tokenizer
 from dspark_gguf.records import Draft, Segment
@@ -26,35 +23,26 @@ from dspark_gguf.schedule import Plan
 class LookupDrafter(NoDrafter):
     """Drafts what followed the last tokens when they stood there before.
 
-    Args:
-        tokenizer: the target's.
-        store: other texts to copy from, where they match better than the conversation.
-
+    With a `store`, from there if it matches better than the conversation.
     """
 
     name, about = "lookup", "the conversation"
     is_free = True
 
-    def __init__(self, tokenizer: Tokenizer, store: Texts | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, store: Store | None = None) -> None:
         self.index, self.store = Index(), store
         self._end_tokens = frozenset(tokenizer.end_tokens)
 
     @classmethod
     def of(cls, kit: Kit) -> LookupDrafter:
-        """With the store of the settings.
-
-        Raises:
-            UsageError: the store is no such file.
-            PairError: it was made for another vocabulary.
-
-        """
+        """With the store of the settings; fails as `Store.load` does."""
         path, vocabulary, texts = kit.speculation.lookup_store, kit.vocabulary, None
         if path is not None:
             texts = Store.load(Path(path), vocabulary.fingerprint, vocabulary.n_vocab)
         return cls(vocabulary, texts)
 
     def restart(
-        self, tokens: Sequence[int], rng: np.random.Generator, grammar: AnswerGrammar | None = None
+        self, tokens: Sequence[int], rng: Rng, grammar: AnswerGrammar | None = None
     ) -> None:
         """Keep what is still true of the last conversation."""
         pairs = enumerate(zip(self.index.tokens, tokens, strict=False))
@@ -69,22 +57,20 @@ class LookupDrafter(NoDrafter):
     def guess(
         self, tokens: Sequence[int], most: int, drafted: Sequence[int] = ()
     ) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """What may follow and its raw scores; ends where nothing matches, and after an end token.
+        """At most `most` tokens that may follow `tokens` and `drafted`, and their raw scores.
 
-        Args:
-            tokens: those committed.
-            most: most guesses.
-            drafted: tokens behind them that may come to nothing.
-
+        They end where nothing matches, and after an end token.
         """
         self.index.extend(tokens[len(self.index) :])
         self.index.extend(drafted)
-        matches, texts = self.index.matches(), self.index.tokens
-        stored = self.store.matches(texts) if self.store is not None else []
-        if self.store is not None and stored and better(stored, matches):
-            guesses, scores = chain(self.store.tokens, stored, most)
-        else:
-            guesses, scores = chain(texts, matches, most)
+        texts: Sequence[int] = self.index.tokens
+        matches = self.index.matches()
+        if self.store is not None:
+            stored = self.store.matches(self.index.tokens)
+            # Between equal matches the conversation's is taken.
+            if stored and (not matches or stored[0].length > matches[0].length):
+                texts, matches = self.store.tokens, stored
+        guesses, scores = chain(texts, matches, most)
         self.index.trim(len(tokens))
         length = len(guesses)
         for k, token in enumerate(guesses):

@@ -19,6 +19,9 @@ from dspark_gguf.draft.index import PLACES, Match, common
 from dspark_gguf.errors import PairError, UsageError
 from dspark_gguf.paths import replacing
 
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+
 #: Tokens that must match: in so much text, two would say little.
 LEAST = 3
 #: After the last token of a text.
@@ -26,45 +29,33 @@ _END = -1
 _WIDTH = np.int64(2**32)
 #: More than the largest store takes.
 _MOST_BYTES = 4 * 1024**3
-_KINDS = [np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.int32)]
+_HINT = "Make one with: dspark-gguf lookup build FILES -o STORE"
 
 
 class Store:
-    """Texts, and where each pair of tokens stands in them; 16 bytes a token.
+    """Texts, and where each pair of tokens stands in them, as in the file; 16 bytes a token.
 
-    Args:
-        tokens: all texts, a -1 after each.
-        vocabulary: `Vocabulary.fingerprint` of the model that they are tokens of.
-
+    `vocabulary` is the `Vocabulary.fingerprint` of the model that they are tokens of.
     """
 
-    def __init__(self, tokens: npt.NDArray[np.int32], vocabulary: str) -> None:
-        pairs = tokens[:-1].astype(np.int64) * _WIDTH + tokens[1:]
-        inside = np.flatnonzero((tokens[:-1] != _END) & (tokens[1:] != _END))
-        order = inside[np.argsort(pairs[inside], kind="stable")]
-        self._hold(tokens, pairs[order], (order + 2).astype(np.int32), vocabulary)
-
-    def _hold(
-        self,
-        tokens: npt.NDArray[np.int32],
-        pairs: npt.NDArray[np.int64],
-        places: npt.NDArray[np.int32],
-        vocabulary: str,
-    ) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, tokens: Int32s, pairs: Int64s, places: Int32s, vocabulary: str) -> None:
         self.tokens = array("i", tokens.astype(np.intc).tobytes())  # its items are Python's ints
-        self._pairs, self._places = pairs, places
+        self._pairs, self._places, self.vocabulary = pairs, places, vocabulary
 
     @classmethod
     def of_texts(cls, texts: Iterable[Sequence[int]], most: int, vocabulary: str) -> Store:
         """A store of the first `most` tokens of all texts."""
-        tokens: list[int] = []
+        ids: list[int] = []
         for text in texts:
-            tokens += [*text, _END]
-            if len(tokens) > most:
-                tokens[most:] = [_END]
+            ids += [*text, _END]
+            if len(ids) > most:
+                ids[most:] = [_END]
                 break
-        return cls(np.array(tokens or [_END], dtype=np.int32), vocabulary)
+        tokens = np.array(ids or [_END], dtype=np.int32)
+        pairs = tokens[:-1].astype(np.int64) * _WIDTH + tokens[1:]
+        inside = np.flatnonzero((tokens[:-1] != _END) & (tokens[1:] != _END))
+        order = inside[np.argsort(pairs[inside], kind="stable")]
+        return cls(tokens, pairs[order], (order + 2).astype(np.int32), vocabulary)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -83,60 +74,40 @@ class Store:
 
     def save(self, path: Path) -> None:
         """Write it; the file appears whole or not at all."""
+        tokens, vocabulary = np.array(self.tokens, dtype=np.int32), np.array(self.vocabulary)
+        arrays = {"pairs": self._pairs, "places": self._places}
         with replacing(path, private=True) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                tokens=np.array(self.tokens, dtype=np.int32),
-                pairs=self._pairs,
-                places=self._places,
-                vocabulary=np.array(self.vocabulary),
-            )
+            np.savez(file, tokens=tokens, vocabulary=vocabulary, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path, vocabulary: str, n_vocab: int) -> Store:
-        """Read what `save` wrote.
-
-        Args:
-            path: the file.
-            vocabulary: `Vocabulary.fingerprint` of the model.
-            n_vocab: size of this vocabulary.
+        """Read what `save` wrote, for a vocabulary with this fingerprint and size.
 
         Raises:
-            UsageError: it is no such file, or a damaged one.
+            UsageError: another kind of file, or a damaged one.
             PairError: it was made for another vocabulary.
 
         """
-        do = "make one with: dspark-gguf lookup build FILES -o STORE"
         try:
             arrays = load_arrays(path, _MOST_BYTES)
             tokens, pairs, places = (arrays[name] for name in ("tokens", "pairs", "places"))
             made_for = str(arrays["vocabulary"])
         except FileNotFoundError:
-            raise UsageError("a store of texts", f"nothing at {path}", do) from None
+            raise UsageError(f"there is no store of texts at {path}", _HINT) from None
         except (NoArrays, KeyError):
-            raise UsageError(f"a store of texts in {path}", "another file", do) from None
+            raise UsageError(f"{path} is not a store of texts", _HINT) from None
         if made_for != vocabulary:
-            raise PairError(
-                "a store made with the vocabulary of this model",
-                f"{path}, made with another",
-                "build it again with -m and this model",
-            )
+            problem = f"{path} was made with the vocabulary of another model"
+            raise PairError(problem, "Build it again with -m and this model.")
         if not _is_sound(tokens, pairs, places, n_vocab):
-            raise UsageError(f"a store of texts in {path}", "a damaged one", do)
-        store = cls.__new__(cls)
-        store._hold(tokens, pairs, places, made_for)
-        return store
+            raise UsageError(f"the store of texts in {path} is damaged", _HINT)
+        return cls(tokens, pairs, places, made_for)
 
 
-def _is_sound(
-    tokens: npt.NDArray[np.int32],
-    pairs: npt.NDArray[np.int64],
-    places: npt.NDArray[np.int32],
-    n_vocab: int,
-) -> bool:
+def _is_sound(tokens: Int32s, pairs: Int64s, places: Int32s, n_vocab: int) -> bool:
     """Whether these are what `Store` makes of texts of this vocabulary, in its order."""
     return (
-        [array.dtype for array in (tokens, pairs, places)] == _KINDS
+        [array.dtype for array in (tokens, pairs, places)] == [np.int32, np.int64, np.int32]
         and tokens.ndim == pairs.ndim == places.ndim == 1
         and len(tokens) > 0
         and tokens[-1] == _END

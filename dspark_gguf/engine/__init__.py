@@ -1,4 +1,1 @@
-"""The only part, with ``plugin.py``, that imports llama_cpp.
-
-What llama.cpp says when it fails is translated here, once, into the errors of this package.
-"""
+"""Only this folder and ``dropin/`` import llama_cpp; its failures become this package's errors."""

@@ -1,4 +1,4 @@
-"""What this build of llama.cpp is, and the devices that it sees: for reports."""
+"""What this build of llama.cpp is, and which devices it sees."""
 
 from __future__ import annotations
 
@@ -19,38 +19,28 @@ _KINDS = {0: "CPU", 1: "GPU", 2: "integrated GPU", 3: "accelerator"}
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What llama.cpp can compute on.
+    """What llama.cpp can compute on; memory in bytes."""
 
-    Attributes:
-        name: such as ``CUDA0``: what ``--device`` takes.
-        description: the hardware's name.
-        kind: CPU, GPU, integrated GPU or accelerator.
-        free: bytes that can be had now.
-        total: bytes.
-
-    """
-
-    name: str
-    description: str
-    kind: str
+    name: str  # such as CUDA0, as --device takes it
+    description: str  # the hardware's name
+    kind: str  # CPU, GPU, integrated GPU or accelerator
     free: int
     total: int
 
 
 def devices() -> list[Device]:
-    """All of them, with their memory now."""
-    ask = libggml.ggml_backend_dev_memory
-    ask.restype, size = None, ctypes.POINTER(ctypes.c_size_t)
-    ask.argtypes = [ctypes.c_void_p, size, size]
+    """All devices, with their memory as it is now."""
+    size = ctypes.POINTER(ctypes.c_size_t)
+    ask = library._ggml("ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)
     found = []
     for name, pointer in library.devices().items():
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         ask(pointer, ctypes.byref(free), ctypes.byref(total))
         kind = _KINDS.get(library._dev_type(pointer), "other")
         description = library._dev_description(pointer).decode(errors="replace")
-        # Of main memory ggml says that all of it is free.
-        least = library.available_memory() if kind == "CPU" else free.value
-        found.append(Device(name, description, kind, least, total.value))
+        # ggml says that all main memory is free.
+        available = library.available_memory() if kind == "CPU" else free.value
+        found.append(Device(name, description, kind, available, total.value))
     return found
 
 
@@ -60,7 +50,7 @@ def features() -> dict[str, list[str]]:
 
 
 def parsed(text: str) -> dict[str, list[str]]:
-    """`features` of what llama.cpp prints: ``CPU : AVX2 = 1 | FMA = 1 | CUDA : ARCHS = 800 | ``."""
+    """`features` of what llama.cpp prints: ``CPU : AVX2 = 1 | FMA = 1 | CUDA : ARCHS = 800 |``."""
     out: dict[str, list[str]] = {}
     backend = ""
     for part in filter(None, (part.strip() for part in text.split("|"))):
@@ -74,7 +64,7 @@ def parsed(text: str) -> dict[str, list[str]]:
 
 
 def versions() -> dict[str, str]:
-    """What the library tells of its versions; what it does not tell is left out."""
+    """The versions of llama.cpp and ggml, as far as the library has them."""
     known: dict[str, str] = {}
     for name, lib, symbol in (
         ("llama.cpp", _lib, "llama_version"),

@@ -1,9 +1,9 @@
-"""llama.cpp's own sampler chain as verifier: the tokens are those that ``Llama`` draws."""
+"""llama.cpp's own sampler chain as a verifier: it draws the tokens that ``Llama`` draws."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -15,32 +15,18 @@ from dspark_gguf.errors import UsageError
 from dspark_gguf.records import Draft, Verdict
 from dspark_gguf.sampling import Follower
 
-Row: TypeAlias = npt.NDArray[np.float32]
-#: llama-cpp-python's: (token ids, logits) -> whether to end the answer.
-StoppingCriteria: TypeAlias = Callable[[Any, Any], bool]
-
+Row = npt.NDArray[np.float32]
 _NEUTRAL = {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
-
-
-class Recorder(Protocol):
-    """Where rows are kept."""
-
-    def append(self, row: Row) -> None:
-        """One more."""
 
 
 class Chain:
     """The sampler chain of one answer.
 
-    Where all but the most probable tokens that the grammar lets through cannot be drawn (greedy,
-    or a top-k, without penalties, processors and mirostat), only those are shown to the chain.
-    The tokens are the same.
+    With greedy or top-k sampling, without penalties, processors and mirostat, only the k best
+    tokens that the grammar allows can be drawn. The chain is then given only those; it draws the
+    same tokens.
 
-    Args:
-        llama: whose ``_init_sampler`` makes the chain.
-        follower: of the grammar in `sampling`, or None.
-        sampling: as for ``_init_sampler``.
-
+    `sampling` is as for ``_init_sampler`` of the `llama`; `follower` follows the grammar in it.
     """
 
     def __init__(self, llama: llama_cpp.Llama, follower: Follower | None, **sampling: Any) -> None:
@@ -53,14 +39,10 @@ class Chain:
         self._every = np.arange(every, dtype=np.int32)
 
     def draw(self, row: Row, place: int) -> int:
-        """The next token.
-
-        Args:
-            row: logits ``[n_vocab]``.
-            place: of the row in the last pass, counted from its end: -1 is the last.
+        """The next token; `place` is that of the row in the last pass, where -1 is the last.
 
         Raises:
-            UsageError: the grammar lets no token follow.
+            UsageError: the grammar allows no token.
 
         """
         if self._follower is None:
@@ -69,14 +51,12 @@ class Chain:
         array = candidates(ids, row[ids])
         token = apply(self.sampler.sampler, array) if len(ids) else -1
         if token < 0:  # llama.cpp would end the process
-            raise UsageError(
-                "a grammar that lets some token follow", "one that lets none", "mend the grammar"
-            )
+            raise UsageError("the grammar allows no token here", "Correct the grammar.")
         self.sampler.accept(token)
         return token
 
     def accept(self, token: int) -> None:
-        """`token` was drawn by another chain."""
+        """Go on after a token that another chain drew."""
         self.sampler.accept(token)
         if self._follower is not None:
             self._follower.follow(token, token)
@@ -85,16 +65,11 @@ class Chain:
 class ChainVerifier:
     """Draws a token from each row, in order, as long as the draft is right: always `match`.
 
-    What a processor, a criterion or the caller of ``Llama`` sees between two tokens, `n_tokens` and
-    `input_ids`, is what was committed until then.
+    Between two tokens, `n_tokens` and `input_ids` of the ``Llama`` count what is committed so far:
+    a processor, a criterion or the caller may look.
 
-    Args:
-        llama: the target.
-        chain: what draws.
-        grammar: of the answer; it follows every token.
-        criteria: of the caller: true ends the answer without the token just drawn.
-        record: where the rows are kept that tokens are drawn from; None: nowhere.
-
+    `criteria` is llama-cpp-python's (ids, logits): true ends the answer without the token drawn.
+    `record` is given each row that a token is drawn from.
     """
 
     def __init__(
@@ -102,8 +77,8 @@ class ChainVerifier:
         llama: llama_cpp.Llama,
         chain: Chain,
         grammar: Follower | None = None,
-        criteria: StoppingCriteria | None = None,
-        record: Recorder | None = None,
+        criteria: Callable[[Any, Any], bool] | None = None,
+        record: Callable[[Row], None] | None = None,
     ) -> None:
         self._llama, self._chain, self._grammar = llama, chain, grammar
         self._criteria, self._record = criteria, record
@@ -115,7 +90,7 @@ class ChainVerifier:
             llama.n_tokens = len(tokens) + k
             row = rows[k]
             if self._record is not None:
-                self._record.append(row)
+                self._record(row)
             token = self._chain.draw(row, k - len(draft) - 1)
             if self._grammar is not None:
                 self._grammar.follow(last, token)
@@ -130,7 +105,7 @@ class ChainVerifier:
 
 
 def _reach(sampling: dict[str, Any]) -> int:
-    """How many of the most probable tokens can be drawn; 0: all of them."""
+    """How many of the best tokens can be drawn; 0: all."""
     neutral = all(sampling.get(name, value) == value for name, value in _NEUTRAL.items())
     if not neutral or sampling.get("logits_processor") is not None:
         return 0

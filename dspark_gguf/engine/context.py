@@ -1,4 +1,4 @@
-"""llama.cpp's contexts: opened for a model, or borrowed; one batch, one pass at a time."""
+"""llama.cpp's contexts: opened for a model, or borrowed; one pass at a time, and its logits."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+import numpy.typing as npt
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
-from dspark_gguf.engine.footprint import Footprint
 from dspark_gguf.engine.gguf import read_header
-from dspark_gguf.engine.model import Model, looks_like_memory, require_memory
+from dspark_gguf.engine.memory import Footprint, looks_like_memory, require_memory
+from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import EngineError, ModelError, ResourceError
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _ROPE = {None: -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
+#: Options that llama.cpp's structure has under the same name.
+_SAME_NAME = (
+    "swa_full", "rope_freq_base", "rope_freq_scale", "yarn_orig_ctx",
+    "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow",
+)  # fmt: skip
 
 
 class Context:
@@ -30,9 +36,11 @@ class Context:
         n_vocab: width of a row of logits.
         n_batch: most tokens of a pass.
         interrupt: when set, work on a long prompt ends with `Cancelled`.
-        owner: who frees the context, kept alive meanwhile; None: this object.
+        owner: frees the context, and is kept alive until then; None: this object does.
 
     """
+
+    cache_bytes = 0  # if this package opened it
 
     def __init__(
         self,
@@ -44,8 +52,7 @@ class Context:
         owner: object = None,
     ) -> None:
         self.pointer, self.n_ctx, self.n_vocab, self.n_batch = pointer, n_ctx, n_vocab, n_batch
-        self.interrupt = interrupt
-        self._owner = owner
+        self.interrupt, self._owner = interrupt, owner
         self._batch = llama_cpp.llama_batch_init(n_batch, 0, 1)
         self._ids = np.ctypeslib.as_array(self._batch.token, (n_batch,))
         self._positions = np.ctypeslib.as_array(self._batch.pos, (n_batch,))
@@ -53,23 +60,13 @@ class Context:
         self._sequence = -1  # of all places in the batch
         for k in range(n_batch):
             self._batch.n_seq_id[k] = 1
-        # Also at exit, and before the model's: some backends abort on memory that is still in use.
-        self._free = weakref.finalize(
-            self, _free, None if owner is not None else pointer, self._batch
-        )
-
-    def close(self) -> None:
-        """Free the batch, and a context of our own."""
-        self._free()
+        # Also at exit, and before the model: some backends abort on memory that is still in use.
+        owned = pointer if owner is None else None
+        #: Frees the batch, and the context unless it is borrowed.
+        self.close = weakref.finalize(self, _free, owned, self._batch)
 
     def run(self, sequence: int, tokens: Sequence[int], position: int, n_rows: int) -> None:
-        """One pass: `tokens` of a sequence from `position` on, logits for the last `n_rows`.
-
-        Raises:
-            ResourceError: no free place.
-            EngineError: llama.cpp failed.
-
-        """
+        """One pass: `tokens` of a sequence from `position` on, logits for the last `n_rows`."""
         count = len(tokens)
         self._ids[:count] = tokens
         self._positions[:count] = np.arange(position, position + count)
@@ -83,10 +80,10 @@ class Context:
         self.decode(self._batch)
 
     def decode(self, batch: Any) -> None:
-        """A pass over a batch, finished.
+        """One pass over a batch; returns when it is finished.
 
         Raises:
-            ResourceError: no free place.
+            ResourceError: the cache is full, or memory is short.
             EngineError: llama.cpp failed.
 
         """
@@ -98,6 +95,33 @@ class Context:
             raise _decode_error(status, "; ".join(errors), self.n_ctx)
 
 
+class Rows:
+    """Logits of the last pass, one row per position: float32 ``[n_vocab]`` each.
+
+    Views into llama.cpp's memory, made when asked for: valid until the context decodes again.
+    """
+
+    def __init__(self, context: Context, first: int, count: int) -> None:
+        self._context, self._first, self._count = context, first, count
+
+    def after(self, skipped: int) -> Rows:
+        """All but the first `skipped`."""
+        return Rows(self._context, self._first + skipped, self._count - skipped)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, k: int) -> npt.NDArray[np.float32]:
+        if not 0 <= k < self._count:
+            raise IndexError(k)
+        pointer = llama_cpp.llama_get_logits_ith(self._context.pointer, self._first + k)
+        if not pointer:
+            raise EngineError(
+                f"llama.cpp has no logits at row {k}", "Report this with the model's name."
+            )
+        return np.ctypeslib.as_array(pointer, (self._context.n_vocab,))
+
+
 def open_context(
     model: Model,
     n_ctx: int,
@@ -107,14 +131,14 @@ def open_context(
     snapshots: int = 0,
     features_of: Context | None = None,
 ) -> Context:
-    """A context of our own.
+    """Open a context.
 
     Args:
         model: the weights.
         n_ctx: most tokens it can hold.
         max_rows: most rows of logits of a pass; the compute buffer is sized for it.
         interrupt: see `Context`.
-        snapshots: states of a recurrent memory that are kept to go back to.
+        snapshots: how many states of a recurrent memory are kept to go back to.
         features_of: the target's context, for a block draft: a block is then computed in one piece.
 
     Raises:
@@ -139,12 +163,24 @@ def open_context(
     with library.listening() as errors:
         pointer = llama_cpp.llama_init_from_model(model.pointer, params)
     if not pointer:
-        raise _create_error(model, n_ctx, size, "; ".join(errors))
-    return Context(pointer, n_ctx, model.vocabulary.n_vocab, n_batch, interrupt)
+        log = "; ".join(errors)
+        if log and not looks_like_memory(log):
+            raise ModelError(
+                f"llama.cpp could not create a context for {model.name}: {log}",
+                "Change the option that it names.",
+            )
+        raise ResourceError(
+            f"not enough memory for a context of {n_ctx} tokens "
+            f"({size / 1024**2:.0f} MiB of cache): {log or 'llama.cpp gives no reason'}",
+            "Use a smaller --ctx-size or cache type.",
+        )
+    context = Context(pointer, n_ctx, model.vocabulary.n_vocab, n_batch, interrupt)
+    context.cache_bytes = size
+    return context
 
 
 def context_params(options: ModelOptions, n_ctx: int, n_batch: int, max_rows: int) -> Any:
-    """llama.cpp's structure."""
+    """The options as llama.cpp's structure."""
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = n_ctx
     params.n_batch = n_batch
@@ -157,27 +193,10 @@ def context_params(options: ModelOptions, n_ctx: int, n_batch: int, max_rows: in
     params.type_k = library.type_number(options.cache_type_k)
     params.type_v = library.type_number(options.cache_type_v)
     params.offload_kqv = options.kv_offload
-    params.swa_full = options.swa_full
     params.rope_scaling_type = _ROPE[options.rope_scaling]
-    for name in ("rope_freq_base", "rope_freq_scale", "yarn_orig_ctx", "yarn_ext_factor"):
-        setattr(params, name, getattr(options, name))
-    for name in ("yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
+    for name in _SAME_NAME:
         setattr(params, name, getattr(options, name))
     return params
-
-
-def _create_error(model: Model, n_ctx: int, size: int, log: str) -> ResourceError | ModelError:
-    if looks_like_memory(log) or not log:
-        return ResourceError(
-            f"memory for a context of {n_ctx} tokens ({size / 1024**2:.0f} MiB of cache)",
-            log or "a refusal from llama.cpp",
-            "use a smaller --ctx-size or cache type",
-        )
-    return ModelError(
-        f"a context for {model.name} with these options",
-        log,
-        "change the option that it names",
-    )
 
 
 def _free(context: Any, batch: Any) -> None:
@@ -188,15 +207,13 @@ def _free(context: Any, batch: Any) -> None:
 
 
 def _decode_error(status: int, log: str, n_ctx: int) -> EngineError | ResourceError:
-    """What llama.cpp's status says, in words."""
     if status == 1:
-        return ResourceError(
-            "a free place in the cache", f"none of {n_ctx}", "use a larger --ctx-size"
-        )
+        return ResourceError(f"the cache of {n_ctx} tokens is full", "Use a larger --ctx-size.")
     if looks_like_memory(log):
-        return ResourceError("memory for this pass", log, "use a smaller --ubatch-size")
+        return ResourceError(
+            f"not enough memory for this pass: {log}", "Use a smaller --ubatch-size."
+        )
     return EngineError(
-        "a finished pass of the model",
-        f"status {status} from llama.cpp ({log or 'no reason given'})",
-        "try again; `-v` shows llama.cpp's log",
+        f"llama.cpp could not finish a pass: status {status} ({log or 'no reason given'})",
+        "Try again; `-v` shows llama.cpp's log.",
     )

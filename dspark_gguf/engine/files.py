@@ -1,4 +1,4 @@
-"""The files of a model before anything is loaded: whether they are there, and for what."""
+"""Check the files of a model before anything is loaded."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any
 from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.paths import SHARD, shards
 
-#: general.type -> what such a file is, in words.
+#: general.type -> what such a file is.
 _TYPES = {
     "mmproj": "a projector of images or sound, which goes with a model",
     "adapter": "an adapter (LoRA), which goes with a model",
     "imatrix": "an importance matrix",
 }
-#: Text models whose tokens are not written from left to right.
+#: They do not write from left to right.
 _DIFFUSION = {"dream", "llada", "llada-moe", "rnd1"}
 _ENCODERS = {"t5", "t5encoder"}
 
 
 def other_kind(metadata: Mapping[str, Any]) -> str:
-    """What a GGUF is that generates no text, in words; empty where it generates or drafts.
+    """What a GGUF is instead of a model that generates text or drafts; else empty.
 
     Args:
-        metadata: of its header, or as llama.cpp spells the values.
+        metadata: from its header, or from llama.cpp, which spells all values as text.
 
     """
     arch = str(metadata.get("general.architecture", "unknown"))
     kind = "mmproj" if arch == "clip" else metadata.get("general.type")
     if kind in _TYPES:
         return _TYPES[kind]
-    if arch == "dflash":  # its target tells it tokens, and its rows look both ways
+    if arch == "dflash":  # it has no tokens, and its attention looks both ways
         return ""
     if arch in _DIFFUSION:
         return f"a diffusion model ({arch})"
@@ -47,57 +47,46 @@ def other_kind(metadata: Mapping[str, Any]) -> str:
 
 
 def readable_gguf(path: str | Path) -> Path:
-    """`path`, after a look at its first bytes.
+    """`path`, if it begins as a GGUF does and all parts of a split model are there.
 
     Raises:
-        UsageError: nothing there, or no file.
-        ModelError: a file that is no GGUF.
+        UsageError: no file can be read there.
+        ModelError: the file is not a GGUF, or parts are missing.
 
     """
     path = Path(os.path.expanduser(path))
-    _require_file(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    if head != b"GGUF":
-        found = "an empty file" if not head else f"a file that begins with {head!r}"
-        raise ModelError(f"a GGUF model in {path}", found, "download or convert the model again")
-    _require_all_shards(path)
-    return path
-
-
-def _require_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise UsageError(f"{path} is a directory", "Name the .gguf file in it.")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for its other end
+            raise UsageError(f"{path} is a device or a pipe", "Name a .gguf file.")
+        with path.open("rb") as file:
+            head = file.read(4)
     except FileNotFoundError:
-        found = "a link to nothing" if path.is_symlink() else "nothing"
-        raise UsageError("a model file", f"{found} at {path}", "check the path") from None
+        reason = "the link points to nothing" if path.is_symlink() else "no such file"
+        raise UsageError(f"cannot read {path}: {reason}", "Check the path.") from None
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    if stat.S_ISDIR(mode):
-        raise UsageError("a model file", f"the directory {path}", "name the .gguf file in it")
-    if not stat.S_ISREG(mode):  # to open a pipe would wait for its other end
-        raise UsageError("a model file", f"the device or pipe {path}", "name a .gguf file")
-
-
-def _unreadable(path: Path, error: Exception) -> UsageError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return UsageError(f"a readable {path}", reason, "check the path and its permissions")
+        reason = getattr(error, "strerror", None) or str(error)
+        hint = "Check the path and its permissions."
+        raise UsageError(f"cannot read {path}: {reason}", hint) from None
+    if head != b"GGUF":
+        what = f"it begins with {head!r}" if head else "it is empty"
+        raise ModelError(f"{path} is not a GGUF model: {what}", "Download or convert it again.")
+    _require_all_shards(path)
+    return path
 
 
 def _require_all_shards(path: Path) -> None:
     shard = SHARD.search(path.name)
     if shard is None:
         return
-    missing = [each.name for each in shards(path) if not each.exists()]
+    parts = shards(path)
+    missing = [part.name for part in parts if not part.exists()]
     if missing:
-        raise ModelError(
-            f"all {int(shard['count'])} parts of a split model beside {path}",
-            f"none of the name {missing[0]}", "download the rest",
-        )  # fmt: skip
+        problem = f"{path} is one of {len(parts)} parts of a model, but {missing[0]} is missing"
+        raise ModelError(problem, "Download the missing parts.")
     if int(shard["number"]) != 1:
         raise UsageError(
-            f"the first part of a split model, {shards(path)[0].name}", path.name, "name the first"
+            f"{path.name} is not the first part of its model", f"Name {parts[0].name}."
         )

@@ -1,6 +1,6 @@
-"""First passes of a small model, one way and another: the process that a `Trial` watches.
+"""First passes of a small model, run in the process that ``trial.py`` starts and watches.
 
-What it finds goes to stdout, a line of JSON as soon as it is known: the process may end anywhere.
+Each result goes to stdout at once, as a line of JSON: the process may end anywhere.
 """
 
 from __future__ import annotations
@@ -25,27 +25,19 @@ from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.engine.timing import interleaved, pass_seconds, tokens
 from dspark_gguf.engine.trial_model import write_trial_model
 
-#: How a model is loaded for each way; with one thread, because other programs disturb that least.
+#: How to load the model for each way. With one thread, other programs disturb the timing least.
 _PLAIN = ModelOptions(n_gpu_layers="none", extra_buffers="off", threads=1)
 _WAYS = {
     "extra buffers": _PLAIN.model_copy(update={"extra_buffers": "on"}),
     "gpu": _PLAIN.model_copy(update={"n_gpu_layers": "all"}),
 }
-#: Rows of the passes that are compared: kernels differ for one, few and many. The first of them
-#: are timed.
+#: Rows of the passes to compare: there are kernels for one, few and many. The first are timed.
 _ROWS, _TIMED = (1, 4, 16, 64), 3
 _DEPTH, _REPEATS = 16, 7
 
 
 def main(way: str, folder: str, seconds: str) -> None:
-    """Try one way beside the plain one.
-
-    Args:
-        way: ``extra buffers`` or ``gpu``.
-        folder: where the model may be written.
-        seconds: after which nobody waits any more.
-
-    """
+    """Compare one way with the plain one; `folder` is for the model, `seconds` the parent waits."""
     _die_quietly(int(seconds))
     try:
         for found in _trial(way, Path(folder)):
@@ -58,16 +50,16 @@ def main(way: str, folder: str, seconds: str) -> None:
 def _trial(way: str, folder: Path) -> Iterator[dict[str, Any]]:
     path = write_trial_model(folder / "trial.gguf")
     yield {"started": True}
-    plain = _context(path, _PLAIN)
+    plain = _cache(path, _PLAIN)
     wanted = [_rows(plain, count) for count in _ROWS]
     yield {"plain": True}
-    tried = _context(path, _WAYS[way])
+    tried = _cache(path, _WAYS[way])
     found = [_rows(tried, count) for count in _ROWS]
     yield {"difference": max(map(_difference, found, wanted))}
     yield {"ratios": {rows: _ratio(tried, plain, rows) for rows in _ROWS[:_TIMED]}}
 
 
-def _context(path: Path, options: ModelOptions) -> SequenceCache:
+def _cache(path: Path, options: ModelOptions) -> SequenceCache:
     return open_cache(Model(path, options), 2 * max(_ROWS), max(_ROWS), Event())
 
 
@@ -80,21 +72,20 @@ def _rows(cache: SequenceCache, count: int) -> npt.NDArray[np.float32]:
 
 
 def _difference(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
-    """Over the length of what is wanted; no number where a logit is none."""
+    """Length of the difference over that of `wanted`; NaN where a logit is."""
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 def _ratio(tried: SequenceCache, plain: SequenceCache, count: int) -> float:
-    """Seconds of a pass over those of the plain one, taking turns: the least of each."""
+    """Seconds of the fastest pass over those of the fastest plain one."""
     ids = tokens(plain, _DEPTH + count)
-
     work = {cache: partial(pass_seconds, cache, ids, _DEPTH, count) for cache in (tried, plain)}
     ours, theirs = interleaved(work, _REPEATS).values()
     return min(ours) / min(theirs)
 
 
 def _die_quietly(seconds: int) -> None:
-    """No core file, no window, no debugger's trace; and an end, should nobody be left to wait."""
+    """No core file, window or backtrace; and an end, even if the parent is gone."""
     os.environ["GGML_NO_BACKTRACE"] = "1"
     if sys.platform == "win32":
         import ctypes

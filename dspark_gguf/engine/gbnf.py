@@ -1,19 +1,18 @@
 """Mistakes in a grammar (GBNF) that llama.cpp does not survive, found before it reads the text.
 
-Most mistakes it answers with NULL. It takes three for a grammar, and then memory or the stack ends:
-a repetition that counts backwards, a rule that begins with itself behind one that may be empty
-(white space, most often), and nesting without measure. What cannot be read here is left to it.
+It answers most mistakes with NULL. But three exhaust its memory or stack: a repetition that counts
+backwards, a rule that begins with itself after one that may be empty (mostly white space), and very
+deep nesting. Anything else is left to llama.cpp.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 
-#: Parentheses, or rules that begin with each other, inside each other: llama.cpp reads them by
+#: Deepest nesting of parentheses, or of rules that begin with each other: llama.cpp reads them by
 #: recursion, and a thread's stack is half a MiB on some systems.
 _DEEPEST = 500
 
@@ -31,29 +30,27 @@ _TIMES = re.compile(r"\{\s*(\d+)\s*(,?)\s*(\d*)\s*\}")
 
 @dataclass(slots=True)
 class _Item:
-    """A part of an alternative: a rule's name, or None for characters."""
+    """A part of an alternative: the name of a rule, or None for characters."""
 
     rule: str | None
     may_be_empty: bool = False
     repeats: bool = False
 
 
-#: Name -> alternatives; a group is a rule without a name of its own.
+#: Name -> alternatives; a group is a rule with a made-up name.
 _Rules = dict[str, list[list[_Item]]]
 
 
 @lru_cache(maxsize=8)
 def fault(text: str, root: str) -> str | None:
-    """What is wrong, as a noun phrase; None where nothing is known to be."""
+    """What is wrong with a grammar, as a clause; None: no fault was found."""
     if not text:
-        return None  # llama.cpp takes it for no grammar at all
+        return None  # llama.cpp takes this as the lack of a grammar
     try:
         rules = _read(text)
     except ValueError as found:
         return str(found)
-    if root not in rules:
-        return f"none with the rule {root}"
-    return _endless(rules)
+    return _endless(rules) if root in rules else f"it has no rule {root}"
 
 
 def _read(text: str) -> _Rules:
@@ -82,7 +79,7 @@ def _read(text: str) -> _Rules:
         elif word == ")" and len(around) > 1:
             around.pop()
         if len(around) > _DEEPEST:
-            raise ValueError(f"parentheses more than {_DEEPEST} deep")
+            raise ValueError(f"its parentheses are more than {_DEEPEST} deep")
     return rules
 
 
@@ -93,14 +90,15 @@ def _repeat(item: _Item, times: str) -> None:
         least = int(counts[1])
         most = int(counts[3]) if counts[3] else least + 1 if counts[2] else least
     if most < least:
-        raise ValueError(f"a repetition {times}, which ends before it begins")
+        raise ValueError(f"its repetition {times} ends before it begins")
     item.may_be_empty |= least == 0
     item.repeats |= most > 1
 
 
 def _endless(rules: _Rules) -> str | None:
-    """What llama.cpp would not come back from: it expands the first parts of a rule on a stack."""
-    begins = {name: _beginnings(alternatives) for name, alternatives in _with_empty(rules).items()}
+    """Why llama.cpp would never finish: it expands the first parts of a rule on a stack."""
+    _mark_empty(rules)
+    begins = {name: _beginnings(alternatives) for name, alternatives in rules.items()}
     sorter = TopologicalSorter(begins)
     try:
         sorter.prepare()
@@ -109,50 +107,43 @@ def _endless(rules: _Rules) -> str | None:
             for other, is_last in first.items():
                 # A last part replaces its rule on the stack: that one does not grow.
                 if not is_last and name in _reached(begins, other):
-                    return f"the rule {name.split('(')[0]}, which may begin with itself"
+                    return f"its rule {name.split('(')[0]} may begin with itself"
         return None
     depth = 0
     while sorter.is_active():
         sorter.done(*sorter.get_ready())
         depth += 1
-    return f"rules more than {_DEEPEST} deep" if depth > _DEEPEST else None
+    return f"its rules are more than {_DEEPEST} deep" if depth > _DEEPEST else None
 
 
-def _with_empty(rules: _Rules) -> _Rules:
-    """The same, with every item marked that may be empty because its rule may."""
+def _mark_empty(rules: _Rules) -> None:
+    """Mark the items that may be empty because their rule may be."""
+    every = [item for alternatives in rules.values() for items in alternatives for item in items]
     empty: set[str] = set()
     for _ in range(_DEEPEST):
         more = {
             name
             for name, alternatives in rules.items()
-            if name not in empty
-            and any(all(item.may_be_empty for item in items) for items in alternatives)
-        }
+            if any(all(item.may_be_empty for item in items) for items in alternatives)
+        } - empty
         if not more:
-            break
+            return
         empty |= more
-        for alternatives in rules.values():
-            for items in alternatives:
-                for item in items:
-                    item.may_be_empty |= item.rule in more
-    return rules
+        for item in every:
+            item.may_be_empty |= item.rule in more
 
 
 def _beginnings(alternatives: list[list[_Item]]) -> dict[str, bool]:
-    """Rules that it may begin with -> whether nothing comes behind them."""
+    """Rules that it may begin with -> whether nothing comes after them."""
     found: dict[str, bool] = {}
     for items in alternatives:
-        for item, is_last in _first(items):
+        for k, item in enumerate(items):
+            is_last = k + 1 == len(items) and not item.repeats
             if item.rule is not None:
                 found[item.rule] = found.get(item.rule, True) and is_last
+            if not item.may_be_empty:
+                break
     return found
-
-
-def _first(items: list[_Item]) -> Iterator[tuple[_Item, bool]]:
-    for k, item in enumerate(items):
-        yield item, k + 1 == len(items) and not item.repeats
-        if not item.may_be_empty:
-            return
 
 
 def _reached(begins: dict[str, dict[str, bool]], start: str) -> set[str]:

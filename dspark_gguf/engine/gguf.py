@@ -1,10 +1,10 @@
-"""What a GGUF file says of itself: its header, read by ggml without the weights."""
+"""Read the header of a GGUF file with ggml, without the weights."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,98 +42,12 @@ class Tensor:
 
     @property
     def parameters(self) -> int:
-        """Numbers in it."""
+        """Number of values."""
         return prod(self.shape)
-
-
-@dataclass(frozen=True)
-class Header:
-    """Metadata and tensors of one file.
-
-    Attributes:
-        path: the file.
-        version: of the format.
-        metadata: key -> value; of a long array only `Count`.
-        tensors: by name.
-
-    """
-
-    path: Path
-    version: int
-    metadata: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def __post_init__(self) -> None:
-        """Refuse what no model says of itself."""
-        _require_kinds(self)
-
-    @cached_property
-    def architecture(self) -> str:
-        """Such as ``llama``; ``unknown`` where the file does not say."""
-        return str(self.metadata.get("general.architecture", "unknown"))
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """A value of this architecture: ``block_count`` means ``llama.block_count``."""
-        return self.metadata.get(f"{self.architecture}.{key}", default)
-
-    @property
-    def other_kind(self) -> str:
-        """What it is instead of a model that generates text or drafts; else empty."""
-        if kind := other_kind(self.metadata):
-            return kind
-        return "" if self.tensors else "a vocabulary without weights"
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in all tensors."""
-        return sum(tensor.parameters for tensor in self.tensors.values())
-
-    @property
-    def n_vocab(self) -> int:
-        """Size of the vocabulary; 0 without one."""
-        tokens = self.metadata.get("tokenizer.ggml.tokens", ())
-        return int(tokens) if isinstance(tokens, Count) else len(tokens)
 
 
 class Count(int):
     """The length of an array that was not read."""
-
-
-#: What readers rely on, by key or by what follows the architecture in it.
-_TEXT = ("general.architecture", "tokenizer.chat_template")
-_WHOLE = (
-    "general.file_type", "tokenizer.ggml.mask_token_id", "block_count", "embedding_length",
-    "context_length", "expert_count", "attention.sliding_window", "block_size", "selector_top_k",
-    "hyper_connection.count",
-)  # fmt: skip
-_WHOLES = ("target_layers",)
-_WHOLE_OR_MANY = ("attention.head_count", "attention.head_count_kv")
-
-
-def _require_kinds(header: Header) -> None:
-    """Refuse metadata of other kinds than its readers expect.
-
-    Raises:
-        ModelError: naming the key.
-
-    """
-
-    def require(keys: Sequence[str], what: str, fits: Callable[[Any], bool]) -> None:
-        for key in keys:
-            full = key if key in header.metadata else f"{header.architecture}.{key}"
-            value = header.metadata.get(full)
-            if value is not None and not fits(value):
-                raise ModelError(
-                    f"{what} for {full[:80]} in {header.path}",
-                    repr(value)[:80],
-                    "download it again",
-                )
-
-    require(_TEXT, "text", lambda value: isinstance(value, str))
-    require(_WHOLE, "a whole number", _is_whole)
-    require(_WHOLES, "whole numbers", _are_whole)
-    require(_WHOLE_OR_MANY, "whole numbers", lambda value: _is_whole(value) or _are_whole(value))
-    require(("tokenizer.ggml.tokens",), "a list", lambda value: isinstance(value, list | Count))
 
 
 def _is_whole(value: Any) -> bool:
@@ -144,92 +58,121 @@ def _are_whole(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_whole, value))
 
 
+#: What readers rely on: keys, or what follows the architecture in a key; what it must be; a test.
+_EXPECTED: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
+    (("general.architecture", "tokenizer.chat_template"), "text", lambda v: isinstance(v, str)),
+    ((
+        "general.file_type", "tokenizer.ggml.mask_token_id", "block_count", "embedding_length",
+        "context_length", "expert_count", "attention.sliding_window", "block_size",
+        "selector_top_k", "hyper_connection.count",
+    ), "a whole number", _is_whole),
+    (("target_layers",), "whole numbers", _are_whole),
+    (("attention.head_count", "attention.head_count_kv"), "whole numbers",
+     lambda v: _is_whole(v) or _are_whole(v)),
+    (("tokenizer.ggml.tokens",), "a list", lambda v: isinstance(v, list | Count)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Header:
+    """Metadata and tensors of one file.
+
+    Attributes:
+        path: the file.
+        version: of the format.
+        metadata: key -> value; a `Count` in place of a long array.
+        tensors: by name.
+
+    Raises:
+        ModelError: a value of another type than its readers expect.
+
+    """
+
+    path: Path
+    version: int
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        """Check the types of the values that are read later."""
+        for keys, what, fits in _EXPECTED:
+            for key in keys:
+                full = key if key in self.metadata else f"{self.architecture}.{key}"
+                value = self.metadata.get(full)
+                if value is not None and not fits(value):
+                    problem = f"{self.path} is damaged: {full:.80} is {value!r:.80}, not {what}"
+                    raise ModelError(problem, "Download it again.")
+
+    @cached_property
+    def architecture(self) -> str:
+        """Such as ``llama``; ``unknown`` if the file does not say."""
+        return str(self.metadata.get("general.architecture", "unknown"))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value of this architecture: ``block_count`` means ``llama.block_count``."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    @property
+    def other_kind(self) -> str:
+        """What it is instead of a model that generates text or drafts; else empty."""
+        no_weights = "" if self.tensors else "a vocabulary without weights"
+        return other_kind(self.metadata) or no_weights
+
+    @property
+    def parameters(self) -> int:
+        """Number of values in all tensors."""
+        return sum(tensor.parameters for tensor in self.tensors.values())
+
+    @property
+    def n_vocab(self) -> int:
+        """Size of the vocabulary; 0 without one."""
+        tokens = self.metadata.get("tokenizer.ggml.tokens", ())
+        return int(tokens) if isinstance(tokens, Count) else len(tokens)
+
+
 def read_header(path: str | Path) -> Header:
     """Read the header of a GGUF; of a split one, with the tensors of all its parts.
 
     Raises:
         UsageError: no such file.
-        ModelError: no GGUF, a damaged one, or only the beginning of one.
+        ModelError: not a GGUF, a damaged one, or only the beginning of one.
 
     """
     path = readable_gguf(path)
     tensors: dict[str, Tensor] = {}
     for part in shards(path)[1:]:
-        with _opened(part) as file:
+        with _open(part) as file:
             tensors |= _tensors(file)
-    with _opened(path) as file:
-        return Header(
-            path,
-            _ask("version", ctypes.c_uint32, file),
-            {
-                _text(_ask("key", ctypes.c_char_p, file, k)): _value(file, k)
-                for k in range(_ask("n_kv", ctypes.c_int64, file))
-            },
-            _tensors(file) | tensors,
-        )
+    with _open(path) as file:
+        keys = range(_ask("get_n_kv", ctypes.c_int64, file))
+        metadata = {_text(_ask("get_key", ctypes.c_char_p, file, k)): _value(file, k) for k in keys}
+        version = _ask("get_version", ctypes.c_uint32, file)
+        return Header(path, version, metadata, _tensors(file) | tensors)
 
 
 def read_tokens(path: str | Path) -> list[bytes]:
-    """How the vocabulary of a GGUF spells each of its tokens; empty without one.
+    """The text of each token in the vocabulary of a GGUF; empty without one.
 
     Raises:
         UsageError, ModelError: as `read_header`.
 
     """
-    spelled = libggml.gguf_get_arr_str  # bound once: some have 250,000 tokens
-    spelled.restype = ctypes.c_char_p
-    spelled.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t]
-    with _opened(readable_gguf(path)) as file:
-        key = _find_key(file, b"tokenizer.ggml.tokens")
-        if key < 0:
-            return []
-        return [spelled(file, key, k) for k in range(_ask("arr_n", ctypes.c_size_t, file, key))]
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    with library.listening() as errors:
-        file = _gguf_init_from_file(os.fsencode(path), _Params(True, None))
-    if not file:
-        raise ModelError(
-            f"a complete GGUF model in {path}",
-            "; ".join(errors) or "a header that cannot be read",
-            "download it again",
-        )
-    try:
-        _require_whole(file, path)
-        yield file
-    finally:
-        _gguf_free(file)
-
-
-def _require_whole(file: int, path: Path) -> None:
-    """Refuse the beginning of a file: its header says how long all of it is."""
-    ends = (
-        _ask("tensor_offset", ctypes.c_size_t, file, k)
-        + _ask("tensor_size", ctypes.c_size_t, file, k)
-        for k in range(_ask("n_tensors", ctypes.c_int64, file))
-    )
-    size, least = path.stat().st_size, max(ends, default=0)
-    least += _ask("data_offset", ctypes.c_size_t, file) if least else 0
-    if size < least:
-        raise ModelError(
-            f"a complete GGUF model in {path}", f"{size:,} of its {least:,} bytes",
-            "wait for its download to end, or download it again",
-        )  # fmt: skip
+    get_text = libggml.gguf_get_arr_str  # bound once: some have 250,000 tokens
+    get_text.restype = ctypes.c_char_p
+    get_text.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t]
+    with _open(readable_gguf(path)) as file:
+        key = _ask("find_key", ctypes.c_int64, file, b"tokenizer.ggml.tokens")
+        count = _ask("get_arr_n", ctypes.c_size_t, file, key) if key >= 0 else 0
+        return [get_text(file, key, k) for k in range(count)]
 
 
 class _Params(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
 
 
-_gguf_init_from_file = libggml.gguf_init_from_file
-_gguf_init_from_file.restype = ctypes.c_void_p
-_gguf_init_from_file.argtypes = [ctypes.c_char_p, _Params]
-_gguf_free = libggml.gguf_free
-_gguf_free.restype, _gguf_free.argtypes = None, [ctypes.c_void_p]
-_find_key = libggml.gguf_find_key
-_find_key.restype, _find_key.argtypes = ctypes.c_int64, [ctypes.c_void_p, ctypes.c_char_p]
+_init_from_file = libggml.gguf_init_from_file
+_init_from_file.restype = ctypes.c_void_p
+_init_from_file.argtypes = [ctypes.c_char_p, _Params]
 _type_name = libggml.ggml_type_name
 _type_name.restype, _type_name.argtypes = ctypes.c_char_p, [ctypes.c_int]
 
@@ -244,12 +187,42 @@ _SCALARS: dict[int, tuple[str, Any]] = {
 _STRING, _ARRAY = 8, 9
 
 
-def _ask(name: str, result: Any, *arguments: Any) -> Any:
-    """Call one of gguf.h's getters: the file first, then indices."""
-    function = getattr(libggml, f"gguf_get_{name}")
-    function.restype = result
-    function.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * (len(arguments) - 1)]
-    return function(*arguments)
+def _ask(name: str, result: Any, file: int, *arguments: int | bytes) -> Any:
+    """Call a function of gguf.h whose first argument is the file."""
+    function = getattr(libggml, f"gguf_{name}")
+    kinds = [ctypes.c_char_p if isinstance(one, bytes) else ctypes.c_int64 for one in arguments]
+    function.restype, function.argtypes = result, [ctypes.c_void_p, *kinds]
+    return function(file, *arguments)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[int]:
+    with library.listening() as errors:
+        file = _init_from_file(os.fsencode(path), _Params(True, None))
+    if not file:
+        reason = "; ".join(errors) or "the header cannot be read"
+        raise ModelError(f"{path} is not a complete GGUF model: {reason}", "Download it again.")
+    try:
+        size, whole = path.stat().st_size, _whole_size(file)
+        if size < whole:
+            raise ModelError(
+                f"{path} is not a complete GGUF model: {size:,} of its {whole:,} bytes are there",
+                "Wait for its download to end, or download it again.",
+            )
+        yield file
+    finally:
+        _ask("free", None, file)
+
+
+def _whole_size(file: int) -> int:
+    """Bytes of the complete file, by its header."""
+    ends = (
+        _ask("get_tensor_offset", ctypes.c_size_t, file, k)
+        + _ask("get_tensor_size", ctypes.c_size_t, file, k)
+        for k in range(_ask("get_n_tensors", ctypes.c_int64, file))
+    )
+    last = max(ends, default=0)
+    return int(last + _ask("get_data_offset", ctypes.c_size_t, file) if last else 0)
 
 
 def _text(data: bytes) -> str:
@@ -257,35 +230,29 @@ def _text(data: bytes) -> str:
 
 
 def _value(file: int, k: int) -> Any:
-    kind = _ask("kv_type", ctypes.c_int, file, k)
+    kind = _ask("get_kv_type", ctypes.c_int, file, k)
     if kind != _ARRAY:
         name, result = _SCALARS[kind]
-        value = _ask(f"val_{name}", result, file, k)
+        value = _ask(f"get_val_{name}", result, file, k)
         return _text(value) if kind == _STRING else value
-    count = _ask("arr_n", ctypes.c_size_t, file, k)
+    count = _ask("get_arr_n", ctypes.c_size_t, file, k)
     if count > _SHORT:
         return Count(count)
-    kind = _ask("arr_type", ctypes.c_int, file, k)
+    kind = _ask("get_arr_type", ctypes.c_int, file, k)
     if kind == _STRING:
-        return [_text(_ask("arr_str", ctypes.c_char_p, file, k, j)) for j in range(count)]
-    pointer = ctypes.cast(
-        _ask("arr_data", ctypes.c_void_p, file, k), ctypes.POINTER(_SCALARS[kind][1])
-    )
-    return [pointer[j] for j in range(count)]
+        return [_text(_ask("get_arr_str", ctypes.c_char_p, file, k, j)) for j in range(count)]
+    data = _ask("get_arr_data", ctypes.c_void_p, file, k)
+    return ctypes.cast(data, ctypes.POINTER(_SCALARS[kind][1]))[:count]
 
 
 def _tensors(file: int) -> dict[str, Tensor]:
-    found = (_tensor(file, k) for k in range(_ask("n_tensors", ctypes.c_int64, file)))
-    return {tensor.name: tensor for tensor in found}
-
-
-def _tensor(file: int, k: int) -> Tensor:
-    shape = list(_ask("tensor_ne", ctypes.POINTER(ctypes.c_int64), file, k)[:4])
-    while len(shape) > 1 and shape[-1] == 1:
-        shape.pop()
-    return Tensor(
-        _text(_ask("tensor_name", ctypes.c_char_p, file, k)),
-        _text(_type_name(_ask("tensor_type", ctypes.c_int, file, k))),
-        tuple(shape),
-        _ask("tensor_size", ctypes.c_size_t, file, k),
-    )
+    found = {}
+    for k in range(_ask("get_n_tensors", ctypes.c_int64, file)):
+        name = _text(_ask("get_tensor_name", ctypes.c_char_p, file, k))
+        kind = _text(_type_name(_ask("get_tensor_type", ctypes.c_int, file, k)))
+        shape = _ask("get_tensor_ne", ctypes.POINTER(ctypes.c_int64), file, k)[:4]
+        while len(shape) > 1 and shape[-1] == 1:
+            shape.pop()
+        size = _ask("get_tensor_size", ctypes.c_size_t, file, k)
+        found[name] = Tensor(name, kind, tuple(shape), size)
+    return found

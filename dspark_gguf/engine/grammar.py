@@ -1,8 +1,8 @@
 """A grammar (GBNF) at one point of a text, through llama.cpp's own grammar sampler.
 
 llama.cpp asks a grammar about every token of the vocabulary at every step, which takes longer than
-a small model's pass (25 ms of 49,152 tokens inside a JSON string). Here it is asked about few: a
-token can only fit if its first byte does, and 256 tokens tell which first bytes do.
+a small model's pass (25 ms for 49,152 tokens inside a JSON string). Here it asks about few: a
+token can only fit if its first byte does, and 256 tokens show which first bytes do.
 """
 
 from __future__ import annotations
@@ -26,18 +26,14 @@ from dspark_gguf.paths import text_or_file
 Ids = npt.NDArray[np.int32]
 
 _CANDIDATES = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)], align=True)
-#: First bytes, and tokens, up to which a choice counts as small.
+#: Most first bytes, and tokens, of a small choice.
 _FEW_BYTES, _FEW_TOKENS = 4, 32
 
 
 class Pieces:
     """The tokens of a vocabulary by their first byte.
 
-    Args:
-        piece: bytes of a token as a grammar reads them, special tokens spelled out.
-        n_vocab: size of the vocabulary.
-        end_tokens: tokens that end an answer.
-
+    `piece` gives the bytes of a token as a grammar reads them, with special tokens spelled out.
     """
 
     def __init__(
@@ -45,26 +41,27 @@ class Pieces:
     ) -> None:
         self.end_tokens = end_tokens
         self.text = [piece(token) for token in range(n_vocab)]
-        by_byte: list[list[int]] = [[] for _ in range(256)]
+        alone: list[list[int]] = [[] for _ in range(256)]
+        longer: list[list[int]] = [[] for _ in range(256)]
         for token, text in enumerate(self.text):
             if text and token not in end_tokens:
-                by_byte[text[0]].append(token)
-        #: Asked first: the token that is just this byte, or all with it where there is none.
-        probes: list[int] = sorted(end_tokens)
-        self.longer: list[Ids] = []
-        for byte, tokens in enumerate(by_byte):
-            alone = [token for token in tokens if self.text[token] == bytes([byte])]
-            probes += alone or tokens
-            rest = [token for token in tokens if token not in alone] if alone else []
-            self.longer.append(np.array(rest, dtype=np.int32))
+                (longer if len(text) > 1 else alone)[text[0]].append(token)
+        #: Asked first: the tokens that are a single byte, or all with that byte if there is none.
+        probes = sorted(end_tokens)
+        for one, more in zip(alone, longer, strict=True):
+            probes += one or more
         self.probes = np.array(probes, dtype=np.int32)
+        self.longer = [
+            np.array(more if one else [], dtype=np.int32)
+            for one, more in zip(alone, longer, strict=True)
+        ]
 
 
 def grammar_text(sampling: Sampling) -> str | None:
-    """The grammar that the settings ask for, as GBNF; None: there is none.
+    """The grammar that the settings ask for, as GBNF, or None.
 
     Raises:
-        UsageError: no such file, or a schema that cannot be made a grammar.
+        UsageError: no such file, or a schema that cannot become a grammar.
 
     """
     if sampling.grammar is not None:
@@ -75,31 +72,25 @@ def grammar_text(sampling: Sampling) -> str | None:
     try:
         return str(json_schema_to_gbnf(schema))
     except Exception as error:
-        # What the converter raises over a schema it does not know is no closed list.
+        # The converter may raise anything over a schema that it does not know.
         raise UsageError(
-            "a JSON schema that can be made a grammar", str(error) or type(error).__name__,
-            "simplify the schema, or give --grammar",
-        ) from None  # fmt: skip
+            f"cannot make a grammar from the JSON schema: {str(error) or type(error).__name__}",
+            "Simplify the schema, or give --grammar.",
+        ) from None
 
 
 def pieces_of(vocabulary: Vocabulary) -> Pieces:
     """The tokens of a vocabulary as grammars read them, sorted once."""
-    pieces: Pieces | None = vocabulary.pieces
-    if pieces is None:
+    if vocabulary.pieces is None:
         spelled = partial(vocabulary.piece, special=True)
-        pieces = Pieces(spelled, vocabulary.n_vocab, frozenset(vocabulary.end_tokens))
-        vocabulary.pieces = pieces
+        ends = frozenset(vocabulary.end_tokens)
+        vocabulary.pieces = Pieces(spelled, vocabulary.n_vocab, ends)
+    pieces: Pieces = vocabulary.pieces
     return pieces
 
 
 class Grammar:
-    """What may follow here.
-
-    Args:
-        vocabulary: of the model.
-        text: GBNF.
-        root: name of its first rule.
-        sampler: of `fork`.
+    """What may follow here, by a GBNF `text` whose first rule is `root`; `sampler` is for `fork`.
 
     Raises:
         UsageError: llama.cpp cannot use it.
@@ -113,7 +104,7 @@ class Grammar:
         self._pieces = pieces_of(vocabulary)
         self._first: Ids | None = None
         self._few: Ids | None = None
-        # A rule may name tokens instead of characters, in angle brackets.
+        # In angle brackets, a rule may name tokens instead of characters.
         self._by_byte = "<" not in text
         self._sampler = sampler or new_sampler(vocabulary.pointer, text, root)
 
@@ -123,13 +114,13 @@ class Grammar:
             self._sampler = None
 
     def fork(self) -> Grammar:
-        """The same state, to try tokens on."""
+        """A copy, to try tokens on."""
         twin = Grammar(*self._arguments, sampler=llama_cpp.llama_sampler_clone(self._sampler))
         twin._first, twin._few = self._first, self._few
         return twin
 
     def accept(self, token: int) -> None:
-        """Go on after `token`, which must fit (llama.cpp ends the process otherwise)."""
+        """Go on after `token`, which must fit: otherwise llama.cpp ends the process."""
         llama_cpp.llama_sampler_accept(self._sampler, token)
         self._first = self._few = None
 
@@ -147,10 +138,15 @@ class Grammar:
     def all(self) -> Ids:
         """Every token that may come next."""
         first = self._probed()
-        return np.concatenate([first, *map(self.among, self._longer(first))])
+        if not self._by_byte:
+            return first
+        text, ends = self._pieces.text, self._pieces.end_tokens
+        starts = {text[token][0] for token in first.tolist() if token not in ends}
+        # Where no token is this byte alone, all of its tokens were probed.
+        return np.concatenate([first, *(self.among(self._pieces.longer[byte]) for byte in starts)])
 
     def few(self) -> Ids:
-        """Every token that may come next, or none where the choice is wide."""
+        """Every token that may come next, or none if the choice is wide."""
         if self._few is None:
             narrow = len(self._probed()) <= _FEW_BYTES
             found = self.all() if narrow else np.empty(0, dtype=np.int32)
@@ -158,19 +154,15 @@ class Grammar:
         return self._few
 
     def best(self, row: npt.NDArray[np.float32], count: int) -> Ids:
-        """At least the `count` most probable tokens that may come next; 0: all of them.
+        """At least the `count` most probable tokens that may come next; with 0 all.
 
-        Args:
-            row: logits ``[n_vocab]``.
-            count: how many can be drawn.
-
+        `row` is the logits ``[n_vocab]``.
         """
         if count == 1:
             best = self.among(np.array([row.argmax()], dtype=np.int32))
             if len(best):
                 return best
-        few = self.few()
-        if len(few):
+        if len(few := self.few()):
             return few
         first = 4 * max(count, 16)
         if count and first < len(row):
@@ -186,55 +178,41 @@ class Grammar:
             self._first = self.among(self._pieces.probes if self._by_byte else every)
         return self._first
 
-    def _longer(self, first: Ids) -> list[Ids]:
-        if not self._by_byte:
-            return []
-        text, ends = self._pieces.text, self._pieces.end_tokens
-        starts = {text[token][0] for token in first.tolist() if token not in ends}
-        # Where a byte has no token of its own, all of its tokens were probed.
-        return [self._pieces.longer[byte] for byte in starts]
-
 
 def require_grammar(vocab: object, grammar: llama_cpp.LlamaGrammar) -> None:
-    """Refuse a grammar that llama.cpp cannot use: `Llama` ends the process with it.
-
-    Raises:
-        UsageError: saying what is wrong with it.
-
-    """
+    """Raise a `UsageError` if llama.cpp cannot use a grammar: `Llama` ends the process then."""
     llama_cpp.llama_sampler_free(new_sampler(vocab, grammar._grammar, grammar._root))
 
 
 def new_sampler(vocab: object, text: str, root: str) -> Any:
-    """llama.cpp's sampler of a grammar, to be freed.
+    """llama.cpp's sampler of a grammar, which the caller frees.
 
     Raises:
         UsageError: llama.cpp cannot use it.
 
     """
     wrong = fault(text, root)
-    sampler = None
     if wrong is None:
         sampler = llama_cpp.llama_sampler_init_grammar(vocab, text.encode(), root.encode())
-    if not sampler:
-        raise UsageError(
-            "a grammar that llama.cpp can use",
-            wrong or "one that it cannot parse (stderr has its reason)",
-            "mend the grammar; if a JSON schema made it, take classes such as \\d out of its "
-            "patterns, and quotes out of const and enum",
-        )
-    return sampler
+        if sampler:
+            return sampler
+        wrong = "it cannot parse it (the reason is on stderr)"
+    raise UsageError(
+        f"llama.cpp cannot use the grammar: {wrong}",
+        "Correct the grammar. If it was made from a JSON schema, remove classes such as \\d from "
+        "its patterns, and quotes from const and enum.",
+    )
 
 
 def candidates(ids: Ids, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:
-    """Tokens with their logits as llama.cpp's samplers take them ``[n]``."""
+    """Tokens with their logits ``[n]``, as llama.cpp's samplers take them."""
     array = np.zeros(len(ids), dtype=_CANDIDATES)
     array["id"], array["logit"] = ids, logits
     return array
 
 
 def apply(sampler: object, array: npt.NDArray[np.void]) -> int:
-    """Let a sampler change `array` in place; the token it selects, or -1: none that can follow."""
+    """Let a sampler change `array` in place; the token it selects, or -1 if none can follow."""
     data = array.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
     view = llama_cpp.llama_token_data_array(data=data, size=len(array), selected=-1, sorted=False)
     llama_cpp.llama_sampler_apply(sampler, ctypes.byref(view))

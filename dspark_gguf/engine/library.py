@@ -1,4 +1,4 @@
-"""libllama as a whole: its log, and what this build of it can do."""
+"""The llama.cpp library as a whole: its log, and what this build can do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEBUG_LEVEL, ERROR_LEVEL, CONTINUED = 1, 4, 5
 
 
 class _Log:
-    """What was installed as llama.cpp's log, and who listens to its errors meanwhile."""
+    """llama.cpp's log while a block listens to its errors; passes the rest on."""
 
     def __init__(self) -> None:
         self._lock = RLock()
@@ -34,21 +34,28 @@ class _Log:
         self._ours = llama_cpp.llama_log_callback(self._hear)
         self._theirs = _installed()
 
-    def open(self, errors: deque[str]) -> None:
-        """Collect the errors of this thread in `errors`."""
-        with self._lock:
-            found = _installed()
-            if not self._listeners and _address(found[0]) != _address(self._ours):
-                self._theirs = found
-                llama_cpp.llama_log_set(self._ours, None)
-            self._listeners.append((get_ident(), errors))
+    @contextmanager
+    def listening(self) -> Iterator[deque[str]]:
+        """Collect the last errors that llama.cpp logs in this thread inside the block.
 
-    def close(self, errors: deque[str]) -> None:
-        """Stop; the last one puts back what was installed, unless somebody did so meanwhile."""
-        with self._lock:
-            self._listeners = [each for each in self._listeners if each[1] is not errors]
-            if not self._listeners and _address(_installed()[0]) == _address(self._ours):
-                llama_cpp.llama_log_set(*self._theirs)
+        These lines go nowhere else but to the commands' log. Other threads' lines, and all lines
+        after the block, go where they went before. Takes some microseconds.
+        """
+        errors: deque[str] = deque(maxlen=20)
+        try:
+            with self._lock:
+                found = _installed()
+                if not self._listeners and _address(found[0]) != _address(self._ours):
+                    self._theirs = found
+                    llama_cpp.llama_log_set(self._ours, None)
+                self._listeners.append((get_ident(), errors))
+            yield errors
+        finally:
+            with self._lock:
+                self._listeners = [each for each in self._listeners if each[1] is not errors]
+                # Put back the previous log, unless it was changed meanwhile.
+                if not self._listeners and _address(_installed()[0]) == _address(self._ours):
+                    llama_cpp.llama_log_set(*self._theirs)
 
     def _hear(self, level: int, text: bytes, _: object) -> None:
         listeners = [errors for thread, errors in self._listeners if thread == get_ident()]
@@ -58,17 +65,16 @@ class _Log:
                 # Each line begins with the name of the C++ function that wrote it.
                 errors.append(re.sub(r"^\w+: ", "", line))
         callback, data = self._theirs
-        # What our own calls log is ours, as quiet or loud as our commands want it.
+        # Lines from this package's calls go to the commands' log only.
         if not listeners or _address(callback) == _address(_command_log.callback):
             callback(level, text, data)
 
 
 class _CommandLog:
-    """The log of our commands: nothing, or all but details on stderr."""
+    """The commands' log: nothing, or all but debug lines on stderr."""
 
     def __init__(self) -> None:
-        self.verbose = False
-        self._level = DEBUG_LEVEL
+        self.verbose, self._level = False, DEBUG_LEVEL
         self.callback = llama_cpp.llama_log_callback(self._write)
 
     def _write(self, level: int, text: bytes, _: object) -> None:
@@ -78,7 +84,7 @@ class _CommandLog:
 
 
 def _installed() -> tuple[Any, ctypes.c_void_p]:
-    """llama.cpp's log callback, and what it is called with."""
+    """llama.cpp's log callback, and its argument."""
     callback, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
     llama_cpp.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
     return callback, data
@@ -89,31 +95,17 @@ def _address(callback: Any) -> int | None:
 
 
 _log, _command_log = _Log(), _CommandLog()
+listening = _log.listening
 llama_cpp.llama_backend_init()
 
 
 def set_command_log(verbose: bool = False) -> None:
-    """Install the log of our commands: quiet, or `verbose` on stderr without control sequences.
+    """Install the commands' log: quiet, or `verbose` on stderr without control sequences.
 
-    A program that uses this package as a library keeps its own log.
+    A program that uses this package as a library keeps its log.
     """
     _command_log.verbose = verbose
     llama_cpp.llama_log_set(_command_log.callback, None)
-
-
-@contextmanager
-def listening() -> Iterator[deque[str]]:
-    """Collect the last errors that llama.cpp logs in this thread inside the block.
-
-    Nothing else becomes of these lines, but for the commands' own log. Other threads' lines go
-    where they went before, and so does everything afterwards. Takes some microseconds.
-    """
-    errors: deque[str] = deque(maxlen=20)
-    try:
-        _log.open(errors)
-        yield errors
-    finally:
-        _log.close(errors)
 
 
 def can_offload() -> bool:
@@ -121,7 +113,7 @@ def can_offload() -> bool:
     return bool(llama_cpp.llama_supports_gpu_offload())
 
 
-def _ggml(name: str, result: type | None, *arguments: type) -> ctypes._NamedFuncPointer:
+def _ggml(name: str, result: type | None, *arguments: Any) -> ctypes._NamedFuncPointer:
     function = getattr(libggml, name)
     function.restype, function.argtypes = result, list(arguments)
     return function  # type: ignore[no-any-return]
@@ -137,7 +129,7 @@ _block_size = _ggml("ggml_blck_size", ctypes.c_int64, ctypes.c_int)
 
 
 def devices() -> dict[str, int]:
-    """The devices of this build by name, with the pointer that llama.cpp knows each by."""
+    """The devices of this build: name -> llama.cpp's pointer."""
     pointers = [_dev_get(k) for k in range(_dev_count())]
     return {_dev_name(pointer).decode(): pointer for pointer in pointers}
 
@@ -161,26 +153,21 @@ def type_number(cache_type: str) -> int:
 
 
 def available_memory() -> int:
-    """Bytes of main memory that can be had without swapping."""
+    """Bytes of main memory that are available without swapping."""
     return psutil.virtual_memory().available
 
 
 def physical_cores() -> int:
-    """Cores that compute independently: two hyper-threads of one core share its arithmetic.
+    """Cores that compute independently: two hyper-threads share the arithmetic of a core.
 
-    On Linux only those that this process may use. On Apple Silicon only the performance cores, as
-    llama.cpp does: the others slow each pass down. psutil knows neither.
+    On Linux only those that this process may use; on Apple Silicon only the performance cores, as
+    in llama.cpp, because the others slow each pass down. psutil knows neither.
     """
     if sys.platform == "linux":
         usable = os.sched_getaffinity(0)
-        siblings = {
-            path.read_text()
-            for cpu in usable
-            if (
-                path := Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-            ).exists()
-        }
-        return len(siblings) or len(usable)
+        folder = Path("/sys/devices/system/cpu")
+        paths = [folder / f"cpu{cpu}/topology/thread_siblings_list" for cpu in usable]
+        return len({path.read_text() for path in paths if path.exists()}) or len(usable)
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "hw.perflevel0.physicalcpu"]
         found = subprocess.run(command, capture_output=True, text=True)

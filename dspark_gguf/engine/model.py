@@ -1,4 +1,4 @@
-"""A loaded GGUF: its weights, what it says of itself, and where it sits."""
+"""A loaded GGUF: weights, vocabulary and facts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.files import other_kind, readable_gguf
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.memory import looks_like_memory, require_memory, wanted_gpu_layers
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.paths import size_on_disk
 
-_GIB = 1024**3
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
-_MEMORY_WORDS = ("allocat", "out of memory", "bad_alloc", "cannot mmap")
 
 
 class Model:
@@ -32,79 +31,61 @@ class Model:
         options: how to load it.
 
     Raises:
-        UsageError: no such file, or an option this machine does not know.
+        UsageError: no such file, or an unknown device.
         ModelError: not a GGUF that can generate text.
         EngineError: this build of llama.cpp cannot run on this machine.
         ResourceError: not enough memory.
 
     Attributes:
-        notes: what was asked for and cannot be done, one sentence each.
+        pointer: llama.cpp's model.
+        name: the file's name without its suffix.
+        architecture: such as ``llama`` or ``qwen3``.
+        template: the chat template in the file; None if there is none, or a blank one.
+        size: bytes of the weights.
+        n_layer: layers, without the output layer.
+        n_ctx_train: tokens of context that it was trained for.
+        gpu_layers: layers on a GPU; the output layer counts as one.
+        is_recurrent: whether a recurrent state is part of its memory.
+        window: tokens that its sliding-window layers see; 0 if it has none.
+        has_multi_rope: whether a position has several axes (M-RoPE).
         extra_buffers: whether weights may lie in extra buffers (``trial.py``).
+        notes: options that could not be honoured, one sentence each.
 
     """
 
     def __init__(self, path: str | Path, options: ModelOptions) -> None:
         self.path = readable_gguf(path)
-        self.options = options
+        self.name, self.options = self.path.stem, options
         self.notes: list[str] = []
         self.gpu_layers = self._wanted_gpu_layers()
         self.extra_buffers = trial.extra_buffers(options.extra_buffers)
-        self._model = self._load()
-        self._free = weakref.finalize(self, llama_cpp.llama_model_free, self._model)
+        self.pointer: Any = self._load()
+        self._free = weakref.finalize(self, llama_cpp.llama_model_free, self.pointer)
         self.metadata = self._read_metadata()
-        self._refuse_what_cannot_generate()
-        self.vocabulary = Vocabulary(self._model, owner=self)
-        self.size: int = llama_cpp.llama_model_size(self._model)
-        self.n_layer: int = llama_cpp.llama_model_n_layer(self._model)
-        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self._model)
+        self.architecture = self.metadata.get("general.architecture", "unknown")
+        self._require_generator()
+        self.vocabulary = Vocabulary(self.pointer, owner=self)
+        self.size: int = llama_cpp.llama_model_size(self.pointer)
+        self.n_layer: int = llama_cpp.llama_model_n_layer(self.pointer)
+        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self.pointer)
         self.gpu_layers = min(self.gpu_layers, self.n_layer + 1)
-
-    @property
-    def pointer(self) -> Any:
-        """llama.cpp's model."""
-        return self._model
+        self.is_recurrent = bool(
+            llama_cpp.llama_model_is_recurrent(self.pointer)
+            or llama_cpp.llama_model_is_hybrid(self.pointer)
+        )
+        self.window: int = llama_cpp.llama_model_n_swa(self.pointer)
+        rope = llama_cpp.llama_model_rope_type(self.pointer)
+        self.has_multi_rope: bool = rope == llama_cpp.LLAMA_ROPE_TYPE_MROPE
+        template = self.metadata.get("tokenizer.chat_template", "")
+        self.template = template if template.strip() else None
 
     def close(self) -> None:
         """Free the weights. No context of this model may be in use."""
         self._free()
 
     @property
-    def architecture(self) -> str:
-        """Such as ``llama`` or ``qwen3``."""
-        return self.metadata.get("general.architecture", "unknown")
-
-    @property
-    def name(self) -> str:
-        """The file's name without its ending: what a user chose it by."""
-        return self.path.stem
-
-    @property
-    def template(self) -> str | None:
-        """The chat template in the file; None where there is none, or a blank one."""
-        template = self.metadata.get("tokenizer.chat_template", "")
-        return template if template.strip() else None
-
-    @property
-    def is_recurrent(self) -> bool:
-        """Whether a state that each token changes is part of its memory."""
-        return bool(
-            llama_cpp.llama_model_is_recurrent(self._model)
-            or llama_cpp.llama_model_is_hybrid(self._model)
-        )
-
-    @property
-    def window(self) -> int:
-        """Tokens that its sliding-window layers see; 0: it has none."""
-        return int(llama_cpp.llama_model_n_swa(self._model))
-
-    @property
-    def has_multi_rope(self) -> bool:
-        """Whether a position has several axes (M-RoPE)."""
-        return bool(llama_cpp.llama_model_rope_type(self._model) == llama_cpp.LLAMA_ROPE_TYPE_MROPE)
-
-    @property
     def place(self) -> str:
-        """Where the weights sit, in words."""
+        """Where the weights are, for the user."""
         if not self.gpu_layers:
             return "CPU"
         names = "+".join(self.options.devices or library.gpu_names())
@@ -122,7 +103,7 @@ class Model:
         if not library.can_offload() and wanted not in (None, "none", 0):
             self.notes.append(
                 f"this build of llama-cpp-python has no GPU offload: n_gpu_layers {wanted} of "
-                f"{self.path.name} is not done; reinstall it with CMAKE_ARGS=-DGGML_CUDA=on "
+                f"{self.path.name} has no effect; reinstall it with CMAKE_ARGS=-DGGML_CUDA=on "
                 "or -DGGML_METAL=on"
             )
         return wanted_gpu_layers(self.options)
@@ -151,13 +132,10 @@ class Model:
         return model
 
     def _tensor_split(self) -> Any:
-        most = llama_cpp.llama_max_devices()
-        if len(self.options.tensor_split) > most:
-            raise UsageError(
-                f"at most {most} shares in tensor_split",
-                str(len(self.options.tensor_split)),
-                "give one share for each GPU",
-            )
+        most, count = llama_cpp.llama_max_devices(), len(self.options.tensor_split)
+        if count > most:
+            problem = f"tensor_split has {count} shares, but llama.cpp takes at most {most}"
+            raise UsageError(problem, "Give one share for each GPU.")
         self._shares = (ctypes.c_float * most)(*self.options.tensor_split)
         return self._shares
 
@@ -166,31 +144,27 @@ class Model:
         for name in self.options.devices:
             if name not in known:
                 raise UsageError(
-                    f"devices out of {', '.join(known)}",
-                    repr(name),
-                    "choose one of these, or reinstall llama-cpp-python for your GPU",
+                    f"unknown device {name!r}: this build of llama.cpp has {', '.join(known)}",
+                    "Choose one of these, or reinstall llama-cpp-python for your GPU.",
                 )
         pointers = [known[name] for name in self.options.devices]
         self._device_array = (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
         return self._device_array
 
     def _read_metadata(self) -> dict[str, str]:
-        def read(function: Any, index: int) -> str:
-            size = function(self._model, index, None, 0)
+        def read(name: str, index: int) -> str:
+            function = getattr(llama_cpp, f"llama_model_meta_{name}_by_index")
+            size = function(self.pointer, index, None, 0)
             buffer = ctypes.create_string_buffer(size + 1)
-            function(self._model, index, buffer, size + 1)
+            function(self.pointer, index, buffer, size + 1)
             return buffer.value.decode("utf-8", "replace")
 
-        return {
-            read(llama_cpp.llama_model_meta_key_by_index, k): read(
-                llama_cpp.llama_model_meta_val_str_by_index, k
-            )
-            for k in range(llama_cpp.llama_model_meta_count(self._model))
-        }
+        count = llama_cpp.llama_model_meta_count(self.pointer)
+        return {read("key", k): read("val_str", k) for k in range(count)}
 
-    def _refuse_what_cannot_generate(self) -> None:
+    def _require_generator(self) -> None:
         kind = other_kind(self.metadata)
-        encodes = llama_cpp.llama_model_has_encoder(self._model)
+        encodes = llama_cpp.llama_model_has_encoder(self.pointer)
         if not kind and encodes and self.architecture != "dflash":
             kind = f"an embedding or encoder model ({self.architecture})"
         if kind:
@@ -198,48 +172,12 @@ class Model:
             raise _generates_nothing(self.path, kind)
 
 
-def wanted_gpu_layers(options: ModelOptions) -> int:
-    """Layers that go to a GPU, 2**30 for all of them; 0 where this build cannot offload.
-
-    Unless they were asked for, none go where a pass there failed its trial.
-    """
-    wanted = options.n_gpu_layers
-    if not library.can_offload() or wanted == "none":
-        return 0
-    if wanted is None:
-        return 2**30 if trial.gpu_runs() else 0
-    return 2**30 if wanted in ("all", -1) else int(wanted)
-
-
-def require_memory(needed: int, what: str) -> None:
-    """Refuse what would make the system swap or kill us.
-
-    Raises:
-        ResourceError: with both sizes.
-
-    """
-    available = library.available_memory()
-    if needed > available:
-        raise ResourceError(
-            f"{needed / _GIB:.1f} GiB of memory for {what}",
-            f"{available / _GIB:.1f} GiB",
-            "use a smaller model or context (--ctx-size), or a smaller cache type",
-        )
-
-
-def looks_like_memory(text: str) -> bool:
-    """Whether llama.cpp's log speaks of a failed allocation."""
-    return any(word in text.lower() for word in _MEMORY_WORDS)
-
-
 def _generates_nothing(path: Path, kind: str) -> ModelError:
-    return ModelError(
-        "a model that generates text", f"{path.name}, {kind}", "choose a chat or base model"
-    )
+    return ModelError(f"{path.name} is {kind}: it generates no text", "Choose another model.")
 
 
 def _load_error(path: Path, log: str) -> DSparkError:
-    # What the header says is plainer than llama.cpp's log: a part of a file, no model at all.
+    # The header tells more than llama.cpp's log: only a part of a file, or not a text model.
     try:
         header = read_header(path)
     except DSparkError as error:
@@ -247,13 +185,11 @@ def _load_error(path: Path, log: str) -> DSparkError:
     if header.other_kind:
         return _generates_nothing(path, header.other_kind)
     # The last of its lines only repeats that loading failed.
-    reason = log.split("; ")[0].removeprefix("error loading model: ") or "an unknown failure"
+    reason = log.split("; ")[0].removeprefix("error loading model: ") or "unknown failure"
+    problem = f"llama.cpp cannot load {path}: {reason}"
     if looks_like_memory(log):
-        return ResourceError(
-            f"memory for {path.name}", reason, "use a smaller model or fewer GPU layers"
-        )
+        return ResourceError(problem, "Use a smaller model or fewer GPU layers.")
     return ModelError(
-        f"a complete GGUF model in {path}",
-        reason,
-        "download it again, or use a newer llama-cpp-python if the architecture is new",
+        problem,
+        "Download it again, or use a newer llama-cpp-python if the architecture is new.",
     )

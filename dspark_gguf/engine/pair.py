@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from copy import copy
+from copy import deepcopy
 from pathlib import Path
 from threading import Event
 from time import perf_counter
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.block import BlockDraftCache
+from dspark_gguf.engine.compatible import require_same_tokens
 from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
 from dspark_gguf.engine.files import readable_gguf
 from dspark_gguf.engine.gguf import read_header
@@ -21,10 +21,11 @@ from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.timing import measured
-from dspark_gguf.engine.vocabulary import Vocabulary, require_same_tokens
+from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import ModelError
 from dspark_gguf.learned import Learned, learned_path
 
+Say: TypeAlias = Callable[[str], object]
 DEFAULT_CONTEXT = 8192
 _MIB = 1024**2
 #: The first profile of a pair takes this long, or this share of the time to load the target.
@@ -37,7 +38,7 @@ class Pair:
     The draft is loaded with the first decoder that drafts: with speculation off it costs nothing.
 
     Args:
-        target: GGUF of the model whose answers are wanted.
+        target: GGUF of the model that answers.
         draft: GGUF of a small model with the same vocabulary, or None.
         target_options: how to load the target.
         draft_options: how to load the draft.
@@ -46,13 +47,12 @@ class Pair:
     Raises:
         UsageError: no such file, or an unknown device.
         ModelError: a file llama.cpp cannot generate text with.
-        PairError: vocabularies that differ (when the draft is loaded).
         ResourceError: not enough memory.
 
     Attributes:
         interrupt: set it to end work on a long prompt or an answer at the next pass.
         notes: what the user should know, one sentence each.
-        left_out: those of them that tell what a trial ended badly for.
+        left_out: those of them about what is off because its trial failed.
 
     """
 
@@ -64,47 +64,61 @@ class Pair:
         draft_options: DraftOptions | None = None,
         chat_template: str | None = None,
     ) -> None:
-        self.interrupt = Event()
-        self.notes: list[str] = []
         self._draft_path = None if draft is None else readable_gguf(draft)
-        self._draft_options = draft_options or DraftOptions()
+        self.interrupt, self._draft_options = Event(), draft_options or DraftOptions()
         self._draft_cache: SequenceCache | None = None
         self.draft: Model | None = None
         self._learned: Learned | None = None
         started = perf_counter()
         self.target = Model(target, target_options or ModelOptions())
-        self._load_seconds = perf_counter() - started
+        self._profile_seconds = max(_PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         if self.target.architecture == ARCHITECTURE:
             self.target.close()
             raise ModelError(
-                "a target that generates text by itself",
-                f"{self.target.path.name}, a block draft",
-                "give it with -d, and with -m the target that it was made for",
+                f"{self.target.path.name} is a block draft: it cannot generate text by itself",
+                "Give it with -d, and with -m the target that it was made for.",
             )
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
-        self.notes += self.target.notes + self.template.notes
-        self.left_out = self._left_out()
-        self.notes += self.left_out
-        n_ctx = self._target_context_size()
+        options, train = self.target.options, self.target.n_ctx_train
+        on_gpu = options.n_gpu_layers is None and library.can_offload()
+        self.left_out = trial.notes(options.extra_buffers, on_gpu)
+        self.notes = [*self.target.notes, *self.template.notes, *self.left_out]
+        if options.n_ctx > train and options.rope_scaling in (None, "none"):
+            self.notes.append(
+                f"n_ctx {options.n_ctx} is beyond the {train} tokens that {self.target.path.name} "
+                "was trained for: answers may fall apart there; --rope-scaling can stretch it"
+            )
+        n_ctx = options.n_ctx or min(DEFAULT_CONTEXT, train)
         self.target_cache = open_cache(self.target, n_ctx, MAX_DRAFT + 1, self.interrupt)
 
     def draft_cache(self) -> SequenceCache | None:
-        """The draft's cache, loaded at the first call; None where there is no draft.
+        """Load the draft at the first call, and return its cache; None if there is no draft.
 
         Raises:
             PairError: its vocabulary differs from the target's.
 
         """
-        if self._draft_cache is None and self._draft_path is not None:
-            self._load_draft(self._draft_path)
-        return self._draft_cache
-
-    @property
-    def draft_kind(self) -> str:
-        """What drafts from the draft: ``model``, ``block``, or nothing without one."""
-        cache = self.draft_cache()
-        return "" if cache is None else cache.kind
+        path, target = self._draft_path, self.target_cache
+        if self._draft_cache is not None or path is None:
+            return self._draft_cache
+        self._draft_cache = cache = open_draft(
+            path, self._draft_options, target, self.vocabulary, self.target.path, self.interrupt
+        )
+        self.draft = cache.model
+        self.notes += self.draft.notes
+        if cache.n_ctx < target.n_ctx:
+            self.notes.append(
+                f"the draft's context is {cache.n_ctx} tokens, the target's {target.n_ctx}: "
+                "beyond that, plain decoding"
+            )
+        if self.draft.size > self.target.size:
+            sizes = [f"{model.size / _MIB:.0f} MiB" for model in (self.draft, self.target)]
+            self.notes.append(
+                f"the draft ({sizes[0]}) is larger than the target ({sizes[1]}): drafting will "
+                "cost more than it saves; are -m and -d swapped?"
+            )
+        return cache
 
     @property
     def caches(self) -> dict[str, SequenceCache]:
@@ -112,147 +126,91 @@ class Pair:
         caches = {"target": self.target_cache, "draft": self._draft_cache}
         return {role: cache for role, cache in caches.items() if cache is not None}
 
-    def learned(self, speculation: Speculation, say: Callable[[str], object] = str) -> Learned:
-        """What is known of this pair on this machine; measured first where nothing is.
+    def learned(
+        self, speculation: Speculation, say: Say = str, into: Learned | None = None
+    ) -> Learned:
+        """What is known of this pair on this machine; measures it first where nothing is known.
 
         Measuring takes about two seconds, once, and leaves both caches empty.
 
         Args:
-            speculation: whether to remember it between runs, and how much may be drafted.
-            say: called with a line when it has to be measured.
+            speculation: whether to keep it between runs, and how much may be drafted.
+            say: called with a line before measuring.
+            into: to be used and returned in the place of what the pair has learned.
 
         """
         draft = None if speculation.drafter == "lookup" else self.draft_cache()
-        if self._learned is None:
+        known = into or self._learned
+        if known is None:
             path = learned_path(self._facts()) if speculation.learn else None
-            self._learned = Learned(path)
-            if self._learned.note:
-                self.notes.append(self._learned.note)
-        budget = max(_PROFILE_SECONDS, _PROFILE_SHARE * self._load_seconds)
-        return measured(self._learned, self.target_cache, draft, speculation, budget, say)
+            known = self._learned = Learned(path)
+            self.notes += [known.note] if known.note else []
+        return measured(known, self.target_cache, draft, speculation, self._profile_seconds, say)
 
-    def remember(self) -> None:
-        """Keep what was learned for the next run, if it is to be kept."""
-        if self._learned is not None:
-            # A folder that cannot be written to is no reason to fail at the end of a chat.
-            with suppress(OSError):
-                self._learned.save()
-
-    def apart(self) -> Pair:
-        """The same models and caches; what decoders of it learn is known to no other, nor kept.
-
-        It begins with the costs that are known, and nothing else. Only the original is closed.
-        """
-        other = copy(self)
-        if self._learned is not None:
-            other._learned = Learned()
-            other._learned.costs.restore(self._learned.costs.as_dict())
-        return other
-
-    def _facts(self) -> dict[str, Any]:
-        """Everything that costs and confidences depend on."""
-        models = {}
-        for role, cache in (("target", self.target_cache), ("draft", self._draft_cache)):
-            if cache is not None:
-                file = cache.model.path.stat()
-                models[role] = {
-                    "file": [cache.model.path.name, file.st_size, file.st_mtime_ns],
-                    "options": cache.model.options.model_dump(mode="json"),
-                    "n_ctx": cache.n_ctx,
-                    "place": cache.model.place,
-                    "extra_buffers": cache.model.extra_buffers,
-                }
-        return {**models, "machine": library.machine()}
+    def copy_costs(self) -> Learned:
+        """A new `Learned` with the costs known now and nothing else; it is never saved."""
+        copied, known = Learned(), self._learned
+        copied.costs = deepcopy(known.costs) if known else copied.costs
+        return copied
 
     def summary(self, speculation: Speculation) -> str:
-        """One line: where both models sit, weights + cache in MiB, whether we speculate."""
-        parts = [f"target {_placed(self.target_cache)}"]
-        if self._draft_cache is not None:
-            cache = self._draft_cache
+        """One line: where both models are, weights + cache in MiB, and what speculation does."""
+        parts = []
+        for role, cache in self.caches.items():
+            model = cache.model
             kind = f" ({cache.draft.kind})" if isinstance(cache, BlockDraftCache) else ""
-            parts.append(f"draft{kind} {_placed(cache)}")
-        return "; ".join([*parts, self._speculation_state(speculation)])
+            parts.append(
+                f"{role}{kind} {model.name} on {model.place}, {model.size / _MIB:.0f} + "
+                f"{cache.cache_bytes / _MIB:.0f} MiB for {cache.n_ctx} tokens"
+            )
+        return "; ".join([*parts, self._speculation_summary(speculation)])
 
     def close(self) -> None:
-        """Keep what was learned, and free both models."""
-        self.remember()
-        for cache in (self._draft_cache, self.target_cache):
-            if cache is not None:
-                cache.close()
-                cache.model.close()
+        """Save what was learned, and free both models."""
+        if self._learned is not None:
+            with suppress(OSError):  # a read-only folder is no reason to fail at the end of a chat
+                self._learned.save()
+        for cache in reversed(self.caches.values()):
+            cache.close()
+            cache.model.close()
 
     def __enter__(self) -> Pair:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def most_drafts(self) -> int:
         """Draft tokens that one round can have."""
-        cache = self._draft_cache
-        most = cache.most_drafts if cache is not None else MAX_DRAFT
+        most = self._draft_cache.most_drafts if self._draft_cache else MAX_DRAFT
         return min(most, self.target_cache.max_rows - 1)
 
-    def _load_draft(self, path: Path) -> None:
-        cache = open_draft(
-            path,
-            self._draft_options,
-            self.target_cache,
-            self.vocabulary,
-            self.target.path,
-            self.interrupt,
-        )
-        self.draft, self._draft_cache = cache.model, cache
-        draft = cache.model
-        self.notes += draft.notes
-        if cache.n_ctx < self.target_cache.n_ctx:
-            self.notes.append(
-                f"the draft's context is {cache.n_ctx} tokens, the target's "
-                f"{self.target_cache.n_ctx}: beyond that, plain decoding"
-            )
-        if draft.size > self.target.size:
-            self.notes.append(
-                f"the draft ({draft.size / _MIB:.0f} MiB) is larger than the target "
-                f"({self.target.size / _MIB:.0f} MiB): drafting will cost more than it saves; "
-                "are -m and -d swapped?"
-            )
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"machine": library.machine()}
+        for role, cache in self.caches.items():
+            model, file = cache.model, cache.model.path.stat()
+            facts[role] = {
+                "file": [model.path.name, file.st_size, file.st_mtime_ns],
+                "options": model.options.model_dump(mode="json"),
+                "n_ctx": cache.n_ctx,
+                "place": model.place,
+                "extra_buffers": model.extra_buffers,
+            }
+        return facts
 
-    def _left_out(self) -> list[str]:
-        options = self.target.options
-        on_gpu = options.n_gpu_layers is None and library.can_offload()
-        return trial.notes(options.extra_buffers, on_gpu)
-
-    def _target_context_size(self) -> int:
-        train, wanted = self.target.n_ctx_train, self.target.options.n_ctx
-        scaled = self.target.options.rope_scaling not in (None, "none")
-        if wanted > train and not scaled:
-            self.notes.append(
-                f"n_ctx {wanted} is beyond the {train} tokens that {self.target.path.name} was "
-                "trained for: answers may fall apart there; --rope-scaling can stretch it"
-            )
-        return wanted or min(DEFAULT_CONTEXT, train)
-
-    def _speculation_state(self, speculation: Speculation) -> str:
+    def _speculation_summary(self, speculation: Speculation) -> str:
         if speculation.mode == "off":
             return "speculation off: plain decoding, as asked"
         kind = "lossless" if speculation.lossless else "LOSSY, changes the output"
-        if speculation.acceptance != "auto":
-            kind = f"{speculation.acceptance} ({kind})"
-        rule = speculation.stopping_rule
+        kind = kind if speculation.acceptance == "auto" else f"{speculation.acceptance} ({kind})"
+        most, what = speculation.most_looks, "drafts"
         if self._draft_cache is None or speculation.drafter == "lookup":
-            most = min(speculation.most_copies, self.most_drafts)
-            how = f"up to {most} tokens copied from the conversation"
-        else:
-            how = f"up to {min(speculation.most_looks, self.most_drafts)} drafts"
-        if rule == "threshold":
+            most, what = speculation.most_copies, "tokens copied from the conversation"
+        how = f"up to {min(most, self.most_drafts)} {what}"
+        if speculation.stopping_rule == "threshold":
             how += f" at {speculation.min_probability:.0%} or more"
-        elif rule == "optimal":
+        elif speculation.stopping_rule == "optimal":
             how += ", as many as pay here"
         return f"speculation {speculation.mode}: {kind}, {how}"
 
@@ -265,15 +223,9 @@ def open_draft(
     target_path: str | Path,
     interrupt: Event | None = None,
 ) -> SequenceCache:
-    """The cache of a draft model of whatever kind, loaded.
+    """Load a draft for a target, and open its cache; `interrupt`: see `open_cache`.
 
-    Args:
-        path: a small language model, or a draft made for the target (DSpark, DFlash).
-        options: how to load it.
-        target: the target's cache.
-        vocabulary: the target's.
-        target_path: the target's file.
-        interrupt: see `open_cache`.
+    It is a small language model, or made for the target (DSpark, DFlash).
 
     Raises:
         UsageError: no such file.
@@ -295,11 +247,3 @@ def open_draft(
     except Exception:
         draft.close()
         raise
-
-
-def _placed(cache: SequenceCache) -> str:
-    model = cache.model
-    return (
-        f"{model.name} on {model.place}, {model.size / _MIB:.0f} + {cache.cache_bytes / _MIB:.0f} "
-        f"MiB for {cache.n_ctx} tokens"
-    )

@@ -1,4 +1,4 @@
-"""What the controller asks of a model. The engine and the fakes of ``testing`` both answer it."""
+"""What decoding needs of a model: the engine and the fakes of ``testing`` both provide it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Cache(Protocol):
 
     @property
     def n_vocab(self) -> int:
-        """Size of its model's vocabulary: the width of a row, and the bound of the ids it reads."""
+        """Size of its model's vocabulary: the width of a row of logits."""
 
     @property
     def max_rows(self) -> int:
-        """Most rows of a pass, and so many tokens that can be taken back, but one."""
+        """Most rows of a pass; all but one of its tokens can be taken back."""
 
     @property
     def length(self) -> int:
@@ -41,12 +41,12 @@ class Cache(Protocol):
         """Drop what is not a prefix of `tokens`; returns the length of what stays."""
 
     def decode(self, tokens: Sequence[int], n_rows: int) -> Rows:
-        """Read tokens that follow those it holds: logits for the last `n_rows` of them."""
+        """Read tokens that follow those it holds; logits for the last `n_rows` of them."""
 
     def trim(self, length: int) -> None:
         """Take back the tokens from position `length` on, if there are any.
 
-        Some memories go back further: its length then tells what is to be read again.
+        Some memories drop more; the new length says what must be read again.
         """
 
 
@@ -60,20 +60,14 @@ def prefill(cache: Cache, tokens: Sequence[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Guesses of one pass of a block draft.
-
-    Attributes:
-        rows: logits of each guess, as `Rows`.
-        sure: what its confidence head says of each, as probabilities; None without one.
-
-    """
+    """The guesses of one pass of a block draft: logits and, with a confidence head, confidence."""
 
     rows: Rows
     sure: Sequence[float] | None = None
 
 
 class BlockCache(Protocol):
-    """The memory of a draft that guesses a block at once, from the target's features."""
+    """The memory of a draft that guesses a block in one pass, from the target's features."""
 
     @property
     def n_ctx(self) -> int:
@@ -85,7 +79,7 @@ class BlockCache(Protocol):
 
     @property
     def seen(self) -> int:
-        """Tokens whose features it has, in the cache or waiting."""
+        """Tokens whose features it has, in its cache or waiting."""
 
     @property
     def most_drafts(self) -> int:
@@ -96,7 +90,7 @@ class BlockCache(Protocol):
         """Whether a row is conditioned on the best token of the row before it."""
 
     def repair(self) -> None:
-        """Make the target forget what it read without the draft's seeing it."""
+        """Make the target forget what the draft did not see."""
 
     def propose(self, last: int, count: int) -> Block:
         """Guesses for the `count` tokens that follow `last`."""

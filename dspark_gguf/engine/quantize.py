@@ -1,4 +1,4 @@
-"""Other quantizations of a GGUF, made by llama.cpp."""
+"""Quantize a GGUF with llama.cpp."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ from dspark_gguf.errors import EngineError
 
 #: llama.cpp's numbers for whole-file quantizations (``llama_ftype``).
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q2_K": 10, "Q4_K_M": 15}
-
-#: Bits of a weight in a row of whole blocks of 256, and in another one.
-_BITS = {
-    "F32": (32.0, 32.0), "F16": (16.0, 16.0), "Q4_0": (4.5, 4.5), "Q8_0": (8.5, 8.5),
-    "Q2_K": (3.0, 4.5), "Q4_K_M": (4.9, 5.5),
-}  # fmt: skip
+#: Bits of a weight; of the mixtures, in a row of whole blocks of 256, and in other rows.
+_BITS = {"F32": 32.0, "F16": 16.0, "Q4_0": 4.5, "Q8_0": 8.5}
+_MIXED_BITS = {"Q2_K": (3.0, 4.5), "Q4_K_M": (4.9, 5.5)}
 
 
 def quantize(source: Path, destination: Path, file_type: str) -> None:
-    """Write `source` as `destination` with another quantization; takes seconds per 100 MB.
+    """Write `source` to `destination` in another file type; takes seconds per 100 MB.
 
     Raises:
-        EngineError: llama.cpp could not.
+        EngineError: llama.cpp failed.
 
     """
     params = llama_cpp.llama_model_quantize_default_params()
@@ -38,27 +35,27 @@ def quantize(source: Path, destination: Path, file_type: str) -> None:
             os.fsencode(source), os.fsencode(destination), ctypes.byref(params)
         )
     if status != 0:
-        raise EngineError(
-            f"a {file_type} copy of {source.name}",
-            "; ".join(errors) or f"status {status} from llama.cpp",
-            "check the free disk space",
-        )
+        reason = "; ".join(errors) or f"status {status} from llama.cpp"
+        problem = f"cannot quantize {source.name} to {file_type}: {reason}"
+        raise EngineError(problem, "Check the free disk space.")
 
 
 def quantized_size(header: Header, file_type: str) -> int:
-    """Bytes that a quantization of a model will take, about.
+    """Estimated bytes of a model in another file type.
 
-    Q2_K is a mixture of about 3 bits; a row that is no multiple of its blocks of 256 falls back to
-    4.5 bits, and the embeddings keep more.
+    Mixtures fall back to more bits in a row that is not a multiple of their blocks of 256, and the
+    embeddings keep more.
     """
+    plain = _BITS.get(file_type, 0.0)
+    blocks, others = _MIXED_BITS.get(file_type, (plain, plain))
     bits = 0.0
     for tensor in header.tensors.values():
         whole = tensor.shape[0] % 256 == 0
         if len(tensor.shape) == 1:
             each = 32.0
         elif tensor.name in ("token_embd.weight", "output.weight"):
-            each = max(_BITS[file_type][0], 6.6 if whole else 8.5)
+            each = max(blocks, 6.6 if whole else 8.5)
         else:
-            each = _BITS[file_type][0 if whole else 1]
+            each = blocks if whole else others
         bits += each * tensor.parameters
     return int(bits / 8)

@@ -1,4 +1,4 @@
-"""How a cache takes back tokens: removal, snapshots, or a saved state from which it reads again.
+"""How a cache takes back tokens: removal, snapshots, or a saved state and reading again.
 
 ==========  ===============================================  =====================================
 kind        which memory                                     what it takes back
@@ -11,8 +11,8 @@ replay      other recurrent and hybrid models                nothing: a state is
                                                              pass that may be taken back
 ==========  ===============================================  =====================================
 
-Behind what a kind takes back lie *marks*: states saved at the ends of prompts and in long reads, so
-that an edit of an earlier turn does not begin from nothing.
+To go back further there are *marks*: states saved at the ends of prompts and in long reads, so that
+after an edit of an earlier turn not everything must be read again.
 """
 
 from __future__ import annotations
@@ -27,33 +27,31 @@ import numpy.typing as npt
 
 Kind = Literal["removal", "window", "snapshots", "replay"]
 
-#: Marks of one cache: an edit then reads about an eighth of the conversation again.
+#: Marks per cache: an edit then reads about an eighth of the conversation again.
 _MOST_MARKS = 8
-#: Memory that the states of one cache may take; one of each kind is kept whatever its size.
+#: Bytes that the states of a cache may take; one of each kind is kept whatever its size.
 _MOST_BYTES = 256 * 2**20
-#: The part of a memory that cannot be removed: recurrent states, and windows.
+#: Saves only what cannot be removed from a memory: recurrent states and windows.
 _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
-#: Of a pass that may or may not have happened.
-_UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What the memory was after `length` tokens."""
+    """The memory after `length` tokens."""
 
     length: int
     data: npt.NDArray[np.uint8]
 
 
 class Rollback:
-    """Takes back tokens of one context, by whatever way its memory has.
+    """Takes back tokens of one sequence, in the way that its memory allows.
 
     Args:
         context: llama.cpp's context.
         recurrent: whether its memory has a state that each token changes.
-        window: tokens that its sliding-window layers see; 0: it has none.
-        whole: whether these keep what lies behind their window all the same.
-        sequence: the number of the sequence in the context.
+        window: tokens that its sliding-window layers see; 0: there are none.
+        whole: whether these layers keep all tokens nevertheless.
+        sequence: its number in the context.
 
     """
 
@@ -62,25 +60,19 @@ class Rollback:
     ) -> None:
         self._context, self._memory = context, llama_cpp.llama_get_memory(context)
         self._sequence = sequence
-        self._recurrent, self._window, self._whole = recurrent, window, whole
+        self._recurrent, self._window = recurrent, window
         #: Most tokens that snapshots take back.
         self.snapshots = int(llama_cpp.llama_n_rs_seq(context)) if recurrent else 0
-        self._last = 0  # tokens of the last pass that can be taken back from snapshots
+        self._last = 0  # tokens of the last pass that snapshots can take back; -1: unknown
         self._marks: list[_State] = []
         self._saved: list[_State] = []
-
-    @property
-    def kind(self) -> Kind:
-        """See the module."""
-        if self._recurrent:
-            return "snapshots" if self.snapshots else "replay"
-        return "window" if self._window and not self._whole else "removal"
+        #: See the table above.
+        self.kind: Kind = "window" if window and not whole else "removal"
+        if recurrent:
+            self.kind = "snapshots" if self.snapshots else "replay"
 
     def save(self, length: int) -> None:
-        """Make it possible to come back to `length` tokens, those of now, until the next `settle`.
-
-        Costs nothing where the kind does not need it.
-        """
+        """Make it possible to come back to these `length` tokens until the next `settle`."""
         if self.kind != "replay" or (self._saved and self._saved[-1].length == length):
             return
         if self._marks and self._marks[-1].length == length:
@@ -89,7 +81,7 @@ class Rollback:
             self._saved.append(self._state(length))
 
     def mark(self, length: int) -> None:
-        """Make it possible to come back to `length` tokens, those of now, in later turns."""
+        """Make it possible to come back to these `length` tokens in later turns."""
         if self.kind == "removal" or not length:
             return
         if self._marks and self._marks[-1].length == length:
@@ -98,67 +90,63 @@ class Rollback:
         while len(self._marks) > 1 and (
             len(self._marks) > _MOST_MARKS or _bytes(self._marks) > _MOST_BYTES
         ):
-            lengths = [0, *(mark.length for mark in self._marks)]
-            gaps = np.diff(lengths)[:-1]  # the newest one stays
-            del self._marks[int(gaps.argmin())]
+            lengths = [0, *(mark.length for mark in self._marks[:-1])]  # the newest one stays
+            del self._marks[int(np.diff(lengths).argmin())]
 
     def passed(self, count: int) -> None:
-        """A pass of `count` tokens is done."""
+        """Take note of a finished pass over `count` tokens."""
         self._last = count - 1
 
     def forget(self) -> None:
-        """The memory was filled by other means: no state that was saved fits it."""
+        """Drop the saved states: the memory was filled by other means."""
         self._marks.clear()
         self._saved.clear()
         self.lost()
 
     def lost(self) -> None:
-        """A pass may have happened, in whole or in part or not at all."""
-        self._last = _UNKNOWN
+        """Take note that a pass begins, and may happen in part or not at all."""
+        self._last = -1
 
     def settle(self, length: int) -> None:
-        """What stands before `length` will not be taken back but by an edit."""
+        """Drop the states that only rejected drafts would need: those before `length`."""
         self._drop_after(length)
         del self._saved[:-1]
 
     def back(self, length: int, held: int) -> int:
-        """Take back all of the `held` tokens from position `length` on.
+        """Take back those of the `held` tokens from position `length` on.
 
         Returns:
-            How many are held now: fewer than `length` where no younger state was there.
+            How many are held now: fewer than `length` where no later state was saved.
 
         """
         self._drop_after(length)
-        if self._reaches(length, held) and self._remove(length):
-            self._last = 0
+        reaches, self._last = self._reaches(length, held), 0
+        if reaches and self._remove(length):
             return length
-        self._last = 0
         while states := [*self._marks[-1:], *self._saved[-1:]]:
             state = max(states, key=lambda one: one.length)
             if self._restore(state):
                 return state.length
             self._drop_after(state.length - 1)
-        # Alone in its context as yet; of several, the others would have to stay.
-        llama_cpp.llama_memory_seq_rm(self._memory, self._sequence, -1, -1)
+        self._remove(-1)
         return 0
 
     def _reaches(self, length: int, held: int) -> bool:
         if not length:
-            return False  # a clear memory is surer than an empty one
-        if llama_cpp.llama_memory_seq_pos_max(self._memory, self._sequence) < length - 1:
-            return False  # an exception struck after the memory went back, and before we noted it
+            return False  # removing the whole sequence is safer
+        if self._end() < length - 1:
+            return False  # an exception struck between the memory's going back and our note of it
         if self._recurrent:
             return held - length <= min(self.snapshots, self._last)
-        # Even where the window is kept whole: a file holds no more of it than can be seen.
-        return self._is_still_seen(length)
-
-    def _is_still_seen(self, length: int) -> bool:
-        """Whether a sliding window still has all that a token after `length` others looks at.
-
-        llama.cpp removes tokens behind it without a word, and then computes from what is left.
-        """
+        # A sliding window must still have all that the next token sees: llama.cpp removes tokens
+        # before that without a word, and computes from what is left. This also holds where the
+        # window is kept whole: a state file has only the part that can be seen.
         first = llama_cpp.llama_memory_seq_pos_min(self._memory, self._sequence)
         return not self._window or first <= 0 or length >= first + self._window - 1
+
+    def _end(self) -> int:
+        """The last position in the memory."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, self._sequence))
 
     def _remove(self, length: int) -> bool:
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, self._sequence, length, -1))
@@ -180,12 +168,8 @@ class Rollback:
         done = llama_cpp.llama_state_seq_set_data_ext(
             self._context, _pointer(state.data), len(state.data), self._sequence, _PARTIAL
         )
-        last = state.length - 1
-        return (
-            done == len(state.data)
-            and self._remove(state.length)
-            and llama_cpp.llama_memory_seq_pos_max(self._memory, self._sequence) == last
-        )
+        whole = done == len(state.data)
+        return whole and self._remove(state.length) and self._end() == state.length - 1
 
 
 def _pointer(data: npt.NDArray[np.uint8]) -> Any:

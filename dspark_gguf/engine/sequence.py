@@ -4,66 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Event
-from typing import Any, Protocol
+from typing import Protocol
 
 import llama_cpp
 import numpy as np
 
 from dspark_gguf.config import MAX_DRAFT
-from dspark_gguf.engine.context import Context, open_context
-from dspark_gguf.engine.footprint import Footprint
+from dspark_gguf.engine.context import Context, Rows, open_context
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.memory import Footprint
 from dspark_gguf.engine.model import Model
-from dspark_gguf.engine.rollback import Kind, Rollback
-from dspark_gguf.engine.rows import Rows
+from dspark_gguf.engine.rollback import Rollback
 from dspark_gguf.errors import Cancelled, ResourceError
 
-#: Tokens from which on what comes before the rows that are wanted is read in a pass of its own, so
-#: that a state can be saved behind it: a draft reads few tokens again rather than pay a pass more.
+#: More tokens than this before the wanted rows are read in a separate pass, to save a state after
+#: it: reading a few tokens again is cheaper than one more pass.
 _LONG = 16
 
 
 class Listener(Protocol):
-    """Who wants to know what a context reads: a draft that works on its features."""
+    """Is told what a cache reads, such as a draft that works on the target's features."""
 
     def passed(self, count: int) -> None:
-        """The context has read `count` tokens more; what the pass left is still there."""
+        """The cache has read `count` more tokens; the results of the pass are still there."""
 
     def trimmed(self, length: int) -> None:
-        """All tokens from position `length` on are void.
-
-        Of those before, the context may have to read the last ones again.
-        """
+        """All tokens from position `length` on are void, and the cache may have dropped more."""
 
 
 class SequenceCache:
     """The KV cache of one sequence of a context.
 
-    Tokens are taken back by whatever way its memory has (``rollback.py``). Where that leads further
-    back than was asked for, `length` says so, and whoever decodes next reads what is missing again.
+    How its memory takes back tokens is in ``rollback.py``. Where that drops more than was asked
+    for, `length` says so, and the next caller of `decode` reads what is missing again.
 
     Args:
-        context: where it lies.
+        context, sequence: the context, and the number of the sequence in it.
         rollback: how its memory takes back tokens.
         max_rows: most rows of logits of a pass.
-        is_draft: whether what its passes read one by one may be taken back.
-        sequence: its number in the context.
+        is_draft: whether passes over single tokens may be taken back.
 
     Attributes:
-        tokens: the ids in the cache, in order. The cache holds exactly these, or, after an
-            interrupted pass, these and something more that the next `keep` removes.
+        tokens: the ids in the cache, in order. After an interrupted pass the cache may hold more,
+            which the next `keep` removes.
         listeners: are told of every pass and of everything taken back.
-        max_rows: as the argument; fewer where the memory cannot take back as many.
-        kind: what drafts from it: ``model``, or ``block`` where one pass guesses several tokens.
+        max_rows: as the argument; fewer if the memory cannot take back as many.
+        rollback: how its memory takes back tokens: the name of the kind.
+        kind: ``model``, or ``block`` for a draft that guesses several tokens in one pass.
         most_drafts: most tokens of a draft from it.
-        model: whose it is, where we loaded it.
+        model: whose cache it is, if this package loaded it.
 
     """
 
     kind = "model"
     most_drafts = MAX_DRAFT
     model: Model
-    cache_bytes = 0
 
     def __init__(
         self,
@@ -74,54 +69,37 @@ class SequenceCache:
         sequence: int = 0,
     ) -> None:
         self.context, self.sequence, self.max_rows = context, sequence, max_rows
+        #: llama.cpp's context; most tokens it can hold; size of the model's vocabulary.
+        self.pointer, self.n_ctx, self.n_vocab = context.pointer, context.n_ctx, context.n_vocab
+        self.cache_bytes = context.cache_bytes
         self.tokens: list[int] = []
         self.listeners: list[Listener] = []
-        self._is_draft, self._rollback = is_draft, rollback
+        self._is_draft, self._rollback, self.rollback = is_draft, rollback, rollback.kind
         self._unsure = False
         self._prompt_end = 0
         if rollback.kind == "snapshots":
             self.max_rows = min(max_rows, 1 + rollback.snapshots)
 
     @property
-    def pointer(self) -> Any:
-        """llama.cpp's context."""
-        return self.context.pointer
-
-    @property
-    def n_ctx(self) -> int:
-        """Most tokens it can hold."""
-        return self.context.n_ctx
-
-    @property
-    def n_vocab(self) -> int:
-        """Size of the model's vocabulary."""
-        return self.context.n_vocab
-
-    @property
     def length(self) -> int:
         """Tokens in the cache."""
         return len(self.tokens)
-
-    @property
-    def rollback(self) -> Kind:
-        """How it takes back tokens."""
-        return self._rollback.kind
 
     def close(self) -> None:
         """Free the context."""
         self.context.close()
 
     def use_threads(self, threads: int, threads_batch: int) -> None:
-        """CPU threads from the next pass on: of a pass over one token, and of one over more."""
+        """Set the CPU threads of passes over one token, and over more."""
         llama_cpp.llama_set_n_threads(self.pointer, threads, threads_batch)
 
     def flush(self) -> None:
-        """Read what waits in memory of our own; here nothing does."""
+        """Read what waits to be read; here nothing does."""
 
     def keep(self, tokens: Sequence[int]) -> int:
         """Drop what is not a prefix of `tokens`, and return the length of what stays.
 
-        An edit will come back to the end of `tokens`, once they are read.
+        The state after `tokens`, once they are read, is saved for later edits.
         """
         self._take_back(common_prefix(self.tokens, tokens))
         for listener in self.listeners:
@@ -132,16 +110,16 @@ class SequenceCache:
         return self.length
 
     def adopt(self, tokens: Sequence[int]) -> None:
-        """Its memory was filled by other means, and holds exactly `tokens` now."""
+        """Take note that its memory was filled by other means, and holds exactly `tokens` now."""
         self._rollback.forget()
         self.tokens[:] = tokens
         self._rollback.mark(self.length)
 
     def sync(self, tokens: Sequence[int], ours: Sequence[int] = ()) -> None:
-        """Others may have had its memory too: they go by `tokens` now.
+        """Take note of what other code may have done with its memory: it says `tokens` are there.
 
-        Where these are a beginning of what it holds, or of `ours`, which it may have to read again
-        in part, nobody did; else it holds exactly `tokens`.
+        If these are a prefix of what the cache holds, or of `ours`, which it may have to read again
+        in part, other code did nothing. Otherwise the cache holds exactly `tokens`.
         """
         shared = common_prefix(self.tokens, tokens)
         if len(tokens) in (shared, common_prefix(ours, tokens)):
@@ -155,7 +133,7 @@ class SequenceCache:
     def trim(self, length: int) -> None:
         """Take back all tokens from position `length` on; a longer `length` changes nothing.
 
-        What stands before `length` is settled: only an edit will take it back.
+        What comes before `length` is settled: only an edit will take it back.
         """
         self._take_back(length)
         self._rollback.settle(length)
@@ -166,7 +144,7 @@ class SequenceCache:
         """Read `tokens`, which follow those in the cache; logits for the last `n_rows`.
 
         Raises:
-            Cancelled: the user interrupted between two batches; what was read so far stays.
+            Cancelled: the user interrupted between two batches; what was read stays.
             ResourceError: the cache is full.
             EngineError: llama.cpp failed.
             ValueError: more than `max_rows` rows.
@@ -174,20 +152,19 @@ class SequenceCache:
         """
         if self.length + len(tokens) > self.n_ctx:
             raise ResourceError(
-                f"room for {self.length + len(tokens)} tokens",
-                f"a context of {self.n_ctx}",
-                "use a larger --ctx-size",
+                f"{self.length + len(tokens)} tokens do not fit into a context of {self.n_ctx}",
+                "Use a larger --ctx-size.",
             )
         if n_rows > self.max_rows:  # llama.cpp would end the process
             raise ValueError(f"{n_rows} rows of a context made for {self.max_rows}")
         if self.rollback != "removal":
-            tokens = self._made_safe(tokens, n_rows)
+            tokens = self._save_states(tokens, n_rows)
         self._read(tokens, n_rows)
         last = min(len(tokens), self.context.n_batch)
         return Rows(self.context, last - n_rows, n_rows)
 
-    def _made_safe(self, tokens: Sequence[int], n_rows: int) -> Sequence[int]:
-        """Save the states that going back will need; returns the tokens still to read."""
+    def _save_states(self, tokens: Sequence[int], n_rows: int) -> Sequence[int]:
+        """Save the states that a rollback will need; returns the tokens still to read."""
         head = len(tokens) - n_rows
         revocable = n_rows > 1 or (n_rows == 1 and self._is_draft)
         ends_prompt = self.length < self._prompt_end <= self.length + head and not self._is_draft
@@ -202,7 +179,7 @@ class SequenceCache:
         return tokens
 
     def _read(self, tokens: Sequence[int], n_rows: int) -> None:
-        # A short batch comes first, so that the rows that are wanted lie in the last one.
+        # A short batch comes first, so that the wanted rows are in the last one.
         n_batch = self.context.n_batch
         start, end = 0, len(tokens) % n_batch or n_batch
         while start < len(tokens):
@@ -214,7 +191,7 @@ class SequenceCache:
             start, end = end, end + n_batch
 
     def _pass(self, tokens: Sequence[int], n_rows: int) -> None:
-        # Unsure until the books are right again: an exception may strike between any two lines.
+        # Unsure until `tokens` is right again: an exception may strike between any two lines.
         self._unsure = True
         self._rollback.lost()
         self.context.run(self.sequence, tokens, self.length, n_rows)
@@ -225,7 +202,7 @@ class SequenceCache:
             listener.passed(len(tokens))
 
     def _take_back(self, length: int) -> None:
-        """As far as `length`, or further; also what an interrupted pass may have left."""
+        """Take back to `length`, or further; also what an interrupted pass may have left."""
         length = min(length, self.length)
         if length == self.length and not self._unsure:
             return
@@ -238,26 +215,16 @@ class SequenceCache:
 def open_cache(
     model: Model, n_ctx: int, max_rows: int, interrupt: Event, *, is_draft: bool = False
 ) -> SequenceCache:
-    """The cache of the only sequence of a new context.
+    """The cache of the only sequence of a new context; arguments and errors as `open_context`.
 
-    Args:
-        model: the weights.
-        n_ctx: most tokens it can hold.
-        max_rows: most rows of logits of a pass.
-        interrupt: when set, work on a long prompt ends with `Cancelled`.
-        is_draft: see `SequenceCache`.
-
-    Raises:
-        ResourceError: the cache does not fit in memory.
-        ModelError: llama.cpp refuses the options.
-
+    `is_draft` is explained at `SequenceCache`.
     """
     footprint = Footprint(read_header(model.path), model.options)
     # A draft reads token by token, and snapshots reach back no further than the last pass.
     snapshots = 0 if is_draft else footprint.snapshots(max_rows - 1)
     context = open_context(model, n_ctx, max_rows, interrupt, snapshots=snapshots)
     cache = SequenceCache(context, rollback_of(model, context), max_rows, is_draft)
-    cache.model, cache.cache_bytes = model, footprint.cache_bytes(n_ctx, 1 + snapshots)
+    cache.model = model
     return cache
 
 
@@ -269,7 +236,5 @@ def rollback_of(model: Model, context: Context) -> Rollback:
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the longest common prefix of two token lists."""
     length = min(len(left), len(right))
-    if not length:
-        return 0
     differs = np.asarray(left[:length]) != np.asarray(right[:length])
     return int(differs.argmax()) if differs.any() else length

@@ -1,8 +1,8 @@
-"""The memory of a context in a file, so that a long conversation goes on without being read again.
+"""The memory of a context in a file, so that a long conversation need not be read again.
 
-llama.cpp writes and reads the file. It cannot tell whether a file belongs to the model it is given,
-nor whether a number in it was damaged, and ends the process over a file that is too short:
-`fingerprint` and the caller's checksum keep all such files from it.
+llama.cpp writes and reads the file. It notices neither a file of another model nor a damaged
+number, and ends the process if a file is too short: `fingerprint` and the caller's checksum keep
+such files from it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import llama_cpp
 from dspark_gguf.engine import library
 from dspark_gguf.engine.sequence import SequenceCache
 
-#: Where and how fast a model computes; the cache's contents and layout are the same.
+#: Options that change where and how fast a model computes, but not what the cache holds.
 _PLACEMENT = {
     "n_gpu_layers", "n_batch", "n_ubatch", "threads", "threads_batch", "mmap", "mlock",
     "kv_offload", "split_mode", "main_gpu", "tensor_split", "devices",
@@ -26,7 +26,7 @@ _PLACEMENT = {
 
 
 def fingerprint(cache: SequenceCache) -> dict[str, Any]:
-    """Plain values that differ wherever a saved cache of another context must not be used."""
+    """Plain values; a saved cache may be used only where they are the same."""
     file = cache.model.path.stat()
     return {
         "file": [cache.model.path.name, file.st_size, file.st_mtime_ns],
@@ -46,7 +46,7 @@ def save_state(cache: SequenceCache, path: Path) -> None:
     """Write what the cache holds.
 
     Raises:
-        OSError: it could not be written as a whole.
+        OSError: it could not be written completely.
 
     """
     cache.flush()
@@ -56,36 +56,30 @@ def save_state(cache: SequenceCache, path: Path) -> None:
         written = llama_cpp.llama_state_seq_save_file(
             cache.pointer, os.fsencode(path), cache.sequence, tokens, cache.length
         )
-    # The last bytes are written when the file is closed, where llama.cpp looks at no error.
+    # Closing the file writes the last bytes, and llama.cpp ignores errors there.
     if not written or path.stat().st_size != written:
-        raise OSError(errno.EIO, "; ".join(errors) or "the file is not whole", str(path))
+        raise OSError(errno.EIO, "; ".join(errors) or "the file is incomplete", str(path))
 
 
 def load_state(cache: SequenceCache, path: Path) -> int:
-    """Make the cache hold what a whole file of `save_state` says; returns its tokens.
+    """Replace what the cache holds by a complete file of `save_state`; returns its tokens.
 
-    A file that llama.cpp refuses leaves nothing in the cache: 0.
-
-    What the cache held before is forgotten.
+    If llama.cpp refuses the file, the cache is empty: 0.
     """
     cache.trim(0)
     tokens = (llama_cpp.llama_token * cache.n_ctx)()
     count = ctypes.c_size_t(0)
     with library.listening():
         read = llama_cpp.llama_state_seq_load_file(
-            cache.pointer,
-            os.fsencode(path),
-            cache.sequence,
-            tokens,
-            cache.n_ctx,
+            cache.pointer, os.fsencode(path), cache.sequence, tokens, cache.n_ctx,
             ctypes.byref(count),
-        )
+        )  # fmt: skip
     ids = list(tokens[: count.value])
     memory = llama_cpp.llama_get_memory(cache.pointer)
     last = llama_cpp.llama_memory_seq_pos_max(memory, cache.sequence)
     if read and last == len(ids) - 1 and all(0 <= token < cache.n_vocab for token in ids):
         cache.adopt(ids)
         return len(ids)
-    cache.adopt([0])  # so that there is something to take back, whatever was read
+    cache.adopt([0])  # something to take back, whatever was read
     cache.trim(0)
     return 0

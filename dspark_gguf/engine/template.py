@@ -1,4 +1,4 @@
-"""A conversation as the text that the model was trained to read."""
+"""Render a conversation as the text that the model was trained to read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dspark_gguf.paths import text_or_file
 Message = Mapping[str, str]
 
 #: Most characters of a prompt; the longest contexts hold fewer.
-MAX_CHARACTERS = 16 * 1024**2
+_MAX_CHARACTERS = 16 * 1024**2
 
 
 class ChatTemplate:
@@ -25,35 +25,38 @@ class ChatTemplate:
 
     Args:
         model: a loaded model.
-        override: Jinja text, or a file with it, instead of the template in the model's file; blank:
-            none.
+        override: Jinja text, or a file with it, instead of the template in the model's file;
+            ignored if blank.
 
     Raises:
-        UsageError: a template that is no Jinja, or an override that is neither a file nor Jinja.
+        UsageError: the template is not Jinja, or there is no such file.
 
     """
 
     def __init__(self, model: Model, override: str | None = None) -> None:
         self._vocabulary = model.vocabulary
         self.notes: list[str] = []
-        given = ""
-        if override and override.strip():
-            given = text_or_file(override, "{", "chat-template")
+        given = override or ""
+        if given.strip():
+            given = text_or_file(given, "{", "chat-template")
         source = given if given.strip() else model.template
         if source is None:
             source = CHATML_CHAT_TEMPLATE
             self.notes.append(
-                f"{model.path.name} holds no chat template (a base model?): ChatML is used; "
-                "give its own with --chat-template, or use `run --raw`"
+                f"{model.path.name} has no chat template (a base model?): ChatML is used; "
+                "give another with --chat-template, or use `run --raw`"
             )
         self.source = source
-        self._bos = self._spelled(model.vocabulary.bos)
+        vocabulary = model.vocabulary
+        self._bos, eos = (
+            vocabulary.text(token).decode("utf-8", "replace")
+            for token in (vocabulary.bos, vocabulary.eos)
+        )
         try:
-            self._format = Jinja2ChatFormatter(
-                source, eos_token=self._spelled(model.vocabulary.eos), bos_token=self._bos
-            )
-        except Exception as error:  # of Jinja, and of Python where it is nested too deeply
-            raise UsageError("a Jinja chat template", _said(error), "see --chat-template") from None
+            self._format = Jinja2ChatFormatter(source, eos_token=eos, bos_token=self._bos)
+        except Exception as error:  # from Jinja, or from Python if it is nested too deeply
+            problem = f"the chat template is not valid Jinja: {_reason(error)}"
+            raise UsageError(problem, "Give another with --chat-template.") from None
 
     @property
     def switches_thinking(self) -> bool:
@@ -65,28 +68,27 @@ class ChatTemplate:
 
         Args:
             messages: the conversation; the last one is the user's.
-            think: sets ``enable_thinking``; None leaves the template its default.
+            think: sets ``enable_thinking``; None: the template's default.
 
         Raises:
-            UsageError: the template refuses these messages, or writes nothing or far too much.
+            UsageError: the template refuses the messages, or writes nothing or far too much.
 
         """
         extra: dict[str, Any] = {} if think is None else {"enable_thinking": think}
         try:
             text = self._format(messages=[dict(message) for message in messages], **extra).prompt
         except Exception as error:  # whatever a template may raise
-            if messages and messages[0]["role"] == "system" and len(messages) > 1:
-                # Some templates (Gemma) know no system role: its text opens the first turn.
-                return self.render(_system_into_first_turn(messages), think)
-            raise UsageError(
-                "messages that the chat template accepts", _said(error), "see --chat-template"
-            ) from None
-        if not text.strip() or len(text) > MAX_CHARACTERS:
+            if len(messages) > 1 and messages[0]["role"] == "system":
+                # Some templates (Gemma) have no system role: its text opens the first turn.
+                system, first, *rest = messages
+                content = f"{system['content']}\n\n{first['content']}"
+                return self.render([{"role": first["role"], "content": content}, *rest], think)
+            problem = f"the chat template does not accept these messages: {_reason(error)}"
+            raise UsageError(problem, "Give another with --chat-template.") from None
+        if not text.strip() or len(text) > _MAX_CHARACTERS:
             what = f"{len(text):,} characters" if text.strip() else "nothing"
-            raise UsageError(
-                "a chat template that writes a prompt", f"one that writes {what}",
-                "give another with --chat-template",
-            )  # fmt: skip
+            problem = f"the chat template writes {what} as the prompt"
+            raise UsageError(problem, "Give another with --chat-template.")
         return str(text)
 
     def encode(self, messages: Sequence[Message], think: bool | None = None) -> list[int]:
@@ -98,15 +100,6 @@ class ChatTemplate:
         written = bool(self._bos) and text.startswith(self._bos)
         return self._vocabulary.tokenize(text, add_bos=not written)
 
-    def _spelled(self, token: int) -> str:
-        return self._vocabulary.text(token).decode("utf-8", "replace")
 
-
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error)[:500] or type(error).__name__
-
-
-def _system_into_first_turn(messages: Sequence[Message]) -> list[Message]:
-    system, first, *rest = messages
-    content = f"{system['content']}\n\n{first['content']}"
-    return [{"role": first["role"], "content": content}, *rest]

@@ -1,11 +1,11 @@
-"""What a build of llama.cpp can do on this machine, tried where its end is not ours.
+"""What a build of llama.cpp can do on this machine, tried in another process.
 
 llama.cpp keeps weights in *extra buffers*, laid out for special code: repacked, or for the AMX
 units of Intel's servers. On some machines the first pass with them ends the process (gcc before
 13.3 compiles AMX wrongly, PR 114098; some hypervisors announce units that they withhold), and so
-may the first pass on a GPU that a build does not really know. No return value tells of it. So each
-way is tried in a process of its own, once for a build and a machine, on a small model
-(``first_pass.py``), and what came of it is kept.
+may the first pass on a GPU that a build does not support. No return value warns of it. So each way
+is tried in a separate process, once per build and machine, on a small model (``first_pass.py``),
+and the outcome is kept.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ from dspark_gguf.paths import cache_path, replacing
 Way = Literal["extra buffers", "gpu"]
 Wish = Literal["auto", "on", "off"]
 
-#: How to build llama.cpp here.
+#: Builds llama.cpp on this machine.
 REINSTALL = "pip install --force-reinstall --no-cache-dir llama-cpp-python"
-#: The same so that old versions of gcc get AMX right as well; others take the flag, too.
+#: The same, so that old versions of gcc also get AMX right; the flag does no harm elsewhere.
 REBUILD = f"CXXFLAGS=-fno-dse {REINSTALL}"
-#: It takes a second; a machine that does much else gets its time.
+#: A trial takes one second, on a busy machine more.
 _SECONDS = 60
-#: Length of the difference of logits over theirs: rounding makes 0.01, wrong kernels 1.
+#: Relative difference of the logits: rounding makes 0.01, wrong kernels 1.
 _ROUNDING = 0.2
-#: What is slower than this in every pass is left out.
+#: A way that is slower than this in every pass is left out.
 _SLOWER = 1.1
 _FORMAT = 1
+#: What reading JSON of another shape raises.
+_INVALID = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
 _CHILD = (
     "import sys; sys.path[:] = sys.argv[4:]; "
@@ -53,24 +55,17 @@ _CHILD = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a trial.
+    """The outcome of a trial."""
 
-    Attributes:
-        fault: what is wrong with this way, in words; empty: nothing.
-        everywhere: whether the plainest pass has the fault too.
-        known: whether it was found out; else the fault says why not.
-        ratios: rows of a pass -> its seconds over those of the plain way.
-
-    """
-
-    fault: str = ""
-    everywhere: bool = False
-    known: bool = True
+    fault: str = ""  # what is wrong with this way, in words
+    everywhere: bool = False  # whether the plainest pass has the fault too
+    known: bool = True  # whether the trial gave an answer; else the fault says why not
+    #: Rows of a pass -> its seconds over those of the plain way.
     ratios: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def works(self) -> bool:
-        """Known to do what it should."""
+        """Known to work."""
         return self.known and not self.fault
 
     @property
@@ -83,15 +78,15 @@ _known: dict[Way, Outcome] = {}
 
 
 def outcome(way: Way) -> Outcome:
-    """What came of the trial of `way`, which is made now if it never was."""
+    """The outcome of the trial of `way`, which takes place now if it never did."""
     if way not in _known:
-        _known[way] = _kept(_path(way)) or _found(way)
+        _known[way] = _read(_path(way)) or _try_and_keep(way)
     return _known[way]
 
 
 def renewed(way: Way) -> Outcome:
-    """The same, tried anew: about a second."""
-    _known[way] = _found(way)
+    """The outcome of a new trial: about a second."""
+    _known[way] = _try_and_keep(way)
     return _known[way]
 
 
@@ -107,31 +102,28 @@ def extra_buffers(wish: Wish = "auto") -> bool:
     found = outcome("extra buffers")
     if found.everywhere:
         raise EngineError(
-            "a build of llama.cpp that runs on this machine",
-            f"one whose first pass {found.fault}",
-            f"build it here: {REINSTALL}",
+            f"the first pass of this build of llama.cpp {found.fault}",
+            f"Build it on this machine: {REINSTALL}",
         )
     return found.pays if found.known else not has_amx()
 
 
 def gpu_runs() -> bool:
-    """Whether a pass on the GPU does not fail its trial."""
+    """Whether no trial found a pass on the GPU to fail."""
     found = outcome("gpu")
     return found.works or not found.known
 
 
 def notes(wish: Wish = "auto", on_gpu: bool = False) -> list[str]:
-    """What is left out because of its trial, and how to have it: a sentence each.
+    """What is not used because of its trial, and how to get it: a line each.
 
-    Args:
-        wish: as for `extra_buffers`.
-        on_gpu: whether the GPU would be used without being asked for.
-
+    `on_gpu` says whether the GPU would be used by default.
     """
     said = []
     if wish == "auto" and not extra_buffers():
         why = outcome("extra buffers").fault or "is slower on this machine"
-        said.append(f"{buffers()} are left out: a first pass with them {why}{_cure(why)}")
+        cure = f"; to have them: {REBUILD}" if why.startswith("ends") else ""
+        said.append(f"{buffers()} are left out: a first pass with them {why}{cure}")
     if on_gpu and not gpu_runs():
         why = outcome("gpu").fault
         said.append(f"the GPU is left out: a first pass on it {why}; `doctor` says more")
@@ -139,7 +131,7 @@ def notes(wish: Wish = "auto", on_gpu: bool = False) -> list[str]:
 
 
 def buffers() -> str:
-    """What the extra buffers of this build hold, in words."""
+    """What this build keeps in extra buffers, in words."""
     return "AMX and repacked weights" if has_amx() else "repacked weights"
 
 
@@ -148,42 +140,43 @@ def has_amx() -> bool:
     return "AMX_INT8" in build.features().get("CPU", [])
 
 
-def _cure(why: str) -> str:
-    return f"; to have them: {REBUILD}" if why.startswith("ends") else ""
-
-
-def _found(way: Way) -> Outcome:
-    found = _tried(way)
+def _try_and_keep(way: Way) -> Outcome:
+    """The outcome of a new trial, kept in a file where there can be one."""
+    found = _try(way)
     if found.known:
-        _keep(found, _path(way))
+        with suppress(OSError):
+            path = _path(way)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(asdict(found)), encoding="utf-8")
     return found
 
 
-def _tried(way: Way) -> Outcome:
+def _try(way: Way) -> Outcome:
     if getattr(sys, "frozen", False) or not sys.executable:
-        return Outcome("could not be tried: this program is no Python", known=False)
+        return _unknown("there is no Python to start")
     try:
         with TemporaryDirectory(prefix="dspark-gguf-", ignore_cleanup_errors=True) as folder:
-            end = _end(way, Path(folder))
-            return _judged(_lines(Path(folder) / "said"), end)
+            end = _run(way, Path(folder))
+            return _judge(_answer(Path(folder)), end)
     except OSError as error:
-        return Outcome(f"could not be tried: {error.strerror or error}", known=False)
+        return _unknown(error.strerror or str(error))
 
 
-def _end(way: Way, folder: Path) -> str:
-    """Run the child; how it ended: nothing to say, or a signal, or words."""
+def _unknown(why: str) -> Outcome:
+    return Outcome(f"could not be tried: {why}", known=False)
+
+
+def _run(way: Way, folder: Path) -> str:
+    """Run the child; how it ended: a signal, words, or nothing if it went well."""
     command = [sys.executable, "-c", _CHILD, way, str(folder), str(_SECONDS), *sys.path]
     with (folder / "said").open("wb") as said:
         try:
             done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=subprocess.DEVNULL,
-                timeout=_SECONDS,
-                start_new_session=True,  # a closed terminal is not its business
-                check=False,
-            )
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.DEVNULL,
+                timeout=_SECONDS, check=False,
+                start_new_session=True,  # the terminal's signals do not reach it
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             return f"takes more than {_SECONDS} s"
     if done.returncode < 0:
@@ -192,48 +185,44 @@ def _end(way: Way, folder: Path) -> str:
     return f"code {done.returncode & 0xFFFFFFFF:#x}" if done.returncode else ""
 
 
-def _lines(path: Path) -> dict[str, Any]:
-    """All that the child said, whatever it printed besides."""
+def _answer(folder: Path) -> dict[str, Any]:
+    """The JSON objects that the child printed, in one."""
     said: dict[str, Any] = {}
-    for line in path.read_bytes().splitlines():
+    for line in (folder / "said").read_bytes().splitlines():
         with suppress(ValueError, RecursionError):
             found = json.loads(line)
             said |= found if isinstance(found, dict) else {}
     return said
 
 
-def _judged(said: Mapping[str, Any], end: str) -> Outcome:
+def _judge(said: Mapping[str, Any], end: str) -> Outcome:
     if "started" not in said or "error" in said or end in _FROM_OUTSIDE:
-        why = said.get("error") or end or "no answer"
-        return Outcome(f"could not be tried: {why}", known=False)
+        return _unknown(said.get("error") or end or "no answer")
     if end:
         fault = end if end.startswith("takes") else f"ends the process ({end})"
         return Outcome(fault, everywhere="plain" not in said)
     try:
-        ratios = {int(rows): float(ratio) for rows, ratio in said["ratios"].items()}
-        rounds = float(said["difference"]) <= _ROUNDING  # not so if it is no number
-    except (KeyError, AttributeError, TypeError, ValueError):
-        return Outcome("could not be tried: no answer", known=False)
-    return Outcome(ratios=ratios) if rounds else Outcome("computes something else")
+        same = float(said["difference"]) <= _ROUNDING  # false for NaN
+        return Outcome(ratios=_ratios(said)) if same else Outcome("computes something else")
+    except _INVALID:
+        return _unknown("no answer")
 
 
 def _path(way: Way) -> Path:
-    """The file for this way, build and machine: another one whenever anything of it differs."""
+    """The file for this way, build and machine."""
     stats: list[Any] = []
     with suppress(OSError):
         files = [one for one in Path(_lib._name).parent.iterdir() if one.is_file()]
         stats = sorted((one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files)
-    facts = [
-        _FORMAT, way, stats, library.machine(), processor(), platform.release(),
-        platform.machine(),
-    ]  # fmt: skip
+    system = [processor(), platform.release(), platform.machine()]
+    facts = [_FORMAT, way, stats, library.machine(), *system]
     digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
     return cache_path("builds") / f"{digest[:24]}.json"
 
 
 @lru_cache
 def processor() -> str:
-    """What the system says that the processor can do."""
+    """What the processor can do, as the system says."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith(("flags", "Features")):
@@ -241,18 +230,12 @@ def processor() -> str:
     return platform.processor()
 
 
-def _kept(path: Path) -> Outcome | None:
-    try:
+def _ratios(values: Mapping[str, Any]) -> dict[int, float]:
+    return {int(rows): float(ratio) for rows, ratio in values["ratios"].items()}
+
+
+def _read(path: Path) -> Outcome | None:
+    with suppress(OSError, *_INVALID):
         values = json.loads(path.read_text("utf-8"))
-        ratios = {int(rows): float(ratio) for rows, ratio in values["ratios"].items()}
-        return Outcome(str(values["fault"]), bool(values["everywhere"]), ratios=ratios)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def _keep(found: Outcome, path: Path) -> None:
-    """A folder that cannot be written to is no reason to fail: it is then tried every time."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        return Outcome(str(values["fault"]), bool(values["everywhere"]), ratios=_ratios(values))
+    return None

@@ -1,6 +1,6 @@
-"""Recorded chains: what a draft guessed at every position of a text, and how long it was right.
+"""Recorded chains: what a draft guessed at every position of a text, and how much of it was right.
 
-With them a stopping rule can be tried without a model and without a clock. The file is an ``.npz``;
+A stopping rule can be tried on them without a model and without a clock. The file is an ``.npz``;
 for text i = 0, 1, ...:
 
     confidence_i  float32 ``[positions, depth]``  raw score of the k-th draft token when drafting
@@ -29,6 +29,7 @@ from dspark_gguf.arrays import NoArrays, load_arrays
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import replacing
 
+Array = npt.NDArray[np.generic]
 Scores = npt.NDArray[np.float32]
 
 
@@ -81,7 +82,7 @@ class Chains:
 
 def save_chains(path: Path, texts: Iterable[Chains]) -> None:
     """Write all texts, compressed; the file appears whole or not at all."""
-    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    arrays: dict[str, Array] = {}
     for k, text in enumerate(texts):
         arrays[f"confidence_{k}"] = text.confidence.astype(np.float32)
         arrays[f"survived_{k}"] = text.survived.astype(np.bool_)
@@ -99,63 +100,73 @@ def load_chains(path: Path) -> list[Chains]:
     """All texts of a file.
 
     Raises:
-        UsageError: it is no such file.
+        UsageError: it holds no recorded chains.
 
     """
     try:
         arrays = load_arrays(path)
+        texts: list[Chains] = []
+        while f"confidence_{len(texts)}" in arrays:
+            texts.append(_text(arrays, len(texts)))
+        _require(bool(texts), "it has no confidence_0")
     except FileNotFoundError:
-        raise UsageError("a file of chains", f"nothing at {path}", "check the path") from None
+        raise UsageError(f"cannot read {path}: no such file", "Check the path.") from None
     except NoArrays as error:
-        raise _malformed(path, str(error)) from None
-    texts: list[Chains] = []
-    while f"confidence_{len(texts)}" in arrays:
-        texts.append(_text(path, arrays, len(texts)))
-    if not texts:
-        raise _malformed(path, "no confidence_0 in it")
+        raise UsageError(
+            f"{path} holds no recorded chains ({error})",
+            "Record some with: dspark-gguf trace -o FILE.npz",
+        ) from None
     return texts
 
 
-def _text(path: Path, arrays: dict[str, npt.NDArray[np.generic]], k: int) -> Chains:
+def _text(arrays: dict[str, Array], k: int) -> Chains:
     confidence, survived = arrays[f"confidence_{k}"], arrays.get(f"survived_{k}")
-    if survived is None or confidence.ndim != 2 or survived.shape != confidence.shape:
-        raise _malformed(path, f"confidence_{k} and survived_{k} of different shapes")
-    if not len(confidence) or not np.isfinite(confidence.astype(float)).all():
-        raise _malformed(path, f"an empty confidence_{k}, or one that is not finite")
     gap = arrays.get(f"gap_{k}")
-    if gap is not None and (gap.shape != confidence.shape or not np.isfinite(gap).all()):
-        raise _malformed(path, f"a gap_{k} that does not fit its confidence_{k}")
-    # Survival is cumulative by definition; a file that marks single matches is read that way too.
-    alive = np.logical_and.accumulate(survived.astype(np.bool_), axis=1)
-    domain = str(arrays.get(f"domain_{k}", np.array("all")))
+    _require(
+        survived is not None and confidence.ndim == 2 and survived.shape == confidence.shape,
+        f"confidence_{k} and survived_{k} have different shapes",
+    )
+    _require(
+        len(confidence) > 0 and bool(np.isfinite(confidence.astype(float)).all()),
+        f"confidence_{k} is empty or not finite",
+    )
+    _require(
+        gap is None or (gap.shape == confidence.shape and bool(np.isfinite(gap).all())),
+        f"gap_{k} does not match confidence_{k}",
+    )
     return Chains(
-        domain,
+        str(arrays.get(f"domain_{k}", np.array("all"))),
         confidence.astype(np.float32),
-        alive,
+        _alive(survived),
         None if gap is None else gap.astype(np.float32),
-        _copies(path, arrays, k),
+        _copies(arrays, k),
     )
 
 
-def _copies(path: Path, arrays: dict[str, npt.NDArray[np.generic]], k: int) -> Copies | None:
+def _copies(arrays: dict[str, Array], k: int) -> Copies | None:
     scores, survived = arrays.get(f"lookup_{k}"), arrays.get(f"lookup_survived_{k}")
     if scores is None:
         return None
-    positions = len(arrays[f"confidence_{k}"])
-    if survived is None or scores.ndim != 2 or survived.shape != scores.shape:
-        raise _malformed(path, f"lookup_{k} and lookup_survived_{k} of different shapes")
-    if len(scores) != positions:
-        raise _malformed(path, f"a lookup_{k} that does not fit its confidence_{k}")
-    known = np.isfinite(scores.astype(float))
-    if (known[:, 1:] > known[:, :-1]).any():
-        raise _malformed(path, f"a lookup_{k} with a copy that goes on after its end")
-    alive = np.logical_and.accumulate(survived.astype(np.bool_) & known, axis=1)
-    return Copies(scores.astype(np.float32), alive)
-
-
-def _malformed(path: Path, got: str) -> UsageError:
-    return UsageError(
-        f"recorded chains in {path} (confidence_0, survived_0, domain_0, ...)",
-        got,
-        "make one with: dspark-gguf trace -o FILE.npz",
+    _require(
+        survived is not None and scores.ndim == 2 and survived.shape == scores.shape,
+        f"lookup_{k} and lookup_survived_{k} have different shapes",
     )
+    _require(
+        len(scores) == len(arrays[f"confidence_{k}"]),
+        f"lookup_{k} does not match confidence_{k}",
+    )
+    known = np.isfinite(scores.astype(float))
+    _require(
+        not (known[:, 1:] > known[:, :-1]).any(), f"a copy in lookup_{k} continues after its end"
+    )
+    return Copies(scores.astype(np.float32), _alive(survived) & known)
+
+
+def _alive(survived: Array | None) -> npt.NDArray[np.bool_]:
+    """Survival is cumulative by definition; a file that marks single matches is read so, too."""
+    return np.logical_and.accumulate(np.asarray(survived, dtype=np.bool_), axis=1)
+
+
+def _require(fine: bool, fault: str) -> None:
+    if not fine:
+        raise NoArrays(fault)

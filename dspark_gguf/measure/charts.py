@@ -1,16 +1,19 @@
-"""Line charts as SVG, for a page or a file of their own, and bars of text.
+"""Line charts as SVG, for a page or a file of their own; tables and bars of text.
 
 Every text in an image is escaped.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
+from rich.console import Console
+from rich.table import Table
 
 from dspark_gguf.errors import UsageError
 
@@ -43,7 +46,7 @@ svg text { fill: var(--ink); font: 11px system-ui, sans-serif; }
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a chart: points ``(x, y)``; at most four of them have looks of their own."""
+    """A line of a chart: points ``(x, y)``; at most four lines look different."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -60,19 +63,15 @@ class Axis:
 
 
 def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], diagonal: bool = False) -> Markup:
-    """An SVG image of `lines`, with a key; `title` is read aloud in its place."""
-    parts = [_axes(x, y)]
+    """An SVG image of `lines`, with a key; a screen reader says `title` instead."""
+    parts = _axes(x, y)
     if diagonal:
         parts.append(_polyline([(x.least, y.least), (x.most, y.most)], x, y, "ideal"))
+    dot = Markup('<circle class="dot{}" cx="{:.1f}" cy="{:.1f}" r="2.5"/>')
     for k, line in enumerate(lines):
         parts.append(_key(k, line.name))
         parts.append(_polyline(line.points, x, y, f"line line{k % 4}"))
-        parts += [
-            Markup('<circle class="dot{}" cx="{:.1f}" cy="{:.1f}" r="2.5"/>').format(
-                k % 4, *_place(point, x, y)
-            )
-            for point in line.points
-        ]
+        parts += [dot.format(k % 4, *_place(point, x, y)) for point in line.points]
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         _WIDTH, _HEIGHT + _KEY * -(-len(lines) // 2), title, Markup().join(parts)
     )
@@ -82,11 +81,11 @@ def require_svg(path: Path) -> None:
     """Check the name of a chart's file before the work begins.
 
     Raises:
-        UsageError: no SVG.
+        UsageError: it does not end in ``.svg``.
 
     """
     if path.suffix.lower() != ".svg":
-        raise UsageError("a plot named FILE.svg", str(path), "change its ending")
+        raise UsageError(f"cannot draw {path}: plots are SVG", "Name it FILE.svg.")
 
 
 def save_chart(path: Path, image: Markup) -> None:
@@ -102,7 +101,20 @@ def save_chart(path: Path, image: Markup) -> None:
     try:
         path.write_text(whole.replace(">", inside, 1), encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"to write {path}", str(error.strerror), "check the path") from None
+        raise UsageError(f"cannot write {path}: {error.strerror}", "Check the path.") from None
+
+
+def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of text, all but the first column aligned right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
+    for k, head in enumerate(heads):
+        table.add_column(head, justify="right" if k else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=1000, color_system=None, markup=False, emoji=False, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def bars(values: Mapping[str, float], most: float | None = None, mark: float | None = None) -> str:
@@ -120,6 +132,14 @@ def bars(values: Mapping[str, float], most: float | None = None, mark: float | N
     return "\n".join(lines)
 
 
+def up_to(name: str, most: float) -> Axis:
+    """An axis from 0 with about four round marks that reaches `most`."""
+    rough = max(most, 1e-9) / 4
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = size * next(unit for unit in (1.0, 2.0, 2.5, 5.0, 10.0) if unit * size >= rough)
+    return Axis(name, 0.0, most, [step * k for k in range(int(most / step + 1e-9) + 1)])
+
+
 def _key(k: int, name: str) -> Markup:
     across, down = _LEFT + (_WIDTH - _LEFT) // 2 * (k % 2), _HEIGHT + _KEY * (k // 2) + 4
     mark = Markup(
@@ -128,25 +148,21 @@ def _key(k: int, name: str) -> Markup:
     return mark.format(k % 4, across, across + 20, down, down, across + 25, down + 4, name)
 
 
-def _axes(x: Axis, y: Axis) -> Markup:
+def _axes(x: Axis, y: Axis) -> list[Markup]:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    parts = []
-    for tick in x.ticks:
-        place, _ = _place((tick, y.least), x, y)
-        mark = Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:g}</text>')
-        parts.append(mark.format(place, bottom + 15, tick))
+    across = Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:g}</text>')
+    up = Markup(
+        '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
+        '<text x="{}" y="{:.1f}" text-anchor="end">{:g}</text>'
+    )
+    parts = [across.format(_place((tick, 0), x, y)[0], bottom + 15, tick) for tick in x.ticks]
     for tick in y.ticks:
-        _, place = _place((x.least, tick), x, y)
-        mark = Markup(
-            '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
-            '<text x="{}" y="{:.1f}" text-anchor="end">{:g}</text>'
-        )
-        parts.append(mark.format(_LEFT, right, place, place, _LEFT - 5, place + 4, tick))
-    across = Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>')
-    up = Markup('<text transform="translate(11 {}) rotate(-90)" text-anchor="middle">{}</text>')
-    parts.append(across.format((_LEFT + right) / 2, _HEIGHT - 6, x.name))
-    parts.append(up.format((_TOP + bottom) / 2, y.name))
-    return Markup().join(parts)
+        place = _place((0, tick), x, y)[1]
+        parts.append(up.format(_LEFT, right, place, place, _LEFT - 5, place + 4, tick))
+    below = Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>')
+    beside = Markup('<text transform="translate(11 {}) rotate(-90)" text-anchor="middle">{}</text>')
+    parts.append(below.format((_LEFT + right) / 2, _HEIGHT - 6, x.name))
+    return [*parts, beside.format((_TOP + bottom) / 2, y.name)]
 
 
 def _polyline(points: Sequence[tuple[float, float]], x: Axis, y: Axis, kind: str) -> Markup:
@@ -161,21 +177,3 @@ def _place(point: tuple[float, float], x: Axis, y: Axis) -> tuple[float, float]:
         _LEFT + across * (_WIDTH - _LEFT - _RIGHT),
         _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM),
     )
-
-
-def up_to(name: str, most: float, least: float = 0.0) -> Axis:
-    """An axis with about four round marks that reaches `most`."""
-    width = max(most - least, 1e-9)
-    rough = width / 4
-    size = 10.0 ** len(str(int(rough))) / 10 if rough >= 1 else 0.01
-    step = next(
-        (
-            unit * scale
-            for scale in (size, 10 * size, 100 * size)
-            for unit in (1.0, 2.0, 2.5, 5.0)
-            if unit * scale >= rough
-        ),
-        rough,
-    )
-    count = int(width / step + 1e-9)
-    return Axis(name, least, most, [least + step * k for k in range(count + 1)])

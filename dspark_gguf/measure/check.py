@@ -15,18 +15,17 @@ from dspark_gguf.sampling import Follower, Row, Sampler, margin
 from dspark_gguf.tally import Answer
 
 #: Logits that a row may move with the number of rows computed beside it: up to about 1.0 was seen
-#: with 4-bit weights on a CPU. A gap wider than this is no rounding.
+#: with 4-bit weights on a CPU. A wider gap is no rounding.
 NEAR_TIE = 1.0
-
 
 Verdict = Literal["equal", "near-tie", "wrong"]
 
 
 class WitnessSampler(Sampler):
-    """A greedy sampler that notes what each row it is shown says.
+    """A greedy sampler that notes what each row says.
 
-    Verification asks for one law per emitted token and in order, so the k-th note belongs to the
-    k-th token of the answer.
+    Verification asks for one distribution per emitted token and in order, so the k-th note belongs
+    to the k-th token of the answer.
 
     Attributes:
         best: the most probable token of each row.
@@ -46,16 +45,16 @@ class WitnessSampler(Sampler):
         drafted: Sequence[int] = (),
         grammar: Follower | None = None,
     ) -> Dist:
-        """The law of the next token."""
-        law = super().__call__(row, history, drafted, grammar)
-        self.best.append(law.top)
+        """The distribution of the next token."""
+        dist = super().__call__(row, history, drafted, grammar)
+        self.best.append(dist.top)
         self.margins.append(margin(row))
-        return law
+        return dist
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What came of comparing.
+    """The result of a comparison.
 
     Attributes:
         verdict: equal; near-tie: the first difference is a matter of rounding; wrong: it is not,
@@ -83,14 +82,8 @@ class Check:
         return (
             f"{self.verdict}: token {self.position} is {self.plain!r} plain and "
             f"{self.speculative!r} speculative; the best two logits there are {self.margin:.3f} "
-            f"apart (up to {NEAR_TIE} is rounding); {self.accepted} drafted tokens accepted"
+            f"apart (up to {NEAR_TIE} is rounding); {self.accepted} draft tokens accepted"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    answer: Answer
-    witness: WitnessSampler
 
 
 def report(pair: Pair, settings: Settings, prompt: Sequence[int], as_json: bool) -> int:
@@ -102,35 +95,35 @@ def report(pair: Pair, settings: Settings, prompt: Sequence[int], as_json: bool)
 
 def check(pair: Pair, prompt: Sequence[int], settings: Settings) -> Check:
     """Decode `prompt` plainly and speculatively, both greedy, and compare."""
-    plain, speculative = (_greedy_run(pair, prompt, settings, mode) for mode in ("off", "on"))
-    differs = _first_difference(speculative.answer.tokens, speculative.witness.best)
-    foreign = differs is not None  # not even the best token of the target's own row
+    plain, plain_rows = _answer(pair, prompt, settings, "off")
+    fast, rows = _answer(pair, prompt, settings, "on")
+    differs = _first_difference(fast.tokens, rows.best)
+    wrong = differs is not None  # not even the best token of the target's own row
+    wanted = rows.best if wrong else plain.tokens
     if differs is None:
-        differs = _first_difference(plain.answer.tokens, speculative.answer.tokens)
-    accepted = speculative.answer.tally.accepted
+        differs = _first_difference(plain.tokens, fast.tokens)
+    accepted = fast.tally.accepted
     if differs is None:
-        return Check("equal", len(plain.answer.tokens), None, None, "", "", accepted)
-    gap = max(run.witness.margins[differs] for run in (plain, speculative))
-    wanted, got = (
+        return Check("equal", len(plain.tokens), None, None, "", "", accepted)
+    gap = max(plain_rows.margins[differs], rows.margins[differs])
+    verdict: Verdict = "wrong" if wrong or gap > NEAR_TIE else "near-tie"
+    texts = [
         pair.vocabulary.detokenize(tokens[differs : differs + 1], special=True)
-        for tokens in (
-            speculative.witness.best if foreign else plain.answer.tokens,
-            speculative.answer.tokens,
-        )
-    )
-    verdict: Verdict = "wrong" if foreign or gap > NEAR_TIE else "near-tie"
-    return Check(verdict, differs + 1, differs, gap, wanted, got, accepted)
+        for tokens in (wanted, fast.tokens)
+    ]
+    return Check(verdict, differs + 1, differs, gap, texts[0], texts[1], accepted)
 
 
-def _greedy_run(pair: Pair, prompt: Sequence[int], settings: Settings, mode: str) -> _Run:
-    """One way, from empty caches: neither way reads what the other computed."""
+def _answer(
+    pair: Pair, prompt: Sequence[int], settings: Settings, mode: str
+) -> tuple[Answer, WitnessSampler]:
+    """From empty caches: neither way reads what the other computed."""
     sampling = settings.sampling.model_copy(update={"temperature": 0.0})
     speculation = settings.speculation.model_copy(update={"mode": mode})
     decoder = Decoder.for_pair(pair, sampling, speculation)
     decoder.sampler = witness = WitnessSampler(sampling, pair.vocabulary.end_tokens)
-    decoder.target.trim(0)
-    decoder.drafter.trim(0)
-    return _Run(decoder.answer(prompt, settings.limits), witness)
+    decoder.reset()
+    return decoder.answer(prompt, settings.limits), witness
 
 
 def _first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -15,7 +16,7 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
 from dspark_gguf.engine.timing import block_seconds, passes
 from dspark_gguf.errors import ResourceError
-from dspark_gguf.measure.charts import Axis, Line, bars, chart, up_to
+from dspark_gguf.measure.charts import Axis, Line, bars, chart, text_table, up_to
 
 #: Passes of each kind; their median counts.
 _REPEATS = 5
@@ -30,8 +31,8 @@ class Table:
     Attributes:
         depth: tokens in both caches.
         target: seconds of a pass of 1, 2, ... rows.
-        draft: seconds of one look; 0 without a draft model.
-        once: whether one look guesses a whole block.
+        draft: seconds of one draft step; 0 without a draft model.
+        once: whether one step drafts a whole block.
 
     """
 
@@ -71,13 +72,14 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
     room = n_ctx - rows - 1
     if room < 1:
         raise ResourceError(
-            f"room for {rows} rows behind a token", f"a context of {n_ctx}",
-            "give fewer --rows, or a larger --ctx-size",
-        )  # fmt: skip
+            f"a context of {n_ctx} tokens is too small for a pass of {rows} rows",
+            "Use fewer --rows or a larger --ctx-size.",
+        )
     depths = depths or sorted({min(_SHALLOW, room), min(_DEEP, n_ctx // 2, room)})
     if max(depths) > room:
         raise ResourceError(
-            f"room for {max(depths)} tokens and {rows} rows", f"{room}", "give a smaller --depth"
+            f"a --depth of {max(depths)} leaves no room for {rows} rows in a context of {n_ctx}",
+            f"Use at most {room}.",
         )
     tables = []
     for depth in depths:
@@ -101,21 +103,20 @@ def _medians(cache: Cache, rows: Sequence[int], depth: int) -> list[float]:
 
 def as_text(tables: Sequence[Table]) -> str:
     """The table, what depth changes, and a plot of the first one."""
-    heads = "".join(f"{f'at {table.depth}: ms':>14}{'over 1':>8}" for table in tables)
-    lines = [f"{'rows':>4}{heads}"]
-    for name, *cells in cost_cells(tables):
-        lines.append(f"{name:>4}" + "".join(map("{:>14}{:>8}".format, cells[::2], cells[1::2])))
-    looks = "".join(f"{1e3 * t.draft:14.2f}{t.draft / t.target[0]:8.2f}" for t in tables)
+    rows = cost_cells(tables)
     if tables[0].draft:
-        lines.append(f"look{looks}")
+        steps = [(f"{1e3 * t.draft:.2f}", f"{t.draft / t.target[0]:.2f}") for t in tables]
+        rows.append(["draft step", *chain.from_iterable(steps)])
+    heads = [head for table in tables for head in (f"at {table.depth}: ms", "over 1")]
+    parts = [text_table(["rows", *heads], rows)]
     if len(tables) > 1:
         level, off = common_factor(tables[0], tables[-1])
-        lines.append(
-            f"depth {tables[-1].depth} over {tables[0].depth}: x{level:.2f}; after this common "
-            f"factor single figures differ by {off:.1%} in the median"
+        parts.append(
+            f"depth {tables[-1].depth} over {tables[0].depth}: x{level:.2f}; apart from this "
+            f"common factor single figures differ by {off:.1%} in the median"
         )
-    lines += ["", bars({str(k + 1): ratio for k, ratio in enumerate(tables[0].ratios)})]
-    return "\n".join(lines)
+    plot = bars({str(k + 1): ratio for k, ratio in enumerate(tables[0].ratios)})
+    return "\n".join([*parts, "", plot])
 
 
 def common_factor(short: Table, long: Table) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Is a confidence true? Calibration error, Brier score, AUC, and the paper's way to mend it."""
+"""Is a confidence true? Calibration error, Brier score, AUC, and the paper's correction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.chains import Chains
-from dspark_gguf.measure.charts import Axis, Line, chart
+from dspark_gguf.measure.charts import Axis, Line, chart, text_table
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -117,32 +117,30 @@ class Reliability:
 
         """
         if len(texts) < 2:
-            raise UsageError("two texts or more: to fit and to measure", f"{len(texts)}", "add one")
+            raise UsageError(
+                f"calibration takes two texts or more, not {len(texts)}",
+                "Add one: half of them are to fit, the others to measure.",
+            )
         fit, held = _stacked(texts[::2]), _stacked(texts[1::2])
         if fit[0].min() < 0.0 or fit[0].max() > 1.0:
-            raise UsageError("probabilities as confidences", "other scores", "record them anew")
+            raise UsageError("the recorded confidences are no probabilities", "Record them anew.")
         temperatures = fit_temperatures(*fit)
         return cls(temperatures, survivals(held[0]), survivals(held[0], temperatures), held[1])
 
     def as_text(self) -> str:
         """Figures by position, before and after."""
-        lines = [
-            f"{'position':>8}{'temperature':>13}{'error':>9}{'':>9}{'Brier':>9}{'':>9}{'AUC':>9}",
-            f"{'':21}" + "".join(f"{word:>9}" for word in ("before", "after") * 3),
-        ]
+        rows = []
         for k, temperature in enumerate([*self.temperatures, None]):
             part = slice(None) if temperature is None else slice(k, k + 1)
-            before, after = self.before[:, part].ravel(), self.after[:, part].ravel()
-            outcomes = self.survived[:, part].ravel()
-            figures = "".join(
-                f"{figure(chances, outcomes):9.3f}"
+            figures = [
+                f"{figure(chances[:, part].ravel(), self.survived[:, part].ravel()):.3f}"
                 for figure in (calibration_error, brier_score, auc)
-                for chances in (before, after)
-            )
-            name = "all" if temperature is None else str(k + 1)
-            shown = "" if temperature is None else f"{temperature:.2f}"
-            lines.append(f"{name:>8}{shown:>13}{figures}")
-        return "\n".join(lines)
+                for chances in (self.before, self.after)
+            ]
+            name = ["all", ""] if temperature is None else [str(k + 1), f"{temperature:.2f}"]
+            rows.append(name + figures)
+        figures = ["error", "after", "Brier", "after", "AUC", "after"]
+        return text_table(["position", "temperature", *figures], rows)
 
     def curves(self) -> dict[str, tuple[list[float], list[float]]]:
         """The reliability diagram of the first position, before and after."""
@@ -154,23 +152,18 @@ class Reliability:
 
     def chart(self) -> Markup:
         """The same, drawn."""
-        lines = [
-            Line(name, list(zip(told, seen, strict=True)))
-            for name, (told, seen) in self.curves().items()
-        ]
-        told, seen = (Axis(name, 0, 1, (0, 0.25, 0.5, 0.75, 1)) for name in ("told", "survived"))
-        return chart(
-            "Told confidence and the share that survived", told, seen, lines, diagonal=True
-        )
+        curves = self.curves().items()
+        lines = [Line(name, list(zip(*points, strict=True))) for name, points in curves]
+        x, y = (Axis(name, 0, 1, (0, 0.25, 0.5, 0.75, 1)) for name in ("predicted", "survived"))
+        title = "Predicted confidence and the share that survived"
+        return chart(title, x, y, lines, diagonal=True)
 
 
 def _stacked(texts: Sequence[Chains]) -> tuple[Floats, Bools]:
     depth = min(text.depth for text in texts)
     confidence = np.concatenate([text.confidence[:, :depth] for text in texts])
-    return (
-        confidence.astype(np.float64),
-        np.concatenate([text.survived[:, :depth] for text in texts]),
-    )
+    survived = np.concatenate([text.survived[:, :depth] for text in texts])
+    return confidence.astype(np.float64), survived
 
 
 def _bins(chances: Floats) -> list[Bools]:

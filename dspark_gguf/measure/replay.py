@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ _RIGHT, _WRONG = 1, 0
 
 @dataclass(slots=True)
 class Sums:
-    """Tokens, and the seconds that they took."""
+    """Tokens, and the seconds they took."""
 
     tokens: int = 0
     seconds: float = 0.0
@@ -39,7 +39,8 @@ class Result:
         plain_second: seconds of one token of plain decoding.
         total: over all texts.
         domains: by kind of text.
-        verified: draft tokens sent to the target; drafted: looks that were paid for.
+        drafted: draft steps that were paid for.
+        verified: draft tokens sent to the target.
 
     """
 
@@ -69,17 +70,10 @@ class Result:
             "plain_seconds": self.total.tokens * self.plain_second,
             "speedup": self.speedup,
             "domains": {
-                name: {
-                    "tokens": sums.tokens,
-                    "seconds": sums.seconds,
-                    "speedup": sums.speedup(self.plain_second),
-                }
+                name: asdict(sums) | {"speedup": sums.speedup(self.plain_second)}
                 for name, sums in self.domains.items()
             },
-            "rounds": self.rounds,
-            "drafted": self.drafted,
-            "verified": self.verified,
-            "accepted": self.accepted,
+            **{name: getattr(self, name) for name in ("rounds", "drafted", "verified", "accepted")},
         }
 
 
@@ -104,7 +98,7 @@ def replay(
             round = _round(rule, chains, position, costs)
             rule.observe(round)
             tokens = min(round.accepted + 1, text.positions - position)
-            position += round.accepted + 1
+            position += tokens
             for place in (result.total, sums):
                 place.tokens += tokens
                 place.seconds += round.seconds
@@ -118,15 +112,14 @@ def replay(
 def scores_of(text: Chains, probability: bool) -> list[list[float]]:
     """Raw scores as a rule wants them.
 
-    A gap is on the scale of log-odds as it is; probabilities are brought there.
+    A gap is on the scale of log-odds already; probabilities are converted.
     """
-    if probability:
-        return list(text.confidence.tolist())
-    if text.gap is not None:
+    if not probability and text.gap is not None:
         return list(text.gap.tolist())
-    if ((text.confidence >= 0.0) & (text.confidence <= 1.0)).all():
-        return [[log_odds(p) for p in row] for row in text.confidence.tolist()]
-    return list(text.confidence.tolist())
+    rows: list[list[float]] = text.confidence.tolist()
+    if not probability and ((text.confidence >= 0.0) & (text.confidence <= 1.0)).all():
+        return [[log_odds(p) for p in row] for row in rows]
+    return rows
 
 
 class _Chains:
@@ -135,39 +128,38 @@ class _Chains:
     def __init__(self, text: Chains, probability: bool, copies: bool) -> None:
         self._scores = scores_of(text, probability)
         self._survived = text.survived.sum(axis=1).tolist()
-        self._copies = text.copies if copies else None
-        self.copied = copies
-        self.depth = text.depth
-        if self._copies is not None:
-            self.depth = max(self.depth, self._copies.scores.shape[1])
+        self.with_copies, self._copies = copies, text.copies if copies else None
+        longest = 0 if self._copies is None else self._copies.scores.shape[1]
+        self.depth = max(text.depth, longest)
 
-    def looks(self, position: int) -> tuple[list[float], int]:
+    def steps(self, position: int) -> tuple[list[float], int]:
         """Scores of the chain there, and how many of its tokens are right."""
         if position >= len(self._scores):
             return [], 0
         return self._scores[position], self._survived[position]
 
-    def copies(self, position: int) -> tuple[list[float], int]:
-        """The same of what would be copied."""
-        return ([], 0) if self._copies is None else self._copies.at(position)
+    def copies(self, position: int, plan: Plan) -> Segment:
+        """What a lookup would draft there."""
+        scores, right = ([], 0) if self._copies is None else self._copies.at(position)
+        tokens = _stand_ins(len(scores), right)
+        return Segment.of_guesses("lookup", tokens, scores, plan.copies(scores))
 
 
 def _round(rule: StoppingRule, text: _Chains, start: int, costs: FixedCosts) -> Round:
-    """Copies, looks and copies, as `Cascade` has them.
+    """Copies, draft steps and copies, as in `Cascade`.
 
-    Behind tokens that are wrong the chains of the text stand for what would have been guessed: all
-    of it comes to nothing either way.
+    After wrong tokens the chains of the text stand for what would have been guessed: none of it
+    is accepted either way.
     """
-    limit = costs.limit if text.looks(start)[0] else len(costs.target_seconds) - 1
+    limit = costs.limit if text.steps(start)[0] else len(costs.target_seconds) - 1
     plan = rule.plan(min(text.depth, limit))
-    head = _guesses(plan, text.copies(start)) if text.copied else Segment("lookup")
-    steps = _steps(plan, text.looks(start + len(head)), costs)
+    head = text.copies(start, plan) if text.with_copies else Segment("lookup")
+    steps = _steps(plan, *text.steps(start + len(head)), costs)
     draft = Draft(head, steps)
-    if text.copied and steps.seconds:
-        tail = _guesses(plan, text.copies(start + len(draft)))
+    if text.with_copies and steps.seconds:
+        tail = text.copies(start + len(draft), plan)
         draft = Draft(head, steps, tail if draft.tokens else tail.cut(len(tail)))
-    right = [token == _RIGHT for token in draft.tokens]
-    accepted = right.index(False) if False in right else len(right)
+    accepted = [*draft.tokens, _WRONG].index(_WRONG)
     drafting, target = sum(steps.seconds), float(costs.target_seconds[len(draft)])
     return Round(
         (_RIGHT,) * (accepted + 1),
@@ -179,18 +171,11 @@ def _round(rule: StoppingRule, text: _Chains, start: int, costs: FixedCosts) -> 
     )
 
 
-def _ids(count: int, right: int) -> tuple[int, ...]:
-    """Stand-ins for guesses of which the first ones are right."""
+def _stand_ins(count: int, right: int) -> tuple[int, ...]:
     return (_RIGHT,) * min(right, count) + (_WRONG,) * (count - right)
 
 
-def _guesses(plan: Plan, told: tuple[list[float], int]) -> Segment:
-    scores, right = told
-    return Segment.of_guesses("lookup", _ids(len(scores), right), scores, plan.copies(scores))
-
-
-def _steps(plan: Plan, told: tuple[list[float], int], costs: FixedCosts) -> Segment:
-    scores, right = told
+def _steps(plan: Plan, scores: list[float], right: int, costs: FixedCosts) -> Segment:
     kept = steps = 0
     while steps < min(plan.length, len(scores)):
         steps += 1
@@ -199,7 +184,7 @@ def _steps(plan: Plan, told: tuple[list[float], int], costs: FixedCosts) -> Segm
         kept += 1
         if not plan.goes_on():
             break
-    tokens = _ids(kept, right)
+    tokens = _stand_ins(kept, right)
     seconds = np.diff(costs.draft_seconds[:steps], prepend=0.0)
     dists = tuple(map(Dist.point, tokens))
     return Segment("model", tokens, dists, tuple(scores[:steps]), tuple(seconds.tolist()))

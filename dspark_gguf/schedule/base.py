@@ -1,8 +1,8 @@
-"""What a stopping rule is. To add one: a file beside this one, and a line in ``__init__.py``.
+"""What a stopping rule is, and the simple ones. To add one: a file, and a line in ``__init__.py``.
 
-A rule is asked once before a round for a plan. While drafting, the plan is asked before each token
-is drawn. It never sees a token: with `ratio` acceptance a decision that depends on the drawn token
-would change the law of the output.
+A rule makes a plan before each round. While drafting, the drafter asks the plan before it draws a
+token. The plan never sees a token: with `rejection` acceptance a decision that depends on the drawn
+token would change the law of the output.
 """
 
 from __future__ import annotations
@@ -20,30 +20,28 @@ class Plan(Protocol):
 
     @property
     def room(self) -> int:
-        """Most draft tokens that fit: for guesses that the rule has no say in."""
+        """Most draft tokens that fit, for guesses that the rule does not decide on."""
 
     @property
     def length(self) -> int:
         """Most tokens to draft; 0: the draft does not run at all."""
 
     def admits(self, score: float) -> bool:
-        """Whether the token of the row just looked at is drafted; no: drafting ends before it."""
+        """Whether to draft the token of the row just looked at; if not, drafting ends before it."""
 
     def goes_on(self) -> bool:
-        """Whether to look once more after the token that was just admitted."""
+        """Whether to look once more after the token just admitted."""
 
     def copies(self, scores: Sequence[float]) -> int:
-        """How many of these free guesses to draft, from the first.
+        """How many of these free guesses to draft, from the first, given their raw scores.
 
-        Args:
-            scores: the raw score of each. All of them are known before any is chosen, and each is
-                the only token of its law: losslessness does not mind.
-
+        All scores are known before any guess is chosen, and each guess is the only token of its
+        law, so this is lossless too.
         """
 
 
 class StoppingRule(Protocol):
-    """Makes the plans, and may learn from what came of them."""
+    """Makes the plans, and may learn from the rounds."""
 
     def plan(self, limit: int, behind: int = 0) -> Plan:
         """The plan of the next round.
@@ -58,29 +56,19 @@ class StoppingRule(Protocol):
         """Learn from a finished round."""
 
     def forecast(self) -> Forecast | None:
-        """What it expects of the next rounds; None: it does not reckon."""
+        """The speed it expects; None if the rule makes no forecast."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A drafter as a rule knows it.
+    """A drafter as a rule knows it."""
 
-    Attributes:
-        name: of the drafter, in its segments.
-        limit: most tokens of it in a draft.
-        calibration: what its scores mean.
-        shadow: what they would mean under `match` acceptance; None: nobody asks.
-        is_free: whether its guesses cost nothing.
-        follows_guesses: whether it can go on behind another's guesses.
-
-    """
-
-    name: str
-    limit: int
-    calibration: Calibration = field(default_factory=Calibration)
-    shadow: Calibration | None = None
-    is_free: bool = False
-    follows_guesses: bool = True
+    name: str  # in its segments
+    limit: int  # most tokens of it in a draft
+    calibration: Calibration = field(default_factory=Calibration)  # what its scores mean
+    shadow: Calibration | None = None  # what they would mean under `match` acceptance, if wanted
+    is_free: bool = False  # whether its guesses cost nothing
+    follows_guesses: bool = True  # whether it can continue another drafter's guesses
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +77,51 @@ class Forecast:
 
     drafting: float
     plain: float
+
+
+@dataclass(slots=True)
+class Bounded:
+    """At most `length` tokens of the `room` there is, each with a score of at least `min_score`."""
+
+    length: int
+    min_score: float = float("-inf")
+    room: int = 0
+
+    def admits(self, score: float) -> bool:
+        """Whether the score reaches the bound."""
+        return score >= self.min_score
+
+    def goes_on(self) -> bool:
+        """Up to `length`."""
+        return True
+
+    def copies(self, scores: Sequence[float]) -> int:
+        """Those before the first that is not admitted."""
+        refused = (k for k, score in enumerate(scores) if not self.admits(score))
+        return min(self.length, next(refused, len(scores)))
+
+
+def no_plan(room: int) -> Bounded:
+    """Plain decoding, for one round."""
+    return Bounded(0, room=room)
+
+
+class Fixed:
+    """Always as many tokens as allowed, up to `length`; 0 is plain decoding."""
+
+    def __init__(self, length: int, min_probability: float = float("-inf")) -> None:
+        self.length, self.min_probability = length, min_probability
+
+    def plan(self, limit: int, behind: int = 0) -> Plan:
+        """The shorter of `length` and `limit`."""
+        return Bounded(min(self.length, limit), self.min_probability, limit)
+
+    def observe(self, round: Round) -> None:
+        """Nothing to learn."""
+
+    def forecast(self) -> None:
+        """None: it does not learn."""
+
+
+class Threshold(Fixed):
+    """Draft up to the first row below `min_probability`: llama.cpp's n-max and p-min."""

@@ -10,8 +10,7 @@ import numpy.typing as npt
 #: How often a draft token survives when those before it did, from the least to the most agreeable
 #: text. Measured with quantizations of one model (F32 to Q8_0 targets, a Q2_K draft): first tokens
 #: agreed on 73-95 % of positions of code and maths, on 35-75 % of open chat.
-CODE_AGREEMENT = (0.75, 0.95)
-CHAT_AGREEMENT = (0.35, 0.75)
+CODE_AGREEMENT, CHAT_AGREEMENT = (0.75, 0.95), (0.35, 0.75)
 #: The usual range of agreement by kind of text.
 USUAL_AGREEMENT: Mapping[str, tuple[float, float]] = {
     "code": CODE_AGREEMENT,
@@ -47,19 +46,15 @@ def expected_ranges(
     target_seconds: npt.ArrayLike, draft_seconds: npt.ArrayLike
 ) -> dict[str, tuple[float, float]]:
     """Least and most speed over plain decoding to expect, by kind of text; see above."""
-    return {
-        kind: (
-            expected_speedup(target_seconds, draft_seconds, low)[0],
-            expected_speedup(target_seconds, draft_seconds, high)[0],
-        )
-        for kind, (low, high) in USUAL_AGREEMENT.items()
-    }
+
+    def speed(agreement: float) -> float:
+        return expected_speedup(target_seconds, draft_seconds, agreement)[0]
+
+    return {kind: (speed(low), speed(high)) for kind, (low, high) in USUAL_AGREEMENT.items()}
 
 
 def ranges_text(ranges: Mapping[str, Sequence[float]]) -> str:
     """Such as ``code 1.4-2.1x, chat 1.0-1.2x``."""
-    parts = []
-    for kind, (low, high) in ranges.items():
-        both = f"{low:.1f}-{high:.1f}" if f"{low:.1f}" != f"{high:.1f}" else f"{low:.1f}"
-        parts.append(f"{kind} {both}x")
-    return ", ".join(parts)
+    ends = {kind: [f"{speed:.1f}" for speed in both] for kind, both in ranges.items()}
+    # dict.fromkeys: a range of one speed is written once.
+    return ", ".join(f"{kind} {'-'.join(dict.fromkeys(both))}x" for kind, both in ends.items())

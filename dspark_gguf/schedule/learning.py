@@ -1,37 +1,31 @@
-"""What the rules share that learn from every round."""
+"""What the rules that learn have in common, and the DSpark paper's own rule."""
 
 from __future__ import annotations
 
-from dspark_gguf.calibration import Calibration
+from dataclasses import dataclass
+
+import numpy as np
+
+from dspark_gguf.calibration import KNOTS, Calibration
 from dspark_gguf.cost import Costs
 from dspark_gguf.records import Round
-from dspark_gguf.schedule.base import Forecast
+from dspark_gguf.schedule.base import Bounded, Forecast, Plan
 from dspark_gguf.schedule.stopping import Policy, solve
 
 
+@dataclass(eq=False)
 class Learning:
-    """What the rules share that learn: costs and calibrations, kept true by every round.
+    """Costs and calibrations, updated by every round.
 
-    Args:
-        costs: what looks and passes take.
-        calibration: what scores mean.
-        limit: most tokens to draft.
-        shadow: learns, from the same rounds, how often the draft's best token would be the
-            target's own draw: what `match` acceptance would make of them.
-        source: name of the drafter; others' segments say nothing about its scores.
-
+    `shadow` learns, from the same rounds, how often the draft's best token would be the target's
+    own draw: what `match` acceptance would make of them.
     """
 
-    def __init__(
-        self,
-        costs: Costs,
-        calibration: Calibration,
-        limit: int,
-        shadow: Calibration | None = None,
-        source: str = "model",
-    ) -> None:
-        self.costs, self.calibration, self.shadow = costs, calibration, shadow
-        self.limit, self.source = limit, source
+    costs: Costs  # of looks and passes
+    calibration: Calibration  # what scores mean
+    limit: int  # most tokens to draft
+    shadow: Calibration | None = None
+    source: str = "model"  # the drafter's name; segments of others say nothing about its scores
 
     def observe(self, round: Round) -> None:
         """Learn costs and confidences."""
@@ -56,3 +50,55 @@ def solved(
     """The policy of the highest rate with at most `limit` tokens a draft."""
     target, draft = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
     return solve(calibration, target, draft, guess, costs.redo_seconds[:limit])
+
+
+def usual_seconds(costs: Costs, round: Round) -> float:
+    """What such a round usually takes: one slow pass says nothing about the text."""
+    seconds = float(costs.target_seconds[round.drafted])
+    if steps := round.draft.steps:
+        seconds += float(costs.draft_seconds[steps - 1])
+    if round.accepted < round.drafted:
+        seconds += float(costs.redo_seconds[round.accepted])
+    return seconds
+
+
+@dataclass(slots=True)
+class Account:
+    """What drafting has won and lost, in plain rounds: what a rule may spend on trying."""
+
+    balance: float  # what there is to spend, at first and later
+    most: float  # what good times can put aside
+
+    def add(self, gain: float = 0.0) -> None:
+        """Book a round and what it gained over plain decoding; each brings 0.01 more."""
+        self.balance = min(self.balance + gain + 0.01, self.most)
+
+
+class Prefix(Learning):
+    """Algorithm 1 of the DSpark paper (DeepSeek-AI 2026) for one request: the reference.
+
+    Verify the longest prefix before the first fall of ``rate = expected / seconds``. It looks one
+    token ahead, so that a step in the costs stops it.
+    """
+
+    def plan(self, limit: int, behind: int = 0) -> Plan:
+        """At most `limit` tokens, ended by the first fall of the rate."""
+        return _PrefixPlan(self, min(limit, self.limit), limit)
+
+
+class _PrefixPlan(Bounded):
+    def __init__(self, rule: Prefix, length: int, room: int) -> None:
+        super().__init__(length, room=room)
+        self._confidence = rule.calibration.confidence
+        self._target, self._draft = rule.costs.target_seconds, rule.costs.draft_seconds
+        self._looks, self._survival, self._expected = 0, 1.0, 1.0
+
+    def admits(self, score: float) -> bool:
+        """Whether the rate rises with this token; its look is paid for either way."""
+        spent = self._draft[self._looks]
+        self._looks += 1
+        self._survival *= float(np.interp(score, KNOTS, self._confidence))
+        before, after = self._expected, self._expected + self._survival
+        self._expected = after
+        with_it, without = spent + self._target[self._looks], spent + self._target[self._looks - 1]
+        return bool(after / with_it > before / without)

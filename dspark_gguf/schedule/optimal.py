@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from dspark_gguf.records import Round
-from dspark_gguf.schedule.base import Plan
-from dspark_gguf.schedule.learning import Learning, solved
-from dspark_gguf.schedule.static import no_plan
+from dspark_gguf.schedule.base import Plan, no_plan
+from dspark_gguf.schedule.learning import Account, Learning, solved, usual_seconds
 from dspark_gguf.schedule.stopping import Policy
 
 #: Drafts between two solutions of the stopping problem: each takes about a millisecond, and a
@@ -15,31 +15,32 @@ from dspark_gguf.schedule.stopping import Policy
 _SOLVE_EVERY = 4
 #: Rounds without a draft before it is tried again: doubled from the first to the last.
 _FIRST_WAIT, _LONGEST_WAIT = 4, 128
-#: Tokens that reading what the drafter missed has to pay for itself in.
+#: Tokens within which it must pay to read what the drafter missed.
 _HORIZON = 192
-#: The account of what drafting has won and lost, in plain rounds: what there is to spend at first,
-#: what is put aside from good times at most, and what each token adds. In replay this bounds the
-#: loss in the first 200 tokens of any text, and costs nothing elsewhere.
-_START, _MOST, _SHARE = 3.0, 16.0, 0.01
+#: Of the account, in plain rounds. In replay this bounds the loss in the first 200 tokens of any
+#: text, and costs nothing elsewhere.
+_START, _MOST = 3.0, 16.0
 #: What a trial may cost besides the price of catching up, in plain rounds.
 _TRIAL = 2.0
 
 
+@dataclass(eq=False)
 class Optimal(Learning):
     """Optimal stopping for a rate, learned on line: the default.
 
-    Not drafting is one of its answers, in every round. It then tries again after a number of
-    rounds that doubles as long as the answer stays the same, if the price (the drafter reads what
-    it missed) fits into a small share of the time.
+    It may decide not to draft, in any round. It then tries again after a number of rounds that
+    doubles as long as the answer stays the same, if the price (the drafter reads what it missed)
+    fits into a small share of the time.
     """
 
-    policy: Policy | None = None
-    _age = 0  # drafts since the policy was made
-    _wait, _idle = _FIRST_WAIT, 0
-    _account = _START
+    policy: Policy | None = field(default=None, init=False)
+    _age: int = field(default=0, init=False)  # drafts since the policy was made
+    _wait: int = field(default=_FIRST_WAIT, init=False)
+    _idle: int = field(default=0, init=False)
+    _account: Account = field(default_factory=lambda: Account(_START, _MOST), init=False)
 
     def current(self) -> Policy:
-        """The policy of now, solved again where it is too old."""
+        """The present policy, solved again if it is too old."""
         if self.policy is None or self._age >= _SOLVE_EVERY:
             self._age = 0
             guess = self.policy.rate if self.policy else None
@@ -51,19 +52,17 @@ class Optimal(Learning):
         limit, room = min(limit, self.limit), limit
         if limit <= 0:
             return no_plan(room)
-        policy = self.current()
+        policy, spare = self.current(), self._account.balance
         price = self.costs.catch_up_seconds(behind) * policy.plain_rate  # in plain rounds
         if policy.drafts:
             # Seconds saved on each token, over a second of plain decoding.
             saved = 1.0 - policy.plain_rate / policy.rate
-            worth_it = self._account >= 0.0 and price <= max(
-                saved * min(_HORIZON, room), self._account
-            )
+            worth_it = spare >= 0.0 and price <= max(saved * min(_HORIZON, room), spare)
             if worth_it:
                 self._wait = _FIRST_WAIT
         else:
             self._idle += 1
-            worth_it = self._idle > self._wait and price + _TRIAL <= self._account
+            worth_it = self._idle > self._wait and price + _TRIAL <= spare
             if worth_it:
                 self._wait = min(2 * self._wait, _LONGEST_WAIT)
         if not worth_it:
@@ -76,41 +75,22 @@ class Optimal(Learning):
         super().observe(round)
         if round.draft.is_dictated:
             return
-        self._account += _SHARE
-        looks = round.draft.steps
-        if looks:
-            # What such a round usually takes: one slow pass is no loss of the draft's.
-            seconds = self.costs.target_seconds[round.drafted] + self.costs.draft_seconds[looks - 1]
+        gain = 0.0
+        if round.draft.steps:
             missed = sum(each.caught_up for each in round.draft.segments)
-            seconds += self.costs.catch_up_seconds(missed)
-            if round.accepted < round.drafted:
-                seconds += self.costs.redo_seconds[round.accepted]
-            self._account += round.accepted + 1 - seconds / self.costs.target_seconds[0]
+            seconds = usual_seconds(self.costs, round) + self.costs.catch_up_seconds(missed)
+            gain = round.accepted + 1 - seconds / float(self.costs.target_seconds[0])
             self._age += 1
             if self.policy is not None and not self.policy.drafts:
                 self._age = _SOLVE_EVERY
-        self._account = min(self._account, _MOST)
+        self._account.add(gain)
 
 
 class OptimalPlan:
-    """Looks as a policy wants them.
-
-    Args:
-        length: most tokens to draft.
-        policy: what to do after each look.
-        before: tokens that are drafted already.
-        survival: of these.
-        room: most draft tokens that fit.
-
-    """
+    """Looks as a policy wants them, after `before` tokens that survive with `survival`."""
 
     def __init__(
-        self,
-        length: int,
-        policy: Policy,
-        before: int = 0,
-        survival: float = 1.0,
-        room: int = 0,
+        self, length: int, policy: Policy, before: int = 0, survival: float = 1.0, room: int = 0
     ) -> None:
         self.length, self.room = length, room
         self.kept, self.survival = before, survival

@@ -11,9 +11,9 @@ State at look k: its score, and the survival of the tokens before it. Choices:
     stop   draw token k and verify k tokens
     go     draw token k and pay for one look more
 
-Where the target's cache cannot take back single tokens, a rejection costs a pass over what was
-accepted before it: each token k is charged the probability that it is the first one rejected, times
-the seconds of that pass.
+If the target's cache cannot drop single tokens, a rejection costs a pass over what was accepted
+before it: each token k is charged the probability that it is the first one rejected, times the
+seconds of that pass.
 
 All three are decided before token k is drawn, from scores that do not depend on it: lossless with
 any acceptance rule. SpecDec++ (arXiv 2405.19715) shows that the best rule thresholds the survival;
@@ -38,31 +38,22 @@ _EVALUATIONS = 4
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The best policy for what is known.
+    """The best policy for what is known."""
 
-    Attributes:
-        rate: tokens per second when every round drafts.
-        plain_rate: tokens per second of plain decoding.
-        confidence: at each knot of the score ``[knots]``.
-        target_seconds: of 1, 2, ... rows ``[limit + 1]``.
-        redo_seconds: of a rejection after 0, 1, ... accepted tokens ``[limit]``.
-        ahead: worth of what comes after look k, by its score and the survival up to its token
-            ``[limit, knots, grid]``; the seconds of the next look are taken off.
-        opening: worth of a first look behind k tokens that cost nothing, by their survival
-            ``[limit, grid]``; the seconds of that look are taken off.
-
-    """
-
-    rate: float
-    plain_rate: float
-    confidence: Floats
-    target_seconds: Floats
-    redo_seconds: Floats
+    rate: float  # tokens per second when every round drafts
+    plain_rate: float  # the same of plain decoding
+    confidence: Floats  # at each knot of the score [knots]
+    target_seconds: Floats  # of 1, 2, ... rows [limit + 1]
+    redo_seconds: Floats  # of a rejection after 0, 1, ... accepted tokens [limit]
+    #: Worth of what comes after look k, by its score and the survival up to its token
+    #: [limit, knots, grid]; the seconds of the next look are taken off.
     ahead: Floats
+    #: Worth of a first look after k free tokens, by their survival [limit, grid]; the seconds of
+    #: that look are taken off.
     opening: Floats
 
     def worth_of_looks(self, survival: Floats) -> Floats:
-        """Worth of looking behind 0, 1, ... tokens of this survival, beyond these tokens."""
+        """Worth of looking after 0, 1, ... tokens of this survival, beyond these tokens."""
         count = min(len(survival), len(self.opening))
         return np.array([np.interp(survival[k], _SURVIVAL, self.opening[k]) for k in range(count)])
 
@@ -72,17 +63,10 @@ class Policy:
         return self.rate > self.plain_rate
 
     def choose(self, k: int, score: float, survival: float) -> tuple[bool, bool, float]:
-        """What to do after look k (from 1).
+        """What to do after look `k` (from 1), given its row's score and the survival before it.
 
-        Args:
-            k: number of the look.
-            score: raw score of its row.
-            survival: of the tokens before it.
-
-        Returns:
-            Whether to draw its token, whether to look once more after it, and the survival up to
-            and with it.
-
+        Returns whether to draw its token, whether to look once more after it, and the survival up
+        to and with it.
         """
         low, part = place_of(score)
         sure = self.confidence[low] * (1.0 - part) + self.confidence[low + 1] * part
@@ -116,7 +100,7 @@ def solve(
         target_seconds: of a pass of 1, 2, ... rows ``[limit + 1]``.
         draft_seconds: of 1, 2, ... looks, cumulative ``[limit]``.
         guess: a rate to begin with, such as the last policy's.
-        redo_seconds: of a rejection after 0, 1, ... accepted tokens ``[limit]``; default: nothing.
+        redo_seconds: of a rejection after 0, 1, ... accepted tokens ``[limit]``; default: 0.
 
     """
     redo = np.zeros_like(draft_seconds) if redo_seconds is None else redo_seconds

@@ -1,4 +1,4 @@
-"""Our own decoders as programs of a bench."""
+"""The decoders of this package as programs of a bench."""
 
 from __future__ import annotations
 
@@ -35,14 +35,12 @@ class Ours:
     def answer(self, task: Task) -> Tally:
         """Answer from empty caches.
 
-        Without a seed in the settings the draws are those of the turn's number: the same again in
-        the next run.
+        Without a seed in the settings the turn's number is the seed: the next run draws the same.
         """
         if task.temperature not in self._decoders:
             self._decoders[task.temperature] = self.decoder_at(task.temperature)
         decoder = self._decoders[task.temperature]
-        decoder.target.trim(0)
-        decoder.drafter.trim(0)
+        decoder.reset()
         limits = self.limits.model_copy(update={"max_tokens": task.most})
         rng = np.random.default_rng(task.turn) if decoder.seed is None else None
         answer = Answer()
@@ -54,7 +52,7 @@ class Ours:
 
 
 def ours(pair: Pair, ways: Sequence[Way], sampling: Sampling, limits: Limits) -> list[Ours]:
-    """A program for each way. What one of them learns, the others do not know.
+    """A program for each way; no way knows what another one learns.
 
     Args:
         pair: loaded, and measured by ``pair.learned``.
@@ -63,12 +61,14 @@ def ours(pair: Pair, ways: Sequence[Way], sampling: Sampling, limits: Limits) ->
         limits: see `Ours`.
 
     """
-    return [Ours(way.name, _maker(pair.apart(), way, sampling), limits) for way in ways]
+    return [Ours(way.name, _maker(pair, way, sampling), limits) for way in ways]
 
 
 def _maker(pair: Pair, way: Way, sampling: Sampling) -> Callable[[float], Decoder]:
+    learned = pair.copy_costs()
+
     def decoder_at(temperature: float) -> Decoder:
         drawn = sampling.model_copy(update={"temperature": temperature})
-        return Decoder.for_pair(pair, drawn, way.speculation)
+        return Decoder.for_pair(pair, drawn, way.speculation, learned)
 
     return decoder_at

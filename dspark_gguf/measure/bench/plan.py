@@ -20,26 +20,26 @@ class Plan:
     """What to measure.
 
     Attributes:
-        prompts: what to answer, already chosen.
+        prompts: what to answer.
         temperatures: at which.
         tokens: most of an answer.
-        repeats: turns of each prompt.
-        ways: names; empty: the usual ones.
         yours: the user's own settings of speculation, where they are not the default.
         quick: fewer ways.
-        peer: others beside us.
+        repeats: turns of each prompt.
+        ways: names; empty: the usual ones.
+        peer: measure other programs, too.
         report: folder for the page, or None.
         as_json: print the JSON object alone.
 
     """
 
     prompts: list[Prompt]
-    temperatures: tuple[float, ...] = _TEMPERATURES
-    tokens: int = 48
+    temperatures: tuple[float, ...]
+    tokens: int
+    yours: Speculation | None
+    quick: bool
     repeats: int = 1
     ways: tuple[str, ...] = ()
-    yours: Speculation | None = None
-    quick: bool = False
     peer: bool = False
     report: Path | None = None
     as_json: bool = False
@@ -61,7 +61,7 @@ def make_plan(
         settings: the user's own.
         prompts: see `choose_prompts`.
         domains: the same.
-        per_domain: the same; None: as few as tell something.
+        per_domain: the same; None: just enough for a first figure.
         tokens: most of an answer.
         quick: half a minute.
         rest: the other attributes of a plan.
@@ -76,17 +76,17 @@ def make_plan(
         choose_prompts(prompts, domains, each),
         temperatures_of(settings, quick),
         tokens or (32 if quick else 48),
-        yours=None if yours == Speculation() else yours,
-        quick=quick,
+        None if yours == Speculation() else yours,
+        quick,
         **rest,
     )
 
 
 def choose_prompts(path: Path | None, domains: Sequence[str], each: int) -> list[Prompt]:
-    """The prompts to answer, one of each kind of text after the other.
+    """The prompts to answer; the kinds of text take turns.
 
     Args:
-        path: a file; None: both of ours.
+        path: a file; None: both built-in ones.
         domains: kinds of text; empty: all.
         each: most prompts of each; 0: all.
 
@@ -98,16 +98,14 @@ def choose_prompts(path: Path | None, domains: Sequence[str], each: int) -> list
     paths = [path] if path else [folder / "default.jsonl", folder / "copying.jsonl"]
     by_domain: dict[str, list[Prompt]] = {}
     for prompt in (prompt for one in paths for prompt in read_prompts(one)):
-        kept = by_domain.setdefault(prompt.domain, [])
-        if prompt not in kept:
-            kept.append(prompt)
+        same = by_domain.setdefault(prompt.domain, [])
+        if prompt not in same:
+            same.append(prompt)
+    if not by_domain:
+        raise UsageError(f"{path} has no prompts", "Write one.")
     for domain in domains:
         if domain not in by_domain:
-            raise UsageError(
-                f"domains out of {', '.join(by_domain)}", repr(domain), "correct --domains"
-            )
-    if not by_domain:
-        raise UsageError("a prompt to answer", f"none in {path}", "write one")
+            raise UsageError(f"unknown domain {domain!r}", f"Choose from {', '.join(by_domain)}.")
     rows = [by_domain[domain][: each or None] for domain in domains or by_domain]
     longest = max(map(len, rows))
     return [row[k] for k in range(longest) for row in rows if k < len(row)]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,8 @@ class Rest:
     """What the page shows besides the turns.
 
     Attributes:
-        costs: what passes take, in a short and a longer context.
-        reliability: whether the draft's confidences are true; None without a draft model.
+        costs: of passes, in a short and a longer context.
+        reliability: of the draft's confidences; None without a draft model.
 
     """
 
@@ -68,13 +67,13 @@ def require_folder(folder: Path) -> None:
         UsageError: it cannot be made, or cannot be written.
 
     """
-    got = "one that cannot be written"
+    fault = "it is not a folder that can be written"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        got = str(error.strerror)
+        fault = str(error.strerror)
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UsageError(f"a folder for the report, {folder}", got, "name another --report")
+        raise UsageError(f"cannot write a report in {folder}: {fault}", "Name another --report.")
 
 
 def write_report(folder: Path, results: Results, facts: dict[str, Any], rest: Rest) -> Path:
@@ -95,7 +94,7 @@ def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"cell": _cell, "mib": _mib}
-    told = rest.reliability
+    confidences = rest.reliability
     return environment.get_template("report.html").render(
         facts=facts,
         heads=list(HEADS),
@@ -107,8 +106,8 @@ def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
         cost_heads=[head for t in rest.costs for head in (f"ms at {t.depth}", "times one")],
         cost_cells=cost_cells(rest.costs),
         cost_chart=cost_chart(rest.costs),
-        reliability_rows=list(_reliability_rows(told)) if told else [],
-        reliability_chart=told.chart() if told else None,
+        reliability_rows=_reliability_rows(confidences) if confidences else [],
+        reliability_chart=confidences.chart() if confidences else None,
     )
 
 
@@ -117,56 +116,58 @@ def _regime(results: Results, temperature: float) -> dict[str, Any]:
     others = [row for way, row in rows.items() if way != PLAIN]
     domains = results.domains_at(temperature)
     drawn = dict.fromkeys((STATIC, text.drawn(results.ways)))
-    found = [ratio.high for row in others for ratio in row.ratios.values() if ratio]
-    positions = [(row.way, shares) for row in rows.values() if (shares := _shares(row.tally))]
+    ratios = [[domain, *(row.ratios[domain] for row in others)] for domain in domains]
+    accepted = {way: shares for way, row in rows.items() if (shares := _accepted(row.tally))}
+    longest = max(map(len, accepted.values()), default=0)
     times = [[row.way, *_parts(row.tally)] for row in rows.values() if row.tally.target_seconds]
-    longest = max((len(shares) for _, shares in positions), default=0)
     return {
         "name": text.regime(temperature),
         "verdict": text.verdict(results, temperature).split("\n"),
         "others": others,
         "domains": domains,
         "drawn": [rows[way] for way in drawn if way in rows and way != PLAIN],
-        "most": max([1.25, *found]),
-        "ratios": [[domain, *(row.ratios[domain] for row in others)] for domain in domains],
+        "most": max([1.25, *(one.high for row in others for one in row.ratios.values() if one)]),
+        "ratios": ratios,
         "summary": [[way, *row.cells()] for way, row in rows.items()],
-        "positions": [[way, *islice(chain(shares, repeat(None)), longest)]
-                      for way, shares in positions],
-        "position_chart": _position_chart(positions[:4]),
+        "positions": [
+            [way, *shares, *[None] * (longest - len(shares))] for way, shares in accepted.items()
+        ],
+        "position_chart": _position_chart(list(accepted.items())[:4]),
         "times": times,
         "time_cells": [[way, *(f"{share:.1%}" for share in shares)] for way, *shares in times],
-    }  # fmt: skip
+    }
 
 
-def _shares(tally: Tally, most: int = 12, least: int = 5) -> list[float]:
-    """Of the first places, as far as they were tried often enough to tell."""
+def _accepted(tally: Tally, most: int = 12, least: int = 5) -> list[float]:
+    """The shares of the first positions, as far as they were tried often enough to tell."""
     accepted = [*tally.accepted_by_position, *[0] * len(tally.drafted_by_position)]
     pairs = zip(accepted, tally.drafted_by_position, strict=False)
     return [yes / tried for yes, tried in pairs if tried >= least][:most]
 
 
-def _position_chart(positions: Sequence[tuple[str, list[float]]]) -> Markup | None:
-    if not positions:
+def _position_chart(accepted: Sequence[tuple[str, list[float]]]) -> Markup | None:
+    if not accepted:
         return None
-    lines = [Line(way, list(enumerate(shares, 1))) for way, shares in positions]
+    lines = [Line(way, list(enumerate(shares, 1))) for way, shares in accepted]
     longest = max(2, *(len(line.points) for line in lines))
-    x = Axis("place in the draft", 1, longest, range(1, longest + 1))
+    x = Axis("position in the draft", 1, longest, range(1, longest + 1))
     y = Axis("accepted", 0, 1, (0, 0.25, 0.5, 0.75, 1))
-    return chart("Share of drafts accepted, by place in the draft", x, y, lines)
+    return chart("Share of draft tokens accepted, by position in the draft", x, y, lines)
 
 
 def _parts(tally: Tally) -> list[float]:
     """The share of the time that each part takes."""
-    seconds = (
-        tally.prefill_seconds, tally.target_seconds, tally.draft_seconds, tally.controller_seconds,
-    )  # fmt: skip
+    model = (tally.prefill_seconds, tally.target_seconds, tally.draft_seconds)
+    seconds = (*model, tally.controller_seconds)
     return [part / sum(seconds) for part in seconds]
 
 
-def _reliability_rows(told: Reliability) -> Iterator[list[str]]:
-    for name, points in told.curves().items():
-        for point in zip(*points, strict=True):
-            yield [name, *(f"{share:.0%}" for share in point)]
+def _reliability_rows(confidences: Reliability) -> list[list[str]]:
+    return [
+        [name, *(f"{share:.0%}" for share in point)]
+        for name, points in confidences.curves().items()
+        for point in zip(*points, strict=True)
+    ]
 
 
 def _cell(value: Figure | float | str | None) -> str:

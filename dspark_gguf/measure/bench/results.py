@@ -1,9 +1,9 @@
-"""What a bench found: medians and spreads by way and domain, and where plain decoding wins."""
+"""Results of a bench: medians and spreads by way and domain, and where plain decoding wins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -38,12 +38,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A kind of text on which a way is slower than plain decoding.
-
-    Attributes:
-        sure: whether it was slower in every turn.
-
-    """
+    """A kind of text on which a way is slower than plain decoding."""
 
     temperature: float
     domain: str
@@ -104,7 +99,7 @@ class Row:
         ]
 
     def _figures(self) -> dict[str, float | None]:
-        """Of the rounds; None where it is not known: peers do not tell which had no draft."""
+        """Of the rounds; None where it is unknown: peers do not say which had no draft."""
         tally, rounds = self.tally, max(self.tally.rounds, 1)
         spent, wall = tally.controller_seconds, tally.decode_seconds
         found = {
@@ -114,24 +109,20 @@ class Row:
             "controller_share": (spent / wall if wall else 0.0, tally.target_seconds),
             "controller_ms_per_round": (1e3 * spent / rounds, tally.target_seconds),
         }
-        return {name: value if base else None for name, (value, base) in found.items()}
+        return {name: round(value, 4) if base else None for name, (value, base) in found.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; times in seconds."""
         tally = self.tally
+        ratios = {name: ratio.as_dict() for name, ratio in self.ratios.items() if ratio is not None}
         return {
             "way": self.way,
             "temperature": self.temperature,
             "peer": self.is_peer,
-            "ratio_by_domain": {
-                name: ratio.as_dict() for name, ratio in self.ratios.items() if ratio is not None
-            },
+            "ratio_by_domain": ratios,
             "tokens_per_second": self.speed.as_dict(),
             "first_token_seconds": self.first_token.as_dict(),
-            **{
-                name: None if value is None else round(value, 4)
-                for name, value in self._figures().items()
-            },
+            **self._figures(),
             "accepted_by_position": list(tally.accepted_by_position),
             "drafted_by_position": list(tally.drafted_by_position),
             "seconds": tally.as_dict()["seconds"] if tally.target_seconds else None,
@@ -151,7 +142,7 @@ class Results:
 
     Attributes:
         ways: names in the order of the table; plain decoding is the first.
-        peers: those of them that are not ours.
+        peers: those of other programs.
 
     """
 
@@ -164,6 +155,11 @@ class Results:
         self.samples += turn
 
     @property
+    def turns(self) -> int:
+        """How many were measured."""
+        return sum(sample.way == PLAIN for sample in self.samples)
+
+    @property
     def temperatures(self) -> list[float]:
         """Those that were measured."""
         return sorted({sample.task.temperature for sample in self.samples})
@@ -172,11 +168,6 @@ class Results:
         """Those that were measured at this temperature: an interrupted bench can lack some."""
         samples = self.of(PLAIN, temperature)
         return list(dict.fromkeys(sample.task.domain for sample in samples))
-
-    @property
-    def turns(self) -> int:
-        """How many were measured."""
-        return sum(sample.way == PLAIN for sample in self.samples)
 
     def of(self, way: str, temperature: float, domain: str | None = None) -> list[Sample]:
         """The samples of a way; without a domain, of all."""
@@ -190,12 +181,11 @@ class Results:
 
     def ratio(self, way: str, temperature: float, domain: str) -> Figure | None:
         """Speed over that of plain decoding in the same turn; None: not measured there."""
-        pairs = zip(
-            self.of(way, temperature, domain), self.of(PLAIN, temperature, domain), strict=True
+        mine, plain = (
+            [sample.tally.tokens_per_second for sample in self.of(one, temperature, domain)]
+            for one in (way, PLAIN)
         )
-        speeds = [(mine.tally.tokens_per_second, plain.tally.tokens_per_second)
-                  for mine, plain in pairs]  # fmt: skip
-        ratios = [mine / plain for mine, plain in speeds if mine and plain]
+        ratios = [a / b for a, b in zip(mine, plain, strict=True) if a and b]
         return Figure.of(ratios) if ratios else None
 
     def speed(self, way: str, temperature: float) -> Figure:
@@ -231,38 +221,28 @@ class Results:
         ]
 
     def plain_wins(self, temperature: float) -> list[str]:
-        """The kinds of text on which no other way of ours is faster than plain decoding."""
-        others = [way for way in self.ways if way != PLAIN and way not in self.peers]
-        return [
+        """The kinds of text on which no way of drafting is faster; peers do not count."""
+        won = {
             domain
-            for domain in self.domains_at(temperature)
-            if all(
-                (ratio := self.ratio(way, temperature, domain)) is None or ratio.median <= 1.0
-                for way in others
-            )
-        ]
+            for row in self.rows(temperature)
+            if row.way != PLAIN and not row.is_peer
+            for domain, ratio in row.ratios.items()
+            if ratio is not None and ratio.median > 1.0
+        }
+        return [domain for domain in self.domains_at(temperature) if domain not in won]
 
     def as_dict(self) -> dict[str, Any]:
         """The part of the JSON object that holds figures; times in seconds."""
+        losses = [loss for way in self.ways for loss in self.losses(way)]
         return {
-            "results": [
-                row.as_dict() for temperature in self.temperatures for row in self.rows(temperature)
-            ],
+            "results": [row.as_dict() for t in self.temperatures for row in self.rows(t)],
             "plain_wins": [
-                {"temperature": temperature, "domain": domain}
-                for temperature in self.temperatures
-                for domain in self.plain_wins(temperature)
+                {"temperature": t, "domain": domain}
+                for t in self.temperatures
+                for domain in self.plain_wins(t)
             ],
             "slower_than_plain": [
-                {
-                    "temperature": loss.temperature,
-                    "domain": loss.domain,
-                    "way": loss.way,
-                    "ratio": loss.ratio.as_dict(),
-                    "in_every_turn": loss.sure,
-                }
-                for way in self.ways
-                if way != PLAIN
-                for loss in self.losses(way)
+                asdict(loss) | {"ratio": loss.ratio.as_dict(), "in_every_turn": loss.sure}
+                for loss in losses
             ],
         }

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 from dspark_gguf import __version__
 from dspark_gguf.chat.progress import tracked
 from dspark_gguf.chat.terminal import ended_by_signals, interruptible
 from dspark_gguf.config import Settings
-from dspark_gguf.engine import library, peer
+from dspark_gguf.engine import library
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled, ResourceError
-from dspark_gguf.measure.bench import text
+from dspark_gguf.measure.bench import llama_peer, text
 from dspark_gguf.measure.bench.ours import ours
 from dspark_gguf.measure.bench.peers import peers
 from dspark_gguf.measure.bench.plan import Plan
@@ -24,7 +26,6 @@ from dspark_gguf.measure.bench.report import measure_rest, require_folder, write
 from dspark_gguf.measure.bench.results import Results
 from dspark_gguf.measure.bench.turns import Program, Task, play, warm_up
 from dspark_gguf.measure.bench.ways import Cast, default_ways, make_ways
-from dspark_gguf.measure.memory import peak_bytes
 from dspark_gguf.visible import as_json
 
 INTERRUPTED = 130
@@ -48,7 +49,7 @@ class Bench:
     pair: Pair
     settings: Settings
     plan: Plan
-    _memory: int | None = field(default=None)
+    _memory: int | None = None
 
     def run(self, echo: Callable[[str], object]) -> int:
         """Measure and print; returns the exit code.
@@ -57,11 +58,12 @@ class Bench:
             echo: prints a line on stdout.
 
         """
-        if self.plan.report:
-            require_folder(self.plan.report)
-        say = (lambda line: None) if self.plan.as_json else echo
-        tasks, code = self.tasks(), 0
-        ways = make_ways(self._ways(), self.cast, self.plan.yours)
+        plan, code = self.plan, 0
+        if plan.report:
+            require_folder(plan.report)
+        say = (lambda line: None) if plan.as_json else echo
+        tasks = self.tasks()
+        ways = make_ways(plan.ways or default_ways(self.cast, plan.quick), self.cast, plan.yours)
         results, abouts = Results([way.name for way in ways]), {way.name: way.about for way in ways}
         programs = ours(self.pair, ways, self.settings.sampling, self.settings.limits)
         with ended_by_signals(), interruptible(self.pair.interrupt):
@@ -70,8 +72,14 @@ class Bench:
             except Cancelled:
                 code = INTERRUPTED
             facts = self.facts(results, abouts, len(tasks), interrupted=bool(code))
-            if self.plan.report and not code:
-                code = self._report(results, facts)
+            if plan.report and not code:
+                try:
+                    rest = measure_rest(self.pair, plan.prompts, plan.tokens)
+                except Cancelled:
+                    facts["interrupted"], code = True, INTERRUPTED
+                else:
+                    path = write_report(plan.report, results, facts, rest)
+                    print(f"report: {path}", file=sys.stderr)  # noqa: T201
         self._print(results, facts, say)
         echo(as_json(facts, sys.stdout))
         return code
@@ -85,21 +93,24 @@ class Bench:
         say: Callable[[str], object],
     ) -> None:
         """Fill `results`, with the names of the peers; `abouts` too."""
-        warm_up(programs, self._warm_up_tasks(tasks))
+        tokens, most = self._encode([{"role": "user", "content": _WARM_UP}]), self.plan.tokens
+        first = [Task("", tokens, temperature, most) for temperature in self.plan.temperatures]
+        warm_up(programs, first)
         self._memory = peak_bytes()
         with self._peers(tasks) as others:
-            warm_up(others, self._warm_up_tasks(tasks))
+            warm_up(others, first)
             results.ways += [other.name for other in others]
             results.peers = frozenset(other.name for other in others)
             abouts.update({other.name: other.about for other in others})
-            say(text.header(abouts, len(tasks), self.plan.tokens))
+            say(text.header(abouts, len(tasks), most))
             for turn in tracked(play([*programs, *others], tasks), len(tasks)):
                 results.add(turn)
 
     @property
     def cast(self) -> Cast:
         """Who drafts."""
-        return Cast(self.pair.draft_kind)
+        draft = self.pair.draft_cache()
+        return Cast("" if draft is None else draft.kind)
 
     def tasks(self) -> list[Task]:
         """All prompts, at each temperature, in the order of the turns.
@@ -110,11 +121,11 @@ class Bench:
         """
         encoded = [(prompt.domain, self._encode(prompt.messages)) for prompt in self.plan.prompts]
         longest = max(len(tokens) for _, tokens in encoded) + self.plan.tokens
-        if longest > self.pair.target_cache.n_ctx:
+        n_ctx = self.pair.target_cache.n_ctx
+        if longest > n_ctx:
             raise ResourceError(
-                f"room for {longest} tokens: the longest prompt and its answer",
-                f"a context of {self.pair.target_cache.n_ctx}",
-                "use a larger --ctx-size, or fewer --tokens",
+                f"the longest prompt and its answer take {longest} tokens, the context has {n_ctx}",
+                "Use a larger --ctx-size, or fewer --tokens.",
             )
         return [
             Task(domain, tokens, temperature, self.plan.tokens, turn)
@@ -127,23 +138,14 @@ class Bench:
         system = [{"role": "system", "content": chat.system}] if chat.system else []
         return tuple(self.pair.template.encode([*system, *messages], chat.think))
 
-    def _warm_up_tasks(self, tasks: Iterable[Task]) -> list[Task]:
-        tokens = self._encode([{"role": "user", "content": _WARM_UP}])
-        temperatures = dict.fromkeys(task.temperature for task in tasks)
-        return [Task("", tokens, temperature, self.plan.tokens) for temperature in temperatures]
-
-    def _ways(self) -> Sequence[str]:
-        return self.plan.ways or default_ways(self.cast, self.plan.quick)
-
     @contextmanager
     def _peers(self, tasks: Sequence[Task]) -> Iterator[list[Any]]:
         if not self.plan.peer:
             yield []
             return
-        room = max(len(task.tokens) for task in tasks) + self.plan.tokens
-        room = (
-            -(-(room + 64) // 256) * 256
-        )  # a draft's tokens more, in steps that llama.cpp pads to
+        longest = max(len(task.tokens) for task in tasks) + self.plan.tokens
+        # Room for draft tokens, too, in the steps of 256 that llama.cpp pads to.
+        room = -(-(longest + 64) // 256) * 256
         with peers(self.pair, self.settings.sampling, room) as found:
             yield found
 
@@ -151,12 +153,11 @@ class Bench:
         self, results: Results, abouts: dict[str, str], wanted: int, interrupted: bool
     ) -> dict[str, Any]:
         """The JSON object."""
-        draft = self.pair.draft
-        plan = self.plan
+        draft, plan = self.pair.draft, self.plan
         return {
             "bench": FORMAT,
             "version": __version__,
-            "llama_cpp": peer.version(),
+            "llama_cpp": llama_peer.version(),
             "machine": library.machine(),
             "target": _file(self.pair.target),
             "draft": None if draft is None else {**_file(draft), "kind": self.cast.draft},
@@ -175,21 +176,9 @@ class Bench:
             **results.as_dict(),
         }
 
-    def _report(self, results: Results, facts: dict[str, Any]) -> int:
-        assert self.plan.report is not None
-        try:
-            rest = measure_rest(self.pair, self.plan.prompts, self.plan.tokens)
-        except Cancelled:
-            facts["interrupted"] = True
-            return INTERRUPTED
-        path = write_report(self.plan.report, results, facts, rest)
-        print(f"report: {path}", file=sys.stderr)  # noqa: T201
-        return 0
-
     def _print(self, results: Results, facts: dict[str, Any], say: Callable[[str], object]) -> None:
         if facts["interrupted"]:
-            done, all_ = results.turns, facts["turns"]["wanted"]
-            say(f"\ninterrupted: {done} of {all_} turns measured")
+            say(f"\ninterrupted: {results.turns} of {facts['turns']['wanted']} turns measured")
         if results.turns:
             width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
             say("\n" + text.as_text(results, width))
@@ -199,3 +188,16 @@ class Bench:
 
 def _file(model: Any) -> dict[str, Any]:
     return {"name": model.name, "bytes": model.size, "place": model.place}
+
+
+def peak_bytes() -> int:
+    """The most main memory that this process had so far.
+
+    Weights that are mapped from a file count as far as they were read. Memory of a GPU does not.
+    """
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere

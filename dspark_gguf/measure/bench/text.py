@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from dspark_gguf.measure.bench.results import HEADS, Loss, Results, Row, shown
 from dspark_gguf.measure.bench.ways import OPTIMAL, PLAIN, YOURS
-from dspark_gguf.measure.charts import bars
+from dspark_gguf.measure.charts import bars, text_table
 
-#: Columns of the first table: names of domains, then one cell for each way, at least so wide.
+#: Columns of the first table, with the gaps: names of domains, then at least so many for each way.
 _NAME, _CELL = 14, 12
-#: Plain decoding that runs so many times faster in one turn than in another says that the machine
-#: does other things: prompts alone change it far less.
+#: Plain decoding that runs so many times faster in one turn than in another shows that the machine
+#: does other things: prompts alone change its speed far less.
 _UNSTEADY = 1.5
 _MIB = 1024**2
 
@@ -30,12 +30,12 @@ def header(ways: Mapping[str, str], turns: int, most: int) -> str:
         f"{turns} turn{'s' * (turns != 1)}. In a turn every way answers the same prompt with up to "
         f"{most} tokens,",
         "one after the other, each from an empty cache; the order changes from turn to turn. All",
-        "are warmed up, and nothing is known at first but what passes cost here.",
+        "are warmed up, and know nothing at first but what passes cost here.",
         "",
         *(f"  {name:<{width}}  {about}" for name, about in ways.items()),
         "",
-        "x plain: speed over plain decoding of the same prompt in the same turn, the prompt's own",
-        "reading not counted; median over the turns, ± half of what lies between the extremes.",
+        "x plain: speed over plain decoding of the same prompt in the same turn, without the time",
+        "to read the prompt; median over the turns, ± half the distance between the extremes.",
         "Above 1 is faster than plain decoding, below 1 slower.",
     ]
     return "\n".join(lines)
@@ -60,27 +60,27 @@ def as_text(results: Results, width: int = 100) -> str:
         blocks += [
             f"== {regime(temperature)} ==",
             _ratios(rows, width),
-            _costs(rows),
+            text_table(["", *HEADS], [[row.way, *row.cells()] for row in rows]),
             _plot(rows),
             verdict(results, temperature),
         ]
     return "\n\n".join(blocks)
 
 
-def memory(ours: int | None, all_: int | None) -> str:
+def memory(ours: int | None, all_: int) -> str:
     """One line about main memory.
 
     Args:
-        ours: most bytes before any peer was loaded.
+        ours: most bytes before any peer was loaded; None: nothing was measured.
         all_: most bytes of the whole run.
 
     """
-    if ours is None or all_ is None:
-        return "peak memory: this system does not tell"
+    if ours is None:
+        return "peak memory: not available here"
     line = f"peak memory: {ours / _MIB:.0f} MiB"
     if all_ > ours * 1.02:
-        line += f" when all our ways were warm, {all_ / _MIB:.0f} MiB at the end"
-    return line + " (this process; a GPU's own memory is not in it)"
+        line += f" when all ways of this package were warm, {all_ / _MIB:.0f} MiB at the end"
+    return line + " (this process, without a GPU's own memory)"
 
 
 def verdict(results: Results, temperature: float) -> str:
@@ -104,13 +104,11 @@ def verdict(results: Results, temperature: float) -> str:
 
 
 def _slower(losses: Sequence[Loss], kinds: int) -> str:
-    def named(loss: Loss) -> str:
-        return f"{loss.domain} {loss.ratio.median:.2f}"
-
+    named = {loss: f"{loss.domain} {loss.ratio.median:.2f}" for loss in losses}
     if len(losses) == kinds > 2:
-        ends = sorted(losses, key=lambda loss: loss.ratio.median)
-        return f"every kind of text: from {named(ends[0])} to {named(ends[-1])}"
-    return ", ".join(named(loss) + " (not in every turn)" * (not loss.sure) for loss in losses)
+        least, *_, most = sorted(losses, key=lambda loss: loss.ratio.median)
+        return f"every kind of text: from {named[least]} to {named[most]}"
+    return ", ".join(named[loss] + " (not in every turn)" * (not loss.sure) for loss in losses)
 
 
 def _unsteady(results: Results, temperature: float) -> list[str]:
@@ -125,28 +123,19 @@ def _unsteady(results: Results, temperature: float) -> list[str]:
 
 def _ratios(rows: Sequence[Row], width: int) -> str:
     others = [row for row in rows if row.way != PLAIN]
-    cell = max(_CELL, 2 + max((len(row.way) for row in others), default=0))
+    cell = max([_CELL, *(2 + len(row.way) for row in others)])
     fits = max(1, (width - _NAME) // cell)
-    tables = []
-    for start in range(0, len(others), fits):
-        part = others[start : start + fits]
-        lines = [f"{'x plain':<{_NAME}}" + "".join(f"{row.way:>{cell}}" for row in part)]
-        for domain in rows[0].ratios:
-            cells = (shown(row.ratios[domain], ".2f") for row in part)
-            name = f"{domain[: _NAME - 1]:<{_NAME}}"
-            lines.append(name + "".join(f"{figure:>{cell}}" for figure in cells))
-        tables.append("\n".join(lines))
-    return "\n\n".join(tables)
-
-
-def _costs(rows: Sequence[Row]) -> str:
-    width = max(len(row.way) for row in rows)
-    lines = []
-    for name, cells in [("", HEADS), *((row.way, row.cells()) for row in rows)]:
-        speed, *figures, worst = cells
-        line = f"{name:<{width}}{speed:>14}" + "".join(f"{cell:>12}" for cell in figures)
-        lines.append(f"{line}   {worst}".rstrip())
-    return "\n".join(lines)
+    parts = [others[start : start + fits] for start in range(0, len(others), fits)]
+    return "\n\n".join(
+        text_table(
+            ["x plain", *(row.way for row in part)],
+            [
+                [domain[: _NAME - 2], *(shown(row.ratios[domain], ".2f") for row in part)]
+                for domain in rows[0].ratios
+            ],
+        )
+        for part in parts
+    )
 
 
 def _plot(rows: Sequence[Row]) -> str:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from dspark_gguf.tally import Tally
 
-#: Tokens that each way says before anything is measured.
+#: Tokens that each way generates before anything is measured.
 WARM_UP = 16
 
 
@@ -37,10 +37,10 @@ class Program(Protocol):
 
     @property
     def name(self) -> str:
-        """Of its column."""
+        """Heads its column."""
 
     def answer(self, task: Task) -> Tally:
-        """Answer from an empty cache, and say what it took; what is not known stays 0.
+        """Answer from an empty cache; figures that are not known stay 0.
 
         Raises:
             Cancelled: the user asked to stop.
@@ -58,17 +58,16 @@ class Sample:
 
 
 def warm_up(programs: Sequence[Program], tasks: Sequence[Task]) -> None:
-    """Let each program do each task shortly: the first pass pays for memory that others reuse."""
+    """A few tokens of each task: the first pass pays for memory that the others reuse."""
     for program in programs:
         for task in tasks:
             program.answer(replace(task, most=WARM_UP))
 
 
 def play(programs: Sequence[Program], tasks: Sequence[Task]) -> Iterator[list[Sample]]:
-    """The samples of each turn. The order is turned by one from turn to turn.
+    """The samples of each turn. The order rotates by one from turn to turn.
 
-    So a machine that becomes slower, or a neighbour that comes and goes, does not always meet the
-    same way.
+    So a machine that becomes slower does not always slow down the same way.
     """
     for task in tasks:
         first = task.turn % len(programs)

@@ -46,7 +46,7 @@ class Cast:
 
 
 def default_ways(cast: Cast, quick: bool = False) -> list[str]:
-    """The names that are compared unless told."""
+    """The names that are compared by default."""
     if quick:
         return [PLAIN, STATIC, OPTIMAL]
     if not cast.draft:
@@ -70,55 +70,47 @@ def make_ways(names: Sequence[str], cast: Cast, yours: Speculation | None = None
     """
     ways = [_way(name, cast) for name in dict.fromkeys([PLAIN, *names]) if name != YOURS]
     if yours is not None:
-        ways.append(
-            Way(YOURS, "the options that you gave", yours.model_copy(update={"learn": False}))
-        )
+        yours = yours.model_copy(update={"learn": False})
+        ways.append(Way(YOURS, "the options that you gave", yours))
     elif YOURS in names:
-        raise UsageError(f"options of speculation for the way {YOURS!r}", "none", "give some")
+        raise UsageError(f"the way {YOURS!r} has no options of speculation", "Give some.")
     return ways
 
 
 def _way(name: str, cast: Cast) -> Way:
-    wanted = {"block": cast.draft == "block", "model": cast.draft, "cascade": cast.draft}
-    if not wanted.get(name, True):
+    needs = {"block": cast.draft == "block", "model": cast.draft, "cascade": cast.draft}
+    if not needs.get(name, True):
         kind = "block draft" if name == "block" else "draft model"
-        raise UsageError(f"a {kind} for the way {name!r}", "none", "name one with -d")
+        raise UsageError(f"the way {name!r} needs a {kind}", "Name one with -d.")
     if found := _FIXED.fullmatch(name):
-        return _fixed(name, int(found[1]), cast)
+        length = int(found[1])
+        what = f"{'draft' if cast.draft else 'copied token'}{'s' * (length > 1)}"
+        about = f"always {length} {what}"
+        if name == STATIC:
+            about += ", no threshold: llama.cpp's default"
+        return _static(name, about, length, 0.0)
     if found := _THRESHOLD.fullmatch(name):
-        return _threshold(name, int(found[1]), float(found[2]))
-    both = "the draft model and copies" if cast.draft else "copies from the conversation"
+        length, least = int(found[1]), float(found[2])
+        about = f"up to {length} drafts, each at least {least:.0%} probable"
+        return _static(name, about, length, least)
+    both = "the draft model and prompt lookup" if cast.draft else "prompt lookup"
     known = {
         PLAIN: ("one token a pass, no draft", {"mode": "off"}),
         "cascade": (f"{both}, as many as pay here", {}),
         OPTIMAL: (f"what you get without options: {both}, as many as pay here", {}),
+    } | {
+        drafter: (f"{drafter_class(drafter).about}, as many as pay here", {"drafter": drafter})
+        for drafter in known_drafters()
     }
-    if name in known_drafters():
-        known[name] = f"{drafter_class(name).about}, as many as pay here", {"drafter": name}
     if name not in known:
-        raise UsageError(
-            f"ways of decoding ({_NAMES}, {', '.join(known_drafters())})",
-            repr(name),
-            "correct --ways",
-        )
+        names = f"{_NAMES}, {', '.join(known_drafters())}"
+        raise UsageError(f"unknown way of decoding {name!r}", f"--ways takes {names}.")
     about, values = known[name]
     return Way(name, about, Speculation.model_validate({**values, "learn": False}))
 
 
-def _fixed(name: str, length: int, cast: Cast) -> Way:
+def _static(name: str, about: str, length: int, least: float) -> Way:
     if not 1 <= length <= MAX_DRAFT:
-        raise UsageError(f"fixed-1 to fixed-{MAX_DRAFT}", repr(name), "correct --ways")
-    what = f"draft{'s' * (length > 1)}" if cast.draft else f"copied token{'s' * (length > 1)}"
-    about = f"always {length} {what}"
-    if name == STATIC:
-        about += ", no threshold: llama.cpp's default"
-    speculation = Speculation(mode="on", draft_max=length, draft_min_prob=0, learn=False)
-    return Way(name, about, speculation)
-
-
-def _threshold(name: str, length: int, least: float) -> Way:
-    if not 1 <= length <= MAX_DRAFT:
-        raise UsageError(f"1 to {MAX_DRAFT} drafts", repr(name), "correct --ways")
-    about = f"up to {length} drafts, each at least {least:.0%} probable"
+        raise UsageError(f"unknown way {name!r}", f"A draft has 1 to {MAX_DRAFT} tokens.")
     speculation = Speculation(mode="on", draft_max=length, draft_min_prob=least, learn=False)
     return Way(name, about, speculation)

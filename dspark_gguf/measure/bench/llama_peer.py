@@ -1,32 +1,37 @@
-"""llama-cpp-python's own loop, timed: what others get from the same file."""
+"""llama-cpp-python's own loop, timed with the same file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import version as version_of
 from time import perf_counter
 
-import llama_cpp
-from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
-
 from dspark_gguf.config import Sampling
+from dspark_gguf.engine import build
 from dspark_gguf.engine.library import physical_cores, type_number
-from dspark_gguf.engine.llama import SafeLlama
+from dspark_gguf.engine.llama import LlamaPromptLookupDecoding, SafeLlama
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import ResourceError
 from dspark_gguf.tally import Tally
 
+#: Settings that ``Llama.generate`` takes under the same name.
+_SAME_NAME = (
+    "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "frequency_penalty",
+    "presence_penalty",
+)  # fmt: skip
+
 
 def version() -> str:
-    """Of the binding, and of the llama.cpp inside."""
-    return f"{llama_cpp.__version__} (llama.cpp {llama_cpp.llama_version().decode()})"
+    """Of the binding, and of the llama.cpp in it."""
+    return f"{version_of('llama_cpp_python')} (llama.cpp {build.versions().get('llama.cpp')})"
 
 
 class LlamaPeer:
-    """A ``llama_cpp.Llama`` of its own, loaded as `model` was.
+    """A second ``llama_cpp.Llama``, loaded as `model` was.
 
     Args:
         model: the target.
-        n_ctx: tokens of context; with lookup it keeps a table of all logits for as many.
+        n_ctx: tokens of context; with lookup it keeps a table of the logits of all.
         guesses: tokens that its ``LlamaPromptLookupDecoding`` guesses; 0: plain decoding.
         clock: seconds.
 
@@ -36,11 +41,7 @@ class LlamaPeer:
     """
 
     def __init__(
-        self,
-        model: Model,
-        n_ctx: int,
-        guesses: int = 0,
-        clock: Callable[[], float] = perf_counter,
+        self, model: Model, n_ctx: int, guesses: int = 0, clock: Callable[[], float] = perf_counter
     ) -> None:
         options, self._clock = model.options, clock
         self._ends = frozenset(model.vocabulary.end_tokens)
@@ -65,14 +66,13 @@ class LlamaPeer:
             )
         except (ValueError, MemoryError) as error:
             raise ResourceError(
-                "memory for llama-cpp-python's own Llama", str(error), "leave out --peer"
+                f"not enough memory for llama-cpp-python's own Llama: {error}", "Leave out --peer."
             ) from None
 
     def answer(self, prompt: Sequence[int], sampling: Sampling, most: int) -> Tally:
-        """Answer from an empty cache.
+        """Answer from an empty cache; the number of passes is not known.
 
-        The first token ends the pass over the prompt: both are in the seconds of reading it. How
-        many passes there were is not known.
+        The seconds of reading the prompt include the first token.
         """
         self._llama.reset()
         self._llama.set_seed(sampling.seed or 0)
@@ -80,28 +80,19 @@ class LlamaPeer:
         tokens = self._llama.generate(
             list(prompt),
             temp=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            typical_p=sampling.typical_p,
-            repeat_penalty=sampling.repeat_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            presence_penalty=sampling.presence_penalty,
+            **{name: getattr(sampling, name) for name in _SAME_NAME},
         )
-        count, first, now = 0, started, started
+        times = []
         for token in tokens:
-            now = self._clock()
-            if not count:
-                first = now
-            count += 1
-            if token in self._ends or count == most:
+            times.append(self._clock())
+            if token in self._ends or len(times) == most:
                 break
+        first, last = (times[0], times[-1]) if times else (started, started)
+        prefill = first - started
         return Tally(
-            tokens=count - 1,
-            seconds=now - started,
-            prefill_seconds=first - started,
-            first_token_seconds=first - started,
-        )
+            tokens=len(times) - 1, seconds=last - started, prefill_seconds=prefill,
+            first_token_seconds=prefill,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Free its memory."""

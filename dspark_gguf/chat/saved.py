@@ -1,0 +1,301 @@
+"""Saved sessions: conversations under a name, with the KV caches of their models.
+
+A session is a folder. Only its ``chat.json``, in the format of ``/save FILE``, matters. ``.cache``
+files save the time to read the conversation again; one that is missing, damaged or of other models
+than ``caches.json`` says is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from dspark_gguf.chat import transcript
+from dspark_gguf.chat.session import Session
+from dspark_gguf.engine.state import fingerprint, load_state, save_state, state_bytes
+from dspark_gguf.errors import DSparkError, UsageError
+from dspark_gguf.paths import data_dir, make_private, remove_parts, replacing, unwritable
+
+#: Limit for the caches of all sessions together; the oldest of other sessions are deleted first.
+MOST_BYTES = 8 * 1024**3
+#: What saving a cache leaves free on the disk.
+LEAVE_FREE = 1024**3
+_MIB = 1024**2
+#: What reading a damaged record of caches may raise.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+_NAME = re.compile(r"\w[\w.-]{0,63}")
+_CHAT, _CACHES, _LOCK = "chat.json", "caches.json", "lock"
+
+
+class SavedSession:
+    """The folder of a session, locked against other processes until `close`.
+
+    Args:
+        name: of the session.
+        unnamed: nobody asked to save it: an empty conversation replaces nothing, and caches are
+            not written.
+
+    Raises:
+        UsageError: an invalid name, or a session that is open in another process.
+        DSparkError: the folder cannot be written.
+
+    """
+
+    def __init__(self, name: str, unnamed: bool = False) -> None:
+        self.name, self.unnamed = name, unnamed
+        self.folder = _folder_of(name)
+        self.path = self.folder / _CHAT
+        try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.folder, error) from None
+        make_private(self.folder)
+        self._lock = _lock(self.folder)
+        remove_parts(self.folder)
+        # What the files hold, and what saving the caches came to.
+        self._transcript: dict[str, Any] = {}
+        self._cached: dict[str, list[int]] = {}
+        self._outcome = "as it was"
+
+    @classmethod
+    def last(cls) -> SavedSession:
+        """The session of a chat without a name; each of several at once gets its own."""
+        for number in itertools.count(1):
+            with contextlib.suppress(UsageError):
+                return cls("last" if number == 1 else f"last-{number}", unnamed=True)
+        raise AssertionError
+
+    def close(self) -> None:
+        """Unlock it."""
+        self._lock.release()
+
+    def settings(self) -> dict[str, Any]:
+        """Models and settings as they were; empty for a new session.
+
+        Raises:
+            UsageError: the transcript is damaged.
+
+        """
+        settings = transcript.read(self.path).get("settings") if self.path.exists() else None
+        return settings if isinstance(settings, dict) else {}
+
+    def restore(self, session: Session) -> str:
+        """Continue the conversation, as `settings`; returns a line about it, empty if new."""
+        if not self.path.exists():
+            return ""
+        system = session.system  # it is among the settings, where an option may have replaced it
+        transcript.load(session, self.path)
+        session.system = system
+        with contextlib.suppress(*_DAMAGE):
+            _restore_caches(session, self.folder)
+        self._cached, self._transcript = _held(session), transcript.record(session)
+        tokens = session.pair.target_cache.length
+        cached = f", {tokens} tokens in the cache" if tokens else ""
+        return f"session {self.name}: {len(session.messages)} messages{cached}"
+
+    def write(self, session: Session) -> None:
+        """Save the transcript if it changed.
+
+        Raises:
+            UsageError: it cannot be written.
+
+        """
+        record = transcript.record(session)
+        replaces_nothing = not session.messages and (self.unnamed or not self.path.exists())
+        if record != self._transcript and not replaces_nothing:
+            transcript.write(record, self.path)
+            self._transcript = record
+
+    def save(self, session: Session) -> str:
+        """`write`, and save the caches of a session with a name; says what was saved."""
+        self.write(session)
+        if self.unnamed or not session.messages:
+            return ""
+        held = _held(session)
+        try:
+            if held != self._cached:
+                self._outcome, self._cached = _save_caches(session, self.folder), held
+        except OSError as error:
+            return f"without its caches: {error.strerror}"
+        return self._outcome
+
+
+class Entry(NamedTuple):
+    """A session in the list: the number of its messages is None if they cannot be read.
+
+    `modified` is in seconds since 1970, `size` in bytes.
+    """
+
+    name: str
+    messages: int | None
+    modified: float
+    size: int
+
+
+def list_sessions() -> list[Entry]:
+    """All saved sessions, the newest first, and anything else that takes a session's place.
+
+    Raises:
+        DSparkError: the folder of the sessions cannot be used.
+
+    """
+    found, folder = [], data_dir("sessions")
+    try:
+        places = list(folder.iterdir())
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    for place in places:
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if _NAME.fullmatch(place.name) and (entry := _entry(place)):
+                found.append(entry)
+    return sorted(found, key=lambda entry: entry.modified, reverse=True)
+
+
+def _entry(folder: Path) -> Entry | None:
+    """What is in the place of a session; None for a folder without a chat."""
+    messages, modified, size = None, folder.lstat().st_mtime, 0
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError:  # a file, a dead link, a folder of somebody else
+        return Entry(folder.name, None, modified, folder.lstat().st_size)
+    if _CHAT not in names:
+        return None
+    with contextlib.suppress(DSparkError):
+        messages = len(transcript.read(folder / _CHAT)["messages"])
+    for name in names:
+        with contextlib.suppress(OSError):  # a dead link, or gone meanwhile
+            facts = (folder / name).stat()
+            size += facts.st_size
+            modified = facts.st_mtime if name == _CHAT else modified
+    return Entry(folder.name, messages, modified, size)
+
+
+def delete_session(name: str) -> None:
+    """Delete a session; if it is a link, the link alone.
+
+    Raises:
+        UsageError: no such session, or it is open in a process.
+        DSparkError: it cannot be deleted.
+
+    """
+    folder = _folder_of(name)
+    if not os.path.lexists(folder) or not _entry(folder):
+        known = ", ".join(entry.name for entry in list_sessions()) or "none"
+        raise UsageError(f'there is no session "{name}"', f"Saved sessions: {known}.")
+    try:
+        if folder.is_symlink() or not folder.is_dir():
+            folder.unlink()
+            return
+        with _lock(folder):
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != _LOCK:
+                    path.unlink()
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_of(name: str) -> Path:
+    if not _NAME.fullmatch(name):
+        hint = "Use up to 64 letters, digits and . _ -, and begin with a letter or a digit."
+        raise UsageError(f"{name!r} is not a session name", hint)
+    return data_dir("sessions") / name
+
+
+def _lock(folder: Path) -> FileLock:
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        problem = f'session "{folder.name}" is open in another process'
+        raise UsageError(problem, "Close it there or choose another name.") from None
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    return lock
+
+
+def _held(session: Session) -> dict[str, list[int]]:
+    return {role: list(cache.tokens) for role, cache in session.pair.caches.items()}
+
+
+def _save_caches(session: Session, folder: Path) -> str:
+    """Write the caches; says how large they are, or why they are left out."""
+    caches = {role: cache for role, cache in session.pair.caches.items() if cache.length}
+    size = sum(map(state_bytes, caches.values()))
+    if not _has_room(folder, size):
+        return f"without its caches, which would take {size / _MIB:.1f} MiB of the disk"
+    sums = {}
+    for role, cache in caches.items():
+        with replacing(folder / f"{role}.cache", private=True) as temporary:
+            save_state(cache, temporary)
+            sums[role] = checksum(temporary)
+    record = {"models": _models(session), "exchange": session.last_exchange, "checksums": sums}
+    with replacing(folder / _CACHES, private=True) as temporary:
+        temporary.write_text(json.dumps(record), "utf-8")
+    return f"with its caches, {size / _MIB:.1f} MiB"
+
+
+def _restore_caches(session: Session, folder: Path) -> None:
+    """Fill the caches with what belongs to their models."""
+    session.decoder  # noqa: B018 - measuring for it would empty the caches later
+    ours = _models(session)
+    record = json.loads((folder / _CACHES).read_text("utf-8"))
+    theirs, sums, (text, tokens) = record["models"], record["checksums"], record["exchange"]
+    n_vocab = session.pair.vocabulary.n_vocab
+    if not isinstance(text, str) or not all(0 <= token < n_vocab for token in tokens):
+        return
+    session.last_exchange = text, [int(token) for token in tokens]
+    for role, cache in session.pair.caches.items():
+        path = folder / f"{role}.cache"
+        # A draft's cache may be computed from the target's states: the target must match too.
+        same = all(theirs.get(one) == ours[one] for one in ("target", role))
+        if same and sums.get(role) == checksum(path):
+            load_state(cache, path)
+
+
+def checksum(path: Path) -> str:
+    """Of the size of a file and 17 blocks of 64 KiB from its start to its end.
+
+    Caches take gigabytes. This takes milliseconds, shows a file that is cut short or mixed up, and
+    covers every byte up to 1 MiB. No crash leaves a hole: `replacing` flushes before it renames.
+    """
+    block, size = 1 << 16, path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for k in range(17):
+            file.seek(max(0, size - block) * k // 16)
+            digest.update(file.read(block))
+    return digest.hexdigest()
+
+
+def _models(session: Session) -> Any:
+    prints = {role: fingerprint(cache) for role, cache in session.pair.caches.items()}
+    return json.loads(json.dumps(prints))  # comparable with what a file says
+
+
+def _has_room(folder: Path, size: int) -> bool:
+    """Whether `size` bytes fit, after deleting old caches of other sessions."""
+    if size > MOST_BYTES or shutil.disk_usage(folder).free < size + LEAVE_FREE:
+        return False
+    others = []
+    for path in folder.parent.glob("*/*.cache"):
+        with contextlib.suppress(OSError):  # a dead link, or gone meanwhile
+            if path.parent != folder:
+                others.append((path.stat().st_mtime, path.stat().st_size, path))
+    for _, used, path in sorted(others, reverse=True):
+        size += used
+        if size > MOST_BYTES:
+            path.unlink(missing_ok=True)
+    return True

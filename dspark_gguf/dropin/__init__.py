@@ -1,0 +1,1 @@
+"""A drop-in for ``llama_cpp.Llama`` that speculates."""

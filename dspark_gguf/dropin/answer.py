@@ -1,0 +1,59 @@
+"""The tokens of one answer, as ``Llama.generate`` hands them out."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dspark_gguf.decoder import Generation
+from dspark_gguf.draft import AnswerGrammar, within
+from dspark_gguf.ending import Endless
+from dspark_gguf.engine.chain import Chain, ChainVerifier
+from dspark_gguf.engine.grammar import Grammar
+
+
+def answer(
+    llama: Any, prompt: list[int], *, stopping_criteria: Any = None, **sampling: Any
+) -> Generator[int, Sequence[int] | None, None]:
+    """Tokens after `prompt`, as a ``Llama`` draws them; `llama` is the `DSparkLlama`."""
+
+    def begin(tokens: list[int], drawn: Sequence[int] = ()) -> Generation:
+        """The generation after `tokens`, whose chain has seen `drawn`."""
+        llama._mirostat_mu = ctypes.c_float(2.0 * sampling.get("mirostat_tau", 5.0))
+        asked, grammar, scheduler = sampling.get("grammar"), None, llama.stopping_rule
+        if asked is not None:
+            state = Grammar(llama._vocabulary, asked._grammar, asked._root)
+            grammar = AnswerGrammar(state, llama._choices)
+        drafter = within(grammar, llama.drafter, scheduler)
+        chain = Chain(llama, grammar, **sampling)
+        llama._sampler = chain.sampler
+        for token in drawn:
+            chain.accept(token)
+        record = llama._recorded.append if llama._recorded else None
+        verifier = ChainVerifier(llama, chain, grammar, stopping_criteria, record)
+        rng = np.random.default_rng(0)
+        return Generation(llama._cache, drafter, scheduler, verifier, Endless(), tokens, rng)
+
+    run = begin(prompt)
+    first = len(prompt)
+    while run.finish_reason is None:
+        llama._committed = run.tokens
+        step = run.propose()
+        place = len(run.tokens)
+        result = run.commit(llama._cache.decode(step.tokens, step.n_rows))
+        for k, token in enumerate(result.tokens):
+            # Between two tokens the caller sees what was said so far.
+            llama.n_tokens = place + k
+            sent = yield token
+            if not sent:
+                continue
+            drawn = run.tokens[first : place + k + 1]
+            said = [*run.tokens[: place + k + 1], *sent]
+            if k + 1 == len(result.tokens):
+                run = run.moved(said, np.random.default_rng(0))
+            else:  # the chain has drawn more tokens than the caller got
+                run = begin(said, drawn)
+            break

@@ -1,0 +1,71 @@
+"""The context of a loaded ``Llama`` as a cache, with the ``Llama``'s own counters kept true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Event
+
+import llama_cpp
+import numpy as np
+
+from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.rollback import Rollback
+from dspark_gguf.engine.sequence import SequenceCache
+
+
+class _LlamaContext(Context):
+    """The context of a ``Llama``; fills its table of all logits, where it has one."""
+
+    def __init__(self, llama: llama_cpp.Llama, n_ctx: int) -> None:
+        super().__init__(
+            llama._ctx.ctx, n_ctx, int(llama._n_vocab), int(llama.n_batch), Event(), owner=llama
+        )
+        self._llama = llama
+
+    def run(self, sequence: int, tokens: Sequence[int], position: int, n_rows: int) -> None:
+        """As for any context."""
+        llama, count = self._llama, len(tokens)
+        if not getattr(llama, "_all_logits", llama._logits_all):
+            super().run(sequence, tokens, position, n_rows)
+            return
+        super().run(sequence, tokens, position, count)
+        rows = llama_cpp.llama_get_logits(self.pointer)
+        table = llama.scores[position : position + count]
+        table[:] = np.ctypeslib.as_array(rows, (count, self.n_vocab))
+
+
+class _Books:
+    """Keeps `n_tokens` and `input_ids` of a ``Llama`` true: its methods rely on them."""
+
+    def __init__(self, llama: llama_cpp.Llama, cache: SequenceCache) -> None:
+        self._llama, self._cache = llama, cache
+
+    def passed(self, count: int) -> None:
+        """`count` more tokens."""
+        llama, length = self._llama, self._cache.length
+        llama.input_ids[length - count : length] = self._cache.tokens[length - count :]
+        llama.n_tokens, llama._requires_eval = length, False
+
+    def trimmed(self, length: int) -> None:
+        """Fewer tokens: the last logits are no longer those of the last token."""
+        if self._cache.length < self._llama.n_tokens:
+            self._llama.n_tokens, self._llama._requires_eval = self._cache.length, True
+
+
+def borrowed(llama: llama_cpp.Llama, *, is_draft: bool = False) -> SequenceCache:
+    """The cache of a loaded ``Llama``; notices what the ``Llama`` does between two answers.
+
+    Relies on ``_ctx``, ``_n_vocab``, ``_logits_all``, ``_requires_eval`` and ``_model``; a contract
+    test pins them.
+    """
+    model = llama._model.model
+    is_kind = (llama_cpp.llama_model_is_recurrent, llama_cpp.llama_model_is_hybrid)
+    recurrent = any(each(model) for each in is_kind)
+    window = int(llama_cpp.llama_model_n_swa(model))
+    context = _LlamaContext(llama, min(int(llama.n_ctx()), len(llama.input_ids)))
+    rollback = Rollback(context.pointer, recurrent, window, llama.context_params.swa_full)
+    rows = 1 if is_draft else min(MAX_DRAFT + 1, context.n_batch)
+    cache = SequenceCache(context, rollback, rows, is_draft)
+    cache.listeners.append(_Books(llama, cache))
+    return cache

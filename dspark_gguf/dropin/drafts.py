@@ -1,0 +1,100 @@
+"""What may be given to `DSparkLlama` as its draft."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import llama_cpp
+
+from dspark_gguf.config import DraftOptions, Speculation
+from dspark_gguf.draft import Drafter
+from dspark_gguf.dropin.books import borrowed
+from dspark_gguf.engine.compatible import require_same_tokens
+from dspark_gguf.engine.pair import open_draft
+from dspark_gguf.engine.sequence import SequenceCache
+from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.errors import UsageError
+
+#: What may be given as `draft_model`.
+DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
+
+
+def require_honoured(
+    draft: DraftModel, options: DraftOptions | None, speculation: Speculation
+) -> None:
+    """Refuse what a `DSparkLlama` would have to ignore.
+
+    Raises:
+        UsageError: naming it.
+
+    """
+    if speculation.acceptance not in ("auto", "match"):
+        raise UsageError(
+            f"acceptance {speculation.acceptance} does not go with DSparkLlama, whose tokens are "
+            "all llama.cpp's own draw",
+            "Use match or auto, or dspark_gguf.Decoder for the other rules.",
+        )
+    path = isinstance(draft, str | Path)
+    model = path or isinstance(draft, llama_cpp.Llama)
+    for given, fits, what in (
+        (options is not None, path, "draft_options"),
+        (speculation.drafter == "lookup", draft is None, "drafter lookup"),
+        (speculation.drafter != "auto", draft is None or model, f"drafter {speculation.drafter}"),
+        (speculation.lookup_store is not None, draft is None or model, "a lookup_store"),
+    ):
+        if given and not fits:
+            clash = f"does not go with a draft_model of type {type(draft).__name__}"
+            why = "needs a draft_model" if draft is None else clash
+            raise UsageError(f"{what} {why}", "Leave one of the two out.")
+
+
+def open_cache_of(
+    draft: DraftModel,
+    options: DraftOptions,
+    target: SequenceCache,
+    vocabulary: Vocabulary,
+    target_path: str,
+) -> SequenceCache | None:
+    """The cache of a draft model; None if the draft is not a model.
+
+    Raises:
+        PairError: another vocabulary than the target's.
+
+    """
+    if isinstance(draft, str | Path):
+        return open_draft(draft, options, target, vocabulary, target_path)
+    if isinstance(draft, llama_cpp.Llama):
+        theirs = Vocabulary(draft._model.model, owner=draft)
+        names = os.path.basename(target_path), os.path.basename(draft.model_path)
+        require_same_tokens(vocabulary, theirs, *names)
+        return borrowed(draft, is_draft=True)
+    return None
+
+
+def own_drafter(draft: Any) -> Drafter | None:
+    """The caller's own drafter, if `draft` is one.
+
+    Raises:
+        UsageError: `draft` is nothing that can draft.
+
+    """
+    if draft is None or isinstance(draft, str | Path | llama_cpp.Llama):
+        return None
+    missing = [name for name in ("propose", "name", "is_free", "most") if not hasattr(draft, name)]
+    if missing:
+        raise UsageError(
+            f"draft_model cannot be of type {type(draft).__name__}",
+            "Give a path, a Llama, a Drafter or None "
+            f"(a Drafter has {missing[0]}: see dspark_gguf.draft.NoDrafter).",
+        )
+    return draft  # type: ignore[no-any-return]
+
+
+def file_stats(files: Sequence[DraftModel]) -> list[tuple[str, int, int]]:
+    """Name, size and time of each file: a changed file has other costs."""
+    named = [file.model_path if isinstance(file, llama_cpp.Llama) else file for file in files]
+    paths = [Path(file) for file in named if isinstance(file, str | Path)]
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]

@@ -1,0 +1,279 @@
+"""A faster ``llama_cpp.Llama``: the same answers, with drafts that are checked in one pass.
+
+llama.cpp's own sampler chain draws every token from the target's row, in order, as in
+``Llama.generate``; a draft only decides how many rows one pass computes (`match` acceptance). So
+penalties, grammars, mirostat, seeds and custom processors keep their meaning: same seed, same
+answer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import weakref
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property, partial, wraps
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from dspark_gguf.assemble import Parts, assemble, new_choices
+from dspark_gguf.catalog.resolve import located, resolve
+from dspark_gguf.config import DraftOptions, Sampling, Speculation
+from dspark_gguf.draft import Choices, Drafter, NoDrafter
+from dspark_gguf.dropin import drafts
+from dspark_gguf.dropin.answer import answer
+from dspark_gguf.dropin.books import borrowed
+from dspark_gguf.dropin.logprobs import LogprobsLlama
+from dspark_gguf.dropin.tokenizer import GrowingTokenizer
+from dspark_gguf.engine import library, trial
+from dspark_gguf.engine.llama import Closed
+from dspark_gguf.engine.sequence import SequenceCache
+from dspark_gguf.engine.timing import measured
+from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.errors import UsageError
+from dspark_gguf.hub import downloaded
+from dspark_gguf.learned import Learned, learned_path
+from dspark_gguf.schedule import Fixed, StoppingRule
+from dspark_gguf.verify import match
+
+#: Seconds that measuring a new pair may take.
+_PROFILE_SECONDS = 2.0
+_GENERATE = inspect.signature(llama_cpp.Llama.generate)
+
+
+class DSparkLlama(LogprobsLlama):
+    """A ``Llama`` that speculates.
+
+    Args:
+        model_path: the target: a file, ``org/repo:quant`` on the hub, or a pair of ``models.txt``,
+            which brings its draft.
+        draft_model: a GGUF with the target's vocabulary or a draft made for the target (DSpark,
+            DFlash), named likewise; a loaded ``Llama`` that nobody else uses meanwhile; a
+            `Drafter`; or None: drafts are looked up in the conversation.
+        draft_options: how a file is loaded.
+        speculation: when to draft, and how much; acceptance is `match`.
+        options: as for ``Llama``; ``extra_buffers`` (on, off) overrules the trial on this machine.
+
+    Raises:
+        UsageError: another kind of `draft_model`, or settings that do not go with it.
+        PairError: a draft with another vocabulary.
+        ModelError: a draft that is not a model.
+        EngineError: this build of llama.cpp cannot run on this machine.
+
+    """
+
+    n_tokens: int
+    tokenizer_: Any
+    _cache: Any  # a SequenceCache, until it is closed
+    _learned: Learned | None = None
+    _draft: SequenceCache | None = None
+    _committed: Sequence[int] = ()
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        draft_model: drafts.DraftModel = None,
+        draft_options: DraftOptions | None = None,
+        speculation: Speculation | None = None,
+        **options: Any,
+    ) -> None:
+        self.speculation = speculation or Speculation()
+        drafts.require_honoured(draft_model, draft_options, self.speculation)
+        progress = partial(print, file=sys.stderr) if options.get("verbose", True) else str
+        if draft_model is None or isinstance(draft_model, str | Path):
+            target, draft_model = resolve(model_path, draft_model, progress)
+        else:
+            [target] = located([(model_path, "target")], progress)
+        super().__init__(str(target), **options)
+        if type(self.tokenizer_) is llama_cpp.LlamaTokenizer:
+            self.tokenizer_ = GrowingTokenizer(self)
+        ours = {"draft_options": draft_options, "speculation": speculation}
+        self._asked = {"draft_model": draft_model, **ours}
+        self._parts = Parts(NoDrafter(), Fixed(0), match)
+        if options.get("vocab_only"):
+            return
+        # By a proxy: the last reference to it frees it, as for a `Llama`.
+        self._cache = borrowed(weakref.proxy(self))
+        self._vocabulary = Vocabulary(self._model.model, owner=self._model)
+        if options.get("embedding"):
+            return
+        try:
+            self._assemble(draft_model, draft_options)
+        except Exception:
+            self.close()
+            raise
+        if self.verbose:
+            lines = [f"DSparkLlama: {self.outlook}", *(f"note: {note}" for note in trial.notes())]
+            print("\n".join(lines), file=sys.stderr)  # noqa: T201 - as Llama does
+
+    def _assemble(self, draft: drafts.DraftModel, options: DraftOptions | None) -> None:
+        own = drafts.own_drafter(draft)
+        if self.speculation.mode != "off":
+            self._draft = drafts.open_cache_of(
+                draft, options or DraftOptions(), self._cache, self._vocabulary, self.model_path
+            )
+        facts = {
+            "own": {key: repr(value) for key, value in super().__getstate__().items()},
+            "draft": repr(options),
+            "extra_buffers": self.extra_buffers,
+            "files": drafts.file_stats([self.model_path, draft]),
+        }
+        self._parts = assemble(
+            self._cache,
+            lambda: self._draft,
+            self._vocabulary,
+            # The draft's best guess is what llama.cpp's own draw follows most often.
+            Sampling(temperature=0.0),
+            self.speculation.model_copy(update={"acceptance": "match"}),
+            partial(self._measured, facts),
+            own,
+        )
+
+    def _measured(self, facts: Mapping[str, Any]) -> Learned:
+        known = learned_path({**facts, "machine": library.machine()})
+        self._learned = Learned(known if self.speculation.learn else None)
+        return measured(self._learned, self._cache, self._draft, self.speculation, _PROFILE_SECONDS)
+
+    @property
+    def outlook(self) -> str:
+        """What speculation will do here, in one line."""
+        if self.speculation.mode == "off":
+            return "plain decoding, as asked"
+        drafter, rule = self._parts.drafter, self.speculation.stopping_rule
+        return f"drafts from {drafter.about}, as many as the rule {rule} allows; same output"
+
+    @property
+    def drafter(self) -> Drafter:
+        """What proposes."""
+        return self._parts.drafter
+
+    @property
+    def stopping_rule(self) -> StoppingRule:
+        """What decides how much."""
+        return self._parts.scheduler
+
+    def eval(self, tokens: Sequence[int]) -> None:  # noqa: D102 - as in Llama
+        self._catch_up(whole=True)
+        super().eval(tokens)
+
+    def save_state(self) -> Any:  # noqa: D102 - as in Llama
+        self._catch_up(whole=True)
+        return super().save_state()
+
+    def _catch_up(self, whole: bool = False) -> None:
+        """Notice what other code did with the context since the last pass.
+
+        With `whole`, read again what a rejected draft took along, because other code goes by
+        `n_tokens`: only after one of our answers, where single tokens cannot be taken back.
+        """
+        cache = getattr(self, "_cache", None)
+        if cache is None or (whole and (not self._committed or cache.rollback == "removal")):
+            return
+        said = self._input_ids.tolist()
+        cache.sync(said, self._committed)
+        if whole:
+            self._committed = ()
+            if cache.length < len(said):
+                cache.decode(said[cache.length :], 0)
+
+    @wraps(llama_cpp.Llama.generate)
+    def generate(  # noqa: D102 - as in Llama
+        self, *args: Any, **options: Any
+    ) -> Generator[int, Sequence[int] | None, None]:
+        asked = _GENERATE.bind(self, *args, **options).arguments
+        del asked["self"]
+        return self._generated(list(asked.pop("tokens")), asked)
+
+    def _generated(
+        self, tokens: list[int], asked: dict[str, Any]
+    ) -> Generator[int, Sequence[int] | None, None]:
+        if not tokens and (asked.get("reset", True) or not self.n_tokens):
+            raise UsageError("the prompt has no tokens", "Begin it with token_bos().")
+        self._begin_recording(len(tokens) - 1)
+        plain = self.speculation.mode == "off" and asked.get("grammar") is None
+        if plain and self._recorded is None:
+            yield from super().generate(tokens, **asked)
+            return
+        self._catch_up()
+        if not asked.pop("reset", True):
+            tokens = [*self._input_ids.tolist(), *tokens]
+        yield from answer(self, tokens, **asked)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str,
+        additional_files: Sequence[str] | None = None,
+        local_dir: str | os.PathLike[str] | None = None,
+        local_dir_use_symlinks: bool | str = "auto",
+        cache_dir: str | os.PathLike[str] | None = None,
+        *,
+        draft_repo_id: str | None = None,
+        draft_filename: str | None = None,
+        **options: Any,
+    ) -> DSparkLlama:
+        """A target, with or without a draft, from the hub, through huggingface_hub's cache.
+
+        Arguments are as for ``Llama.from_pretrained`` and for the class; the draft's file name
+        may be a glob pattern too, and its repository is the target's unless it is given.
+
+        Raises:
+            UsageError: no file matches, or several do.
+
+        """
+        if draft_repo_id is not None and draft_filename is None:
+            raise UsageError("draft_repo_id needs a draft_filename", 'Give "*Q8_0.gguf", say.')
+        places = {"local_dir": local_dir, "cache_dir": cache_dir}
+        for name in additional_files or ():
+            downloaded(repo_id, name, **places)
+        path = downloaded(repo_id, filename, **places)
+        if draft_filename is not None:
+            options["draft_model"] = downloaded(draft_repo_id or repo_id, draft_filename, **places)
+        return cls(path, **options)
+
+    @cached_property
+    def _choices(self) -> Choices:
+        return new_choices(self._vocabulary)
+
+    @classmethod
+    def with_draft(cls, draft_model: drafts.DraftModel = None, **ours: Any) -> type[DSparkLlama]:
+        """A class that always drafts this way, for code that makes its own ``Llama``.
+
+        `ours` may hold ``draft_options`` and ``speculation``.
+        """
+        fixed = {"draft_model": draft_model, **ours}
+
+        class WithDraft(cls):  # type: ignore[misc, valid-type]
+            def __init__(self, model_path: str, **options: Any) -> None:
+                super().__init__(model_path, **{**options, **fixed})
+
+            def __reduce__(self) -> tuple[Any, ...]:
+                # This class cannot be imported; its parent takes the same settings.
+                state: Any = self.__getstate__()
+                return partial(cls, **state), ()
+
+        return WithDraft
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The arguments that make the same again, for pickling."""
+        return {**super().__getstate__(), **self._asked}
+
+    def close(self) -> None:
+        """Keep what was learned, free both models."""
+        if self._learned is not None:
+            with suppress(OSError):  # a folder that cannot be written to is no reason to fail
+                self._learned.save()
+            self._learned = None
+        if self._draft is not None:
+            self._draft.close()
+            if hasattr(self._draft, "model"):  # else the caller's own Llama
+                self._draft.model.close()
+            self._draft = None
+        super().close()
+        self._cache = Closed()

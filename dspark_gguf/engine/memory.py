@@ -1,0 +1,189 @@
+"""How much memory models and their caches need, and whether there is that much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dspark_gguf.config import MAX_DRAFT, ModelOptions
+from dspark_gguf.engine import library, trial
+from dspark_gguf.engine.build import Device
+from dspark_gguf.engine.gguf import Header
+from dspark_gguf.errors import ResourceError
+
+_GIB = 1024**3
+#: What compute buffers and other programs need besides, as a share of the memory.
+_SPARE = 0.05
+#: Architectures without attention, as llama.cpp lists them (``llm_arch_is_recurrent``).
+_NO_ATTENTION = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
+#: One in so many layers of these attends, unless the file says otherwise.
+_INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
+#: Each snapshot costs the state once more, in memory and in time. All of them together may take
+#: this share of what the weights take, and always so many bytes.
+_MOST_SNAPSHOTS, _SNAPSHOT_SHARE, _SNAPSHOT_BYTES = 16, 1 / 8, 64 * 2**20
+
+
+class Footprint:
+    """Memory that one model needs, computed from the header of its file.
+
+    Args:
+        header: of the model's file.
+        options: how it is loaded.
+
+    Attributes:
+        weights: bytes.
+        layers: without the output layer.
+        state_bytes: of a recurrent state; 0 if the model has none, or one of an unknown kind.
+
+    """
+
+    def __init__(self, header: Header, options: ModelOptions) -> None:
+        self._header, self._options = header, options
+        self.weights = sum(tensor.size for tensor in header.tensors.values())
+        self.layers = self._number("block_count")
+        self._width = self._number("embedding_length")
+        values = self._values_of_state()
+        self._attention_layers = self._count_attention_layers(recurrent=values > 0)
+        # Some hybrids have both in every layer.
+        self.state_bytes = 4 * values * (self.layers - self._attention_layers or self.layers)
+
+    def cache_bytes(self, n_ctx: int, states: int = 1) -> int:
+        """Size of a KV cache of `n_ctx` tokens, with so many recurrent states.
+
+        An upper bound for models whose attention layers differ.
+        """
+        all_heads = max(self._numbers("attention.head_count", 0))
+        counts = self._numbers("attention.head_count_kv", all_heads)
+        heads = sum(counts) if len(counts) > 1 else counts[0] * self._attention_layers
+        width = self._width / max(all_heads, 1)
+        types = {"key": self._options.cache_type_k, "value": self._options.cache_type_v}
+        each = sum(
+            float(self._header.get(f"attention.{name}_length", width))
+            * library.bytes_per_value(cache_type)
+            for name, cache_type in types.items()
+        )
+        return int(heads * each * n_ctx) + states * self.state_bytes
+
+    def snapshots(self, most: int) -> int:
+        """Snapshots to ask llama.cpp for, at most `most`; few if the state is large."""
+        if not self.state_bytes:
+            return 0
+        room = max(self.weights * _SNAPSHOT_SHARE, _SNAPSHOT_BYTES)
+        return min(_MOST_SNAPSHOTS, most, int(room / self.state_bytes))
+
+    def _values_of_state(self) -> int:
+        """Numbers in the state of one layer, as llama.cpp computes it (``n_embd_r, n_embd_s``)."""
+        width = self._width
+        if head := self._number("wkv.head_size"):
+            return self._number("token_shift_count", 2) * width + width * head
+        if reach := self._number("shortconv.l_cache"):
+            return width * (reach - 1)
+        inner, state = self._number("ssm.inner_size"), self._number("ssm.state_size")
+        channels = inner + 2 * self._number("ssm.group_count") * state
+        return max(self._number("ssm.conv_kernel") - 1, 0) * channels + state * inner
+
+    def _count_attention_layers(self, recurrent: bool) -> int:
+        architecture = self._header.architecture
+        if architecture in _NO_ATTENTION:
+            return 0
+        if not recurrent:
+            return self.layers
+        heads = self._numbers("attention.head_count_kv", 0)
+        if len(heads) > 1:
+            return sum(count > 0 for count in heads)
+        usual = _INTERVALS.get(architecture, 1)
+        return self.layers // self._number("full_attention_interval", usual)
+
+    def _number(self, key: str, default: int = 0) -> int:
+        return max(self._numbers(key, default))
+
+    def _numbers(self, key: str, default: int) -> list[int]:
+        """A number of the header, or one for each layer."""
+        value = self._header.get(key, default)
+        return [int(one) for one in (value if isinstance(value, list) else [value])]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Memory that a model needs, and where.
+
+    Attributes:
+        weights: bytes.
+        cache: bytes, snapshots included.
+        n_ctx: tokens that the cache is for.
+        layers: of the model, the output layer included.
+        on_gpu: how many of these go to a GPU.
+
+    """
+
+    weights: int
+    cache: int
+    n_ctx: int
+    layers: int
+    on_gpu: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.weights + self.cache
+
+    def layers_that_fit(self, free: int) -> int:
+        """Layers whose weights and cache fit into so many bytes."""
+        each = self.total / max(self.layers, 1)
+        return min(self.layers, int(free * (1.0 - _SPARE) / max(each, 1.0)))
+
+
+def need_of(header: Header, options: ModelOptions, n_ctx: int) -> Need:
+    """Memory that the model of this file needs with a context of `n_ctx` tokens."""
+    footprint = Footprint(header, options)
+    cache = footprint.cache_bytes(n_ctx, 1 + footprint.snapshots(MAX_DRAFT))
+    layers = footprint.layers + 1
+    on_gpu = min(wanted_gpu_layers(options), layers)
+    return Need(footprint.weights, cache, n_ctx, layers, on_gpu)
+
+
+def wanted_gpu_layers(options: ModelOptions) -> int:
+    """Layers that go to a GPU: 2**30 means all of them, 0 if this build cannot offload.
+
+    By default all of them do, unless a trial pass on the GPU failed.
+    """
+    wanted = options.n_gpu_layers
+    if not library.can_offload() or wanted == "none":
+        return 0
+    if wanted is None:
+        return 2**30 if trial.gpu_runs() else 0
+    return 2**30 if wanted in ("all", -1) else int(wanted)
+
+
+def room(devices: Sequence[Device], options: ModelOptions, on_gpu: bool) -> int | None:
+    """Free bytes where a model would sit; None if there is no such device."""
+    kinds = ("GPU", "integrated GPU") if on_gpu else ("CPU",)
+    chosen = options.devices if on_gpu else ()
+    free = [
+        device.free
+        for device in devices
+        if device.kind in kinds and (not chosen or device.name in chosen)
+    ]
+    return (sum(free) or None) if on_gpu else next(iter(free), None)
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Refuse what would make the system swap, or kill this process.
+
+    Raises:
+        ResourceError: with both sizes.
+
+    """
+    free = library.available_memory()
+    if needed > free:
+        raise ResourceError(
+            f"not enough memory for {what}: {needed / _GIB:.1f} GiB needed, "
+            f"{free / _GIB:.1f} GiB free",
+            "Use a smaller model or context (--ctx-size), or a smaller cache type.",
+        )
+
+
+def looks_like_memory(log: str) -> bool:
+    """Whether llama.cpp's log speaks of a failed allocation."""
+    words = ("allocat", "out of memory", "bad_alloc", "cannot mmap")
+    return any(word in log.lower() for word in words)
