@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Sampling, Speculation
@@ -18,13 +18,14 @@ from dspark_gguf.draft import (
     NoDrafter,
     drafter_class,
 )
-from dspark_gguf.engine.grammar import Grammar, grammar_text, pieces_of
-from dspark_gguf.engine.sequence import SequenceCache
-from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import UsageError
 from dspark_gguf.learned import Learned
 from dspark_gguf.schedule import Fixed, Source, StoppingRule, faster_acceptance, make_stopping_rule
 from dspark_gguf.verify import Rule, make_rule
+
+if TYPE_CHECKING:
+    from dspark_gguf.engine.sequence import SequenceCache
+    from dspark_gguf.engine.vocabulary import Vocabulary
 
 #: Begins the grammar of an answer.
 Begin: TypeAlias = Callable[[], AnswerGrammar]
@@ -159,6 +160,8 @@ def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:
         UsageError: it is not a grammar, or not a schema that can be made one.
 
     """
+    from dspark_gguf.engine.grammar import Grammar, grammar_text
+
     if (text := grammar_text(sampling)) is None:
         return None
     Grammar(vocabulary, text)  # refused now, not with the first answer
@@ -168,5 +171,7 @@ def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:
 
 def new_choices(vocabulary: Vocabulary) -> Choices:
     """Remembers what answers choose where a grammar leaves a choice."""
+    from dspark_gguf.engine.grammar import pieces_of
+
     pieces = pieces_of(vocabulary)
     return Choices(pieces.text, pieces.end_tokens)

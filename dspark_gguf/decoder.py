@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from dspark_gguf.assemble import Begin, answer_grammar, assemble
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.draft import Drafter, within
 from dspark_gguf.ending import Ending, Endless
-from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache, Rows, Tokenizer
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.learned import Learned
@@ -25,6 +25,9 @@ from dspark_gguf.sampling import Sampler
 from dspark_gguf.schedule import StoppingRule
 from dspark_gguf.tally import Answer
 from dspark_gguf.verify import DistVerifier, Rule, Verifier
+
+if TYPE_CHECKING:
+    from dspark_gguf.engine.pair import Pair
 
 #: Given the answer so far, a shorter token list to go on from, or None.
 Shift = Callable[[Sequence[int]], Sequence[int] | None]

@@ -2,7 +2,7 @@
 
 ``pip install atheris``, then ``python scripts/fuzz.py gguf -max_total_time=600``. The readers are
 those of ``tests/foreign.py``; options after the name go to libFuzzer. A file that is found is
-written beside as ``crash-...``: make it an example in ``tests/test_fuzz.py`` when you mend it.
+written beside as ``crash-...``: make it an example in ``tests/tiny/test_fuzz.py`` when you mend it.
 """
 
 from __future__ import annotations

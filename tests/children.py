@@ -8,7 +8,6 @@ import sys
 import time
 from contextlib import contextmanager
 
-import pexpect
 import pytest
 
 #: The longest that one thing may take, in seconds. Only a program that is broken takes so long.
@@ -74,6 +73,8 @@ def started(*words, **options):
 
 def in_terminal(command, arguments, **options):
     """A program in a terminal of its own; `end_terminals` kills it if its test fails."""
+    import pexpect
+
     if not hasattr(pexpect, "spawn"):
         pytest.skip("no pseudo-terminals here")
     options = {"timeout": PATIENCE, "dimensions": (40, 200), "encoding": "utf-8"} | options
@@ -90,6 +91,8 @@ def program_in_terminal(*words, env, **options):
 
 def ended(child):
     """Exit status, or minus the signal, of a child in a terminal that is about to end."""
+    import pexpect
+
     try:
         child.expect(pexpect.EOF, timeout=ENDING)
     except pexpect.TIMEOUT:

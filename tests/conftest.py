@@ -10,9 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.children import default_signals, end_terminals
-from tests.tiny_gguf import Tiny, write_llama, write_mamba
-
 #: What changes where programs look and what they say, by how its name begins: all of it belongs
 #: to whoever runs the tests, or to the machine that does, not to the tests.
 _PERSONAL = (
@@ -38,11 +35,13 @@ def pytest_configure():
 @pytest.fixture(scope="session", autouse=True)
 def signals():
     """The tests run under `nohup` and in the background jobs of scripts as everywhere."""
+    from tests.children import default_signals
+
     with default_signals():
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def short_profile():
     """How well a profile measures is no subject of tests: none spends two seconds on it."""
     with pytest.MonkeyPatch.context() as patch:
@@ -54,6 +53,8 @@ def short_profile():
 @pytest.fixture(autouse=True)
 def no_terminal_left():
     """A program in a terminal ends with its test."""
+    from tests.children import end_terminals
+
     yield
     end_terminals()
 
@@ -69,6 +70,8 @@ def demo_files():
 @pytest.fixture(scope="session")
 def tiny_files(tmp_path_factory):
     """Tiny GGUFs by name: a target, a draft that often agrees, and what is not to be loaded."""
+    from tests.tiny_gguf import Tiny, write_llama, write_mamba
+
     folder = tmp_path_factory.mktemp("tiny")
     target = write_llama(folder / "target.gguf")
     data = target.read_bytes()
@@ -88,8 +91,8 @@ def tiny_files(tmp_path_factory):
 
 
 @pytest.fixture
-def dspark(demo_files):
-    """Runs `dspark-gguf` with these words; the demo models are made already."""
+def dspark():
+    """Runs `dspark-gguf` with these words."""
 
     from click.testing import CliRunner
 

@@ -1,7 +1,7 @@
 """Everything that reads foreign bytes, as functions of a file, and whole files to begin with.
 
-Each reader works or raises a DSparkError. ``tests/test_fuzz.py`` runs them on a bounded number of
-damaged files; ``scripts/fuzz.py`` looks for more, guided by coverage.
+Each reader works or raises a DSparkError. ``tests/tiny/test_fuzz.py`` runs them on a bounded number
+of damaged files; ``scripts/fuzz.py`` looks for more, guided by coverage.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """The doctor on real and on broken models: every check a line, and the rest goes on."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -11,7 +9,6 @@ from dspark_gguf.doctor import examine, machine, measured
 from dspark_gguf.engine import trial
 from dspark_gguf.errors import EngineError
 from tests.children import run_python
-from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_gguf import Tiny, write_llama
 
 SMALL = ("-c", 256, "--no-learn")
@@ -52,21 +49,6 @@ def test_a_pair_that_is_well(dspark, tiny_files):
     assert sections["speed"]["usual"].keys() == {"code", "chat"}
     assert sections["logits"]["differences"][0]["depth"] == 16
     assert all(not finding["wrong"] for part in sections.values() for finding in part["findings"])
-
-
-def test_one_screen(dspark, demo_files):
-    """The demo pair without options: lines that fit into an issue, and a last one that sums up."""
-    result = dspark("doctor", "-c", 1024)
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert len(lines) <= 45
-    assert max(map(len, lines)) <= 100
-    for name in ALL - {"load"}:
-        assert any(line.startswith(f"{name:<11}") for line in lines), name
-    assert "SmolLM2-135M-Instruct-Q8_0.gguf" in result.stdout
-    assert lines[-1].startswith("no problems, ")
-    # A draft of 60 % of its target's bytes.
-    assert "an eighth is the most that pays" in result.stdout
 
 
 BROKEN = {
@@ -137,15 +119,6 @@ def test_a_recurrent_target_is_no_fault(dspark, tiny_files):
     assert sections["costs"]["milliseconds"]["1"] > 0
 
 
-def test_a_block_draft_is_reckoned_by_the_block(dspark, tmp_path):
-    """One pass guesses all of it: its cost is said once, and the bound knows how many there are."""
-    target = write_llama(tmp_path / "target.gguf")
-    draft = write_dflash(tmp_path / "block.gguf", Block())
-    sections = told(dspark("doctor", "-m", target, "-d", draft, "--json", *SMALL))
-    assert f"a block of {Block().size} draft tokens" in sections["costs"]["text"]
-    assert sections["speed"]["bound"] <= 1 + Block().size
-
-
 def test_what_was_asked_for_and_is_not_done_is_wrong(dspark, tiny_files, monkeypatch):
     """Layers for a GPU that the build cannot use, of each model."""
     monkeypatch.setattr("dspark_gguf.engine.library.can_offload", lambda: False)
@@ -201,15 +174,6 @@ def test_a_draft_without_a_target_is_wrong_use(dspark, tiny_files):
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "-m TARGET.gguf" in result.stderr
-
-
-def test_the_machine_alone(dspark, monkeypatch):
-    """Without -m and without the demo package: well, and it says how to look at a pair."""
-    monkeypatch.setattr("dspark_gguf.catalog.demo.PACKAGE", "no_such_package")
-    result = dspark("doctor")
-    assert result.exit_code == 0
-    assert "-m TARGET.gguf -d DRAFT.gguf" in result.stdout
-    assert "dspark-gguf[demo]" in result.stdout
 
 
 BLOCKED = """

@@ -9,7 +9,16 @@ import pytest
 from dspark_gguf import Decoder, Limits
 from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.state import load_state, save_state
-from tests.test_rollback import GREEDY, KINDS, PLAIN, PROMPT, files, pair_of, plain_text, scripted
+from tests.tiny.test_rollback import (
+    GREEDY,
+    KINDS,
+    PLAIN,
+    PROMPT,
+    files,
+    pair_of,
+    plain_text,
+    scripted,
+)
 
 __all__ = ["files"]  # a fixture
 HELD, COUNT = 50, 60

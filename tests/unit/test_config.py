@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import settings as examples
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dspark_gguf import config
@@ -14,6 +11,8 @@ from dspark_gguf.config import MAX_DRAFT, DraftOptions, Limits, ModelOptions, Se
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import shipped
 from dspark_gguf.settings_files import checked, load_settings, merged, preset_names, read_yaml
+from tests.properties import given, st
+from tests.properties import settings as examples
 
 #: No clock in a test: a busy machine is no failure.
 EXAMPLES = examples(deadline=None)

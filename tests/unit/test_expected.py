@@ -5,8 +5,6 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dspark_gguf.schedule.expected import (
     CHAT_AGREEMENT,
@@ -15,6 +13,7 @@ from dspark_gguf.schedule.expected import (
     expected_speedup,
     ranges_text,
 )
+from tests.properties import given, settings, st
 
 EXAMPLES = settings(deadline=None)
 SECONDS = st.floats(1e-3, 10.0)

@@ -19,7 +19,7 @@ from dspark_gguf.config import Settings
 from dspark_gguf.errors import EngineError, UsageError
 from dspark_gguf.sampling import NothingLeftError, Sampler
 from dspark_gguf.settings_files import checked, load_settings
-from tests.test_block import BLOCKS
+from tests.tiny.test_block import BLOCKS
 from tests.tiny_dflash import write_dflash
 from tests.tiny_gguf import Tiny, write_llama
 

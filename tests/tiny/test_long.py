@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from tests.test_scripts import script
+from tests.tiny.test_scripts import script
 
 MEASURE = script("measure_controller")
 

@@ -1,15 +1,9 @@
 """The round loop on fakes: plain decoding's answers, clean caches at every yield."""
 
-from __future__ import annotations
-
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from dspark_gguf.config import Limits, Sampling, Speculation
-from dspark_gguf.decoder import Decoder
-from dspark_gguf.draft import NoDrafter
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.schedule import Fixed
 from dspark_gguf.tally import Answer
@@ -20,7 +14,7 @@ from dspark_gguf.testing import (
     random_rows,
     reciting_rows,
 )
-from tests.fakes import Letters, World, followed
+from tests.fakes import Letters, World
 
 RULES = ("rejection", "match", "typical", "threshold")
 
@@ -68,33 +62,6 @@ def finished(rounds):
     for round in rounds:
         answer.add(round)
     return answer.tokens, answer.text, answer.finish_reason
-
-
-@pytest.mark.parametrize("block", range(5))
-def test_greedy_is_plain_decoding(block):
-    """2,500 worlds: same tokens, text and reason, with stops inside drafts, all budgets, all rules.
-
-    Two answers each: the first is abandoned after some rounds or read to its end, the second goes
-    on from it, begins anew, or is a shorter edit of it. Rows depend on the whole cache.
-    """
-    for case in range(500):
-        rng = np.random.default_rng([block, case])
-        world = random_world(rng)
-        decoder = world.decoder()
-        prompt, limits = random_prompt(rng, world), random_limits(rng)
-        rounds = followed(decoder, prompt, decoder.generate(prompt, limits))
-        if rng.random() < 0.5:
-            first = [next(rounds, None) for _ in range(int(rng.integers(0, 4)))]
-            answer = [token for round in first if round for token in round.tokens]
-            assert answer == world.plain(prompt, limits)[0][: len(answer)]
-        else:
-            expected = world.plain(prompt, limits)
-            assert finished(rounds) == expected
-            answer = expected[0]
-        past = [*prompt, *answer, *random_prompt(rng, world)]
-        again = past[: int(rng.integers(1, len(past) + 1))][: world.n_ctx - 1]
-        rounds = followed(decoder, again, decoder.generate(again, limits))
-        assert finished(rounds) == world.plain(again, limits)
 
 
 def test_match_says_what_plain_decoding_says_with_the_same_seed():
@@ -204,20 +171,6 @@ def test_who_produced_what():
     assert decoder.drafter.cache.passes == [3, 1, 1, 2, 1, 1]
     assert (answer.tally.drafted, answer.tally.accepted) == (6, 6)
     assert answer.text == "cdefghij"
-
-
-def test_off_means_that_the_draft_sees_no_work():
-    """Mode off: not a pass of the draft, not even of the prompt; nor is a draft model asked for."""
-    world = reciting("ab", "cdefghij", speculation=Speculation(mode="off"))
-    decoder = world.decoder()
-    assert decoder.answer(list(b"ab")).text == "cdefghij"
-    assert decoder.drafter.cache.passes == []
-    pair = SimpleNamespace(
-        target_cache=TableModel(world.target_rows), vocabulary=world.tokenizer, draft_cache=None
-    )
-    decoder = Decoder.for_pair(pair, world.sampling, world.speculation)
-    assert isinstance(decoder.drafter, NoDrafter)
-    assert decoder.answer(list(b"ab")).text == "cdefghij"
 
 
 class Interrupted(TableModel):

@@ -9,7 +9,7 @@ import pytest
 from dspark_gguf.config import ModelOptions, Settings
 from dspark_gguf.doctor import machine, passes
 from dspark_gguf.engine import build, library, trial
-from tests.test_trial import DEAD, DIES, NEVER, SLOWER, WORKS
+from tests.tiny.test_trial import DEAD, DIES, NEVER, SLOWER, WORKS
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dspark_gguf.config import MAX_DRAFT, Speculation
 from dspark_gguf.schedule import Bounded, Fixed, Plan, Threshold, make_stopping_rule
 from tests.fakes import round_of
+from tests.properties import given, settings, st
 
 #: No clock in a test: a busy machine is no failure.
 EXAMPLES = settings(deadline=None)

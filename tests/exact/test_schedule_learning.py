@@ -21,8 +21,8 @@ from dspark_gguf.schedule import (
 from dspark_gguf.schedule.stopping import solve
 from dspark_gguf.testing import agreeing_rows, random_rows
 from dspark_gguf.verify import match, rejection
+from tests.exact.test_lossless import off_law
 from tests.fakes import Letters, World, round_of
-from tests.test_lossless import off_law
 
 #: Seconds of 1, 2, ... rows. Steps make rules drop looks and look across.
 TABLES = {
@@ -68,7 +68,7 @@ def test_exact_law_of_every_rule_that_learns(kind, acceptance, table, monkeypatc
         rule.observe = observe
         return rule
 
-    monkeypatch.setattr("tests.test_lossless.make_stopping_rule", make)
+    monkeypatch.setattr("tests.exact.test_lossless.make_stopping_rule", make)
     assert off_law(world, acceptance, None) < 1e-12
     assert any(looked)
     if kind is Prefix and table == "step":

@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dspark_gguf.calibration import KNOTS, Calibration, log_odds, place_of
+from tests.properties import given, settings, st
 
 EXAMPLES = settings(deadline=None)
 

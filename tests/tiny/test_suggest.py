@@ -1,7 +1,5 @@
 """Which drafts fit a target, and what is expected of them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +15,6 @@ from dspark_gguf.cli import main
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.gguf import read_header, read_tokens
-from dspark_gguf.engine.quantize import FILE_TYPES, quantize, quantized_size
 from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.schedule.expected import expected_ranges
 from tests.tiny_dflash import write_dflash
@@ -52,16 +49,6 @@ def test_headers_say_whether_it_fits(tiny_files, tmp_path, changes, problem):
     """The rules of the loaded pair, before anything is loaded."""
     draft = write_llama(tmp_path / "d.gguf", Tiny(**changes))
     assert why_incompatible(read_header(tiny_files.target), read_header(draft)) == problem
-
-
-def test_more_that_does_not_fit(tiny_files, tmp_path, demo_files):
-    """The target itself, another model's vocabulary, a block draft of a wider target."""
-    target = read_header(tiny_files.target)
-    assert why_incompatible(target, target) == "it is the target"
-    assert why_incompatible(target, read_header(demo_files[1])) == "49152 tokens, not 263"
-    block = read_header(write_dflash(tmp_path / "block.gguf"))
-    assert why_incompatible(target, block) == ""
-    assert "64 wide" in why_incompatible(read_header(tiny_files.wide), block)
 
 
 @pytest.mark.parametrize(
@@ -176,45 +163,12 @@ def test_suggest(tiny_files, folder):
     assert "over plain decoding" in text
 
 
-def test_suggest_without_a_target(dspark):
-    """Wrong use, and what to name."""
-    done = dspark("suggest")
-    assert done.exit_code == 2
-    assert "-m" in done.stderr
-
-
 def test_a_recurrent_target(tiny_files, folder):
     """A draft is measured for it too."""
     words = ["-m", str(tiny_files.mamba), "-d", str(tiny_files.draft), "--no-learn"]
     done = CliRunner().invoke(main, ["suggest", *words])
     assert done.exit_code == 0, done.stderr
     assert "measured" in done.stdout
-
-
-def test_make_a_draft(folder, demo_files, dspark):
-    """A whole GGUF in the cache folder, made once, found by the next `suggest`, fit to draft."""
-    target, _ = demo_files
-    done = dspark("suggest", "-m", target, "--make-draft", "Q4_0", "--no-learn")
-    assert done.exit_code == 0, done.stderr
-    [made] = (folder.parent / "cache").rglob("*as-Q4_0*.gguf")
-    assert str(made) in done.stdout
-    assert "measured" in done.stdout
-    assert why_incompatible(read_header(target), read_header(made)) == ""
-    again = []
-    assert make_draft(target, "Q4_0", again.append) == made
-    assert again == []
-    assert made in [each.path for each in catalog.candidates(read_header(target), [])]
-    assert not list(made.parent.glob("*.part"))
-
-
-@pytest.mark.parametrize("file_type", ["Q2_K", "Q4_0", "Q8_0"])
-def test_the_size_of_a_quantization(demo_files, tmp_path, file_type):
-    """Within a fifth of what it becomes."""
-    made = tmp_path / "made.gguf"
-    quantize(demo_files[0], made, file_type)
-    size = made.stat().st_size
-    assert quantized_size(read_header(demo_files[0]), file_type) == pytest.approx(size, rel=0.2)
-    assert set(FILE_TYPES) >= {"Q2_K", "Q4_0", "Q8_0"}
 
 
 def test_a_block_draft_is_no_target(tmp_path, folder):

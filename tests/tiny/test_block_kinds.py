@@ -13,8 +13,8 @@ from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.schedule import Fixed
 from tests.fakes import Scripted
-from tests.test_block import BLOCKS, rows_from_scratch
-from tests.test_rollback import CLOSE, EXACT, GREEDY, PLAIN, PROMPT, plain_text
+from tests.tiny.test_block import BLOCKS, rows_from_scratch
+from tests.tiny.test_rollback import CLOSE, EXACT, GREEDY, PLAIN, PROMPT, plain_text
 from tests.tiny_dflash import write_dflash
 from tests.tiny_gguf import Tiny
 from tests.tiny_kinds import WRITERS

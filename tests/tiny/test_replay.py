@@ -33,7 +33,7 @@ from dspark_gguf.schedule import Fixed, Optimal, Threshold
 from dspark_gguf.testing import TableModel, agreeing_rows, random_rows
 from tests.fakes import Letters, World
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 COSTS = FixedCosts([1.0, 1.5, 2.0, 2.25], [0.1, 0.2, 0.3])
 
 

@@ -16,7 +16,7 @@ from dspark_gguf.engine.rollback import Rollback
 from tests.fakes import restore_stale
 from tests.fakes import rows_of as decoded
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def script(name):

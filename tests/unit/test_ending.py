@@ -6,12 +6,11 @@ import codecs
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dspark_gguf.config import Limits
 from dspark_gguf.ending import Ending
 from dspark_gguf.testing import ByteTokenizer
+from tests.properties import given, settings, st
 
 TOKENIZER = ByteTokenizer()
 END = TOKENIZER.end

@@ -7,11 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dspark_gguf.dist import Dist
 from dspark_gguf.testing import law_of
+from tests.properties import given, settings, st
 
 #: No clock in a test: a busy machine is no failure.
 EXAMPLES = settings(deadline=None)

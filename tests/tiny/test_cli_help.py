@@ -6,7 +6,7 @@ import click
 from click.testing import CliRunner
 
 from dspark_gguf.cli import main
-from tests.test_scripts import script
+from tests.tiny.test_scripts import script
 
 RENEW = "run: python scripts/render_cli_help.py"
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from dspark_gguf.chat.commands import _COMMANDS
 from dspark_gguf.cli import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     str(path.relative_to(ROOT).as_posix()): path.read_text("utf-8")
     for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

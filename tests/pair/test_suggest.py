@@ -1,0 +1,68 @@
+"""Which drafts fit a target, and what is expected of them."""
+
+from pathlib import Path
+
+import pytest
+
+from dspark_gguf import hub
+from dspark_gguf.catalog import candidates as catalog
+from dspark_gguf.catalog.candidates import make_draft
+from dspark_gguf.engine.compatible import why_incompatible
+from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.quantize import FILE_TYPES, quantize, quantized_size
+from tests.tiny_dflash import write_dflash
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where llama.cpp keeps its models here; nothing of the real machine is seen."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "models"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "hub")
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+def test_more_that_does_not_fit(tiny_files, tmp_path, demo_files):
+    """The target itself, another model's vocabulary, a block draft of a wider target."""
+    target = read_header(tiny_files.target)
+    assert why_incompatible(target, target) == "it is the target"
+    assert why_incompatible(target, read_header(demo_files[1])) == "49152 tokens, not 263"
+    block = read_header(write_dflash(tmp_path / "block.gguf"))
+    assert why_incompatible(target, block) == ""
+    assert "64 wide" in why_incompatible(read_header(tiny_files.wide), block)
+
+
+def test_suggest_without_a_target(dspark):
+    """Wrong use, and what to name."""
+    done = dspark("suggest")
+    assert done.exit_code == 2
+    assert "-m" in done.stderr
+
+
+def test_make_a_draft(folder, demo_files, dspark):
+    """A whole GGUF in the cache folder, made once, found by the next `suggest`, fit to draft."""
+    target, _ = demo_files
+    done = dspark("suggest", "-m", target, "--make-draft", "Q4_0", "--no-learn")
+    assert done.exit_code == 0, done.stderr
+    [made] = (folder.parent / "cache").rglob("*as-Q4_0*.gguf")
+    assert str(made) in done.stdout
+    assert "measured" in done.stdout
+    assert why_incompatible(read_header(target), read_header(made)) == ""
+    again = []
+    assert make_draft(target, "Q4_0", again.append) == made
+    assert again == []
+    assert made in [each.path for each in catalog.candidates(read_header(target), [])]
+    assert not list(made.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize("file_type", ["Q2_K", "Q4_0", "Q8_0"])
+def test_the_size_of_a_quantization(demo_files, tmp_path, file_type):
+    """Within a fifth of what it becomes."""
+    made = tmp_path / "made.gguf"
+    quantize(demo_files[0], made, file_type)
+    size = made.stat().st_size
+    assert quantized_size(read_header(demo_files[0]), file_type) == pytest.approx(size, rel=0.2)
+    assert set(FILE_TYPES) >= {"Q2_K", "Q4_0", "Q8_0"}
