@@ -102,3 +102,30 @@ def dspark():
         return CliRunner().invoke(main, [str(word) for word in words], input=stdin)
 
     return run
+
+
+@pytest.fixture
+def quiet_machine(monkeypatch):
+    """What else this machine does, and which GPU it has, is not what is tested."""
+    from dspark_gguf.doctor import machine, measured
+    from dspark_gguf.engine import trial
+
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(machine, "gpus", list)
+    monkeypatch.setattr(measured, "_BUDGET", 0.3)
+    monkeypatch.setattr(measured, "_READING", 0.3)
+    monkeypatch.setattr(trial, "renewed", trial.outcome)
+
+
+@pytest.fixture
+def model_folder(tmp_path, monkeypatch):
+    """Where llama.cpp keeps its models here; nothing of the real machine is seen."""
+    from dspark_gguf import hub
+
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "models"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "hub")
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"

@@ -1,36 +1,12 @@
 """The doctor on real and on broken models: every check a line, and the rest goes on."""
 
-import json
-
 import pytest
 
-from dspark_gguf.doctor import machine, measured
-from dspark_gguf.engine import trial
+from tests.doctor_report import ALL, SMALL, told
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_gguf import write_llama
 
-SMALL = ("-c", 256, "--no-learn")
-MACHINE = {"versions", "build", "devices", "first pass"}
-FILES = {"models", "target", "draft", "memory"}
-ALL = MACHINE | FILES | {"load", "pair", "costs", "speed", "logits", "threads", "attention"}
-
-
-@pytest.fixture(autouse=True)
-def quiet_machine(monkeypatch):
-    """What else this machine does, and which GPU it has, is not what is tested."""
-    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
-    monkeypatch.setattr(machine, "gpus", list)
-    monkeypatch.setattr(measured, "_BUDGET", 0.3)
-    monkeypatch.setattr(measured, "_READING", 0.3)
-    monkeypatch.setattr(trial, "renewed", trial.outcome)
-
-
-def told(result):
-    """What `doctor --json` printed, by section."""
-    tree = json.loads(result.stdout)
-    assert tree["well"] == (result.exit_code == 0)
-    assert tree["exit_code"] == result.exit_code
-    return tree["sections"]
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 
 def test_one_screen(dspark, demo_files):

@@ -6,8 +6,6 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from dspark_gguf import Speculation
-from dspark_gguf.config import DraftOptions
 from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine.llama import SafeLlama
@@ -16,23 +14,6 @@ from dspark_gguf.errors import PairError
 EXACT = {
     "n_ctx": 512, "flash_attn": False, "type_k": 0, "type_v": 0, "verbose": False, "seed": 7,
 }  # fmt: skip
-DRAFT = DraftOptions(n_ctx=512, flash_attn="off", cache_type_k="f32", cache_type_v="f32")
-ALWAYS = Speculation(mode="on", draft_min_prob=0.0, draft_max=5)
-
-
-@pytest.fixture(scope="module", params=["lookup", "model", "llama", "cascade"])
-def ours(tiny_files, request):
-    """The drop-in, with each drafter."""
-    draft = None if request.param == "lookup" else tiny_files.draft
-    if request.param == "llama":
-        draft = llama_cpp.Llama(str(draft), **EXACT)
-    speculation = Speculation() if request.param == "cascade" else ALWAYS
-    how = {"draft_options": DRAFT} if request.param in ("model", "cascade") else {}
-    made = DSparkLlama(
-        str(tiny_files.target), draft_model=draft, speculation=speculation, **how, **EXACT
-    )
-    yield made
-    made.close()
 
 
 def test_characters_split_across_tokens(demo_files):

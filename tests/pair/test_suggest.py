@@ -1,28 +1,13 @@
 """Which drafts fit a target, and what is expected of them."""
 
-from pathlib import Path
-
 import pytest
 
-from dspark_gguf import hub
 from dspark_gguf.catalog import candidates as catalog
 from dspark_gguf.catalog.candidates import make_draft
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.quantize import FILE_TYPES, quantize, quantized_size
 from tests.tiny_dflash import write_dflash
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Where llama.cpp keeps its models here; nothing of the real machine is seen."""
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "models"))
-    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
-    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "hub")
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
 
 
 def test_more_that_does_not_fit(tiny_files, tmp_path, demo_files):
@@ -42,12 +27,12 @@ def test_suggest_without_a_target(dspark):
     assert "-m" in done.stderr
 
 
-def test_make_a_draft(folder, demo_files, dspark):
+def test_make_a_draft(model_folder, demo_files, dspark):
     """A whole GGUF in the cache folder, made once, found by the next `suggest`, fit to draft."""
     target, _ = demo_files
     done = dspark("suggest", "-m", target, "--make-draft", "Q4_0", "--no-learn")
     assert done.exit_code == 0, done.stderr
-    [made] = (folder.parent / "cache").rglob("*as-Q4_0*.gguf")
+    [made] = (model_folder.parent / "cache").rglob("*as-Q4_0*.gguf")
     assert str(made) in done.stdout
     assert "measured" in done.stdout
     assert why_incompatible(read_header(target), read_header(made)) == ""

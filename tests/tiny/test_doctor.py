@@ -5,34 +5,13 @@ import json
 import pytest
 
 from dspark_gguf.config import DraftOptions, ModelOptions, Settings
-from dspark_gguf.doctor import examine, machine, measured
-from dspark_gguf.engine import trial
+from dspark_gguf.doctor import examine
 from dspark_gguf.errors import EngineError
 from tests.children import run_python
+from tests.doctor_report import ALL, MACHINE, SMALL, told
 from tests.tiny_gguf import Tiny, write_llama
 
-SMALL = ("-c", 256, "--no-learn")
-MACHINE = {"versions", "build", "devices", "first pass"}
-FILES = {"models", "target", "draft", "memory"}
-ALL = MACHINE | FILES | {"load", "pair", "costs", "speed", "logits", "threads", "attention"}
-
-
-@pytest.fixture(autouse=True)
-def quiet_machine(monkeypatch):
-    """What else this machine does, and which GPU it has, is not what is tested."""
-    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
-    monkeypatch.setattr(machine, "gpus", list)
-    monkeypatch.setattr(measured, "_BUDGET", 0.3)
-    monkeypatch.setattr(measured, "_READING", 0.3)
-    monkeypatch.setattr(trial, "renewed", trial.outcome)
-
-
-def told(result):
-    """What `doctor --json` printed, by section."""
-    tree = json.loads(result.stdout)
-    assert tree["well"] == (result.exit_code == 0)
-    assert tree["exit_code"] == result.exit_code
-    return tree["sections"]
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 
 def test_a_pair_that_is_well(dspark, tiny_files):

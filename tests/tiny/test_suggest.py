@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dspark_gguf import hub
 from dspark_gguf.catalog import candidates as catalog
 from dspark_gguf.catalog.candidates import Candidate, family_of, make_draft
 from dspark_gguf.catalog.suggest import Suggestion, _estimated, as_text
@@ -19,18 +18,6 @@ from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.schedule.expected import expected_ranges
 from tests.tiny_dflash import write_dflash
 from tests.tiny_gguf import Tiny, write_llama
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Where llama.cpp keeps its models here; nothing of the real machine is seen."""
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "models"))
-    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
-    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "hub")
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
 
 
 @pytest.mark.parametrize(
@@ -68,20 +55,20 @@ def test_family_and_size_of_a_name(name, family):
     assert family_of(name) == family
 
 
-def test_candidates(tiny_files, folder):
+def test_candidates(tiny_files, model_folder):
     """Of the list: block drafts for this very model, plain ones for its family; all that fits."""
-    target = folder / "Qwen3-8B-Q8_0.gguf"
+    target = model_folder / "Qwen3-8B-Q8_0.gguf"
     shutil.copy(tiny_files.wide, target)
-    shutil.copy(tiny_files.draft, folder / "small.gguf")
-    write_llama(folder / "other.gguf", Tiny(padding=200))
-    shutil.copy(tiny_files.text, folder / "broken.gguf")
-    shutil.copy(tiny_files.wide, folder / "as-large.gguf")
+    shutil.copy(tiny_files.draft, model_folder / "small.gguf")
+    write_llama(model_folder / "other.gguf", Tiny(padding=200))
+    shutil.copy(tiny_files.text, model_folder / "broken.gguf")
+    shutil.copy(tiny_files.wide, model_folder / "as-large.gguf")
     skipped = []
     found = {each.name: each for each in catalog.candidates(read_header(target), skipped)}
     # The sizes of the list are those of real models: larger than this tiny target.
     assert list(found) == [
         "deepseek-ai/dspark_qwen3_8b_block7",
-        str(folder / "small.gguf"),
+        str(model_folder / "small.gguf"),
         next(name for name in found if "as-Q2_K" in name),
     ]
     assert sorted(line.partition(": ")[0].rpartition("/")[2] for line in skipped) == [
@@ -90,11 +77,11 @@ def test_candidates(tiny_files, folder):
     assert "463 tokens, not 263" in "".join(skipped)
 
 
-def test_a_listed_draft_that_is_here(tiny_files, folder):
+def test_a_listed_draft_that_is_here(tiny_files, model_folder):
     """It is measured instead of estimated, and its vocabulary is known to fit."""
-    target = folder / "Qwen3-14B-Q4_0.gguf"
+    target = model_folder / "Qwen3-14B-Q4_0.gguf"
     shutil.copy(tiny_files.wide, target)
-    snapshot = folder.parent / "hub/models--Qwen--Qwen3-0.6B-GGUF/snapshots/0123"
+    snapshot = model_folder.parent / "hub/models--Qwen--Qwen3-0.6B-GGUF/snapshots/0123"
     snapshot.mkdir(parents=True)
     shutil.copy(tiny_files.draft, snapshot / "Qwen3-0.6B-Q8_0.gguf")
     found = catalog.candidates(read_header(target), [])
@@ -147,9 +134,9 @@ def test_what_to_do_next(best, advice):
     assert "no draft for t" in as_text("t", [])
 
 
-def test_suggest(tiny_files, folder):
+def test_suggest(tiny_files, model_folder):
     """A file is measured, what is to be made is estimated; the best comes first."""
-    shutil.copy(tiny_files.draft, folder / "small.gguf")
+    shutil.copy(tiny_files.draft, model_folder / "small.gguf")
     words = ["suggest", "-m", str(tiny_files.wide), "--no-learn"]
     done = CliRunner().invoke(main, [*words, "--json"])
     assert done.exit_code == 0, done.stderr
@@ -163,7 +150,7 @@ def test_suggest(tiny_files, folder):
     assert "over plain decoding" in text
 
 
-def test_a_recurrent_target(tiny_files, folder):
+def test_a_recurrent_target(tiny_files, model_folder):
     """A draft is measured for it too."""
     words = ["-m", str(tiny_files.mamba), "-d", str(tiny_files.draft), "--no-learn"]
     done = CliRunner().invoke(main, ["suggest", *words])
@@ -171,7 +158,7 @@ def test_a_recurrent_target(tiny_files, folder):
     assert "measured" in done.stdout
 
 
-def test_a_block_draft_is_no_target(tmp_path, folder):
+def test_a_block_draft_is_no_target(tmp_path, model_folder):
     """It cannot be quantized into a draft of itself."""
     block = write_dflash(tmp_path / "block.gguf")
     with pytest.raises(ModelError, match="is a draft, not a target"):
