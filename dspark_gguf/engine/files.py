@@ -71,7 +71,7 @@ def readable_gguf(path: str | Path) -> Path:
         hint = "Check the path and its permissions."
         raise UsageError(f"cannot read {path}: {reason}", hint) from None
     if head != b"GGUF":
-        what = f"it begins with {head!r}" if head else "it is empty"
+        what = f"it begins with {head.decode('latin-1')!a}" if head else "it is empty"
         raise ModelError(f"{path} is not a GGUF model: {what}", "Download or convert it again.")
     _require_all_shards(path)
     return path

@@ -31,7 +31,7 @@ def test_files_that_are_no_model(tiny_files, tmp_path, capfd):
         (UsageError, "no such file", tmp_path / "missing.gguf", 2),
         (UsageError, "is a directory", tmp_path, 2),
         (ModelError, "it is empty", tiny_files.empty, 1),
-        (ModelError, "begins with b'Once'", tiny_files.text, 1),
+        (ModelError, "begins with 'Once'", tiny_files.text, 1),
         (ModelError, "not a complete GGUF", tiny_files.truncated, 1),
         (ModelError, "an embedding or encoder model", tiny_files.embedding, 1),
     ]
