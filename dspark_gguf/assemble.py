@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Sampling, Speculation
 from dspark_gguf.draft import (
     AnswerGrammar,
@@ -20,7 +19,7 @@ from dspark_gguf.draft import (
 )
 from dspark_gguf.errors import UsageError
 from dspark_gguf.learned import Learned
-from dspark_gguf.schedule import Fixed, Source, StoppingRule, faster_acceptance, make_stopping_rule
+from dspark_gguf.schedule import Fixed, Source, StoppingRule, make_stopping_rule
 from dspark_gguf.verify import Rule, make_rule
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ class Parts:
     drafter: Drafter  # where guesses come from
     scheduler: StoppingRule  # how many of them
     rule: Rule  # which of them stand
-    shadows_match: bool = False  # whether the scheduler learns the chances of `match` too
 
 
 def assemble(
@@ -75,13 +73,7 @@ def assemble(
     steps = next((kind for kind in kinds if not kind.is_free), None)
     learned = learn() if speculation.stopping_rule in ("prefix", "optimal") else None
     most = target.max_rows - 1
-    acceptance = _acceptance(speculation, sampling, steps, learned, most)
-    speculation = speculation.model_copy(update={"acceptance": acceptance})
-    # Only `rejection` needs the draft to draw; the other rules accept its best guess more often.
-    drawn = (
-        sampling if acceptance == "rejection" else sampling.model_copy(update={"temperature": 0.0})
-    )
-    kit = Kit(target, draft, vocabulary, drawn, speculation)
+    kit = Kit(target, draft, vocabulary, sampling, speculation)
     drafters: list[Drafter] = [own] if own else [kind.of(kit) for kind in kinds]
     sources = [_source(each, speculation, sampling, learned, most) for each in drafters]
     scheduler = make_stopping_rule(
@@ -92,8 +84,7 @@ def assemble(
     )
     first, last = drafters[0], drafters[-1]
     drafter = Cascade(first, last) if isinstance(first, LookupDrafter) and steps else last
-    shadows = any(source.shadow is not None for source in sources)
-    return Parts(drafter, scheduler, make_rule(speculation), shadows)
+    return Parts(drafter, scheduler, make_rule(speculation))
 
 
 def _names(draft: Callable[[], SequenceCache | None], speculation: Speculation) -> list[str]:
@@ -107,27 +98,6 @@ def _names(draft: Callable[[], SequenceCache | None], speculation: Speculation) 
     return ["lookup", cache.kind] if both else [cache.kind]
 
 
-def _acceptance(
-    speculation: Speculation, sampling: Sampling, steps: Any, learned: Learned | None, most: int
-) -> str:
-    """The rule by name, ``auto`` decided."""
-    if speculation.acceptance != "auto":
-        return speculation.acceptance
-    if not sampling.temperature:
-        return "rejection"
-    # With a seed, the text must not depend on what was drafted, hence on the clock. A guess that is
-    # not drawn is more often the target's own draw than it survives `rejection`.
-    if sampling.seed is not None or steps is None or not steps.draws:
-        return "match"
-    if learned is None:
-        return "rejection"
-    rejection, match = (
-        learned.calibration(steps.name, name, sampling.temperature)
-        for name in ("rejection", "match")
-    )
-    return faster_acceptance(learned.costs, rejection, match, min(speculation.most_looks, most))
-
-
 def _source(
     drafter: Drafter,
     speculation: Speculation,
@@ -136,21 +106,15 @@ def _source(
     most: int,
 ) -> Source:
     """A drafter as the stopping rule knows it."""
-    wanted = speculation.most_copies if drafter.is_free else speculation.most_looks
+    wanted = speculation.max_lookup_tokens if drafter.is_free else speculation.max_draft_steps
     source = Source(drafter.name, min(wanted, most, drafter.most), is_free=drafter.is_free)
     if learned is None:
         return source
 
-    def known(acceptance: str) -> Calibration:
-        return learned.calibration(drafter.name, acceptance, sampling.temperature, drafter.is_free)
-
-    shadowed = speculation.acceptance == "rejection" and sampling.temperature and drafter.draws
-    return replace(
-        source,
-        calibration=known(speculation.acceptance),
-        shadow=known("match") if shadowed else None,
-        follows_guesses=drafter.follows_guesses,
+    calibration = learned.calibration(
+        drafter.name, speculation.acceptance, sampling.temperature, drafter.is_free
     )
+    return replace(source, calibration=calibration, follows_guesses=drafter.follows_guesses)
 
 
 def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:
@@ -171,7 +135,4 @@ def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:
 
 def new_choices(vocabulary: Vocabulary) -> Choices:
     """Remembers what answers choose where a grammar leaves a choice."""
-    from dspark_gguf.engine.grammar import pieces_of
-
-    pieces = pieces_of(vocabulary)
-    return Choices(pieces.text, pieces.end_tokens)
+    return Choices(vocabulary.pieces.text, vocabulary.pieces.end_tokens)

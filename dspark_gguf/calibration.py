@@ -108,8 +108,9 @@ class Calibration:
     def observe(self, scores: Sequence[float], survived: Sequence[float]) -> None:
         """Learn from one draft.
 
-        `scores` are those of all looks, in order, the dropped one included; `survived` has 1 or 0,
-        or the probability of 1, for each tested token (the accepted and the first rejected one).
+        `scores` are those of all draft steps, in order, the dropped one included; `survived` has 1
+        or 0, or the probability of 1, for each tested token (the accepted and the first rejected
+        one).
         """
         if not scores:
             return
@@ -140,12 +141,12 @@ class Calibration:
 
     @property
     def start(self) -> Floats:
-        """Law of a draft's first score ``[N_KNOTS]``."""
+        """Distribution of a draft's first score ``[N_KNOTS]``."""
         return _law(self._start + _LAW_WEIGHT / N_KNOTS)
 
     @property
     def follow(self) -> Floats:
-        """Law of the next score after each ``[N_KNOTS, N_KNOTS]``."""
+        """Distribution of the next score after each ``[N_KNOTS, N_KNOTS]``."""
         return _law(self._follow + _LAW_WEIGHT * self._prior_follow)
 
     def as_dict(self) -> dict[str, Any]:

@@ -22,16 +22,18 @@ TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 #: Logits are float32: a much larger bias would erase them.
 Bias = Annotated[float, Field(ge=-1e9, le=1e9)]
 #: Field and old value -> its name now; the old one works until the next version.
-RENAMED = {("acceptance", "ratio"): "rejection"}
+RENAMED: dict[tuple[str | None, str], str] = {
+    ("acceptance", "ratio"): "rejection",
+    ("acceptance", "auto"): "match",
+}
 
 
 def current_value(field: str | None, value: Any) -> Any:
     """`value`, under its present name where it was renamed; stderr says so, once."""
-    if not isinstance(value, str) or (field, value) not in RENAMED:
-        return value
-    new = RENAMED[field or "", value]
-    _say_renamed(f"{field} {value} is now called {new}")
-    return new
+    new = RENAMED.get((field, value)) if isinstance(value, str) else None
+    if new:
+        _say_renamed(f"{field} {value} is now called {new}")
+    return new or value
 
 
 @cache
@@ -216,9 +218,9 @@ class Speculation(_Part):
     for the threshold rule."""
     learn: bool = True
     """Keep measured costs and acceptance of a pair between runs."""
-    acceptance: Literal["auto", "rejection", "match", "typical", "threshold"] = "auto"
-    """rejection and match are lossless; typical and threshold CHANGE THE OUTPUT. auto: match with a
-    seed, so that the text does not depend on the drafts; else the faster of rejection and match."""
+    acceptance: Literal["match", "rejection", "typical", "threshold"] = "match"
+    """match and rejection are lossless, and with match a seed says the same text whatever is
+    drafted; typical and threshold CHANGE THE OUTPUT."""
     typical_epsilon: float = Field(default=0.09, gt=0, le=1)
     """typical: hard bound, as in Medusa."""
     typical_delta: float = Field(default=0.3, gt=0, le=1)
@@ -227,19 +229,19 @@ class Speculation(_Part):
     """threshold: accept draft tokens with at least this probability under the target."""
 
     @property
-    def most_looks(self) -> int:
+    def max_draft_steps(self) -> int:
         """Most tokens of a draft model in a round."""
         return 12 if self.draft_max is None else self.draft_max
 
     @property
-    def most_copies(self) -> int:
+    def max_lookup_tokens(self) -> int:
         """Most tokens of prompt lookup in a round."""
         return MAX_DRAFT if self.draft_max is None else self.draft_max
 
     @property
     def lossless(self) -> bool:
         """Whether the output follows the target's own distribution."""
-        return self.acceptance in ("auto", "rejection", "match")
+        return self.acceptance in ("match", "rejection")
 
     @property
     def stopping_rule(self) -> Literal["fixed", "threshold", "prefix", "optimal"]:

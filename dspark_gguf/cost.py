@@ -1,4 +1,4 @@
-"""What a round costs on this machine: seconds of a target pass by rows, and of drafting by looks.
+"""What a round costs on this machine: seconds of a target pass by rows, of drafting by steps.
 
 The curve is jagged (4 rows can be cheaper than 3), differs by quantization, cores and backend, and
 becomes slower as the context grows: only measurement on this machine knows it.
@@ -29,34 +29,35 @@ class Costs(Protocol):
 
     @property
     def draft_seconds(self) -> Floats:
-        """Of 1, 2, ... looks at the draft's rows, cumulative."""
+        """Of 1, 2, ... draft steps, cumulative."""
 
     @property
     def redo_seconds(self) -> Floats:
         """Of reading 0, 1, ... accepted tokens again; 0 if the cache can drop single tokens."""
 
     def catch_up_seconds(self, tokens: int) -> float:
-        """Of reading `tokens` that the drafter missed, before its first look."""
+        """Of reading `tokens` that the drafter missed, before its first draft step."""
 
     def observe(self, round: Round) -> None:
         """Learn from a finished round."""
 
 
 class FixedCosts:
-    """A table that does not change: for replays.
+    """A table that does not change: for rereads.
 
-    Seconds of a target pass of 1, 2, ... rows and of 1, 2, ... looks, cumulative; a ValueError says
-    that they cannot be that. With `replays` a rejection costs a pass over what was accepted.
+    Seconds of a target pass of 1, 2, ... rows and of 1, 2, ... draft steps, cumulative; a
+    ValueError says that they cannot be that. With `rereads` a rejection costs a pass over what was
+    accepted.
     """
 
     def __init__(
-        self, target_seconds: npt.ArrayLike, draft_seconds: npt.ArrayLike, *, replays: bool = False
+        self, target_seconds: npt.ArrayLike, draft_seconds: npt.ArrayLike, *, rereads: bool = False
     ) -> None:
         self.target_seconds = np.asarray(target_seconds, dtype=np.float64)
         self.draft_seconds = np.asarray(draft_seconds, dtype=np.float64)
         target, draft = self.target_seconds.tolist(), self.draft_seconds.tolist()
         _Table(target_seconds=target, draft_seconds=draft)
-        self.redo_seconds = self.target_seconds * replays
+        self.redo_seconds = self.target_seconds * rereads
 
     @property
     def limit(self) -> int:
@@ -107,8 +108,8 @@ _MOST_OVER = 1.1
 _LEVEL_GAIN, _GAIN = 1 / 8, 1 / 32
 #: No pass takes so long (else a file is damaged), and no more observations are counted.
 _MOST_SECONDS, _MOST_SEEN = 1e6, 1_000_000
-#: First looks after at least _LONG missed tokens say what reading costs; after at most _USUAL, what
-#: a first look usually costs.
+#: First draft steps after at least _LONG missed tokens say what reading costs; after at most
+#: _USUAL, what a first draft step usually costs.
 _USUAL, _LONG = 2, 16
 
 _Seconds = Annotated[float, Field(gt=0, lt=_MOST_SECONDS)]
@@ -120,8 +121,8 @@ _Rows = Annotated[int, Field(ge=1, le=MAX_DRAFT + 1)]
 class CostsRecord(BaseModel, allow_inf_nan=False):
     """What `LearnedCosts` knows, as it is kept in a file.
 
-    The figures are seconds, and how often they were seen, of a first look, a further one, reading a
-    token, and a pass of so many rows.
+    The figures are seconds, and how often they were seen, of a first draft step, a further one,
+    reading a token, and a pass of so many rows.
     """
 
     level: _Seconds
@@ -157,7 +158,7 @@ class LearnedCosts:
     """
 
     limit = MAX_DRAFT
-    replays = False  # whether a rejection costs a pass over what was accepted
+    rereads = False  # whether a rejection costs a pass over what was accepted
 
     def __init__(self) -> None:
         self.level = 1.0
@@ -166,10 +167,10 @@ class LearnedCosts:
         self._first, self._step, self._read = _Figure(), _Figure(), _Figure()
         self._curve: Floats | None = None  # of the target's seconds, over the level
 
-    def covers(self, limit: int, looks: bool) -> bool:
-        """Whether enough was measured for `limit` draft tokens, with `looks` or without."""
+    def covers(self, limit: int, drafts: bool) -> bool:
+        """Whether enough was measured for `limit` draft tokens, with `drafts` or copies alone."""
         passes = 1 in self._rows and len(self._rows) > 1
-        return passes and self.profiled >= limit and (self._step.seen > 0 or not looks)
+        return passes and self.profiled >= limit and (self._step.seen > 0 or not drafts)
 
     @property
     def measured_rows(self) -> list[int]:
@@ -186,7 +187,7 @@ class LearnedCosts:
     @property
     def redo_seconds(self) -> Floats:
         """Of reading 0, 1, ... accepted tokens again, and the one before them."""
-        return self.target_seconds * self.replays
+        return self.target_seconds * self.rereads
 
     def _fill_in(self) -> Floats:
         rows, seen = np.arange(1, self.limit + 2), self.measured_rows
@@ -202,14 +203,14 @@ class LearnedCosts:
 
     @property
     def draft_seconds(self) -> Floats:
-        """Of 1, 2, ... ``limit`` looks, cumulative; until measured, each costs a target pass."""
+        """Of 1, 2, ... ``limit`` draft steps, cumulative; a target pass each, until measured."""
         step = self._step.value if self._step.seen else float(self.target_seconds[0]) / self.level
         first = self._first.value if self._first.seen else step
-        looks = np.arange(self.limit, dtype=np.float64)
-        return (first + step * looks) * self.level
+        steps = np.arange(self.limit, dtype=np.float64)
+        return (first + step * steps) * self.level
 
     def catch_up_seconds(self, tokens: int) -> float:
-        """Of reading `tokens` before the first look; the usual ones are part of the look."""
+        """Of reading `tokens` before the first draft step; the usual ones are part of that step."""
         if tokens <= _USUAL:
             return 0.0
         read = self._read.value if self._read.seen else self._step.value
@@ -227,11 +228,11 @@ class LearnedCosts:
                 seconds *= own / (own + again)
             self.add_pass(1 + round.drafted, seconds)
         for segment in round.draft.segments:
-            for k, look in enumerate(segment.seconds):
+            for k, step in enumerate(segment.seconds):
                 if k:
-                    self.add_look(look)
+                    self.add_draft_step(step)
                 else:
-                    self.add_first_look(look, segment.caught_up)
+                    self.add_first_draft_step(step, segment.caught_up)
 
     def add_pass(self, rows: int, seconds: float) -> None:
         """A target pass of `rows` took `seconds`."""
@@ -244,13 +245,13 @@ class LearnedCosts:
         if figure.seen > 2:
             self.level *= surprise**_LEVEL_GAIN
 
-    def add_look(self, seconds: float) -> None:
-        """A look after the first of a draft took `seconds`."""
+    def add_draft_step(self, seconds: float) -> None:
+        """A draft step after the first took `seconds`."""
         if seconds > 0.0:
             self._step.add(seconds / self.level)
 
-    def add_first_look(self, seconds: float, caught_up: int) -> None:
-        """The first look of a draft, which read `caught_up` tokens, took `seconds`."""
+    def add_first_draft_step(self, seconds: float, caught_up: int) -> None:
+        """The first draft step, which read `caught_up` tokens, took `seconds`."""
         if seconds <= 0.0:
             return
         if caught_up <= _USUAL:

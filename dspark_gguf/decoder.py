@@ -11,8 +11,6 @@ from dataclasses import InitVar, dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dspark_gguf.assemble import Begin, answer_grammar, assemble
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.draft import Drafter, within
@@ -20,6 +18,7 @@ from dspark_gguf.ending import Ending, Endless
 from dspark_gguf.engine.protocol import Cache, Rows, Tokenizer
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.learned import Learned
+from dspark_gguf.noise import Draws, Noise
 from dspark_gguf.records import NO_DRAFT, FinishReason, Round
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.schedule import StoppingRule
@@ -60,19 +59,20 @@ class Generation:
     verifier: Verifier  # which of them stand, and what the target says itself
     ending: Ending | Endless  # where the answer ends
     prompt: InitVar[Sequence[int]]  # token ids, at least one
-    rng: InitVar[np.random.Generator]  # source of the drafter's draws
+    draws: Draws  # the randomness of the answer
     finish_reason: FinishReason | None = field(default=None, init=False)
 
-    def __post_init__(self, prompt: Sequence[int], rng: np.random.Generator) -> None:
+    def __post_init__(self, prompt: Sequence[int]) -> None:
         self.tokens = list(prompt)
         self._prompt = len(prompt)  # its tokens, until it is read
         self._draft = NO_DRAFT
-        self.drafter.restart(prompt[:-1], rng)
-        self._cached = self.target.keep(prompt[:-1])
+        self.drafter.restart(prompt[:-1], self.draws)
+        self._cached = self.target.reuse_prefix(prompt[:-1])
 
-    def moved(self, prompt: Sequence[int], rng: np.random.Generator) -> Generation:
+    def move(self, prompt: Sequence[int]) -> Generation:
         """The same answer, continued after another prompt that ends with it."""
-        return replace(self, prompt=prompt, rng=rng)
+        self.draws.move(len(prompt) - len(self.tokens))
+        return replace(self, prompt=prompt)
 
     @property
     def room(self) -> int:
@@ -87,8 +87,9 @@ class Generation:
         self._started = perf_counter()
         self._draft = NO_DRAFT
         if not self._prompt:
-            room = min(self.room, self.target.max_rows) - 1
-            plan = self.scheduler.plan(room, self.drafter.behind(self.tokens))
+            room = self.room
+            most = min(room, self.target.max_rows) - 1
+            plan = self.scheduler.plan(most, self.drafter.behind(self.tokens), room)
             self._draft = self.drafter.propose(self.tokens, plan)
         unread = self.tokens[self.target.length :]
         self._reread = 0 if self._prompt else len(unread) - 1
@@ -145,10 +146,9 @@ class Decoder:
     drafter: Drafter  # where guesses come from
     stopping_rule: StoppingRule  # how many of them
     rule: Rule  # which of them stand
-    sampler: Sampler  # the law of the output
-    seed: int | None = None  # of the draws; None: a new one for each answer
+    sampler: Sampler  # the distribution of the output
+    seed: int | None = None  # of the noise; None: a new one for each answer
     grammar: Begin | None = None  # begins the grammar that an answer must fit
-    shadows_match: bool = False  # see `DistVerifier`
 
     @classmethod
     def for_pair(
@@ -189,7 +189,6 @@ class Decoder:
             Sampler.of(sampling, vocabulary),
             sampling.seed,
             answer_grammar(vocabulary, sampling),
-            parts.shadows_match,
         )
 
     def answer(self, prompt: Sequence[int], limits: Limits | None = None) -> Answer:
@@ -208,7 +207,7 @@ class Decoder:
         self,
         prompt: Sequence[int],
         limits: Limits | None = None,
-        rng: np.random.Generator | None = None,
+        draws: Draws | None = None,
         shift: Shift | None = None,
     ) -> Iterator[Round]:
         """Generate an answer; abandon the iterator at any time.
@@ -216,7 +215,7 @@ class Decoder:
         Args:
             prompt: token ids, at least one. What the caches still hold of it is not read again.
             limits: where to stop; default: where the model stops or the context ends.
-            rng: source of the draws; default: a new generator from `seed`.
+            draws: the randomness; default: the noise of `seed`.
             shift: called with the answer so far when the context is full.
 
         Yields:
@@ -233,9 +232,10 @@ class Decoder:
         if len(prompt) >= (n_ctx := self.target.n_ctx):
             problem = f"a prompt of {len(prompt)} tokens leaves no room in a context of {n_ctx}"
             raise ResourceError(problem, "Shorten the prompt, or use a larger --ctx-size.")
-        rng = np.random.default_rng(self.seed) if rng is None else rng
+        draws = Noise.of(self.seed) if draws is None else draws
+        draws.move(len(prompt))
         ending = Ending(limits or Limits(), self.tokenizer)
-        run, said = self.start(prompt, ending, rng), list[int]()
+        run, said = self.start(prompt, ending, draws), list[int]()
         try:
             if not run.room:
                 yield run.end("length")
@@ -248,18 +248,15 @@ class Decoder:
                 elif shorter := shift(said) if shift else None:
                     # Yielded first, so that a Ctrl-C while the rest is read again loses no token.
                     yield replace(round, finish_reason=None)
-                    run = run.moved(shorter, rng.spawn(1)[0])
+                    run = run.move(shorter)
                 else:
                     yield replace(round, text=round.text + ending.flush())
         except Cancelled:
             yield run.end("cancelled")
 
-    def start(
-        self, prompt: Sequence[int], ending: Ending | Endless, rng: np.random.Generator
-    ) -> Generation:
+    def start(self, prompt: Sequence[int], ending: Ending | Endless, draws: Draws) -> Generation:
         """An answer whose passes the caller runs."""
         grammar = None if self.grammar is None else self.grammar()
         drafter = within(grammar, self.drafter, self.stopping_rule)
-        verifier = DistVerifier(self.sampler, self.rule, rng, grammar, self.shadows_match)
-        draws = rng.spawn(1)[0]
+        verifier = DistVerifier(self.sampler, self.rule, draws, grammar)
         return Generation(self.target, drafter, self.stopping_rule, verifier, ending, prompt, draws)

@@ -17,6 +17,8 @@ import numpy.typing as npt
 Ids = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
 
+_ONE: Probabilities = np.ones(1)
+
 
 @dataclass(frozen=True, slots=True)
 class Dist:
@@ -34,7 +36,7 @@ class Dist:
     @classmethod
     def point(cls, token: int) -> Dist:
         """All mass on one token: greedy decoding."""
-        return cls(np.array([token]), np.ones(1))
+        return cls(np.array([token]), _ONE)
 
     @property
     def top(self) -> int:

@@ -6,14 +6,11 @@ from __future__ import annotations
 class DSparkError(Exception):
     """The base of every error this package raises on purpose.
 
-    Args:
-        problem: what is wrong, a clause: "cannot read notes.txt: no such file".
-        hint: what the reader can do about it, as one or more sentences: "Check the path."
-
+    `problem` is a clause ("cannot read notes.txt: no such file"), `hint` what the reader can do
+    about it, in sentences ("Check the path.").
     """
 
-    #: The exit code of a command that ends with this error.
-    exit_code = 1
+    exit_code = 1  # of a command that ends with this error
 
     def __init__(self, problem: str, hint: str) -> None:
         super().__init__(f"{problem}. {hint}")

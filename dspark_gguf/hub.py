@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,25 +12,17 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.errors import DSparkError, ResourceError, UsageError
+from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.naming import HubName, chosen
-from dspark_gguf.paths import sha256, unwritable, walk
-
-_GB = 1e9
+from dspark_gguf.paths import require_space, sha256, unwritable, walk
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A model that the hub has.
+    """A model that the hub has."""
 
-    Attributes:
-        repo: such as ``org/name-GGUF``.
-        files: name -> bytes, the first shard first.
-
-    """
-
-    repo: str
-    files: dict[str, int]
+    repo: str  # such as org/name-GGUF
+    files: dict[str, int]  # name -> bytes, the first shard first
 
 
 def cache_folder() -> Path:
@@ -41,7 +32,7 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def cached(name: HubName, role: str) -> Path | None:
+def find_cached(name: HubName, role: str) -> Path | None:
     """The model's (first) file in the cache; None if it is not complete there. Uses no network."""
     for _, snapshot in snapshots(name.repo):
         with suppress(UsageError):
@@ -71,13 +62,12 @@ def snapshots(repo: str = "*/*") -> list[tuple[str, Path]]:
     ]
 
 
-def files_of(snapshot: Path) -> list[str]:
-    """GGUF files of a snapshot, as the repository names them; only those that are there."""
+def files_of(folder: Path) -> list[str]:
+    """Files below a folder, named as in a repository; only those that are there."""
     return [
-        (place / name).relative_to(snapshot).as_posix()
-        for place, names in walk(snapshot)
+        (place / name).relative_to(folder).as_posix()
+        for place, names in walk(folder)
         for name in names
-        if name.endswith(".gguf")
     ]
 
 
@@ -89,13 +79,7 @@ def is_offline() -> bool:
 
 
 def find(name: HubName, role: str) -> Download:
-    """The model on the hub, and how large it is.
-
-    Raises:
-        UsageError: no such repository, or not one model.
-        DSparkError: no access, no network.
-
-    """
+    """The model on the hub, and how large it is; a `UsageError` if it is not exactly one."""
     from huggingface_hub import HfApi
 
     with _explained(str(name)):
@@ -104,33 +88,20 @@ def find(name: HubName, role: str) -> Download:
     return Download(name.repo, {file: sizes[file] for file in chosen(name, sizes, role)})
 
 
-def fetch(download: Download, say: Callable[[str], object] = str) -> Path:
+def fetch(download: Download, say: Callable[[str], object]) -> Path:
     """Download what the cache lacks of a model; returns the path of its (first) file.
 
-    Args:
-        download: from `find`.
-        say: called with a line for each file; huggingface_hub draws the bar.
-
-    Raises:
-        DSparkError: the connection broke, no access, or a file is not the one on the hub.
-
+    `say` is called with a line for each file; huggingface_hub draws the bar.
     """
     first, *_ = [_fetch_file(download.repo, file, say) for file in download.files]
     return first
 
 
-def downloaded(repo_id: str, pattern: str, **places: Any) -> str:
-    """The path of the one file of a repository that matches.
+def download(repo_id: str, pattern: str, **places: Any) -> str:
+    """The path of the one file of a repository that a name or glob pattern means.
 
-    Args:
-        repo_id: such as ``org/name-GGUF``.
-        pattern: the file's name, or a glob pattern.
-        places: ``local_dir``, ``cache_dir`` of huggingface_hub.
-
-    Raises:
-        UsageError: no file or several match.
-        DSparkError: no access, no network.
-
+    `places` are ``local_dir`` and ``cache_dir`` of huggingface_hub. A `UsageError` says that no
+    file or several match.
     """
     from huggingface_hub import list_repo_files
 
@@ -154,23 +125,20 @@ def _fetch_file(repo: str, file: str, say: Callable[[str], object], **places: An
     huggingface_hub itself checks the size alone. It resumes after a broken connection, but starts
     over in the next process: huggingface_hub#4228.
     """
-    from huggingface_hub import (
-        get_hf_file_metadata,
-        hf_hub_download,
-        hf_hub_url,
-        try_to_load_from_cache,
-    )
+    import huggingface_hub as hf
 
     with _explained(f"{repo}:{file}"):
-        facts = get_hf_file_metadata(hf_hub_url(repo, file))
+        facts = hf.get_hf_file_metadata(hf.hf_hub_url(repo, file))
         if folder := places.get("local_dir"):
-            is_new = not Path(folder, file).is_file()
+            known: Any = Path(folder, file)
         else:
-            known = try_to_load_from_cache(repo, file, places.get("cache_dir"), facts.commit_hash)
-            is_new = not isinstance(known, str)
-        if is_new:
-            say(f"downloading {repo}:{file}, {(facts.size or 0) / _GB:.2f} GB")
-        path = Path(hf_hub_download(repo, file, **places))
+            cache = places.get("cache_dir")
+            known = hf.try_to_load_from_cache(repo, file, cache, facts.commit_hash)
+        before = _written(known)
+        if before is None:
+            say(f"downloading {repo}:{file}, {(facts.size or 0) / 1e9:.2f} GB")
+        path = Path(hf.hf_hub_download(repo, file, **places))
+    is_new = _written(path) != before
     # Small files of a repository have a git hash instead.
     if is_new and re.fullmatch("[0-9a-f]{64}", facts.etag or ""):
         say(f"checking the SHA-256 of {repo}:{file}")
@@ -185,24 +153,25 @@ def _fetch_file(repo: str, file: str, say: Callable[[str], object], **places: An
     return path
 
 
+def _written(path: Any) -> int | None:
+    """When a file was written; None if it is not there, or huggingface_hub's way to say so."""
+    try:
+        return os.stat(path).st_mtime_ns if isinstance(path, str | Path) else None
+    except OSError:
+        return None
+
+
 def require_room(downloads: Sequence[Download]) -> None:
-    """Refuse before the first byte what would fill the disk.
+    """Refuse with a `ResourceError` what would fill the disk; what the cache has needs no room."""
+    from huggingface_hub import try_to_load_from_cache
 
-    Raises:
-        ResourceError: with both sizes.
-
-    """
-    folder = cache_folder()
-    while not folder.exists():
-        folder = folder.parent
-    needed = sum(sum(each.files.values()) for each in downloads)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ResourceError(
-            f"the download takes {needed / _GB:.1f} GB, but {cache_folder()} has {free / _GB:.1f} "
-            "GB of free space",
-            "Free some, or set HF_HOME to a folder on a larger disk.",
-        )
+    needed = sum(
+        size
+        for each in downloads
+        for file, size in each.files.items()
+        if not isinstance(try_to_load_from_cache(each.repo, file), str)
+    )
+    require_space(needed, cache_folder(), "the download", "HF_HOME")
 
 
 @contextmanager

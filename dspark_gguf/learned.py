@@ -34,11 +34,14 @@ class Learned:
     def calibration(
         self, drafter: str, acceptance: str, temperature: float, is_free: bool = False
     ) -> Calibration:
-        """What a drafter's scores mean under an acceptance rule, at such temperatures.
+        """What a drafter's scores mean under an acceptance rule.
 
-        If its guesses are free, all of them are learned from, and faster.
+        If its guesses are free, all of them are learned from, and faster. With the target's noise,
+        a draft step's score means the same at every temperature; else temperatures differ.
         """
-        key = f"{drafter}/{acceptance}/{temperature_class(temperature)}"
+        key = f"{drafter}/{acceptance}"
+        if is_free or acceptance != "match":
+            key += f"/{temperature_class(temperature)}"
         if key not in self._calibrations:
             self._calibrations[key] = Calibration.of_copies() if is_free else Calibration()
         return self._calibrations[key]

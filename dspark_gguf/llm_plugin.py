@@ -42,11 +42,7 @@ class SpeculatingModel(llm.Model):
         self._loaded: tuple[tuple[Path, Path | None, int], DSparkLlama] | None = None
 
     def execute(
-        self,
-        prompt: llm.Prompt,
-        stream: bool,
-        response: llm.Response,
-        conversation: Any = None,
+        self, prompt: llm.Prompt, stream: bool, response: llm.Response, conversation: Any = None
     ) -> Iterator[str]:
         """The answer, in pieces if `stream`."""
         options: Any = prompt.options
@@ -63,9 +59,10 @@ class SpeculatingModel(llm.Model):
 
     def _llama(self, model: Path, draft: Path | None, n_ctx: int) -> DSparkLlama:
         key = (model, draft, n_ctx)
-        if self._loaded is None or self._loaded[0] != key:
-            if self._loaded is not None:
-                self._loaded[1].close()
+        if self._loaded and self._loaded[0] != key:
+            self._loaded[1].close()
+            self._loaded = None
+        if self._loaded is None:
             llama = DSparkLlama(str(model), draft_model=draft, n_ctx=n_ctx, verbose=False)
             self._loaded = key, llama
         return self._loaded[1]

@@ -7,44 +7,44 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 
-from dspark_gguf.errors import DSparkError, UsageError
+from dspark_gguf.errors import DSparkError, ResourceError, UsageError
 
 #: The end of the name of a part of a split model, as llama.cpp's gguf-split writes it.
 SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
-_PACKAGE = Path(__file__).resolve().parent
 _PART = ".part"
 
 
-def shipped(name: str) -> Path:
+def packaged(name: str) -> Path:
     """Path of a shipped file or folder such as ``configs`` or ``models.txt``.
 
     An installed package carries them inside; a checkout has them at its top level.
     """
-    inside = _PACKAGE / name
-    return inside if inside.exists() else _PACKAGE.parent / name
-
-
-def cache_dir(*parts: str) -> Path:
-    """A folder (made if missing) for what can be computed again: demo models, learned costs."""
-    return _made(cache_path(*parts))
+    package = Path(__file__).resolve().parent
+    inside = package / name
+    return inside if inside.exists() else package.parent / name
 
 
 def cache_path(*parts: str) -> Path:
-    """The same folder, not made."""
-    return Path(platformdirs.user_cache_dir("dspark-gguf", appauthor=False), *parts)
+    """A folder for what can be computed again: demo models, learned costs. It may be missing."""
+    return platformdirs.user_cache_path("dspark-gguf", appauthor=False).joinpath(*parts)
 
 
 def data_dir(*parts: str) -> Path:
     """A folder (made if missing) for the user's data, which nobody else may read."""
-    folder = Path(platformdirs.user_data_dir("dspark-gguf", appauthor=False))
+    folder = platformdirs.user_data_path("dspark-gguf", appauthor=False)
     for each in (folder, folder.joinpath(*parts)):
-        make_private(_made(each))
+        try:
+            each.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(each, error) from None
+        make_private(each)
     return each
 
 
@@ -57,16 +57,11 @@ def make_private(path: Path) -> None:
 
 
 def text_or_file(value: str, sign: str, what: str) -> str:
-    """`value` where it contains `sign`, else the text of the file of that name.
-
-    Raises:
-        UsageError: there is no such file, or it is not UTF-8.
-
-    """
+    """`value` where it contains `sign`, else the text of the file of that name, in UTF-8."""
     if sign in value:
         return value
     try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
+        return Path(os.path.expanduser(value)).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         problem = f"--{what} is neither text of this kind nor a readable file: {error}"
         raise UsageError(problem, "Check the path.") from None
@@ -103,6 +98,17 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(place), sorted(name for name in names if os.path.isfile(Path(place, name)))
 
 
+def require_space(size: int, folder: Path, what: str, variable: str) -> None:
+    """Refuse before the first byte what would fill the disk; `variable` moves the folder."""
+    place = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise ResourceError(
+            f"{what} takes {size / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB of free space",
+            f"Free some, or set {variable} to a folder on a larger disk.",
+        )
+
+
 def sha256(path: Path) -> str:
     """Of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
@@ -112,14 +118,6 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from None
-    return folder
-
-
 def unwritable(folder: Path, error: OSError) -> DSparkError:
     """The error to raise where `folder` could not be written."""
     hint = "Free space there, or set HOME to another folder."
@@ -127,12 +125,22 @@ def unwritable(folder: Path, error: OSError) -> DSparkError:
 
 
 @contextlib.contextmanager
+def caching(path: Path) -> Iterator[Path]:
+    """As `replacing`, in a folder that is made if missing; a `DSparkError` if that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise unwritable(path.parent, error) from None
+
+
+@contextlib.contextmanager
 def replacing(path: Path, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`, moved over it only if the block succeeds.
 
-    A reader sees the old file or the whole new one; the last of two writers wins. The data is on
-    disk before the move: neither a crash nor a power cut leaves an empty file. With `private`,
-    nobody else may read it.
+    A reader sees the old file or the whole new one, after a power cut too; the last of two writers
+    wins. With `private`, nobody else may read it.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
     try:

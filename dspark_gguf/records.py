@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dspark_gguf.dist import Dist
@@ -113,9 +113,6 @@ class Verdict:
 
     accepted: int  # how many draft tokens stand, from the first
     token: int | None  # the target's own token after them; None: the answer ends without one
-    #: For each tested draft token, the probability that the target's own draw is the draft's most
-    #: probable token; empty unless asked for.
-    match_chances: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,15 @@ class NothingLeftError(UsageError):
         )
 
 
-class Follower(Protocol):
-    """A grammar at the end of the committed text; see ``draft/grammar.py``."""
+class Grammatical(Protocol):
+    """A grammar at some place of a text; see ``draft/answer_grammar.py``."""
 
     def best(self, row: Row, count: int) -> npt.NDArray[np.int32]:
         """Ids that may come next: at least the `count` most probable ones, 0: all of them."""
+
+
+class Follower(Grammatical, Protocol):
+    """A grammar at the end of the committed text."""
 
     def follow(self, last: int, token: int) -> None:
         """`token` comes next, behind `last`."""
@@ -101,7 +105,7 @@ class Sampler:
         row: Row,
         history: Sequence[int],
         drafted: Sequence[int] = (),
-        grammar: Follower | None = None,
+        grammar: Grammatical | None = None,
     ) -> Dist:
         """Distribution of the token after `row`.
 
@@ -135,13 +139,16 @@ class Sampler:
         probs = _softmax(logits)
         for cut in self._cuts:
             kept = cut(probs)
-            ids, logits = ids[kept], logits[kept]
-            probs = _softmax(logits)
+            if len(kept) < len(ids):
+                ids, logits, probs = ids[kept], logits[kept], probs[kept]
+                probs = probs / probs.sum()
         order = np.argsort(ids)
         return Dist(ids[order], _softmax(logits, self.settings.temperature)[order])
 
     def _adjusted(self, row: Row, history: Sequence[int], drafted: Sequence[int]) -> Row:
         """Logit bias, then repetition, frequency and presence penalties."""
+        if self.window == 0 and not len(self._bias_ids):
+            return row
         ids, counts = self._seen(history, drafted)
         if not len(self._bias_ids) and not len(ids):
             return row
@@ -224,19 +231,6 @@ class _Counter:
         return counts
 
 
-def draws_of(seed: int | None, answer: int) -> np.random.Generator:
-    """The source of draws for one answer of a conversation.
-
-    Args:
-        seed: of the conversation, below 2**64; None: random.
-        answer: number of the answer, from 0. The first one has the draws of ``default_rng(seed)``.
-
-    """
-    if seed is None:
-        return np.random.default_rng()
-    return np.random.default_rng([seed % 2**32, seed // 2**32, answer])
-
-
 def top_probability(row: Row) -> float:
     """Probability of the most probable token at temperature 1: llama.cpp's p-min score."""
     return float(1.0 / np.exp(row - row.max()).sum(dtype=np.float64))
@@ -249,9 +243,11 @@ def margin(row: Row) -> float:
 
 
 def _softmax(logits: Probabilities, temperature: float = 1.0) -> Probabilities:
-    # The largest becomes 0 at any temperature; at the lowest the others may become -inf.
-    with np.errstate(over="ignore"):
-        probs: Probabilities = np.exp((logits - logits.max()) / temperature)
+    below = logits - logits.max()
+    if temperature != 1.0:
+        # At the lowest temperatures a quotient would overflow; e**-800 is 0 as well.
+        below = np.maximum(below, -800.0 * temperature) / temperature
+    probs: Probabilities = np.exp(below)
     probs /= probs.sum()
     return probs
 

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import shipped
+from dspark_gguf.paths import packaged
+from dspark_gguf.visible import shortened
 
 #: Bytes of a settings file; the largest useful one has some thousands.
 _MOST_YAML = 2**20
 
-Part = TypeVar("Part", bound=BaseModel)
 Tree = dict[str, Any]
 
+_short = partial(shortened, most=300)
 
-def checked(kind: type[Part], values: Tree, source: str) -> Part:
-    """Build `kind` from plain values.
 
-    Raises:
-        UsageError: naming `source` and the first key that does not fit.
-
-    """
+def validate(values: Tree, source: str) -> Settings:
+    """The settings of plain values; a UsageError names `source` and the first wrong key."""
     try:
-        return kind.model_validate(values)
+        return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = first["loc"]
         key = _short(_place(values, place) or "the top level")
         if first["type"] == "extra_forbidden":
-            inner: Any = kind
+            inner: Any = Settings
             for name in place[:-1]:
                 inner = inner.model_fields[name].annotation
-            known = ", ".join(sorted(inner.model_fields))
-            raise UsageError(
-                f"unknown setting {key!r} in {source}", f"Use one of: {known}."
-            ) from None
+            hint = f"Use one of: {', '.join(sorted(inner.model_fields))}."
+            raise UsageError(f"unknown setting {key!r} in {source}", hint) from None
         wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if wanted.startswith(("greater", "less")):
             wanted = f"a value {wanted}"
@@ -59,19 +56,19 @@ def _place(values: Any, places: tuple[int | str, ...]) -> str:
     return ".".join(known)
 
 
-def merged(below: Tree, above: Tree) -> Tree:
+def merge(below: Tree, above: Tree) -> Tree:
     """`above` over `below`, key by key, into nested dictionaries."""
     out = dict(below)
     for key, value in above.items():
         inner = out.get(key)
         both = isinstance(value, dict) and isinstance(inner, dict)
-        out[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
+        out[key] = merge(inner, value) if both else value  # type: ignore[arg-type]
     return out
 
 
 def preset_names() -> list[str]:
     """Names that ``--config`` takes besides files."""
-    return sorted(path.stem for path in shipped("configs").glob("*.yaml"))
+    return sorted(path.stem for path in packaged("configs").glob("*.yaml"))
 
 
 class _Loader(yaml.SafeLoader):
@@ -85,12 +82,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def plain_yaml(text: str) -> Any:
-    """The plain values of YAML text.
-
-    Raises:
-        ValueError: the text is not YAML; one line says why.
-
-    """
+    """The plain values of YAML text; a ValueError says in one line why it is none."""
     try:
         return yaml.load(text, _Loader)
     except Exception as error:
@@ -98,27 +90,17 @@ def plain_yaml(text: str) -> Any:
         raise ValueError(_short(" ".join(str(error).split()))) from None
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 300 else text[:299] + "…"
-
-
 def read_yaml(name_or_file: str) -> Tree:
-    """The plain values of a preset or a YAML file.
-
-    Raises:
-        UsageError: no such preset or file, or not a YAML mapping.
-
-    """
-    preset = shipped("configs") / f"{name_or_file}.yaml"
-    path = preset if name_or_file in preset_names() else Path(name_or_file).expanduser()
+    """The plain values of a preset or a YAML file."""
+    preset = packaged("configs") / f"{name_or_file}.yaml"
+    path = preset if name_or_file in preset_names() else Path(os.path.expanduser(name_or_file))
     try:
         if path.stat().st_size > _MOST_YAML:
             raise ValueError(f"more than {_MOST_YAML} bytes")
         values = plain_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        presets = ", ".join(preset_names())
         problem = f"--config {name_or_file!r} is neither a preset nor a YAML file"
-        raise UsageError(problem, f"The presets are {presets}.") from None
+        raise UsageError(problem, f"The presets are {', '.join(preset_names())}.") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path} as YAML: {error}", "Correct the file.") from None
     if not isinstance(values, dict | None):
@@ -131,19 +113,15 @@ def load_settings(config: str | None, flags: Tree, below: Tree | None = None) ->
     """Defaults, then `below` (a session's), then the presets or files of `config`, then `flags`.
 
     `config` may name several, such as ``code,cuda``: one for the kind of text and one for the
-    machine. The last one that sets a key wins.
-
-    Raises:
-        UsageError: an unknown key or a value out of range, with its source.
-
+    machine. The last one that sets a key wins. A UsageError names the source of a wrong value.
     """
     values: Tree = below or {}
-    checked(Settings, values, "the session")
+    validate(values, "the session")
     names = [] if config is None else config.split(",")
-    if config and Path(config).expanduser().exists():  # a file's name may have a comma
+    if config and os.path.exists(os.path.expanduser(config)):  # a file's name may have a comma
         names = [config]
     for name in names:
         tree = read_yaml(name)
-        checked(Settings, tree, f"--config {name}")
-        values = merged(values, tree)
-    return checked(Settings, merged(values, flags), "the command line")
+        validate(tree, f"--config {name}")
+        values = merge(values, tree)
+    return validate(merge(values, flags), "the command line")

@@ -17,15 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from dspark_gguf.config import Speculation
 from dspark_gguf.dist import Dist
 from dspark_gguf.engine.protocol import Rows
+from dspark_gguf.noise import Draw, Draws
 from dspark_gguf.records import Draft, Verdict
 from dspark_gguf.sampling import Follower, Sampler
 
-Rule = Callable[[Dist, Dist, int, np.random.Generator], int]
+Rule = Callable[[Dist, Dist, int, Draw], int]
 
 
 class Verifier(Protocol):
@@ -49,9 +48,8 @@ class DistVerifier:
     Args:
         sampler: turns the target's rows into distributions.
         rule: decides which draft tokens stand.
-        rng: source of the draws.
+        draws: the randomness of the answer.
         grammar: what the answer must fit, if anything; it follows every emitted token.
-        shadows_match: whether verdicts hold the chances of `match` acceptance too.
 
     """
 
@@ -59,57 +57,52 @@ class DistVerifier:
         self,
         sampler: Sampler,
         rule: Rule,
-        rng: np.random.Generator,
+        draws: Draws,
         grammar: Follower | None = None,
-        shadows_match: bool = False,
     ) -> None:
-        self.sampler, self.rule, self.rng = sampler, rule, rng
-        self.grammar, self.shadows_match = grammar, shadows_match
+        self.sampler, self.rule, self.draws, self.grammar = sampler, rule, draws, grammar
 
     def __call__(self, draft: Draft, rows: Rows, tokens: Sequence[int]) -> Verdict:
         """As `Verifier`; no row after a rejection is normalised."""
-        history = self.sampler.history(tokens)
-        chances: list[float] = []
+        history, place = self.sampler.history(tokens), len(tokens)
         last = tokens[-1]
         for k, (token, proposed) in enumerate(zip(draft.tokens, draft.dists, strict=True)):
             target = self.sampler(rows[k], history, draft.tokens[:k], self.grammar)
-            if self.shadows_match:
-                chances.append(target.prob(proposed.top))
-            emitted = self.rule(target, proposed, token, self.rng)
+            emitted = self.rule(target, proposed, token, self.draws.at(place + k))
             self._follow(last, emitted)
             if emitted != token:
-                return Verdict(k, emitted, tuple(chances))
+                return Verdict(k, emitted)
             last = emitted
         target = self.sampler(rows[len(draft)], history, draft.tokens, self.grammar)
-        emitted = target.draw(self.rng)
+        emitted = self.draws.at(place + len(draft)).token(target)
         self._follow(last, emitted)
-        return Verdict(len(draft), emitted, tuple(chances))
+        return Verdict(len(draft), emitted)
 
     def _follow(self, last: int, token: int) -> None:
         if self.grammar is not None:
             self.grammar.follow(last, token)
 
 
-def rejection(target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> int:
+def rejection(target: Dist, draft: Dist, token: int, draw: Draw) -> int:
     """Accept with probability min(1, target / draft), else draw from the residual.
 
     Lossless (Leviathan et al. 2023, arXiv 2211.17192, theorem 3.5; Chen et al. 2023, arXiv
     2302.01318, theorem 1), provided that `token` was drawn from `draft`. With one-point
-    distributions it is greedy verification and takes nothing from `rng`.
+    distributions it is greedy verification and draws nothing.
     """
     chance = target.prob(token) / draft.prob(token)
-    if chance >= 1.0 or (chance > 0.0 and rng.random() < chance):
+    if chance >= 1.0 or (chance > 0.0 and draw.coin() < chance):
         return token
-    return target.residual(draft).draw(rng)
+    return draw.token(target.residual(draft))
 
 
-def match(target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> int:
+def match(target: Dist, draft: Dist, token: int, draw: Draw) -> int:
     """Emit the target's own sample; the draft token is accepted if it is the same.
 
-    Lossless for any draft. Takes from `rng` what plain decoding takes: the same seed, the same
-    text.
+    Lossless for any draft and any stopping rule, and the same seed says the same text. The draft
+    guesses with the same noise (``noise.py``).
     """
-    return target.draw(rng)
+    return draw.token(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +116,10 @@ class Typical:
     epsilon: float
     delta: float
 
-    def __call__(self, target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> int:
+    def __call__(self, target: Dist, draft: Dist, token: int, draw: Draw) -> int:
         """The token to emit."""
         bound = min(self.epsilon, self.delta * math.exp(-target.entropy()))
-        return token if target.prob(token) > bound else target.draw(rng)
+        return token if target.prob(token) > bound else draw.token(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +128,12 @@ class Threshold:
 
     min_prob: float
 
-    def __call__(self, target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> int:
+    def __call__(self, target: Dist, draft: Dist, token: int, draw: Draw) -> int:
         """The token to emit."""
-        return token if target.prob(token) >= self.min_prob else target.draw(rng)
+        return token if target.prob(token) >= self.min_prob else draw.token(target)
 
 
-def name_of(rule: Rule) -> str:
+def rule_name(rule: Rule) -> str:
     """The name by which settings call a rule."""
     return str(getattr(rule, "__name__", type(rule).__name__)).lower()
 
@@ -148,7 +141,6 @@ def name_of(rule: Rule) -> str:
 def make_rule(settings: Speculation) -> Rule:
     """The rule that `settings` name."""
     rules: dict[str, Rule] = {
-        "auto": rejection,
         "rejection": rejection,
         "match": match,
         "typical": Typical(settings.typical_epsilon, settings.typical_delta),

@@ -26,6 +26,11 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """A long text's first characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def as_json(value: Any, stream: TextIO | None = None) -> str:
     """One line of JSON that a terminal may show; it reads back as `value`.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the acceptance rules change: how many tokens a pass yields, and the law of the output.
+"""What the acceptance rules change: tokens per pass, and the distribution of the output.
 
 Regime: the demo pair (Q8_0 target, Q2_K draft), prompts of ours in four domains, fixed seeds; the
 draft drafts 4 tokens a round whatever its confidence. No clock: the figures are the same on every
@@ -7,9 +7,10 @@ machine, up to floating-point ties. Prints one Markdown table and, last, one JSO
 
     tokens/round   tokens that one pass of the target yields
     accepted       share of the verified draft tokens that stood
-    moved          total variation distance between the law a token was emitted with and the
-                   target's law, mean over verified positions. 0 is lossless.
-    log p          mean log-probability of the emitted tokens under the target's law (nats)
+    moved          total variation distance between the distribution a token was emitted with and
+    the
+                   target's distribution, mean over verified positions. 0 is lossless.
+    log p          mean log-probability of the emitted tokens under the target's distribution (nats)
     rare           share of emitted tokens that the target gives less than 10 %
     distinct-3     share of different triples among all triples of tokens: low is repetitive
 """
@@ -47,22 +48,22 @@ COLUMNS = ("tokens/round", "accepted", "moved", "log p", "rare", "distinct-3")
 
 
 class Witness(Sampler):
-    """A sampler that keeps the laws of an answer: one for each token, in order."""
+    """A sampler that keeps the distributions of an answer: one for each token, in order."""
 
     def __init__(self, settings: Sampling, end_tokens: Sequence[int]) -> None:
         super().__init__(settings, end_tokens)
-        self.laws: list[Dist] = []
+        self.dists: list[Dist] = []
 
     def __call__(
         self, row: Row, history: Sequence[int], drafted: Sequence[int] = (), grammar: object = None
     ) -> Dist:
-        """The law, kept."""
-        self.laws.append(super().__call__(row, history, drafted))
-        return self.laws[-1]
+        """The distribution, kept."""
+        self.dists.append(super().__call__(row, history, drafted))
+        return self.dists[-1]
 
 
 class Watched:
-    """An acceptance rule that notes how far each verified position is from the target's law."""
+    """An acceptance rule that notes how far each position is from the target's distribution."""
 
     def __init__(self, rule: Rule, lossless: bool) -> None:
         self.rule, self.lossless = rule, lossless
@@ -85,13 +86,13 @@ def measure(pair, rule: str, sampling: Sampling, tokens: int, seeds: int) -> dic
         ids = pair.template.encode([{"role": "user", "content": prompt}])
         for seed in range(seeds):
             settings = sampling.model_copy(update={"seed": seed})
-            answer, laws, watched = run(pair, ids, rule, settings, tokens)
+            answer, dists, watched = run(pair, ids, rule, settings, tokens)
             rounds += answer.tally.rounds
             drafted += answer.tally.drafted
             accepted += answer.tally.accepted
-            pairs = zip(laws, answer.tokens, strict=False)
+            pairs = zip(dists, answer.tokens, strict=False)
             # A lossy rule may emit what the target forbids: counted as 1e-9.
-            logs += [math.log(max(law.prob(token), 1e-9)) for law, token in pairs]
+            logs += [math.log(max(dist.prob(token), 1e-9)) for dist, token in pairs]
             moved += watched.moved
             triples.append(list(zip(*(answer.tokens[k:] for k in range(3)), strict=False)))
     probabilities = np.exp(logs)
@@ -107,7 +108,7 @@ def measure(pair, rule: str, sampling: Sampling, tokens: int, seeds: int) -> dic
 
 
 def run(pair, ids: list[int], rule: str, sampling: Sampling, tokens: int):  # noqa: ANN001, ANN201
-    """One answer, with the laws of its tokens and the rule that was watched."""
+    """One answer, with the dists of its tokens and the rule that was watched."""
     plain = rule == "plain"
     speculation = Speculation(
         mode="off" if plain else "on",
@@ -118,7 +119,7 @@ def run(pair, ids: list[int], rule: str, sampling: Sampling, tokens: int):  # no
     decoder = Decoder.for_pair(pair, sampling, speculation)
     decoder.sampler = witness = Witness(sampling, pair.vocabulary.end_tokens)
     decoder.rule = watched = Watched(decoder.rule, speculation.lossless)
-    return decoder.answer(ids, Limits(max_tokens=tokens)), witness.laws, watched
+    return decoder.answer(ids, Limits(max_tokens=tokens)), witness.dists, watched
 
 
 def rows(tokens: int, seeds: int) -> Iterator[tuple[str, str, dict[str, float]]]:

@@ -19,7 +19,7 @@ from dspark_gguf.engine.timing import passes
 ROWS = (1, 2, 4, 8, 16, 32)
 
 
-def measured(path: Path, repeats: int, threads: int) -> dict[str, dict[int, list[float]]]:
+def measure(path: Path, repeats: int, threads: int) -> dict[str, dict[int, list[float]]]:
     """Seconds by way and rows; the ways take turns, so that a busy moment falls on both."""
     contexts = {}
     for way in ("off", "on"):
@@ -40,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     asked = parser.parse_args(words)
-    off, on = measured(asked.model, asked.repeats, asked.threads).values()
+    off, on = measure(asked.model, asked.repeats, asked.threads).values()
     heads = ("off, ms", "over 1", "on, ms", "over 1", "on/off", "median")
     print("rows" + "".join(f"{head:>10}" for head in heads))
     for rows in ROWS:

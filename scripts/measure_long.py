@@ -28,7 +28,7 @@ HALF, CHUNKS = 100, 5
 EARLY = 200
 
 
-def timed(llama: llama_cpp.Llama, tokens: int, temperature: float) -> list[tuple[float, float]]:
+def time_pass(llama: llama_cpp.Llama, tokens: int, temperature: float) -> list[tuple[float, float]]:
     """Seconds in passes and outside of them, for each token of a streamed answer."""
     inside = [0.0]
     decode: Callable[[Any], None] = llama._ctx.decode
@@ -81,7 +81,7 @@ def main() -> None:
         "DSparkLlama, copies": lambda: DSparkLlama(asked.target, **options),
     }.items():
         llama = make()
-        times = timed(llama, asked.tokens, asked.temperature)
+        times = time_pass(llama, asked.tokens, asked.temperature)
         llama.close()
         early, late = near(times, EARLY), near(times, len(times) - HALF)
         rows[name] = {

@@ -12,24 +12,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
 
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.cost import FixedCosts, load_table
-from dspark_gguf.measure.chains import Chains, load_chains
+from dspark_gguf.measure.chains import Chains, Guesses, load_chains
 from dspark_gguf.measure.charts import text_table
-from dspark_gguf.measure.compare import Grid, clairvoyant, parted, play
-from dspark_gguf.measure.replay import replay
+from dspark_gguf.measure.replay import Grid, play, replay
 from dspark_gguf.schedule import Optimal
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
 FIRST, REST = 200, 100
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What `optimal` reached on one pair and table."""
 
     pair: str
@@ -60,22 +60,63 @@ def row(pair: str, table: str, texts: Sequence[Chains], costs: FixedCosts) -> Ro
     result = play("optimal", texts, costs)
     heads, tails = [], []
     for domain in result.domains:
-        first, rest = parted([text for text in texts if text.domain == domain], FIRST)
+        first, rest = split_texts([text for text in texts if text.domain == domain], FIRST)
         rule = Optimal(costs, Calibration(), costs.limit)
-        heads.append(replay(first, costs, rule, False).speedup)
+        heads.append(replay(first, costs, rule).speedup)
         if sum(text.positions for text in rest) > REST:
-            tails.append(replay(rest, costs, rule, False).speedup)
+            tails.append(replay(rest, costs, rule).speedup)
     return Row(
         pair,
         table,
         fixed=play("fixed:max=3", texts, costs).speedup,
         static=Grid.of(texts, costs).best()[1],
         optimal=result.speedup,
-        worst=min(map(result.domain_speedup, result.domains)),
+        worst=min(sums.speedup for sums in result.domains.values()),
         bound=clairvoyant(texts, costs),
         first=min(heads),
         rest=min(tails, default=1.0),
     )
+
+
+def clairvoyant(texts: Sequence[Chains], costs: FixedCosts) -> float:
+    """Speedup of a rule that knows what will survive: no rule can be faster.
+
+    The least seconds from each position on, by backward induction over the text.
+    """
+    tokens, seconds = 0, 0.0
+    for text in texts:
+        depth = min(text.depth, costs.limit)
+        steps = np.concatenate(([0.0], costs.draft_seconds[:depth]))
+        price = steps + costs.target_seconds[: depth + 1]
+        least = np.zeros(text.positions + 1)
+        for t in range(text.positions - 1, -1, -1):
+            # More than survive would only cost more.
+            alive = min(int(text.survived[t].sum()), depth)
+            reached = np.minimum(t + 1 + np.arange(alive + 1), text.positions)
+            least[t] = (price[: alive + 1] + least[reached]).min()
+        tokens, seconds = tokens + text.positions, seconds + float(least[0])
+    return tokens * float(costs.target_seconds[0]) / seconds
+
+
+def stretch(text: Chains, part: slice) -> Chains:
+    """Some of its positions."""
+    lookup = text.lookup and Guesses(text.lookup.scores[part], text.lookup.survived[part])
+    gap = None if text.gap is None else text.gap[part]
+    return Chains(text.domain, text.confidence[part], text.survived[part], gap, lookup)
+
+
+def split_texts(texts: Sequence[Chains], tokens: int) -> tuple[list[Chains], list[Chains]]:
+    """The first `tokens` positions of all texts together, and the rest."""
+    first: list[Chains] = []
+    rest: list[Chains] = []
+    for text in texts:
+        cut = min(tokens, text.positions)
+        tokens -= cut
+        if cut:
+            first.append(stretch(text, slice(cut)))
+        if cut < text.positions:
+            rest.append(stretch(text, slice(cut, None)))
+    return first, rest
 
 
 def main() -> None:

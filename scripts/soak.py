@@ -39,6 +39,7 @@ from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.learned import Learned
+from dspark_gguf.noise import Noise
 from dspark_gguf.records import Round
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_gguf import Tiny
@@ -65,8 +66,8 @@ class Clockless(LearnedCosts):
         super().__init__()
         for rows in (1, 2, 4, 8, 16, 32, 65):
             self.add_pass(rows, 0.01 * (1.0 + 0.05 * rows))
-        self.add_first_look(0.002, 1)
-        self.add_look(0.001)
+        self.add_first_draft_step(0.002, 1)
+        self.add_draft_step(0.001)
         self.profiled = self.limit
 
     def observe(self, round: Round) -> None:
@@ -90,7 +91,7 @@ def load(folder: Path, target: str, whole: bool, draft: str) -> Pair:
     )  # fmt: skip
     pair._learned = Learned()  # measured by nobody
     pair._learned.costs = Clockless()
-    pair._learned.costs.replays = pair.target_cache.rollback == "replay"
+    pair._learned.costs.rereads = pair.target_cache.rollback == "replay"
     pair.draft_cache()
     return pair
 
@@ -127,7 +128,7 @@ class Chapter:
             "mode": str(rng.choice(["auto", "on", "on", "off"])),
             "rule": str(rng.choice(["auto", "fixed", "threshold", "prefix", "optimal"])),
             "drafter": str(rng.choice(["auto", "model", "lookup"])),
-            "acceptance": str(rng.choice(["auto", "rejection", "match", "typical", "threshold"])),
+            "acceptance": str(rng.choice(["rejection", "match", "typical", "threshold"])),
             "draft_max": int(rng.integers(1, 20)),
             "draft_min_prob": float(rng.choice([0.0, 0.3])),
         }
@@ -163,7 +164,7 @@ class Chapter:
         self.prompt, self.said = self.next_prompt(), []
         stop, how = int(rng.integers(0, 25)), rng.random()
         limits = Limits(max_tokens=int(rng.integers(1, 40)))
-        answer = np.random.default_rng(int(rng.integers(2**31)))
+        answer = Noise(int(rng.integers(2**31)))
         for k, round in enumerate(self.decoder.generate(self.prompt, limits, answer)):
             self.said += round.tokens
             self.counts["rounds"] += bool(round.tokens)
@@ -198,7 +199,7 @@ class Chapter:
         for cache in plain:
             last = min(target.max_rows, len(self.said) + 1) if cache is target else 1
             rows = fresh_rows(cache, committed, last)
-            cache.keep(committed[:-1])
+            cache.reuse_prefix(committed[:-1])
             row = cache.decode(committed[cache.length :], 1)[0]
             worst = max(worst, float(np.abs(row - rows[-1]).max()))
             cache.trim(len(committed) - 1)

@@ -48,20 +48,20 @@ def timed_decoder(clock, speculation, agreement, temperature=0.0, seed=None):
     return decoder
 
 
-def sample(way, domain, seconds, turn=0, temperature=0.0, tokens=10, **more):
+def sample(method, domain, seconds, turn=0, temperature=0.0, tokens=10, **more):
     """`tokens` in so many seconds after a second of reading the prompt."""
     tally = Tally(
         rounds=tokens, plain_rounds=tokens, tokens=tokens, seconds=1.0 + seconds,
         prefill_seconds=1.0, target_seconds=0.9 * seconds, first_token_seconds=1.5, **more,
     )  # fmt: skip
-    return Sample(way, Task(domain, (1, 2), temperature, tokens, turn), tally)
+    return Sample(method, Task(domain, (1, 2), temperature, tokens, turn), tally)
 
 
 def results(speeds, peers=()):
-    """Results from ``{(turn, domain): {way: seconds}}``."""
-    ways = list(next(iter(speeds.values())))
-    found = Results(ways, frozenset(peers))
+    """Results from ``{(turn, domain): {method: seconds}}``."""
+    methods = list(next(iter(speeds.values())))
+    found = Results(methods, frozenset(peers))
     for (turn, domain), seconds in speeds.items():
         make = partial(sample, domain=domain, turn=turn)
-        found.add([make(way, seconds=taken) for way, taken in seconds.items()])
+        found.samples += [make(method, seconds=taken) for method, taken in seconds.items()]
     return found

@@ -107,14 +107,15 @@ def dspark():
 @pytest.fixture
 def quiet_machine(monkeypatch):
     """What else this machine does, and which GPU it has, is not what is tested."""
-    from dspark_gguf.doctor import machine, measured
+    from dspark_gguf.doctor import alternatives, machine, measured
     from dspark_gguf.engine import trial
 
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     monkeypatch.setattr(machine, "gpus", list)
-    monkeypatch.setattr(measured, "_BUDGET", 0.3)
+    monkeypatch.setattr(alternatives, "_BUDGET", 0.3)
     monkeypatch.setattr(measured, "_READING", 0.3)
-    monkeypatch.setattr(trial, "renewed", trial.outcome)
+    known = trial.outcome
+    monkeypatch.setattr(trial, "outcome", lambda feature, again=False: known(feature))
 
 
 @pytest.fixture

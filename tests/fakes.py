@@ -40,30 +40,34 @@ class World:
     n_ctx: int = 64
     draft_n_ctx: int = 64
     drafter_kind: type = ModelDrafter
+    shares_noise: bool = False
 
     def decoder(self, rule=None, stopping_rule=None):
         """A decoder with new caches."""
         sampler = Sampler(self.sampling, self.tokenizer.end_tokens)
         cache = TableModel(self.draft_rows, self.draft_n_ctx, max_rows=1)
+        drafter = self.drafter_kind(cache, sampler, self.tokenizer)
+        drafter.shares_noise = self.shares_noise
         return Decoder(
             target=TableModel(self.target_rows, self.n_ctx),
             tokenizer=self.tokenizer,
-            drafter=self.drafter_kind(cache, sampler, self.tokenizer),
+            drafter=drafter,
             stopping_rule=stopping_rule or make_stopping_rule(self.speculation),
             rule=rule or make_rule(self.speculation),
             sampler=sampler,
             seed=self.sampling.seed,
         )
 
-    def plain(self, prompt, limits=None, rng=None):
+    def plain(self, prompt, limits=None, draws=None):
         """Tokens, text and reason of plain decoding: no cache, no rounds, no draft."""
         limits = limits or Limits()
         sampler = Sampler(self.sampling, self.tokenizer.end_tokens)
         answer, text, reason = [], "", "length" if limits.max_tokens == 0 else None
         while reason is None:
             before = (*prompt, *answer)
-            law = sampler(self.target_rows(before), before)
-            answer.append(law.draw(rng))
+            dist = sampler(self.target_rows(before), before)
+            place = len(answer)
+            answer.append(dist.top if draws is None else draws.at(place).token(dist))
             text += self.tokenizer.piece(answer[-1]).decode()
             places = [text.find(stop) for stop in limits.stop if stop in text]
             if answer[-1] in self.tokenizer.end_tokens or places:
@@ -80,8 +84,8 @@ class TableBlock:
 
     n_ctx = 64
 
-    def __init__(self, target, rows, most_drafts, is_chained=True, sure=None):
-        self.target, self.rows, self.sure = target, rows, sure
+    def __init__(self, target, rows, most_drafts, is_chained=True, confidence=None):
+        self.target, self.rows, self.confidence = target, rows, confidence
         self.most_drafts, self.is_chained = most_drafts, is_chained
 
     @property
@@ -101,8 +105,8 @@ class TableBlock:
             # Without a Markov head a row knows its place, not what stands before it.
             guess = int(rows[-1].argmax()) if self.is_chained else 0
             before = (*before, guess) if self.is_chained else (*start, *[0] * (k + 1))
-        sure = None if self.sure is None else [self.sure(row) for row in rows]
-        return Block(rows, sure)
+        confidence = None if self.confidence is None else [self.confidence(row) for row in rows]
+        return Block(rows, confidence)
 
 
 @dataclass
@@ -110,14 +114,16 @@ class BlockWorld(World):
     """A world whose draft guesses blocks."""
 
     is_chained: bool = True
-    sure: object = None
+    confidence: object = None
     score: object = margin
 
     def decoder(self, rule=None, stopping_rule=None):
         """A decoder with new caches."""
         decoder = super().decoder(rule, stopping_rule)
-        cache = TableBlock(decoder.target, self.draft_rows, 3, self.is_chained, self.sure)
-        decoder.drafter = BlockDrafter(cache, decoder.sampler, self.tokenizer, self.score)
+        cache = TableBlock(decoder.target, self.draft_rows, 3, self.is_chained, self.confidence)
+        decoder.drafter = BlockDrafter(
+            cache, decoder.sampler, self.tokenizer, self.score, float, self.shares_noise
+        )
         return decoder
 
 
@@ -141,7 +147,7 @@ def rows_of(cache, tokens):
 
 
 def draft_of(tokens, dists=None, scores=()):
-    """A draft of one source, drawn from these laws or from no others."""
+    """A draft of one source, drawn from these dists or from no others."""
     tokens = tuple(tokens)
     dists = tuple(map(Dist.point, tokens)) if dists is None else tuple(dists)
     return Draft(Segment("model", tokens, dists, tuple(scores), (0.0,) * len(scores)))

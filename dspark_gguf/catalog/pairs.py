@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import shipped
+from dspark_gguf.paths import packaged
 
 _CHOICES = {
     "memory": ("any", "8", "16", "32", "64"),
@@ -45,13 +46,8 @@ class KnownPair:
 
 
 def known_pairs(path: Path | None = None) -> list[KnownPair]:
-    """All pairs of `path`, default the shipped list, in its order.
-
-    Raises:
-        UsageError: naming the first line that does not fit the format.
-
-    """
-    path = path or shipped("models.txt")
+    """All pairs of `path`, default the shipped list; a `UsageError` names the first wrong line."""
+    path = path or packaged("models.txt")
     pairs: list[KnownPair] = []
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -71,9 +67,11 @@ def known_pairs(path: Path | None = None) -> list[KnownPair]:
     return pairs
 
 
-def pair_named(name: str) -> KnownPair | None:
-    """The pair of this name, or None."""
-    return next((pair for pair in known_pairs() if pair.name == name.lower()), None)
+def known_pair(name: str | Path) -> KnownPair | None:
+    """The pair that `name` means; None for a file of this name too."""
+    if os.path.isfile(name):
+        return None
+    return next((pair for pair in known_pairs() if pair.name == str(name).lower()), None)
 
 
 def similar_names(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dspark_gguf import hub
 from dspark_gguf.catalog.demo import Progress, demo_file, demo_pair, source_model
 from dspark_gguf.catalog.local import OLLAMA, ollama_path
-from dspark_gguf.catalog.pairs import KnownPair, pair_named, similar_names
+from dspark_gguf.catalog.pairs import known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import UsageError
 from dspark_gguf.naming import HubName
@@ -27,16 +27,12 @@ _FROM_PACKAGE = "package:"
 
 
 def resolve(
-    model: str | Path | None,
-    draft: str | Path | None,
-    progress: Progress = lambda line: None,
+    model: str | Path | None, draft: str | Path | None, progress: Progress = lambda line: None
 ) -> tuple[Path, Path | None]:
     """Files of the target and the draft, downloaded where they are not on this machine.
 
-    Args:
-        model: the target, or a pair, which names the draft too; None: the demo pair.
-        draft: the draft; a pair's name means its draft. None: the pair's, or none.
-        progress: called with a line when something takes long.
+    `model` may be a pair, which names the draft too; None is the demo pair. `progress` is called
+    with a line when something takes long.
 
     Raises:
         UsageError: an unknown name, a draft without a target, or no demo model installed.
@@ -50,31 +46,20 @@ def resolve(
     if draft is None and known_pair(model):
         draft = model
     if draft is None:
-        return located([(model, "target")], progress)[0], None
-    target_path, draft_path = located([(model, "target"), (draft, "draft")], progress)
+        return locate([(model, "target")], progress)[0], None
+    target_path, draft_path = locate([(model, "target"), (draft, "draft")], progress)
     return target_path, draft_path
 
 
-def known_pair(name: str | Path) -> KnownPair | None:
-    """The pair that `name` means; None for a file of this name too."""
-    return None if os.path.isfile(name) else pair_named(str(name))
-
-
-def located(
+def locate(
     models: Sequence[tuple[str | Path, str]],
     progress: Progress = lambda line: None,
     newest: bool = False,
 ) -> list[Path]:
     """The files of models; all are found before the first is downloaded.
 
-    Args:
-        models: name and role, ``target`` or ``draft``: of a pair, which of its two.
-        progress: called with a line when something takes long.
-        newest: ask the hub even for what is in the cache.
-
-    Raises:
-        UsageError, DSparkError: see `resolve`.
-
+    Each model has a name and a role, ``target`` or ``draft``: of a pair, which of its two. With
+    `newest`, the hub is asked even for what is in the cache. Errors are as for `resolve`.
     """
     places = [_place(name, role, progress, newest) for name, role in models]
     hub.require_room([place for place in places if isinstance(place, hub.Download)])
@@ -114,7 +99,7 @@ def _place_of_model(
         hint = "See `dspark-gguf models --local`, or `ollama pull` it."
         raise UsageError(f"Ollama has no model {text.removeprefix(OLLAMA)} here", hint)
     if on_hub := HubName.parse(text):
-        there = None if newest and not hub.is_offline() else hub.cached(on_hub, role)
+        there = None if newest and not hub.is_offline() else hub.find_cached(on_hub, role)
         return there or hub.find(on_hub, role)
     if "/" in text or "\\" in text or text.lower().endswith(".gguf"):
         return path  # whoever opens it says that there is nothing
@@ -126,31 +111,25 @@ def _place_of_model(
 
 
 def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
-    """Download a pair's two models, or one model of the hub; the newest, when online.
-
-    Raises:
-        UsageError: an unknown name, or a part of the pair has no repository.
-        DSparkError: see `hub`.
-
-    """
+    """Download a pair's two models, or one model of the hub; the newest, when online."""
     if known_pair(name):
-        return located([(name, "target"), (name, "draft")], progress, newest=True)
+        return locate([(name, "target"), (name, "draft")], progress, newest=True)
     if HubName.parse(name) is None:
         raise UsageError(
             f"{name!r} is no pair of `dspark-gguf models` (similar: {similar_names(name)}) and not "
             "org/repo:quant",
             "Correct the name.",
         )
-    return located([(name, "target")], progress, newest=True)
+    return locate([(name, "target")], progress, newest=True)
 
 
-def is_here(name: str, role: str) -> Path | None:
+def find_local(name: str, role: str) -> Path | None:
     """The file of a pair's model if it is on this machine, without network."""
     if name.startswith(_FROM_PACKAGE):
         with suppress(UsageError):
             return source_model()
     on_hub = HubName.parse(name)
-    return hub.cached(on_hub, role) if on_hub else None
+    return hub.find_cached(on_hub, role) if on_hub else None
 
 
 def load_pair(
@@ -164,13 +143,8 @@ def load_pair(
 ) -> Pair:
     """Load a target and a draft GGUF; without arguments, the demo pair.
 
-    Args:
-        model: the target: a file, a pair, ``org/repo:quant``.
-        draft: the same for the draft; None: the pair's, or none.
-        target_options: how llama.cpp loads the target.
-        draft_options: the same for the draft.
-        chat_template: Jinja text or file, instead of the target's own.
-        progress: called with a line when something takes long.
+    Models are named as for `resolve`. `chat_template` is Jinja text or a file, instead of the
+    target's own.
 
     Raises:
         DSparkError: see `resolve` and ``engine.pair.Pair``.

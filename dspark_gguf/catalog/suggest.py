@@ -1,67 +1,159 @@
-"""Which drafts fit a target, and the speed to expect from each on this machine."""
+"""Drafts that fit a target, listed, on this machine or made of it, and the speed to expect."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dspark_gguf.catalog.candidates import Candidate
 from dspark_gguf.catalog.demo import Progress
-from dspark_gguf.catalog.listing import as_table, quoted
+from dspark_gguf.catalog.listing import as_table, quote
+from dspark_gguf.catalog.local import local_models
+from dspark_gguf.catalog.pairs import KnownPair, known_pairs
+from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.config import Settings
 from dspark_gguf.cost import LearnedCosts
+from dspark_gguf.engine.compatible import why_incompatible
+from dspark_gguf.engine.dflash import ARCHITECTURE
+from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import DSparkError
-from dspark_gguf.paths import size_on_disk
+from dspark_gguf.engine.quantize import quantize, quantized_size
+from dspark_gguf.errors import DSparkError, ModelError
+from dspark_gguf.naming import QUANTIZATION
+from dspark_gguf.paths import cache_path, caching, require_space, size_on_disk
 from dspark_gguf.schedule.expected import USUAL_AGREEMENT, expected_ranges, ranges_text
 
+#: A quantization of the target is offered as a draft if its share of the size is below this.
+_SMALLER = 0.9
+_SIZE = re.compile(r"\d+(\.\d+)?[bm]|a\d+(\.\d+)?b")
+_DATE = re.compile(r"\d{4}")
+_NOT_THE_FAMILY = {"gguf", "instruct", "it", "chat", "meta", "qat", "base", "ud"}
 #: Guesses of a DSpark draft whose file is not here: blocks of 7 are what is published.
 _BLOCK = 7
-_GB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
-class Suggestion:
-    """A draft and the speed to expect from it.
+class Candidate:
+    """A model that may draft, and the speed to expect from it."""
 
-    Attributes:
-        candidate: the draft.
-        ranges: least and most speed over plain decoding by kind of text; None: not known.
-        basis: ``measured``, ``estimated``, or why there is no number.
-
-    """
-
-    candidate: Candidate
-    ranges: dict[str, tuple[float, float]] | None
-    basis: str
+    draft: str  # what to write after -d
+    origin: str  # where it comes from, in words
+    kind: str  # plain or dspark
+    size: int | None  # bytes; None: not known
+    path: Path | None = None  # None: not on this machine
+    how: str = ""  # to get it, if it is not here
+    #: Least and most speed over plain decoding by kind of text; None: not known.
+    expected: dict[str, tuple[float, float]] | None = None
+    basis: str = ""  # measured, estimated, or why there is no number
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        values = asdict(self.candidate)
-        path = values["path"] and str(values["path"])
-        own = {"path": path, "expected": self.ranges, "basis": self.basis}
-        return {"draft": values.pop("name"), **values, **own}
+        return {**asdict(self), "path": self.path and str(self.path)}
+
+
+def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
+    """All drafts for `target`, each file once; `skipped` gets a line for each that does not fit."""
+    size = size_on_disk(target.path)
+    found: dict[object, Candidate] = {}
+    for each in (*_listed(target), *_on_disk(target, skipped), *_own(target)):
+        if each.size is None or each.size < size:
+            found.setdefault(os.path.realpath(each.path) if each.path else each.draft, each)
+    return list(found.values())
+
+
+def family_of(name: str) -> tuple[str, str]:
+    """Family and size in a model's name: ``("qwen2.5-coder", "7b")``."""
+    name = name.rpartition("/")[2].partition(":")[0].lower().removesuffix(".gguf")
+    words = [word for word in re.split(r"[-_ ]+", QUANTIZATION.sub("", name)) if word]
+    sizes = [word for word in words if _SIZE.fullmatch(word)]
+    left_out = {*sizes, *_NOT_THE_FAMILY}
+    rest = [word for word in words if word not in left_out and not _DATE.fullmatch(word)]
+    return "-".join(rest), "-".join(sizes)
+
+
+def _listed(target: Header) -> Iterator[Candidate]:
+    names = {target.path.name, str(target.metadata.get("general.name", ""))}
+    ours = {family_of(name) for name in names} - {("", "")}
+    families = {family for family, size in ours if size}
+    for pair in known_pairs():
+        theirs = family_of(pair.target)
+        same = theirs in ours if pair.kind == "dspark" else theirs[0] in families
+        if same and not pair.target.startswith("package:"):
+            yield _of_pair(pair, target)
+
+
+def _of_pair(pair: KnownPair, target: Header) -> Candidate:
+    origin = f"pair {pair.name}" + (" (unverified)" if pair.status == "unverified" else "")
+    path = find_local(pair.draft, "draft")
+    with suppress(DSparkError):  # a damaged file counts as missing
+        if path is not None and not why_incompatible(target, read_header(path)):
+            return of_file(pair.draft, origin, path)
+    known = pair.gigabytes("draft")
+    size = int(known * 1e9) if known else None
+    return Candidate(pair.draft, origin, pair.kind, size, how=f"dspark-gguf pull {pair.draft}")
+
+
+def _on_disk(target: Header, skipped: list[str]) -> Iterator[Candidate]:
+    size = size_on_disk(target.path)
+    for model in local_models(skipped):
+        if model.size >= size:
+            continue
+        try:
+            problem = why_incompatible(target, read_header(model.path))
+        except (DSparkError, OSError) as error:
+            problem = str(getattr(error, "problem", error))
+        if problem:
+            skipped.append(f"{model.name}: {problem}")
+        else:
+            yield of_file(model.name, model.source, model.path)
+
+
+def of_file(name: str, origin: str, path: Path) -> Candidate:
+    """A GGUF on this machine."""
+    kind = "dspark" if read_header(path).architecture == ARCHITECTURE else "plain"
+    return Candidate(name, origin, kind, size_on_disk(path), path)
+
+
+def _own(target: Header) -> Iterator[Candidate]:
+    size = quantized_size(target, "Q2_K")
+    path = _made_path(target.path, "Q2_K")
+    if size < _SMALLER * size_on_disk(target.path) and not path.exists():
+        yield Candidate(path.name, "made from the target", "plain", size, how="--make-draft Q2_K")
+
+
+def _made_path(target: Path, file_type: str) -> Path:
+    facts = target.stat()
+    stamp = hashlib.sha256(f"{facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:8]
+    return cache_path("drafts") / f"{target.stem}-as-{file_type}-{stamp}.gguf"
+
+
+def make_draft(target: Path, file_type: str, progress: Progress) -> Path:
+    """Another quantization of the target, in the cache folder; made once."""
+    path = _made_path(target, file_type)
+    if path.exists():
+        return path
+    header = read_header(target)
+    if header.architecture == ARCHITECTURE:
+        raise ModelError(f"{target.name} is a draft, not a target", "Name the target with -m.")
+    needed = quantized_size(header, file_type)
+    require_space(needed, path.parent, "the draft", "XDG_CACHE_HOME")
+    progress(f"making {path.name}, about {needed / 1e9:.2f} GB, in {path.parent}")
+    with caching(path) as temporary:
+        quantize(target, temporary, file_type)
+    return path
 
 
 def suggestions(
     target: Path, drafts: Sequence[Candidate], settings: Settings, progress: Progress
-) -> list[Suggestion]:
-    """The speed to expect from each draft, the best first.
-
-    Args:
-        target: the target's file.
-        drafts: see `candidates`.
-        settings: how to load both, and whether to keep the measurements.
-        progress: called with a line when something takes long.
-
-    Raises:
-        DSparkError: the target cannot be loaded.
-
-    """
+) -> list[Candidate]:
+    """The speed to expect from each draft, the best first."""
     if not drafts:
         return []
     costs, _ = _measured(target, None, settings, progress)
@@ -73,11 +165,11 @@ def suggestions(
         try:
             own, most = _measured(target, draft.path, settings, progress)
         except DSparkError as error:
-            found.append(Suggestion(draft, None, error.problem))
+            found.append(replace(draft, basis=error.problem))
         else:
-            ranges = expected_ranges(own.target_seconds, own.draft_seconds[:most])
-            found.append(Suggestion(draft, ranges, "measured"))
-    return sorted(found, key=lambda each: -sum(map(sum, (each.ranges or {}).values())))
+            expected = expected_ranges(own.target_seconds, own.draft_seconds[:most])
+            found.append(replace(draft, expected=expected, basis="measured"))
+    return sorted(found, key=lambda each: -sum(map(sum, (each.expected or {}).values())))
 
 
 def _measured(
@@ -91,20 +183,20 @@ def _measured(
         if draft is not None:
             progress(f"{draft.name}:")
         learned = pair.learned(settings.speculation, progress)
-        return learned.costs, min(settings.speculation.most_looks, pair.most_drafts)
+        return learned.costs, min(settings.speculation.max_draft_steps, pair.most_drafts)
 
 
-def _estimated(draft: Candidate, costs: LearnedCosts, target_size: int) -> Suggestion:
+def _estimated(draft: Candidate, costs: LearnedCosts, target_size: int) -> Candidate:
     """A pass mostly reads the weights, so its seconds are in proportion to the size."""
     if draft.size is None:
-        return Suggestion(draft, None, "size not known")
+        return replace(draft, basis="size not known")
     target = costs.target_seconds
-    look = float(target[0]) * draft.size / target_size
-    looks = np.full(_BLOCK, look) if draft.kind == "dspark" else look * np.arange(1, 13)
-    return Suggestion(draft, expected_ranges(target, looks), "estimated")
+    step = float(target[0]) * draft.size / target_size
+    draft_seconds = np.full(_BLOCK, step) if draft.kind == "dspark" else step * np.arange(1, 13)
+    return replace(draft, expected=expected_ranges(target, draft_seconds), basis="estimated")
 
 
-def as_text(target: str, found: Sequence[Suggestion]) -> str:
+def as_text(target: str, found: Sequence[Candidate]) -> str:
     """A table, and what to do next."""
     if not found:
         return (
@@ -115,10 +207,10 @@ def as_text(target: str, found: Sequence[Suggestion]) -> str:
         ("draft", "GB", "from", "over plain decoding", ""),
         (
             (
-                each.candidate.name,
-                "?" if each.candidate.size is None else f"{each.candidate.size / _GB:.2f}",
-                each.candidate.origin,
-                ranges_text(each.ranges) if each.ranges else "-",
+                each.draft,
+                "?" if each.size is None else f"{each.size / 1e9:.2f}",
+                each.origin,
+                ranges_text(each.expected) if each.expected else "-",
                 each.basis,
             )
             for each in found
@@ -134,14 +226,13 @@ def as_text(target: str, found: Sequence[Suggestion]) -> str:
     )
 
 
-def _advice(target: str, found: Sequence[Suggestion]) -> str:
-    best = next((each for each in found if each.ranges), None)
-    if best is None or max(high for _, high in (best.ranges or {}).values()) < 1.05:
+def _advice(target: str, found: Sequence[Candidate]) -> str:
+    best = next((each for each in found if each.expected), None)
+    if best is None or max(high for _, high in (best.expected or {}).values()) < 1.05:
         return "none of them pays on this machine: use the target without a draft"
-    candidate = best.candidate
-    use = f"dspark-gguf chat -m {target} -d {quoted(candidate.name)}"
-    if candidate.path is None:
-        if candidate.how.startswith("--"):
-            return f"make the best: dspark-gguf suggest -m {target} {candidate.how}"
-        return f"get the best: {candidate.how}; use it: {use}"
+    use = f"dspark-gguf chat -m {target} -d {quote(best.draft)}"
+    if best.how.startswith("--"):
+        return f"make the best: dspark-gguf suggest -m {target} {best.how}"
+    if best.path is None:
+        return f"get the best: {best.how}; use it: {use}"
     return f"use the best: {use}"

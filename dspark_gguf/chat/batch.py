@@ -9,6 +9,7 @@ from typing import Any
 
 from dspark_gguf.chat.piped import read_file
 from dspark_gguf.errors import UsageError
+from dspark_gguf.visible import shortened
 
 Record = dict[str, Any]
 
@@ -17,25 +18,14 @@ _ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One line of the input.
-
-    Attributes:
-        index: its number, from 0; empty lines do not count.
-        input: the line's own object, repeated in the result.
-
-    """
+    """One line of the input: its number, not counting empty lines, and its object."""
 
     index: int
     input: Record
 
     @property
     def messages(self) -> list[Record]:
-        """The conversation to answer.
-
-        Raises:
-            UsageError: the object is not a prompt; says why.
-
-        """
+        """The conversation to answer; a UsageError says why the object is none."""
         if ("prompt" in self.input) == ("messages" in self.input):
             raise _wrong('exactly one of "prompt" and "messages" is needed')
         if "prompt" in self.input:
@@ -56,16 +46,13 @@ def read_jobs(path: Path) -> list[Job]:
     """All lines of the input (``-``: stdin).
 
     A line that is an object but not a prompt fails as a job of its own; the others are answered.
-
-    Raises:
-        UsageError: naming the first line that is not a JSON object: this is another kind of file.
-
+    A line that is no object is a UsageError: this is another kind of file.
     """
     jobs: list[Job] = []
     for number, line in enumerate(read_file(path).split("\n"), 1):
         if not line.strip():
             continue
-        record = parsed(line)
+        record = parse(line)
         if record is None:
             problem = f"line {number} of {path} is not a JSON object: {line[:60]}"
             raise UsageError(problem, 'Write {"prompt": ...} or {"messages": [...]} on each line.')
@@ -73,7 +60,7 @@ def read_jobs(path: Path) -> list[Job]:
     return jobs
 
 
-def parsed(line: str | bytes) -> Record | None:
+def parse(line: str | bytes) -> Record | None:
     """The JSON object in a line; None if it is something else."""
     try:
         value = json.loads(line)
@@ -109,8 +96,7 @@ def _text(value: Any, place: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return shortened(json.dumps(value))
 
 
 def _wrong(problem: str) -> UsageError:

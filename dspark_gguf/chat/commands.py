@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import yaml
 
@@ -20,13 +20,11 @@ from dspark_gguf.chat.terminal import Reader, Screen, read_text
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.settings_files import plain_yaml
+from dspark_gguf.visible import shortened
 
 
 class Chat(Protocol):
-    """What commands work on: a session and its user.
-
-    `saved` is where the conversation is saved, `attached` the text of files for the next message.
-    """
+    """What commands work on: see `loop.Chat`."""
 
     session: Session
     screen: Screen
@@ -44,15 +42,9 @@ class Leave(Exception):  # noqa: N818 - nothing went wrong
 
 _Function = Callable[[Chat, str], None]
 
-
-class _Command(NamedTuple):
-    names: tuple[str, ...]
-    usage: str
-    summary: str
-    function: _Function
-
-
-_COMMANDS: dict[str, _Command] = {}
+_COMMANDS: dict[str, _Function] = {}
+#: What ``/help`` shows.
+_HELP: list[tuple[str, str]] = []
 
 #: A slash and a word, and what is behind it. Paths, comments and fractions are text.
 _FORM = re.compile(r"/(\?|[^\W\d_][\w-]*)(?:\s+(.*))?", re.DOTALL)
@@ -70,7 +62,8 @@ def command(*names: str, usage: str = "", summary: str) -> Callable[[_Function],
     """Register a slash command under these names."""
 
     def register(function: _Function) -> _Function:
-        _COMMANDS.update(dict.fromkeys(names, _Command(names, usage, summary, function)))
+        _COMMANDS.update(dict.fromkeys(names, function))
+        _HELP.append((" ".join(["/" + " /".join(names), usage]).rstrip(), summary))
         return function
 
     return register
@@ -91,22 +84,16 @@ def unescape(message: str) -> str:
 
 
 def run_command(chat: Chat, message: str) -> None:
-    """Carry out ``/name argument``.
-
-    Raises:
-        Leave: the chat ends.
-        DSparkError: it could not be done.
-
-    """
+    """Carry out ``/name argument``; raises `Leave` at the end of the chat."""
     found = _FORM.fullmatch(message)
     assert found, message
     name, argument = found[1], (found[2] or "").strip()
-    near = _nearest(name)
     if name.lower() not in _COMMANDS:
+        near = _nearest(name)
         hint = f"Did you mean /{near}? " if near else ""
         hint += f"/help lists the commands; //{name} is a message."
         raise UsageError(f"there is no command /{name}", hint)
-    _COMMANDS[name.lower()].function(chat, argument)
+    _COMMANDS[name.lower()](chat, argument)
 
 
 def _nearest(name: str) -> str | None:
@@ -119,17 +106,13 @@ def _nearest(name: str) -> str | None:
 
 @command("help", "?", summary="this list")
 def _help(chat: Chat, argument: str) -> None:
-    rows = []
-    for entry in dict.fromkeys(_COMMANDS.values()):
-        names = " ".join(f"/{name}" for name in entry.names)
-        rows.append((f"{names} {entry.usage}".rstrip(), entry.summary))
-    rows += [
+    chat.screen.table([
+        *_HELP,
         ("several lines", 'end a line with \\, or write """ before and after, or paste'),
         ("Ctrl-C", "stops an answer and keeps what was said; Ctrl-D leaves"),
         ("//word", "a message that begins with /word; paths and comments need no second slash"),
         ("in a pipe", "each line is a message or a command; if one fails, the exit code says so"),
-    ]
-    chat.screen.table(rows)
+    ])  # fmt: skip
 
 
 @command("exit", "bye", "quit", summary="leave")
@@ -145,12 +128,12 @@ def _reset(chat: Chat, argument: str) -> None:
 
 @command("regen", summary="another answer to the last message")
 def _regen(chat: Chat, argument: str) -> None:
-    chat.show(chat.session.regenerate())
+    chat.show(chat.session.reply())
 
 
 @command("undo", summary="take back the last message and its answer")
 def _undo(chat: Chat, argument: str) -> None:
-    chat.screen.note(f"taken back: {_shortened(chat.session.undo())}")
+    chat.screen.note("taken back: " + shortened(" ".join(chat.session.undo().split())))
 
 
 @command("edit", usage="[TEXT]", summary="change the last message and answer it again")
@@ -170,9 +153,8 @@ def _system(chat: Chat, argument: str) -> None:
 @command("set", usage="[KEY VALUE]", summary="show the settings, or change one")
 def _set(chat: Chat, argument: str) -> None:
     if not argument:
-        shown = chat.session.settings.model_dump(
-            mode="json", include={section: set(names) for section, names in _SETTABLE.items()}
-        )
+        wanted = {section: set(names) for section, names in _SETTABLE.items()}
+        shown = chat.session.settings.model_dump(mode="json", include=wanted)
         for line in yaml.safe_dump(shown, sort_keys=False).splitlines():
             chat.screen.note(line)
         return
@@ -189,7 +171,7 @@ def _set(chat: Chat, argument: str) -> None:
 
 @command("stats", summary="what the session cost, part by part")
 def _stats(chat: Chat, argument: str) -> None:
-    chat.screen.table(stats_table(chat.session.total, chat.session.outlook))
+    chat.screen.table(stats_table(chat.session.total, chat.session.summary))
 
 
 @command("save", usage="[FILE]", summary="save this session now, or write it to a JSON file")
@@ -256,8 +238,3 @@ def _path(argument: str, name: str) -> Path:
     if not argument:
         raise UsageError(f"{name} needs a file", f"Type {name} FILE.")
     return Path(os.path.expanduser(argument))
-
-
-def _shortened(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else line[:59] + "…"

@@ -23,15 +23,7 @@ from dspark_gguf.errors import DSparkError
 class Chat:
     """A session and its user; slash commands see it as `commands.Chat`.
 
-    Args:
-        session: the conversation.
-        screen: where answers appear.
-        reader: where messages come from.
-        saved: where the conversation is saved, or None.
-
-    Attributes:
-        attached: text of files that goes with the next message.
-
+    `saved` is where the conversation is saved, `attached` the text of files for the next message.
     """
 
     def __init__(
@@ -46,12 +38,8 @@ class Chat:
     def run(self) -> None:
         """Until the end of the input, ``/exit``, Ctrl-C twice in a row, or a signal.
 
-        However it ends, the conversation is saved first.
-
-        Raises:
-            SystemExit: a line of a pipe could not be answered or carried out; with the exit code
-                of the first error.
-
+        However it ends, the conversation is saved first. If a line of a pipe could not be answered
+        or carried out, the SystemExit at the end has the exit code of the first error.
         """
         try:
             with ended_by_signals():
@@ -73,7 +61,7 @@ class Chat:
             try:
                 message = read_message(self.reader)
                 pressed = False
-                self.handle(message)
+                self._handle(message)
                 self._save()
             except (EOFError, Leave):
                 if self._may_leave():
@@ -114,8 +102,7 @@ class Chat:
         self.screen.note("/save FILE saves it elsewhere; leave again to drop it")
         return False
 
-    def handle(self, message: str) -> None:
-        """Answer a message or carry out a slash command."""
+    def _handle(self, message: str) -> None:
         if is_command(message):
             run_command(self, message)
         elif message.strip() or self.attached:
@@ -128,7 +115,7 @@ class Chat:
         """Stream an answer, then its status line. Ctrl-C keeps what was said."""
         ends_line = True
         with interruptible(self.session.pair.interrupt), closing(rounds):
-            splitter: ThinkSplitter | None = None
+            splitter = None
             for round in rounds:
                 splitter = splitter or ThinkSplitter(inside=self.session.opens_thought)
                 for text, thought in splitter.feed(round.text, round.finish_reason is not None):
@@ -136,13 +123,11 @@ class Chat:
                     ends_line = text.endswith("\n")
         if not ends_line:
             self.screen.write("\n")
-        session = self.session
-        if session.forgotten > self._forgotten:
-            self.screen.note(
-                f"the context is full: the oldest {session.forgotten} messages are left out"
-            )
-        self._forgotten = session.forgotten
-        if session.last and not session.last.text:
+        forgotten, answer = self.session.forgotten, self.session.last
+        if forgotten > self._forgotten:
+            self.screen.note(f"the context is full: the oldest {forgotten} messages are left out")
+        self._forgotten = forgotten
+        if answer and not answer.text:
             self.screen.note("no answer: the conversation is as it was before")
-        if session.last:
-            self.screen.note(status_line(session.last, session.outlook))
+        if answer:
+            self.screen.note(status_line(answer, self.session.summary))

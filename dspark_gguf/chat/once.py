@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from typing import Any
 
 from dspark_gguf.chat.batch import Job
-from dspark_gguf.chat.progress import tracked
+from dspark_gguf.chat.progress import track
 from dspark_gguf.chat.results import Results
 from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.status import status_line
@@ -15,17 +14,18 @@ from dspark_gguf.chat.terminal import Screen, interruptible
 from dspark_gguf.config import Settings
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled, DSparkError
+from dspark_gguf.noise import random_seed
 from dspark_gguf.tally import Answer
 from dspark_gguf.visible import as_json as json_line
 
 INTERRUPTED = 130
 
 
-def with_seed(settings: Settings, seed: int | None = None) -> Settings:
+def _with_seed(settings: Settings, seed: int | None) -> Settings:
     """The settings with a seed: their own, this one, or a random one, to be shown and reused."""
     if settings.sampling.seed is not None:
         return settings
-    seed = secrets.randbits(32) if seed is None else seed
+    seed = random_seed() if seed is None else seed
     sampling = settings.sampling.model_copy(update={"seed": seed})
     return settings.model_copy(update={"sampling": sampling})
 
@@ -33,10 +33,7 @@ def with_seed(settings: Settings, seed: int | None = None) -> Settings:
 def encode(pair: Pair, settings: Settings, text: str, raw: bool) -> list[int]:
     """Tokens of a prompt: unchanged if `raw`, else as the first message of a conversation."""
     if not raw:
-        system = settings.chat.system
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": text})
-        return pair.template.encode(messages, settings.chat.think)
+        return Session(pair, settings, [{"role": "user", "content": text}]).prompt()[1]
     vocabulary = pair.vocabulary
     tokens, bos = vocabulary.tokenize(text), vocabulary.bos
     if vocabulary.adds_bos and tokens[:2] == [bos, bos]:
@@ -50,13 +47,16 @@ def encode(pair: Pair, settings: Settings, text: str, raw: bool) -> list[int]:
 
 def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bool) -> int:
     """Answer on stdout, streamed, or as one JSON object; returns the exit code."""
-    settings = with_seed(settings)
+    settings = _with_seed(settings, None)
     screen, answer = Screen(), Answer()
     with interruptible(pair.interrupt):
         session = Session(pair, settings)
-        prompt = encode(pair, settings, text, raw) if raw else []
-        generate = session.decoder.generate
-        for round in generate(prompt, settings.limits) if raw else session.ask(text):
+        if raw:
+            prompt = encode(pair, settings, text, raw)
+            rounds = session.decoder.generate(prompt, settings.limits)
+        else:
+            rounds = session.ask(text)
+        for round in rounds:
             answer.add(round)
             if not as_json:
                 screen.write(round.text)
@@ -65,7 +65,9 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
     elif not answer.text.endswith("\n"):
         screen.write("\n")
     if screen.on_terminal and not as_json:
-        screen.note(status_line(answer, session.outlook))
+        summary = session.summary
+        seed = "" if summary.seed is None else f"  seed {summary.seed}"
+        screen.note(status_line(answer, summary) + seed)
     elif answer.finish_reason == "context":
         screen.note("the answer ends here: the context is full. Use a larger --ctx-size.")
     return INTERRUPTED if answer.finish_reason == "cancelled" else 0
@@ -77,29 +79,19 @@ def run_batch(pair: Pair, settings: Settings, jobs: list[Job], results: Results)
     A job that cannot be answered (a prompt longer than the context) gets a result with ``error``,
     and the exit code is 1. A resumed run keeps its seed.
     """
-    settings = with_seed(settings, results.seed)
+    settings = _with_seed(settings, results.seed)
     screen, total = Screen(), len(jobs)
     done, failed = len(results.kept), sum(results.kept.values())
     if done or results.retried:
         again = f"; {results.retried} failed before and are tried again" * bool(results.retried)
         screen.note(f"resuming {results.path}: {done} of {total} finished{again}")
-
-    def answer(job: Job) -> dict[str, Any]:
-        try:
-            result = _answer_job(pair, settings, job)
-        except DSparkError as error:
-            return {"error": str(error)}
-        if result.finish_reason == "cancelled":
-            raise Cancelled
-        return result.as_dict(settings.model_dump(mode="json"))
-
     left = [job for job in jobs if job.index not in results.kept]
     with interruptible(pair.interrupt), results.writing() as write:
         try:
-            for job in tracked(left, total, done):
-                result = {"index": job.index, "input": job.input, **answer(job)}
-                write(result)
-                done, failed = done + 1, failed + ("error" in result)
+            for job in track(left, total, done):
+                outcome = _outcome(pair, settings, job)
+                write({"index": job.index, "input": job.input, **outcome})
+                done, failed = done + 1, failed + ("error" in outcome)
         except Cancelled:
             again = "run it again to resume" if results.path else "with -o it could be resumed"
             screen.note(f"interrupted: {done} of {total} finished; {again}")
@@ -107,6 +99,16 @@ def run_batch(pair: Pair, settings: Settings, jobs: list[Job], results: Results)
     if failed:
         screen.error(f'{failed} of {total} failed: see "error" in their results')
     return 1 if failed else 0
+
+
+def _outcome(pair: Pair, settings: Settings, job: Job) -> dict[str, Any]:
+    try:
+        answer = _answer_job(pair, settings, job)
+    except DSparkError as error:
+        return {"error": str(error)}
+    if answer.finish_reason == "cancelled":
+        raise Cancelled
+    return answer.as_dict(settings.model_dump(mode="json"))
 
 
 def _answer_job(pair: Pair, settings: Settings, job: Job) -> Answer:

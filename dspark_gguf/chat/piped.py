@@ -18,7 +18,7 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
-from dspark_gguf.chat.terminal import PATIENCE, Screen, decoded, noted, read_text
+from dspark_gguf.chat.terminal import PATIENCE, Screen, decode_text, note_on_wait, read_text
 from dspark_gguf.errors import UsageError
 
 #: The programs of shells: sh, bash, zsh, fish ...
@@ -40,20 +40,17 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
     """The prompt from a file, from stdin and from the argument, with ``-`` for stdin in both.
 
     The question comes after what it is about: `cat main.c | dspark-gguf run "What is wrong?"`.
-    The module docstring says when stdin is read without ``-``.
-
-    Raises:
-        UsageError: nothing but white space, an unreadable file, or not UTF-8.
-
+    The module docstring says when stdin is read without ``-``. UsageError: nothing but white
+    space, an unreadable file, or not UTF-8.
     """
     given = [str(each) for each in (file, argument) if each is not None]
     parts = []
     if file is not None and str(file) != DASH:
         parts.append(read_text(file))
     asked = DASH in given or not (given or sys.stdin.isatty())
-    parts.append(decoded((read_all if asked else read_beside_prompt)(), "stdin"))
+    parts.append(decode_text(_read_all() if asked else _read_beside_prompt(), "stdin"))
     if argument is not None and argument != DASH:
-        parts.append(decoded(argument.encode("utf-8", "surrogateescape"), "the argument"))
+        parts.append(decode_text(argument.encode("utf-8", "surrogateescape"), "the argument"))
     said = [part for part in parts if part.strip()]
     if not said:
         hint = "Give it as an argument, with -f FILE or on stdin."
@@ -63,46 +60,38 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
 
 
 def read_file(path: Path) -> str:
-    """Text of a UTF-8 file, or of stdin for ``-``.
-
-    Raises:
-        UsageError: it cannot be read, or is not UTF-8.
-
-    """
-    return decoded(read_all(), "stdin") if str(path) == DASH else read_text(path)
+    """Text of a UTF-8 file, or of stdin for ``-``; a UsageError if it is none."""
+    return decode_text(_read_all(), "stdin") if str(path) == DASH else read_text(path)
 
 
-def read_all() -> bytes:
-    """All of stdin; a note says so if it stays silent."""
-    with noted("waiting for text on stdin"):
+def _read_all() -> bytes:
+    with note_on_wait("waiting for text on stdin"):
         first = sys.stdin.buffer.read(1)
     return first + sys.stdin.buffer.read()
 
 
-def read_beside_prompt() -> bytes:
+def _read_beside_prompt() -> bytes:
     """What stdin holds for this command besides its prompt; a note says if it is not read."""
     if sys.stdin.isatty():
         return b""
     try:
         number = sys.stdin.fileno()
     except io.UnsupportedOperation:  # not the process's own
-        return read_all()
-    giver = giver_of(number)
+        return _read_all()
+    giver, note = _giver_of(number), ""
     if giver is Giver.SHELL:
         if _holds_more(number):
-            Screen().note(
-                "note: stdin belongs to the calling shell and was not read; `-f -` reads it"
-            )
-        return b""
-    if giver is Giver.PROGRAM and not select.select([number], [], [], PATIENCE)[0]:
-        Screen().note(
-            f"note: no input on stdin for {PATIENCE:.0f} seconds: continuing without; `-f -` waits"
-        )
-        return b""
-    return read_all()
+            note = "stdin belongs to the calling shell and was not read; `-f -` reads it"
+    elif giver is Giver.PIPELINE or select.select([number], [], [], PATIENCE)[0]:
+        return _read_all()
+    else:
+        note = f"no input on stdin for {PATIENCE:.0f} seconds: continuing without; `-f -` waits"
+    if note:
+        Screen().note(f"note: {note}")
+    return b""
 
 
-def giver_of(number: int) -> Giver:
+def _giver_of(number: int) -> Giver:
     """Whom a file descriptor for reading comes from.
 
     Only Linux tells who holds a pipe; elsewhere every pipe counts as a pipeline's.

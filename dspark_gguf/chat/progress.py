@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 T = TypeVar("T")
 
 
-def tracked(items: Iterable[T], total: int, done: int = 0) -> Iterator[T]:
+def track(items: Iterable[T], total: int, done: int = 0) -> Iterator[T]:
     """Pass `items` on and count them, from `done` on."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:

@@ -10,16 +10,16 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dspark_gguf.chat.batch import Job, Record, parsed
+from dspark_gguf.chat.batch import Job, Record, parse
 from dspark_gguf.chat.piped import DASH
-from dspark_gguf.chat.terminal import Screen, noted
+from dspark_gguf.chat.terminal import Screen, file_errors, note_on_wait
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import replacing
@@ -36,38 +36,28 @@ _DRAFTED = ("draft", "speculation.")
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a results file holds, and how to append to it.
+    """What a results file holds, and how to append to it."""
 
-    Attributes:
-        path: the file; None for stdout.
-        kept: index -> whether that job failed, of the results that stay.
-        retried: number of failed jobs that were taken out, to be tried again.
-        seed: of the results that stay; None if there are none.
-
-    """
-
-    path: Path | None = None
-    kept: Mapping[int, bool] = field(default_factory=dict)
-    retried: int = 0
-    seed: int | None = None
+    path: Path | None = None  # None: stdout
+    kept: Mapping[int, bool] = field(default_factory=dict)  # index -> whether that job failed
+    retried: int = 0  # failed jobs that were taken out, to be tried again
+    seed: int | None = None  # of the results that stay, if there are any
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[Record], object]]:
         """Yields a function that appends a result, all of it at once."""
-        stream: AbstractContextManager[TextIO] = nullcontext(sys.stdout)
-        if self.path is not None:
-            try:
-                with noted(f"waiting for a reader of {self.path}"):  # a named pipe
-                    stream = self.path.open("a", encoding="utf-8", newline="\n")
-            except OSError as error:
-                problem = f"cannot write {self.path}: {error.strerror}"
-                raise UsageError(problem, "Check the path.") from None
-        with stream as out:
+        if self.path is None:
+            out = sys.stdout
+        else:
+            wait = note_on_wait(f"waiting for a reader of {self.path}")  # of a named pipe
+            with wait, file_errors("write", self.path):
+                out = self.path.open("a", encoding="utf-8", newline="\n")
 
-            def write(result: Record) -> None:
-                out.write(as_json(result, out) + "\n")
-                out.flush()
+        def write(result: Record) -> None:
+            out.write(as_json(result, out) + "\n")
+            out.flush()
 
+        with out if self.path else nullcontext():
             yield write
 
 
@@ -78,11 +68,7 @@ def results_in(
     """The results that are there; no other run can add to them inside.
 
     A pipe or a device (None, ``-``: stdout) holds none. At the end the file is in the order of
-    the jobs.
-
-    Raises:
-        UsageError: another run is writing there, or they belong to other prompts or settings.
-
+    the jobs. UsageError: another run is writing there, or they belong to other prompts or settings.
     """
     if path is None or str(path) in (DASH, "/dev/stdout"):
         yield Results()
@@ -108,12 +94,8 @@ def _resumed(path: Path, jobs: Sequence[Job], settings: Settings, keep_errors: b
 
 def _tidied(path: Path, jobs: Sequence[Job], keep_errors: bool) -> dict[int, Record]:
     """Leave one whole line for each job that is done, in their order; returns those."""
-    found = _read(path, jobs)
-    kept = {
-        index: result
-        for index, result in sorted(found.items())
-        if keep_errors or "error" not in result
-    }
+    found = sorted(_read(path, jobs).items())
+    kept = {index: result for index, result in found if keep_errors or "error" not in result}
     lines = "".join(as_json(result) + "\n" for result in kept.values()).encode()
     if path.exists() and path.read_bytes() != lines:
         with replacing(path) as temporary:
@@ -123,44 +105,29 @@ def _tidied(path: Path, jobs: Sequence[Job], keep_errors: bool) -> dict[int, Rec
 
 
 def _read(path: Path, jobs: Sequence[Job]) -> dict[int, Record]:
-    """Index -> result. Of two for a job the later one counts, unless it is a failure.
-
-    Raises:
-        UsageError: they belong to other prompts, or are not results.
-
-    """
-    try:
-        *lines, last = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    """Index -> result. Of two for a job the later one counts, unless it is a failure."""
+    if not path.exists():
         return {}
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "Check the path.") from None
-    if parsed(last) is not None:  # else nothing, or what a power cut left of a line
+    with file_errors("read", path):
+        *lines, last = path.read_bytes().split(b"\n")
+    if parse(last) is not None:  # else nothing, or what a power cut left of a line
         lines.append(last)
     inputs = {job.index: job.input for job in jobs}
     found: dict[int, Record] = {}
-    for line in lines:
-        if not line.strip():
-            continue
-        result = parsed(line) or {}
-        index = result.get("index")
+    for line in filter(bytes.strip, lines):
+        result = parse(line) or {}
+        index: Any = result.get("index")
         wanted = inputs.get(index) if isinstance(index, int) else None
-        if not isinstance(index, int) or wanted is None or result.get("input") != wanted:
-            raise UsageError(
-                f"{path} holds results of other prompts", "Name another --output file."
-            )
+        if wanted is None or result.get("input") != wanted:
+            problem = f"{path} holds results of other prompts"
+            raise UsageError(problem, "Name another --output file.")
         if index not in found or "error" not in result:
             found[index] = result
     return found
 
 
 def _check_settings(result: Record, settings: Settings, path: Path) -> None:
-    """Refuse to mix texts that were made differently.
-
-    Raises:
-        UsageError: naming the first setting that differs.
-
-    """
+    """Refuse to mix texts that were made differently: a UsageError names the first setting."""
     theirs, ours = _flat(result.get("settings")), _flat(settings.model_dump(mode="json"))
     lossy = ("typical", "threshold")
     drafted = any(each.get("speculation.acceptance") in lossy for each in (theirs, ours))
@@ -176,13 +143,12 @@ def _check_settings(result: Record, settings: Settings, path: Path) -> None:
 
 
 def _flat(settings: Any) -> dict[str, Any]:
-    """Name with the section's -> value, as JSON has it."""
+    """Name with the section's -> value."""
     flat: dict[str, Any] = {}
     for name, value in (settings if isinstance(settings, dict) else {}).items():
         inner = value if isinstance(value, dict) else None
         flat |= {f"{name}.{key}": each for key, each in inner.items()} if inner else {name: value}
-    plain: dict[str, Any] = json.loads(json.dumps(flat))
-    return plain
+    return flat
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,25 +41,17 @@ _CHAT, _CACHES, _LOCK = "chat.json", "caches.json", "lock"
 class SavedSession:
     """The folder of a session, locked against other processes until `close`.
 
-    Args:
-        name: of the session.
-        unnamed: nobody asked to save it: an empty conversation replaces nothing, and caches are
-            not written.
-
-    Raises:
-        UsageError: an invalid name, or a session that is open in another process.
-        DSparkError: the folder cannot be written.
-
+    `unnamed`: nobody asked to save it: an empty conversation replaces nothing, and caches are not
+    written. UsageError: an invalid name, or a session that is open in another process. DSparkError:
+    the folder cannot be written.
     """
 
     def __init__(self, name: str, unnamed: bool = False) -> None:
         self.name, self.unnamed = name, unnamed
         self.folder = _folder_of(name)
         self.path = self.folder / _CHAT
-        try:
+        with _using(self.folder):
             self.folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.folder, error) from None
         make_private(self.folder)
         self._lock = _lock(self.folder)
         remove_parts(self.folder)
@@ -80,12 +73,7 @@ class SavedSession:
         self._lock.release()
 
     def settings(self) -> dict[str, Any]:
-        """Models and settings as they were; empty for a new session.
-
-        Raises:
-            UsageError: the transcript is damaged.
-
-        """
+        """Models and settings as they were; empty for a new session."""
         settings = transcript.read(self.path).get("settings") if self.path.exists() else None
         return settings if isinstance(settings, dict) else {}
 
@@ -104,12 +92,7 @@ class SavedSession:
         return f"session {self.name}: {len(session.messages)} messages{cached}"
 
     def write(self, session: Session) -> None:
-        """Save the transcript if it changed.
-
-        Raises:
-            UsageError: it cannot be written.
-
-        """
+        """Save the transcript if it changed."""
         record = transcript.record(session)
         replaces_nothing = not session.messages and (self.unnamed or not self.path.exists())
         if record != self._transcript and not replaces_nothing:
@@ -131,29 +114,19 @@ class SavedSession:
 
 
 class Entry(NamedTuple):
-    """A session in the list: the number of its messages is None if they cannot be read.
-
-    `modified` is in seconds since 1970, `size` in bytes.
-    """
+    """A session in the list."""
 
     name: str
-    messages: int | None
-    modified: float
-    size: int
+    messages: int | None  # None if they cannot be read
+    modified: float  # seconds since 1970
+    size: int  # bytes
 
 
 def list_sessions() -> list[Entry]:
-    """All saved sessions, the newest first, and anything else that takes a session's place.
-
-    Raises:
-        DSparkError: the folder of the sessions cannot be used.
-
-    """
+    """All saved sessions, the newest first, and anything else that takes a session's place."""
     found, folder = [], data_dir("sessions")
-    try:
+    with _using(folder):
         places = list(folder.iterdir())
-    except OSError as error:
-        raise unwritable(folder, error) from None
     for place in places:
         with contextlib.suppress(OSError):  # gone meanwhile
             if _NAME.fullmatch(place.name) and (entry := _entry(place)):
@@ -181,18 +154,12 @@ def _entry(folder: Path) -> Entry | None:
 
 
 def delete_session(name: str) -> None:
-    """Delete a session; if it is a link, the link alone.
-
-    Raises:
-        UsageError: no such session, or it is open in a process.
-        DSparkError: it cannot be deleted.
-
-    """
+    """Delete a session; if it is a link, the link alone."""
     folder = _folder_of(name)
     if not os.path.lexists(folder) or not _entry(folder):
         known = ", ".join(entry.name for entry in list_sessions()) or "none"
         raise UsageError(f'there is no session "{name}"', f"Saved sessions: {known}.")
-    try:
+    with _using(folder):
         if folder.is_symlink() or not folder.is_dir():
             folder.unlink()
             return
@@ -202,9 +169,15 @@ def delete_session(name: str) -> None:
                     shutil.rmtree(path)
                 elif path.name != _LOCK:
                     path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _using(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise unwritable(folder, error) from None
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder_of(name: str) -> Path:
@@ -216,13 +189,12 @@ def _folder_of(name: str) -> Path:
 
 def _lock(folder: Path) -> FileLock:
     lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        problem = f'session "{folder.name}" is open in another process'
-        raise UsageError(problem, "Close it there or choose another name.") from None
-    except OSError as error:
-        raise unwritable(folder, error) from None
+    with _using(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            problem = f'session "{folder.name}" is open in another process'
+            raise UsageError(problem, "Close it there or choose another name.") from None
     return lock
 
 
@@ -241,7 +213,8 @@ def _save_caches(session: Session, folder: Path) -> str:
         with replacing(folder / f"{role}.cache", private=True) as temporary:
             save_state(cache, temporary)
             sums[role] = checksum(temporary)
-    record = {"models": _models(session), "exchange": session.last_exchange, "checksums": sums}
+    models = {role: fingerprint(cache) for role, cache in session.pair.caches.items()}
+    record = {"models": models, "exchange": session.last_exchange, "checksums": sums}
     with replacing(folder / _CACHES, private=True) as temporary:
         temporary.write_text(json.dumps(record), "utf-8")
     return f"with its caches, {size / _MIB:.1f} MiB"
@@ -250,14 +223,15 @@ def _save_caches(session: Session, folder: Path) -> str:
 def _restore_caches(session: Session, folder: Path) -> None:
     """Fill the caches with what belongs to their models."""
     session.decoder  # noqa: B018 - measuring for it would empty the caches later
-    ours = _models(session)
+    caches = session.pair.caches
+    ours = {role: fingerprint(cache) for role, cache in caches.items()}
     record = json.loads((folder / _CACHES).read_text("utf-8"))
     theirs, sums, (text, tokens) = record["models"], record["checksums"], record["exchange"]
     n_vocab = session.pair.vocabulary.n_vocab
     if not isinstance(text, str) or not all(0 <= token < n_vocab for token in tokens):
         return
     session.last_exchange = text, [int(token) for token in tokens]
-    for role, cache in session.pair.caches.items():
+    for role, cache in caches.items():
         path = folder / f"{role}.cache"
         # A draft's cache may be computed from the target's states: the target must match too.
         same = all(theirs.get(one) == ours[one] for one in ("target", role))
@@ -278,11 +252,6 @@ def checksum(path: Path) -> str:
             file.seek(max(0, size - block) * k // 16)
             digest.update(file.read(block))
     return digest.hexdigest()
-
-
-def _models(session: Session) -> Any:
-    prints = {role: fingerprint(cache) for role, cache in session.pair.caches.items()}
-    return json.loads(json.dumps(prints))  # comparable with what a file says
 
 
 def _has_room(folder: Path, size: int) -> bool:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from dspark_gguf.chat.status import Outlook, PlainSpeed
+from dspark_gguf.chat.status import PlainSpeed, Summary
 from dspark_gguf.chat.think import OPEN
 from dspark_gguf.config import Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
+from dspark_gguf.noise import Noise, random_seed
 from dspark_gguf.records import Round
-from dspark_gguf.sampling import Sampler, draws_of
-from dspark_gguf.settings_files import checked, merged
+from dspark_gguf.sampling import Sampler
+from dspark_gguf.settings_files import merge, validate
 from dspark_gguf.tally import Answer, Tally
-from dspark_gguf.verify import name_of
+from dspark_gguf.verify import rule_name
 
 #: What the conversation needs of a message; extra keys go to the template as they are.
 Message = dict[str, str]
@@ -27,20 +28,16 @@ class Session:
     """Messages, settings and the decoder that answers.
 
     The prompt of a turn begins with the tokens of the last one, answer included, so that both
-    caches are reused up to where the conversation changed.
-
-    Args:
-        pair: loaded models.
-        settings: everything else; `update` replaces it.
-        messages: a conversation to continue; a system prompt at its start replaces the one in
-            the settings.
+    caches are reused up to where the conversation changed. `messages` may begin with a system
+    prompt, which replaces the one in the settings.
 
     Attributes:
         forgotten: messages at the start that no longer fit the context and are not sent.
-        answers: how many were drawn so far. With a seed, each has random numbers of its own by
-            this number, so that none depends on how many the drafts before it took.
+        seed: the one in the settings, or a random one.
+        answers: how many were drawn so far: each has noise of its own by this number.
         last: the newest answer.
         last_exchange: the newest prompt with its answer, as text and as tokens.
+        opens_thought: whether the newest prompt ends inside a thought.
         total: sums over all answers.
         plain: the speed of plain decoding, measured in rounds without a draft.
 
@@ -55,13 +52,14 @@ class Session:
         if self.messages and self.messages[0]["role"] == "system":
             self.system = self.messages.pop(0)["content"]
         self.forgotten = 0
+        self.seed = random_seed() if (seed := settings.sampling.seed) is None else seed
         self.answers = sum(message["role"] == "assistant" for message in self.messages)
         self.last: Answer | None = None
         self.last_exchange: tuple[str, list[int]] = "", []
         self.total = Tally()
         self.plain = PlainSpeed()
+        self.opens_thought = False
         self._decoder: Decoder | None = None
-        self._prompt_text = ""
 
     @property
     def decoder(self) -> Decoder:
@@ -73,82 +71,60 @@ class Session:
         return self._decoder
 
     @property
-    def outlook(self) -> Outlook:
+    def summary(self) -> Summary:
         """How it drafts now, and what that is compared with."""
         speculation, forecast = self.settings.speculation, self.decoder.stopping_rule.forecast()
-        return Outlook(
-            name_of(self.decoder.rule),
+        return Summary(
+            rule_name(self.decoder.rule),
             speculation.lossless,
             off=speculation.mode == "off",
             plain=forecast.plain if forecast else self.plain.tokens_per_second,
             drafting=forecast.drafting if forecast else None,
+            seed=self.seed if self.settings.sampling.temperature else None,
         )
 
     def update(self, changes: dict[str, Any]) -> None:
-        """Change settings, given as nested plain values.
-
-        Raises:
-            UsageError: an unknown key or a value out of range; then nothing is changed.
-
-        """
-        values = merged(self.settings.model_dump(), changes)
-        settings = checked(Settings, values, "the settings")
+        """Change settings, given as nested plain values; a UsageError changes nothing."""
+        values = merge(self.settings.model_dump(), changes)
+        settings = validate(values, "the settings")
         Sampler.of(settings.sampling, self.pair.vocabulary)  # refuses what this model cannot do
         self.settings, self._decoder = settings, None
         if "seed" in changes.get("sampling", {}):
             self.answers = 0
+            self.seed = random_seed() if settings.sampling.seed is None else settings.sampling.seed
 
     def ask(self, text: str) -> Answering:
         """Say something, and stream the answer.
 
         A turn without any answer (cancelled before its first word, or refused) leaves no trace.
         """
-        return self._answering(lambda: [*self.messages, {"role": "user", "content": text}])
+        return self._answering(lambda: [*self.messages, _from_user(text)])
 
     def reply(self) -> Answering:
-        """Answer the user's last message, in the place of the answer that it has.
-
-        However the iterator ends, what was said until then is part of the conversation. If that
-        is nothing, the conversation is as it was, with the earlier answer.
-
-        Raises:
-            ResourceError: the conversation does not fit the context.
-
-        """
+        """Answer the user's last message, in the place of the answer that it has."""
+        self.require_message()
         return self._answering(self._unanswered)
 
-    def regenerate(self) -> Answering:
-        """Another answer to the last message.
-
-        Raises:
-            UsageError: there is none.
-
-        """
-        self.require_message()
-        return self.reply()
-
     def edit(self, text: str) -> Answering:
-        """Replace the last message, and answer it; both stay until the new answer begins.
-
-        Raises:
-            UsageError: there is no message.
-
-        """
+        """Replace the last message, and answer it; both stay until the new answer begins."""
         self.require_message()
-        return self._answering(
-            lambda: [*self._unanswered()[:-1], {"role": "user", "content": text}]
-        )
+        return self._answering(lambda: [*self._unanswered()[:-1], _from_user(text)])
 
     def _answering(self, turns: Callable[[], list[Message]]) -> Answering:
-        """Answer `turns`, made of the messages when the iterator begins."""
+        """Answer `turns`, made of the messages when the iterator begins.
+
+        However it ends, what was said until then is part of the conversation. If that is nothing,
+        the conversation is as it was, with the earlier answer. A ResourceError says that it does
+        not fit the context.
+        """
         answer, before = Answer(), (list(self.messages), self.forgotten)
         try:
             self.messages[:] = turns()
             text, prompt = self._fitted_prompt()
-            self._prompt_text = text
-            rng = draws_of(self.settings.sampling.seed, self.answers)
+            self.opens_thought = text.rstrip().endswith(OPEN)
+            draws = Noise.of(self.seed, self.answers)
             shift = self._shorter if self.settings.chat.context_shift else None
-            for round in self.decoder.generate(prompt, self.settings.limits, rng, shift):
+            for round in self.decoder.generate(prompt, self.settings.limits, draws, shift):
                 answer.add(round)
                 self.plain.add(round)
                 yield round
@@ -159,12 +135,7 @@ class Session:
             self._close(answer, *before)
 
     def undo(self) -> str:
-        """Take back the last message and its answer; returns the message.
-
-        Raises:
-            UsageError: there is none.
-
-        """
+        """Take back the last message and its answer; returns the message."""
         self.require_message()
         *self.messages[:], message = self._unanswered()
         self.forgotten = min(self.forgotten, len(self.messages))
@@ -176,30 +147,18 @@ class Session:
         self.forgotten = self.answers = 0
 
     @property
-    def opens_thought(self) -> bool:
-        """Whether the prompt of the running answer ends inside a thought."""
-        return self._prompt_text.rstrip().endswith(OPEN)
-
-    @property
     def last_message(self) -> str | None:
         """The user's newest message."""
-        for message in reversed(self.messages):
-            if message["role"] == "user":
-                return message["content"]
-        return None
+        said = (each["content"] for each in reversed(self.messages) if each["role"] == "user")
+        return next(said, None)
 
     def require_message(self) -> str:
-        """The user's newest message.
-
-        Raises:
-            UsageError: there is none.
-
-        """
+        """The user's newest message; a UsageError if there is none."""
         if self.last_message is None:
             raise UsageError("the conversation is empty", "Say something first.")
         return self.last_message
 
-    def _prompt(self) -> tuple[str, list[int]]:
+    def prompt(self) -> tuple[str, list[int]]:
         """The conversation that is not forgotten, as text and as tokens.
 
         If the text continues the last prompt and answer, their tokens are kept: the tokens that a
@@ -221,17 +180,16 @@ class Session:
         return b"".join(self.pair.vocabulary.piece(token, special=True) for token in tokens)
 
     def _fitted_prompt(self) -> tuple[str, list[int]]:
-        text, prompt = self._prompt()
-        while self.settings.chat.context_shift and not self._leaves_room(prompt):
-            if not self._forget_oldest():
-                break
-            text, prompt = self._prompt()
+        text, prompt = self.prompt()
+        if self.settings.chat.context_shift:
+            while not self._leaves_room(prompt) and self._forget_oldest():
+                text, prompt = self.prompt()
         return text, prompt
 
     def _shorter(self, answer: Sequence[int]) -> list[int] | None:
         """The conversation without its oldest turns, with the answer so far at its end."""
         while self._forget_oldest():
-            tokens = [*self._prompt()[1], *answer]
+            tokens = [*self.prompt()[1], *answer]
             if self._leaves_room(tokens):
                 return tokens
         return None
@@ -243,12 +201,11 @@ class Session:
 
     def _forget_oldest(self) -> bool:
         """Leave out the oldest turn; the user's newest message always stays."""
-        users = [k for k, message in enumerate(self.messages) if message["role"] == "user"]
-        later = [k for k in users if k > self.forgotten]
-        if not later:
-            return False
-        self.forgotten = later[0]
-        return True
+        for k, message in enumerate(self.messages):
+            if k > self.forgotten and message["role"] == "user":
+                self.forgotten = k
+                return True
+        return False
 
     def _close(self, answer: Answer, before: list[Message], forgotten: int) -> None:
         """Add what was said to the conversation; if that is nothing, return to `before`."""
@@ -265,3 +222,7 @@ class Session:
         """The messages up to the user's newest one."""
         answered = bool(self.messages) and self.messages[-1]["role"] == "assistant"
         return self.messages[:-1] if answered else list(self.messages)
+
+
+def _from_user(text: str) -> Message:
+    return {"role": "user", "content": text}

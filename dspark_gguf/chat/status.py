@@ -21,23 +21,19 @@ _ENDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """How answers are drafted, and what that is compared with.
+class Summary:
+    """How answers are drafted: by which acceptance rule, if at all, and what it is compared with.
 
-    Attributes:
-        acceptance: name of the rule in use.
-        lossless: whether it keeps the target's distribution.
-        off: speculation is switched off.
-        plain: tokens per second of plain decoding, measured on this machine, or None.
-        drafting: the tokens per second that drafting should reach, or None if not known.
-
+    `plain` are the tokens per second that plain decoding was measured to reach on this machine,
+    `drafting` those that drafting should reach; None if not known.
     """
 
     acceptance: str
-    lossless: bool = True
-    off: bool = False
-    plain: float | None = None
-    drafting: float | None = None
+    lossless: bool
+    off: bool
+    plain: float | None
+    drafting: float | None
+    seed: int | None  # of the noise that draws; None at temperature 0
 
     @property
     def slower(self) -> float | None:
@@ -72,14 +68,12 @@ class PlainSpeed:
     @property
     def tokens_per_second(self) -> float | None:
         """None until enough was measured."""
-        if len(self._seconds) < _ENOUGH:
-            return None
-        return 1.0 / median(self._seconds)
+        return 1.0 / median(self._seconds) if len(self._seconds) >= _ENOUGH else None
 
 
-def status_line(answer: Answer, outlook: Outlook) -> str:
+def status_line(answer: Answer, summary: Summary) -> str:
     """One line after an answer, such as ``142 tok  31.4 tok/s (plain 22.3, x1.41)  ...``."""
-    tally, plain = answer.tally, outlook.plain
+    tally, plain = answer.tally, summary.plain
     parts = [f"{tally.tokens} tok", f"{tally.tokens_per_second:.1f} tok/s"]
     drafted = tally.rounds > tally.plain_rounds
     if plain and drafted and tally.tokens_per_second:
@@ -88,26 +82,26 @@ def status_line(answer: Answer, outlook: Outlook) -> str:
         parts.append(f"{tally.tokens_per_round:.1f} tok/round")
         parts.append(f"accept {tally.accepted_share:.0%}")
         parts.append(f"no draft in {tally.plain_rounds / tally.rounds:.0%} of rounds")
-        if (saved := outlook.saved(tally)) is not None:
+        if (saved := summary.saved(tally)) is not None:
             parts.append(f"{'saved' if saved >= 0 else 'lost'} {abs(saved):.1f} s")
-    if not outlook.off and outlook.slower is not None:
+    if not summary.off and summary.slower is not None:
         who = "the draft model" if drafted else "plain: drafting"
-        parts.append(f"{who} would be {outlook.slower:.0%} slower here")
+        parts.append(f"{who} would be {summary.slower:.0%} slower here")
     elif not drafted:
         parts.append("plain decoding")
     if tally.tokens:
         parts.append(f"first token {tally.first_token_seconds:.1f} s")
     if answer.finish_reason in _ENDS:
         parts.append(_ENDS[answer.finish_reason])
-    if not outlook.lossless and drafted:
-        parts.append(f"LOSSY ({outlook.acceptance})")
+    if not summary.lossless and drafted:
+        parts.append(f"LOSSY ({summary.acceptance})")
     return "  ".join(parts)
 
 
-def stats_table(tally: Tally, outlook: Outlook) -> list[tuple[str, str]]:
+def stats_table(tally: Tally, summary: Summary) -> list[tuple[str, str]]:
     """Name and value of every statistic."""
-    plain, saved = outlook.plain, outlook.saved(tally)
-    kind = "lossless" if outlook.lossless else "LOSSY"
+    plain, saved = summary.plain, summary.saved(tally)
+    kind = "lossless" if summary.lossless else "LOSSY"
     rows = [
         ("tokens", str(tally.tokens)),
         ("rounds (passes of the target)", str(tally.rounds)),
@@ -123,12 +117,14 @@ def stats_table(tally: Tally, outlook: Outlook) -> list[tuple[str, str]]:
         ("seconds: draft", f"{tally.draft_seconds:.2f}"),
         ("seconds: controller", f"{tally.controller_seconds:.2f}"),
         ("saved against plain", f"{saved:.2f} s" if saved is not None else "not known yet"),
-        ("acceptance", f"{outlook.acceptance} ({kind})"),
+        ("acceptance", f"{summary.acceptance} ({kind})"),
     ]
-    if outlook.drafting is not None and outlook.plain is not None:
-        rows.append(("drafting should reach", f"{outlook.drafting:.1f} tokens per second"))
-    if outlook.slower is not None:
-        rows.append(("now", f"plain: drafting would be {outlook.slower:.0%} slower here"))
+    if summary.seed is not None:
+        rows.append(("seed", f"{summary.seed} (with it, the same text again)"))
+    if summary.drafting is not None and summary.plain is not None:
+        rows.append(("drafting should reach", f"{summary.drafting:.1f} tokens per second"))
+    if summary.slower is not None:
+        rows.append(("now", f"plain: drafting would be {summary.slower:.0%} slower here"))
     return rows
 
 

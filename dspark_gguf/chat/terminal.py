@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from textwrap import wrap
 from threading import Event, Timer, current_thread, main_thread
 from types import FrameType
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal
 
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
 from dspark_gguf.errors import DSparkError, UsageError
@@ -66,14 +66,17 @@ class Screen:
 
     def table(self, rows: list[tuple[str, str]]) -> None:
         """Names and values, aligned."""
-        table = Table.grid(padding=(0, 0, 0, 2))
-        for row in rows:
-            table.add_row(*(Text(visible(cell)) for cell in row))
-        self._err.print(table, soft_wrap=False)
+        indent = max(len(name) for name, _ in rows) + 2
+        for name, value in rows:
+            room = max(20, self._err.width - indent)
+            first, *more = wrap(visible(value), room, break_on_hyphens=False)
+            self._err.print(Text(f"{name:{indent}}{first}"))
+            for line in more:
+                self._err.print(Text(" " * indent + line))
 
 
 @contextmanager
-def noted(line: str) -> Iterator[None]:
+def note_on_wait(line: str) -> Iterator[None]:
     """Say `line` if the block takes longer than `PATIENCE`."""
     timer = Timer(PATIENCE, Screen().note, [line])
     timer.daemon = True
@@ -84,15 +87,8 @@ def noted(line: str) -> Iterator[None]:
         timer.cancel()
 
 
-class Reader(Protocol):
-    """Where lines come from."""
-
-    def line(self, prompt: str, default: str = "") -> str:
-        """One line without its end; EOFError after the last, KeyboardInterrupt at Ctrl-C."""
-
-
 class PipeReader:
-    """Lines of a file or a pipe; no prompt."""
+    """Lines of a file or a pipe; no prompt. EOFError after the last."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -100,17 +96,20 @@ class PipeReader:
 
     def line(self, prompt: str, default: str = "") -> str:
         """The next line; before the first one a note says what it waits for."""
-        note = noted("waiting for messages on stdin, one a line")
+        note = note_on_wait("waiting for messages on stdin, one a line")
         with nullcontext() if self._heard else note:
             line = self._stream.readline()
         self._heard = True
         if not line:
             raise EOFError
-        return decoded(line, "stdin").rstrip("\r\n")
+        return decode_text(line, "stdin").rstrip("\r\n")
 
 
 class TerminalReader:
-    """Line editing and a history across sessions, by prompt_toolkit; pasted lines stay one."""
+    """Line editing and a history across sessions; pasted lines stay one.
+
+    EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C.
+    """
 
     def __init__(self) -> None:
         from prompt_toolkit import PromptSession
@@ -138,13 +137,20 @@ class TerminalReader:
         return self._session.prompt(prompt, default=default)
 
 
-def decoded(data: bytes, source: str) -> str:
-    """Text of UTF-8 bytes, with or without a byte order mark.
+Reader = PipeReader | TerminalReader
 
-    Raises:
-        UsageError: they are not UTF-8; says where.
 
-    """
+@contextmanager
+def file_errors(verb: str, path: Path, hint: str = "Check the path.") -> Iterator[None]:
+    """Inside, an OSError is a UsageError: one cannot `verb` the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot {verb} {path}: {error.strerror}", hint) from None
+
+
+def decode_text(data: bytes, source: str) -> str:
+    """Text of UTF-8 bytes, with or without a byte order mark; a UsageError says where not."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -154,27 +160,15 @@ def decoded(data: bytes, source: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Text of a UTF-8 file.
-
-    Raises:
-        UsageError: it cannot be read, or is not UTF-8.
-
-    """
-    try:
-        return decoded(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "Check the path.") from None
+    """Text of a UTF-8 file; a UsageError if it is none, or cannot be read."""
+    with file_errors("read", path):
+        return decode_text(path.read_bytes(), str(path))
 
 
 def read_message(reader: Reader) -> str:
     r"""One message: a line, lines that end in ``\``, or a block between triple quotes.
 
-    The end of the input ends a message too.
-
-    Raises:
-        EOFError: there is no more.
-        KeyboardInterrupt: the user pressed Ctrl-C; what was typed is forgotten.
-
+    The end of the input ends a message too; Ctrl-C forgets what was typed.
     """
     text = reader.line(PROMPT)
     block = text.lstrip().startswith(_BLOCK)
@@ -192,9 +186,7 @@ def read_message(reader: Reader) -> str:
 def ended_by_signals() -> Iterator[None]:
     """Inside, SIGTERM and a closed terminal (SIGHUP) unwind like an error: everything is saved.
 
-    Raises:
-        SystemExit: with 128 + the signal's number, as shells report it.
-
+    The SystemExit has 128 + the signal's number, as shells report it.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:

@@ -10,9 +10,7 @@ OPEN, CLOSE = "<think>", "</think>"
 class ThinkSplitter:
     """Cuts streamed text into pieces that are thought or said; the tags belong to the thought.
 
-    Args:
-        inside: whether the text begins inside a thought, because the prompt opened one.
-
+    It begins `inside` a thought where the prompt opened one.
     """
 
     def __init__(self, inside: bool = False) -> None:
@@ -31,12 +29,9 @@ class ThinkSplitter:
             if not found:
                 break
             self._held = after
-            if self._inside:
-                yield before + tag, True
-            else:
-                if before:
-                    yield before, False
-                yield tag, True
+            if before and not self._inside:
+                yield before, False
+            yield (before + tag if self._inside else tag), True
             self._inside = not self._inside
         held, starts = self._held, range(1, 1 if ends else len(tag))
         ready = len(held) - max((k for k in starts if held.endswith(tag[:k])), default=0)

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from dspark_gguf.chat.session import Session
+from dspark_gguf.chat.terminal import file_errors, read_text
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import replacing
 
 FORMAT = "dspark-gguf chat 1"
+#: Settings that may name a file: section and field.
+_FILES = (
+    ("", "model"), ("", "draft"), ("chat", "chat_template"), ("speculation", "lookup_store"),
+    ("sampling", "grammar"), ("sampling", "json_schema"),
+)  # fmt: skip
 
 
 def record(session: Session) -> dict[str, Any]:
@@ -30,28 +36,16 @@ def record(session: Session) -> dict[str, Any]:
 
 
 def write(values: dict[str, Any], path: Path) -> None:
-    """Write what `record` returned.
-
-    Raises:
-        UsageError: the file cannot be written.
-
-    """
+    """Write what `record` returned; a UsageError if the file cannot be written."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
-    try:
-        with replacing(path, private=True) as temporary:
-            # Half a surrogate pair, typed or pasted, has no UTF-8, but JSON has an escape for it.
-            temporary.write_text(text, "utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "Choose another file.") from None
+    replaced = replacing(path, private=True)
+    with file_errors("write", path, "Choose another file."), replaced as temporary:
+        # Half a surrogate pair, typed or pasted, has no UTF-8, but JSON has an escape for it.
+        temporary.write_text(text, "utf-8", errors="backslashreplace")
 
 
 def load(session: Session, path: Path) -> None:
-    """Continue a saved conversation. Models and settings stay as they are.
-
-    Raises:
-        UsageError: not a saved chat; the session is unchanged.
-
-    """
+    """Continue a saved conversation. Models and settings stay as they are."""
     values = read(path)
     session.reset()
     session.system = values["system"]
@@ -60,16 +54,10 @@ def load(session: Session, path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a saved chat, with its conversation checked.
-
-    Raises:
-        UsageError: not a saved chat.
-
-    """
+    """The content of a saved chat; a UsageError if it is none."""
+    text = read_text(path)
     try:
-        values = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "Check the path.") from None
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON ({error})", "Choose a file from /save.") from None
     values = values if isinstance(values, dict) else {}
@@ -95,14 +83,10 @@ def _are_messages(value: Any) -> bool:
 def with_absolute_paths(settings: Settings) -> Settings:
     """The settings with absolute paths, so that a session continues from any folder."""
     tree = settings.model_dump()
-    for part, name in (
-        (tree, "model"),
-        (tree, "draft"),
-        (tree["chat"], "chat_template"),
-        (tree["speculation"], "lookup_store"),
-    ):
+    for section, name in _FILES:
+        part = tree[section] if section else tree
         path = Path(os.path.expanduser(part[name] or ""))
-        with contextlib.suppress(OSError):  # the text of a template is too long for a name
+        with contextlib.suppress(OSError):  # the text of a grammar is too long for a name
             if part[name] and path.exists():
                 part[name] = str(path.resolve())
     return Settings.model_validate(tree)

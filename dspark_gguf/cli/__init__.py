@@ -14,18 +14,15 @@ from typing import Any
 import click
 
 from dspark_gguf import __version__
-from dspark_gguf.cli.chat import chat
+from dspark_gguf.cli.chat import chat, sessions
 from dspark_gguf.cli.completion import completion
 from dspark_gguf.cli.lookup import lookup
 from dspark_gguf.cli.measure import bench, calibrate, doctor, profile, replay, trace
 from dspark_gguf.cli.models import inspect, models, pull, suggest
 from dspark_gguf.cli.run import run
-from dspark_gguf.cli.sessions import sessions
-from dspark_gguf.cli.streams import settle
+from dspark_gguf.cli.start import settle
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.visible import visible
-
-INTERRUPTED = 130
 
 
 class Program(click.Group):
@@ -43,7 +40,7 @@ class Program(click.Group):
         try:
             code = super().main(words, *rest, **extra)
         except (KeyboardInterrupt, click.Abort):
-            code = INTERRUPTED
+            code = 130
         except Exception as error:
             if "--debug" in words:
                 traceback.print_exc()

@@ -1,17 +1,20 @@
-"""``dspark-gguf chat``."""
+"""``dspark-gguf chat``, and ``sessions``, the conversations that it saves."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import closing, nullcontext
+from datetime import datetime
 from typing import Any
 
 import click
 
-from dspark_gguf.cli.options import ALL, SectionedCommand, settings_options
-from dspark_gguf.cli.start import loaded, say
+from dspark_gguf.cli.options import ALL, SectionedCommand, debug, settings_options
+from dspark_gguf.cli.start import open_pair, say
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import DSparkError
+
+_MIB = 1024**2
 
 
 def _of_the_session(session: str | None) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def chat(settings: Settings, verbose: bool, session: str | None) -> None:
             saved = SavedSession.last()
         except DSparkError as error:  # chat all the same
             say(f"note: this conversation will not be saved: {error}")
-    with closing(saved) if saved else nullcontext(), loaded(settings, verbose) as pair:
+    with closing(saved) if saved else nullcontext(), open_pair(settings, verbose) as pair:
         talk = Session(pair, settings)
         if saved and session and (restored := saved.restore(talk)):
             say(restored)
@@ -59,3 +62,34 @@ def chat(settings: Settings, verbose: bool, session: str | None) -> None:
         if typed:
             say("/help lists the commands; Ctrl-D leaves")
         Chat(talk, Screen(), reader, saved).run()
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def sessions(context: click.Context) -> None:
+    """List the conversations that `chat --session NAME` can continue."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_sessions)
+
+
+@sessions.command("list")
+def list_sessions() -> None:
+    """List name, time, messages and size of each, newest first."""
+    from dspark_gguf.chat.saved import list_sessions as saved
+
+    for entry in saved():
+        when = f"{datetime.fromtimestamp(entry.modified):%Y-%m-%d %H:%M}"
+        messages = "damaged" if entry.messages is None else f"{entry.messages} messages"
+        click.echo(f"{entry.name:<24}  {when}  {messages:<14}  {entry.size / _MIB:.1f} MiB")
+
+
+@sessions.command("rm")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@debug
+def remove(names: tuple[str, ...]) -> None:
+    """Delete sessions: transcript and caches."""
+    from dspark_gguf.chat.saved import delete_session
+
+    for name in names:
+        delete_session(name)
+        click.echo(f"deleted {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,8 @@ from click.shell_completion import (
     get_completion_class,
 )
 
-#: Most folders to descend into at once: a link can lead back to its folder.
-_DEEPEST = 8
 #: A blank that bash keeps; click's script strips one backslash of the two.
 _BLANK = r"\\ "
-_PROGRAM, _VARIABLE = "dspark-gguf", "_DSPARK_GGUF_COMPLETE"
 
 
 @click.command()
@@ -36,7 +33,8 @@ def completion(context: click.Context, /, shell: str) -> None:
     """  # noqa: D301 - click wants the character
     kind = get_completion_class(shell)
     assert kind is not None  # click has all three
-    click.echo(kind(context.find_root().command, {}, _PROGRAM, _VARIABLE).source())
+    program = kind(context.find_root().command, {}, "dspark-gguf", "_DSPARK_GGUF_COMPLETE")
+    click.echo(program.source())
 
 
 class _Bash(BashComplete):
@@ -72,34 +70,26 @@ def models(context: click.Context, parameter: click.Parameter, word: str) -> lis
     return pairs(context, parameter, word) + files
 
 
-def _files(word: str, endings: tuple[str, ...]) -> list[str]:
+def _files(word: str, endings: tuple[str, ...], deepest: int = 8) -> list[str]:
     """Files and folders that begin with a word; if that is a single folder, what is in it.
 
-    Shells put a blank behind the only match, but a folder's name is not the end.
+    Shells put a blank behind the only match, but a folder's name is not the end. Not for ever,
+    though: a link can lead back to its folder.
     """
-    found = list(_entries(word, endings))
-    for _ in range(_DEEPEST):
-        if len(found) != 1 or not found[0].endswith("/"):
-            break
-        found = list(_entries(found[0], endings))
-    return found
-
-
-def _entries(word: str, endings: tuple[str, ...]) -> Iterator[str]:
     head, _, start = word.rpartition("/")
     head += "/" * ("/" in word)
-    try:
-        entries = sorted(os.scandir(Path(head).expanduser() or "."), key=lambda entry: entry.name)
-    except OSError:
-        return
-    for entry in entries:
-        hidden = entry.name.startswith(".") and not start.startswith(".")
-        if hidden or not entry.name.startswith(start):
-            continue
-        if entry.is_dir():
-            yield f"{head}{entry.name}/"
-        elif entry.name.lower().endswith(endings):
-            yield head + entry.name
+    found = []
+    with suppress(OSError):
+        for entry in sorted(Path(os.path.expanduser(head)).iterdir()):
+            hidden = entry.name.startswith(".") and not start.startswith(".")
+            if entry.name.startswith(start) and not hidden:
+                if entry.is_dir():
+                    found.append(f"{head}{entry.name}/")
+                elif entry.name.lower().endswith(endings):
+                    found.append(head + entry.name)
+    if deepest and len(found) == 1 and found[0].endswith("/"):
+        return _files(found[0], endings, deepest - 1)
+    return found
 
 
 #: Parameters with values to complete: name -> what lists the values.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 
 from dspark_gguf.cli.options import FILE, SectionedCommand, settings_options
-from dspark_gguf.cli.start import loaded, say
-from dspark_gguf.config import Settings
+from dspark_gguf.cli.start import open_pair, say
+from dspark_gguf.config import Settings, Speculation
+from dspark_gguf.errors import UsageError
 from dspark_gguf.visible import visible
 
 
@@ -33,22 +35,17 @@ def build(
     """
     from dspark_gguf.draft import Store
 
-    off = settings.speculation.model_copy(update={"mode": "off", "lookup_store": None})
-    settings = settings.model_copy(update={"speculation": off})
+    settings = settings.model_copy(update={"speculation": Speculation(mode="off")})
     wanted = list(_files(files))
-    with loaded(settings, verbose, quiet=True) as pair:
-        texts = (
-            pair.vocabulary.tokenize(text, special=False, add_bos=False) for text in _texts(wanted)
-        )
-        store = Store.of_texts(texts, most, pair.vocabulary.fingerprint)
+    with open_pair(settings, verbose, quiet=True) as pair:
+        tokenize = partial(pair.vocabulary.tokenize, special=False, add_bos=False)
+        store = Store.of_texts(map(tokenize, _texts(wanted)), most, pair.vocabulary.fingerprint)
     store.save(output)
     click.echo(visible(f"{len(store)} tokens: {output}"))
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     """Named files, and those in named folders but for hidden ones."""
-    from dspark_gguf.errors import UsageError
-
     for path in paths:
         if path.is_dir():
             for file in sorted(path.rglob("*")):
@@ -66,11 +63,12 @@ def _texts(paths: Sequence[Path]) -> Iterator[str]:
     for path in paths:
         try:
             text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = "not text" if isinstance(error, UnicodeDecodeError) else error.strerror
-            say(f"left out: {path} ({reason})")
-            continue
-        if "\0" in text:
-            say(f"left out: {path} (not text)")
+            wrong = "not text" if "\0" in text else None
+        except UnicodeDecodeError:
+            wrong = "not text"
+        except OSError as error:
+            wrong = error.strerror or "not readable"
+        if wrong:
+            say(f"left out: {path} ({wrong})")
         elif text:
             yield text

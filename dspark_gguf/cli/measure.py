@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from dspark_gguf.cli.options import FILE, PAIR, SectionedCommand, debug, settings_options
-from dspark_gguf.cli.start import loaded, say, show
+from dspark_gguf.cli.start import open_pair, say, show
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.visible import visible
 
 if TYPE_CHECKING:
     from dspark_gguf.measure.chains import Chains
-    from dspark_gguf.measure.compare import Grid
-    from dspark_gguf.measure.replay import Result
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+    from dspark_gguf.measure.replay import Grid, Result
 
 _prompts = click.option(
     "--prompts", type=FILE, help="JSON lines with domain and prompt. [built in]"
 )
 _positions = click.option("--positions", default=130, show_default=True,
     type=click.IntRange(1, 100_000), help="Tokens of each answer.")  # fmt: skip
-
-
-def _depth(default: int) -> Callable[[Command], Command]:
-    return click.option("--depth", default=default, show_default=True, type=click.IntRange(1, 64),
-        help="Draft tokens at each of them.")  # fmt: skip
+_depth = partial(click.option, "--depth", show_default=True, type=click.IntRange(1, 64),
+    help="Draft tokens at each of them.")  # fmt: skip
 
 
 @click.command(cls=SectionedCommand)
 @_prompts
-@click.option("--domains", metavar="NAME,...", help="Kinds of text. [all]")
+@click.option("--domains", default="", metavar="NAME,...", help="Kinds of text. [all]")
 @click.option("--per-domain", type=click.IntRange(0),
               help="Prompts for each kind of text; 0: all. [2; quick: 1]")  # fmt: skip
 @click.option(
@@ -44,12 +38,12 @@ def _depth(default: int) -> Callable[[Command], Command]:
 )
 @click.option("--repeats", default=1, show_default=True, type=click.IntRange(1, 1000),
               help="Turns of each prompt.")  # fmt: skip
-@click.option("--ways", metavar="NAME,...",
+@click.option("--methods", default="", metavar="NAME,...",
               help="plain, fixed-K, K-at-P, model, block, lookup, cascade, optimal. "
               "[plain, fixed-1, fixed-3, fixed-8, each drafter, optimal]")  # fmt: skip
-@click.option(
-    "--quick", is_flag=True, help="Take half a minute: greedy, few ways, one prompt of each kind."
-)
+@click.option("--ways", "old_methods", default="", hidden=True)  # its name in 0.1
+@click.option("--quick", is_flag=True,
+              help="Take half a minute: greedy, few methods, one prompt of each kind.")  # fmt: skip
 @click.option("--peer", is_flag=True,
               help="Also llama-cpp-python's own loop and prompt lookup, and llama-server where it "
               "is on the PATH.")  # fmt: skip
@@ -61,26 +55,29 @@ def _depth(default: int) -> Callable[[Command], Command]:
     without=("speculation.learn", "chat.context_shift"),
 )
 def bench(
-    settings: Settings, verbose: bool, domains: str | None, ways: str | None, **wanted: Any
+    settings: Settings, verbose: bool, domains: str, methods: str, old_methods: str, **wanted: Any
 ) -> int:
-    """Compare ways of decoding on your machine and models.
+    """Compare methods of decoding on your machine and models.
 
     Plain decoding, fixed drafts, each drafter and the default take turns on the same prompts, at
     temperature 0 and 0.7 unless --temp is given. All speeds are ratios to plain decoding in the
-    same turn, for each kind of text. Options of speculation add one more way, `yours`.
+    same turn, for each kind of text. Options of speculation add one more method, `yours`.
     Ctrl-C stops and prints what was measured so far. The last line is a JSON object.
     """
     from dspark_gguf.measure.bench.plan import make_plan
     from dspark_gguf.measure.bench.run import Bench
 
-    plan = make_plan(settings, domains=_words(domains), ways=_words(ways), **wanted)
+    if old_methods:
+        say("--ways is now called --methods")
+    methods = methods or old_methods
+    plan = make_plan(settings, domains=_words(domains), methods=_words(methods), **wanted)
     measured = settings.model_copy(update={"speculation": Speculation(learn=False)})
-    with loaded(measured, verbose) as pair:
+    with open_pair(measured, verbose) as pair:
         return Bench(pair, settings, plan).run(click.echo)
 
 
-def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 @click.command(cls=SectionedCommand)
@@ -93,13 +90,7 @@ def _words(text: str | None) -> tuple[str, ...]:
 @click.option("--reset", is_flag=True, help="Forget what was learned about all pairs, and stop.")
 @settings_options(*PAIR)
 def profile(
-    rows: int,
-    depths: tuple[int, ...],
-    plot: Path | None,
-    as_json: bool,
-    reset: bool,
-    settings: Settings,
-    verbose: bool,
+    settings: Settings, verbose: bool, plot: Path | None, as_json: bool, reset: bool, **wanted: Any
 ) -> None:
     """Measure what a pass of each model costs on this machine: what the scheduler relies on."""
     if reset:
@@ -114,8 +105,8 @@ def profile(
 
     if plot:
         require_svg(plot)
-    with loaded(settings, verbose) as pair:
-        tables = measure(pair, depths, rows)
+    with open_pair(settings, verbose) as pair:
+        tables = measure(pair, **wanted)
     show(as_json, tables[0].as_dict(), lambda: as_text(tables))
     if plot:
         save_chart(plot, cost_chart(tables, in_ms=True))
@@ -125,20 +116,13 @@ def profile(
 @click.option("-o", "--output", type=FILE, required=True, help="File to write, such as chains.npz.")
 @_prompts
 @_positions
-@_depth(12)
+@_depth(default=12)
 @settings_options(*PAIR, "chat.chat_template")
-def trace(
-    output: Path,
-    prompts: Path | None,
-    positions: int,
-    depth: int,
-    settings: Settings,
-    verbose: bool,
-) -> None:
+def trace(output: Path, **wanted: Any) -> None:
     """Record the draft's guesses at every position of greedy answers, for `replay`."""
     from dspark_gguf.measure.chains import save_chains
 
-    texts = _recorded(settings, verbose, prompts, positions, depth)
+    texts = _recorded(**wanted)
     save_chains(output, texts)
     positions = sum(text.positions for text in texts)
     click.echo(visible(f"{len(texts)} texts, {positions} positions: {output}"))
@@ -148,18 +132,10 @@ def trace(
 @_prompts
 @click.option("--chains", type=FILE, help="Chains that `trace` recorded, instead of a model.")
 @_positions
-@_depth(8)
+@_depth(default=8)
 @click.option("--plot", type=FILE, help="Reliability diagram: FILE.svg.")
 @settings_options(*PAIR, "chat.chat_template")
-def calibrate(
-    prompts: Path | None,
-    chains: Path | None,
-    positions: int,
-    depth: int,
-    plot: Path | None,
-    settings: Settings,
-    verbose: bool,
-) -> None:
+def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> None:
     """Check if the draft's confidence is true, before and after Sequential Temperature Scaling.
 
     What is recorded with a model also adds to what the scheduler knows about the pair.
@@ -170,34 +146,26 @@ def calibrate(
 
     if plot:
         require_svg(plot)
-    found = Reliability.of(
-        load_chains(chains)
-        if chains
-        else _recorded(settings, verbose, prompts, positions, depth, learning=True)
-    )
+    found = Reliability.of(load_chains(chains) if chains else _recorded(**wanted, learning=True))
     click.echo(found.as_text())
-    for name, (told, seen) in found.curves().items():
-        click.echo(f"\nreliability of the first token, {name}: told, and the share that survived")
-        click.echo(bars({f"{x:.2f}": y for x, y in zip(told, seen, strict=True)}, most=1.0))
+    for name, points in found.curves().items():
+        title = f"reliability of the first token, {name}: predicted, and the share that survived"
+        click.echo(f"\n{title}")
+        click.echo(bars({f"{x:.2f}": y for x, y in points}, most=1.0))
     if plot:
         save_chart(plot, found.chart())
 
 
 def _recorded(
-    settings: Settings,
-    verbose: bool,
-    prompts: Path | None,
-    positions: int,
-    depth: int,
-    learning: bool = False,
+    settings: Settings, verbose: bool, prompts: Path | None, learning: bool = False, **each: int
 ) -> list[Chains]:
-    from dspark_gguf.chat.progress import tracked
+    from dspark_gguf.chat.progress import track
     from dspark_gguf.measure.prompts import read_prompts
     from dspark_gguf.measure.trace import learn, record
 
     wanted = read_prompts(prompts)
-    with loaded(settings, verbose) as pair:
-        texts = [record(pair, prompt, positions, depth) for prompt in tracked(wanted, len(wanted))]
+    with open_pair(settings, verbose) as pair:
+        texts = [record(pair, prompt, **each) for prompt in track(wanted, len(wanted))]
         if learning and settings.speculation.mode == "auto":
             learn(pair, settings.speculation, texts)
     return texts
@@ -208,7 +176,7 @@ def _recorded(
 @click.option("--table", type=FILE, required=True, help="Costs, from `profile --json`.")
 @click.option("--rule", default="optimal", show_default=True, metavar="NAME[:OPTION=VALUE,...]",
               help="fixed:max=3, threshold:p=0.5,max=8, prefix:max=8, optimal:max=12, lookup, "
-              "cascade:looks=12.")  # fmt: skip
+              "cascade:steps=12.")  # fmt: skip
 @click.option("--warm", type=FILE, help="Chains that the rule learns from first.")
 @click.option("--grid", is_flag=True, help="Compare with 37 static settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -219,7 +187,7 @@ def replay(
     """Replay a stopping rule on recorded chains: exact, without a model or a clock."""
     from dspark_gguf.cost import load_table
     from dspark_gguf.measure.chains import load_chains
-    from dspark_gguf.measure.compare import Grid, play
+    from dspark_gguf.measure.replay import Grid, play
 
     costs, texts = load_table(table), load_chains(chains)
     result = play(rule, texts, costs, load_chains(warm) if warm else ())
@@ -231,8 +199,8 @@ def replay(
 def _replay_text(rule: str, result: Result, static: Grid | None) -> str:
     lines = [f"{'':14}{'tokens':>8}{'x plain':>9}" + ("   best static setting" if static else "")]
     for domain in (*result.domains, None):
-        sums = result.total if domain is None else result.domains[domain]
-        line = f"{domain or 'all':14}{sums.tokens:8}{sums.speedup(result.plain_second):9.3f}"
+        sums = result if domain is None else result.domains[domain]
+        line = f"{domain or 'all':14}{sums.tokens:8}{sums.speedup:9.3f}"
         if static:
             name, speedup = static.best(domain)
             line += f"{speedup:8.3f}  {name}"

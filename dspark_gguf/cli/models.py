@@ -61,11 +61,11 @@ def inspect(model: str, as_json: bool) -> None:
     MODEL is a file, org/repo:quant, or a pair's name, which means its target.
     """
     from dspark_gguf.catalog import inspect as catalog
-    from dspark_gguf.catalog.resolve import located
+    from dspark_gguf.catalog.resolve import locate
     from dspark_gguf.engine import library
 
     library.set_command_log()
-    facts = catalog.inspect(located([(model, "target")], say)[0])
+    facts = catalog.inspect(locate([(model, "target")], say)[0])
     show(as_json, facts, lambda: catalog.as_text(facts))
 
 
@@ -79,7 +79,7 @@ def pull(name: str) -> None:
     `hf auth login`) and its offline mode (HF_HUB_OFFLINE=1). A file whose SHA-256 is not the one
     that the hub states is deleted. The paths are printed on stdout.
     """
-    from dspark_gguf.catalog.resolve import known_pair
+    from dspark_gguf.catalog.pairs import known_pair
     from dspark_gguf.catalog.resolve import pull as download
     from dspark_gguf.engine import library
 
@@ -108,26 +108,26 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     if settings.model is None:
         raise UsageError("no target is given", "Name one with -m.")
 
-    from dspark_gguf.catalog import candidates, listing
+    from dspark_gguf.catalog import listing
     from dspark_gguf.catalog import suggest as catalog
-    from dspark_gguf.catalog.resolve import located
+    from dspark_gguf.catalog.resolve import locate
     from dspark_gguf.engine import library
     from dspark_gguf.engine.gguf import read_header
 
     library.set_command_log(verbose)
-    [target] = located([(settings.model, "target")], say)
+    [target] = locate([(settings.model, "target")], say)
     drafts = []
     if settings.draft:
-        [path] = located([(settings.draft, "draft")], say)
-        drafts.append(candidates.of_file(settings.draft, "-d", path))
+        [path] = locate([(settings.draft, "draft")], say)
+        drafts.append(catalog.of_file(settings.draft, "-d", path))
     if make_draft:
-        path = candidates.make_draft(target, make_draft, say)
-        drafts.append(candidates.of_file(str(path), "made from the target", path))
+        path = catalog.make_draft(target, make_draft, say)
+        drafts.append(catalog.of_file(str(path), "made from the target", path))
     else:
         skipped: list[str] = []
-        drafts += candidates.candidates(read_header(target), skipped)
+        drafts += catalog.candidates(read_header(target), skipped)
         for line in skipped if verbose else ():
             say(f"does not fit: {line}")
     found = catalog.suggestions(target, drafts, settings, say)
-    name = listing.quoted(settings.model)
+    name = listing.quote(settings.model)
     show(as_json, [each.as_dict() for each in found], lambda: catalog.as_text(name, found))

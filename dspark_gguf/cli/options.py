@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from textwrap import wrap
-from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import click
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dspark_gguf.cli.completion import VALUES
@@ -102,14 +100,7 @@ class _Choice(click.Choice):  # type: ignore[type-arg]  # not generic in click 8
 
 @dataclass(frozen=True)
 class Flag:
-    """A setting and the option that sets it.
-
-    Attributes:
-        part: of the settings; empty for those at the top.
-        name: of the field.
-        field: pydantic's: type, default, help.
-
-    """
+    """A setting and the option that sets it; `part` is empty for those at the top."""
 
     part: str
     name: str
@@ -133,25 +124,21 @@ class Flag:
             names = [name + ("-draft" if name.startswith("--") else "d") for name in names]
         if kind is bool:
             names = [f"{name}/--no-{name.removeprefix('--')}" for name in names]
-        keywords: dict[str, Any] = {"type": kind, "is_flag": kind is bool}
         return click.option(
-            *names, self.parameter, **keywords,
-            help=self._help(),
-            default=None,
-            multiple=self.name in _REPEATABLE,
-            metavar=_READERS.get(self.name, (None, None))[1],
-            shell_complete=VALUES.get(self.path),
+            *names, self.parameter, type=kind, is_flag=kind is bool, default=None,
+            multiple=self.name in _REPEATABLE, help=self._help(),
+            metavar=_READERS.get(self.name, (None, None))[1], shell_complete=VALUES.get(self.path),
         )  # fmt: skip
 
     def _type(self) -> Any:
         """A type of click; text for what pydantic reads."""
-        annotation = self.field.annotation
-        choices = [one for one in get_args(annotation) if one is not NoneType]
-        only = choices[0] if len(choices) == 1 else annotation
-        for each in (annotation, only):
-            if get_origin(each) is Literal:
-                return _Choice(self.name, get_args(each))
-        return only if only in (bool, int, float) else str
+        kind: Any = self.field.annotation
+        kinds = [each for each in get_args(kind) if each is not type(None)]
+        if len(kinds) == 1:
+            [kind] = kinds
+        if get_origin(kind) is Literal:
+            return _Choice(self.name, get_args(kind))
+        return kind if kind in (bool, int, float) else str
 
     def _help(self) -> str:
         """The field's docstring, and its default where that is a value."""
@@ -173,14 +160,19 @@ class Flag:
 
 def _flags() -> Iterator[Flag]:
     for name, field in Settings.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from (Flag(name, inner, value) for inner, value in kind.model_fields.items())
+        if inner := getattr(field.annotation, "model_fields", None):
+            yield from (Flag(name, each, value) for each, value in inner.items())
         else:
             yield Flag("", name, field)
 
 
 _FLAGS = {flag.parameter: flag for flag in _flags()}
+
+
+def _part(option: click.Parameter) -> str | None:
+    """The part of the settings that an option belongs to; None for a command's own."""
+    flag = _FLAGS.get(option.name or "")
+    return flag.part if flag else None
 
 
 class SectionedCommand(click.Command):
@@ -191,18 +183,11 @@ class SectionedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click does, in sections."""
-        sections: dict[str, list[click.Parameter]] = {
-            title: [] for title in ("Options", *_TITLES.values())
-        }
-        for option in self.get_params(ctx):
-            flag = _FLAGS.get(option.name or "")
-            sections[_TITLES[flag.part] if flag else "Options"].append(option)
-        is_brief = sum(map(len, sections.values())) - len(sections["Options"]) < len(_FLAGS)
-        for title, options in sections.items():
-            text = ""
-            if title == _TITLES["draft_options"]:
-                text = _DRAFT_OPTIONS
-            elif title == _TITLES["target_options"] and is_brief:
+        is_brief = sum(each.name in _FLAGS for each in self.params) < len(_FLAGS)
+        for part, title in ((None, "Options"), *_TITLES.items()):
+            options = [each for each in self.get_params(ctx) if _part(each) == part]
+            text = _DRAFT_OPTIONS if part == "draft_options" else ""
+            if part == "target_options" and is_brief:
                 names = ", ".join(option.opts[-1] for option in options)
                 text = f"As in `dspark-gguf run --help`: {names}."
             if not options:
@@ -222,14 +207,10 @@ def settings_options(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add options for settings; the command gets them as `settings`, and `verbose`.
 
-    ``--show-config`` prints the settings instead of calling the command.
-
-    Args:
-        wanted: parts of the settings, or single ones such as ``speculation.learn``.
-        without: of these parts, what the command has no use for.
-        below: called with the command's own arguments; returns plain values, which presets, files
-            and options override.
-
+    ``--show-config`` prints the settings instead of calling the command. `wanted` are parts of the
+    settings or single ones, such as ``speculation.learn``; `without` is what the command does not
+    use of them. `below` returns plain values for the command's own arguments, which presets, files
+    and options override.
     """
     flags = [
         flag for flag in _FLAGS.values()

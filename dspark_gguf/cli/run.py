@@ -6,28 +6,20 @@ from pathlib import Path
 
 import click
 
-from dspark_gguf.cli.options import ALL, SectionedCommand, settings_options
-from dspark_gguf.cli.start import loaded
+from dspark_gguf.cli.options import ALL, FILE, SectionedCommand, settings_options
+from dspark_gguf.cli.start import open_pair
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
 
 
 @click.command(cls=SectionedCommand)
 @click.argument("prompt", required=False)
-@click.option("-f", "--file", type=click.Path(path_type=Path), help="Prompt file; -: stdin.")
+@click.option("-f", "--file", type=FILE, help="Prompt file; -: stdin.")
 @click.option("--raw", is_flag=True, help="Use the prompt as it is, without the chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--jsonl",
-    type=click.Path(path_type=Path),
-    help='Answer every {"prompt"} or {"messages"} line of a file; -: stdin.',
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="With --jsonl: results file; resumes it.",
-)
+@click.option("--jsonl", type=FILE,
+              help='Answer every {"prompt"} or {"messages"} line of a file; -: stdin.')  # fmt: skip
+@click.option("-o", "--output", type=FILE, help="With --jsonl: results file; resumes it.")
 @click.option("--keep-errors", is_flag=True, help="With -o: do not try failed lines again.")
 @click.option("--check", is_flag=True, help="Compare with plain greedy decoding.")
 @settings_options(*ALL)
@@ -71,11 +63,11 @@ def run(
         jobs, settings = read_jobs(jsonl), with_absolute_paths(settings)
         with (
             results_in(output, jobs, settings, keep_errors) as results,
-            loaded(settings, verbose) as pair,
+            open_pair(settings, verbose) as pair,
         ):
             return once.run_batch(pair, settings, jobs, results)
     text = read_prompt(prompt, file)
-    with loaded(settings, verbose) as pair:
+    with open_pair(settings, verbose) as pair:
         if check:
             from dspark_gguf.measure.check import report
 

@@ -1,7 +1,10 @@
-"""What most commands do first: load the models and print the start-up line."""
+"""What commands do first: settle the streams, load the models and print the start-up line."""
 
 from __future__ import annotations
 
+import codecs
+import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +20,35 @@ if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
 
 
+_REPLACED = "dspark-gguf.replaced"
+
+
+def settle() -> None:
+    """Make stdout take any text, and put the null device where a stream was closed.
+
+    Else the next file to be opened, a model's cache perhaps, would get the number of the closed
+    stream, and llama.cpp's messages with it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+    codecs.register_error(_REPLACED, _replaced)
+    # "?" for what the encoding lacks, since people read answers. stderr escapes by itself.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_REPLACED)
+
+
+def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The raw bytes of a file name that is not text; "?" for any other character."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end]
+    raw = b"".join(
+        bytes([ord(char) - 0xDC00]) if "\udc80" <= char <= "\udcff" else b"?" for char in part
+    )
+    return raw, error.end
+
+
 def say(line: str) -> None:
     """A line on stderr."""
     click.echo(visible(line), err=True)
@@ -28,13 +60,8 @@ def show(as_json: bool, values: Any, text: Callable[[], str]) -> None:
 
 
 @contextmanager
-def loaded(settings: Settings, verbose: bool, quiet: bool = False) -> Iterator[Pair]:
-    """Both models; lines on stderr say where they are loaded and what is not possible.
-
-    Raises:
-        DSparkError: they cannot be loaded, or do not fit each other.
-
-    """
+def open_pair(settings: Settings, verbose: bool, quiet: bool = False) -> Iterator[Pair]:
+    """Both models; lines on stderr say where they are loaded and what is not possible."""
     from dspark_gguf.catalog import load_pair
     from dspark_gguf.engine import library
     from dspark_gguf.sampling import Sampler

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dspark_gguf import __version__
+from dspark_gguf.catalog import resolve
+from dspark_gguf.catalog.demo import source_model
 from dspark_gguf.config import Settings
-from dspark_gguf.doctor import machine
 from dspark_gguf.doctor.report import Report, Section
 from dspark_gguf.errors import UsageError
 
 # llama.cpp may be missing: what needs it is imported after the check that says so.
 if TYPE_CHECKING:
-    from dspark_gguf.engine.build import Device
+    from dspark_gguf.engine.library import Device
     from dspark_gguf.engine.pair import Pair
 
 Say = Callable[[str], None]
@@ -27,11 +31,8 @@ def examine(
 ) -> Report:
     """Examine the machine and, if there is one, the pair; about ten seconds for a small one.
 
-    Args:
-        settings: which models, and how they would be loaded.
-        say: called with a line when something takes long.
-        verbose: show llama.cpp's log.
-        on_error: called with every exception that ended a check.
+    `say` is called with a line when something takes long, `on_error` with every exception that
+    ended a check; `verbose` shows llama.cpp's log.
 
     Raises:
         UsageError: a draft without a target.
@@ -40,29 +41,46 @@ def examine(
     if settings.model is None and settings.draft is not None:
         raise UsageError("this draft has no target", "Name it with -m TARGET.gguf.")
     report = Report(on_error)
-    report.check("versions", machine.versions)
-    if report.check("build", lambda: machine.build(settings, verbose)) is None:
+    report.check("versions", _versions)
+    if report.check("build", _features, settings, verbose) is None:
         return report  # llama.cpp cannot be loaded
-    from dspark_gguf.doctor.passes import first_pass
+    from dspark_gguf.doctor import machine
 
     devices: Sequence[Device] = report.check("devices", machine.devices) or ()
-    safe: Settings | None = report.check("first pass", lambda: first_pass(settings))
+    safe: Settings | None = report.check("first pass", machine.first_pass, settings)
     if safe is None:
         return report  # nothing can be computed
     model, draft = settings.model, settings.draft
-    files = report.check("models", lambda: _files(model, draft, say))
+    files = report.check("models", _files, model, draft, say)
     if files is None and draft is not None:
         # A draft that means nothing does not hide the target.
-        files = report.check("models without the draft", lambda: _files(model, None, say))
+        files = report.check("models without the draft", _files, model, None, say)
     if files is not None:
         _examine_models(report, files, devices, safe)
     return report
 
 
-def _files(model: str | None, draft: str | None, say: Say) -> Section:
-    from dspark_gguf.catalog import resolve
-    from dspark_gguf.catalog.demo import source_model
+def _versions() -> Section:
+    try:
+        binding = metadata.version("llama-cpp-python")
+    except metadata.PackageNotFoundError:
+        binding = "not installed"
+    facts = {
+        "dspark-gguf": __version__,
+        "llama-cpp-python": binding,
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+    return Section(", ".join(f"{k} {v}" if k != "system" else v for k, v in facts.items()), facts)
 
+
+def _features(settings: Settings, verbose: bool) -> Section:
+    from dspark_gguf.doctor import machine
+
+    return machine.features(settings, verbose)
+
+
+def _files(model: str | None, draft: str | None, say: Say) -> Section:
     if model is not None:
         return Section("", value=resolve(model, draft, say))
     try:
@@ -84,20 +102,19 @@ def _examine_models(
 
     target, draft = files
     options, draft_options = settings.target_options, settings.draft_options
-    needs = {"target": report.check("target", lambda: models.file(target, options))}
+    needs = {"target": report.check("target", models.file, target, options)}
     if draft is not None:
         most = needs["target"].n_ctx if needs["target"] else DEFAULT_CONTEXT
-        needs["draft"] = report.check("draft", lambda: models.file(draft, draft_options, most))
+        needs["draft"] = report.check("draft", models.file, draft, draft_options, most)
     known = {role: need for role, need in needs.items() if need is not None}
     if "target" not in known:
         return
-    if report.check("memory", lambda: models.fit(known, devices, settings)) is False:
+    if report.check("memory", models.fit, known, devices, settings) is False:
         return  # loading it anyway would make the machine swap
     readable = draft if "draft" in known else None
     template = settings.chat.chat_template
     pair: Pair | None = report.check(
-        "load",
-        lambda: Section("", value=Pair(target, readable, options, draft_options, template)),
+        "load", lambda: Section("", value=Pair(target, readable, options, draft_options, template))
     )
     if pair is not None:
         with pair:
@@ -105,15 +122,15 @@ def _examine_models(
 
 
 def _examine_pair(report: Report, pair: Pair, has_draft: bool, settings: Settings) -> None:
-    from dspark_gguf.doctor import measured, models
+    from dspark_gguf.doctor import alternatives, measured, models
 
-    if not report.check("pair", lambda: models.compatibility(pair, has_draft)):
+    if not report.check("pair", models.compatibility, pair, has_draft):
         # The target alone can still be examined.
         off = settings.speculation.model_copy(update={"drafter": "lookup"})
         settings = settings.model_copy(update={"speculation": off})
-    costs = report.check("costs", lambda: measured.costs(pair, settings.speculation))
+    costs = report.check("costs", measured.costs, pair, settings.speculation)
     if costs is not None:
-        report.check("speed", lambda: measured.speed(pair, settings, costs))
-    report.check("logits", lambda: measured.logits(pair, costs))
-    report.check("threads", lambda: measured.threads(pair))
-    report.check("attention", lambda: measured.attention(pair, costs))
+        report.check("speed", measured.speed, pair, settings, costs)
+    report.check("logits", measured.logits, pair, costs)
+    report.check("threads", alternatives.threads, pair)
+    report.check("attention", alternatives.attention, pair, costs)

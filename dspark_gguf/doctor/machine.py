@@ -1,4 +1,4 @@
-"""The machine and the build: versions, features, devices, memory."""
+"""The build and the machine: features, devices, and how a first pass of the build ends here."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import platform
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from dspark_gguf import __version__
 from dspark_gguf.config import Settings
 from dspark_gguf.doctor.report import Finding, Section
+from dspark_gguf.engine import library, trial
 
 _GIB = 1024**3
 #: A load average beyond this share of the cores disturbs what is measured.
@@ -21,33 +22,16 @@ _BUSY = 0.75
 _FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "Apple": "-DGGML_METAL=on", "AMD": "-DGGML_HIP=on"}
 
 
-def versions() -> Section:
-    """Of the package, of Python and of the system; loads nothing."""
-    try:
-        binding = metadata.version("llama-cpp-python")
-    except metadata.PackageNotFoundError:
-        binding = "not installed"
-    facts = {
-        "dspark-gguf": __version__,
-        "llama-cpp-python": binding,
-        "Python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-    }
-    return Section(", ".join(f"{k} {v}" if k != "system" else v for k, v in facts.items()), facts)
-
-
-def build(settings: Settings, verbose: bool = False) -> Section:
+def features(settings: Settings, verbose: bool = False) -> Section:
     """What llama.cpp was compiled with, and whether it leaves a GPU idle."""
-    from dspark_gguf.engine import build, library
-
     library.set_command_log(verbose)
-    features, known = build.features(), build.versions()
+    found, known = library.features(), library.versions()
     offload = library.can_offload()
     text = ", ".join(f"{name} {version}" for name, version in known.items())
     text += "; GPU offload" if offload else "; no GPU offload"
-    for backend, names in features.items():
+    for backend, names in found.items():
         text += f"; {backend}: {' '.join(names) or 'nothing special'}"
-    facts = {"libraries": known, "offload": offload, "features": features}
+    facts = {"libraries": known, "offload": offload, "features": found}
     # No fault if the user asked for no layers on the GPU.
     wrong = settings.target_options.n_gpu_layers not in (0, "none")
     idle = () if offload else tuple(
@@ -60,8 +44,7 @@ def build(settings: Settings, verbose: bool = False) -> Section:
 def rebuild(gpu: str) -> str:
     """How to build llama.cpp for the GPU of this name."""
     flag = next((flag for maker, flag in _FLAGS.items() if maker in gpu), "-DGGML_VULKAN=on")
-    command = "pip install --force-reinstall --no-cache-dir llama-cpp-python"
-    return f'Build it for the GPU: CMAKE_ARGS="{flag}" {command}'
+    return f'Build it for the GPU: CMAKE_ARGS="{flag}" {trial.REINSTALL}'
 
 
 def gpus() -> list[str]:
@@ -70,20 +53,17 @@ def gpus() -> list[str]:
         return ["Apple GPU (Metal)"]
     if tool := shutil.which("nvidia-smi"):
         command = [tool, "--query-gpu=name", "--format=csv,noheader"]
-        try:
-            asked = subprocess.run(command, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return []
-        if asked.returncode == 0:
-            return [line.strip() for line in asked.stdout.splitlines() if line.strip()][:1]
+        with suppress(OSError, subprocess.SubprocessError):  # a driver that does not answer
+            told = subprocess.check_output(
+                command, stderr=subprocess.DEVNULL, text=True, timeout=10
+            )
+            return told.strip().splitlines()[:1]
     return ["AMD GPU (ROCm)"] if Path("/dev/kfd").exists() else []
 
 
 def devices() -> Section:
     """Each with its memory, and the cores."""
-    from dspark_gguf.engine import build, library
-
-    found, cores = build.devices(), library.physical_cores()
+    found, cores = library.devices(), library.physical_cores()
     parts = [
         f"{device.name} ({device.kind}): {device.description}, {device.free / _GIB:.1f} of "
         f"{device.total / _GIB:.1f} GiB free"
@@ -96,9 +76,57 @@ def devices() -> Section:
         "Close other programs and try again; `profile --reset` forgets what was measured now.",
         wrong=False,
     )
-    facts = {
-        "devices": [asdict(device) for device in found],
-        "physical_cores": cores,
-        "load": load,
-    }
+    facts = {"devices": [asdict(device) for device in found], "physical_cores": cores, "load": load}
     return Section("; ".join(parts), facts, (busy,) * (load > _BUSY * cores), value=found)
+
+
+def first_pass(settings: Settings) -> Section:
+    """Try what builds are known to crash on. The value: settings that load safely, or None."""
+    extra = trial.outcome("extra buffers", again=True)
+    facts: dict[str, Any] = {"extra_buffers": {**asdict(extra), "pays": extra.pays}}
+    if extra.everywhere:
+        problem = f"the first pass of this build on this machine {extra.fault}"
+        wrong = Finding(problem, f"Build it here: {trial.REINSTALL}")
+        return Section(f"the plainest one {extra.fault}", facts, (wrong,))
+    text, findings = _extra_buffers(extra), _suggestions(extra)
+    if library.can_offload():
+        gpu = trial.outcome("gpu", again=True)
+        facts["gpu"] = asdict(gpu)
+        text += f"; on the GPU: {gpu.fault or 'works'}"
+        if not trial.gpu_runs():
+            names = [device.description for device in library.devices() if "GPU" in device.kind]
+            name = names[0] if names else "GPU"
+            problem = f"the first pass of this build on the {name} {gpu.fault}"
+            findings.append(Finding(problem, rebuild(name)))
+            settings = _on_cpu(settings)
+    return Section(text, facts, tuple(findings), value=settings)
+
+
+def _extra_buffers(extra: trial.Outcome) -> str:
+    text = f"works; with {trial.buffers()}: "
+    if not extra.works:
+        return text + extra.fault + ("" if trial.extra_buffers() else ", so they are left out")
+    times = ", ".join(f"{rows} rows x{ratio:.2f}" for rows, ratio in extra.ratios.items())
+    slower = "" if extra.pays else ", so they are left out"
+    return f"{text}works, seconds over those without: {times} (a small model, one thread){slower}"
+
+
+def _suggestions(extra: trial.Outcome) -> list[Finding]:
+    if extra.known and extra.fault:
+        problem = f"with {trial.buffers()} a first pass {extra.fault}"
+    elif "amx_int8" in trial.processor().split() and not trial.has_amx():
+        problem = "this processor has AMX, but this build does not use it"
+    else:
+        return []
+    # Of one row 0.6 to 0.8, of sixteen 0.4 to 0.5: docs/measurements.md.
+    hint = f"Passes can take half to three quarters of the time: {trial.REBUILD}"
+    return [Finding(problem, hint, wrong=False)]
+
+
+def _on_cpu(settings: Settings) -> Settings:
+    """The same with everything on the CPU, so that the rest can be examined."""
+    changes = {
+        part: getattr(settings, part).model_copy(update={"n_gpu_layers": "none"})
+        for part in ("target_options", "draft_options")
+    }
+    return settings.model_copy(update=changes)

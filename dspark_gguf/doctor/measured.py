@@ -1,24 +1,28 @@
-"""What is measured with the loaded models: logits, costs, expected speed, other settings."""
+"""What is measured with the loaded models: logits, costs, expected speed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, cycle, islice
 from typing import Any
 
+import numpy as np
+
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.cost import LearnedCosts
-from dspark_gguf.doctor import rows, ways
 from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.engine.protocol import prefill
+from dspark_gguf.engine.protocol import Cache, prefill
 from dspark_gguf.measure.charts import text_table
+from dspark_gguf.measure.check import NEAR_TIE
 from dspark_gguf.measure.prompts import read_prompts
+from dspark_gguf.sampling import margin
 from dspark_gguf.schedule.expected import expected_ranges, expected_speedup, ranges_text
-from dspark_gguf.schedule.learning import solved
+from dspark_gguf.schedule.learning import policy_for
 
-#: Seconds for each comparison, and for reading the contexts before it.
-_BUDGET, _READING = 2.0, 3.0
+#: Seconds for reading the contexts before a comparison.
+_READING = 3.0
 #: Tokens of context of the short and the long comparison. The long one is beyond the 256 where
 #: 8-bit and 4-bit weights begin to differ through attention; it is shorter where reading takes
 #: too long, and left out below _SHORTEST.
@@ -29,10 +33,48 @@ _SHOWN = (1, 2, 3, 4, 5, 6, 8, 9, 13, 17)
 _ENOUGH = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """What changes with the number of rows of a pass."""
+
+    depth: int  # tokens of context
+    by_rows: Mapping[int, float]  # number of rows -> largest difference of a logit from single rows
+    #: The widest gap, in logits, between the two best tokens of a single row whose best token
+    #: changed; 0: none changed.
+    flipped: float
+
+    @property
+    def first(self) -> int | None:
+        """The smallest number of rows that differ; None: they never do."""
+        return next((rows for rows, most in self.by_rows.items() if most > 0.0), None)
+
+    @property
+    def most(self) -> float:
+        """The largest difference of all; infinite where a logit is not finite."""
+        return max(self.by_rows.values(), default=0.0)
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether only near-ties flip."""
+        return bool(np.isfinite(self.most)) and self.flipped <= NEAR_TIE
+
+    def as_dict(self) -> dict[int, float | None]:
+        """By rows; None, which JSON has, for infinity."""
+        return {n: most if np.isfinite(most) else None for n, most in self.by_rows.items()}
+
+    def __str__(self) -> str:
+        rows = f"{min(self.by_rows)}-{max(self.by_rows)} rows"
+        where = f"at {self.depth} tokens of context"
+        if self.first is None:
+            return f"{where} {rows} equal single rows"
+        flips = f" (best tokens flip up to {self.flipped:.2f} apart)" if self.flipped else ""
+        return f"{where} from {self.first} rows on by up to {self.most:.2g}{flips}"
+
+
 def costs(pair: Pair, speculation: Speculation) -> Section:
     """The scheduler's table: milliseconds of passes, and their ratio to a pass of one row."""
     known = pair.learned(speculation).costs
-    seconds, looks = known.target_seconds, known.draft_seconds
+    seconds, draft_seconds = known.target_seconds, known.draft_seconds
     shown = [count for count in _SHOWN if count in known.measured_rows]
     taken = [float(seconds[count - 1]) for count in shown]
     ms = ["ms", *(f"{1e3 * one:.1f}" for one in taken)]
@@ -44,10 +86,10 @@ def costs(pair: Pair, speculation: Speculation) -> Section:
     if pair.draft is not None:
         draft = pair.draft_cache()
         is_block = draft is not None and draft.kind == "block"
-        look = float(looks[0] if is_block else looks[1] - looks[0])
+        step = float(draft_seconds[0] if is_block else draft_seconds[1] - draft_seconds[0])
         what = f"a block of {pair.most_drafts} draft tokens" if is_block else "a draft step"
-        lines += f"\n{what}: {1e3 * look:.1f} ms, {look / seconds[0]:.2f} of a pass"
-        facts["look_milliseconds"] = round(1e3 * look, 3)
+        lines += f"\n{what}: {1e3 * step:.1f} ms, {step / seconds[0]:.2f} of a pass"
+        facts["draft_step_milliseconds"] = round(1e3 * step, 3)
     if speculation.learn:
         lines += "\nkept between runs, updated in every round; --no-learn measures anew"
     return Section(lines, facts, value=known)
@@ -55,7 +97,7 @@ def costs(pair: Pair, speculation: Speculation) -> Section:
 
 def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
     """Plain speed, and what to expect with this draft, and why."""
-    limit = min(settings.speculation.most_looks, pair.most_drafts)
+    limit = min(settings.speculation.max_draft_steps, pair.most_drafts)
     target = known.target_seconds[: limit + 1]
     plain = 1.0 / float(target[0])
     text = f"plain {plain:.1f} tokens a second; "
@@ -69,9 +111,9 @@ def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
         text += "without a draft model, where text repeats: "
         text += ", ".join(f"{count} tokens a pass x{gain:.2f}" for count, gain in gains.items())
         return Section(text + "; elsewhere plain", facts | {"copying": gains})
-    looks = known.draft_seconds[:limit]
-    usual = expected_ranges(target, looks)
-    most, length = expected_speedup(target, looks, 1.0)
+    draft_seconds = known.draft_seconds[:limit]
+    usual = expected_ranges(target, draft_seconds)
+    most, length = expected_speedup(target, draft_seconds, 1.0)
     text += f"expected: {ranges_text(usual)}; if every draft token were accepted x{most:.2f}"
     text += f" with {length} draft tokens a round" if length else ""
     facts |= {"usual": usual, "bound": round(most, 3)}
@@ -90,23 +132,23 @@ def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
 
 def _own_forecast(pair: Pair, settings: Settings, known: LearnedCosts, limit: int) -> float | None:
     """The scheduler's forecast of speed over plain; None before it knows the pair."""
-    learned, temperature = pair.learned(settings.speculation), settings.sampling.temperature
-    draft = pair.draft_cache()
+    speculation, draft = settings.speculation, pair.draft_cache()
     kind = "" if draft is None else draft.kind
-    seen = [learned.calibration(kind, rule, temperature) for rule in ("rejection", "match")]
-    policies = [solved(known, one, limit) for one in seen if one.tested >= _ENOUGH]
-    if not policies:
+    learned = pair.learned(speculation)
+    seen = learned.calibration(kind, speculation.acceptance, settings.sampling.temperature)
+    if seen.tested < _ENOUGH:
         return None
-    return max(1.0, *(policy.rate / policy.plain_rate for policy in policies))
+    policy = policy_for(known, seen, limit)
+    return max(1.0, policy.rate / policy.plain_rate)
 
 
 def logits(pair: Pair, known: LearnedCosts | None) -> Section:
     """From how many rows on the rows of one pass differ from single rows, in two contexts."""
     tokens, cache = text_tokens(pair), pair.target_cache
     depths = [depth for depth in (_SHALLOW, affordable_depth(pair, known)) if depth]
-    found = [rows.differences(cache, tokens, depth) for depth in dict.fromkeys(depths)]
+    found = [differences(cache, tokens, depth) for depth in dict.fromkeys(depths)]
     cache.trim(0)
-    differences = [
+    shown = [
         {"depth": one.depth, "by_rows": one.as_dict(), "flipped": one.flipped} for one in found
     ]
     wrong = tuple(
@@ -118,44 +160,27 @@ def logits(pair: Pair, known: LearnedCosts | None) -> Section:
         for one in found
         if not one.is_rounding
     )
-    return Section("; ".join(map(str, found)), {"differences": differences}, wrong)
+    return Section("; ".join(map(str, found)), {"differences": shown}, wrong)
 
 
-def threads(pair: Pair) -> Section:
-    """Passes with the present threads beside other numbers of them."""
-    if pair.target.gpu_layers > pair.target.n_layer:
-        return Section("all layers are on the GPU: CPU threads hardly matter")
-    cache, tokens = pair.target_cache, text_tokens(pair)
-    prefill(cache, tokens[:_SHALLOW])
-    found = ways.threads(cache, tokens, _BUDGET)
-    cache.trim(0)
-    return compared(found, "one core: nothing to choose")
+def differences(cache: Cache, tokens: Sequence[int], depth: int, most: int = 9) -> Differences:
+    """Compare passes of 2 to `most` rows with single rows, after `depth` of these tokens.
 
-
-def attention(pair: Pair, known: LearnedCosts | None) -> Section:
-    """Flash attention and the cache's type, in a context long enough to show a difference."""
-    depth = affordable_depth(pair, known, contexts=3)
-    if not depth:
-        return Section("flash attention, cache types: not timed, reading a context takes too long")
-    found = ways.attention(pair.target, text_tokens(pair), depth, _BUDGET)
-    section = compared(found, "nothing to choose")
-    return Section(f"at {depth} tokens: {section.text}", section.facts, section.findings)
-
-
-def compared(found: Sequence[ways.Way], nothing: str) -> Section:
-    """What was timed beside the present settings; `nothing`: the text where there is none."""
-    text = ", ".join(f"{way.name} takes x{way.ratio:.2f}" for way in found)
-    findings = tuple(
-        Finding(
-            f"{way.name} takes x{way.ratio:.2f} of the time of the present options",
-            f"Add {way.name} to your options.",
-            wrong=False,
-        )
-        for way in sorted(found, key=lambda way: way.ratio)[:1]
-        if way.is_faster
-    )
-    facts = {"seconds_over_now": {way.name: round(way.ratio, 3) for way in found}}
-    return Section(f"{text} of the time now" if text else nothing, facts, findings)
+    llama.cpp picks its kernels by the number of rows: logits differ a little, and near-ties flip.
+    """
+    prefill(cache, tokens[:depth])
+    alone = [cache.decode(tokens[depth + k : depth + k + 1], 1)[0].copy() for k in range(most)]
+    by_rows, flipped = {}, 0.0
+    for count in range(2, most + 1):
+        cache.trim(depth)
+        rows = cache.decode(tokens[depth : depth + count], count)
+        off = [float(np.abs(rows[k] - alone[k]).max()) for k in range(count)]
+        by_rows[count] = max(off) if np.isfinite(off).all() else np.inf
+        for k in range(count):
+            if rows[k].argmax() != alone[k].argmax():
+                flipped = max(flipped, margin(alone[k]))
+    cache.trim(depth)
+    return Differences(depth, by_rows, flipped)
 
 
 def affordable_depth(pair: Pair, known: LearnedCosts | None, contexts: int = 1) -> int:

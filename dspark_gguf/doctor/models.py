@@ -10,8 +10,8 @@ from pathlib import Path
 from dspark_gguf.catalog.inspect import inspect
 from dspark_gguf.config import ModelOptions, Settings
 from dspark_gguf.doctor.report import Finding, Section
-from dspark_gguf.engine.build import Device
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.library import Device
 from dspark_gguf.engine.memory import Need, need_of, room
 from dspark_gguf.engine.pair import DEFAULT_CONTEXT, Pair
 
@@ -23,14 +23,7 @@ _LARGE_DRAFT = 1 / 8
 
 
 def file(path: Path, options: ModelOptions, most_tokens: int = DEFAULT_CONTEXT) -> Section:
-    """One file, from its header alone.
-
-    Args:
-        path: a GGUF.
-        options: how it would be loaded.
-        most_tokens: of context, where the options do not say and it was trained for more.
-
-    """
+    """One file, from its header alone; `most_tokens` of context, unless the options say more."""
     facts, header = inspect(path), read_header(path)
     n_ctx = options.n_ctx or min(most_tokens, int(header.get("context_length", most_tokens)))
     need = need_of(header, options, n_ctx)

@@ -18,20 +18,12 @@ _WIDTH, _INDENT = 100, 11
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem, or a suggestion.
-
-    Attributes:
-        problem: as in ``errors``.
-        hint: as in ``errors``.
-        wrong: False: all works, but it could be faster.
-        code: the exit code it leads to when it is wrong.
-
-    """
+    """A problem, or a suggestion; `problem` and `hint` are as in ``errors``."""
 
     problem: str
     hint: str
-    wrong: bool = True
-    code: int = 1
+    wrong: bool = True  # False: all works, but it could be faster
+    code: int = 1  # the exit code it leads to when it is wrong
 
     def __str__(self) -> str:
         return f"{'!' if self.wrong else '-'} {self.problem}. {self.hint}"
@@ -39,40 +31,27 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What one check found.
+    """What one check found."""
 
-    Attributes:
-        text: for a person; line breaks are kept, an empty text is left out.
-        facts: the same as plain values.
-        findings: problems and suggestions.
-        value: for later checks; not part of the report.
-
-    """
-
-    text: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    text: str  # for a person; line breaks are kept, an empty text is left out
+    facts: dict[str, Any] = field(default_factory=dict)  # the same as plain values
     findings: tuple[Finding, ...] = ()
-    value: Any = None
+    value: Any = None  # for later checks; not part of the report
 
 
+@dataclass
 class Report:
-    """Sections by name, in the order of the checks.
+    """Sections by name, in the order of the checks; `on_error` gets what ended a check."""
 
-    Args:
-        on_error: called with every exception that ended a check.
+    on_error: Callable[[Exception], object] = lambda error: None
+    sections: dict[str, Section] = field(default_factory=dict)
 
-    """
-
-    def __init__(self, on_error: Callable[[Exception], object] = lambda error: None) -> None:
-        self.sections: dict[str, Section] = {}
-        self._on_error = on_error
-
-    def check(self, name: str, work: Callable[[], Section]) -> Any:
+    def check(self, name: str, work: Callable[..., Section], *args: Any) -> Any:
         """Do one check; returns the section's value, None where the check failed."""
         try:
-            self.sections[name] = section = work()
+            self.sections[name] = section = work(*args)
         except Exception as error:
-            self._on_error(error)
+            self.on_error(error)
             self.sections[name] = Section("failed", findings=(_finding(error),))
             return None
         return section.value
@@ -105,7 +84,7 @@ class Report:
         """One screen, without private names."""
         lines = [_block(name, part.text) for name, part in self.sections.items() if part.text]
         found = sorted(self.findings, key=lambda finding: not finding.wrong)
-        lines += [_wrapped(str(finding), "", "  ") for finding in found]
+        lines += [_wrap(str(finding), "  ") for finding in found]
         wrong = sum(finding.wrong for finding in found)
         summary = _count(wrong, "problem") if wrong else "no problems"
         if better := len(found) - wrong:
@@ -117,17 +96,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _wrapped(text: str, first: str, then: str) -> str:
-    return textwrap.fill(
-        text, _WIDTH, initial_indent=first, subsequent_indent=then, break_on_hyphens=False
-    )
+def _wrap(text: str, indent: str) -> str:
+    return textwrap.fill(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _block(name: str, text: str) -> str:
-    head, indent = f"{name:<{_INDENT}}", " " * _INDENT
-    if "\n" in text:
-        return head + text.replace("\n", f"\n{indent}")
-    return _wrapped(text, head, indent)
+    text, indent = f"{name:<{_INDENT}}{text}", " " * _INDENT
+    return text.replace("\n", f"\n{indent}") if "\n" in text else _wrap(text, indent)
 
 
 def _finding(error: Exception) -> Finding:

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.dist import Dist
-from dspark_gguf.sampling import Row
+from dspark_gguf.sampling import Row, Sampler
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.grammar import Grammar
 
 Ids = npt.NDArray[np.int32]
+
+#: Of a draft's row, so many of the most probable tokens are held against the grammar.
+_TOP = 64
 
 
 @dataclass(slots=True)
@@ -89,51 +92,53 @@ class AnswerGrammar:
         return self.state.best(row, count)
 
     def follow(self, last: int, token: int) -> None:
-        """`token`, which fits, is committed after `last`."""
+        """`token`, which the grammar allows, is committed after `last`."""
         self.choices.observe(last, self.state.few(), token)
         self.state.accept(token)
         self.length += 1
 
 
-def fitting(state: Grammar, tokens: Sequence[int]) -> int:
+def allowed_prefix(state: Grammar, tokens: Sequence[int]) -> int:
     """How many of `tokens`, from the first, fit; `state` moves on by as many."""
     for count, token in enumerate(tokens):
-        if not state.fits(token):
+        if not state.allows(token):
             return count
         state.accept(token)
     return len(tokens)
 
 
-class FittingGreedy:
-    """For a `ModelDrafter`: its most probable token among those that fit the grammar."""
+class Constrained:
+    """For a `ModelDrafter`: the distribution of its next token among those that fit the grammar."""
 
-    _TOP = 64
-
-    def __init__(self, grammar: AnswerGrammar) -> None:
-        self._grammar = grammar
+    def __init__(self, sampler: Sampler, grammar: AnswerGrammar) -> None:
+        self._sampler, self._grammar = sampler, grammar
         self._ahead: Grammar | None = None
         self._read = 0
 
-    def history(self, tokens: Sequence[int]) -> tuple[int, ...]:
+    def history(self, tokens: Sequence[int]) -> Sequence[int]:
         """A draft begins after `tokens`, whose last ones may be drafted too."""
         fresh = tokens[self._grammar.length :]
         ahead = self._grammar.state.fork()
-        self._ahead = ahead if fitting(ahead, fresh) == len(fresh) else None
+        self._ahead = ahead if allowed_prefix(ahead, fresh) == len(fresh) else None
         self._read = 0
-        return ()
+        return self._sampler.history(tokens)
 
     def __call__(self, row: Row, history: Sequence[int], drafted: Sequence[int] = ()) -> Dist:
-        """The one-point law of the best token after `drafted`."""
+        """The distribution after `drafted`; as if without a grammar where that is off its track."""
         if self._ahead is not None:
             fresh = drafted[self._read :]
             self._read = len(drafted)
-            if fitting(self._ahead, fresh) < len(fresh):
+            if allowed_prefix(self._ahead, fresh) < len(fresh):
                 self._ahead = None
-        best = int(np.argmax(row))
-        if self._ahead is None or self._ahead.fits(best):
-            return Dist.point(best)
+        dist = self._sampler(row, history, drafted)
+        if self._ahead is None or self._ahead.allows(dist.top):
+            return dist
+        return self._sampler(row, history, drafted, self)
+
+    def best(self, row: Row, count: int) -> Ids:
+        """As `Follower`, for the grammar at the end of the draft; only the best are looked at."""
+        assert self._ahead is not None
         ids = np.arange(len(row))
-        if len(row) > self._TOP:
-            ids = np.argpartition(row, -self._TOP)[-self._TOP :]
-        left = self._ahead.among(ids[np.argsort(-row[ids])].astype(np.int32))
-        return Dist.point(int(left[0]) if len(left) else best)
+        if len(row) > _TOP:
+            ids = np.argpartition(row, -_TOP)[-_TOP:]
+        return self._ahead.among(ids[np.argsort(-row[ids])].astype(np.int32))

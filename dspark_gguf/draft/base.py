@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import numpy as np
-
 from dspark_gguf.config import MAX_DRAFT, Sampling, Speculation
 from dspark_gguf.errors import UsageError
+from dspark_gguf.noise import Draws
 from dspark_gguf.records import NO_DRAFT, Draft, Round
 from dspark_gguf.schedule import Plan
 
@@ -34,7 +33,6 @@ _GROUP = "dspark_gguf.drafters"
 _DRAFTERS: dict[str, Any] = {}
 
 Class = TypeVar("Class", bound=type)
-Rng = np.random.Generator
 
 
 class Drafter(Protocol):
@@ -48,20 +46,17 @@ class Drafter(Protocol):
     name: str  # its segments' source, under which its scores are calibrated
     about: str  # where its guesses come from, in words
     #: Whether guesses cost nothing but their verification. Then all of them and their scores are
-    #: known before any is chosen (`Plan.copies`); else each is a draft step.
+    #: known before any is chosen (`Plan.take`); else each is a draft step.
     is_free: bool
-    draws: (
-        bool  # whether its tokens are drawn, as `rejection` wants them; else they are the best ones
-    )
     follows_guesses: bool  # whether it can continue tokens that another drafter guessed
     most: int  # most tokens of a draft
 
     def restart(
-        self, tokens: Sequence[int], rng: Rng, grammar: AnswerGrammar | None = None
+        self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
         """A new answer begins after `tokens`, the prompt but its last token. No model may run here.
 
-        `rng` is the source of the answer's draws. `grammar` is what it must fit; tokens that do not
+        `draws` is the randomness of the answer. `grammar` is what it must fit; tokens that do not
         are dropped from a draft in any case.
         """
 
@@ -87,12 +82,11 @@ class NoDrafter:
     name = "none"
     about = "nothing"
     is_free = False
-    draws = False
     follows_guesses = True
     most = MAX_DRAFT
 
     def restart(
-        self, tokens: Sequence[int], rng: Rng, grammar: AnswerGrammar | None = None
+        self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
         """Nothing to prepare."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dspark_gguf.draft.answer_grammar import AnswerGrammar
-from dspark_gguf.draft.base import Drafter, NoDrafter, Rng
+from dspark_gguf.draft.base import Drafter, NoDrafter
 from dspark_gguf.draft.lookup import LookupDrafter
+from dspark_gguf.noise import Draws
 from dspark_gguf.records import Draft, Round, Segment
 from dspark_gguf.schedule import Plan
 
@@ -22,11 +23,11 @@ class Cascade(NoDrafter):
         self.name, self.about = other.name, f"{lookup.about} and {other.about}"
 
     def restart(
-        self, tokens: Sequence[int], rng: Rng, grammar: AnswerGrammar | None = None
+        self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
         """Both begin anew."""
-        self.lookup.restart(tokens, rng, grammar)
-        self.other.restart(tokens, rng, grammar)
+        self.lookup.restart(tokens, draws, grammar)
+        self.other.restart(tokens, draws, grammar)
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """Copies, steps, copies: as many of each as `plan` wants."""
@@ -46,7 +47,7 @@ class Cascade(NoDrafter):
         self, tokens: Sequence[int], plan: Plan, most: int, drafted: Sequence[int] = ()
     ) -> Segment:
         guesses, scores = self.lookup.guess(tokens, most, drafted)
-        return Segment.of_guesses(self.lookup.name, guesses, scores, plan.copies(scores))
+        return Segment.of_guesses(self.lookup.name, guesses, scores, plan.take(scores))
 
     def behind(self, tokens: Sequence[int]) -> int:
         """What the other drafter would have to read."""

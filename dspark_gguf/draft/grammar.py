@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.cost import Costs
-from dspark_gguf.draft.answer_grammar import AnswerGrammar, Choices, fitting
-from dspark_gguf.draft.base import Drafter, NoDrafter, Rng
+from dspark_gguf.draft.answer_grammar import AnswerGrammar, Choices, allowed_prefix
+from dspark_gguf.draft.base import Drafter, NoDrafter
+from dspark_gguf.noise import Draws
 from dspark_gguf.records import GRAMMAR, Draft, Round, Segment
 from dspark_gguf.schedule import Plan, StoppingRule
 
@@ -32,11 +33,11 @@ class GrammarDrafter(NoDrafter):
         self.name, self.is_free = other.name, other.is_free
 
     def restart(
-        self, tokens: Sequence[int], rng: Rng, grammar: AnswerGrammar | None = None
+        self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
         """The other begins anew and is given the grammar, which stays where it is."""
         self.grammar.length = len(tokens) + 1
-        self.other.restart(tokens, rng, self.grammar)
+        self.other.restart(tokens, draws, self.grammar)
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """Dictated tokens, or drafted ones that fit and what is dictated after them."""
@@ -44,10 +45,10 @@ class GrammarDrafter(NoDrafter):
         if len(head):
             return Draft(head)
         draft, ahead = self.other.propose(tokens, plan), self.grammar.state.fork()
-        fits, choices = fitting(ahead, draft.tokens), self.grammar.choices
-        segments = list(_cut(draft.segments, fits))
-        if fits and (last := draft.tokens[fits - 1]) not in choices.end_tokens:
-            tail = self._dictated(ahead, last, plan.room - fits, fits, choices.whole.value)
+        allowed, choices = allowed_prefix(ahead, draft.tokens), self.grammar.choices
+        segments = list(_cut(draft.segments, allowed))
+        if allowed and (last := draft.tokens[allowed - 1]) not in choices.end_tokens:
+            tail = self._dictated(ahead, last, plan.room - allowed, allowed, choices.whole.value)
             segments += [tail] if len(tail) else []
         return Draft(*segments)
 
@@ -55,10 +56,10 @@ class GrammarDrafter(NoDrafter):
         self, state: Grammar, last: int, most: int, before: int = 0, survival: float = 1.0
     ) -> Segment:
         """As many dictated tokens after `last` as pay, after a draft of `before` tokens."""
-        tokens, sure = forced(state, last, self.grammar.choices, most)
+        tokens, confidence = forced_tokens(state, last, self.grammar.choices, most)
         count = len(tokens)
-        if sure and self.costs is not None:
-            count = paying(sure, self.costs.target_seconds, before, survival)
+        if confidence and self.costs is not None:
+            count = paying(confidence, self.costs.target_seconds, before, survival)
         return Segment.of_guesses(GRAMMAR, tokens[:count], (), count)
 
     def behind(self, tokens: Sequence[int]) -> int:
@@ -93,10 +94,12 @@ def _cut(segments: Sequence[Segment], length: int) -> Iterator[Segment]:
             yield segment if count == len(segment) else segment.cut(count)
 
 
-def forced(state: Grammar, last: int, choices: Choices, most: int) -> tuple[list[int], list[float]]:
-    """Tokens that `state`, which moves on, all but dictates after `last`, and how sure each is."""
+def forced_tokens(
+    state: Grammar, last: int, choices: Choices, most: int
+) -> tuple[list[int], list[float]]:
+    """Tokens that `state`, which moves on, all but dictates after `last`, and each one's chance."""
     tokens: list[int] = []
-    sure: list[float] = []
+    confidence: list[float] = []
     while len(tokens) < most:
         guess = choices.likely(last, state.few())
         if guess is None:
@@ -104,24 +107,27 @@ def forced(state: Grammar, last: int, choices: Choices, most: int) -> tuple[list
         last = guess[0]
         state.accept(last)
         tokens.append(last)
-        sure.append(guess[1])
+        confidence.append(guess[1])
         if last in choices.end_tokens:
             break
-    return tokens, sure
+    return tokens, confidence
 
 
 def paying(
-    sure: Sequence[float], seconds: npt.NDArray[np.float64], before: int = 0, survival: float = 1.0
+    confidence: Sequence[float],
+    seconds: npt.NDArray[np.float64],
+    before: int = 0,
+    survival: float = 1.0,
 ) -> int:
     """How many of these guesses are worth their rows, from the first, against plain decoding.
 
-    `sure` has the chance of each when those before it were right, `seconds` are those of a target
-    pass of 1, 2, ... rows; `before` tokens, of this `survival`, are drafted before them.
+    `confidence` has the chance of each when those before it were right, `seconds` are those of a
+    target pass of 1, 2, ... rows; `before` tokens, of this `survival`, are drafted before them.
     """
     # So many rows never take longer than as many passes. If the table says so, its measurement was
     # disturbed, and only rounds like these mend it.
     most = _MOST_OF_A_PASS * seconds[0] * np.arange(1, len(seconds) + 1)
-    rows = np.minimum(seconds, most)[before : before + len(sure) + 1]
-    gained = survival * np.cumprod(sure[: len(rows) - 1], dtype=np.float64)
+    rows = np.minimum(seconds, most)[before : before + len(confidence) + 1]
+    gained = survival * np.cumprod(confidence[: len(rows) - 1], dtype=np.float64)
     worth = np.concatenate(([0.0], np.cumsum(gained))) - (rows - rows[0]) / seconds[0]
     return int(worth.argmax())

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dspark_gguf.draft.answer_grammar import AnswerGrammar
-from dspark_gguf.draft.base import Kit, NoDrafter, Rng, drafter
+from dspark_gguf.draft.base import Kit, NoDrafter, drafter
 from dspark_gguf.draft.index import Index, chain
 from dspark_gguf.draft.store import Store
 from dspark_gguf.engine.protocol import Tokenizer
+from dspark_gguf.noise import Draws
 from dspark_gguf.records import Draft, Segment
 from dspark_gguf.schedule import Plan
 
@@ -42,7 +43,7 @@ class LookupDrafter(NoDrafter):
         return cls(vocabulary, texts)
 
     def restart(
-        self, tokens: Sequence[int], rng: Rng, grammar: AnswerGrammar | None = None
+        self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
         """Keep what is still true of the last conversation."""
         pairs = enumerate(zip(self.index.tokens, tokens, strict=False))
@@ -52,7 +53,7 @@ class LookupDrafter(NoDrafter):
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """A copy, as long as the plan wants it."""
         guesses, scores = self.guess(tokens, plan.length)
-        return Draft(Segment.of_guesses(self.name, guesses, scores, plan.copies(scores)))
+        return Draft(Segment.of_guesses(self.name, guesses, scores, plan.take(scores)))
 
     def guess(
         self, tokens: Sequence[int], most: int, drafted: Sequence[int] = ()

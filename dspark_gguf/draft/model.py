@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from typing_extensions import Self
 
 from dspark_gguf.calibration import log_odds
-from dspark_gguf.draft.answer_grammar import AnswerGrammar, FittingGreedy
-from dspark_gguf.draft.base import Kit, NoDrafter, Rng, drafter
+from dspark_gguf.draft.answer_grammar import AnswerGrammar, Constrained
+from dspark_gguf.draft.base import Kit, NoDrafter, drafter
 from dspark_gguf.engine.protocol import Tokenizer
 from dspark_gguf.errors import UsageError
+from dspark_gguf.noise import Draws, Noise
 from dspark_gguf.records import NO_DRAFT, Draft, Segment
 from dspark_gguf.sampling import NothingLeftError, Row, Sampler, margin, top_probability
 from dspark_gguf.schedule import Plan
@@ -25,10 +26,13 @@ class StepDrafter(NoDrafter):
 
     Args:
         cache: the draft's memory.
-        sampler: turns its rows into the law that a draft token is drawn from.
+        sampler: turns its rows into the distribution that a draft token is drawn from.
         tokenizer: the target's; ids beyond its vocabulary are never proposed.
         score: raw score of a row, as the stopping rule wants it.
-        sure_score: the same of what a confidence head says.
+        shares_noise: whether draft tokens are drawn with the target's noise. Then the score is how
+            clearly the token won, where more than one could. Else no score may depend on the token
+            that was drawn: `rejection` would be biased.
+        confidence_score: the same of what a confidence head says.
 
     """
 
@@ -38,13 +42,15 @@ class StepDrafter(NoDrafter):
         sampler: Sampler,
         tokenizer: Tokenizer,
         score: Callable[[Row], float] = top_probability,
-        sure_score: Callable[[float], float] = float,
+        confidence_score: Callable[[float], float] = float,
+        shares_noise: bool = False,
     ) -> None:
         self.cache, self.sampler = cache, sampler
-        self.score, self.sure_score = score, sure_score
+        self.score, self.confidence_score = score, confidence_score
+        self.shares_noise = shares_noise
         self._n_vocab = tokenizer.n_vocab
         self._end_tokens = frozenset(tokenizer.end_tokens)
-        self._rng = np.random.default_rng(0)
+        self._draws: Draws = Noise(0)
 
     @classmethod
     def of(cls, kit: Kit) -> Self:
@@ -58,9 +64,13 @@ class StepDrafter(NoDrafter):
             raise UsageError(problem, "To use it, leave --drafter out.")
         sampler = Sampler.of(kit.sampling, kit.vocabulary)
         # llama.cpp's p-min is a probability. The gap ranks survivors better, without a softmax.
+        shares = kit.speculation.acceptance != "rejection"
         if kit.speculation.stopping_rule == "threshold":
-            return cls(cache, sampler, kit.vocabulary, top_probability)
-        return cls(cache, sampler, kit.vocabulary, margin, log_odds)
+            return cls(cache, sampler, kit.vocabulary, top_probability, float, shares)
+        return cls(cache, sampler, kit.vocabulary, margin, log_odds, shares)
+
+    def _draws_anew(self, draws: Draws) -> None:
+        self._draws = draws if self.shares_noise else draws.independent()
 
     def _steps(
         self,
@@ -68,12 +78,12 @@ class StepDrafter(NoDrafter):
         plan: Plan,
         length: int,
         caught_up: int,
-        sampler: Sampler | FittingGreedy,
-        look: Callable[[Sequence[int]], tuple[Row, float | None]],
+        sampler: Sampler | Constrained,
+        step: Callable[[Sequence[int]], tuple[Row, float | None]],
     ) -> Draft:
         """A chain of at most `length` draws; ends early at an unsure row or after an end token.
 
-        `look` gives the row after the drafted tokens, and what a confidence head says of it. The
+        `step` gives the row after the drafted tokens, and what a confidence head says of it. The
         first one reads `caught_up` tokens.
         """
         history = sampler.history(tokens)
@@ -81,26 +91,35 @@ class StepDrafter(NoDrafter):
         dists, scores, seconds = [], [], []
         while len(drafted) < length:
             started = perf_counter()
-            row, sure = look(drafted)
+            row, confidence = step(drafted)
             # Ids beyond the target's vocabulary are padding of the draft's: masked.
-            known = row[: self._n_vocab]
-            scores.append(self.score(known) if sure is None else self.sure_score(sure))
-            dist = None
-            if plan.admits(scores[-1]):
-                with suppress(NothingLeftError):  # all that the row offers may be forbidden
-                    dist = sampler(known, history, drafted)
-            if dist is not None:
-                drafted.append(dist.draw(self._rng))
+            known, dist, token, gap = row[: self._n_vocab], None, -1, math.inf
+            with suppress(NothingLeftError):  # all that the row offers may be forbidden
+                dist = sampler(known, history, drafted)
+                token, gap = self._draws.at(len(tokens) + len(drafted)).scored(dist)
+            scores.append(self._score(known, gap, confidence))
+            if plan.admits(scores[-1]) and dist is not None:
+                drafted.append(token)
                 dists.append(dist)
+            else:
+                dist = None
             seconds.append(perf_counter() - started)
-            ended = dist is None or drafted[-1] in self._end_tokens
-            if ended or self._is_last(drafted[-1], row) or not plan.goes_on():
+            ended = dist is None or token in self._end_tokens
+            if ended or self._is_last(token, row) or not plan.goes_on():
                 break
         return Draft(
             Segment(
                 self.name, tuple(drafted), tuple(dists), tuple(scores), tuple(seconds), caught_up
             )
         )
+
+    def _score(self, row: Row, gap: float, confidence: float | None) -> float:
+        """Of a row whose token won by `gap` nats."""
+        if confidence is not None:
+            return self.confidence_score(confidence)
+        if self.shares_noise and self.score is margin and gap < math.inf:
+            return gap * self.sampler.settings.temperature  # in logits, as at temperature 0
+        return self.score(row)
 
     def _is_last(self, token: int, row: Row) -> bool:
         return False
@@ -111,16 +130,15 @@ class ModelDrafter(StepDrafter):
     """Drafts with a model's own passes and the same truncation as the target."""
 
     name, about = "model", "the draft model"
-    draws = True
-    _fitting: FittingGreedy | None = None
+    _constrained: Constrained | None = None
 
     def restart(
-        self, tokens: Sequence[int], rng: Rng, grammar: AnswerGrammar | None = None
+        self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
         """Keep what is still true of the last conversation; the rest is read when drafting."""
-        self._rng = rng
-        self._fitting = FittingGreedy(grammar) if grammar is not None else None
-        self.cache.keep(tokens)
+        self._draws_anew(draws)
+        self._constrained = Constrained(self.sampler, grammar) if grammar is not None else None
+        self.cache.reuse_prefix(tokens)
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """A chain of draws; ends early at an unsure row or after an end token."""
@@ -129,10 +147,12 @@ class ModelDrafter(StepDrafter):
         if length <= 0 or max(unseen) >= self.cache.n_vocab:
             return NO_DRAFT  # no room, or the target said a padded id that the draft's lacks
 
-        def look(drafted: Sequence[int]) -> tuple[Row, None]:
+        def step(drafted: Sequence[int]) -> tuple[Row, None]:
             return self.cache.decode(drafted[-1:] or unseen, 1)[0], None
 
-        return self._steps(tokens, plan, length, len(unseen), self._fitting or self.sampler, look)
+        return self._steps(
+            tokens, plan, length, len(unseen), self._constrained or self.sampler, step
+        )
 
     def behind(self, tokens: Sequence[int]) -> int:
         """Committed tokens that its cache does not hold."""

@@ -6,13 +6,12 @@ import ctypes
 from collections.abc import Generator, Sequence
 from typing import Any
 
-import numpy as np
-
 from dspark_gguf.decoder import Generation
 from dspark_gguf.draft import AnswerGrammar, within
 from dspark_gguf.ending import Endless
-from dspark_gguf.engine.chain import Chain, ChainVerifier
+from dspark_gguf.engine.chain import Chain
 from dspark_gguf.engine.grammar import Grammar
+from dspark_gguf.noise import Noise
 
 
 def answer(
@@ -28,14 +27,13 @@ def answer(
             state = Grammar(llama._vocabulary, asked._grammar, asked._root)
             grammar = AnswerGrammar(state, llama._choices)
         drafter = within(grammar, llama.drafter, scheduler)
-        chain = Chain(llama, grammar, **sampling)
+        record = llama._recorded.append if llama._recorded else None
+        chain = Chain(llama, grammar, stopping_criteria, record, **sampling)
         llama._sampler = chain.sampler
         for token in drawn:
             chain.accept(token)
-        record = llama._recorded.append if llama._recorded else None
-        verifier = ChainVerifier(llama, chain, grammar, stopping_criteria, record)
-        rng = np.random.default_rng(0)
-        return Generation(llama._cache, drafter, scheduler, verifier, Endless(), tokens, rng)
+        # Its drafters guess the most probable token: there is nothing to draw.
+        return Generation(llama._cache, drafter, scheduler, chain, Endless(), tokens, Noise(0))
 
     run = begin(prompt)
     first = len(prompt)
@@ -52,8 +50,7 @@ def answer(
                 continue
             drawn = run.tokens[first : place + k + 1]
             said = [*run.tokens[: place + k + 1], *sent]
-            if k + 1 == len(result.tokens):
-                run = run.moved(said, np.random.default_rng(0))
-            else:  # the chain has drawn more tokens than the caller got
-                run = begin(said, drawn)
+            # Else the chain has drawn more tokens than the caller got.
+            is_last = k + 1 == len(result.tokens)
+            run = run.move(said) if is_last else begin(said, drawn)
             break

@@ -10,7 +10,6 @@ import numpy as np
 
 from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.engine.context import Context
-from dspark_gguf.engine.rollback import Rollback
 from dspark_gguf.engine.sequence import SequenceCache
 
 
@@ -41,31 +40,26 @@ class _Books:
     def __init__(self, llama: llama_cpp.Llama, cache: SequenceCache) -> None:
         self._llama, self._cache = llama, cache
 
-    def passed(self, count: int) -> None:
+    def on_pass(self, count: int) -> None:
         """`count` more tokens."""
         llama, length = self._llama, self._cache.length
         llama.input_ids[length - count : length] = self._cache.tokens[length - count :]
         llama.n_tokens, llama._requires_eval = length, False
 
-    def trimmed(self, length: int) -> None:
+    def on_trim(self, length: int) -> None:
         """Fewer tokens: the last logits are no longer those of the last token."""
         if self._cache.length < self._llama.n_tokens:
             self._llama.n_tokens, self._llama._requires_eval = self._cache.length, True
 
 
-def borrowed(llama: llama_cpp.Llama, *, is_draft: bool = False) -> SequenceCache:
+def borrow(llama: llama_cpp.Llama, *, is_draft: bool = False) -> SequenceCache:
     """The cache of a loaded ``Llama``; notices what the ``Llama`` does between two answers.
 
-    Relies on ``_ctx``, ``_n_vocab``, ``_logits_all``, ``_requires_eval`` and ``_model``; a contract
-    test pins them.
+    Relies on ``_ctx``, ``_n_vocab``, ``_logits_all`` and ``_requires_eval``; a contract test pins
+    them.
     """
-    model = llama._model.model
-    is_kind = (llama_cpp.llama_model_is_recurrent, llama_cpp.llama_model_is_hybrid)
-    recurrent = any(each(model) for each in is_kind)
-    window = int(llama_cpp.llama_model_n_swa(model))
     context = _LlamaContext(llama, min(int(llama.n_ctx()), len(llama.input_ids)))
-    rollback = Rollback(context.pointer, recurrent, window, llama.context_params.swa_full)
     rows = 1 if is_draft else min(MAX_DRAFT + 1, context.n_batch)
-    cache = SequenceCache(context, rollback, rows, is_draft)
+    cache = SequenceCache(context, llama.context_params.swa_full, rows, is_draft)
     cache.listeners.append(_Books(llama, cache))
     return cache

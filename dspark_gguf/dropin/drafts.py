@@ -11,7 +11,7 @@ import llama_cpp
 
 from dspark_gguf.config import DraftOptions, Speculation
 from dspark_gguf.draft import Drafter
-from dspark_gguf.dropin.books import borrowed
+from dspark_gguf.dropin.books import borrow
 from dspark_gguf.engine.compatible import require_same_tokens
 from dspark_gguf.engine.pair import open_draft
 from dspark_gguf.engine.sequence import SequenceCache
@@ -22,20 +22,15 @@ from dspark_gguf.errors import UsageError
 DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
 
 
-def require_honoured(
+def require_supported(
     draft: DraftModel, options: DraftOptions | None, speculation: Speculation
 ) -> None:
-    """Refuse what a `DSparkLlama` would have to ignore.
-
-    Raises:
-        UsageError: naming it.
-
-    """
-    if speculation.acceptance not in ("auto", "match"):
+    """Refuse with a `UsageError` what a `DSparkLlama` would have to ignore."""
+    if speculation.acceptance != "match":
         raise UsageError(
             f"acceptance {speculation.acceptance} does not go with DSparkLlama, whose tokens are "
             "all llama.cpp's own draw",
-            "Use match or auto, or dspark_gguf.Decoder for the other rules.",
+            "Use match, or dspark_gguf.Decoder for the other rules.",
         )
     path = isinstance(draft, str | Path)
     model = path or isinstance(draft, llama_cpp.Llama)
@@ -70,17 +65,12 @@ def open_cache_of(
         theirs = Vocabulary(draft._model.model, owner=draft)
         names = os.path.basename(target_path), os.path.basename(draft.model_path)
         require_same_tokens(vocabulary, theirs, *names)
-        return borrowed(draft, is_draft=True)
+        return borrow(draft, is_draft=True)
     return None
 
 
 def own_drafter(draft: Any) -> Drafter | None:
-    """The caller's own drafter, if `draft` is one.
-
-    Raises:
-        UsageError: `draft` is nothing that can draft.
-
-    """
+    """The caller's own drafter, if `draft` is one; a `UsageError` if it cannot draft."""
     if draft is None or isinstance(draft, str | Path | llama_cpp.Llama):
         return None
     missing = [name for name in ("propose", "name", "is_free", "most") if not hasattr(draft, name)]

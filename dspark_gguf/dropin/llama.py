@@ -12,7 +12,7 @@ import inspect
 import os
 import sys
 import weakref
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from functools import cached_property, partial, wraps
 from pathlib import Path
@@ -20,25 +20,24 @@ from typing import Any
 
 import llama_cpp
 
-from dspark_gguf.assemble import Parts, assemble, new_choices
-from dspark_gguf.catalog.resolve import located, resolve
+from dspark_gguf.assemble import assemble, new_choices
+from dspark_gguf.catalog.resolve import locate, resolve
 from dspark_gguf.config import DraftOptions, Sampling, Speculation
 from dspark_gguf.draft import Choices, Drafter, NoDrafter
 from dspark_gguf.dropin import drafts
 from dspark_gguf.dropin.answer import answer
-from dspark_gguf.dropin.books import borrowed
+from dspark_gguf.dropin.books import borrow
 from dspark_gguf.dropin.logprobs import LogprobsLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.llama import Closed
 from dspark_gguf.engine.sequence import SequenceCache
-from dspark_gguf.engine.timing import measured
+from dspark_gguf.engine.timing import measure
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import UsageError
-from dspark_gguf.hub import downloaded
+from dspark_gguf.hub import download
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.schedule import Fixed, StoppingRule
-from dspark_gguf.verify import match
 
 #: Seconds that measuring a new pair may take.
 _PROFILE_SECONDS = 2.0
@@ -83,22 +82,24 @@ class DSparkLlama(LogprobsLlama):
         **options: Any,
     ) -> None:
         self.speculation = speculation or Speculation()
-        drafts.require_honoured(draft_model, draft_options, self.speculation)
+        drafts.require_supported(draft_model, draft_options, self.speculation)
         progress = partial(print, file=sys.stderr) if options.get("verbose", True) else str
         if draft_model is None or isinstance(draft_model, str | Path):
             target, draft_model = resolve(model_path, draft_model, progress)
         else:
-            [target] = located([(model_path, "target")], progress)
+            [target] = locate([(model_path, "target")], progress)
         super().__init__(str(target), **options)
         if type(self.tokenizer_) is llama_cpp.LlamaTokenizer:
             self.tokenizer_ = GrowingTokenizer(self)
         ours = {"draft_options": draft_options, "speculation": speculation}
         self._asked = {"draft_model": draft_model, **ours}
-        self._parts = Parts(NoDrafter(), Fixed(0), match)
+        #: What proposes, and what decides how much.
+        self.drafter: Drafter = NoDrafter()
+        self.stopping_rule: StoppingRule = Fixed(0)
         if options.get("vocab_only"):
             return
         # By a proxy: the last reference to it frees it, as for a `Llama`.
-        self._cache = borrowed(weakref.proxy(self))
+        self._cache = borrow(weakref.proxy(self))
         self._vocabulary = Vocabulary(self._model.model, owner=self._model)
         if options.get("embedding"):
             return
@@ -108,7 +109,7 @@ class DSparkLlama(LogprobsLlama):
             self.close()
             raise
         if self.verbose:
-            lines = [f"DSparkLlama: {self.outlook}", *(f"note: {note}" for note in trial.notes())]
+            lines = [f"DSparkLlama: {self.summary}", *(f"note: {note}" for note in trial.notes())]
             print("\n".join(lines), file=sys.stderr)  # noqa: T201 - as Llama does
 
     def _assemble(self, draft: drafts.DraftModel, options: DraftOptions | None) -> None:
@@ -122,40 +123,34 @@ class DSparkLlama(LogprobsLlama):
             "draft": repr(options),
             "extra_buffers": self.extra_buffers,
             "files": drafts.file_stats([self.model_path, draft]),
+            "machine": library.machine(),
         }
-        self._parts = assemble(
+
+        def learn() -> Learned:
+            self._learned = Learned(learned_path(facts) if self.speculation.learn else None)
+            return measure(
+                self._learned, self._cache, self._draft, self.speculation, _PROFILE_SECONDS
+            )
+
+        parts = assemble(
             self._cache,
             lambda: self._draft,
             self._vocabulary,
             # The draft's best guess is what llama.cpp's own draw follows most often.
             Sampling(temperature=0.0),
-            self.speculation.model_copy(update={"acceptance": "match"}),
-            partial(self._measured, facts),
+            self.speculation,
+            learn,
             own,
         )
-
-    def _measured(self, facts: Mapping[str, Any]) -> Learned:
-        known = learned_path({**facts, "machine": library.machine()})
-        self._learned = Learned(known if self.speculation.learn else None)
-        return measured(self._learned, self._cache, self._draft, self.speculation, _PROFILE_SECONDS)
+        self.drafter, self.stopping_rule = parts.drafter, parts.scheduler
 
     @property
-    def outlook(self) -> str:
+    def summary(self) -> str:
         """What speculation will do here, in one line."""
         if self.speculation.mode == "off":
             return "plain decoding, as asked"
-        drafter, rule = self._parts.drafter, self.speculation.stopping_rule
-        return f"drafts from {drafter.about}, as many as the rule {rule} allows; same output"
-
-    @property
-    def drafter(self) -> Drafter:
-        """What proposes."""
-        return self._parts.drafter
-
-    @property
-    def stopping_rule(self) -> StoppingRule:
-        """What decides how much."""
-        return self._parts.scheduler
+        rule = self.speculation.stopping_rule
+        return f"drafts from {self.drafter.about}, as many as the rule {rule} allows; same output"
 
     def eval(self, tokens: Sequence[int]) -> None:  # noqa: D102 - as in Llama
         self._catch_up(whole=True)
@@ -220,21 +215,17 @@ class DSparkLlama(LogprobsLlama):
     ) -> DSparkLlama:
         """A target, with or without a draft, from the hub, through huggingface_hub's cache.
 
-        Arguments are as for ``Llama.from_pretrained`` and for the class; the draft's file name
-        may be a glob pattern too, and its repository is the target's unless it is given.
-
-        Raises:
-            UsageError: no file matches, or several do.
-
+        Arguments are as for ``Llama.from_pretrained`` and for the class. The draft's file name may
+        be a glob pattern too; its repository is the target's unless it is given.
         """
         if draft_repo_id is not None and draft_filename is None:
             raise UsageError("draft_repo_id needs a draft_filename", 'Give "*Q8_0.gguf", say.')
         places = {"local_dir": local_dir, "cache_dir": cache_dir}
         for name in additional_files or ():
-            downloaded(repo_id, name, **places)
-        path = downloaded(repo_id, filename, **places)
+            download(repo_id, name, **places)
+        path = download(repo_id, filename, **places)
         if draft_filename is not None:
-            options["draft_model"] = downloaded(draft_repo_id or repo_id, draft_filename, **places)
+            options["draft_model"] = download(draft_repo_id or repo_id, draft_filename, **places)
         return cls(path, **options)
 
     @cached_property

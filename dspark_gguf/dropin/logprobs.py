@@ -44,12 +44,11 @@ class FromFirst(np.ndarray):
 
     def __getitem__(self, key: Any) -> Any:
         of_row, *rest = key if isinstance(key, tuple) else (key,)
-        plain = self.view(np.ndarray)
         if isinstance(of_row, slice):
-            return plain[(slice(max((of_row.start or 0) - self.first, 0), None), *rest)]
-        if isinstance(of_row, int | np.integer) and of_row >= 0:
+            of_row = slice(max((of_row.start or 0) - self.first, 0), None)
+        elif of_row >= 0:
             of_row -= self.first
-        return plain[(of_row, *rest)]
+        return self.view(np.ndarray)[(of_row, *rest)]
 
 
 class LogprobsLlama(SafeLlama):

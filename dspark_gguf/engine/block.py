@@ -15,7 +15,7 @@ from dspark_gguf.engine.context import open_context
 from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import Block
-from dspark_gguf.engine.sequence import SequenceCache, rollback_of
+from dspark_gguf.engine.sequence import SequenceCache
 
 #: This many features may wait until a draft is wanted: a round without one costs a copy, no pass.
 _PENDING = 256
@@ -24,21 +24,9 @@ _PENDING = 256
 class BlockDraftCache(SequenceCache):
     """The memory of a block draft for one sequence, filled as the target reads it.
 
-    It listens to the target's cache. After each pass of the target, it copies the inputs of the
-    draft's target layers into a buffer that the next injection reads. It takes back what the target
-    takes back. `length` tokens are in its cache; `seen` counts the waiting ones too.
-
-    Args:
-        model: the draft's weights.
-        draft: what its header says.
-        target: the target's cache, which it must not outlive.
-        n_ctx: most tokens it can hold.
-        interrupt: as in `open_context`.
-
-    Raises:
-        EngineError: this build lacks the functions of ``symbols.py``.
-        ResourceError: no memory for its cache.
-
+    It listens to the cache of the `target`, which it must not outlive. After each pass of the
+    target, it copies the inputs of the draft's target layers into a buffer that the next injection
+    reads. It takes back what the target takes back. Errors as `open_context` and ``symbols.py``.
     """
 
     kind = "block"
@@ -46,10 +34,10 @@ class BlockDraftCache(SequenceCache):
     def __init__(
         self, model: Model, draft: BlockDraft, target: SequenceCache, n_ctx: int, interrupt: Event
     ) -> None:
-        symbols.require_all()
+        set_layer, self._get_layer, set_nextn, self._get_nextn = symbols.functions()
         rows = draft.block_size
         context = open_context(model, n_ctx, rows, interrupt, features_of=target.context)
-        super().__init__(context, rollback_of(model, context), rows)
+        super().__init__(context, model.options.swa_full, rows)
         self.model, self._target, self.draft = model, target, draft
         self.most_drafts = draft.most_drafts
         self._pending: list[int] = []
@@ -57,15 +45,11 @@ class BlockDraftCache(SequenceCache):
         shape = waiting, len(draft.target_layers) * draft.width
         self._features = np.empty(shape, dtype=np.float32)
         self._injection = _Injection(self._features, model.has_multi_rope)
-        set_layer = symbols.function("llama_set_embeddings_layer_inp")
-        set_nextn = symbols.function("llama_set_embeddings_nextn")
         with library.listening():
             for layer in draft.target_layers:
                 set_layer(target.pointer, layer, True)
             set_nextn(self.pointer, True, not draft.has_selector)
             llama_cpp.llama_set_causal_attn(self.pointer, draft.causal)
-        self._get_layer = symbols.function("llama_get_embeddings_layer_inp")
-        self._get_nextn = symbols.function("llama_get_embeddings_nextn")
         # The features of what the target read before are missing: it reads that again.
         target.trim(0)
         target.listeners.append(self)
@@ -77,7 +61,7 @@ class BlockDraftCache(SequenceCache):
 
     @property
     def seen(self) -> int:
-        """Tokens whose features it has."""
+        """Tokens whose features it has, in its cache or waiting."""
         return self.length + len(self._pending)
 
     @property
@@ -90,7 +74,7 @@ class BlockDraftCache(SequenceCache):
         if self.seen < min(self._target.length, self.room):
             self._target.trim(self.seen)
 
-    def passed(self, count: int) -> None:
+    def on_pass(self, count: int) -> None:
         """Copy the features of what the target has just read, unless an exception left a gap."""
         start = self._target.length - count
         done, take = self.seen - start, min(count, self.room - start)
@@ -112,7 +96,7 @@ class BlockDraftCache(SequenceCache):
             if len(self._pending) == len(self._features):
                 self.flush()
 
-    def trimmed(self, length: int) -> None:
+    def on_trim(self, length: int) -> None:
         """All tokens from position `length` on are void."""
         del self._pending[max(0, length - self.length) :]
         self.trim(length)
@@ -140,7 +124,7 @@ class BlockDraftCache(SequenceCache):
                 self.decode(tokens, 0)
                 lattice = self._nextn(len(tokens))[skipped:]
                 return Block(walk(lattice, self.draft.selector_top_k, self.n_vocab))
-            rows = self.decode(tokens, len(tokens)).after(skipped)
+            rows = self.decode(tokens, len(tokens))[skipped:]
             if not self.draft.has_confidence_head:
                 return Block(rows)
             return Block(rows, self._nextn(len(tokens))[skipped:, 0].tolist())

@@ -7,44 +7,47 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-import numpy.typing as npt
 
 from dspark_gguf.engine.grammar import apply, candidates
 from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.errors import UsageError
 from dspark_gguf.records import Draft, Verdict
-from dspark_gguf.sampling import Follower
+from dspark_gguf.sampling import Follower, Row
 
-Row = npt.NDArray[np.float32]
 _NEUTRAL = {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 
 
 class Chain:
-    """The sampler chain of one answer.
+    """The sampler chain of one answer: draws a token from each row as long as the draft is right.
 
     With greedy or top-k sampling, without penalties, processors and mirostat, only the k best
     tokens that the grammar allows can be drawn. The chain is then given only those; it draws the
-    same tokens.
+    same tokens. Between two tokens, `n_tokens` and `input_ids` of the ``Llama`` count what is
+    committed so far: a processor, a criterion or the caller may look.
 
-    `sampling` is as for ``_init_sampler`` of the `llama`; `follower` follows the grammar in it.
+    `follower` follows the grammar in `sampling`, which is as for ``_init_sampler``; `criteria` is
+    llama-cpp-python's (ids, logits), true ends the answer without the token drawn; `record` is
+    given each row that a token is drawn from.
     """
 
-    def __init__(self, llama: llama_cpp.Llama, follower: Follower | None, **sampling: Any) -> None:
+    def __init__(
+        self,
+        llama: llama_cpp.Llama,
+        follower: Follower | None,
+        criteria: Callable[[Any, Any], bool] | None = None,
+        record: Callable[[Row], None] | None = None,
+        **sampling: Any,
+    ) -> None:
         self._llama, self._follower = llama, follower
+        self._criteria, self._record = criteria, record
         self._reach = _reach(sampling)
         self._is_short = follower is not None and self._reach > 0
         shown = {**sampling, "grammar": None} if self._is_short else sampling
         self.sampler = llama._init_sampler(**shown)
-        every = 0 if follower is None or self._is_short else int(llama._n_vocab)
-        self._every = np.arange(every, dtype=np.int32)
+        self._every = np.arange(int(llama._n_vocab), dtype=np.int32)
 
     def draw(self, row: Row, place: int) -> int:
-        """The next token; `place` is that of the row in the last pass, where -1 is the last.
-
-        Raises:
-            UsageError: the grammar allows no token.
-
-        """
+        """The next token; `place` is that of the row in the last pass, where -1 is the last."""
         if self._follower is None:
             return int(self.sampler.sample(self._llama._ctx, place))
         ids = self._follower.best(row, self._reach) if self._is_short else self._every
@@ -61,42 +64,17 @@ class Chain:
         if self._follower is not None:
             self._follower.follow(token, token)
 
-
-class ChainVerifier:
-    """Draws a token from each row, in order, as long as the draft is right: always `match`.
-
-    Between two tokens, `n_tokens` and `input_ids` of the ``Llama`` count what is committed so far:
-    a processor, a criterion or the caller may look.
-
-    `criteria` is llama-cpp-python's (ids, logits): true ends the answer without the token drawn.
-    `record` is given each row that a token is drawn from.
-    """
-
-    def __init__(
-        self,
-        llama: llama_cpp.Llama,
-        chain: Chain,
-        grammar: Follower | None = None,
-        criteria: Callable[[Any, Any], bool] | None = None,
-        record: Callable[[Row], None] | None = None,
-    ) -> None:
-        self._llama, self._chain, self._grammar = llama, chain, grammar
-        self._criteria, self._record = criteria, record
-
     def __call__(self, draft: Draft, rows: Rows, tokens: Sequence[int]) -> Verdict:
-        """As any verifier."""
+        """As any verifier: always `match`."""
         llama, last = self._llama, tokens[-1]
         for k in range(len(draft) + 1):
             llama.n_tokens = len(tokens) + k
-            row = rows[k]
             if self._record is not None:
-                self._record(row)
-            token = self._chain.draw(row, k - len(draft) - 1)
-            if self._grammar is not None:
-                self._grammar.follow(last, token)
-            if self._criteria is not None and self._criteria(
-                llama._input_ids, llama._scores[-1, :]
-            ):
+                self._record(rows[k])
+            token = self.draw(rows[k], k - len(draft) - 1)
+            if self._follower is not None:
+                self._follower.follow(last, token)
+            if self._criteria and self._criteria(llama._input_ids, llama._scores[-1, :]):
                 return Verdict(k, None)
             if k == len(draft) or token != draft.tokens[k]:
                 return Verdict(k, token)
@@ -106,12 +84,10 @@ class ChainVerifier:
 
 def _reach(sampling: dict[str, Any]) -> int:
     """How many of the best tokens can be drawn; 0: all."""
-    neutral = all(sampling.get(name, value) == value for name, value in _NEUTRAL.items())
-    if not neutral or sampling.get("logits_processor") is not None:
-        return 0
+    penalised = any(sampling.get(name, value) != value for name, value in _NEUTRAL.items())
     temperature = sampling.get("temp", 0.8)
+    if penalised or temperature < 0 or sampling.get("logits_processor") is not None:
+        return 0
     if temperature == 0:
         return 1
-    if temperature < 0 or sampling.get("mirostat_mode", 0):
-        return 0
-    return max(int(sampling.get("top_k", 40)), 0)
+    return 0 if sampling.get("mirostat_mode") else max(int(sampling.get("top_k", 40)), 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.gguf import Header, read_tokens
@@ -34,14 +34,10 @@ def why_incompatible(target: Header, draft: Header) -> str:
 def require_same_tokens(
     target: Vocabulary, draft: Vocabulary, target_name: str, draft_name: str
 ) -> None:
-    """Refuse a draft whose token ids mean something else than the target's.
+    """Refuse a draft whose token ids mean something else than the target's, with a `PairError`.
 
     As llama.cpp: the same kind of tokenizer, the same rule for the first token, the same text of
     each id from 5 on, and at most 128 ids more on one side (padding).
-
-    Raises:
-        PairError: names both models and the first difference.
-
     """
     if why := _difference(_of_vocabulary(target), _of_vocabulary(draft)):
         raise PairError(
@@ -50,8 +46,7 @@ def require_same_tokens(
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Tokens:
+class _Tokens(NamedTuple):
     kind: str
     n_vocab: int
     first: int | None  # put before a text; None: nothing

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
-from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.memory import Footprint, looks_like_memory, require_memory
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import EngineError, ModelError, ResourceError
@@ -30,14 +29,9 @@ _SAME_NAME = (
 class Context:
     """A ``llama_context`` and the batch that its passes read.
 
-    Args:
-        pointer: llama.cpp's context.
-        n_ctx: most tokens of a sequence.
-        n_vocab: width of a row of logits.
-        n_batch: most tokens of a pass.
-        interrupt: when set, work on a long prompt ends with `Cancelled`.
-        owner: frees the context, and is kept alive until then; None: this object does.
-
+    It has room for `n_ctx` tokens of a sequence, and reads at most `n_batch` in a pass; a row of
+    logits is `n_vocab` wide. Work on a long prompt ends with `Cancelled` once `interrupt` is set.
+    The `owner` of the `pointer`, kept alive until then, frees it; None: this object does.
     """
 
     cache_bytes = 0  # if this package opened it
@@ -79,47 +73,37 @@ class Context:
         self._batch.n_tokens = count
         self.decode(self._batch)
 
-    def decode(self, batch: Any) -> None:
-        """One pass over a batch; returns when it is finished.
+    def rows(self, first: int, count: int) -> npt.NDArray[np.float32]:
+        """Logits of the last pass ``[count, n_vocab]``, from place `first` in its batch on.
 
-        Raises:
-            ResourceError: the cache is full, or memory is short.
-            EngineError: llama.cpp failed.
-
+        A view into llama.cpp's memory, valid until the next pass.
         """
+        if not count:
+            return np.empty((0, self.n_vocab), dtype=np.float32)
+        pointer = llama_cpp.llama_get_logits_ith(self.pointer, first)
+        if not pointer:
+            problem = f"llama.cpp has no logits at row {first}"
+            raise EngineError(problem, "Report this with the model's name.")
+        return np.ctypeslib.as_array(pointer, (count, self.n_vocab))
+
+    def decode(self, batch: Any) -> None:
+        """One pass over a batch; a `ResourceError` or `EngineError` if it cannot be finished."""
         with library.listening() as errors:
             status = llama_cpp.llama_decode(self.pointer, batch)
             if status == 0:
                 llama_cpp.llama_synchronize(self.pointer)
-        if status != 0:
-            raise _decode_error(status, "; ".join(errors), self.n_ctx)
-
-
-class Rows:
-    """Logits of the last pass, one row per position: float32 ``[n_vocab]`` each.
-
-    Views into llama.cpp's memory, made when asked for: valid until the context decodes again.
-    """
-
-    def __init__(self, context: Context, first: int, count: int) -> None:
-        self._context, self._first, self._count = context, first, count
-
-    def after(self, skipped: int) -> Rows:
-        """All but the first `skipped`."""
-        return Rows(self._context, self._first + skipped, self._count - skipped)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, k: int) -> npt.NDArray[np.float32]:
-        if not 0 <= k < self._count:
-            raise IndexError(k)
-        pointer = llama_cpp.llama_get_logits_ith(self._context.pointer, self._first + k)
-        if not pointer:
+        if status == 1:
+            problem = f"the cache of {self.n_ctx} tokens is full"
+            raise ResourceError(problem, "Use a larger --ctx-size.")
+        log = "; ".join(errors)
+        if status and looks_like_memory(log):
+            problem = f"not enough memory for this pass: {log}"
+            raise ResourceError(problem, "Use a smaller --ubatch-size.")
+        if status:
             raise EngineError(
-                f"llama.cpp has no logits at row {k}", "Report this with the model's name."
+                f"llama.cpp could not finish a pass: status {status} ({log or 'no reason given'})",
+                "Try again; `-v` shows llama.cpp's log.",
             )
-        return np.ctypeslib.as_array(pointer, (self._context.n_vocab,))
 
 
 def open_context(
@@ -131,15 +115,10 @@ def open_context(
     snapshots: int = 0,
     features_of: Context | None = None,
 ) -> Context:
-    """Open a context.
+    """Open a context for a model, with a compute buffer for `max_rows` rows of logits.
 
-    Args:
-        model: the weights.
-        n_ctx: most tokens it can hold.
-        max_rows: most rows of logits of a pass; the compute buffer is sized for it.
-        interrupt: see `Context`.
-        snapshots: how many states of a recurrent memory are kept to go back to.
-        features_of: the target's context, for a block draft: a block is then computed in one piece.
+    It keeps `snapshots` states of a recurrent memory to go back to. For a block draft,
+    `features_of` is the target's context: a block is then computed in one piece.
 
     Raises:
         ResourceError: the cache does not fit in memory.
@@ -147,7 +126,7 @@ def open_context(
 
     """
     options = model.options
-    size = Footprint(read_header(model.path), options).cache_bytes(n_ctx, 1 + snapshots)
+    size = Footprint(model.header, options).cache_bytes(n_ctx, 1 + snapshots)
     if not model.gpu_layers or not options.kv_offload:
         require_memory(size, f"the {n_ctx}-token cache of {model.name}")
     # llama.cpp ends the process where the tokens of all snapshots do not fit one batch.
@@ -204,16 +183,3 @@ def _free(context: Any, batch: Any) -> None:
     if context is not None:
         with library.listening():
             llama_cpp.llama_free(context)
-
-
-def _decode_error(status: int, log: str, n_ctx: int) -> EngineError | ResourceError:
-    if status == 1:
-        return ResourceError(f"the cache of {n_ctx} tokens is full", "Use a larger --ctx-size.")
-    if looks_like_memory(log):
-        return ResourceError(
-            f"not enough memory for this pass: {log}", "Use a smaller --ubatch-size."
-        )
-    return EngineError(
-        f"llama.cpp could not finish a pass: status {status} ({log or 'no reason given'})",
-        "Try again; `-v` shows llama.cpp's log.",
-    )

@@ -8,7 +8,6 @@ target, and guess a whole block of tokens in one pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from dspark_gguf.engine.gguf import Header
@@ -29,83 +28,47 @@ HANDS_OUT_LAYERS = frozenset((
 _HANDS_OUT_OUTPUT = frozenset(("deepseek4", "mimo2", "nemotron_h", "nemotron_h_moe"))
 
 
-@dataclass(frozen=True)
 class BlockDraft:
-    """A draft of architecture ``dflash``, by its header.
+    """A draft of architecture ``dflash``, by its header; a `ModelError` if that is incomplete."""
 
-    Attributes:
-        kind: its name in the literature.
-        block_size: tokens of a block, the anchor included.
-        target_layers: layers of the target whose inputs it reads.
-        width: its embedding length, which is the target's.
-        has_markov_head: whether each row is biased by the token before it.
-        has_confidence_head: whether it predicts how likely each of its tokens is accepted.
-        has_selector: whether it returns a lattice of candidates instead of rows of logits.
-        selector_top_k: candidates of each position in the lattice.
-        anchor_first: whether the anchor's own row is the first guess; else the anchor has none.
-        causal: whether a position of the block sees only those before it.
-        most_drafts: guesses of one block.
-
-    """
-
-    header: Header
-    kind: str
-    block_size: int
-    target_layers: tuple[int, ...]
-    width: int
-    has_markov_head: bool
-    has_confidence_head: bool
-    has_selector: bool
-    selector_top_k: int
-    anchor_first: bool
-    causal: bool
-    most_drafts: int
-
-    @classmethod
-    def of(cls, header: Header) -> BlockDraft | None:
-        """The block draft in a file; None for another kind of model.
-
-        Raises:
-            ModelError: a block draft that lacks what drafting needs.
-
-        """
-        if header.architecture != ARCHITECTURE:
-            return None
-        block_size = int(header.get("block_size", 16))
-        markov = "markov_w1.weight" in header.tensors
-        selector = "selector_hidden.weight" in header.tensors
-        anchor_first = not selector and bool(header.get("sample_from_anchor", markov))
-        kind = "DFlash2" if selector else "DSpark" if markov else "DFlash"
-        draft = cls(
-            header,
-            "DeepSeek-V4 DSpark" if header.get("hyper_connection.count", 0) else kind,
-            block_size,
-            target_layers=tuple(map(int, header.get("target_layers", ()))),
-            width=int(header.get("embedding_length", 0)),
-            has_markov_head=markov,
-            has_confidence_head=markov and "conf_proj.weight" in header.tensors,
-            has_selector=selector,
-            selector_top_k=int(header.get("selector_top_k", 0)),
-            anchor_first=anchor_first,
-            causal=bool(header.get("attention.causal", False)),
-            most_drafts=block_size if anchor_first else block_size - 1,
-        )
+    def __init__(self, header: Header) -> None:
+        tensors = header.tensors
+        self.header = header
+        self.block_size: int = header.get("block_size", 16)  # tokens, the anchor included
+        self.target_layers: list[int] = header.get("target_layers", [])  # whose inputs it reads
+        self.width: int = header.get("embedding_length", 0)  # which is the target's
+        self.mask_token: int = header.metadata.get(_MASK, -1)  # where a token is to be guessed
+        #: Whether each row is biased by the token before it.
+        self.has_markov_head = markov = "markov_w1.weight" in tensors
+        #: Whether it predicts how likely each of its tokens is accepted.
+        self.has_confidence_head = markov and "conf_proj.weight" in tensors
+        #: Whether it returns a lattice of candidates, so many a position, in the place of rows.
+        self.has_selector = "selector_hidden.weight" in tensors
+        self.selector_top_k: int = header.get("selector_top_k", 0)
+        #: Whether the anchor's own row is the first guess; else the anchor has none.
+        self.anchor_first = not self.has_selector and bool(header.get("sample_from_anchor", markov))
+        #: Whether a position of the block sees only those before it.
+        self.causal = bool(header.get("attention.causal", False))
+        #: Guesses of one block.
+        self.most_drafts = self.block_size if self.anchor_first else self.block_size - 1
+        self.kind = "DFlash2" if self.has_selector else "DSpark" if markov else "DFlash"
+        if header.get("hyper_connection.count"):
+            self.kind = "DeepSeek-V4 DSpark"
         needed = {
-            "dflash.target_layers": draft.target_layers,
-            "dflash.embedding_length": draft.width,
-            "dflash.block_size": draft.most_drafts > 0,
-            _MASK: _MASK in header.metadata,
-            "dflash.selector_top_k": draft.selector_top_k or not selector,
+            "dflash.target_layers": self.target_layers,
+            "dflash.embedding_length": self.width,
+            "dflash.block_size": self.most_drafts > 0,
+            _MASK: self.mask_token >= 0,
+            "dflash.selector_top_k": self.selector_top_k or not self.has_selector,
         }
         if missing := [key for key, there in needed.items() if not there]:
             problem = f"{header.path} is an incomplete block draft, without {', '.join(missing)}"
             raise ModelError(problem, "Convert it again with a recent llama.cpp.")
-        return draft
 
-    @property
-    def mask_token(self) -> int:
-        """Stands where a token is to be guessed."""
-        return int(self.header.metadata[_MASK])
+    @classmethod
+    def of(cls, header: Header) -> BlockDraft | None:
+        """The block draft in a file; None for another kind of model."""
+        return cls(header) if header.architecture == ARCHITECTURE else None
 
     def why_not_for(self, target: Header) -> str:
         """Why it cannot draft for `target`; empty if it can."""
@@ -123,12 +86,7 @@ class BlockDraft:
         return ""
 
     def require_target(self, target: Header) -> None:
-        """Refuse a target that it was not made for.
-
-        Raises:
-            PairError: width, layers or vocabulary differ, or the target hands out no layers.
-
-        """
+        """Refuse a target that it was not made for, with a `PairError`."""
         if why := self.why_not_for(target):
             raise PairError(
                 f"the {self.kind} draft {self.header.path.name} cannot draft for "
@@ -146,12 +104,12 @@ class BlockDraft:
             "kind": self.kind,
             "block_size": self.block_size,
             "drafts_per_block": self.most_drafts,
-            "target_layers": list(self.target_layers),
+            "target_layers": self.target_layers,
             "anchor_first": self.anchor_first,
             "markov_head": self.has_markov_head,
             "confidence_head": self.has_confidence_head,
             "causal": self.causal,
-            "sliding_window": int(self.header.get("attention.sliding_window", 0)) or None,
+            "sliding_window": self.header.get("attention.sliding_window") or None,
             "draft_vocabulary": reduced and reduced.shape[0],
             "borrows": [name for name, there in parts.items() if not there],
             "fits": {

@@ -22,12 +22,12 @@ from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.sequence import SequenceCache, open_cache
-from dspark_gguf.engine.timing import interleaved, pass_seconds, tokens
+from dspark_gguf.engine.timing import interleave, pass_seconds, tokens
 from dspark_gguf.engine.trial_model import write_trial_model
 
-#: How to load the model for each way. With one thread, other programs disturb the timing least.
+#: How to load the model for each. With one thread, other programs disturb the timing least.
 _PLAIN = ModelOptions(n_gpu_layers="none", extra_buffers="off", threads=1)
-_WAYS = {
+_FEATURES = {
     "extra buffers": _PLAIN.model_copy(update={"extra_buffers": "on"}),
     "gpu": _PLAIN.model_copy(update={"n_gpu_layers": "all"}),
 }
@@ -36,24 +36,24 @@ _ROWS, _TIMED = (1, 4, 16, 64), 3
 _DEPTH, _REPEATS = 16, 7
 
 
-def main(way: str, folder: str, seconds: str) -> None:
-    """Compare one way with the plain one; `folder` is for the model, `seconds` the parent waits."""
+def main(feature: str, folder: str, seconds: str) -> None:
+    """Compare passes with and without a feature; the parent waits `seconds`."""
     _die_quietly(int(seconds))
     try:
-        for found in _trial(way, Path(folder)):
+        for found in _trial(feature, Path(folder)):
             sys.stdout.write(json.dumps(found) + "\n")
             sys.stdout.flush()
     except Exception as error:
         sys.stdout.write(json.dumps({"error": str(error) or type(error).__name__}) + "\n")
 
 
-def _trial(way: str, folder: Path) -> Iterator[dict[str, Any]]:
+def _trial(feature: str, folder: Path) -> Iterator[dict[str, Any]]:
     path = write_trial_model(folder / "trial.gguf")
     yield {"started": True}
     plain = _cache(path, _PLAIN)
     wanted = [_rows(plain, count) for count in _ROWS]
     yield {"plain": True}
-    tried = _cache(path, _WAYS[way])
+    tried = _cache(path, _FEATURES[feature])
     found = [_rows(tried, count) for count in _ROWS]
     yield {"difference": max(map(_difference, found, wanted))}
     yield {"ratios": {rows: _ratio(tried, plain, rows) for rows in _ROWS[:_TIMED]}}
@@ -80,7 +80,7 @@ def _ratio(tried: SequenceCache, plain: SequenceCache, count: int) -> float:
     """Seconds of the fastest pass over those of the fastest plain one."""
     ids = tokens(plain, _DEPTH + count)
     work = {cache: partial(pass_seconds, cache, ids, _DEPTH, count) for cache in (tried, plain)}
-    ours, theirs = interleaved(work, _REPEATS).values()
+    ours, theirs = interleave(work, _REPEATS).values()
     return min(ours) / min(theirs)
 
 

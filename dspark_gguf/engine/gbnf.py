@@ -119,18 +119,17 @@ def _endless(rules: _Rules) -> str | None:
 def _mark_empty(rules: _Rules) -> None:
     """Mark the items that may be empty because their rule may be."""
     every = [item for alternatives in rules.values() for items in alternatives for item in items]
-    empty: set[str] = set()
     for _ in range(_DEEPEST):
-        more = {
+        empty = {
             name
             for name, alternatives in rules.items()
             if any(all(item.may_be_empty for item in items) for items in alternatives)
-        } - empty
-        if not more:
+        }
+        new = [item for item in every if item.rule in empty and not item.may_be_empty]
+        if not new:
             return
-        empty |= more
-        for item in every:
-            item.may_be_empty |= item.rule in more
+        for item in new:
+            item.may_be_empty = True
 
 
 def _beginnings(alternatives: list[list[_Item]]) -> dict[str, bool]:

@@ -1,9 +1,10 @@
-"""Read the header of a GGUF file with ggml, without the weights."""
+"""Check a GGUF file, and read its header with ggml, without the weights."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,33 +13,32 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from llama_cpp._ggml import libggml
-
-from dspark_gguf.engine import library
-from dspark_gguf.engine.files import other_kind, readable_gguf
-from dspark_gguf.errors import ModelError
+from dspark_gguf.engine.library import ggml, listening
+from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.paths import shards
 
 #: Arrays up to this length are read; a vocabulary is only counted.
 _SHORT = 1024
 
+#: general.type -> what such a file is.
+_TYPES = {
+    "mmproj": "a projector of images or sound, which goes with a model",
+    "adapter": "an adapter (LoRA), which goes with a model",
+    "imatrix": "an importance matrix",
+}
+#: They do not write from left to right.
+_DIFFUSION = {"dream", "llada", "llada-moe", "rnd1"}
+_ENCODERS = {"t5", "t5encoder"}
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor as the header lists it.
+    """A tensor as the header lists it."""
 
-    Attributes:
-        name: such as ``blk.0.attn_q.weight``.
-        type: such as ``q8_0``.
-        shape: ggml's order, the contiguous dimension first.
-        size: bytes in the file.
-
-    """
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    size: int
+    name: str  # such as blk.0.attn_q.weight
+    type: str  # such as q8_0
+    shape: tuple[int, ...]  # in ggml's order, the contiguous dimension first
+    size: int  # bytes in the file
 
     @property
     def parameters(self) -> int:
@@ -75,26 +75,15 @@ _EXPECTED: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata and tensors of one file.
-
-    Attributes:
-        path: the file.
-        version: of the format.
-        metadata: key -> value; a `Count` in place of a long array.
-        tensors: by name.
-
-    Raises:
-        ModelError: a value of another type than its readers expect.
-
-    """
+    """Metadata and tensors of one file; a `ModelError` if a value is not what readers expect."""
 
     path: Path
-    version: int
-    metadata: dict[str, Any]
-    tensors: dict[str, Tensor]
+    version: int  # of the format
+    metadata: dict[str, Any]  # a `Count` in place of a long array
+    tensors: dict[str, Tensor]  # by name
 
     def __post_init__(self) -> None:
-        """Check the types of the values that are read later."""
+        """Check the types of what is read later."""
         for keys, what, fits in _EXPECTED:
             for key in keys:
                 full = key if key in self.metadata else f"{self.architecture}.{key}"
@@ -115,8 +104,19 @@ class Header:
     @property
     def other_kind(self) -> str:
         """What it is instead of a model that generates text or drafts; else empty."""
-        no_weights = "" if self.tensors else "a vocabulary without weights"
-        return other_kind(self.metadata) or no_weights
+        arch = self.architecture
+        kind = "mmproj" if arch == "clip" else str(self.metadata.get("general.type"))
+        if kind in _TYPES:
+            return _TYPES[kind]
+        if arch != "dflash":  # it has no tokens, and its attention looks both ways
+            if arch in _DIFFUSION:
+                return f"a diffusion model ({arch})"
+            two_way = arch in _ENCODERS or not self.get("attention.causal", True)
+            if two_way or self.get("pooling_type"):
+                return f"an embedding or encoder model ({arch})"
+            if not {"tokenizer.ggml.model", "tokenizer.ggml.tokens"} & self.metadata.keys():
+                return f"a model without a vocabulary ({arch})"
+        return "" if self.tensors else "a vocabulary without weights"
 
     @property
     def parameters(self) -> int:
@@ -128,6 +128,41 @@ class Header:
         """Size of the vocabulary; 0 without one."""
         tokens = self.metadata.get("tokenizer.ggml.tokens", ())
         return int(tokens) if isinstance(tokens, Count) else len(tokens)
+
+
+def readable_gguf(path: str | Path) -> Path:
+    """`path`, if it begins as a GGUF does and all parts of a split model are there.
+
+    A `UsageError` says that no file can be read there, a `ModelError` that it is another file.
+    """
+    path = Path(os.path.expanduser(path))
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise UsageError(f"{path} is a directory", "Name the .gguf file in it.")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for its other end
+            raise UsageError(f"{path} is a device or a pipe", "Name a .gguf file.")
+        with path.open("rb") as file:
+            head = file.read(4)
+    except FileNotFoundError:
+        reason = "the link points to nothing" if path.is_symlink() else "no such file"
+        raise UsageError(f"cannot read {path}: {reason}", "Check the path.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        hint = "Check the path and its permissions."
+        raise UsageError(f"cannot read {path}: {reason}", hint) from None
+    if head != b"GGUF":
+        what = f"it begins with {head.decode('latin-1')!a}" if head else "it is empty"
+        raise ModelError(f"{path} is not a GGUF model: {what}", "Download or convert it again.")
+    parts = shards(path)
+    missing = [part.name for part in parts if not part.exists()]
+    if missing:
+        problem = f"{path} is one of {len(parts)} parts of a model, but {missing[0]} is missing"
+        raise ModelError(problem, "Download the missing parts.")
+    if parts and path != parts[0]:
+        problem = f"{path.name} is not the first part of its model"
+        raise UsageError(problem, f"Name {parts[0].name}.")
+    return path
 
 
 def read_header(path: str | Path) -> Header:
@@ -145,43 +180,35 @@ def read_header(path: str | Path) -> Header:
             tensors |= _tensors(file)
     with _open(path) as file:
         keys = range(_ask("get_n_kv", ctypes.c_int64, file))
-        metadata = {_text(_ask("get_key", ctypes.c_char_p, file, k)): _value(file, k) for k in keys}
+        metadata = {_text("get_key", file, k): _value(file, k) for k in keys}
         version = _ask("get_version", ctypes.c_uint32, file)
         return Header(path, version, metadata, _tensors(file) | tensors)
 
 
 def read_tokens(path: str | Path) -> list[bytes]:
-    """The text of each token in the vocabulary of a GGUF; empty without one.
-
-    Raises:
-        UsageError, ModelError: as `read_header`.
-
-    """
-    get_text = libggml.gguf_get_arr_str  # bound once: some have 250,000 tokens
-    get_text.restype = ctypes.c_char_p
-    get_text.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t]
+    """The text of each token in the vocabulary of a GGUF; empty without one."""
     with _open(readable_gguf(path)) as file:
         key = _ask("find_key", ctypes.c_int64, file, b"tokenizer.ggml.tokens")
         count = _ask("get_arr_n", ctypes.c_size_t, file, key) if key >= 0 else 0
-        return [get_text(file, key, k) for k in range(count)]
+        # Bound once: some have 250,000 tokens.
+        kinds = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t
+        get = ggml("gguf_get_arr_str", ctypes.c_char_p, *kinds)
+        return [get(file, key, k) for k in range(count)]
 
 
 class _Params(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
 
 
-_init_from_file = libggml.gguf_init_from_file
-_init_from_file.restype = ctypes.c_void_p
-_init_from_file.argtypes = [ctypes.c_char_p, _Params]
-_type_name = libggml.ggml_type_name
-_type_name.restype, _type_name.argtypes = ctypes.c_char_p, [ctypes.c_int]
+_init_from_file = ggml("gguf_init_from_file", ctypes.c_void_p, ctypes.c_char_p, _Params)
+_type_name = ggml("ggml_type_name", ctypes.c_char_p, ctypes.c_int)
 
 #: gguf_type -> the end of the getter's name, and its C type.
 _SCALARS: dict[int, tuple[str, Any]] = {
     0: ("u8", ctypes.c_uint8), 1: ("i8", ctypes.c_int8),
     2: ("u16", ctypes.c_uint16), 3: ("i16", ctypes.c_int16),
     4: ("u32", ctypes.c_uint32), 5: ("i32", ctypes.c_int32),
-    6: ("f32", ctypes.c_float), 7: ("bool", ctypes.c_bool), 8: ("str", ctypes.c_char_p),
+    6: ("f32", ctypes.c_float), 7: ("bool", ctypes.c_bool),
     10: ("u64", ctypes.c_uint64), 11: ("i64", ctypes.c_int64), 12: ("f64", ctypes.c_double),
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
@@ -189,15 +216,17 @@ _STRING, _ARRAY = 8, 9
 
 def _ask(name: str, result: Any, file: int, *arguments: int | bytes) -> Any:
     """Call a function of gguf.h whose first argument is the file."""
-    function = getattr(libggml, f"gguf_{name}")
     kinds = [ctypes.c_char_p if isinstance(one, bytes) else ctypes.c_int64 for one in arguments]
-    function.restype, function.argtypes = result, [ctypes.c_void_p, *kinds]
-    return function(file, *arguments)
+    return ggml(f"gguf_{name}", result, ctypes.c_void_p, *kinds)(file, *arguments)
+
+
+def _text(name: str, file: int, *arguments: int) -> str:
+    return str(_ask(name, ctypes.c_char_p, file, *arguments).decode("utf-8", "replace"))
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[int]:
-    with library.listening() as errors:
+    with listening() as errors:
         file = _init_from_file(os.fsencode(path), _Params(True, None))
     if not file:
         reason = "; ".join(errors) or "the header cannot be read"
@@ -221,26 +250,23 @@ def _whole_size(file: int) -> int:
         + _ask("get_tensor_size", ctypes.c_size_t, file, k)
         for k in range(_ask("get_n_tensors", ctypes.c_int64, file))
     )
-    last = max(ends, default=0)
-    return int(last + _ask("get_data_offset", ctypes.c_size_t, file) if last else 0)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
+    last: int = max(ends, default=0)
+    return last and last + _ask("get_data_offset", ctypes.c_size_t, file)
 
 
 def _value(file: int, k: int) -> Any:
     kind = _ask("get_kv_type", ctypes.c_int, file, k)
+    if kind == _STRING:
+        return _text("get_val_str", file, k)
     if kind != _ARRAY:
         name, result = _SCALARS[kind]
-        value = _ask(f"get_val_{name}", result, file, k)
-        return _text(value) if kind == _STRING else value
+        return _ask(f"get_val_{name}", result, file, k)
     count = _ask("get_arr_n", ctypes.c_size_t, file, k)
     if count > _SHORT:
         return Count(count)
     kind = _ask("get_arr_type", ctypes.c_int, file, k)
     if kind == _STRING:
-        return [_text(_ask("get_arr_str", ctypes.c_char_p, file, k, j)) for j in range(count)]
+        return [_text("get_arr_str", file, k, j) for j in range(count)]
     data = _ask("get_arr_data", ctypes.c_void_p, file, k)
     return ctypes.cast(data, ctypes.POINTER(_SCALARS[kind][1]))[:count]
 
@@ -248,8 +274,8 @@ def _value(file: int, k: int) -> Any:
 def _tensors(file: int) -> dict[str, Tensor]:
     found = {}
     for k in range(_ask("get_n_tensors", ctypes.c_int64, file)):
-        name = _text(_ask("get_tensor_name", ctypes.c_char_p, file, k))
-        kind = _text(_type_name(_ask("get_tensor_type", ctypes.c_int, file, k)))
+        name = _text("get_tensor_name", file, k)
+        kind = _type_name(_ask("get_tensor_type", ctypes.c_int, file, k)).decode()
         shape = _ask("get_tensor_ne", ctypes.POINTER(ctypes.c_int64), file, k)[:4]
         while len(shape) > 1 and shape[-1] == 1:
             shape.pop()

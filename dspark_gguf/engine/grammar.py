@@ -8,8 +8,6 @@ token can only fit if its first byte does, and 256 tokens show which first bytes
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import llama_cpp
@@ -30,40 +28,8 @@ _CANDIDATES = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float3
 _FEW_BYTES, _FEW_TOKENS = 4, 32
 
 
-class Pieces:
-    """The tokens of a vocabulary by their first byte.
-
-    `piece` gives the bytes of a token as a grammar reads them, with special tokens spelled out.
-    """
-
-    def __init__(
-        self, piece: Callable[[int], bytes], n_vocab: int, end_tokens: frozenset[int]
-    ) -> None:
-        self.end_tokens = end_tokens
-        self.text = [piece(token) for token in range(n_vocab)]
-        alone: list[list[int]] = [[] for _ in range(256)]
-        longer: list[list[int]] = [[] for _ in range(256)]
-        for token, text in enumerate(self.text):
-            if text and token not in end_tokens:
-                (longer if len(text) > 1 else alone)[text[0]].append(token)
-        #: Asked first: the tokens that are a single byte, or all with that byte if there is none.
-        probes = sorted(end_tokens)
-        for one, more in zip(alone, longer, strict=True):
-            probes += one or more
-        self.probes = np.array(probes, dtype=np.int32)
-        self.longer = [
-            np.array(more if one else [], dtype=np.int32)
-            for one, more in zip(alone, longer, strict=True)
-        ]
-
-
 def grammar_text(sampling: Sampling) -> str | None:
-    """The grammar that the settings ask for, as GBNF, or None.
-
-    Raises:
-        UsageError: no such file, or a schema that cannot become a grammar.
-
-    """
+    """The grammar that the settings ask for, as GBNF, or None; a `UsageError` if it is none."""
     if sampling.grammar is not None:
         return text_or_file(sampling.grammar, "::=", "grammar")
     if sampling.json_schema is None:
@@ -71,52 +37,33 @@ def grammar_text(sampling: Sampling) -> str | None:
     schema = text_or_file(sampling.json_schema, "{", "json-schema")
     try:
         return str(json_schema_to_gbnf(schema))
-    except Exception as error:
-        # The converter may raise anything over a schema that it does not know.
+    except Exception as error:  # anything, over a schema that the converter does not know
         raise UsageError(
             f"cannot make a grammar from the JSON schema: {str(error) or type(error).__name__}",
             "Simplify the schema, or give --grammar.",
         ) from None
 
 
-def pieces_of(vocabulary: Vocabulary) -> Pieces:
-    """The tokens of a vocabulary as grammars read them, sorted once."""
-    if vocabulary.pieces is None:
-        spelled = partial(vocabulary.piece, special=True)
-        ends = frozenset(vocabulary.end_tokens)
-        vocabulary.pieces = Pieces(spelled, vocabulary.n_vocab, ends)
-    pieces: Pieces = vocabulary.pieces
-    return pieces
-
-
 class Grammar:
-    """What may follow here, by a GBNF `text` whose first rule is `root`; `sampler` is for `fork`.
+    """What may follow here, by a GBNF `text` with a first rule `root`; errors as `new_sampler`."""
 
-    Raises:
-        UsageError: llama.cpp cannot use it.
-
-    """
-
-    def __init__(
-        self, vocabulary: Vocabulary, text: str, root: str = "root", sampler: object = None
-    ) -> None:
-        self._arguments = (vocabulary, text, root)
-        self._pieces = pieces_of(vocabulary)
+    def __init__(self, vocabulary: Vocabulary, text: str, root: str = "root") -> None:
+        self._pieces = vocabulary.pieces
+        self._owner = vocabulary  # of what the sampler points to
         self._first: Ids | None = None
         self._few: Ids | None = None
         # In angle brackets, a rule may name tokens instead of characters.
         self._by_byte = "<" not in text
-        self._sampler = sampler or new_sampler(vocabulary.pointer, text, root)
+        self._sampler = new_sampler(vocabulary.pointer, text, root)
 
     def __del__(self) -> None:
-        if getattr(self, "_sampler", None):
+        if hasattr(self, "_sampler"):
             llama_cpp.llama_sampler_free(self._sampler)
-            self._sampler = None
 
     def fork(self) -> Grammar:
         """A copy, to try tokens on."""
-        twin = Grammar(*self._arguments, sampler=llama_cpp.llama_sampler_clone(self._sampler))
-        twin._first, twin._few = self._first, self._few
+        twin = object.__new__(Grammar)
+        twin.__dict__ = {**self.__dict__, "_sampler": llama_cpp.llama_sampler_clone(self._sampler)}
         return twin
 
     def accept(self, token: int) -> None:
@@ -124,7 +71,7 @@ class Grammar:
         llama_cpp.llama_sampler_accept(self._sampler, token)
         self._first = self._few = None
 
-    def fits(self, token: int) -> bool:
+    def allows(self, token: int) -> bool:
         """Whether `token` may come next."""
         return len(self.among(np.array([token], dtype=np.int32))) == 1
 
@@ -166,8 +113,7 @@ class Grammar:
             return few
         first = 4 * max(count, 16)
         if count and first < len(row):
-            top = np.argpartition(row, -first)[-first:].astype(np.int32)
-            found = self.among(top)
+            found = self.among(np.argpartition(row, -first)[-first:].astype(np.int32))
             if len(found) >= count:
                 return found
         return self.all()
@@ -180,17 +126,12 @@ class Grammar:
 
 
 def require_grammar(vocab: object, grammar: llama_cpp.LlamaGrammar) -> None:
-    """Raise a `UsageError` if llama.cpp cannot use a grammar: `Llama` ends the process then."""
+    """Raise a `UsageError` if llama.cpp cannot use it: `Llama` would end the process."""
     llama_cpp.llama_sampler_free(new_sampler(vocab, grammar._grammar, grammar._root))
 
 
 def new_sampler(vocab: object, text: str, root: str) -> Any:
-    """llama.cpp's sampler of a grammar, which the caller frees.
-
-    Raises:
-        UsageError: llama.cpp cannot use it.
-
-    """
+    """llama.cpp's sampler of a grammar, which the caller frees; a `UsageError` if there is none."""
     wrong = fault(text, root)
     if wrong is None:
         sampler = llama_cpp.llama_sampler_init_grammar(vocab, text.encode(), root.encode())

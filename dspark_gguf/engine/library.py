@@ -1,4 +1,4 @@
-"""The llama.cpp library as a whole: its log, and what this build can do."""
+"""The llama.cpp library as a whole: its log, what this build can do, and on which devices."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import RLock, get_ident
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import llama_cpp
 import psutil
 from llama_cpp._ggml import libggml
+from llama_cpp.llama_cpp import _lib
 
 from dspark_gguf.visible import visible
 
@@ -39,7 +42,7 @@ class _Log:
         """Collect the last errors that llama.cpp logs in this thread inside the block.
 
         These lines go nowhere else but to the commands' log. Other threads' lines, and all lines
-        after the block, go where they went before. Takes some microseconds.
+        after the block, go where they went before.
         """
         errors: deque[str] = deque(maxlen=20)
         try:
@@ -113,30 +116,96 @@ def can_offload() -> bool:
     return bool(llama_cpp.llama_supports_gpu_offload())
 
 
-def _ggml(name: str, result: type | None, *arguments: Any) -> ctypes._NamedFuncPointer:
-    function = getattr(libggml, name)
+def features() -> dict[str, list[str]]:
+    """What each backend was compiled with: ``{"CPU": ["AVX2", "FMA", ...]}``."""
+    return parse_features(llama_cpp.llama_print_system_info().decode(errors="replace"))
+
+
+def parse_features(text: str) -> dict[str, list[str]]:
+    """`features` of what llama.cpp prints: ``CPU : AVX2 = 1 | FMA = 1 | CUDA : ARCHS = 800 |``."""
+    out: dict[str, list[str]] = {}
+    backend = ""
+    for part in text.split("|"):
+        if named := re.match(r"\s*(\w+) : (.*)", part):
+            backend, part = named.groups()
+        name, _, value = (word.strip() for word in part.partition("="))
+        if value and value != "0":
+            out.setdefault(backend, []).append(name if value == "1" else f"{name}={value}")
+    return out
+
+
+def versions() -> dict[str, str]:
+    """The versions of llama.cpp and ggml, as far as the library has them."""
+    known: dict[str, str] = {}
+    for name, lib, symbol in (
+        ("llama.cpp", _lib, "llama_version"),
+        ("ggml", libggml, "ggml_version"),
+        ("ggml commit", libggml, "ggml_commit"),
+    ):
+        if hasattr(lib, symbol):
+            known[name] = bind(lib, symbol, ctypes.c_char_p)().decode(errors="replace")
+    return known
+
+
+def bind(lib: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    """The function `name` of a library, with the C types of its result and its arguments."""
+    function = getattr(lib, name)
     function.restype, function.argtypes = result, list(arguments)
-    return function  # type: ignore[no-any-return]
+    return function
 
 
-_dev_count = _ggml("ggml_backend_dev_count", ctypes.c_size_t)
-_dev_get = _ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-_dev_name = _ggml("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
-_dev_description = _ggml("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
-_dev_type = _ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
-_type_size = _ggml("ggml_type_size", ctypes.c_size_t, ctypes.c_int)
-_block_size = _ggml("ggml_blck_size", ctypes.c_int64, ctypes.c_int)
+ggml = partial(bind, libggml)
+_dev_count = ggml("ggml_backend_dev_count", ctypes.c_size_t)
+_dev_get = ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+_dev_name = ggml("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+_dev_description = ggml("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
+_dev_type = ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+_dev_memory = ggml(
+    "ggml_backend_dev_memory", None, ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2
+)
+_type_size = ggml("ggml_type_size", ctypes.c_size_t, ctypes.c_int)
+_block_size = ggml("ggml_blck_size", ctypes.c_int64, ctypes.c_int)
+#: ggml_backend_dev_type of ggml-backend.h.
+_KINDS = {0: "CPU", 1: "GPU", 2: "integrated GPU", 3: "accelerator"}
 
 
-def devices() -> dict[str, int]:
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What llama.cpp can compute on; memory in bytes."""
+
+    name: str  # such as CUDA0, as --device takes it
+    description: str  # the hardware's name
+    kind: str  # CPU, GPU, integrated GPU or accelerator
+    free: int
+    total: int
+
+
+def device_pointers() -> dict[str, int]:
     """The devices of this build: name -> llama.cpp's pointer."""
     pointers = [_dev_get(k) for k in range(_dev_count())]
     return {_dev_name(pointer).decode(): pointer for pointer in pointers}
 
 
+def devices() -> list[Device]:
+    """All devices, with their memory as it is now."""
+    found = []
+    for name, pointer in device_pointers().items():
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        _dev_memory(pointer, ctypes.byref(free), ctypes.byref(total))
+        kind = _KINDS.get(_dev_type(pointer), "other")
+        # ggml says that all main memory is free.
+        available = psutil.virtual_memory().available if kind == "CPU" else free.value
+        found.append(Device(name, _description(pointer), kind, available, total.value))
+    return found
+
+
+def _description(pointer: int) -> str:
+    return str(_dev_description(pointer).decode(errors="replace"))
+
+
 def gpu_names() -> list[str]:
     """The devices that are not the CPU."""
-    return [name for name, pointer in devices().items() if _dev_type(pointer) != 0]
+    return [name for name, pointer in device_pointers().items() if _dev_type(pointer) != 0]
 
 
 def bytes_per_value(cache_type: str) -> float:
@@ -150,11 +219,6 @@ def type_number(cache_type: str) -> int:
     if cache_type == "bf16":
         return 30  # GGML_TYPE_BF16 of ggml.h, which the binding leaves out
     return int(getattr(llama_cpp, f"GGML_TYPE_{cache_type.upper()}"))
-
-
-def available_memory() -> int:
-    """Bytes of main memory that are available without swapping."""
-    return psutil.virtual_memory().available
 
 
 def physical_cores() -> int:
@@ -178,9 +242,8 @@ def physical_cores() -> int:
 
 def machine() -> dict[str, Any]:
     """What the speed of a pass depends on besides the models: devices, cores, versions."""
-    found = [(_dev_name(pointer), _dev_description(pointer)) for pointer in devices().values()]
     return {
-        "devices": [[text.decode(errors="replace") for text in texts] for texts in found],
+        "devices": [[name, _description(each)] for name, each in device_pointers().items()],
         "cores": physical_cores(),
         "llama_cpp": llama_cpp.__version__,
     }

@@ -14,18 +14,12 @@ from dspark_gguf.errors import UsageError
 
 
 class SafeLlama(Llama):  # type: ignore[misc]
-    """A ``Llama`` that raises where ``Llama`` ends the process.
+    """A ``Llama`` that raises where ``Llama`` ends the process; its arguments are the same.
 
     It loads a model with extra buffers only where they work (``trial.py``), has room in its tables
     for as many tokens as its context (llama.cpp rounds that up), and checks grammars before
-    llama.cpp reads them.
-
-    Arguments are as for ``Llama``, which has none for extra buffers; it sets the attribute
-    `model_params` once, before it loads the model. A contract test pins that.
-
-    Raises:
-        EngineError: this build of llama.cpp cannot run on this machine.
-
+    llama.cpp reads them. ``Llama`` sets the attribute `model_params` once, before it loads the
+    model; a contract test pins that.
     """
 
     def __init__(
@@ -34,35 +28,15 @@ class SafeLlama(Llama):  # type: ignore[misc]
         self._wish, self.extra_buffers = extra_buffers, trial.extra_buffers(extra_buffers)
         super().__init__(model_path, **options)
 
-    @property
-    def model_params(self) -> Any:
-        """How the model was loaded."""
-        return self._model_params
-
-    @model_params.setter
-    def model_params(self, params: Any) -> None:
-        params.use_extra_bufts = self.extra_buffers
-        self._model_params = params
-
-    @property
-    def input_ids(self) -> Any:
-        """Ids of the tokens it has read, with room for `n_ctx()` of them."""
-        return self._ids
-
-    @input_ids.setter
-    def input_ids(self, ids: Any) -> None:
-        self._ids = np.pad(ids, (0, max(self._n_ctx - len(ids), 0)))
-
-    @property
-    def scores(self) -> Any:
-        """The table of logits: of the whole context with `logits_all`."""
-        return self._table
-
-    @scores.setter
-    def scores(self, table: Any) -> None:
-        rows, width = table.shape
-        more = self._logits_all and rows < self._n_ctx
-        self._table = np.ndarray((self._n_ctx, width), table.dtype) if more else table
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Change what `Llama` makes of its parameters and tables."""
+        if name == "model_params":
+            value.use_extra_bufts = self.extra_buffers
+        elif name == "input_ids":
+            value = np.pad(value, (0, max(self._n_ctx - len(value), 0)))
+        elif name == "scores" and self._logits_all and len(value) < self._n_ctx:
+            value = np.ndarray((self._n_ctx, value.shape[1]), value.dtype)
+        super().__setattr__(name, value)
 
     def _init_sampler(self, *args: Any, **options: Any) -> Any:
         if options.get("grammar") is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psutil
+
 from dspark_gguf.config import MAX_DRAFT, ModelOptions
 from dspark_gguf.engine import library, trial
-from dspark_gguf.engine.build import Device
 from dspark_gguf.engine.gguf import Header
+from dspark_gguf.engine.library import Device, bytes_per_value
 from dspark_gguf.errors import ResourceError
 
 _GIB = 1024**3
@@ -24,27 +26,16 @@ _MOST_SNAPSHOTS, _SNAPSHOT_SHARE, _SNAPSHOT_BYTES = 16, 1 / 8, 64 * 2**20
 
 
 class Footprint:
-    """Memory that one model needs, computed from the header of its file.
-
-    Args:
-        header: of the model's file.
-        options: how it is loaded.
-
-    Attributes:
-        weights: bytes.
-        layers: without the output layer.
-        state_bytes: of a recurrent state; 0 if the model has none, or one of an unknown kind.
-
-    """
+    """Memory that a model needs, loaded with `options`, from the header of its file."""
 
     def __init__(self, header: Header, options: ModelOptions) -> None:
         self._header, self._options = header, options
-        self.weights = sum(tensor.size for tensor in header.tensors.values())
-        self.layers = self._number("block_count")
+        self.weights = sum(tensor.size for tensor in header.tensors.values())  # bytes
+        self.layers = self._number("block_count")  # without the output layer
         self._width = self._number("embedding_length")
         values = self._values_of_state()
         self._attention_layers = self._count_attention_layers(recurrent=values > 0)
-        # Some hybrids have both in every layer.
+        # 0 if it has none, or one of an unknown kind. Some hybrids have both in every layer.
         self.state_bytes = 4 * values * (self.layers - self._attention_layers or self.layers)
 
     def cache_bytes(self, n_ctx: int, states: int = 1) -> int:
@@ -56,13 +47,10 @@ class Footprint:
         counts = self._numbers("attention.head_count_kv", all_heads)
         heads = sum(counts) if len(counts) > 1 else counts[0] * self._attention_layers
         width = self._width / max(all_heads, 1)
-        types = {"key": self._options.cache_type_k, "value": self._options.cache_type_v}
-        each = sum(
-            float(self._header.get(f"attention.{name}_length", width))
-            * library.bytes_per_value(cache_type)
-            for name, cache_type in types.items()
-        )
-        return int(heads * each * n_ctx) + states * self.state_bytes
+        get, options = self._header.get, self._options
+        key = get("attention.key_length", width) * bytes_per_value(options.cache_type_k)
+        value = get("attention.value_length", width) * bytes_per_value(options.cache_type_v)
+        return int(heads * (key + value) * n_ctx) + states * self.state_bytes
 
     def snapshots(self, most: int) -> int:
         """Snapshots to ask llama.cpp for, at most `most`; few if the state is large."""
@@ -91,8 +79,8 @@ class Footprint:
         heads = self._numbers("attention.head_count_kv", 0)
         if len(heads) > 1:
             return sum(count > 0 for count in heads)
-        usual = _INTERVALS.get(architecture, 1)
-        return self.layers // self._number("full_attention_interval", usual)
+        interval = self._number("full_attention_interval") or _INTERVALS.get(architecture, 1)
+        return self.layers // interval
 
     def _number(self, key: str, default: int = 0) -> int:
         return max(self._numbers(key, default))
@@ -100,27 +88,18 @@ class Footprint:
     def _numbers(self, key: str, default: int) -> list[int]:
         """A number of the header, or one for each layer."""
         value = self._header.get(key, default)
-        return [int(one) for one in (value if isinstance(value, list) else [value])]
+        return [int(one) for one in (value if isinstance(value, list) else [value])] or [default]
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Memory that a model needs, and where.
+    """Memory that a model needs, and where."""
 
-    Attributes:
-        weights: bytes.
-        cache: bytes, snapshots included.
-        n_ctx: tokens that the cache is for.
-        layers: of the model, the output layer included.
-        on_gpu: how many of these go to a GPU.
-
-    """
-
-    weights: int
-    cache: int
-    n_ctx: int
-    layers: int
-    on_gpu: int
+    weights: int  # bytes
+    cache: int  # bytes, snapshots included
+    n_ctx: int  # tokens that the cache is for
+    layers: int  # of the model, the output layer included
+    on_gpu: int  # how many of these go to a GPU
 
     @property
     def total(self) -> int:
@@ -151,7 +130,7 @@ def wanted_gpu_layers(options: ModelOptions) -> int:
     if not library.can_offload() or wanted == "none":
         return 0
     if wanted is None:
-        return 2**30 if trial.gpu_runs() else 0
+        wanted = "all" if trial.gpu_runs() else 0
     return 2**30 if wanted in ("all", -1) else int(wanted)
 
 
@@ -164,17 +143,12 @@ def room(devices: Sequence[Device], options: ModelOptions, on_gpu: bool) -> int 
         for device in devices
         if device.kind in kinds and (not chosen or device.name in chosen)
     ]
-    return (sum(free) or None) if on_gpu else next(iter(free), None)
+    return sum(free) or None
 
 
 def require_memory(needed: int, what: str) -> None:
-    """Refuse what would make the system swap, or kill this process.
-
-    Raises:
-        ResourceError: with both sizes.
-
-    """
-    free = library.available_memory()
+    """Raise a `ResourceError` where the system would swap, or kill this process."""
+    free = psutil.virtual_memory().available
     if needed > free:
         raise ResourceError(
             f"not enough memory for {what}: {needed / _GIB:.1f} GiB needed, "

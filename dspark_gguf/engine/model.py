@@ -13,7 +13,6 @@ import llama_cpp
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library, trial
-from dspark_gguf.engine.files import other_kind, readable_gguf
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.memory import looks_like_memory, require_memory, wanted_gpu_layers
 from dspark_gguf.engine.vocabulary import Vocabulary
@@ -26,62 +25,46 @@ _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 class Model:
     """Weights and vocabulary of one GGUF file.
 
-    Args:
-        path: the file.
-        options: how to load it.
-
     Raises:
         UsageError: no such file, or an unknown device.
         ModelError: not a GGUF that can generate text.
         EngineError: this build of llama.cpp cannot run on this machine.
         ResourceError: not enough memory.
 
-    Attributes:
-        pointer: llama.cpp's model.
-        name: the file's name without its suffix.
-        architecture: such as ``llama`` or ``qwen3``.
-        template: the chat template in the file; None if there is none, or a blank one.
-        size: bytes of the weights.
-        n_layer: layers, without the output layer.
-        n_ctx_train: tokens of context that it was trained for.
-        gpu_layers: layers on a GPU; the output layer counts as one.
-        is_recurrent: whether a recurrent state is part of its memory.
-        window: tokens that its sliding-window layers see; 0 if it has none.
-        has_multi_rope: whether a position has several axes (M-RoPE).
-        extra_buffers: whether weights may lie in extra buffers (``trial.py``).
-        notes: options that could not be honoured, one sentence each.
-
     """
 
     def __init__(self, path: str | Path, options: ModelOptions) -> None:
-        self.path = readable_gguf(path)
+        self.header = read_header(path)
+        self.path, self.architecture = self.header.path, self.header.architecture
+        if self.header.other_kind:
+            raise _generates_nothing(self.path, self.header.other_kind)
         self.name, self.options = self.path.stem, options
-        self.notes: list[str] = []
+        self.notes: list[str] = []  # options that could not be honoured, one sentence each
         self.gpu_layers = self._wanted_gpu_layers()
         self.extra_buffers = trial.extra_buffers(options.extra_buffers)
         self.pointer: Any = self._load()
         self._free = weakref.finalize(self, llama_cpp.llama_model_free, self.pointer)
-        self.metadata = self._read_metadata()
-        self.architecture = self.metadata.get("general.architecture", "unknown")
-        self._require_generator()
+        if llama_cpp.llama_model_has_encoder(self.pointer) and self.architecture != "dflash":
+            self.close()
+            kind = f"an embedding or encoder model ({self.architecture})"
+            raise _generates_nothing(self.path, kind)
         self.vocabulary = Vocabulary(self.pointer, owner=self)
-        self.size: int = llama_cpp.llama_model_size(self.pointer)
-        self.n_layer: int = llama_cpp.llama_model_n_layer(self.pointer)
-        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self.pointer)
-        self.gpu_layers = min(self.gpu_layers, self.n_layer + 1)
-        self.is_recurrent = bool(
-            llama_cpp.llama_model_is_recurrent(self.pointer)
-            or llama_cpp.llama_model_is_hybrid(self.pointer)
-        )
-        self.window: int = llama_cpp.llama_model_n_swa(self.pointer)
+        self.size: int = llama_cpp.llama_model_size(self.pointer)  # bytes of the weights
+        self.n_layer: int = llama_cpp.llama_model_n_layer(self.pointer)  # without the output layer
+        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self.pointer)  # tokens
+        self.gpu_layers = min(self.gpu_layers, self.n_layer + 1)  # with the output layer
+        # M-RoPE: a position has several axes.
         rope = llama_cpp.llama_model_rope_type(self.pointer)
         self.has_multi_rope: bool = rope == llama_cpp.LLAMA_ROPE_TYPE_MROPE
-        template = self.metadata.get("tokenizer.chat_template", "")
-        self.template = template if template.strip() else None
 
     def close(self) -> None:
         """Free the weights. No context of this model may be in use."""
         self._free()
+
+    def stamp(self) -> list[Any]:
+        """Name, size and time of its file: another one has another stamp."""
+        file = self.path.stat()
+        return [self.path.name, file.st_size, file.st_mtime_ns]
 
     @property
     def place(self) -> str:
@@ -122,7 +105,7 @@ class Model:
         if options.tensor_split:
             params.tensor_split = self._tensor_split()
         if options.devices:
-            params.devices = ctypes.cast(self._devices(), ctypes.c_void_p)
+            params.devices = ctypes.cast(self._device_pointers(), ctypes.c_void_p)
         if not options.mmap:
             require_memory(size_on_disk(self.path), f"the weights of {self.path.name}")
         with library.listening() as errors:
@@ -139,8 +122,8 @@ class Model:
         self._shares = (ctypes.c_float * most)(*self.options.tensor_split)
         return self._shares
 
-    def _devices(self) -> Any:
-        known = library.devices()
+    def _device_pointers(self) -> Any:
+        known = library.device_pointers()
         for name in self.options.devices:
             if name not in known:
                 raise UsageError(
@@ -151,39 +134,12 @@ class Model:
         self._device_array = (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
         return self._device_array
 
-    def _read_metadata(self) -> dict[str, str]:
-        def read(name: str, index: int) -> str:
-            function = getattr(llama_cpp, f"llama_model_meta_{name}_by_index")
-            size = function(self.pointer, index, None, 0)
-            buffer = ctypes.create_string_buffer(size + 1)
-            function(self.pointer, index, buffer, size + 1)
-            return buffer.value.decode("utf-8", "replace")
-
-        count = llama_cpp.llama_model_meta_count(self.pointer)
-        return {read("key", k): read("val_str", k) for k in range(count)}
-
-    def _require_generator(self) -> None:
-        kind = other_kind(self.metadata)
-        encodes = llama_cpp.llama_model_has_encoder(self.pointer)
-        if not kind and encodes and self.architecture != "dflash":
-            kind = f"an embedding or encoder model ({self.architecture})"
-        if kind:
-            self.close()
-            raise _generates_nothing(self.path, kind)
-
 
 def _generates_nothing(path: Path, kind: str) -> ModelError:
     return ModelError(f"{path.name} is {kind}: it generates no text", "Choose another model.")
 
 
 def _load_error(path: Path, log: str) -> DSparkError:
-    # The header tells more than llama.cpp's log: only a part of a file, or not a text model.
-    try:
-        header = read_header(path)
-    except DSparkError as error:
-        return error
-    if header.other_kind:
-        return _generates_nothing(path, header.other_kind)
     # The last of its lines only repeats that loading failed.
     reason = log.split("; ")[0].removeprefix("error loading model: ") or "unknown failure"
     problem = f"llama.cpp cannot load {path}: {reason}"

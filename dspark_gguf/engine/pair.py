@@ -15,12 +15,11 @@ from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.compatible import require_same_tokens
 from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
-from dspark_gguf.engine.files import readable_gguf
-from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.gguf import read_header, readable_gguf
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.engine.template import ChatTemplate
-from dspark_gguf.engine.timing import measured
+from dspark_gguf.engine.timing import measure
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import ModelError
 from dspark_gguf.learned import Learned, learned_path
@@ -33,26 +32,15 @@ _PROFILE_SECONDS, _PROFILE_SHARE = 2.0, 0.05
 
 
 class Pair:
-    """Two models and their caches.
+    """Two models and their caches, from GGUF files of the target and the draft.
 
     The draft is loaded with the first decoder that drafts: with speculation off it costs nothing.
-
-    Args:
-        target: GGUF of the model that answers.
-        draft: GGUF of a small model with the same vocabulary, or None.
-        target_options: how to load the target.
-        draft_options: how to load the draft.
-        chat_template: Jinja text or a file with it, instead of the one in the target's file.
+    `chat_template` is Jinja text, or a file with it, instead of the one in the target's file.
 
     Raises:
         UsageError: no such file, or an unknown device.
         ModelError: a file llama.cpp cannot generate text with.
         ResourceError: not enough memory.
-
-    Attributes:
-        interrupt: set it to end work on a long prompt or an answer at the next pass.
-        notes: what the user should know, one sentence each.
-        left_out: those of them about what is off because its trial failed.
 
     """
 
@@ -65,8 +53,9 @@ class Pair:
         chat_template: str | None = None,
     ) -> None:
         self._draft_path = None if draft is None else readable_gguf(draft)
-        self.interrupt, self._draft_options = Event(), draft_options or DraftOptions()
-        self._draft_cache: SequenceCache | None = None
+        self._draft_options = draft_options or DraftOptions()
+        #: Set it to end work on a long prompt or an answer at the next pass.
+        self.interrupt = Event()
         self.draft: Model | None = None
         self._learned: Learned | None = None
         started = perf_counter()
@@ -82,6 +71,7 @@ class Pair:
         self.template = ChatTemplate(self.target, chat_template)
         options, train = self.target.options, self.target.n_ctx_train
         on_gpu = options.n_gpu_layers is None and library.can_offload()
+        #: What is off because its trial failed; then all that the user should know, in sentences.
         self.left_out = trial.notes(options.extra_buffers, on_gpu)
         self.notes = [*self.target.notes, *self.template.notes, *self.left_out]
         if options.n_ctx > train and options.rope_scaling in (None, "none"):
@@ -91,18 +81,15 @@ class Pair:
             )
         n_ctx = options.n_ctx or min(DEFAULT_CONTEXT, train)
         self.target_cache = open_cache(self.target, n_ctx, MAX_DRAFT + 1, self.interrupt)
+        #: The draft's is there once it is loaded.
+        self.caches = {"target": self.target_cache}
 
     def draft_cache(self) -> SequenceCache | None:
-        """Load the draft at the first call, and return its cache; None if there is no draft.
-
-        Raises:
-            PairError: its vocabulary differs from the target's.
-
-        """
+        """Load the draft at the first call; None if there is none. Errors as `open_draft`."""
         path, target = self._draft_path, self.target_cache
-        if self._draft_cache is not None or path is None:
-            return self._draft_cache
-        self._draft_cache = cache = open_draft(
+        if "draft" in self.caches or path is None:
+            return self.caches.get("draft")
+        self.caches["draft"] = cache = open_draft(
             path, self._draft_options, target, self.vocabulary, self.target.path, self.interrupt
         )
         self.draft = cache.model
@@ -120,24 +107,13 @@ class Pair:
             )
         return cache
 
-    @property
-    def caches(self) -> dict[str, SequenceCache]:
-        """The target's cache, and the draft's if it is loaded."""
-        caches = {"target": self.target_cache, "draft": self._draft_cache}
-        return {role: cache for role, cache in caches.items() if cache is not None}
-
     def learned(
         self, speculation: Speculation, say: Say = str, into: Learned | None = None
     ) -> Learned:
         """What is known of this pair on this machine; measures it first where nothing is known.
 
-        Measuring takes about two seconds, once, and leaves both caches empty.
-
-        Args:
-            speculation: whether to keep it between runs, and how much may be drafted.
-            say: called with a line before measuring.
-            into: to be used and returned in the place of what the pair has learned.
-
+        Measuring takes about two seconds, once, and leaves both caches empty; `say` is called with
+        a line before. `into` is used and returned in the place of what the pair has learned.
         """
         draft = None if speculation.drafter == "lookup" else self.draft_cache()
         known = into or self._learned
@@ -145,12 +121,13 @@ class Pair:
             path = learned_path(self._facts()) if speculation.learn else None
             known = self._learned = Learned(path)
             self.notes += [known.note] if known.note else []
-        return measured(known, self.target_cache, draft, speculation, self._profile_seconds, say)
+        return measure(known, self.target_cache, draft, speculation, self._profile_seconds, say)
 
     def copy_costs(self) -> Learned:
         """A new `Learned` with the costs known now and nothing else; it is never saved."""
-        copied, known = Learned(), self._learned
-        copied.costs = deepcopy(known.costs) if known else copied.costs
+        copied = Learned()
+        if self._learned is not None:
+            copied.costs = deepcopy(self._learned.costs)
         return copied
 
     def summary(self, speculation: Speculation) -> str:
@@ -161,7 +138,7 @@ class Pair:
             kind = f" ({cache.draft.kind})" if isinstance(cache, BlockDraftCache) else ""
             parts.append(
                 f"{role}{kind} {model.name} on {model.place}, {model.size / _MIB:.0f} + "
-                f"{cache.cache_bytes / _MIB:.0f} MiB for {cache.n_ctx} tokens"
+                f"{cache.context.cache_bytes / _MIB:.0f} MiB for {cache.n_ctx} tokens"
             )
         return "; ".join([*parts, self._speculation_summary(speculation)])
 
@@ -183,15 +160,15 @@ class Pair:
     @property
     def most_drafts(self) -> int:
         """Draft tokens that one round can have."""
-        most = self._draft_cache.most_drafts if self._draft_cache else MAX_DRAFT
-        return min(most, self.target_cache.max_rows - 1)
+        draft = self.caches.get("draft", self.target_cache)
+        return min(draft.most_drafts, self.target_cache.max_rows - 1)
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"machine": library.machine()}
         for role, cache in self.caches.items():
-            model, file = cache.model, cache.model.path.stat()
+            model = cache.model
             facts[role] = {
-                "file": [model.path.name, file.st_size, file.st_mtime_ns],
+                "file": model.stamp(),
                 "options": model.options.model_dump(mode="json"),
                 "n_ctx": cache.n_ctx,
                 "place": model.place,
@@ -203,10 +180,10 @@ class Pair:
         if speculation.mode == "off":
             return "speculation off: plain decoding, as asked"
         kind = "lossless" if speculation.lossless else "LOSSY, changes the output"
-        kind = kind if speculation.acceptance == "auto" else f"{speculation.acceptance} ({kind})"
-        most, what = speculation.most_looks, "drafts"
-        if self._draft_cache is None or speculation.drafter == "lookup":
-            most, what = speculation.most_copies, "tokens copied from the conversation"
+        kind = kind if speculation.acceptance == "match" else f"{speculation.acceptance} ({kind})"
+        most, what = speculation.max_draft_steps, "drafts"
+        if "draft" not in self.caches or speculation.drafter == "lookup":
+            most, what = speculation.max_lookup_tokens, "tokens copied from the conversation"
         how = f"up to {min(most, self.most_drafts)} {what}"
         if speculation.stopping_rule == "threshold":
             how += f" at {speculation.min_probability:.0%} or more"
@@ -223,9 +200,7 @@ def open_draft(
     target_path: str | Path,
     interrupt: Event | None = None,
 ) -> SequenceCache:
-    """Load a draft for a target, and open its cache; `interrupt`: see `open_cache`.
-
-    It is a small language model, or made for the target (DSpark, DFlash).
+    """Load a small language model, or a block draft made for the target, and open its cache.
 
     Raises:
         UsageError: no such file.

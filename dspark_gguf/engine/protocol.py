@@ -37,7 +37,7 @@ class Cache(Protocol):
     def length(self) -> int:
         """Tokens it holds now."""
 
-    def keep(self, tokens: Sequence[int]) -> int:
+    def reuse_prefix(self, tokens: Sequence[int]) -> int:
         """Drop what is not a prefix of `tokens`; returns the length of what stays."""
 
     def decode(self, tokens: Sequence[int], n_rows: int) -> Rows:
@@ -52,7 +52,7 @@ class Cache(Protocol):
 
 def prefill(cache: Cache, tokens: Sequence[int]) -> int:
     """Make `cache` hold exactly `tokens`, and return how many of them it already held."""
-    kept = cache.keep(tokens)
+    kept = cache.reuse_prefix(tokens)
     if kept < len(tokens):
         cache.decode(tokens[kept:], 0)
     return kept
@@ -63,37 +63,7 @@ class Block:
     """The guesses of one pass of a block draft: logits and, with a confidence head, confidence."""
 
     rows: Rows
-    sure: Sequence[float] | None = None
-
-
-class BlockCache(Protocol):
-    """The memory of a draft that guesses a block in one pass, from the target's features."""
-
-    @property
-    def n_ctx(self) -> int:
-        """Most tokens it can hold, a block included."""
-
-    @property
-    def length(self) -> int:
-        """Tokens in its cache."""
-
-    @property
-    def seen(self) -> int:
-        """Tokens whose features it has, in its cache or waiting."""
-
-    @property
-    def most_drafts(self) -> int:
-        """Guesses of one block."""
-
-    @property
-    def is_chained(self) -> bool:
-        """Whether a row is conditioned on the best token of the row before it."""
-
-    def repair(self) -> None:
-        """Make the target forget what the draft did not see."""
-
-    def propose(self, last: int, count: int) -> Block:
-        """Guesses for the `count` tokens that follow `last`."""
+    confidence: Sequence[float] | None = None
 
 
 class Tokenizer(Protocol):

@@ -14,18 +14,15 @@ from dspark_gguf.errors import EngineError
 
 #: llama.cpp's numbers for whole-file quantizations (``llama_ftype``).
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q2_K": 10, "Q4_K_M": 15}
-#: Bits of a weight; of the mixtures, in a row of whole blocks of 256, and in other rows.
-_BITS = {"F32": 32.0, "F16": 16.0, "Q4_0": 4.5, "Q8_0": 8.5}
-_MIXED_BITS = {"Q2_K": (3.0, 4.5), "Q4_K_M": (4.9, 5.5)}
+#: Bits of a weight in a row of whole blocks of 256, and in other rows: of the mixtures, the mean.
+_BITS = {
+    "F32": (32.0, 32.0), "F16": (16.0, 16.0), "Q4_0": (4.5, 4.5), "Q8_0": (8.5, 8.5),
+    "Q2_K": (3.0, 4.5), "Q4_K_M": (4.9, 5.5),
+}  # fmt: skip
 
 
 def quantize(source: Path, destination: Path, file_type: str) -> None:
-    """Write `source` to `destination` in another file type; takes seconds per 100 MB.
-
-    Raises:
-        EngineError: llama.cpp failed.
-
-    """
+    """Write `source` to `destination` in another file type; an EngineError if llama.cpp fails."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = FILE_TYPES[file_type]
     params.allow_requantize = True
@@ -46,8 +43,7 @@ def quantized_size(header: Header, file_type: str) -> int:
     Mixtures fall back to more bits in a row that is not a multiple of their blocks of 256, and the
     embeddings keep more.
     """
-    plain = _BITS.get(file_type, 0.0)
-    blocks, others = _MIXED_BITS.get(file_type, (plain, plain))
+    blocks, others = _BITS[file_type]
     bits = 0.0
     for tensor in header.tensors.values():
         whole = tensor.shape[0] % 256 == 0

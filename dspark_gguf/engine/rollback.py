@@ -44,47 +44,42 @@ class _State:
 
 
 class Rollback:
-    """Takes back tokens of one sequence, in the way that its memory allows.
+    """Takes back tokens of one sequence of llama.cpp's `context`, as its memory allows.
 
-    Args:
-        context: llama.cpp's context.
-        recurrent: whether its memory has a state that each token changes.
-        window: tokens that its sliding-window layers see; 0: there are none.
-        whole: whether these layers keep all tokens nevertheless.
-        sequence: its number in the context.
-
+    `swa_full` says whether sliding-window layers keep all tokens.
     """
 
-    def __init__(
-        self, context: Any, recurrent: bool, window: int, whole: bool, sequence: int = 0
-    ) -> None:
+    def __init__(self, context: Any, swa_full: bool, sequence: int) -> None:
+        model = llama_cpp.llama_get_model(context)
         self._context, self._memory = context, llama_cpp.llama_get_memory(context)
         self._sequence = sequence
-        self._recurrent, self._window = recurrent, window
+        self._recurrent = bool(
+            llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
+        )
+        self._window = int(llama_cpp.llama_model_n_swa(model))  # tokens; 0: it has none
         #: Most tokens that snapshots take back.
-        self.snapshots = int(llama_cpp.llama_n_rs_seq(context)) if recurrent else 0
-        self._last = 0  # tokens of the last pass that snapshots can take back; -1: unknown
+        self.snapshots = int(llama_cpp.llama_n_rs_seq(context)) if self._recurrent else 0
+        #: Tokens of the last pass that snapshots can take back; -1: unknown.
+        self.last = 0
         self._marks: list[_State] = []
         self._saved: list[_State] = []
         #: See the table above.
-        self.kind: Kind = "window" if window and not whole else "removal"
-        if recurrent:
+        self.kind: Kind = "window" if self._window and not swa_full else "removal"
+        if self._recurrent:
             self.kind = "snapshots" if self.snapshots else "replay"
 
     def save(self, length: int) -> None:
         """Make it possible to come back to these `length` tokens until the next `settle`."""
         if self.kind != "replay" or (self._saved and self._saved[-1].length == length):
             return
-        if self._marks and self._marks[-1].length == length:
+        if self._is_marked(length):
             self._saved.append(self._marks[-1])
         elif not self._saved or _bytes(self._saved) < _MOST_BYTES:
             self._saved.append(self._state(length))
 
     def mark(self, length: int) -> None:
         """Make it possible to come back to these `length` tokens in later turns."""
-        if self.kind == "removal" or not length:
-            return
-        if self._marks and self._marks[-1].length == length:
+        if self.kind == "removal" or not length or self._is_marked(length):
             return
         self._marks.append(self._state(length))
         while len(self._marks) > 1 and (
@@ -93,19 +88,14 @@ class Rollback:
             lengths = [0, *(mark.length for mark in self._marks[:-1])]  # the newest one stays
             del self._marks[int(np.diff(lengths).argmin())]
 
-    def passed(self, count: int) -> None:
-        """Take note of a finished pass over `count` tokens."""
-        self._last = count - 1
+    def _is_marked(self, length: int) -> bool:
+        return bool(self._marks) and self._marks[-1].length == length
 
     def forget(self) -> None:
         """Drop the saved states: the memory was filled by other means."""
         self._marks.clear()
         self._saved.clear()
-        self.lost()
-
-    def lost(self) -> None:
-        """Take note that a pass begins, and may happen in part or not at all."""
-        self._last = -1
+        self.last = -1
 
     def settle(self, length: int) -> None:
         """Drop the states that only rejected drafts would need: those before `length`."""
@@ -115,12 +105,10 @@ class Rollback:
     def back(self, length: int, held: int) -> int:
         """Take back those of the `held` tokens from position `length` on.
 
-        Returns:
-            How many are held now: fewer than `length` where no later state was saved.
-
+        Returns how many are held now: fewer than `length` where no later state was saved.
         """
         self._drop_after(length)
-        reaches, self._last = self._reaches(length, held), 0
+        reaches, self.last = self._reaches(length, held), 0
         if reaches and self._remove(length):
             return length
         while states := [*self._marks[-1:], *self._saved[-1:]]:
@@ -132,20 +120,19 @@ class Rollback:
         return 0
 
     def _reaches(self, length: int, held: int) -> bool:
-        if not length:
-            return False  # removing the whole sequence is safer
-        if self._end() < length - 1:
-            return False  # an exception struck between the memory's going back and our note of it
+        # Removing the whole sequence is safer, and an exception may have struck between the
+        # memory's going back and our note of it.
+        if not length or self._end() < length - 1:
+            return False
         if self._recurrent:
-            return held - length <= min(self.snapshots, self._last)
+            return held - length <= min(self.snapshots, self.last)
         # A sliding window must still have all that the next token sees: llama.cpp removes tokens
         # before that without a word, and computes from what is left. This also holds where the
         # window is kept whole: a state file has only the part that can be seen.
         first = llama_cpp.llama_memory_seq_pos_min(self._memory, self._sequence)
         return not self._window or first <= 0 or length >= first + self._window - 1
 
-    def _end(self) -> int:
-        """The last position in the memory."""
+    def _end(self) -> int:  # the last position in the memory
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, self._sequence))
 
     def _remove(self, length: int) -> bool:

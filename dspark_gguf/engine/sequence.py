@@ -8,10 +8,10 @@ from typing import Protocol
 
 import llama_cpp
 import numpy as np
+import numpy.typing as npt
 
 from dspark_gguf.config import MAX_DRAFT
-from dspark_gguf.engine.context import Context, Rows, open_context
-from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.context import Context, open_context
 from dspark_gguf.engine.memory import Footprint
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.rollback import Rollback
@@ -25,10 +25,10 @@ _LONG = 16
 class Listener(Protocol):
     """Is told what a cache reads, such as a draft that works on the target's features."""
 
-    def passed(self, count: int) -> None:
+    def on_pass(self, count: int) -> None:
         """The cache has read `count` more tokens; the results of the pass are still there."""
 
-    def trimmed(self, length: int) -> None:
+    def on_trim(self, length: int) -> None:
         """All tokens from position `length` on are void, and the cache may have dropped more."""
 
 
@@ -36,49 +36,38 @@ class SequenceCache:
     """The KV cache of one sequence of a context.
 
     How its memory takes back tokens is in ``rollback.py``. Where that drops more than was asked
-    for, `length` says so, and the next caller of `decode` reads what is missing again.
-
-    Args:
-        context, sequence: the context, and the number of the sequence in it.
-        rollback: how its memory takes back tokens.
-        max_rows: most rows of logits of a pass.
-        is_draft: whether passes over single tokens may be taken back.
-
-    Attributes:
-        tokens: the ids in the cache, in order. After an interrupted pass the cache may hold more,
-            which the next `keep` removes.
-        listeners: are told of every pass and of everything taken back.
-        max_rows: as the argument; fewer if the memory cannot take back as many.
-        rollback: how its memory takes back tokens: the name of the kind.
-        kind: ``model``, or ``block`` for a draft that guesses several tokens in one pass.
-        most_drafts: most tokens of a draft from it.
-        model: whose cache it is, if this package loaded it.
-
+    for, `length` says so, and the next caller of `decode` reads what is missing again. `is_draft`
+    says whether passes over single tokens may be taken back, `swa_full` whether sliding-window
+    layers keep all tokens.
     """
 
-    kind = "model"
-    most_drafts = MAX_DRAFT
-    model: Model
+    kind = "model"  # or "block": a draft that guesses several tokens in one pass
+    most_drafts = MAX_DRAFT  # tokens of a draft from it
+    model: Model  # whose cache it is, if this package loaded it
 
     def __init__(
         self,
         context: Context,
-        rollback: Rollback,
+        swa_full: bool,
         max_rows: int,
         is_draft: bool = False,
         sequence: int = 0,
     ) -> None:
-        self.context, self.sequence, self.max_rows = context, sequence, max_rows
+        self.context, self.sequence, self._is_draft = context, sequence, is_draft
         #: llama.cpp's context; most tokens it can hold; size of the model's vocabulary.
         self.pointer, self.n_ctx, self.n_vocab = context.pointer, context.n_ctx, context.n_vocab
-        self.cache_bytes = context.cache_bytes
+        #: In order. After an interrupted pass there may be more, until the next `reuse_prefix`.
         self.tokens: list[int] = []
+        #: Told of every pass and of everything taken back.
         self.listeners: list[Listener] = []
-        self._is_draft, self._rollback, self.rollback = is_draft, rollback, rollback.kind
+        self._rollback = Rollback(context.pointer, swa_full, sequence)
+        self.rollback = self._rollback.kind
+        #: Most rows of logits of a pass; fewer if the memory cannot take back as many.
+        self.max_rows = max_rows
+        if self.rollback == "snapshots":
+            self.max_rows = min(max_rows, 1 + self._rollback.snapshots)
         self._unsure = False
         self._prompt_end = 0
-        if rollback.kind == "snapshots":
-            self.max_rows = min(max_rows, 1 + rollback.snapshots)
 
     @property
     def length(self) -> int:
@@ -96,14 +85,11 @@ class SequenceCache:
     def flush(self) -> None:
         """Read what waits to be read; here nothing does."""
 
-    def keep(self, tokens: Sequence[int]) -> int:
-        """Drop what is not a prefix of `tokens`, and return the length of what stays.
-
-        The state after `tokens`, once they are read, is saved for later edits.
-        """
+    def reuse_prefix(self, tokens: Sequence[int]) -> int:
+        """As any `Cache`; the state after `tokens`, once read, is saved for later edits."""
         self._take_back(common_prefix(self.tokens, tokens))
         for listener in self.listeners:
-            listener.trimmed(self.length)
+            listener.on_trim(self.length)
         self._prompt_end = len(tokens)
         if self.length == len(tokens):
             self._rollback.mark(self.length)
@@ -128,24 +114,21 @@ class SequenceCache:
         else:
             self.adopt(tokens)
         for listener in self.listeners:
-            listener.trimmed(min(shared, self.length))
+            listener.on_trim(min(shared, self.length))
 
     def trim(self, length: int) -> None:
-        """Take back all tokens from position `length` on; a longer `length` changes nothing.
-
-        What comes before `length` is settled: only an edit will take it back.
-        """
+        """As any `Cache`; what comes before `length` is settled: only an edit takes it back."""
         self._take_back(length)
         self._rollback.settle(length)
         for listener in self.listeners:
-            listener.trimmed(length)
+            listener.on_trim(length)
 
-    def decode(self, tokens: Sequence[int], n_rows: int) -> Rows:
-        """Read `tokens`, which follow those in the cache; logits for the last `n_rows`.
+    def decode(self, tokens: Sequence[int], n_rows: int) -> npt.NDArray[np.float32]:
+        """As any `Cache`: logits ``[n_rows, n_vocab]``, valid until the next pass.
 
         Raises:
             Cancelled: the user interrupted between two batches; what was read stays.
-            ResourceError: the cache is full.
+            ResourceError: the cache is full, or memory is short.
             EngineError: llama.cpp failed.
             ValueError: more than `max_rows` rows.
 
@@ -161,7 +144,7 @@ class SequenceCache:
             tokens = self._save_states(tokens, n_rows)
         self._read(tokens, n_rows)
         last = min(len(tokens), self.context.n_batch)
-        return Rows(self.context, last - n_rows, n_rows)
+        return self.context.rows(last - n_rows, n_rows)
 
     def _save_states(self, tokens: Sequence[int], n_rows: int) -> Sequence[int]:
         """Save the states that a rollback will need; returns the tokens still to read."""
@@ -193,13 +176,13 @@ class SequenceCache:
     def _pass(self, tokens: Sequence[int], n_rows: int) -> None:
         # Unsure until `tokens` is right again: an exception may strike between any two lines.
         self._unsure = True
-        self._rollback.lost()
+        self._rollback.last = -1
         self.context.run(self.sequence, tokens, self.length, n_rows)
         self.tokens.extend(tokens)
-        self._rollback.passed(len(tokens))
+        self._rollback.last = len(tokens) - 1
         self._unsure = False
         for listener in self.listeners:
-            listener.passed(len(tokens))
+            listener.on_pass(len(tokens))
 
     def _take_back(self, length: int) -> None:
         """Take back to `length`, or further; also what an interrupted pass may have left."""
@@ -215,22 +198,14 @@ class SequenceCache:
 def open_cache(
     model: Model, n_ctx: int, max_rows: int, interrupt: Event, *, is_draft: bool = False
 ) -> SequenceCache:
-    """The cache of the only sequence of a new context; arguments and errors as `open_context`.
-
-    `is_draft` is explained at `SequenceCache`.
-    """
-    footprint = Footprint(read_header(model.path), model.options)
+    """The cache of the only sequence of a new context; see `open_context` and `SequenceCache`."""
+    footprint = Footprint(model.header, model.options)
     # A draft reads token by token, and snapshots reach back no further than the last pass.
     snapshots = 0 if is_draft else footprint.snapshots(max_rows - 1)
     context = open_context(model, n_ctx, max_rows, interrupt, snapshots=snapshots)
-    cache = SequenceCache(context, rollback_of(model, context), max_rows, is_draft)
+    cache = SequenceCache(context, model.options.swa_full, max_rows, is_draft)
     cache.model = model
     return cache
-
-
-def rollback_of(model: Model, context: Context) -> Rollback:
-    """How a context of this model takes back tokens."""
-    return Rollback(context.pointer, model.is_recurrent, model.window, model.options.swa_full)
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

@@ -27,9 +27,8 @@ _PLACEMENT = {
 
 def fingerprint(cache: SequenceCache) -> dict[str, Any]:
     """Plain values; a saved cache may be used only where they are the same."""
-    file = cache.model.path.stat()
     return {
-        "file": [cache.model.path.name, file.st_size, file.st_mtime_ns],
+        "file": cache.model.stamp(),
         "n_ctx": cache.n_ctx,
         "options": cache.model.options.model_dump(mode="json", exclude=_PLACEMENT | {"n_ctx"}),
         "llama_cpp": llama_cpp.__version__,
@@ -38,19 +37,14 @@ def fingerprint(cache: SequenceCache) -> dict[str, Any]:
 
 def state_bytes(cache: SequenceCache) -> int:
     """Size of the file that `save_state` would write."""
-    size: int = llama_cpp.llama_state_seq_get_size(cache.pointer, cache.sequence)
-    return size + 4 * cache.length
+    size = llama_cpp.llama_state_seq_get_size(cache.pointer, cache.sequence)
+    return int(size) + 4 * cache.length
 
 
 def save_state(cache: SequenceCache, path: Path) -> None:
-    """Write what the cache holds.
-
-    Raises:
-        OSError: it could not be written completely.
-
-    """
+    """Write what the cache holds; an OSError says that it could not be written completely."""
     cache.flush()
-    cache.keep(cache.tokens)  # an interrupted pass may have left more in it
+    cache.reuse_prefix(cache.tokens)  # an interrupted pass may have left more in it
     tokens = (llama_cpp.llama_token * cache.length)(*cache.tokens)
     with library.listening() as errors:
         written = llama_cpp.llama_state_seq_save_file(
@@ -62,18 +56,18 @@ def save_state(cache: SequenceCache, path: Path) -> None:
 
 
 def load_state(cache: SequenceCache, path: Path) -> int:
-    """Replace what the cache holds by a complete file of `save_state`; returns its tokens.
+    """Replace what the cache holds by a complete file of `save_state`.
 
-    If llama.cpp refuses the file, the cache is empty: 0.
+    Returns the number of its tokens; 0 if llama.cpp refuses the file: the cache is empty then.
     """
     cache.trim(0)
     tokens = (llama_cpp.llama_token * cache.n_ctx)()
     count = ctypes.c_size_t(0)
     with library.listening():
+        file, room = os.fsencode(path), cache.n_ctx
         read = llama_cpp.llama_state_seq_load_file(
-            cache.pointer, os.fsencode(path), cache.sequence, tokens, cache.n_ctx,
-            ctypes.byref(count),
-        )  # fmt: skip
+            cache.pointer, file, cache.sequence, tokens, room, ctypes.byref(count)
+        )
     ids = list(tokens[: count.value])
     memory = llama_cpp.llama_get_memory(cache.pointer)
     last = llama_cpp.llama_memory_seq_pos_max(memory, cache.sequence)

@@ -13,6 +13,7 @@ from typing import Any
 import llama_cpp
 from llama_cpp.llama_cpp import _lib
 
+from dspark_gguf.engine.library import bind
 from dspark_gguf.errors import EngineError
 
 #: The version of llama-cpp-python that has all of them.
@@ -29,36 +30,27 @@ _SIGNATURES: dict[str, tuple[Any, list[Any], str, str, str]] = {
 }
 
 
-def mangled(name: str) -> list[str]:
-    """The names under which a build may export a function whose first argument is a context."""
-    _, _, itanium, msvc, result = _SIGNATURES[name]
-    return [
-        name,
-        f"_Z{len(name)}{name}P13llama_context{itanium}",
-        f"?{name}@@YA{result}PEAUllama_context@@{msvc}@Z",
-    ]
+def functions() -> list[Any]:
+    """All of them, in the order of `_SIGNATURES`; an `EngineError` if this build lacks one."""
+    return list(map(function, _SIGNATURES))
 
 
 def function(name: str) -> Any:
-    """One of these functions.
-
-    Raises:
-        EngineError: this build lacks it.
-
-    """
-    result, arguments, *_ = _SIGNATURES[name]
-    for spelled in mangled(name):
-        found = getattr(_lib, spelled, None)
-        if found is not None:
-            found.restype, found.argtypes = result, [ctypes.c_void_p, *arguments]
-            return found
+    """One of them; its first argument is a context."""
+    result, arguments, *spelling = _SIGNATURES[name]
+    for spelled in mangle(name, *spelling):
+        if hasattr(_lib, spelled):
+            return bind(_lib, spelled, result, ctypes.c_void_p, *arguments)
     raise EngineError(
         f"llama-cpp-python {llama_cpp.__version__} lacks {name}, which block drafts need",
         f"Install llama-cpp-python {TRIED}, or draft with a small model of the same family.",
     )
 
 
-def require_all() -> None:
-    """Raise the `EngineError` of `function` if this build lacks one of them."""
-    for name in _SIGNATURES:
-        function(name)
+def mangle(name: str, itanium: str, msvc: str, result: str) -> list[str]:
+    """The names under which a build may export it."""
+    return [
+        name,
+        f"_Z{len(name)}{name}P13llama_context{itanium}",
+        f"?{name}@@YA{result}PEAUllama_context@@{msvc}@Z",
+    ]

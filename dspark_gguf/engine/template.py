@@ -11,8 +11,8 @@ from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import text_or_file
 
-#: ``{"role": "system" | "user" | "assistant", "content": text}``
-Message = Mapping[str, str]
+#: Each ``{"role": "system" | "user" | "assistant", "content": text}``.
+Messages = Sequence[Mapping[str, str]]
 
 #: Most characters of a prompt; the longest contexts hold fewer.
 _MAX_CHARACTERS = 16 * 1024**2
@@ -22,57 +22,44 @@ class ChatTemplate:
     """The chat template of a model, rendered by llama-cpp-python in Jinja's immutable sandbox.
 
     The sandbox keeps a template away from Python and from the messages; it does not bound its time.
-
-    Args:
-        model: a loaded model.
-        override: Jinja text, or a file with it, instead of the template in the model's file;
-            ignored if blank.
-
-    Raises:
-        UsageError: the template is not Jinja, or there is no such file.
-
+    `override` is Jinja text, or a file with it, instead of the template in the model's file; it is
+    ignored if blank. A `UsageError` says that it is not Jinja, or that there is no such file.
     """
 
     def __init__(self, model: Model, override: str | None = None) -> None:
-        self._vocabulary = model.vocabulary
+        self._vocabulary = vocabulary = model.vocabulary
         self.notes: list[str] = []
-        given = override or ""
-        if given.strip():
-            given = text_or_file(given, "{", "chat-template")
-        source = given if given.strip() else model.template
-        if source is None:
+        if override and override.strip():
+            override = text_or_file(override, "{", "chat-template")
+        for source in (override, model.header.metadata.get("tokenizer.chat_template")):
+            if source and source.strip():
+                break
+        else:
             source = CHATML_CHAT_TEMPLATE
             self.notes.append(
                 f"{model.path.name} has no chat template (a base model?): ChatML is used; "
                 "give another with --chat-template, or use `run --raw`"
             )
-        self.source = source
-        vocabulary = model.vocabulary
+        self.source = str(source)
         self._bos, eos = (
             vocabulary.text(token).decode("utf-8", "replace")
             for token in (vocabulary.bos, vocabulary.eos)
         )
         try:
-            self._format = Jinja2ChatFormatter(source, eos_token=eos, bos_token=self._bos)
+            self._format = Jinja2ChatFormatter(self.source, eos_token=eos, bos_token=self._bos)
         except Exception as error:  # from Jinja, or from Python if it is nested too deeply
-            problem = f"the chat template is not valid Jinja: {_reason(error)}"
-            raise UsageError(problem, "Give another with --chat-template.") from None
+            raise _refusal(f"is not valid Jinja: {_reason(error)}") from None
 
     @property
     def switches_thinking(self) -> bool:
         """Whether the template can turn thinking on and off."""
         return "enable_thinking" in self.source
 
-    def render(self, messages: Sequence[Message], think: bool | None = None) -> str:
-        """The prompt text that asks for the next answer.
+    def render(self, messages: Messages, think: bool | None = None) -> str:
+        """The prompt text that asks for the answer to `messages`, the last of them the user's.
 
-        Args:
-            messages: the conversation; the last one is the user's.
-            think: sets ``enable_thinking``; None: the template's default.
-
-        Raises:
-            UsageError: the template refuses the messages, or writes nothing or far too much.
-
+        `think` sets ``enable_thinking``; None: the template's default. A `UsageError` says that
+        the template refuses the messages, or writes nothing or far too much.
         """
         extra: dict[str, Any] = {} if think is None else {"enable_thinking": think}
         try:
@@ -83,15 +70,13 @@ class ChatTemplate:
                 system, first, *rest = messages
                 content = f"{system['content']}\n\n{first['content']}"
                 return self.render([{"role": first["role"], "content": content}, *rest], think)
-            problem = f"the chat template does not accept these messages: {_reason(error)}"
-            raise UsageError(problem, "Give another with --chat-template.") from None
+            raise _refusal(f"does not accept these messages: {_reason(error)}") from None
         if not text.strip() or len(text) > _MAX_CHARACTERS:
             what = f"{len(text):,} characters" if text.strip() else "nothing"
-            problem = f"the chat template writes {what} as the prompt"
-            raise UsageError(problem, "Give another with --chat-template.")
+            raise _refusal(f"writes {what} as the prompt")
         return str(text)
 
-    def encode(self, messages: Sequence[Message], think: bool | None = None) -> list[int]:
+    def encode(self, messages: Messages, think: bool | None = None) -> list[int]:
         """Token ids of `render`."""
         return self.tokenize(self.render(messages, think))
 
@@ -99,6 +84,10 @@ class ChatTemplate:
         """Ids of a rendered prompt, with the first token unless the template wrote it."""
         written = bool(self._bos) and text.startswith(self._bos)
         return self._vocabulary.tokenize(text, add_bos=not written)
+
+
+def _refusal(problem: str) -> UsageError:
+    return UsageError(f"the chat template {problem}", "Give another with --chat-template.")
 
 
 def _reason(error: Exception) -> str:

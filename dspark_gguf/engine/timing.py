@@ -27,17 +27,13 @@ _SCORE = 5e-5
 Name = TypeVar("Name")
 
 
-def interleaved(
+def interleave(
     work: Mapping[Name, Callable[[], float]], repeats: int, budget: float = inf, least: int = 0
 ) -> dict[Name, list[float]]:
     """Seconds of each work, taking turns, so that a busy moment of the machine affects all.
 
-    Args:
-        work: name -> does it once and returns the seconds that count.
-        repeats: turns.
-        budget: seconds after which no work begins.
-        least: how many are done even then, of all together.
-
+    `work` does it once and returns the seconds that count. After `budget` seconds no more begins,
+    unless fewer than `least` are done, of all together.
     """
     taken: dict[Name, list[float]] = {name: [] for name in work}
     started = perf_counter()
@@ -56,7 +52,7 @@ def pass_seconds(cache: Cache, ids: Sequence[int], depth: int, count: int, rows:
     return perf_counter() - started
 
 
-def measured(
+def measure(
     learned: Learned,
     target: SequenceCache,
     draft: SequenceCache | None,
@@ -69,9 +65,9 @@ def measured(
     Measuring takes about `budget` seconds and empties the caches; `say` is given a line before.
     """
     costs = learned.costs
-    costs.replays = target.rollback == "replay"
-    limit = min(speculation.most_copies, target.max_rows - 1)
-    if not costs.covers(limit, looks=draft is not None):
+    costs.rereads = target.rollback == "replay"
+    limit = min(speculation.max_lookup_tokens, target.max_rows - 1)
+    if not costs.covers(limit, drafts=draft is not None):
         who = "the model costs" if draft is None else "both models cost"
         say(f"measuring what {who} on this machine (once, about {budget:.0f} s)")
         quick_profile(target, draft, costs, budget, limit)
@@ -81,18 +77,15 @@ def measured(
 def quick_profile(
     target: Cache, draft: Cache | None, costs: LearnedCosts, budget: float, limit: int
 ) -> None:
-    """Measure the models for about `budget` seconds, with at most `limit` draft tokens.
-
-    Empties their caches.
-    """
+    """Measure for about `budget` seconds, with at most `limit` draft tokens; empties the caches."""
     started = perf_counter()
     if isinstance(draft, BlockDraftCache):
-        costs.add_look(_SCORE)
+        costs.add_draft_step(_SCORE)
         before = min(_CONTEXT, target.n_ctx - draft.most_drafts)
         if before >= 0 and draft.room >= 0:
-            costs.add_first_look(block_seconds(target, draft, before), 1)
+            costs.add_first_draft_step(block_seconds(target, draft, before), 1)
     elif draft is not None:
-        _measure_looks(draft, costs)
+        _measure_draft_steps(draft, costs)
     depth = min(_CONTEXT, target.n_ctx // 2)
     most = min(limit + 1, target.max_rows, target.n_ctx - depth)
     wanted = [rows for rows in _ROWS if rows <= most]
@@ -130,29 +123,29 @@ def passes(
     budget: float = inf,
     least: int = 0,
 ) -> dict[int, list[float]]:
-    """Number of rows -> seconds of passes over them after `depth` tokens, `interleaved`."""
+    """Number of rows -> seconds of passes over them after `depth` tokens; see `interleave`."""
     ids = tokens(cache, depth + max(wanted))
     pass_seconds(cache, ids, depth, 1)  # the first also allocates memory
     work = {rows: partial(pass_seconds, cache, ids, depth, rows) for rows in wanted}
-    taken = interleaved(work, repeats, budget, least)
+    taken = interleave(work, repeats, budget, least)
     prefill(cache, ids[:depth])
     return taken
 
 
-def _measure_looks(cache: Cache, costs: LearnedCosts) -> None:
+def _measure_draft_steps(cache: Cache, costs: LearnedCosts) -> None:
     """Draft steps over one, two and many tokens, as far as there is room."""
     depth = min(_CONTEXT, cache.n_ctx // 2)
     count = min(_READ, cache.n_ctx - depth)
-    look = partial(pass_seconds, cache, tokens(cache, depth + count), depth, rows=1)
-    look(1)
-    one = median(look(1) for _ in range(8))
-    two = median(look(2) for _ in range(4)) if count > 1 else 0.0
+    step = partial(pass_seconds, cache, tokens(cache, depth + count), depth, rows=1)
+    step(1)
+    one = median(step(1) for _ in range(8))
+    two = median(step(2) for _ in range(4)) if count > 1 else 0.0
     for _ in range(3):
-        costs.add_look(one)
+        costs.add_draft_step(one)
     for _ in range(3 if two else 0):
-        costs.add_first_look(two, 2)
+        costs.add_first_draft_step(two, 2)
     if count > 2:
-        costs.add_first_look(look(count), count)
+        costs.add_first_draft_step(step(count), count)
 
 
 def tokens(cache: Cache, count: int) -> list[int]:

@@ -3,9 +3,9 @@
 llama.cpp keeps weights in *extra buffers*, laid out for special code: repacked, or for the AMX
 units of Intel's servers. On some machines the first pass with them ends the process (gcc before
 13.3 compiles AMX wrongly, PR 114098; some hypervisors announce units that they withhold), and so
-may the first pass on a GPU that a build does not support. No return value warns of it. So each way
-is tried in a separate process, once per build and machine, on a small model (``first_pass.py``),
-and the outcome is kept.
+may the first pass on a GPU that a build does not support. No return value warns of it. So each
+feature is tried in a separate process, once per build and machine, on a small model
+(``first_pass.py``), and the outcome is kept.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from llama_cpp.llama_cpp import _lib
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
-from dspark_gguf.engine import build, library
+from dspark_gguf.engine import library
 from dspark_gguf.errors import EngineError
 from dspark_gguf.paths import cache_path, replacing
 
-Way = Literal["extra buffers", "gpu"]
+Feature = Literal["extra buffers", "gpu"]
 Wish = Literal["auto", "on", "off"]
 
 #: Builds llama.cpp on this machine.
@@ -41,11 +41,9 @@ REBUILD = f"CXXFLAGS=-fno-dse {REINSTALL}"
 _SECONDS = 60
 #: Relative difference of the logits: rounding makes 0.01, wrong kernels 1.
 _ROUNDING = 0.2
-#: A way that is slower than this in every pass is left out.
+#: A feature that is slower than this in every pass is left out.
 _SLOWER = 1.1
 _FORMAT = 1
-#: What reading JSON of another shape raises.
-_INVALID = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
 _CHILD = (
     "import sys; sys.path[:] = sys.argv[4:]; "
@@ -57,11 +55,11 @@ _CHILD = (
 class Outcome:
     """The outcome of a trial."""
 
-    fault: str = ""  # what is wrong with this way, in words
+    fault: str = ""  # what is wrong with this feature, in words
     everywhere: bool = False  # whether the plainest pass has the fault too
     known: bool = True  # whether the trial gave an answer; else the fault says why not
-    #: Rows of a pass -> its seconds over those of the plain way.
-    ratios: Mapping[int, float] = field(default_factory=dict)
+    #: Rows of a pass -> its seconds over those without it.
+    ratios: dict[int, float] = Field(default_factory=dict)
 
     @property
     def works(self) -> bool:
@@ -74,29 +72,20 @@ class Outcome:
         return self.works and min(self.ratios.values(), default=1.0) <= _SLOWER
 
 
-_known: dict[Way, Outcome] = {}
+_OUTCOME = TypeAdapter(Outcome)
+_known: dict[Feature, Outcome] = {}
 
 
-def outcome(way: Way) -> Outcome:
-    """The outcome of the trial of `way`, which takes place now if it never did."""
-    if way not in _known:
-        _known[way] = _read(_path(way)) or _try_and_keep(way)
-    return _known[way]
-
-
-def renewed(way: Way) -> Outcome:
-    """The outcome of a new trial: about a second."""
-    _known[way] = _try_and_keep(way)
-    return _known[way]
+def outcome(feature: Feature, again: bool = False) -> Outcome:
+    """The outcome of the trial of `feature`; a new one, if there is none or `again`, takes 1 s."""
+    if again or feature not in _known:
+        kept = None if again else _read(_path(feature))
+        _known[feature] = kept or _try_and_save(feature)
+    return _known[feature]
 
 
 def extra_buffers(wish: Wish = "auto") -> bool:
-    """Whether to load a model with extra buffers.
-
-    Raises:
-        EngineError: this build cannot run here at all.
-
-    """
+    """Whether to load a model with extra buffers; an `EngineError` if this build cannot run."""
     if wish != "auto":
         return wish == "on"
     found = outcome("extra buffers")
@@ -137,27 +126,26 @@ def buffers() -> str:
 
 def has_amx() -> bool:
     """Whether this build has code for Intel's AMX units."""
-    return "AMX_INT8" in build.features().get("CPU", [])
+    return "AMX_INT8" in library.features().get("CPU", [])
 
 
-def _try_and_keep(way: Way) -> Outcome:
+def _try_and_save(feature: Feature) -> Outcome:
     """The outcome of a new trial, kept in a file where there can be one."""
-    found = _try(way)
+    found, path = _try(feature), _path(feature)
     if found.known:
         with suppress(OSError):
-            path = _path(way)
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
-                temporary.write_text(json.dumps(asdict(found)), encoding="utf-8")
+                temporary.write_bytes(_OUTCOME.dump_json(found))
     return found
 
 
-def _try(way: Way) -> Outcome:
+def _try(feature: Feature) -> Outcome:
     if getattr(sys, "frozen", False) or not sys.executable:
         return _unknown("there is no Python to start")
     try:
         with TemporaryDirectory(prefix="dspark-gguf-", ignore_cleanup_errors=True) as folder:
-            end = _run(way, Path(folder))
+            end = _run(feature, Path(folder))
             return _judge(_answer(Path(folder)), end)
     except OSError as error:
         return _unknown(error.strerror or str(error))
@@ -167,9 +155,9 @@ def _unknown(why: str) -> Outcome:
     return Outcome(f"could not be tried: {why}", known=False)
 
 
-def _run(way: Way, folder: Path) -> str:
+def _run(feature: Feature, folder: Path) -> str:
     """Run the child; how it ended: a signal, words, or nothing if it went well."""
-    command = [sys.executable, "-c", _CHILD, way, str(folder), str(_SECONDS), *sys.path]
+    command = [sys.executable, "-c", _CHILD, feature, str(folder), str(_SECONDS), *sys.path]
     with (folder / "said").open("wb") as said:
         try:
             done = subprocess.run(
@@ -179,9 +167,8 @@ def _run(way: Way, folder: Path) -> str:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return f"takes more than {_SECONDS} s"
-    if done.returncode < 0:
-        with suppress(ValueError):
-            return signal.Signals(-done.returncode).name
+    with suppress(ValueError):
+        return signal.Signals(-done.returncode).name
     return f"code {done.returncode & 0xFFFFFFFF:#x}" if done.returncode else ""
 
 
@@ -202,25 +189,25 @@ def _judge(said: Mapping[str, Any], end: str) -> Outcome:
         fault = end if end.startswith("takes") else f"ends the process ({end})"
         return Outcome(fault, everywhere="plain" not in said)
     try:
-        same = float(said["difference"]) <= _ROUNDING  # false for NaN
-        return Outcome(ratios=_ratios(said)) if same else Outcome("computes something else")
-    except _INVALID:
+        if said["difference"] <= _ROUNDING:  # false for NaN
+            return Outcome(ratios=said["ratios"])
+    except (KeyError, TypeError, ValueError):
         return _unknown("no answer")
+    return Outcome("computes something else")
 
 
-def _path(way: Way) -> Path:
-    """The file for this way, build and machine."""
+def _path(feature: Feature) -> Path:
+    """The file for this feature, build and machine."""
     stats: list[Any] = []
     with suppress(OSError):
         files = [one for one in Path(_lib._name).parent.iterdir() if one.is_file()]
         stats = sorted((one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files)
     system = [processor(), platform.release(), platform.machine()]
-    facts = [_FORMAT, way, stats, library.machine(), *system]
+    facts = [_FORMAT, feature, stats, library.machine(), *system]
     digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
     return cache_path("builds") / f"{digest[:24]}.json"
 
 
-@lru_cache
 def processor() -> str:
     """What the processor can do, as the system says."""
     with suppress(OSError):
@@ -230,12 +217,7 @@ def processor() -> str:
     return platform.processor()
 
 
-def _ratios(values: Mapping[str, Any]) -> dict[int, float]:
-    return {int(rows): float(ratio) for rows, ratio in values["ratios"].items()}
-
-
 def _read(path: Path) -> Outcome | None:
-    with suppress(OSError, *_INVALID):
-        values = json.loads(path.read_text("utf-8"))
-        return Outcome(str(values["fault"]), bool(values["everywhere"]), ratios=_ratios(values))
+    with suppress(OSError, ValueError):
+        return _OUTCOME.validate_json(path.read_bytes())
     return None

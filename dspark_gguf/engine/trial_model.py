@@ -14,8 +14,6 @@ import numpy as np
 
 _WIDTH, _INNER, _TOKENS = 1024, 2048, 1024
 _ALIGNMENT = 32
-#: gguf.h's numbers for kinds of metadata, with the format of a value.
-_UINT32, _FLOAT32, _STRING = (4, "I"), (6, "f"), 8
 
 
 class _Type(NamedTuple):
@@ -46,32 +44,25 @@ _MATRICES = {
     "blk.0.ffn_down": (_Q4_0, _WIDTH, _INNER),
 }
 _NORMS = ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")
-_NUMBERS = {
-    "block_count": 1, "context_length": 256, "embedding_length": _WIDTH,
-    "feed_forward_length": _INNER, "vocab_size": _TOKENS, "attention.head_count": 16,
+_METADATA: dict[str, str | int | float] = {
+    "general.architecture": "llama", "tokenizer.ggml.model": "none", "llama.block_count": 1,
+    "llama.context_length": 256, "llama.embedding_length": _WIDTH,
+    "llama.feed_forward_length": _INNER, "llama.vocab_size": _TOKENS,
+    "llama.attention.head_count": 16, "llama.attention.layer_norm_rms_epsilon": 1e-5,
 }  # fmt: skip
 
 
 def write_trial_model(path: Path) -> Path:
-    """Write it; always the same bytes.
-
-    Raises:
-        OSError: there is no room.
-
-    """
+    """Write it; always the same bytes."""
     rng = np.random.default_rng(0)
     ones = np.ones(_WIDTH, dtype="<f4").tobytes()
     tensors = [(name, (_WIDTH,), 0, ones) for name in _NORMS] + [
         (name, (columns, rows), kind.number, _weights(rng, kind, rows, columns))
         for name, (kind, rows, columns) in _MATRICES.items()
     ]
-    texts = {"general.architecture": "llama", "tokenizer.ggml.model": "none"}
-    metadata = [
-        *(_text(key) + struct.pack("<I", _STRING) + _text(text) for key, text in texts.items()),
-        *(_number(key, _UINT32, value) for key, value in _NUMBERS.items()),
-        _number("attention.layer_norm_rms_epsilon", _FLOAT32, 1e-5),
-    ]
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata)) + b"".join(metadata)
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(_METADATA))
+    for key, value in _METADATA.items():
+        head += _text(key) + _value(value)
     place = 0
     for name, shape, number, data in tensors:
         head += _text(f"{name}.weight") + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
@@ -99,8 +90,11 @@ def _text(text: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def _number(key: str, kind: tuple[int, str], value: float) -> bytes:
-    return _text(f"llama.{key}") + struct.pack(f"<I{kind[1]}", kind[0], value)
+def _value(value: str | float) -> bytes:
+    """With gguf.h's number of its kind before it."""
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + _text(value)
+    return struct.pack("<II", 4, value) if isinstance(value, int) else struct.pack("<If", 6, value)
 
 
 def _padded(data: bytes) -> bytes:

@@ -9,6 +9,8 @@ from functools import cached_property, partial
 from typing import Any
 
 import llama_cpp
+import numpy as np
+import numpy.typing as npt
 
 from dspark_gguf.errors import EngineError
 
@@ -19,24 +21,14 @@ _NEVER_FIRST = ("RWKV", "PLAMO2")
 
 
 class Vocabulary:
-    """The tokenizer of a loaded model.
-
-    Args:
-        model: llama.cpp's model.
-        owner: frees the model; kept alive as long as the vocabulary is.
-
-    Attributes:
-        pointer: llama.cpp's vocabulary.
-        kind: of the tokenizer, such as ``BPE``.
-
-    """
+    """The tokenizer of llama.cpp's `model`, whose `owner` is kept alive as long as this is."""
 
     def __init__(self, model: Any, owner: object) -> None:
         self._owner = owner
         self.pointer: Any = llama_cpp.llama_model_get_vocab(model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self.pointer)
         kind = llama_cpp.llama_vocab_type(self.pointer)
-        self.kind: str = _KINDS.get(kind, str(kind))
+        self.kind: str = _KINDS.get(kind, str(kind))  # of the tokenizer
         self.bos: int = llama_cpp.llama_vocab_bos(self.pointer)
         self.eos: int = llama_cpp.llama_vocab_eos(self.pointer)
         self.adds_bos: bool = (
@@ -44,17 +36,13 @@ class Vocabulary:
             and self.kind not in _NEVER_FIRST
             and llama_cpp.llama_vocab_get_add_bos(self.pointer)
         )
-        self.pieces: Any = None  # ``grammar.pieces_of`` keeps them here
-        self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._spelled: dict[tuple[int, bool], bytes] = {}
 
     def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
         """Ids of `text`.
 
-        Args:
-            text: any string.
-            special: read ``<|im_start|>`` and the like as the tokens they name.
-            add_bos: put the beginning-of-sequence token first where the model wants one.
-
+        `special` reads ``<|im_start|>`` and the like as the tokens they name; `add_bos` puts the
+        beginning-of-sequence token first where the model wants one.
         """
         data = text.encode("utf-8", "replace")
         # Not llama.cpp's `add_special`: by a flag in the file that also puts an end token last,
@@ -73,18 +61,14 @@ class Vocabulary:
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token; control tokens are empty unless `special`."""
-        known = self._pieces.get((token, special))
-        if known is None:
-            size = 256
-            while True:
-                buffer = ctypes.create_string_buffer(size)
-                found = llama_cpp.llama_token_to_piece(
-                    self.pointer, token, buffer, size, 0, special
-                )
-                if found >= -size:
-                    break
-                size = -found
-            known = self._pieces[token, special] = buffer.raw[: max(found, 0)]
+        known = self._spelled.get((token, special))
+        size = 256
+        while known is None:
+            buffer = ctypes.create_string_buffer(size)
+            found = llama_cpp.llama_token_to_piece(self.pointer, token, buffer, size, 0, special)
+            if found >= -size:
+                known = self._spelled[token, special] = buffer.raw[: max(found, 0)]
+            size = -found
         return known
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
@@ -105,7 +89,33 @@ class Vocabulary:
         return hashlib.sha256(spelled).hexdigest()[:32]
 
     @cached_property
+    def pieces(self) -> Pieces:
+        """The tokens as grammars read them."""
+        return Pieces(self)
+
+    @cached_property
     def end_tokens(self) -> tuple[int, ...]:
         """Ids that end an answer: end of sequence, end of turn and the like."""
         is_end = partial(llama_cpp.llama_vocab_is_eog, self.pointer)
         return tuple(token for token in range(self.n_vocab) if is_end(token))
+
+
+class Pieces:
+    """The tokens of a vocabulary as grammars read them: special ones spelled out, by first byte."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.end_tokens = frozenset(vocabulary.end_tokens)
+        self.text = [vocabulary.piece(k, special=True) for k in range(vocabulary.n_vocab)]
+        alone: list[list[int]] = [[] for _ in range(256)]
+        longer: list[list[int]] = [[] for _ in range(256)]
+        for token, text in enumerate(self.text):
+            if text and token not in self.end_tokens:
+                (longer if len(text) > 1 else alone)[text[0]].append(token)
+        #: Asked first: the tokens that are a single byte, or all with that byte if there is none.
+        probes = sorted(self.end_tokens)
+        #: The other tokens with each byte.
+        self.longer: list[npt.NDArray[np.int32]] = []
+        for one, more in zip(alone, longer, strict=True):
+            probes += one or more
+            self.longer.append(np.array(more if one else [], dtype=np.int32))
+        self.probes = np.array(probes, dtype=np.int32)

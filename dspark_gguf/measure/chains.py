@@ -18,39 +18,44 @@ Recorded without a draft model, the first arrays have depth 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.arrays import NoArrays, load_arrays
+from dspark_gguf.calibration import log_odds
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import replacing
 
 Array = npt.NDArray[np.generic]
 Scores = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+#: Of an array of probabilities.
+odds = np.vectorize(log_odds, otypes=[np.float64])
 
 
-@dataclass(frozen=True, slots=True)
-class Copies:
-    """What would be copied at every position; arrays ``[positions, longest]``, see above."""
+@dataclass(frozen=True)
+class Guesses:
+    """Guesses at every position of a text; arrays ``[positions, longest]``, see above."""
 
-    scores: Scores
-    survived: npt.NDArray[np.bool_]
+    scores: npt.NDArray[np.floating]  # NaN after the last guess
+    survived: Bools
 
-    def __iter__(self) -> Iterator[tuple[list[float], int]]:
-        """`at` every position."""
-        return map(self.at, range(len(self.scores)))
+    @cached_property
+    def rows(self) -> list[tuple[list[float], int]]:
+        """At every position the raw scores, and how many of the guesses are right."""
+        lengths, right = np.isfinite(self.scores).sum(axis=1), self.survived.sum(axis=1)
+        rows = zip(self.scores.tolist(), lengths.tolist(), right.tolist(), strict=True)
+        return [(scores[:length], count) for scores, length, count in rows]
 
     def at(self, position: int) -> tuple[list[float], int]:
-        """The raw scores of one copy, and how many of its tokens are right."""
-        if position >= len(self.scores):
-            return [], 0
-        scores = self.scores[position]
-        length = int(np.isfinite(scores).sum())
-        return scores[:length].tolist(), int(self.survived[position].sum())
+        """The same at one position; nothing beyond the end."""
+        return self.rows[position] if position < len(self.rows) else ([], 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +64,9 @@ class Chains:
 
     domain: str
     confidence: Scores
-    survived: npt.NDArray[np.bool_]
+    survived: Bools
     gap: Scores | None = None
-    copies: Copies | None = None
-
-    def __getitem__(self, part: slice) -> Chains:
-        """A stretch of its positions."""
-        gap = None if self.gap is None else self.gap[part]
-        copies = self.copies and Copies(self.copies.scores[part], self.copies.survived[part])
-        return Chains(self.domain, self.confidence[part], self.survived[part], gap, copies)
+    lookup: Guesses | None = None
 
     @property
     def positions(self) -> int:
@@ -84,25 +83,19 @@ def save_chains(path: Path, texts: Iterable[Chains]) -> None:
     """Write all texts, compressed; the file appears whole or not at all."""
     arrays: dict[str, Array] = {}
     for k, text in enumerate(texts):
-        arrays[f"confidence_{k}"] = text.confidence.astype(np.float32)
-        arrays[f"survived_{k}"] = text.survived.astype(np.bool_)
+        arrays |= {f"confidence_{k}": text.confidence, f"survived_{k}": text.survived}
         arrays[f"domain_{k}"] = np.array(text.domain)
         if text.gap is not None:
-            arrays[f"gap_{k}"] = text.gap.astype(np.float32)
-        if text.copies is not None:
-            arrays[f"lookup_{k}"] = text.copies.scores.astype(np.float32)
-            arrays[f"lookup_survived_{k}"] = text.copies.survived.astype(np.bool_)
+            arrays[f"gap_{k}"] = text.gap
+        if text.lookup is not None:
+            arrays[f"lookup_{k}"] = text.lookup.scores
+            arrays[f"lookup_survived_{k}"] = text.lookup.survived
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_chains(path: Path) -> list[Chains]:
-    """All texts of a file.
-
-    Raises:
-        UsageError: it holds no recorded chains.
-
-    """
+    """All texts of a file; a UsageError says that it holds no recorded chains."""
     try:
         arrays = load_arrays(path)
         texts: list[Chains] = []
@@ -111,7 +104,7 @@ def load_chains(path: Path) -> list[Chains]:
         _require(bool(texts), "it has no confidence_0")
     except FileNotFoundError:
         raise UsageError(f"cannot read {path}: no such file", "Check the path.") from None
-    except NoArrays as error:
+    except (NoArrays, ValueError) as error:
         raise UsageError(
             f"{path} holds no recorded chains ({error})",
             "Record some with: dspark-gguf trace -o FILE.npz",
@@ -120,51 +113,41 @@ def load_chains(path: Path) -> list[Chains]:
 
 
 def _text(arrays: dict[str, Array], k: int) -> Chains:
-    confidence, survived = arrays[f"confidence_{k}"], arrays.get(f"survived_{k}")
-    gap = arrays.get(f"gap_{k}")
+    confidence, survived = _scored(arrays, f"confidence_{k}", f"survived_{k}")
     _require(
-        survived is not None and confidence.ndim == 2 and survived.shape == confidence.shape,
-        f"confidence_{k} and survived_{k} have different shapes",
-    )
-    _require(
-        len(confidence) > 0 and bool(np.isfinite(confidence.astype(float)).all()),
+        len(confidence) > 0 and bool(np.isfinite(confidence).all()),
         f"confidence_{k} is empty or not finite",
     )
-    _require(
-        gap is None or (gap.shape == confidence.shape and bool(np.isfinite(gap).all())),
-        f"gap_{k} does not match confidence_{k}",
-    )
-    return Chains(
-        str(arrays.get(f"domain_{k}", np.array("all"))),
-        confidence.astype(np.float32),
-        _alive(survived),
-        None if gap is None else gap.astype(np.float32),
-        _copies(arrays, k),
-    )
+    gap = lookup = None
+    if f"gap_{k}" in arrays:
+        gap = arrays[f"gap_{k}"].astype(np.float32)
+        _require(
+            gap.shape == confidence.shape and bool(np.isfinite(gap).all()),
+            f"gap_{k} does not match confidence_{k}",
+        )
+    if f"lookup_{k}" in arrays:
+        scores, right = _scored(arrays, f"lookup_{k}", f"lookup_survived_{k}")
+        known = np.isfinite(scores)
+        _require(len(scores) == len(confidence), f"lookup_{k} does not match confidence_{k}")
+        _require(
+            not (known[:, 1:] > known[:, :-1]).any(),
+            f"a copy in lookup_{k} continues after its end",
+        )
+        lookup = Guesses(scores, right & known)
+    return Chains(str(arrays.get(f"domain_{k}", "all")), confidence, survived, gap, lookup)
 
 
-def _copies(arrays: dict[str, Array], k: int) -> Copies | None:
-    scores, survived = arrays.get(f"lookup_{k}"), arrays.get(f"lookup_survived_{k}")
-    if scores is None:
-        return None
-    _require(
-        survived is not None and scores.ndim == 2 and survived.shape == scores.shape,
-        f"lookup_{k} and lookup_survived_{k} have different shapes",
-    )
-    _require(
-        len(scores) == len(arrays[f"confidence_{k}"]),
-        f"lookup_{k} does not match confidence_{k}",
-    )
-    known = np.isfinite(scores.astype(float))
-    _require(
-        not (known[:, 1:] > known[:, :-1]).any(), f"a copy in lookup_{k} continues after its end"
-    )
-    return Copies(scores.astype(np.float32), _alive(survived) & known)
+def _scored(arrays: dict[str, Array], scores: str, survived: str) -> tuple[Scores, Bools]:
+    """Scores and what survived, two arrays of the same shape.
 
-
-def _alive(survived: Array | None) -> npt.NDArray[np.bool_]:
-    """Survival is cumulative by definition; a file that marks single matches is read so, too."""
-    return np.logical_and.accumulate(np.asarray(survived, dtype=np.bool_), axis=1)
+    Survival is cumulative by definition; a file that marks single matches is read so, too.
+    """
+    found, alive = arrays[scores], arrays.get(survived)
+    _require(
+        alive is not None and found.ndim == 2 and alive.shape == found.shape,
+        f"{scores} and {survived} have different shapes",
+    )
+    return found.astype(np.float32), np.logical_and.accumulate(np.asarray(alive, bool), axis=1)
 
 
 def _require(fine: bool, fault: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dspark_gguf.config import Sampling, Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.dist import Dist
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.sampling import Follower, Row, Sampler, margin
+from dspark_gguf.sampling import Row, Sampler, margin
 from dspark_gguf.tally import Answer
 
 #: Logits that a row may move with the number of rows computed beside it: up to about 1.0 was seen
@@ -26,27 +26,16 @@ class WitnessSampler(Sampler):
 
     Verification asks for one distribution per emitted token and in order, so the k-th note belongs
     to the k-th token of the answer.
-
-    Attributes:
-        best: the most probable token of each row.
-        margins: the gap between its two best logits.
-
     """
 
     def __init__(self, settings: Sampling, end_tokens: Sequence[int]) -> None:
         super().__init__(settings, end_tokens)
-        self.best: list[int] = []
-        self.margins: list[float] = []
+        self.best: list[int] = []  # the most probable token of each row
+        self.margins: list[float] = []  # the gap between its two best logits
 
-    def __call__(
-        self,
-        row: Row,
-        history: Sequence[int],
-        drafted: Sequence[int] = (),
-        grammar: Follower | None = None,
-    ) -> Dist:
+    def __call__(self, row: Row, *args: Any, **options: Any) -> Dist:
         """The distribution of the next token."""
-        dist = super().__call__(row, history, drafted, grammar)
+        dist = super().__call__(row, *args, **options)
         self.best.append(dist.top)
         self.margins.append(margin(row))
         return dist
@@ -54,27 +43,17 @@ class WitnessSampler(Sampler):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of a comparison.
+    """The result of a comparison."""
 
-    Attributes:
-        verdict: equal; near-tie: the first difference is a matter of rounding; wrong: it is not,
-            or a token was emitted that is not the best of the target's own row.
-        tokens: speculative tokens compared, up to and with the first difference.
-        position: place of the first difference in the answer, None when equal.
-        margin: the wider of the two gaps, in logits, between the best two tokens there.
-        plain: text of the first token that differs, plain decoding.
-        speculative: the same, speculative decoding.
-        accepted: draft tokens that were accepted: without any, nothing was tested.
-
-    """
-
+    #: wrong: the first difference is no matter of rounding, or a token was emitted that is not the
+    #: best of the target's own row.
     verdict: Verdict
-    tokens: int
-    position: int | None
-    margin: float | None
-    plain: str
-    speculative: str
-    accepted: int
+    tokens: int  # speculative tokens compared, up to and with the first difference
+    accepted: int  # draft tokens that were accepted: without any, nothing was tested
+    position: int | None = None  # place of the first difference in the answer
+    margin: float | None = None  # the wider of the two gaps, in logits, between the best two there
+    plain: str = ""  # text of the first token that differs, plain decoding
+    speculative: str = ""  # the same, speculative decoding
 
     def __str__(self) -> str:
         if self.position is None:
@@ -104,14 +83,14 @@ def check(pair: Pair, prompt: Sequence[int], settings: Settings) -> Check:
         differs = _first_difference(plain.tokens, fast.tokens)
     accepted = fast.tally.accepted
     if differs is None:
-        return Check("equal", len(plain.tokens), None, None, "", "", accepted)
+        return Check("equal", len(plain.tokens), accepted)
     gap = max(plain_rows.margins[differs], rows.margins[differs])
     verdict: Verdict = "wrong" if wrong or gap > NEAR_TIE else "near-tie"
     texts = [
         pair.vocabulary.detokenize(tokens[differs : differs + 1], special=True)
         for tokens in (wanted, fast.tokens)
     ]
-    return Check(verdict, differs + 1, differs, gap, texts[0], texts[1], accepted)
+    return Check(verdict, differs + 1, accepted, differs, gap, *texts)
 
 
 def _answer(

@@ -8,7 +8,6 @@ from itertools import chain
 from statistics import median
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from dspark_gguf.engine.block import BlockDraftCache
@@ -26,20 +25,12 @@ _SHALLOW, _DEEP = 16, 1024
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Costs at one context depth.
+    """Costs at one context depth."""
 
-    Attributes:
-        depth: tokens in both caches.
-        target: seconds of a pass of 1, 2, ... rows.
-        draft: seconds of one draft step; 0 without a draft model.
-        once: whether one step drafts a whole block.
-
-    """
-
-    depth: int
-    target: Sequence[float]
-    draft: float
-    once: bool = False
+    depth: int  # tokens in both caches
+    target: Sequence[float]  # seconds of a pass of 1, 2, ... rows
+    draft: float  # seconds of one draft step; 0 without a draft model
+    once: bool = False  # whether one step drafts a whole block
 
     @property
     def ratios(self) -> list[float]:
@@ -48,24 +39,18 @@ class Table:
 
     def as_dict(self) -> dict[str, Any]:
         """The file that ``replay --table`` reads."""
-        looks = range(1, len(self.target))
+        steps = range(1, len(self.target))
         return {
             "target_seconds": [round(seconds, 7) for seconds in self.target],
-            "draft_seconds": [round((1 if self.once else k) * self.draft, 7) for k in looks],
+            "draft_seconds": [round((1 if self.once else k) * self.draft, 7) for k in steps],
         }
 
 
 def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
-    """Measure a pair; both caches are empty afterwards.
+    """Measure passes of up to so many rows; both caches are empty afterwards.
 
-    Args:
-        pair: a target, and a draft or none.
-        depths: tokens in the caches; empty: a short and a long context.
-        rows: most rows of a pass.
-
-    Raises:
-        ResourceError: a depth beyond the context.
-
+    `depths` are tokens in the caches; without any, of a short and a long context. A ResourceError
+    names one beyond the context.
     """
     draft = pair.draft_cache()
     n_ctx = pair.target_cache.n_ctx if draft is None else min(pair.target_cache.n_ctx, draft.n_ctx)
@@ -83,17 +68,14 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
         )
     tables = []
     for depth in depths:
-        target = _medians(pair.target_cache, range(1, rows + 1), depth)
-        if draft is None:
-            look = 0.0  # copies cost nothing
-        elif isinstance(draft, BlockDraftCache):
-            look = block_seconds(pair.target_cache, draft, depth)
-        else:
-            look = _medians(draft, [1], depth)[0]
-        tables.append(Table(depth, target, look, isinstance(draft, BlockDraftCache)))
-    pair.target_cache.trim(0)
-    if draft is not None and not isinstance(draft, BlockDraftCache):
-        draft.trim(0)
+        target, step, once = _medians(pair.target_cache, range(1, rows + 1), depth), 0.0, False
+        if isinstance(draft, BlockDraftCache):
+            step, once = block_seconds(pair.target_cache, draft, depth), True
+        elif draft is not None:
+            [step] = _medians(draft, [1], depth)
+        tables.append(Table(depth, target, step, once))
+    for cache in pair.caches.values():
+        cache.trim(0)
     return tables
 
 
@@ -110,21 +92,17 @@ def as_text(tables: Sequence[Table]) -> str:
     heads = [head for table in tables for head in (f"at {table.depth}: ms", "over 1")]
     parts = [text_table(["rows", *heads], rows)]
     if len(tables) > 1:
-        level, off = common_factor(tables[0], tables[-1])
+        short, long = tables[0], tables[-1]
+        figures = zip([*long.target, long.draft], [*short.target, short.draft], strict=True)
+        ratios = [slow / fast for slow, fast in figures if fast]
+        level = median(ratios)
+        off = median(abs(ratio / level - 1.0) for ratio in ratios)
         parts.append(
-            f"depth {tables[-1].depth} over {tables[0].depth}: x{level:.2f}; apart from this "
+            f"depth {long.depth} over {short.depth}: x{level:.2f}; apart from this "
             f"common factor single figures differ by {off:.1%} in the median"
         )
     plot = bars({str(k + 1): ratio for k, ratio in enumerate(tables[0].ratios)})
     return "\n".join([*parts, "", plot])
-
-
-def common_factor(short: Table, long: Table) -> tuple[float, float]:
-    """How much slower everything is in the longer context, and the median error of saying so."""
-    looks = ([long.draft], [short.draft]) if short.draft else ([], [])
-    ratios = np.array([*long.target, *looks[0]]) / np.array([*short.target, *looks[1]])
-    level = float(np.median(ratios))
-    return level, float(np.median(np.abs(ratios / level - 1.0)))
 
 
 def cost_cells(tables: Sequence[Table]) -> list[list[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dspark_gguf.chat.batch import read_jobs
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import shipped
+from dspark_gguf.paths import packaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,9 @@ class Prompt:
 def read_prompts(path: Path | None = None) -> list[Prompt]:
     """The prompts of a file, by default the built-in ones; without a domain, ``all``.
 
-    Raises:
-        UsageError: naming the first prompt that is wrong.
-
+    A UsageError names the first prompt that is wrong.
     """
-    path = path or shipped("configs") / "prompts/default.jsonl"
+    path = path or packaged("configs") / "prompts/default.jsonl"
     prompts = []
     for job in read_jobs(path):
         try:

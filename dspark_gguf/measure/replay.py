@@ -1,19 +1,55 @@
-"""Replay a stopping rule on recorded chains and a cost table: exact, without a model or a clock."""
+"""Replay stopping rules on recorded chains and a cost table: exact, without a model or a clock.
+
+Rules have names: ``optimal``, ``threshold:p=0.5,max=8``, ``fixed:max=3``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dspark_gguf.calibration import log_odds
+from dspark_gguf.calibration import Calibration
+from dspark_gguf.config import MAX_DRAFT, Speculation
 from dspark_gguf.cost import FixedCosts
 from dspark_gguf.dist import Dist
-from dspark_gguf.measure.chains import Chains
-from dspark_gguf.records import Draft, Round, Segment, Verdict
-from dspark_gguf.schedule import Copying, Plan, StoppingRule
+from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, NoDrafter
+from dspark_gguf.errors import UsageError
+from dspark_gguf.measure.chains import Chains, Guesses, odds
+from dspark_gguf.records import NO_DRAFT, Draft, Round, Segment, Verdict
+from dspark_gguf.schedule import (
+    LookupRule,
+    Plan,
+    Source,
+    StoppingRule,
+    Threshold,
+    make_stopping_rule,
+)
+
+#: The 37 static settings that people try by hand.
+STATIC = [f"fixed:max={length}" for length in range(1, 13)] + [
+    f"threshold:p={p},max={length}"
+    for p in (0.3, 0.5, 0.7, 0.8, 0.9)
+    for length in (3, 4, 6, 8, 12)
+]
+
+#: Options by rule, with their defaults; ``max`` is the most tokens of a draft.
+_OPTIONS: dict[str, dict[str, float]] = {
+    "fixed": {"max": 3},
+    "threshold": {"p": 0.6, "max": 12},
+    "prefix": {"max": MAX_DRAFT},
+    "optimal": {"max": MAX_DRAFT},
+    "lookup": {"max": MAX_DRAFT},
+    "cascade": {"max": MAX_DRAFT, "steps": 12},
+}
+_SPELLINGS = {
+    "k": "max", "n": "max", "length": "max", "limit": "max", "draft_max": "max", "n_max": "max",
+    "min_prob": "p", "p_min": "p", "draft_min_prob": "p", "threshold": "p", "looks": "steps",
+}  # fmt: skip
+
 
 #: Stand-ins for the target's token at a place, and for any other.
 _RIGHT, _WRONG = 1, 0
@@ -23,144 +59,137 @@ _RIGHT, _WRONG = 1, 0
 class Sums:
     """Tokens, and the seconds they took."""
 
+    plain_second: float  # seconds of one token of plain decoding
     tokens: int = 0
     seconds: float = 0.0
-
-    def speedup(self, plain_second: float) -> float:
-        """Over plain decoding, of `plain_second` a token."""
-        return self.tokens * plain_second / self.seconds if self.seconds else 1.0
-
-
-@dataclass(slots=True)
-class Result:
-    """What a rule reached.
-
-    Attributes:
-        plain_second: seconds of one token of plain decoding.
-        total: over all texts.
-        domains: by kind of text.
-        drafted: draft steps that were paid for.
-        verified: draft tokens sent to the target.
-
-    """
-
-    plain_second: float
-    total: Sums = field(default_factory=Sums)
-    domains: dict[str, Sums] = field(default_factory=dict)
-    rounds: int = 0
-    drafted: int = 0
-    verified: int = 0
-    accepted: int = 0
 
     @property
     def speedup(self) -> float:
         """Over plain decoding."""
-        return self.total.speedup(self.plain_second)
+        return self.tokens * self.plain_second / self.seconds if self.seconds else 1.0
 
-    def domain_speedup(self, domain: str) -> float:
-        """Over plain decoding, in one kind of text."""
-        return self.domains[domain].speedup(self.plain_second)
+
+@dataclass(slots=True)
+class Result(Sums):
+    """What a rule reached."""
+
+    domains: dict[str, Sums] = field(default_factory=dict)  # by kind of text
+    rounds: int = 0
+    drafted: int = 0  # draft steps that were paid for
+    verified: int = 0  # draft tokens sent to the target
+    accepted: int = 0
 
     def as_dict(self, rule: str) -> dict[str, Any]:
         """The object that ``replay --json`` prints."""
+        counts = ("rounds", "drafted", "verified", "accepted")
         return {
             "rule": rule,
-            "tokens": self.total.tokens,
-            "seconds": self.total.seconds,
-            "plain_seconds": self.total.tokens * self.plain_second,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "plain_seconds": self.tokens * self.plain_second,
             "speedup": self.speedup,
             "domains": {
-                name: asdict(sums) | {"speedup": sums.speedup(self.plain_second)}
+                name: {"tokens": sums.tokens, "seconds": sums.seconds, "speedup": sums.speedup}
                 for name, sums in self.domains.items()
             },
-            **{name: getattr(self, name) for name in ("rounds", "drafted", "verified", "accepted")},
+            **{name: getattr(self, name) for name in counts},
         }
 
 
-def replay(
-    texts: Iterable[Chains], costs: FixedCosts, rule: StoppingRule, probability: bool
-) -> Result:
-    """Walk through all texts in order; the rule keeps what it learns.
-
-    Args:
-        texts: recorded chains.
-        costs: what rounds cost.
-        rule: how long to draft.
-        probability: whether the rule's score is the top probability, as for `Threshold`.
-
-    """
-    result = Result(float(costs.target_seconds[0]))
+def replay(texts: Iterable[Chains], costs: FixedCosts, rule: StoppingRule) -> Result:
+    """Walk through all texts in order; the rule keeps what it learns."""
+    unit = float(costs.target_seconds[0])
+    result = Result(unit)
     for text in texts:
-        sums = result.domains.setdefault(text.domain, Sums())
-        chains = _Chains(text, probability, copies=isinstance(rule, Copying))
+        sums = result.domains.setdefault(text.domain, Sums(unit))
+        drafter: Drafter = _Steps(_scored(text, isinstance(rule, Threshold)), costs)
+        depth = text.depth
+        if isinstance(rule, LookupRule) and text.lookup is not None:
+            drafter = Cascade(_Lookup(text.lookup), drafter)
+            depth = max(depth, text.lookup.scores.shape[1])
+        limit = min(depth, costs.limit if text.depth else len(costs.target_seconds) - 1)
         position = 0
         while position < text.positions:
-            round = _round(rule, chains, position, costs)
+            # The drafters only look at how many tokens there are.
+            draft = drafter.propose(range(position), rule.plan(limit))
+            round = _verified(draft, costs)
             rule.observe(round)
             tokens = min(round.accepted + 1, text.positions - position)
             position += tokens
-            for place in (result.total, sums):
+            for place in (result, sums):
                 place.tokens += tokens
                 place.seconds += round.seconds
             result.rounds += 1
-            result.drafted += round.draft.steps
-            result.verified += round.drafted
+            result.drafted += draft.steps
+            result.verified += len(draft)
             result.accepted += min(round.accepted, tokens)
     return result
 
 
-def scores_of(text: Chains, probability: bool) -> list[list[float]]:
-    """Raw scores as a rule wants them.
-
-    A gap is on the scale of log-odds already; probabilities are converted.
-    """
+def _scored(text: Chains, probability: bool) -> Guesses:
+    """The draft's guesses with top probabilities as scores, or with gaps or log-odds."""
+    scores = text.confidence
     if not probability and text.gap is not None:
-        return list(text.gap.tolist())
-    rows: list[list[float]] = text.confidence.tolist()
-    if not probability and ((text.confidence >= 0.0) & (text.confidence <= 1.0)).all():
-        return [[log_odds(p) for p in row] for row in rows]
-    return rows
+        scores = text.gap
+    elif not probability and ((scores >= 0.0) & (scores <= 1.0)).all():
+        scores = odds(scores)
+    return Guesses(scores, text.survived)
 
 
-class _Chains:
-    """One text as a drafter would see it."""
+class _Steps(NoDrafter):
+    """Recorded draft steps.
 
-    def __init__(self, text: Chains, probability: bool, copies: bool) -> None:
-        self._scores = scores_of(text, probability)
-        self._survived = text.survived.sum(axis=1).tolist()
-        self.with_copies, self._copies = copies, text.copies if copies else None
-        longest = 0 if self._copies is None else self._copies.scores.shape[1]
-        self.depth = max(text.depth, longest)
-
-    def steps(self, position: int) -> tuple[list[float], int]:
-        """Scores of the chain there, and how many of its tokens are right."""
-        if position >= len(self._scores):
-            return [], 0
-        return self._scores[position], self._survived[position]
-
-    def copies(self, position: int, plan: Plan) -> Segment:
-        """What a lookup would draft there."""
-        scores, right = ([], 0) if self._copies is None else self._copies.at(position)
-        tokens = _stand_ins(len(scores), right)
-        return Segment.of_guesses("lookup", tokens, scores, plan.copies(scores))
-
-
-def _round(rule: StoppingRule, text: _Chains, start: int, costs: FixedCosts) -> Round:
-    """Copies, draft steps and copies, as in `Cascade`.
-
-    After wrong tokens the chains of the text stand for what would have been guessed: none of it
-    is accepted either way.
+    After wrong tokens the chains of the text stand for what would have been guessed: none of it is
+    accepted either way.
     """
-    limit = costs.limit if text.steps(start)[0] else len(costs.target_seconds) - 1
-    plan = rule.plan(min(text.depth, limit))
-    head = text.copies(start, plan) if text.with_copies else Segment("lookup")
-    steps = _steps(plan, *text.steps(start + len(head)), costs)
-    draft = Draft(head, steps)
-    if text.with_copies and steps.seconds:
-        tail = text.copies(start + len(draft), plan)
-        draft = Draft(head, steps, tail if draft.tokens else tail.cut(len(tail)))
+
+    def __init__(self, guesses: Guesses, costs: FixedCosts) -> None:
+        self._guesses, self._costs = guesses, costs
+
+    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+        scores, right = self._guesses.at(len(tokens))
+        kept = steps = 0
+        while steps < min(plan.length, len(scores)):
+            steps += 1
+            if not plan.admits(scores[steps - 1]):
+                break
+            kept += 1
+            if not plan.goes_on():
+                break
+        if not steps:
+            return NO_DRAFT
+        guesses = _stand_ins(kept, right)
+        dists = tuple(map(Dist.point, guesses))
+        seconds = np.diff(self._costs.draft_seconds[:steps], prepend=0.0)
+        return Draft(
+            Segment("model", guesses, dists, tuple(scores[:steps]), tuple(seconds.tolist()))
+        )
+
+
+class _Lookup(LookupDrafter):
+    """Recorded copies."""
+
+    def __init__(self, copies: Guesses) -> None:
+        self._copies = copies
+
+    def guess(
+        self, tokens: Sequence[int], most: int, drafted: Sequence[int] = ()
+    ) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        scores, right = self._copies.at(len(tokens) + len(drafted))
+        return _stand_ins(len(scores), right), tuple(scores)
+
+    def ends(self, drafted: Sequence[int]) -> bool:
+        return False
+
+
+def _stand_ins(count: int, right: int) -> tuple[int, ...]:
+    return (_RIGHT,) * min(right, count) + (_WRONG,) * (count - right)
+
+
+def _verified(draft: Draft, costs: FixedCosts) -> Round:
     accepted = [*draft.tokens, _WRONG].index(_WRONG)
-    drafting, target = sum(steps.seconds), float(costs.target_seconds[len(draft)])
+    drafting = sum(sum(segment.seconds) for segment in draft.segments)
+    target = float(costs.target_seconds[len(draft)])
     return Round(
         (_RIGHT,) * (accepted + 1),
         draft=draft,
@@ -171,20 +200,76 @@ def _round(rule: StoppingRule, text: _Chains, start: int, costs: FixedCosts) -> 
     )
 
 
-def _stand_ins(count: int, right: int) -> tuple[int, ...]:
-    return (_RIGHT,) * min(right, count) + (_WRONG,) * (count - right)
+def make_rule(name: str, costs: FixedCosts) -> StoppingRule:
+    """The rule ``NAME[:option=value,...]``, with nothing learned.
+
+    A UsageError says that there is no such rule or option, or that a value is out of range.
+    """
+    kind, _, words = name.partition(":")
+    if kind not in _OPTIONS:
+        raise UsageError(f"unknown rule {kind!r}", f"--rule takes {', '.join(_OPTIONS)}.")
+    options = _OPTIONS[kind] | dict(_option(kind, word) for word in filter(None, words.split(",")))
+    limit, lookup = int(options["max"]), None
+    if kind in ("lookup", "cascade"):
+        lookup = Source("lookup", limit, Calibration.of_copies(), is_free=True)
+        kind, limit = "optimal", int(options.get("steps", 0))
+    if kind in ("prefix", "optimal"):
+        limit = min(limit, costs.limit)
+    speculation = Speculation.model_validate({"rule": kind, "draft_min_prob": options.get("p")})
+    return make_stopping_rule(speculation, costs, Source("model", limit), lookup)
 
 
-def _steps(plan: Plan, scores: list[float], right: int, costs: FixedCosts) -> Segment:
-    kept = steps = 0
-    while steps < min(plan.length, len(scores)):
-        steps += 1
-        if not plan.admits(scores[steps - 1]):
-            break
-        kept += 1
-        if not plan.goes_on():
-            break
-    tokens = _stand_ins(kept, right)
-    seconds = np.diff(costs.draft_seconds[:steps], prepend=0.0)
-    dists = tuple(map(Dist.point, tokens))
-    return Segment("model", tokens, dists, tuple(scores[:steps]), tuple(seconds.tolist()))
+def _option(kind: str, word: str) -> tuple[str, float]:
+    given, _, text = word.partition("=")
+    key = _SPELLINGS.get(given.strip(), given.strip())
+    most = {name: 1 if name == "p" else MAX_DRAFT for name in _OPTIONS[kind]}
+    with suppress(KeyError, ValueError):
+        value = float(text) if key == "p" else int(text)
+        if 0 <= value <= most[key]:
+            return key, value
+    takes = " and ".join(f"{name}=0 to {limit}" for name, limit in most.items())
+    problem = f"wrong option {word!r} of the rule {kind}"
+    raise UsageError(problem, f"--rule {kind} takes {takes}.")
+
+
+def play(
+    name: str, texts: Sequence[Chains], costs: FixedCosts, warm: Sequence[Chains] = ()
+) -> Result:
+    """Replay the rule of that name, see ``make_rule``; first on `warm`, which does not count."""
+    rule = make_rule(name, costs)
+    replay(warm, costs, rule)
+    return replay(texts, costs, rule)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What all static settings reached, by name."""
+
+    results: Mapping[str, Result]
+
+    @classmethod
+    def of(cls, texts: Sequence[Chains], costs: FixedCosts) -> Grid:
+        """Replay all of them."""
+        return cls({name: play(name, texts, costs) for name in STATIC})
+
+    def best(self, domain: str | None = None) -> tuple[str, float]:
+        """Name and speedup of the setting that turns out fastest, in one domain or in all."""
+        speeds = {
+            name: (result if domain is None else result.domains[domain]).speedup
+            for name, result in self.results.items()
+        }
+        name = max(speeds, key=speeds.__getitem__)
+        return name, speeds[name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``replay --grid --json`` adds."""
+        domains = next(iter(self.results.values())).domains
+        best = {
+            domain: dict(zip(("rule", "speedup"), self.best(domain), strict=True))
+            for domain in (None, *domains)
+        }
+        return {
+            "grid": [result.as_dict(name) for name, result in self.results.items()],
+            "best": best.pop(None),
+            "best_by_domain": best,
+        }

@@ -14,7 +14,7 @@ from dspark_gguf.draft import LookupDrafter
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache, prefill
-from dspark_gguf.measure.chains import Chains, Copies
+from dspark_gguf.measure.chains import Chains, Guesses
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.sampling import Row, margin, top_probability
 
@@ -23,15 +23,10 @@ Chain = tuple[list[int], list[tuple[float, float]]]
 
 
 def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
-    """The chains of one answer. A confidence head's own value replaces the top probability.
+    """The chains of one greedy answer: `depth` draft tokens at each of its first `positions`.
 
-    Args:
-        pair: a target, and a draft or none.
-        prompt: what to answer, greedily.
-        positions: most positions to record; an answer that ends earlier has fewer.
-        depth: draft tokens of each chain; a block draft has at most as many as its block. Copies
-            are recorded as far as they go.
-
+    A block draft has at most as many tokens as its block, and a confidence head's own value
+    replaces the top probability. Copies are recorded as far as they go.
     """
     cache = pair.draft_cache()
     n_vocab = pair.vocabulary.n_vocab
@@ -59,21 +54,21 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
         _mark_right(survived[t], drafted, text[t:])
     found = np.array([scores for _, scores in chains], dtype=np.float32)
     found = found.reshape(len(chains), depth, 2)
-    copies = copies_of(LookupDrafter(pair.vocabulary), prefixes, text)
-    return Chains(prompt.domain, found[..., 0], survived, found[..., 1], copies)
+    guesses = lookup_guesses(LookupDrafter(pair.vocabulary), prefixes, text)
+    return Chains(prompt.domain, found[..., 0], survived, found[..., 1], guesses)
 
 
-def copies_of(
+def lookup_guesses(
     lookup: LookupDrafter, prefixes: Sequence[Sequence[int]], text: Sequence[int]
-) -> Copies:
+) -> Guesses:
     """What would be copied at each position, as far as the text is known."""
     scores = np.full((len(prefixes), MAX_DRAFT), np.nan, dtype=np.float32)
     survived = np.zeros(scores.shape, dtype=np.bool_)
     for t, prefix in enumerate(prefixes):
-        guesses, told = lookup.guess(prefix, min(MAX_DRAFT, len(text) - t))
-        scores[t, : len(told)] = told
+        guesses, predicted = lookup.guess(prefix, min(MAX_DRAFT, len(text) - t))
+        scores[t, : len(predicted)] = predicted
         _mark_right(survived[t], guesses, text[t:])
-    return Copies(scores, survived)
+    return Guesses(scores, survived)
 
 
 def _mark_right(row: npt.NDArray[np.bool_], guesses: Sequence[int], text: Sequence[int]) -> None:
@@ -84,17 +79,14 @@ def _mark_right(row: npt.NDArray[np.bool_], guesses: Sequence[int], text: Sequen
 def learn(pair: Pair, speculation: Speculation, texts: Sequence[Chains]) -> None:
     """Teach the scheduler what greedy texts say about this pair."""
     learned, draft = pair.learned(speculation), pair.draft_cache()
-    of_draft = learned.calibration("" if draft is None else draft.kind, "rejection", 0.0)
-    of_copies = learned.calibration("lookup", "rejection", 0.0, is_free=True)
+    of_draft = learned.calibration("" if draft is None else draft.kind, "match", 0.0)
+    lookup = learned.calibration("lookup", "match", 0.0, is_free=True)
     for text in texts:
-        for scores, right in text.copies or ():
-            fates = [1.0] * right + [0.0] * (right < len(scores))
-            of_copies.observe(scores[: len(fates)], fates)
-        if text.gap is None:
-            continue
-        for gaps, alive in zip(text.gap.tolist(), text.survived.tolist(), strict=True):
-            tested = min(sum(alive) + 1, len(alive))
-            of_draft.observe(gaps[:tested], [float(yes) for yes in alive[:tested]])
+        steps = None if text.gap is None else Guesses(text.gap, text.survived)
+        for calibration, guesses in ((lookup, text.lookup), (of_draft, steps)):
+            for scores, right in guesses.rows if guesses else ():
+                outcomes = [1.0] * right + [0.0] * (right < len(scores))
+                calibration.observe(scores[: len(outcomes)], outcomes)
 
 
 class Tracer:
@@ -111,12 +103,12 @@ class Tracer:
 
     def chain(self, tokens: Sequence[int]) -> Chain:
         """The chain after `tokens`."""
-        known = len(self._tokens)
-        if known < len(tokens) or self._tokens[: len(tokens)] != list(tokens):
-            self._tokens, self._scores = list(tokens), []
+        if self._tokens[: len(tokens)] == list(tokens):
+            left = len(self._tokens) - len(tokens)
+            del self._scores[: len(self._scores) - left]
         else:
-            del self._scores[: len(self._scores) - (known - len(tokens))]
-        self.cache.keep(self._tokens[:-1])
+            self._tokens, self._scores = list(tokens), []
+        self.cache.reuse_prefix(self._tokens[:-1])
         while len(self._scores) < self.depth:
             row = self.cache.decode(self._tokens[self.cache.length :], 1)[0][: self.n_vocab]
             self._scores.append(_scores(row))
@@ -133,9 +125,9 @@ def _block_chain(
     block = cache.propose(tokens[-1], cache.most_drafts)
     rows = [block.rows[k][:n_vocab] for k in range(depth)]
     guesses = [int(row.argmax()) for row in rows]
-    if block.sure is None:
+    if block.confidence is None:
         return guesses, [_scores(row) for row in rows]
-    return guesses, [(sure, log_odds(sure)) for sure in block.sure[:depth]]
+    return guesses, [(value, log_odds(value)) for value in block.confidence[:depth]]
 
 
 def _scores(row: Row) -> tuple[float, float]:

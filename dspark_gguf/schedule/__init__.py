@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from dspark_gguf.calibration import Calibration, log_odds
+from dspark_gguf.calibration import log_odds
 from dspark_gguf.config import Speculation
 from dspark_gguf.cost import Costs, LearnedCosts
 from dspark_gguf.schedule.base import Bounded as Bounded
@@ -13,24 +11,9 @@ from dspark_gguf.schedule.base import Plan as Plan
 from dspark_gguf.schedule.base import Source as Source
 from dspark_gguf.schedule.base import StoppingRule as StoppingRule
 from dspark_gguf.schedule.base import Threshold as Threshold
-from dspark_gguf.schedule.copying import Copying as Copying
 from dspark_gguf.schedule.learning import Prefix as Prefix
-from dspark_gguf.schedule.learning import solved
+from dspark_gguf.schedule.lookup import LookupRule as LookupRule
 from dspark_gguf.schedule.optimal import Optimal as Optimal
-
-#: Tested tokens before a calibration may decide on the acceptance, and how much faster the less
-#: usual one has to be.
-_SURE, _BETTER = 200, 1.01
-
-
-def faster_acceptance(
-    costs: Costs, rejection: Calibration, match: Calibration, limit: int
-) -> Literal["rejection", "match"]:
-    """The faster acceptance by what scores mean under both; `rejection` until that is known."""
-    if limit <= 0 or min(rejection.tested, match.tested) < _SURE:
-        return "rejection"
-    rates = [solved(costs, one, limit).rate for one in (rejection, match)]
-    return "match" if rates[1] > _BETTER * rates[0] else "rejection"
 
 
 def make_stopping_rule(
@@ -51,20 +34,20 @@ def make_stopping_rule(
     if settings.mode == "off":
         return Fixed(0)
     name, costs = settings.stopping_rule, costs or LearnedCosts()
-    first = steps or guesses or Source("model", settings.most_looks)
+    first = steps or guesses or Source("model", settings.max_draft_steps)
     if name == "fixed":
         return Fixed(first.limit)
     if name == "threshold":
         bound = settings.min_probability
         return Threshold(first.limit, log_odds(bound) if first.is_free and bound else bound)
     if name == "prefix":
-        return Prefix(costs, first.calibration, first.limit, first.shadow, first.name)
+        return Prefix(costs, first.calibration, first.limit, first.name)
     if guesses is None:
         steps = first
     looking = None
     if steps is not None and steps.limit:
-        looking = Optimal(costs, steps.calibration, steps.limit, steps.shadow, steps.name)
+        looking = Optimal(costs, steps.calibration, steps.limit, steps.name)
     if guesses is None:
         return looking or Fixed(0)
     behind = steps is None or steps.follows_guesses
-    return Copying(costs, guesses.calibration, guesses.limit, looking, behind, guesses.name)
+    return LookupRule(costs, guesses.calibration, guesses.limit, looking, behind, guesses.name)

@@ -2,7 +2,7 @@
 
 A rule makes a plan before each round. While drafting, the drafter asks the plan before it draws a
 token. The plan never sees a token: with `rejection` acceptance a decision that depends on the drawn
-token would change the law of the output.
+token would change the distribution of the output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dspark_gguf.records import Round
 
 
 class Plan(Protocol):
-    """How one round may draft. A look is one row of the draft: the law of its next token."""
+    """How one round may draft. A draft step yields one row of the draft."""
 
     @property
     def room(self) -> int:
@@ -30,25 +30,26 @@ class Plan(Protocol):
         """Whether to draft the token of the row just looked at; if not, drafting ends before it."""
 
     def goes_on(self) -> bool:
-        """Whether to look once more after the token just admitted."""
+        """Whether to take one more draft step after the token just admitted."""
 
-    def copies(self, scores: Sequence[float]) -> int:
+    def take(self, scores: Sequence[float]) -> int:
         """How many of these free guesses to draft, from the first, given their raw scores.
 
         All scores are known before any guess is chosen, and each guess is the only token of its
-        law, so this is lossless too.
+        distribution, so this is lossless too.
         """
 
 
 class StoppingRule(Protocol):
     """Makes the plans, and may learn from the rounds."""
 
-    def plan(self, limit: int, behind: int = 0) -> Plan:
+    def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The plan of the next round.
 
         Args:
             limit: most draft tokens (0 or more).
-            behind: tokens that the drafter would have to read before its first look.
+            behind: tokens that the drafter would have to read before its first draft step.
+            left: tokens that the answer may still have; default: `limit`.
 
         """
 
@@ -66,7 +67,6 @@ class Source:
     name: str  # in its segments
     limit: int  # most tokens of it in a draft
     calibration: Calibration = field(default_factory=Calibration)  # what its scores mean
-    shadow: Calibration | None = None  # what they would mean under `match` acceptance, if wanted
     is_free: bool = False  # whether its guesses cost nothing
     follows_guesses: bool = True  # whether it can continue another drafter's guesses
 
@@ -95,7 +95,7 @@ class Bounded:
         """Up to `length`."""
         return True
 
-    def copies(self, scores: Sequence[float]) -> int:
+    def take(self, scores: Sequence[float]) -> int:
         """Those before the first that is not admitted."""
         refused = (k for k, score in enumerate(scores) if not self.admits(score))
         return min(self.length, next(refused, len(scores)))
@@ -112,7 +112,7 @@ class Fixed:
     def __init__(self, length: int, min_probability: float = float("-inf")) -> None:
         self.length, self.min_probability = length, min_probability
 
-    def plan(self, limit: int, behind: int = 0) -> Plan:
+    def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The shorter of `length` and `limit`."""
         return Bounded(min(self.length, limit), self.min_probability, limit)
 

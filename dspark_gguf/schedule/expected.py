@@ -29,7 +29,7 @@ def expected_speedup(
 
     Args:
         target_seconds: of a target pass of 1, 2, ... rows.
-        draft_seconds: of 1, 2, ... looks at the draft, cumulative.
+        draft_seconds: of 1, 2, ... draft steps, cumulative.
         agreement: chance, from 0 to 1, that a draft token survives when those before it did.
 
     """

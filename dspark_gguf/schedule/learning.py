@@ -15,36 +15,27 @@ from dspark_gguf.schedule.stopping import Policy, solve
 
 @dataclass(eq=False)
 class Learning:
-    """Costs and calibrations, updated by every round.
+    """Costs and a calibration, updated by every round."""
 
-    `shadow` learns, from the same rounds, how often the draft's best token would be the target's
-    own draw: what `match` acceptance would make of them.
-    """
-
-    costs: Costs  # of looks and passes
+    costs: Costs  # of draft steps and passes
     calibration: Calibration  # what scores mean
     limit: int  # most tokens to draft
-    shadow: Calibration | None = None
     source: str = "model"  # the drafter's name; segments of others say nothing about its scores
 
     def observe(self, round: Round) -> None:
         """Learn costs and confidences."""
         self.costs.observe(round)
-        chances = round.verdict.match_chances if round.verdict else ()
-        for place, segment, outcomes in round.draft.outcomes(round.tokens):
-            if segment.source != self.source:
-                continue
-            self.calibration.observe(segment.scores, outcomes)
-            if self.shadow is not None and chances:
-                self.shadow.observe(segment.scores, chances[place : place + len(segment)])
+        for _, segment, outcomes in round.draft.outcomes(round.tokens):
+            if segment.source == self.source:
+                self.calibration.observe(segment.scores, outcomes)
 
     def forecast(self) -> Forecast:
         """What the best policy would reach."""
-        policy = solved(self.costs, self.calibration, self.limit)
+        policy = policy_for(self.costs, self.calibration, self.limit)
         return Forecast(policy.rate, policy.plain_rate)
 
 
-def solved(
+def policy_for(
     costs: Costs, calibration: Calibration, limit: int, guess: float | None = None
 ) -> Policy:
     """The policy of the highest rate with at most `limit` tokens a draft."""
@@ -62,6 +53,10 @@ def usual_seconds(costs: Costs, round: Round) -> float:
     return seconds
 
 
+#: What each round brings that may be spent on trying, in plain rounds.
+INCOME = 0.01
+
+
 @dataclass(slots=True)
 class Account:
     """What drafting has won and lost, in plain rounds: what a rule may spend on trying."""
@@ -70,18 +65,18 @@ class Account:
     most: float  # what good times can put aside
 
     def add(self, gain: float = 0.0) -> None:
-        """Book a round and what it gained over plain decoding; each brings 0.01 more."""
-        self.balance = min(self.balance + gain + 0.01, self.most)
+        """Book a round and what it gained over plain decoding."""
+        self.balance = min(self.balance + gain + INCOME, self.most)
 
 
 class Prefix(Learning):
     """Algorithm 1 of the DSpark paper (DeepSeek-AI 2026) for one request: the reference.
 
-    Verify the longest prefix before the first fall of ``rate = expected / seconds``. It looks one
+    Verify the longest prefix before the first fall of ``rate = expected / seconds``. It goes one
     token ahead, so that a step in the costs stops it.
     """
 
-    def plan(self, limit: int, behind: int = 0) -> Plan:
+    def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """At most `limit` tokens, ended by the first fall of the rate."""
         return _PrefixPlan(self, min(limit, self.limit), limit)
 
@@ -94,7 +89,7 @@ class _PrefixPlan(Bounded):
         self._looks, self._survival, self._expected = 0, 1.0, 1.0
 
     def admits(self, score: float) -> bool:
-        """Whether the rate rises with this token; its look is paid for either way."""
+        """Whether the rate rises with this token; its draft step is paid for either way."""
         spent = self._draft[self._looks]
         self._looks += 1
         self._survival *= float(np.interp(score, KNOTS, self._confidence))

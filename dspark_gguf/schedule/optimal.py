@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dspark_gguf.records import Round
 from dspark_gguf.schedule.base import Plan, no_plan
-from dspark_gguf.schedule.learning import Account, Learning, solved, usual_seconds
+from dspark_gguf.schedule.learning import INCOME, Account, Learning, policy_for, usual_seconds
 from dspark_gguf.schedule.stopping import Policy
 
 #: Drafts between two solutions of the stopping problem: each takes about a millisecond, and a
@@ -38,26 +38,29 @@ class Optimal(Learning):
     _wait: int = field(default=_FIRST_WAIT, init=False)
     _idle: int = field(default=0, init=False)
     _account: Account = field(default_factory=lambda: Account(_START, _MOST), init=False)
+    #: Plain rounds that were spent on reading what the drafter had missed, and not yet won back.
+    _invested: float = field(default=0.0, init=False)
 
     def current(self) -> Policy:
         """The present policy, solved again if it is too old."""
         if self.policy is None or self._age >= _SOLVE_EVERY:
             self._age = 0
             guess = self.policy.rate if self.policy else None
-            self.policy = solved(self.costs, self.calibration, self.limit, guess)
+            self.policy = policy_for(self.costs, self.calibration, self.limit, guess)
         return self.policy
 
-    def plan(self, limit: int, behind: int = 0) -> Plan:
+    def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The plan of the highest rate; without a draft where that is plain decoding."""
         limit, room = min(limit, self.limit), limit
+        left = room if left is None else left
         if limit <= 0:
             return no_plan(room)
         policy, spare = self.current(), self._account.balance
         price = self.costs.catch_up_seconds(behind) * policy.plain_rate  # in plain rounds
         if policy.drafts:
-            # Seconds saved on each token, over a second of plain decoding.
-            saved = 1.0 - policy.plain_rate / policy.rate
-            worth_it = spare >= 0.0 and price <= max(saved * min(_HORIZON, room), spare)
+            # What the rest of the answer saves, in plain rounds.
+            saved = (1.0 - policy.plain_rate / policy.rate) * min(_HORIZON, left)
+            worth_it = spare >= 0.0 and price <= max(saved - self._invested, spare)
             if worth_it:
                 self._wait = _FIRST_WAIT
         else:
@@ -76,10 +79,15 @@ class Optimal(Learning):
         if round.draft.is_dictated:
             return
         gain = 0.0
+        self._invested = max(0.0, self._invested - INCOME)
         if round.draft.steps:
+            plain = float(self.costs.target_seconds[0])
             missed = sum(each.caught_up for each in round.draft.segments)
-            seconds = usual_seconds(self.costs, round) + self.costs.catch_up_seconds(missed)
-            gain = round.accepted + 1 - seconds / float(self.costs.target_seconds[0])
+            gain = round.accepted + 1 - usual_seconds(self.costs, round) / plain
+            # A price that many rounds will win back is no loss of this one.
+            repaid = min(self._invested, max(0.0, gain))
+            gain -= repaid
+            self._invested += self.costs.catch_up_seconds(missed) / plain - repaid
             self._age += 1
             if self.policy is not None and not self.policy.drafts:
                 self._age = _SOLVE_EVERY
@@ -98,15 +106,15 @@ class OptimalPlan:
 
     def admits(self, score: float) -> bool:
         """Whether the policy keeps this token."""
-        keep, self._more, survival = self._policy.choose(self.kept + 1, score, self.survival)
-        if keep:
+        draws, self._more, survival = self._policy.choose(self.kept + 1, score, self.survival)
+        if draws:
             self.kept, self.survival = self.kept + 1, survival
-        return keep
+        return draws
 
     def goes_on(self) -> bool:
-        """Whether the policy pays for one look more."""
+        """Whether the policy pays for one more draft step."""
         return self._more
 
-    def copies(self, scores: Sequence[float]) -> int:
-        """None: this rule is about looks."""
+    def take(self, scores: Sequence[float]) -> int:
+        """None: this rule is about draft steps."""
         return 0

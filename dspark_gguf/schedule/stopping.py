@@ -3,13 +3,13 @@
 Let ``rate`` be the tokens per second that are reached in the long run. A round that spends t
 seconds and emits n tokens is worth ``n - rate * t``; the best policy makes the expected worth of a
 round zero (Dinkelbach 1967). For a guessed rate the best policy is found by backward induction over
-the looks at the draft's rows; the rate that makes its worth zero, by a few secant steps.
+the draft steps; the rate that makes its worth zero, by a few secant steps.
 
-State at look k: its score, and the survival of the tokens before it. Choices:
+State at draft step k: its score, and the survival of the tokens before it. Choices:
 
-    drop   verify the k - 1 tokens before; the look is paid for, its token is not drawn
+    drop   verify the k - 1 tokens before; the step is paid for, its token is not drawn
     stop   draw token k and verify k tokens
-    go     draw token k and pay for one look more
+    go     draw token k and pay for one more step
 
 If the target's cache cannot drop single tokens, a rejection costs a pass over what was accepted
 before it: each token k is charged the probability that it is the first one rejected, times the
@@ -45,14 +45,14 @@ class Policy:
     confidence: Floats  # at each knot of the score [knots]
     target_seconds: Floats  # of 1, 2, ... rows [limit + 1]
     redo_seconds: Floats  # of a rejection after 0, 1, ... accepted tokens [limit]
-    #: Worth of what comes after look k, by its score and the survival up to its token
-    #: [limit, knots, grid]; the seconds of the next look are taken off.
+    #: Worth of what comes after step k, by its score and the survival up to its token
+    #: [limit, knots, grid]; the seconds of the next step are taken off.
     ahead: Floats
-    #: Worth of a first look after k free tokens, by their survival [limit, grid]; the seconds of
-    #: that look are taken off.
+    #: Worth of a first step after k free tokens, by their survival [limit, grid]; the seconds of
+    #: that step are taken off.
     opening: Floats
 
-    def worth_of_looks(self, survival: Floats) -> Floats:
+    def worth_of_steps(self, survival: Floats) -> Floats:
         """Worth of looking after 0, 1, ... tokens of this survival, beyond these tokens."""
         count = min(len(survival), len(self.opening))
         return np.array([np.interp(survival[k], _SURVIVAL, self.opening[k]) for k in range(count)])
@@ -63,14 +63,14 @@ class Policy:
         return self.rate > self.plain_rate
 
     def choose(self, k: int, score: float, survival: float) -> tuple[bool, bool, float]:
-        """What to do after look `k` (from 1), given its row's score and the survival before it.
+        """What to do after draft step `k` (from 1), by its row's score and the survival before it.
 
-        Returns whether to draw its token, whether to look once more after it, and the survival up
-        to and with it.
+        Returns whether to draw its token, whether to take one more step after it, and the survival
+        up to and with it.
         """
         low, part = place_of(score)
-        sure = self.confidence[low] * (1.0 - part) + self.confidence[low + 1] * part
-        after = survival * float(sure)
+        confidence = self.confidence[low] * (1.0 - part) + self.confidence[low + 1] * part
+        after = survival * float(confidence)
         rate = max(self.rate, self.plain_rate)
         drop = -rate * self.target_seconds[k - 1]
         gain = after - rate * self.redo_seconds[k - 1] * (survival - after)
@@ -96,9 +96,9 @@ def solve(
     """The policy of the highest rate.
 
     Args:
-        calibration: what scores mean, and their laws.
+        calibration: what scores mean, and their distributions.
         target_seconds: of a pass of 1, 2, ... rows ``[limit + 1]``.
-        draft_seconds: of 1, 2, ... looks, cumulative ``[limit]``.
+        draft_seconds: of 1, 2, ... draft steps, cumulative ``[limit]``.
         guess: a rate to begin with, such as the last policy's.
         redo_seconds: of a rejection after 0, 1, ... accepted tokens ``[limit]``; default: 0.
 
@@ -150,7 +150,7 @@ class _Problem:
         self._low = low + np.arange(len(low))[:, None] * _GRID  # into a flat [knots * grid]
 
     def solve(self, rate: float) -> tuple[float, Floats, Floats]:
-        """Worth of a round that looks at least once, what lies ahead of each look, and openings."""
+        """Worth of a round of at least one step, what lies ahead of each step, and openings."""
         limit = len(self.look_seconds)
         opening = np.empty((limit, _GRID))
         ahead = np.full((limit, *self.after.shape), -np.inf)

@@ -1,4 +1,4 @@
-"""Losslessness of the whole loop: the exact law of answers, from every path of every draw."""
+"""Losslessness of the whole loop: the exact dist of answers, from every path of every draw."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.cost import FixedCosts
 from dspark_gguf.dist import Dist
 from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
+from dspark_gguf.noise import Noise
 from dspark_gguf.records import Draft
 from dspark_gguf.sampling import top_probability
-from dspark_gguf.schedule import Copying, Optimal, make_stopping_rule
-from dspark_gguf.testing import agreeing_rows, law_of, random_rows
+from dspark_gguf.schedule import LookupRule, Optimal, make_stopping_rule
+from dspark_gguf.testing import WalkedDraws, agreeing_rows, distribution_of, random_rows
 from dspark_gguf.verify import Threshold, Typical, match, rejection
 from tests.fakes import BlockWorld, Letters, World
 
@@ -45,17 +46,17 @@ def off_law(world, rule, stopping=FIXED, max_tokens=4, prompt=(0, 1)):
 
     def answer(rng):
         decoder = world.decoder(rule, make())
-        rounds = decoder.generate(prompt, Limits(max_tokens=max_tokens), rng)
+        rounds = decoder.generate(prompt, Limits(max_tokens=max_tokens), WalkedDraws(rng))
         return tuple(token for round in rounds for token in round.tokens)
 
     def wanted(answer):
         steps = ((token, (*prompt, *answer[:k])) for k, token in enumerate(answer))
         return math.prod(sampler(world.target_rows(pre), pre).prob(tok) for tok, pre in steps)
 
-    law = law_of(answer)
-    assert sum(law.values()) == 1
+    dist = distribution_of(answer)
+    assert sum(dist.values()) == 1
     # What the loop never says is missing mass elsewhere, for the probabilities sum to 1.
-    return max(abs(float(probability) - wanted(answer)) for answer, probability in law.items())
+    return max(abs(float(probability) - wanted(answer)) for answer, probability in dist.items())
 
 
 CHANGES = {"temperature": {}, "penalties": {"repeat_penalty": 1.5, "presence_penalty": 0.4}}
@@ -79,7 +80,7 @@ def test_blocks_keep_the_law(rule, stopping, is_chained, head):
     sure = (lambda row: float(row[0] > row[1]) * 0.4 + 0.3) if head else None
     world = BlockWorld(
         plain.target_rows, plain.draft_rows, plain.tokenizer, sampling=plain.sampling, n_ctx=8,
-        is_chained=is_chained, sure=sure, score=top_probability,
+        is_chained=is_chained, confidence=sure, score=top_probability,
     )  # fmt: skip
     assert off_law(world, rule, stopping) < 1e-12
 
@@ -109,8 +110,8 @@ def test_a_block_that_peeks_is_caught():
     assert off_law(world, match) < 1e-12
 
 
-def accept_always(target, draft, token, rng):
-    """BIASED: the draft's law."""
+def accept_always(target, draft, token, draw):
+    """BIASED: the draft's dist."""
     return token
 
 
@@ -125,7 +126,9 @@ class Peeking(ModelDrafter):
 
     def propose(self, tokens, plan):
         draft = super().propose(tokens, plan)
-        sure = [law.prob(token) > 0.4 for token, law in zip(draft.tokens, draft.dists, strict=True)]
+        sure = [
+            dist.prob(token) > 0.4 for token, dist in zip(draft.tokens, draft.dists, strict=True)
+        ]
         length = [*sure, False].index(False)
         return Draft(*(each.cut(length) for each in draft.segments))
 
@@ -138,21 +141,55 @@ def test_a_stop_that_sees_the_token_is_biased_under_ratio_only():
     assert off_law(world, match) < 1e-12
 
 
+def sharing(world):
+    """The same world, whose draft guesses with the target's noise and is scored by what it drew."""
+    world.shares_noise = True
+    return world
+
+
+@pytest.mark.parametrize("stopping", [FIXED, Speculation(draft_max=2, rule="prefix")])
+@pytest.mark.parametrize("change", CHANGES)
+def test_shared_noise_keeps_the_law(stopping, change):
+    """A draft that uses the noise which decides, and a stop that sees what was drawn."""
+    assert off_law(sharing(sampled(**CHANGES[change])), match, stopping) < 1e-12
+
+
+@pytest.mark.parametrize("is_chained", [True, False], ids=["markov", "independent"])
+def test_blocks_with_shared_noise_keep_the_law(is_chained):
+    """The tokens of a block that agree with the noise."""
+    plain = sampled()
+    rows = (plain.target_rows, plain.draft_rows)
+    world = BlockWorld(*rows, plain.tokenizer, sampling=plain.sampling, is_chained=is_chained)
+    assert off_law(sharing(world), match) < 1e-12
+
+
+def keeps_close_ones(target, draft, token, draw):
+    """BIASED: a draft token stands where the target's own draw would also be a likely one."""
+    own = draw.token(target)
+    return token if target.prob(token) > target.prob(own) else own
+
+
+@pytest.mark.parametrize("rule", [rejection, keeps_close_ones])
+def test_shared_noise_that_decides_twice_is_caught(rule):
+    """`rejection` needs a draft whose noise does not decide; a rule that prefers is biased too."""
+    assert off_law(sharing(sampled()), rule) > 0.005
+
+
 class CopyAndLook:
     """So many copies, looks, and copies again."""
 
     def __init__(self, copies, looks, more):
         self.copies_, self.looks, self.more = copies, looks, more
 
-    def plan(self, limit, behind=0):
+    def plan(self, limit, behind=0, left=None):
         counts = [self.copies_, self.more]
 
-        def copies(scores):
+        def take(scores):
             plan.length = min(self.looks, limit - counts[0])
             return min(counts.pop(0), len(scores), limit)
 
         plan = SimpleNamespace(
-            length=limit, copies=copies, admits=lambda score: score > 0.34, goes_on=lambda: True
+            length=limit, take=take, admits=lambda score: score > 0.34, goes_on=lambda: True
         )
         return plan
 
@@ -163,7 +200,7 @@ class CopyAndLook:
 def learning():
     """The default rule, cheap rows, and expectations that make it try both."""
     table = FixedCosts([1.0, 1.1, 1.2, 1.3, 1.4], [0.1, 0.2, 0.3, 0.4])
-    return Copying(table, Calibration(), 4, Optimal(table, Calibration(), 4))
+    return LookupRule(table, Calibration(), 4, Optimal(table, Calibration(), 4))
 
 
 def copying(kind):
@@ -198,16 +235,14 @@ def test_copies_keep_the_law(rule, cascade, stopping):
     prompt = (0, 1, 0, 1, 0)
     drafted = 0
     for seed in range(20):
-        rounds = world.decoder(rule, stopping()).generate(
-            prompt, Limits(max_tokens=4), np.random.default_rng(seed)
-        )
+        rounds = world.decoder(rule, stopping()).generate(prompt, Limits(max_tokens=4), Noise(seed))
         drafted += sum(round.drafted for round in rounds)
     assert drafted
     assert off_law(world, rule, stopping, prompt=prompt) < 1e-12
 
 
 def test_a_copy_that_lies_about_its_law_is_caught():
-    """BIASED under `rejection`: a copy that claims to be drawn from a flat law."""
+    """BIASED under `rejection`: a copy that claims to be drawn from a flat dist."""
     world = copying(None)
     decoder_of = world.decoder
 
@@ -217,8 +252,8 @@ def test_a_copy_that_lies_about_its_law_is_caught():
 
         def flat(tokens, plan):
             draft = propose(tokens, plan)
-            law = Dist(np.array([0, 1, 2]), np.full(3, 1 / 3))
-            return Draft(*(replace(each, dists=(law,) * len(each)) for each in draft.segments))
+            dist = Dist(np.array([0, 1, 2]), np.full(3, 1 / 3))
+            return Draft(*(replace(each, dists=(dist,) * len(each)) for each in draft.segments))
 
         decoder.drafter.propose = flat
         return decoder

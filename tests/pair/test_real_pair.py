@@ -16,6 +16,7 @@ from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import ModelOptions, Settings
 from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.measure.check import NEAR_TIE, WitnessSampler, check
+from dspark_gguf.noise import Noise
 from dspark_gguf.sampling import Sampler
 from tests.fakes import rows_of
 from tests.tiny_dflash import Block, write_dflash
@@ -64,36 +65,36 @@ def test_the_first_difference_from_plain_decoding_is_a_near_tie(pair, domain):
     assert found.verdict in ("equal", "near-tie")
 
 
-def test_match_draws_from_the_laws_of_plain_decoding(pair):
-    """The same seed and prefix: until the texts part, each law is the plain one, up to rounding."""
+def test_match_draws_from_the_distributions_of_plain_decoding(pair):
+    """The same seed and prefix: until the texts part, the distributions are the same, almost."""
     sampling = Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=3)
-    laws, texts = [], []
+    dists, texts = [], []
     for mode in ("off", "on"):
         decoder = Decoder.for_pair(pair, sampling, Speculation(mode=mode, acceptance="match"))
         decoder.sampler = keeper = Keeper(sampling)
         texts.append(decoder.answer(encode(pair, PROMPTS["code"]), Limits(max_tokens=48)).tokens)
-        laws.append(keeper.laws)
+        dists.append(keeper.dists)
     pairs = list(zip(*texts, strict=False))
     same = next((k for k, (one, other) in enumerate(pairs) if one != other), len(pairs))
-    moved = [np.abs(one.probs - other.probs).sum() / 2 for one, other in zip(*laws, strict=False)]
+    moved = [np.abs(one.probs - other.probs).sum() / 2 for one, other in zip(*dists, strict=False)]
     assert same > 0
     assert max(moved[: same + 1]) < ROUNDING
 
 
 class Keeper(Sampler):
-    """Keeps the laws it gave."""
+    """Keeps the dists it gave."""
 
     def __init__(self, settings):
         super().__init__(settings)
-        self.laws = []
+        self.dists = []
 
     def __call__(self, row, history, drafted=(), grammar=None):
-        self.laws.append(super().__call__(row, history, drafted, grammar))
-        return self.laws[-1]
+        self.dists.append(super().__call__(row, history, drafted, grammar))
+        return self.dists[-1]
 
 
 def accept_always(target, draft, token, rng):
-    """BIASED: the draft's law."""
+    """BIASED: the draft's dist."""
     return token
 
 
@@ -104,7 +105,7 @@ def test_first_tokens_at_temperature_1_follow_the_targets_law(pair, acceptance):
     The odds that a right rule fails are 1 in 1000 (once for each: the draws have fixed seeds). A
     rule that takes every draft token fails.
     """
-    # Here the two laws differ by 0.55 in total variation, and many tokens are likely.
+    # Here the two dists differ by 0.55 in total variation, and many tokens are likely.
     n, prompt = 300, pair.vocabulary.tokenize("She opened the door and")
     sampling = Sampling(temperature=1, top_k=0, top_p=1, min_p=0)
     rule = "rejection" if acceptance == "biased" else acceptance
@@ -118,27 +119,21 @@ def test_first_tokens_at_temperature_1_follow_the_targets_law(pair, acceptance):
         assert first.drafted == 1
         seen[first.tokens[0]] += 1
     prefill(pair.target_cache, prompt)
-    law = Sampler(sampling)(rows_of(pair.target_cache, before.tokens)[0], ())
+    dist = Sampler(sampling)(rows_of(pair.target_cache, before.tokens)[0], ())
     expected = np.zeros_like(seen)
-    expected[law.ids] = law.probs * n
+    expected[dist.ids] = dist.probs * n
     assert (p_value(seen, expected) < 0.001) == (acceptance == "biased")
 
 
-class SameFirst:
-    """Draws that begin with the same number: the token of the prompt's pass is always the same."""
+class SameFirst(Noise):
+    """Noise whose first place is the same for all: so is the token of the prompt's pass."""
 
-    def __init__(self, seed):
-        self._rng, self._first = np.random.default_rng(seed), [0.5]
-
-    def random(self):
-        return self._first.pop() if self._first else self._rng.random()
-
-    def spawn(self, count):
-        return self._rng.spawn(count)
+    def at(self, position):
+        return Noise(0).at(0) if position == self.origin else super().at(position)
 
 
 def p_value(seen, expected, draws=20_000):
-    """Share of 20,000 samples of the expected law that are further from it than what was seen.
+    """Share of 20,000 samples of the expected dist that are further from it than what was seen.
 
     Tokens expected fewer than 5 times share a bin.
     """
@@ -172,7 +167,7 @@ def test_turn_two_reads_only_what_is_new(pair):
     assert again.cached_tokens == len(first) + len(said.tokens) - 1
     assert decoder.drafter.cache.tokens[:held] == second[:held]
     shorter = first[:-3]
-    decoder.drafter.restart(shorter[:-1], np.random.default_rng(0))
+    decoder.drafter.restart(shorter[:-1], Noise(0))
     assert decoder.drafter.cache.tokens == shorter[:-1]
     assert decoder.answer(shorter, Limits(max_tokens=2)).cached_tokens == len(shorter) - 1
 
@@ -192,7 +187,8 @@ def test_a_block_draft_for_the_real_target(demo_files, tmp_path, sampling):
         decoder = Decoder.for_pair(pair, sampling, always)
         decoder.sampler = witness = WitnessSampler(sampling, pair.vocabulary.end_tokens)
         answer = decoder.answer(tokens, Limits(max_tokens=40))
-        assert answer.tally.drafted > 100
+        # Above temperature 0 a draft ends where its chain leaves the noise.
+        assert answer.tally.drafted > 80
         assert answer.tally.accepted < 10
         if sampling.temperature == 0:
             assert answer.tokens == witness.best[: len(answer.tokens)]

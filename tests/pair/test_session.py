@@ -91,13 +91,13 @@ def test_undo_regen_and_reset(session):
     assert session.undo() == "Two."
     assert [m["role"] for m in session.messages] == ["user", "assistant"]
     before = session.messages[-1]["content"]
-    assert say(session.regenerate()) == before  # greedy: the same again
+    assert say(session.reply()) == before  # greedy: the same again
     session.reset()
     assert session.messages == []
     with pytest.raises(UsageError):
         session.undo()
     with pytest.raises(UsageError):
-        session.regenerate()
+        session.reply()
 
 
 def test_an_abandoned_answer_is_kept_as_far_as_it_was_said(session):
@@ -121,7 +121,7 @@ def test_cancelled_before_a_word_leaves_no_trace(session):
     assert session.last.finish_reason == "cancelled"
     answer = say(session.ask("Hello."))
     session.pair.interrupt.set()
-    say(session.regenerate())
+    say(session.reply())
     session.pair.interrupt.clear()
     assert session.messages[-1]["content"] == answer
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dspark_gguf.catalog import candidates as catalog
-from dspark_gguf.catalog.candidates import make_draft
+from dspark_gguf.catalog import suggest as catalog
+from dspark_gguf.catalog.suggest import make_draft
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.quantize import FILE_TYPES, quantize, quantized_size

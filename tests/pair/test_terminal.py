@@ -145,6 +145,15 @@ def test_notes_and_tables_show_them_as_text(monkeypatch):
     assert said.count("a\\u000db") == 3
 
 
+def test_rows_of_a_table_end_with_their_text(monkeypatch):
+    """No blanks behind it; a long value goes on below its beginning."""
+    _, err = terminals(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "40")
+    Screen().table([("a name", "some words " * 4), ("b", "1")])
+    words = "some words some words some words"
+    assert err.getvalue().splitlines() == [f"a name  {words}", "        some words", "b       1"]
+
+
 def test_a_pipe_gets_the_answer_byte_for_byte(monkeypatch):
     """Who reads a pipe may want just these bytes."""
     out = io.StringIO()

@@ -108,11 +108,11 @@ def test_where_both_models_sit(tiny_files):
         assert "draft" not in off
         assert "speculation off" in off
         pair.draft_cache()
-        line = pair.summary(Speculation(acceptance="match"))
+        line = pair.summary(Speculation(acceptance="rejection"))
         assert line.startswith("target target on CPU, ")
         assert "; draft draft on CPU, " in line
         assert line.endswith(
-            "speculation auto: match (lossless), up to 12 drafts, as many as pay here"
+            "speculation auto: rejection (lossless), up to 12 drafts, as many as pay here"
         )
         by_hand = pair.summary(Speculation(mode="on", draft_max=8))
         assert by_hand.endswith("speculation on: lossless, up to 8 drafts at 60% or more")

@@ -10,15 +10,13 @@ import pytest
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.bench import text
-from dspark_gguf.measure.bench.ours import Ours
-from dspark_gguf.measure.bench.plan import choose_prompts, temperatures_of
+from dspark_gguf.measure.bench.plan import choose_prompts, default_methods, make_methods, make_plan
 from dspark_gguf.measure.bench.results import Figure, Results
-from dspark_gguf.measure.bench.turns import WARM_UP, Task, play, warm_up
-from dspark_gguf.measure.bench.ways import Cast, default_ways, make_ways
+from dspark_gguf.measure.bench.turns import WARM_UP, Ours, Task, play, warm_up
 from dspark_gguf.measure.charts import bars
 from tests.bench_fakes import Clock, results, sample, timed_decoder
 
-MODEL = Cast("model")
+MODEL = "model"
 TWO = results(
     {
         (0, "chat"): {"plain": 1.0, "fixed-3": 2.0, "optimal": 1.0, "server": 0.1},
@@ -30,55 +28,58 @@ TWO = results(
 
 
 @pytest.mark.parametrize(
-    ("cast", "wanted"),
+    ("draft_kind", "wanted"),
     [
         (MODEL, "plain fixed-1 fixed-3 fixed-8 model lookup optimal"),
-        (Cast("block"), "plain fixed-1 fixed-3 fixed-8 block lookup optimal"),
-        (Cast(""), "plain fixed-3 fixed-8 optimal"),
+        ("block", "plain fixed-1 fixed-3 fixed-8 block lookup optimal"),
+        ("", "plain fixed-3 fixed-8 optimal"),
     ],
 )
-def test_the_usual_ways_are_those_that_the_pair_can_go(cast, wanted):
+def test_the_usual_ways_are_those_that_the_pair_can_go(draft_kind, wanted):
     """Each drafter that is there, and nothing that is not."""
-    names = default_ways(cast)
+    names = default_methods(draft_kind)
     assert names == wanted.split()
-    assert [way.name for way in make_ways(names, cast)] == names
+    assert [method.name for method in make_methods(names, draft_kind)] == names
 
 
 def test_ways_by_name():
     """A name says what is set; plain decoding is always there, first, and once."""
-    ways = {way.name: way.speculation for way in make_ways(["8-at-0.5", "fixed-2", "plain"], MODEL)}
-    assert list(ways) == ["plain", "8-at-0.5", "fixed-2"]
-    assert ways["8-at-0.5"].stopping_rule == "threshold"
-    assert (ways["8-at-0.5"].draft_max, ways["8-at-0.5"].draft_min_prob) == (8, 0.5)
-    assert ways["fixed-2"].stopping_rule == "fixed"
-    assert ways["fixed-2"].draft_max == 2
-    assert not any(speculation.learn for speculation in ways.values())
+    methods = {
+        method.name: method.speculation
+        for method in make_methods(["8-at-0.5", "fixed-2", "plain"], MODEL)
+    }
+    assert list(methods) == ["plain", "8-at-0.5", "fixed-2"]
+    assert methods["8-at-0.5"].stopping_rule == "threshold"
+    assert (methods["8-at-0.5"].draft_max, methods["8-at-0.5"].draft_min_prob) == (8, 0.5)
+    assert methods["fixed-2"].stopping_rule == "fixed"
+    assert methods["fixed-2"].draft_max == 2
+    assert not any(speculation.learn for speculation in methods.values())
 
 
 def test_own_options_are_one_more_way():
     """What the user set is measured beside what he would get without."""
-    ways = make_ways(["optimal"], MODEL, Speculation(draft_max=5))
-    assert [way.name for way in ways] == ["plain", "optimal", "yours"]
-    assert ways[-1].speculation == Speculation(draft_max=5, learn=False)
+    methods = make_methods(["optimal"], MODEL, Speculation(draft_max=5))
+    assert [method.name for method in methods] == ["plain", "optimal", "yours"]
+    assert methods[-1].speculation == Speculation(draft_max=5, learn=False)
 
 
 @pytest.mark.parametrize(
-    ("name", "cast", "got"),
+    ("name", "draft_kind", "got"),
     [
         ("fastest", MODEL, "fastest.*plain, fixed-K"),
         ("fixed-0", MODEL, "fixed-0.*1 to 64"),
         ("65-at-0.5", MODEL, "65-at-0.5.*1 to 64"),
         ("3-at-7", MODEL, "3-at-7.*plain, fixed-K"),
-        ("model", Cast(""), "a draft model"),
-        ("cascade", Cast(""), "a draft model"),
+        ("model", "", "a draft model"),
+        ("cascade", "", "a draft model"),
         ("block", MODEL, "a block draft"),
         ("yours", MODEL, "options of speculation"),
     ],
 )
-def test_a_way_that_cannot_be_gone_is_refused(name, cast, got):
+def test_a_way_that_cannot_be_gone_is_refused(name, draft_kind, got):
     """With the names that there are, or what is missing."""
     with pytest.raises(UsageError, match=got):
-        make_ways([name], cast)
+        make_methods([name], draft_kind)
 
 
 class Named:
@@ -93,10 +94,10 @@ class Named:
 
 
 def test_the_order_turns_so_that_nobody_is_always_first():
-    """Over as many turns as ways, each way is once at each place."""
+    """Over as many turns as methods, each method is once at each place."""
     programs = [Named(name) for name in "abc"]
     tasks = [Task("chat", (1,), 0.0, 8, turn) for turn in range(3)]
-    orders = [[sample.way for sample in turn] for turn in play(programs, tasks)]
+    orders = [[sample.method for sample in turn] for turn in play(programs, tasks)]
     assert orders == [list("abc"), list("bca"), list("cab")]
     assert all(set(place) == set("abc") for place in zip(*orders, strict=True))
 
@@ -153,34 +154,35 @@ def test_draws_come_again_in_the_next_run(clock, seed):
 
 def test_ratios_are_taken_within_a_turn():
     """Of each turn first, then the median: not a quotient of two means."""
-    assert TWO.ratio("fixed-3", 0.0, "chat") == Figure(0.5625, 0.5, 0.625)
-    assert TWO.ratio("fixed-3", 0.0, "code") == Figure(2.0, 2.0, 2.0)
-    assert TWO.ratio("plain", 0.0, "code") == Figure(1.0, 1.0, 1.0)
+    rows = TWO.at(0.0).rows
+    assert rows["fixed-3"].ratios["chat"] == Figure(0.5625, 0.5, 0.625)
+    assert rows["fixed-3"].ratios["code"] == Figure(2.0, 2.0, 2.0)
+    assert rows["plain"].ratios["code"] == Figure(1.0, 1.0, 1.0)
     assert TWO.turns == 3
-    assert TWO.row("fixed-3", 0.0).worst[0] == "chat"
+    assert rows["fixed-3"].cells()["worst"] == "chat 0.56"
 
 
 def test_an_answer_that_says_nothing_has_no_ratio():
     """A first token that ends the answer leaves nothing to divide by."""
     found = Results(["plain", "a"])
-    found.add([sample("plain", "chat", 1.0), sample("a", "chat", 1.0, tokens=0)])
-    assert found.ratio("a", 0.0, "chat") is None
-    assert found.losses("a") == []
+    found.samples += [sample("plain", "chat", 1.0), sample("a", "chat", 1.0, tokens=0)]
+    assert found.at(0.0).rows["a"].ratios == {}
+    assert found.at(0.0).rows["a"].losses == {}
 
 
 def test_where_plain_decoding_wins():
-    """Ties are its own; a peer that is faster is none of our ways."""
-    assert TWO.plain_wins(0.0) == ["chat"]
-    found = {loss.way: loss for way in TWO.ways for loss in TWO.losses(way)}
+    """Ties are its own; a peer that is faster is none of our methods."""
+    assert TWO.at(0.0).plain_wins == ["chat"]
+    found = {row.method: row.losses for row in TWO.at(0.0).rows.values() if row.losses}
     assert set(found) == {"fixed-3", "optimal"}
-    assert found["fixed-3"].sure
-    assert not found["optimal"].sure  # in one turn it was as fast
+    assert found["fixed-3"]["chat"].high < 1.0
+    assert found["optimal"]["chat"].high == 1.0  # in one turn it was as fast
 
 
 def test_the_text_says_where_plain_decoding_wins():
     """In words, with the figures, and each kind of text in the table."""
     said = text.as_text(TWO, 100)
-    assert "greedy: plain decoding wins on chat: no way of drafting is faster there" in said
+    assert "greedy: plain decoding wins on chat: no method of drafting is faster there" in said
     assert "fixed-3 is slower than plain decoding on chat 0.56\n" in said
     assert "optimal is slower than plain decoding on chat 0.95 (not in every turn)" in said
     assert "server is slower" not in said
@@ -192,43 +194,47 @@ def test_the_text_says_where_plain_decoding_wins():
 def test_what_was_not_measured_is_nobodys():
     """An interrupted bench has kinds of text that it saw at one temperature only."""
     found = results({(0, "chat"): {"plain": 1.0, "x": 0.5}})
-    found.add([sample(way, "code", 1.0, temperature=0.7) for way in ("plain", "x")])
-    assert found.plain_wins(0.0) == []
-    assert found.plain_wins(0.7) == ["code"]
+    found.samples += [sample(method, "code", 1.0, temperature=0.7) for method in ("plain", "x")]
+    assert found.at(0.0).plain_wins == []
+    assert found.at(0.7).plain_wins == ["code"]
     assert "chat" not in text.as_text(found).partition("== temperature 0.7 ==")[2]
 
 
 def test_a_tie_is_plain_decodings():
     """Drafting that gains nothing is no reason to draft; but it is no loss either."""
     tie = results({(0, "chat"): {"plain": 1.0, "optimal": 1.0}})
-    assert tie.plain_wins(0.0) == ["chat"]
-    assert tie.losses("optimal") == []
+    assert tie.at(0.0).plain_wins == ["chat"]
+    assert tie.at(0.0).rows["optimal"].losses == {}
+
+
+def verdict(found):
+    return "\n".join(text.verdict(found.at(0.0)))
 
 
 def test_wins_everywhere_and_nowhere():
     """The two other things there are to say."""
     lost = results({(0, "chat"): {"plain": 1.0, "optimal": 1.2}})
-    assert "plain decoding wins everywhere" in text.verdict(lost, 0.0)
+    assert "plain decoding wins everywhere" in verdict(lost)
     everywhere = {(k, name): {"plain": 1.0, "x": 1.25 + k} for k, name in enumerate("abc")}
-    said = text.verdict(results(everywhere), 0.0)
+    said = verdict(results(everywhere))
     assert "x is slower than plain decoding on every kind of text: from c 0.31 to a 0.80" in said
     alone = text.as_text(results({(0, "chat"): {"plain": 1.0}}))
-    assert "greedy: no way of drafting was measured" in alone
+    assert "greedy: no method of drafting was measured" in alone
     won = results({(0, "chat"): {"plain": 1.0, "optimal": 0.5}})
-    assert "on every kind of text some way" in text.verdict(won, 0.0)
-    assert "slower" not in text.verdict(won, 0.0)
+    assert "on every kind of text some method" in verdict(won)
+    assert "slower" not in verdict(won)
 
 
 def test_a_busy_machine_is_noticed():
     """Plain decoding that is sometimes twice as fast says that something else ran."""
     busy = results({(0, "a"): {"plain": 1.0, "x": 1.0}, (1, "a"): {"plain": 2.0, "x": 2.0}})
-    assert "an unsteady machine: plain decoding alone ran at 5.0 to 10.0" in text.verdict(busy, 0.0)
+    assert "an unsteady machine: plain decoding alone ran at 5.0 to 10.0" in verdict(busy)
     calm = results({(0, "a"): {"plain": 1.0, "x": 1.0}, (1, "a"): {"plain": 1.2, "x": 2.0}})
-    assert "unsteady" not in text.verdict(calm, 0.0)
+    assert "unsteady" not in verdict(calm)
 
 
 def test_many_ways_go_over_several_tables():
-    """No line is wider than the terminal, and no way is left out."""
+    """No line is wider than the terminal, and no method is left out."""
     names = ["plain", *(f"fixed-{k}" for k in range(1, 13))]
     said = text.as_text(results({(0, "chat"): dict.fromkeys(names, 1.0)}), 80)
     tables = said.partition("tok/s")[0]
@@ -248,7 +254,7 @@ def test_the_figures_of_the_json_object():
     """Unknown is null, never zero."""
     found = TWO.as_dict()
     json.dumps(found)
-    rows = {row["way"]: row for row in found["results"]}
+    rows = {row["method"]: row for row in found["results"]}
     assert rows["server"]["peer"]
     assert rows["server"]["accepted_share"] is None
     assert rows["fixed-3"]["ratio_by_domain"]["chat"] == {
@@ -274,7 +280,7 @@ def test_prompts_one_of_each_kind_after_the_other():
 
 def test_temperatures_are_both_unless_one_is_given():
     """`--temp` is meant; the default of a setting is not."""
-    assert temperatures_of(Settings(), quick=False) == (0.0, 0.7)
-    assert temperatures_of(Settings(), quick=True) == (0.0,)
+    assert make_plan(Settings()).temperatures == (0.0, 0.7)
+    assert make_plan(Settings(), quick=True).temperatures == (0.0,)
     given = Settings.model_validate({"sampling": {"temperature": 0.8}})
-    assert temperatures_of(given, quick=True) == (0.8,)
+    assert make_plan(given, quick=True).temperatures == (0.8,)

@@ -13,8 +13,7 @@ import pytest
 from dspark_gguf import load_pair
 from dspark_gguf.config import ModelOptions, Sampling
 from dspark_gguf.errors import DSparkError
-from dspark_gguf.measure.bench.llama_peer import LlamaPeer
-from dspark_gguf.measure.bench.peers import peers, tally_of_timings
+from dspark_gguf.measure.bench.peers import LlamaPeer, peers, tally_of_timings
 from dspark_gguf.measure.bench.turns import Task
 
 TASK = Task("chat", tuple(range(100, 120)), 0.0, 8)
@@ -95,22 +94,24 @@ def test_llama_cpp_pythons_loop_says_what_ours_says(pair):
 
     plain = Decoder.for_pair(pair, Sampling(temperature=0), Speculation(mode="off"))
     wanted = plain.answer(TASK.tokens, Limits(max_tokens=8)).tokens
-    peer = LlamaPeer(pair.target, 128)
+    peer = LlamaPeer(pair.target, 128, Sampling())
     said = []
     original = peer._llama.generate
     peer._llama.generate = lambda *args, **options: (
         said.append(token) or token for token in original(*args, **options)
     )
-    peer.answer(TASK.tokens, Sampling(temperature=0), 8)
+    peer.answer(TASK)
     peer.close()
     assert said == wanted
 
 
-def test_the_first_token_is_the_prompts(pair):
+def test_the_first_token_is_the_prompts(pair, monkeypatch):
     """By a clock that ticks once a look: a second for the prompt, and one for each token."""
     ticks = iter(range(100))
-    peer = LlamaPeer(pair.target, 128, clock=lambda: float(next(ticks)))
-    tally = peer.answer(TASK.tokens, Sampling(temperature=0), 8)
+    clock = "dspark_gguf.measure.bench.peers.perf_counter"
+    monkeypatch.setattr(clock, lambda: float(next(ticks)))
+    peer = LlamaPeer(pair.target, 128, Sampling())
+    tally = peer.answer(TASK)
     peer.close()
     assert (tally.tokens, tally.seconds, tally.prefill_seconds) == (7, 8.0, 1.0)
     assert tally.tokens_per_second == 1.0

@@ -53,7 +53,7 @@ def facts(name="target"):
         "draft": {"name": name, "bytes": 2**20, "place": "CPU", "kind": "model"},
         "machine": {"devices": [["CPU", name]], "cores": 2},
         "settings": {"tokens": 8, "repeats": 2, "threads": 2, "prompts": 2},
-        "ways": {"plain": "nothing", "fixed-3": name}, "turns": {"measured": 2, "wanted": 2},
+        "methods": {"plain": "nothing", "fixed-3": name}, "turns": {"measured": 2, "wanted": 2},
         "peak_memory_bytes": {"ours": 2**20, "all": None},
     }  # fmt: skip
 
@@ -66,7 +66,7 @@ def page(domain="chat", name="target", reliability=True):
         }
     )
     for sample in found.samples:
-        if sample.way == "fixed-3":
+        if sample.method == "fixed-3":
             sample.tally.drafted_by_position[:] = [9, 9, 2]
             sample.tally.accepted_by_position[:] = [6, 3]
     rng = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def page(domain="chat", name="target", reliability=True):
     return render(found, facts(name), Rest([Table(16, [0.1, 0.15, 0.2], 0.05)], told))
 
 
-def parsed(text):
+def parse(text):
     checker = Checker()
     checker.feed(text)
     checker.close()
@@ -86,7 +86,7 @@ def parsed(text):
 
 def test_the_page_is_well_formed_and_has_every_section():
     """Each with its heading."""
-    found = parsed(page())
+    found = parse(page())
     ids = [attributes["id"] for tag, attributes in found.attributes if tag == "section"]
     assert ids == SECTIONS
     assert found.seen.count("h2") == len(SECTIONS)
@@ -97,12 +97,12 @@ def test_the_page_needs_nothing_from_elsewhere():
     """No address, no script, no file: it can be sent and kept."""
     text = page()
     assert not re.search(r"https?:|//[a-z]|url\(|@import|\ssrc=|\shref=", text)
-    assert not {"script", "link", "img", "iframe", "object"} & set(parsed(text).seen)
+    assert not {"script", "link", "img", "iframe", "object"} & set(parse(text).seen)
 
 
 def test_names_from_files_are_text():
     """A model or a domain that is called like markup changes no markup."""
-    plain, evil = parsed(page()), parsed(page(EVIL, EVIL))
+    plain, evil = parse(page()), parse(page(EVIL, EVIL))
     assert evil.seen == plain.seen
     assert EVIL in evil.text["h1"]
     assert "<script" not in page(EVIL, EVIL)
@@ -110,7 +110,7 @@ def test_names_from_files_are_text():
 
 def test_everything_can_be_read_without_seeing_it():
     """Tables have captions and headings with a scope; pictures say what they show."""
-    found = parsed(page())
+    found = parse(page())
     assert found.seen.count("caption") == found.seen.count("table") > 5
     assert all("scope" in attributes for tag, attributes in found.attributes if tag == "th")
     pictures = [attributes for tag, attributes in found.attributes if tag == "svg"]
@@ -160,7 +160,7 @@ def test_without_a_draft_model():
     """What was not measured is said, not drawn."""
     text = page(reliability=False)
     assert "Not measured: that takes a draft model" in text
-    assert len([tag for tag in parsed(text).seen if tag == "svg"]) == 2
+    assert len([tag for tag in parse(text).seen if tag == "svg"]) == 2
 
 
 def test_the_page_is_written_whole(tmp_path):
@@ -171,7 +171,7 @@ def test_the_page_is_written_whole(tmp_path):
     path = write_report(tmp_path / "new" / "folder", found, facts(), rest)
     assert path.name == "index.html"
     assert [file.name for file in path.parent.iterdir()] == ["index.html"]
-    parsed(path.read_text("utf-8"))
+    parse(path.read_text("utf-8"))
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write a report"):
         require_folder(tmp_path / "file")

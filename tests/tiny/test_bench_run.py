@@ -12,16 +12,16 @@ import pytest
 from click.testing import CliRunner
 
 from dspark_gguf.cli import main
-from dspark_gguf.measure.bench.ours import Ours
 from dspark_gguf.measure.bench.run import peak_bytes
+from dspark_gguf.measure.bench.turns import Ours
 from tests.tiny_gguf import Tiny, write_llama
 
 SHORT = ["bench", "--tokens", 8, "--per-domain", 1, "-c", 2048]
-SMALL = [*SHORT, "--domains", "maths,code", "--ways", "fixed-3,optimal", "--temp", 0]
+SMALL = [*SHORT, "--domains", "maths,code", "--methods", "fixed-3,optimal", "--temp", 0]
 
 FIGURE = {"median": float, "low": float, "high": float}
 ROW = {
-    "way": str, "temperature": float, "peer": bool, "ratio_by_domain": dict,
+    "method": str, "temperature": float, "peer": bool, "ratio_by_domain": dict,
     "tokens_per_second": FIGURE, "first_token_seconds": FIGURE, "tokens_per_round": float,
     "accepted_share": (float, type(None)), "plain_rounds_share": float, "controller_share": float,
     "controller_ms_per_round": float, "accepted_by_position": list, "drafted_by_position": list,
@@ -34,7 +34,7 @@ SCHEMA = {
     "draft": {"name": str, "bytes": int, "place": str, "kind": str},
     "settings": {"tokens": int, "repeats": int, "temperatures": list, "prompts": int,
                  "threads": int, "sampling": dict},
-    "ways": dict, "turns": {"measured": int, "wanted": int}, "interrupted": bool,
+    "methods": dict, "turns": {"measured": int, "wanted": int}, "interrupted": bool,
     "peak_memory_bytes": {"ours": int, "all": int},
     "results": list, "plain_wins": list, "slower_than_plain": list,
 }  # fmt: skip
@@ -85,7 +85,7 @@ def once(bench):
 
 
 def test_header_table_plot_and_one_line_of_json(once):
-    """In this order; what each way is comes first, no progress bar off a terminal."""
+    """In this order; what each method is comes first, no progress bar off a terminal."""
     places = [
         once.text.index(part)
         for part in ("always 3 drafts, no threshold: llama.cpp's default", "== greedy ==",
@@ -99,7 +99,7 @@ def test_header_table_plot_and_one_line_of_json(once):
 def test_the_json_object_keeps_its_schema(once):
     """Scripts read it: no key is missing or new without a change here."""
     require(SCHEMA, once.object)
-    assert [row["way"] for row in once.object["results"]] == ["plain", "fixed-3", "optimal"]
+    assert [row["method"] for row in once.object["results"]] == ["plain", "fixed-3", "optimal"]
     for row in once.object["results"]:
         require(ROW, row)
         assert list(row["ratio_by_domain"]) == ["maths", "code"]
@@ -122,10 +122,17 @@ def test_the_figures_agree_with_each_other(once):
 
 def test_json_alone(bench):
     """`--json`: nothing else on stdout, at both temperatures unless one is given."""
-    result = bench(*SHORT, "--domains", "code", "--ways", "optimal", "--json")
+    result = bench(*SHORT, "--domains", "code", "--methods", "optimal", "--json")
     found = json.loads(result.stdout)
     assert found["settings"]["temperatures"] == [0.0, 0.7]
     assert [row["temperature"] for row in found["results"]] == [0.0, 0.0, 0.7, 0.7]
+
+
+def test_the_old_name_of_the_option(bench):
+    """`--ways`, for one version; a line says so."""
+    result = bench(*SHORT, "--domains", "code", "--temp", 0, "--ways", "fixed-2", "--json")
+    assert list(json.loads(result.stdout)["methods"]) == ["plain", "fixed-2"]
+    assert "--ways is now called --methods" in result.stderr
 
 
 def test_without_a_draft_model_copies_are_measured(bench, pair):
@@ -133,8 +140,8 @@ def test_without_a_draft_model_copies_are_measured(bench, pair):
     result = bench(*SHORT, "-m", pair[0], "--domains", "code", "--quick", "--json")
     found = json.loads(result.stdout)
     assert found["draft"] is None
-    assert list(found["ways"]) == ["plain", "fixed-3", "optimal"]
-    assert found["ways"]["fixed-3"].startswith("always 3 copied tokens")
+    assert list(found["methods"]) == ["plain", "fixed-3", "optimal"]
+    assert found["methods"]["fixed-3"].startswith("always 3 copied tokens")
 
 
 def test_a_report(bench, tmp_path, monkeypatch):
@@ -192,7 +199,7 @@ def test_a_terminated_bench_ends_its_peers(bench, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "code", "got"),
     [
-        (["--ways", "fastest"], 2, "unknown way of decoding"),
+        (["--methods", "fastest"], 2, "unknown method of decoding"),
         (["--domains", "poetry"], 2, "unknown domain"),
         (["--prompts", "missing.jsonl"], 2, "missing.jsonl"),
         (["--tokens", "2000"], 4, "the longest prompt and its answer"),

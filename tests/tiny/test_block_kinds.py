@@ -83,15 +83,15 @@ def test_what_is_read_again_is_not_copied_again(pair_of, target, monkeypatch):
         cache = pair.draft_cache()
         text = plain_text(pair, PROMPT, 60)
         taken, read = [], []
-        real_passed, real_at = cache.passed, cache._injection.at
+        real_passed, real_at = cache.on_pass, cache._injection.at
 
-        def passed(count):
+        def on_pass(count):
             before = cache.seen
             real_passed(count)
             read.append(count)
             taken.append(cache.seen - before)
 
-        monkeypatch.setattr(cache, "passed", passed)
+        monkeypatch.setattr(cache, "on_pass", on_pass)
         injected = []
         monkeypatch.setattr(
             cache._injection, "at", lambda at, n: injected.append(n) or real_at(at, n)

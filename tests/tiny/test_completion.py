@@ -54,9 +54,9 @@ def offered(shell, *words):
 @pytest.mark.parametrize("shell", SHELLS)
 def test_presets_and_files_for_config(folder, shell):
     """By name, then YAML files and folders."""
-    assert offered(shell, "chat", "--config", "l") == ["lossless"]
+    assert offered(shell, "chat", "--config", "a") == ["apple-silicon"]
     assert offered(shell, "chat", "--config", "m") == ["m/", "my.yaml"]
-    assert offered(shell, "chat", "--config", "code,los") == ["code,lossless"]
+    assert offered(shell, "chat", "--config", "code,app") == ["code,apple-silicon"]
     assert set(offered(shell, "run", "--config", "c")) == {
         name for name in preset_names() if name.startswith("c")
     }
@@ -86,6 +86,7 @@ def test_home_is_followed_and_kept(folder, monkeypatch):
     """`~/` is what the user typed, and what stays."""
     monkeypatch.setenv("HOME", str(folder))
     assert offered("zsh", "chat", "-d", "~/m/in/c") == ["~/m/in/c.GGUF"]
+    assert offered("zsh", "chat", "-d", "~nobody-here/") == []
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -120,7 +121,7 @@ def test_tab_in_the_real_shell(folder, shell):
     typed.sendline(f"echo ready > {shown}")
     wait_for(shown, "ready")
     for words, whole in (
-        ("chat --config los\t", "lossless"),
+        ("chat --config app\t", "apple-silicon"),
         ("chat -m llama-3.3\t", "llama-3.3-70b"),
         ("chat -d m/in/a\t", "m/in/a b.gguf"),
     ):

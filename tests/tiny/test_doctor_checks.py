@@ -11,7 +11,7 @@ from dspark_gguf import load_pair
 from dspark_gguf.config import ModelOptions, Settings
 from dspark_gguf.doctor import machine, models
 from dspark_gguf.doctor.report import Finding, Report, Section, discreet
-from dspark_gguf.engine import build, library
+from dspark_gguf.engine import library
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.memory import Need, need_of, room
 from dspark_gguf.errors import EngineError, PairError
@@ -27,14 +27,14 @@ def test_an_idle_gpu_is_wrong_unless_asked_for(monkeypatch):
     """A build for the CPU beside a GPU: how to build for it; who asks for none knows."""
     monkeypatch.setattr(machine, "gpus", lambda: ["NVIDIA GeForce RTX 3060"])
     monkeypatch.setattr(library, "can_offload", lambda: False)
-    (finding,) = machine.build(Settings()).findings
+    (finding,) = machine.features(Settings()).findings
     assert finding.wrong
     assert "RTX 3060" in finding.problem
     assert "-DGGML_CUDA=on" in finding.hint
     asked = Settings(target_options=ModelOptions(n_gpu_layers="none"))
-    assert not machine.build(asked).findings[0].wrong
+    assert not machine.features(asked).findings[0].wrong
     monkeypatch.setattr(library, "can_offload", lambda: True)
-    assert machine.build(Settings()).findings == ()
+    assert machine.features(Settings()).findings == ()
 
 
 def test_which_gpus_the_system_knows(monkeypatch, tmp_path):
@@ -106,9 +106,10 @@ def test_exit_codes():
 def test_features_as_llama_cpp_prints_them():
     """Several backends on one line; what is off is left out."""
     text = "CUDA : ARCHS = 800,900 | USE_GRAPHS = 1 | CPU : AVX2 = 1 | AVX512 = 0 | FMA = 1 | "
-    assert build.parsed(text) == {"CUDA": ["ARCHS=800,900", "USE_GRAPHS"], "CPU": ["AVX2", "FMA"]}
-    assert build.features().keys() >= {"CPU"}
-    assert {"ggml", "llama.cpp"} <= build.versions().keys()
+    found = library.parse_features(text)
+    assert found == {"CUDA": ["ARCHS=800,900", "USE_GRAPHS"], "CPU": ["AVX2", "FMA"]}
+    assert library.features().keys() >= {"CPU"}
+    assert {"ggml", "llama.cpp"} <= library.versions().keys()
 
 
 @pytest.mark.parametrize("name", ["target", "wide", "two_heads", "mamba"])
@@ -118,15 +119,15 @@ def test_what_a_model_takes_is_known_before_it_is_loaded(tiny_files, name):
     options = ModelOptions(cache_type_k="f32")
     with load_pair(path, target_options=options) as pair:
         need = need_of(read_header(path), options, pair.target_cache.n_ctx)
-        assert need.cache == pair.target_cache.cache_bytes
+        assert need.cache == pair.target_cache.context.cache_bytes
         assert need.weights == pair.target.size
         assert need.layers == pair.target.n_layer + 1
         assert need.on_gpu == 0 or library.can_offload()
 
 
 GIB = 1024**3
-GPU = build.Device("CUDA0", "a GPU", "GPU", 8 * GIB, 12 * GIB)
-CPU = build.Device("CPU", "a CPU", "CPU", 16 * GIB, 32 * GIB)
+GPU = library.Device("CUDA0", "a GPU", "GPU", 8 * GIB, 12 * GIB)
+CPU = library.Device("CPU", "a CPU", "CPU", 16 * GIB, 32 * GIB)
 
 
 def test_where_models_would_sit_and_whether_there_is_room():

@@ -1,4 +1,4 @@
-"""What the doctor measures: rows beside single rows, and ways beside the present one."""
+"""What the doctor measures: rows beside single rows, and alternatives beside the present one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from dspark_gguf import load_pair
 from dspark_gguf.config import ModelOptions, Settings, Speculation
 from dspark_gguf.cost import LearnedCosts
-from dspark_gguf.doctor import measured, ways
-from dspark_gguf.doctor.rows import differences
+from dspark_gguf.doctor import alternatives, measured
+from dspark_gguf.doctor.measured import differences
 from dspark_gguf.testing import TableModel
 from tests.fakes import rows_of
 
@@ -81,7 +81,7 @@ def test_what_is_no_rounding():
     assert nan.as_dict()[3] == 0.0
 
 
-def timed(*seconds):
+def time_pass(*seconds):
     """Work that takes these seconds, one after the other, again and again."""
     turns = iter(seconds * 50)
     return lambda: next(turns)
@@ -89,17 +89,17 @@ def timed(*seconds):
 
 def test_a_way_is_faster_if_it_is_so_nearly_always():
     """By more than noise, in all repeats but one."""
-    found = ways.beside(
+    found = alternatives.beside(
         {
-            "now": timed(1.0),
-            "clearly": timed(0.5),
-            "hardly": timed(0.95),
-            "now and then": timed(0.2, 2.0),
-            "slower": timed(3.0),
+            "now": time_pass(1.0),
+            "clearly": time_pass(0.5),
+            "hardly": time_pass(0.95),
+            "now and then": time_pass(0.2, 2.0),
+            "slower": time_pass(3.0),
         },
         budget=100.0,
     )
-    assert {way.name: way.is_faster for way in found} == {
+    assert {one.name: one.is_faster for one in found} == {
         "clearly": True, "hardly": False, "now and then": False, "slower": False,
     }  # fmt: skip
     assert found[0].ratio == 0.5
@@ -108,41 +108,44 @@ def test_a_way_is_faster_if_it_is_so_nearly_always():
 def test_the_budget_ends_the_repeats():
     """With no time at all there are still enough for a median."""
     calls = []
-    ways.beside({"now": lambda: calls.append(1) or 1.0, "other": timed(1.0)}, budget=0.0)
+    alternatives.beside(
+        {"now": lambda: calls.append(1) or 1.0, "other": time_pass(1.0)}, budget=0.0
+    )
     assert len(calls) == 4
 
 
 def test_threads_that_are_tried():
     """The present number first, then the cores and half of them; no number twice."""
-    assert ways.thread_counts(8, 4) == [8, 4, 2]
-    assert ways.thread_counts(4, 4) == [4, 2]
-    assert ways.thread_counts(1, 1) == [1]
+    assert alternatives.thread_counts(8, 4) == [8, 4, 2]
+    assert alternatives.thread_counts(4, 4) == [4, 2]
+    assert alternatives.thread_counts(1, 1) == [1]
 
 
-def test_threads_and_attention_on_a_real_model(tiny_files):
-    """Each way is computed for real, the model is as before, and its weights are not freed."""
+def test_threads_and_attention_on_a_real_model(tiny_files, monkeypatch):
+    """Each one is computed for real, the model is as before, and its weights are not freed."""
+    monkeypatch.setattr(alternatives, "_BUDGET", 0.1)
     with load_pair(
         tiny_files.target, target_options=ModelOptions(n_ctx=256, threads=3, threads_batch=2)
     ) as pair:
-        section = measured.threads(pair)
+        section = alternatives.threads(pair)
         assert section.facts["seconds_over_now"].keys() >= {"-t 3 -tb 3", "-t 1 -tb 1"}
         assert llama_cpp.llama_n_threads(pair.target_cache.pointer) == 3
         assert llama_cpp.llama_n_threads_batch(pair.target_cache.pointer) == 2
-        found = ways.attention(pair.target, measured.text_tokens(pair), 64, budget=0.1)
+        found = alternatives.attention_timings(pair.target, measured.text_tokens(pair), 64)
         # The head of 16 numbers does not fill a block of q8_0.
-        assert {way.name for way in found} <= {"-fa on", "-fa off", "-ctk q8_0 -ctv q8_0"}
+        assert {one.name for one in found} <= {"-fa on", "-fa off", "-ctk q8_0 -ctv q8_0"}
         assert pair.target.options.cache_type_k == "f16"
         assert rows_of(pair.target_cache, [1])[0].shape == (pair.vocabulary.n_vocab,)
 
 
 def test_what_wins_is_advised_with_its_option():
     """The fastest alone; nothing where nothing is clearly faster."""
-    faster = [ways.Way("-t 4", 0.8, True), ways.Way("-t 2", 0.5, True)]
-    (finding,) = measured.compared(faster, "").findings
+    faster = [alternatives.Timing("-t 4", 0.8, True), alternatives.Timing("-t 2", 0.5, True)]
+    (finding,) = alternatives.compare(faster, "").findings
     assert finding.hint == "Add -t 2 to your options."
     assert not finding.wrong
-    assert measured.compared([ways.Way("-t 4", 0.9, False)], "").findings == ()
-    assert measured.compared([], "nothing").text == "nothing"
+    assert alternatives.compare([alternatives.Timing("-t 4", 0.9, False)], "").findings == ()
+    assert alternatives.compare([], "nothing").text == "nothing"
 
 
 def costs_of(target, look):
@@ -150,8 +153,8 @@ def costs_of(target, look):
     costs = LearnedCosts()
     for rows, seconds in enumerate(target, 1):
         costs.add_pass(rows, seconds)
-    costs.add_look(look)
-    costs.add_first_look(look, 1)
+    costs.add_draft_step(look)
+    costs.add_first_draft_step(look, 1)
     return costs
 
 
@@ -175,7 +178,7 @@ def test_the_speed_to_expect_and_why(tiny_files):
         assert "x5.91 with 12 draft tokens a round" in section.text
         assert section.findings == ()
         assert "learned" not in section.facts
-        calibration = pair.learned(Speculation(learn=False)).calibration("model", "rejection", 0.8)
+        calibration = pair.learned(Speculation(learn=False)).calibration("model", "match", 0.8)
         for _ in range(60):
             calibration.observe([9.0] * 4, [1.0] * 4)
         quiet = Settings(speculation=Speculation(learn=False))

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from dspark_gguf.config import ModelOptions, Settings
-from dspark_gguf.doctor import machine, passes
-from dspark_gguf.engine import build, library, trial
+from dspark_gguf.doctor import machine
+from dspark_gguf.engine import library, trial
 from tests.tiny.test_trial import DEAD, DIES, NEVER, SLOWER, WORKS
 
 
@@ -25,13 +25,13 @@ def know(monkeypatch, extra, gpu=WORKS):
     """The trials end like this."""
     known = {"extra buffers": extra, "gpu": gpu}
     monkeypatch.setattr(trial, "_known", known)
-    monkeypatch.setattr(trial, "renewed", lambda way: known[way])
+    monkeypatch.setattr(trial, "outcome", lambda feature, again=False: known[feature])
 
 
 def test_extra_buffers_that_work(monkeypatch):
     """How much faster, by rows; nothing to change."""
     know(monkeypatch, WORKS)
-    section = passes.first_pass(Settings())
+    section = machine.first_pass(Settings())
     assert "1 rows x0.60, 4 rows x0.70, 16 rows x0.60" in section.text
     assert section.findings == ()
     assert section.value == Settings()
@@ -42,41 +42,41 @@ def test_extra_buffers_that_do_not(monkeypatch):
     """Left out, which is no fault; how to rebuild, where that helps."""
     monkeypatch.setattr(trial, "has_amx", lambda: True)
     know(monkeypatch, DIES)
-    section = passes.first_pass(Settings())
+    section = machine.first_pass(Settings())
     assert "AMX and repacked weights: ends the process (SIGSEGV), so they are left" in section.text
     (finding,) = section.findings
     assert not finding.wrong
     assert trial.REBUILD in finding.hint
     know(monkeypatch, SLOWER)
-    section = passes.first_pass(Settings())
+    section = machine.first_pass(Settings())
     assert "1 rows x1.30" in section.text
     assert "left out" in section.text
     assert section.findings == ()
     know(monkeypatch, NEVER)
-    assert "no room, so they are left out" in passes.first_pass(Settings()).text
+    assert "no room, so they are left out" in machine.first_pass(Settings()).text
     monkeypatch.setattr(trial, "has_amx", lambda: False)
-    assert "left out" not in passes.first_pass(Settings()).text
+    assert "left out" not in machine.first_pass(Settings()).text
 
 
 def test_a_processor_with_amx_and_a_build_without(monkeypatch):
     """What it could have; not in a build that has it and works."""
     know(monkeypatch, WORKS)
     monkeypatch.setattr(trial, "processor", lambda: "flags : avx2 amx_tile amx_int8")
-    (finding,) = passes.first_pass(Settings()).findings
+    (finding,) = machine.first_pass(Settings()).findings
     assert not finding.wrong
     assert trial.REBUILD in finding.hint
     monkeypatch.setattr(trial, "has_amx", lambda: True)
-    assert passes.first_pass(Settings()).findings == ()
+    assert machine.first_pass(Settings()).findings == ()
 
 
 @pytest.mark.parametrize("asked", [None, "all"])
 def test_a_gpu_that_dies(monkeypatch, asked):
     """How to build for it; all the rest is looked at on the CPU, whatever was asked for."""
-    gpu = build.Device("CUDA0", "NVIDIA H100", "GPU", 1, 2)
+    gpu = library.Device("CUDA0", "NVIDIA H100", "GPU", 1, 2)
     monkeypatch.setattr(library, "can_offload", lambda: True)
-    monkeypatch.setattr(build, "devices", lambda: [gpu])
+    monkeypatch.setattr(library, "devices", lambda: [gpu])
     know(monkeypatch, WORKS, DIES)
-    section = passes.first_pass(Settings(target_options=ModelOptions(n_gpu_layers=asked)))
+    section = machine.first_pass(Settings(target_options=ModelOptions(n_gpu_layers=asked)))
     (finding,) = section.findings
     assert finding.wrong
     assert "NVIDIA H100" in finding.problem
@@ -85,7 +85,7 @@ def test_a_gpu_that_dies(monkeypatch, asked):
     assert section.value.target_options.n_gpu_layers == "none"
     assert section.value.draft_options.n_gpu_layers == "none"
     know(monkeypatch, WORKS, WORKS)
-    section = passes.first_pass(Settings())
+    section = machine.first_pass(Settings())
     assert section.text.endswith("on the GPU: works")
     assert section.value == Settings()
 

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.chat.session import Session
 from dspark_gguf.cli import main
-from dspark_gguf.config import Settings
 from dspark_gguf.errors import EngineError, UsageError
 from dspark_gguf.sampling import NothingLeftError, Sampler
-from dspark_gguf.settings_files import checked, load_settings
+from dspark_gguf.settings_files import load_settings, validate
 from tests.tiny.test_block import BLOCKS
 from tests.tiny_dflash import write_dflash
 from tests.tiny_gguf import Tiny, write_llama
@@ -47,7 +46,7 @@ REFUSED = [
 def test_refused_by_name(place, tree):
     """When they are read, with the place as the user wrote it, and no word of pydantic's."""
     with pytest.raises(UsageError, match=rf"^sampling\.{place} in the options is "):
-        checked(Settings, {"sampling": tree}, "the options")
+        validate({"sampling": tree}, "the options")
 
 
 WIDTH = 12
@@ -74,16 +73,16 @@ LOGITS = st.one_of(st.floats(-1e6, 1e6, width=32), st.just(-math.inf), st.just(1
 
 @settings(max_examples=150, deadline=None)
 @given(
-    law=LAWS,
+    dist=LAWS,
     row=st.lists(LOGITS, min_size=WIDTH, max_size=WIDTH),
     history=st.lists(st.integers(0, WIDTH - 1), max_size=9),
 )
-@example(law={"temperature": 5e-324}, row=[1.5] * WIDTH, history=[])
-@example(law={"temperature": 1e-310, "top_p": 1e-310}, row=[1.5, 2.5] * 6, history=[])
-@example(law={"logit_bias": dict.fromkeys(range(WIDTH), "-inf")}, row=[1.5] * WIDTH, history=[])
-def test_every_law_is_one(law, row, history):
+@example(dist={"temperature": 5e-324}, row=[1.5] * WIDTH, history=[])
+@example(dist={"temperature": 1e-310, "top_p": 1e-310}, row=[1.5, 2.5] * 6, history=[])
+@example(dist={"logit_bias": dict.fromkeys(range(WIDTH), "-inf")}, row=[1.5] * WIDTH, history=[])
+def test_every_law_is_one(dist, row, history):
     """Probabilities that sum to 1, of tokens that are not forbidden; or nothing is left."""
-    chosen = Sampling.model_validate(law)
+    chosen = Sampling.model_validate(dist)
     forbidden = {token for token, bias in chosen.logit_bias.items() if bias == "-inf"}
     forbidden |= {3} if chosen.ignore_eos else set()
     forbidden |= {token for token, logit in enumerate(row) if logit == -math.inf}
@@ -105,8 +104,8 @@ def test_the_lowest_temperatures_are_the_limit():
     row = np.array([1.0, 3.0, 2.9999, 3.0, -5.0], dtype=np.float32)
     open_ = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
     for temperature in (1e-6, 1e-300, 1e-310, 5e-324):
-        law = Sampler(Sampling(temperature=temperature, **open_))(row, ())
-        probs = [law.prob(token) for token in range(5)]
+        dist = Sampler(Sampling(temperature=temperature, **open_))(row, ())
+        probs = [dist.prob(token) for token in range(5)]
         assert probs == pytest.approx([0.0, 0.5, 0.0, 0.5, 0.0], abs=1e-30)
 
 

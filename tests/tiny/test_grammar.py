@@ -2,8 +2,15 @@
 
 import numpy as np
 
-from dspark_gguf.draft.answer_grammar import AnswerGrammar, Choices, FittingGreedy, fitting
-from dspark_gguf.draft.grammar import forced, paying
+from dspark_gguf.config import Sampling
+from dspark_gguf.draft.answer_grammar import (
+    AnswerGrammar,
+    Choices,
+    Constrained,
+    allowed_prefix,
+)
+from dspark_gguf.draft.grammar import forced_tokens, paying
+from dspark_gguf.sampling import Sampler
 
 
 class Spelled:
@@ -15,16 +22,16 @@ class Spelled:
     def fork(self):
         return Spelled(self.text, self.tokens, self.at)
 
-    def fits(self, token):
+    def allows(self, token):
         piece = self.tokens[token]
         return bool(piece) and self.text.startswith(piece, self.at)
 
     def accept(self, token):
-        assert self.fits(token)
+        assert self.allows(token)
         self.at += len(self.tokens[token])
 
     def among(self, ids):
-        return np.array([token for token in ids if self.fits(token)], dtype=np.int32)
+        return np.array([token for token in ids if self.allows(token)], dtype=np.int32)
 
     def few(self):
         return self.among(range(len(self.tokens)))
@@ -36,13 +43,15 @@ TOKENS = [b"n", b"na", b"me", b"m", b"e", b"name", b"x"]
 def test_forced():
     """The longest token, unless another was taken there before; never more than asked."""
     choices = Choices(TOKENS)
-    assert forced(Spelled(b"namename", TOKENS), 6, choices, 9) == ([5, 5], [0.5, 0.5])
-    assert forced(Spelled(b"namename", TOKENS), 6, choices, 1)[0] == [5]
+    assert forced_tokens(Spelled(b"namename", TOKENS), 6, choices, 9) == ([5, 5], [0.5, 0.5])
+    assert forced_tokens(Spelled(b"namename", TOKENS), 6, choices, 1)[0] == [5]
     choices.observe(6, Spelled(b"name", TOKENS).few(), 1)
-    assert forced(Spelled(b"name", TOKENS), 6, choices, 9)[0] == [1, 2]
-    assert forced(Spelled(b"name", TOKENS), 5, choices, 9)[0] == [5]
-    assert forced(Spelled(b"namename", TOKENS), 5, Choices(TOKENS, frozenset({5})), 9)[0] == [5]
-    assert forced(Spelled(b"x", TOKENS), 5, choices, 9) == ([6], [1.0])
+    assert forced_tokens(Spelled(b"name", TOKENS), 6, choices, 9)[0] == [1, 2]
+    assert forced_tokens(Spelled(b"name", TOKENS), 5, choices, 9)[0] == [5]
+    assert forced_tokens(Spelled(b"namename", TOKENS), 5, Choices(TOKENS, frozenset({5})), 9)[
+        0
+    ] == [5]
+    assert forced_tokens(Spelled(b"x", TOKENS), 5, choices, 9) == ([6], [1.0])
 
 
 def test_how_sure_a_choice_is():
@@ -80,11 +89,11 @@ def test_as_many_as_pay():
 def test_fitting_drafts():
     """Up to the first token that does not fit; a draft model says its best that does."""
     state = Spelled(b"name", TOKENS)
-    assert fitting(state, [0, 6, 3]) == 1
+    assert allowed_prefix(state, [0, 6, 3]) == 1
     assert state.at == 1
     grammar = AnswerGrammar(Spelled(b"name", TOKENS), Choices(TOKENS))
     grammar.length = 2
-    best = FittingGreedy(grammar)
+    best = Constrained(Sampler(Sampling(temperature=0)), grammar)
     assert best.history([9, 9]) == ()
     row = np.array([0.1, 0.2, 0.5, 0.4, 0.3, 0.0, 9.0], dtype=np.float32)
     assert best(row, (), []).top == 1

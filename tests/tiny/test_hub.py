@@ -182,7 +182,7 @@ from dspark_gguf.cli import main; main(["pull", "org/m-GGUF"])
 import sys
 from dspark_gguf import errors, hub
 try:
-    print(hub.downloaded("org/m-GGUF", "*.gguf"{place}))
+    print(hub.download("org/m-GGUF", "*.gguf"{place}))
 except errors.DSparkError as error:
     sys.exit(str(error))
 """
@@ -291,3 +291,23 @@ def test_a_full_disk(tmp_path, monkeypatch):
     hub.require_room([hub.Download("org/m", {"m.gguf": 1})])
     with pytest.raises(ResourceError, match=r"takes 1000000000\.0 GB"):
         hub.require_room([hub.Download("org/m", {"m.gguf": 10**18})])
+
+
+def test_what_is_there_needs_no_room(tmp_path, monkeypatch):
+    """`pull` again, on a disk that is full by now."""
+    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, file: "/there")
+    hub.require_room([hub.Download("org/m", {"m.gguf": 10**18})])
+
+
+def test_a_file_that_changed_on_the_hub(large, tmp_path, monkeypatch):
+    """`from_pretrained` into a folder that has the old one: the new one is checked too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(hub.__file__).parents[1]))
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / large.name).write_bytes(b"old")
+    with serving({"org/m-GGUF": {large.name: large}}, spoils=1) as there:
+        done = run_python("-c", ALONE[2], env=there.environment(tmp_path / "home"))
+    assert done.returncode == 1
+    assert "from the start" in done.stderr

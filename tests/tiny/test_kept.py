@@ -374,3 +374,17 @@ def test_a_file_in_the_place_of_all_sessions(shelf, dspark_alone):
         refused = dspark_alone(*words)
         assert refused.exit_code == 1
         assert "cannot write to" in refused.stderr
+
+
+def test_files_are_found_from_any_folder(tmp_path, monkeypatch):
+    """What names a file is kept with its whole path; what is itself the text stays."""
+    names = {"chat": "chat_template", "sampling": "grammar", "speculation": "lookup_store"}
+    tree = {"model": "file", **{section: {name: "file"} for section, name in names.items()}}
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    found = transcript.with_absolute_paths(load_settings(None, tree))
+    assert found.model == str(tmp_path / "file")
+    for section, name in names.items():
+        assert getattr(getattr(found, section), name) == str(tmp_path / "file")
+    text = load_settings(None, {"sampling": {"grammar": 'root ::= "a"' * 999}})
+    assert transcript.with_absolute_paths(text) == text

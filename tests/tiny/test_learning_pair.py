@@ -15,8 +15,8 @@ from dspark_gguf.cost import load_table
 from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.measure.prompts import read_prompts
-from dspark_gguf.schedule import Copying, Fixed, Optimal, Prefix, Threshold
-from dspark_gguf.verify import name_of
+from dspark_gguf.schedule import Fixed, LookupRule, Optimal, Prefix, Threshold
+from dspark_gguf.verify import rule_name
 
 PROMPT = [10, 20, 30, 40]
 
@@ -27,7 +27,7 @@ def nothing_learned():
     forget_all()
 
 
-def measured(files, speculation=None, n_ctx=512, **options):
+def measure(files, speculation=None, n_ctx=512, **options):
     """Lines said while a pair learns, after a short answer; and the pair's notes."""
     said = []
     with load_pair(files.target, files.draft, target_options=ModelOptions(n_ctx=n_ctx)) as pair:
@@ -39,53 +39,52 @@ def measured(files, speculation=None, n_ctx=512, **options):
 
 def test_a_pair_is_measured_once(tiny_files):
     """The second run knows; another context size is another key."""
-    assert "measuring" in measured(tiny_files)[0][0]
-    assert measured(tiny_files)[0] == []
-    assert len(measured(tiny_files, n_ctx=256)[0]) == 1
+    assert "measuring" in measure(tiny_files)[0][0]
+    assert measure(tiny_files)[0] == []
+    assert len(measure(tiny_files, n_ctx=256)[0]) == 1
     assert len(list(learned_dir().glob("*.json"))) == 2
 
 
 def test_a_damaged_file_is_noted_and_rewritten(tiny_files):
     """One line, and the next run finds a good one."""
-    measured(tiny_files)
+    measure(tiny_files)
     (path,) = learned_dir().glob("*.json")
     path.write_text(path.read_text()[:500])
-    said, notes = measured(tiny_files)
+    said, notes = measure(tiny_files)
     assert len(said) == 1
     assert [note for note in notes if str(path) in note]
-    assert measured(tiny_files)[0] == []
+    assert measure(tiny_files)[0] == []
 
 
 def test_no_learn_neither_reads_nor_writes(tiny_files):
     """A file that is there stays as it is, to the byte."""
     speculation = Speculation(learn=False)
-    assert len(measured(tiny_files, speculation)[0]) == 1
+    assert len(measure(tiny_files, speculation)[0]) == 1
     assert not list(learned_dir().glob("*.json"))
-    measured(tiny_files)
+    measure(tiny_files)
     (path,) = learned_dir().glob("*.json")
     before = path.read_bytes()
-    assert len(measured(tiny_files, speculation)[0]) == 1
+    assert len(measure(tiny_files, speculation)[0]) == 1
     assert path.read_bytes() == before
 
 
 def test_who_decides_what(tiny_files):
-    """Acceptance by seed and temperature, the rule by what the user set."""
+    """Acceptance and rule by what the user set."""
     with load_pair(tiny_files.target, tiny_files.draft) as pair:
 
         def chosen(sampling, **settings):
             made = Decoder.for_pair(pair, Sampling(**sampling), Speculation(**settings))
-            return name_of(made.rule), type(made.stopping_rule)
+            return rule_name(made.rule), type(made.stopping_rule)
 
-        assert chosen({"temperature": 0}) == ("rejection", Copying)
-        assert chosen({"temperature": 0.8}) == ("rejection", Copying)
-        assert chosen({"temperature": 0.8, "seed": 1}) == ("match", Copying)
-        assert chosen({"seed": 1}, acceptance="rejection") == ("rejection", Copying)
-        assert chosen({"seed": 1}, mode="on") == ("match", Threshold)
-        assert chosen({}, draft_min_prob=0.0) == ("rejection", Fixed)
-        assert chosen({}, acceptance="typical") == ("typical", Copying)
-        assert chosen({}, drafter="model") == ("rejection", Optimal)
-        assert chosen({}, drafter="lookup") == ("match", Copying)
-        assert chosen({}, rule="prefix") == ("rejection", Prefix)
+        for temperature in (0, 0.8):
+            assert chosen({"temperature": temperature}) == ("match", LookupRule)
+        assert chosen({}, acceptance="rejection") == ("rejection", LookupRule)
+        assert chosen({}, mode="on") == ("match", Threshold)
+        assert chosen({}, draft_min_prob=0.0) == ("match", Fixed)
+        assert chosen({}, acceptance="typical") == ("typical", LookupRule)
+        assert chosen({}, drafter="model") == ("match", Optimal)
+        assert chosen({}, drafter="lookup") == ("match", LookupRule)
+        assert chosen({}, rule="prefix") == ("match", Prefix)
 
 
 def test_the_same_seed_says_the_same_whatever_the_clock_made_of_it(tiny_files):
@@ -178,6 +177,6 @@ def test_what_is_learned_apart_is_known_to_no_other(tiny_files):
         assert mine.costs.as_dict() != costs.as_dict()
         for side in (pair.learned(speculation), other):
             assert side.costs.as_dict() == costs.as_dict()
-            assert side.calibration("lookup", "rejection", 0.0).tested == 0
-        assert mine.calibration("lookup", "rejection", 0.0).tested > 0
+            assert side.calibration("lookup", "match", 0.0, is_free=True).tested == 0
+        assert mine.calibration("lookup", "match", 0.0, is_free=True).tested > 0
     assert not list(learned_dir().glob("*.json"))

@@ -159,9 +159,10 @@ def test_links_of_other_programs(home):
     assert printed.exit_code == 0
     assert "far.gguf" in printed.stdout
     assert (
-        hub.cached(HubName("org/h"), "target") == home / "hub/models--org--h/snapshots/0123/h.gguf"
+        hub.find_cached(HubName("org/h"), "target")
+        == home / "hub/models--org--h/snapshots/0123/h.gguf"
     )
-    assert hub.cached(HubName("org/d"), "target") is None
+    assert hub.find_cached(HubName("org/d"), "target") is None
     for name, said in (
         (".lmstudio/models/dead.gguf", "the link points to nothing"),
         ("disk", "is a directory"),

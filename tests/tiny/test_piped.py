@@ -19,7 +19,7 @@ ASK = """
 import json, sys
 from pathlib import Path
 from dspark_gguf.chat import piped, terminal
-from dspark_gguf.cli.streams import settle
+from dspark_gguf.cli.start import settle
 settle()
 piped.PATIENCE = terminal.PATIENCE = 0.2
 file = Path(sys.argv[2]) if len(sys.argv) > 2 else None

@@ -210,7 +210,7 @@ def test_drafts_are_used(tiny_files):
 
 
 REFUSED = {
-    "acceptance": ({"speculation": Speculation(acceptance="typical")}, "Use match or auto"),
+    "acceptance": ({"speculation": Speculation(acceptance="typical")}, "Use match"),
     "rejection": ({"speculation": Speculation(acceptance="rejection")}, "llama.cpp's own draw"),
     "a number": ({"draft_model": 3}, "type int. Give a path, a Llama, a Drafter or None"),
     "llama-cpp-python's": (

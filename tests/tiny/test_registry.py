@@ -32,7 +32,7 @@ class Again(NoDrafter):
     def propose(self, tokens, plan):
         Again.asked += 1
         guesses, scores = [tokens[-1]] * min(4, plan.length), [3.0] * min(4, plan.length)
-        return Draft(Segment.of_guesses(self.name, guesses, scores, plan.copies(scores)))
+        return Draft(Segment.of_guesses(self.name, guesses, scores, plan.take(scores)))
 """
 
 
@@ -71,13 +71,13 @@ def test_in_the_loop(tiny_files):
 
 @pytest.mark.usefixtures("again")
 def test_from_the_command_line(tiny_files):
-    """`run --drafter` and `bench --ways`."""
+    """`run --drafter` and `bench --methods`."""
     words = ["-m", str(tiny_files.target), "-c", "256"]
     result = CliRunner().invoke(main, ["run", *words, "--drafter", "again", "-n", "8", "hi"])
     assert result.exit_code == 0, result.output
     assert asked()
     result = CliRunner().invoke(
-        main, ["bench", *words, "--ways", "again", "--tokens", "8", "--domains", "chat"]
+        main, ["bench", *words, "--methods", "again", "--tokens", "8", "--domains", "chat"]
     )
     assert result.exit_code == 0, result.output
     assert "the last token, as many as pay here" in result.output

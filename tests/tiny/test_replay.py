@@ -17,22 +17,16 @@ from dspark_gguf.config import Limits, Sampling
 from dspark_gguf.cost import FixedCosts, load_table
 from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
 from dspark_gguf.errors import UsageError
-from dspark_gguf.measure.chains import Chains, Copies, load_chains, save_chains
-from dspark_gguf.measure.compare import (
-    Grid,
-    clairvoyant,
-    make_rule,
-    parted,
-    play,
-    static_rules,
-)
-from dspark_gguf.measure.replay import replay
-from dspark_gguf.measure.trace import Tracer, copies_of
+from dspark_gguf.measure.chains import Chains, Guesses, load_chains, save_chains
+from dspark_gguf.measure.replay import STATIC, Grid, make_rule, play, replay
+from dspark_gguf.measure.trace import Tracer, lookup_guesses
 from dspark_gguf.sampling import margin
 from dspark_gguf.schedule import Fixed, Optimal, Threshold
 from dspark_gguf.testing import TableModel, agreeing_rows, random_rows
 from tests.fakes import Letters, World
+from tests.tiny.test_scripts import script
 
+TARGETS = script("replay_targets")
 DATA = Path(__file__).parents[1] / "data"
 COSTS = FixedCosts([1.0, 1.5, 2.0, 2.25], [0.1, 0.2, 0.3])
 
@@ -49,10 +43,10 @@ TEXT = chains([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1], [0, 0, 0], [0, 0, 0],
 
 def test_fixed_by_hand():
     """Two drafts always: from 0 to 3 (2 accepted), from 3 to 6, and from 6 to the end."""
-    result = replay([TEXT], COSTS, Fixed(2), False)
+    result = replay([TEXT], COSTS, Fixed(2))
     assert (result.rounds, result.drafted, result.verified) == (3, 6, 6)
-    assert result.total.tokens == 7
-    assert result.total.seconds == pytest.approx(3 * (0.2 + 2.0))
+    assert result.tokens == 7
+    assert result.seconds == pytest.approx(3 * (0.2 + 2.0))
     assert result.accepted == 4
     assert result.speedup == pytest.approx(7 / 6.6)
 
@@ -60,20 +54,20 @@ def test_fixed_by_hand():
 def test_a_look_is_paid_for_even_when_its_token_is_dropped():
     """The threshold looks at a second row, finds it unsure, and verifies one token."""
     text = chains([[1, 1, 1]] * 2, [[0.9, 0.2, 0.9]] * 2)
-    result = replay([text], COSTS, Threshold(3, 0.5), True)
+    result = replay([text], COSTS, Threshold(3, 0.5))
     assert (result.rounds, result.drafted, result.verified) == (1, 2, 1)
-    assert result.total.seconds == pytest.approx(0.2 + 1.5)
+    assert result.seconds == pytest.approx(0.2 + 1.5)
 
 
 def test_plain_decoding_is_the_unit():
     """No drafts: a second a token, speedup 1."""
-    result = replay([TEXT], COSTS, Fixed(0), False)
+    result = replay([TEXT], COSTS, Fixed(0))
     assert (result.speedup, result.rounds) == (1.0, 7)
 
 
 def test_json_as_documented():
     """The keys of the output, and plain_seconds over seconds."""
-    found = replay([TEXT, TEXT], COSTS, Fixed(1), False).as_dict("fixed:max=1")
+    found = replay([TEXT, TEXT], COSTS, Fixed(1)).as_dict("fixed:max=1")
     assert set(found) == {
         "rule", "tokens", "seconds", "plain_seconds", "speedup", "domains", "rounds", "drafted",
         "verified", "accepted",
@@ -88,8 +82,8 @@ def test_no_rule_beats_the_one_that_knows(seed):
     rng = np.random.default_rng(seed)
     alive = np.logical_and.accumulate(rng.random((6, 3)) < 0.7, axis=1)
     text = chains(alive, rng.random((6, 3)))
-    bound = clairvoyant([text], COSTS)
-    for name in (*static_rules(), "optimal", "prefix"):
+    bound = TARGETS.clairvoyant([text], COSTS)
+    for name in (*STATIC, "optimal", "prefix"):
         assert play(name, [text], COSTS).speedup <= bound + 1e-9
 
     def least(t):
@@ -148,7 +142,7 @@ def test_rules_by_name():
     assert make_rule("fixed:k=7", COSTS).length == 7
     assert make_rule("optimal:max=2", COSTS).limit == 2
     assert make_rule("optimal", COSTS).limit == 3
-    assert len(set(static_rules())) == 37
+    assert len(set(STATIC)) == 37
 
 
 @pytest.mark.parametrize(
@@ -188,9 +182,9 @@ def copied(scores, survived, text=None):
     if text is None:
         nothing = np.zeros((len(told), 0))
         return Chains(
-            "x", nothing.astype(np.float32), nothing.astype(bool), None, Copies(told, alive)
+            "x", nothing.astype(np.float32), nothing.astype(bool), None, Guesses(told, alive)
         )
-    return replace(text, copies=Copies(told, alive))
+    return replace(text, lookup=Guesses(told, alive))
 
 
 NAN = float("nan")
@@ -200,9 +194,9 @@ def test_copies_by_hand():
     """Cheap rows: both copies are verified at once, and the third token comes with them."""
     text = copied([[9.0, 9.0]] + [[NAN, NAN]] * 3, [[1, 1]] + [[0, 0]] * 3)
     costs = FixedCosts([1.0, 1.1, 1.2], [0.0, 0.0])
-    result = replay([text], costs, make_rule("lookup", costs), False)
+    result = replay([text], costs, make_rule("lookup", costs))
     assert (result.rounds, result.drafted, result.verified, result.accepted) == (2, 0, 2, 2)
-    assert result.total.seconds == pytest.approx(2.2)
+    assert result.seconds == pytest.approx(2.2)
     assert result.speedup == pytest.approx(4 / 2.2)
 
 
@@ -237,7 +231,7 @@ def test_a_replay_is_what_happens(rule, seed):
              for t, (tokens, _) in enumerate(chains)]  # fmt: skip
     lookup = LookupDrafter(Letters(3))
     text = Chains("x", told[..., 0], np.array(right), told[..., 1],
-                  copies_of(lookup, prefixes, said))  # fmt: skip
+                  lookup_guesses(lookup, prefixes, said))  # fmt: skip
     table = FixedCosts(1.0 + 0.05 * np.arange(65), 0.05 * np.arange(1, 65))
 
     def drafter(cache, sampler, tokenizer):
@@ -259,7 +253,9 @@ def test_a_replay_is_what_happens(rule, seed):
     replayed.observe = lambda r: (
         played.append((r.drafted, r.accepted, r.draft.steps)), observe(r)
     )  # fmt: skip
-    result = replay([text[1:]], table, replayed, False)  # the prompt's pass yields the first token
+    result = replay(
+        [TARGETS.stretch(text, slice(1, None))], table, replayed
+    )  # the prompt's pass yields the first token
     if rule == "cascade":  # behind wrong tokens a replay only knows what stands in the text
         speed = sum(a + 1 for _, a, _ in wanted) / sum(
             table.target_seconds[drafted] + (table.draft_seconds[looks - 1] if looks else 0.0)
@@ -292,8 +288,9 @@ def test_copies_saved_and_loaded(tmp_path):
     text = copied([[2.0, 3.0], [1.0, NAN], [NAN, NAN]], [[1, 0], [1, 0], [0, 0]])
     save_chains(path, [text])
     (again,) = load_chains(path)
-    assert list(again.copies) == list(text.copies) == [([2.0, 3.0], 1), ([1.0], 1), ([], 0)]
-    assert list(again[1:].copies) == [([1.0], 1), ([], 0)]
+    assert again.lookup.rows == text.lookup.rows == [([2.0, 3.0], 1), ([1.0], 1), ([], 0)]
+    rest = TARGETS.stretch(again, slice(1, None))
+    assert rest.lookup.rows == [([1.0], 1), ([], 0)]
     assert again.depth == 0
     assert play("optimal", [again], COSTS).speedup == 1.0
 
@@ -339,10 +336,12 @@ def test_never_slower_than_plain_decoding(pair):
     for table in TABLES:
         costs = load_table(table)
         for domain in {text.domain for text in texts}:
-            first, rest = parted([text for text in texts if text.domain == domain], 200)
+            first, rest = TARGETS.split_texts(
+                [text for text in texts if text.domain == domain], 200
+            )
             rule = Optimal(costs, Calibration(), costs.limit)
-            assert replay(first, costs, rule, False).speedup > 0.95
+            assert replay(first, costs, rule).speedup > 0.95
             if sum(text.positions for text in rest) > 100:
-                later.append(replay(rest, costs, rule, False).speedup)
+                later.append(replay(rest, costs, rule).speedup)
     assert min(later) > 0.97
     assert sum(speedup < 0.99 for speedup in later) <= 2

@@ -1,4 +1,4 @@
-"""Our steps from logits to a law, held against llama.cpp's own sampler chain."""
+"""Our steps from logits to a dist, held against llama.cpp's own sampler chain."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_random_settings_are_llama_cpps():
 
 
 def test_typical_leaves_a_forbidden_token_out():
-    """The law is that of a row without the token, where llama.cpp's own turns into NaN."""
+    """The dist is that of a row without the token, where llama.cpp's own turns into NaN."""
     for seed in range(10):
         row = np.random.default_rng(seed).normal(0.0, 3.0, 50).astype(np.float32)
         settings = Sampling(**{**OFF, "typical_p": 0.3}, logit_bias={49: "-inf"})
@@ -151,7 +151,7 @@ def test_a_sum_that_meets_its_bound(cut):
 
 
 def test_greedy_is_the_best_token_after_bias_and_penalties():
-    """Temperature 0: a one-point law on the arg-max, the first of equals, truncation unseen."""
+    """Temperature 0: a one-point dist on the arg-max, the first of equals, truncation unseen."""
     row = np.array([1.0, 4.0, 4.0, 3.0], dtype=np.float32)
     assert Sampler(Sampling(temperature=0))(row, ()).ids.tolist() == [1]
     penalised = Sampler(Sampling(temperature=0, repeat_penalty=2.0))
@@ -173,8 +173,8 @@ def test_ignore_eos_forbids_the_end_tokens():
     row = np.array([1.0, 2.0, 9.0, 8.0], dtype=np.float32)
     for temperature in (0.0, 1.0):
         settings = Sampling(**{**OFF, "temperature": temperature}, ignore_eos=True)
-        law = Sampler(settings, end_tokens=[2, 3])(row, ())
-        assert not {2, 3} & set(law.ids.tolist())
+        dist = Sampler(settings, end_tokens=[2, 3])(row, ())
+        assert not {2, 3} & set(dist.ids.tolist())
     assert Sampler(Sampling(temperature=0), end_tokens=[2, 3])(row, ()).top == 2
 
 
@@ -209,9 +209,9 @@ def test_top_k_keeps_k_of_equal_logits():
     """llama.cpp keeps exactly k whichever of the tied tokens they are."""
     row = np.zeros(5000, dtype=np.float32)
     row[77] = 1.0
-    law = Sampler(Sampling(**{**OFF, "top_k": 6}))(row, ())
-    assert len(law.ids) == 6
-    assert law.top == 77
+    dist = Sampler(Sampling(**{**OFF, "top_k": 6}))(row, ())
+    assert len(dist.ids) == 6
+    assert dist.top == 77
 
 
 def test_scores_of_a_row():
@@ -222,7 +222,7 @@ def test_scores_of_a_row():
 
 
 def test_penalties_of_all_tokens_read_only_what_is_new():
-    """A list that grows, that is cut, another list: the law of a sampler without a memory."""
+    """A list that grows, that is cut, another list: the dist of a sampler without a memory."""
     rng, settings = np.random.default_rng(5), Sampling(repeat_penalty=1.3, repeat_last_n=-1)
     sampler, tokens = Sampler(settings), []
     for step in range(60):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -13,6 +12,7 @@ from dspark_gguf.cli import main
 from dspark_gguf.ending import Endless
 from dspark_gguf.engine.grammar import Grammar, grammar_text
 from dspark_gguf.errors import UsageError
+from dspark_gguf.noise import Noise
 from tests.tiny_gguf import Tiny, write_llama
 
 SCHEMA = {
@@ -84,7 +84,7 @@ def test_no_law_but_the_targets_under_the_grammar(pair):
     """The draws are those of the target's row with the forbidden tokens left out, exactly."""
     sampling = Sampling(temperature=1.0, top_k=0, top_p=1, min_p=0, grammar='root ::= "a" | "bc"')
     decoder = Decoder.for_pair(pair, sampling, Speculation(mode="off"))
-    run = decoder.start(PROMPT, Endless(), np.random.default_rng(1))
+    run = decoder.start(PROMPT, Endless(), Noise(1))
     rows = pair.target_cache.decode(run.propose().tokens, 1)
     fits = Grammar(pair.vocabulary, 'root ::= "a" | "bc"').all()
     dist = decoder.sampler(rows[0], (), (), run.verifier.grammar)

@@ -14,7 +14,7 @@ from dspark_gguf import load_pair
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.rollback import Rollback
 from tests.fakes import restore_stale
-from tests.fakes import rows_of as decoded
+from tests.fakes import rows_of as decode_text
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -35,7 +35,7 @@ def run(module, *words):
 
 def rows_of(path, n=8):
     with load_pair(path, target_options=ModelOptions(n_ctx=64)) as pair:
-        rows = decoded(pair.target_cache, range(100, 100 + n))
+        rows = decode_text(pair.target_cache, range(100, 100 + n))
         return np.array([rows[k] for k in range(n)])
 
 
@@ -59,7 +59,7 @@ def small_regime(monkeypatch):
 
 
 def test_what_acceptance_rules_change(small_regime, demo_files):
-    """Lossless rules move the law by nothing, the lenient ones by something."""
+    """Lossless rules move the dist by nothing, the lenient ones by something."""
     module, name = small_regime
     lines = run(module, "--tokens", 24, "--seeds", 1).splitlines()
     rules = json.loads(lines[-1])[name]

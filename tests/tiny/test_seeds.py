@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import llama_cpp
-import numpy as np
 import pytest
 
 from dspark_gguf import Decoder, Speculation
@@ -17,7 +16,6 @@ from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import ResourceError
-from dspark_gguf.sampling import draws_of
 from dspark_gguf.settings_files import load_settings
 from tests.tiny_dflash import write_dflash
 from tests.tiny_gguf import EOS, IM_END
@@ -53,8 +51,8 @@ class Steady(LearnedCosts):
         super().__init__()
         for rows in (1, self.limit + 1):
             self.add_pass(rows, 1.0)
-        self.add_first_look(0.001, 1)
-        self.add_look(0.001)
+        self.add_first_draft_step(0.001, 1)
+        self.add_draft_step(0.001)
         self.profiled = self.limit
 
     def observe(self, round):
@@ -95,7 +93,7 @@ def turns(session):
     parts = [
         lambda: listen(session.ask("aaa bbb aaa")),
         lambda: listen(session.ask("ccc aaa bbb")),
-        lambda: listen(session.regenerate()),
+        lambda: listen(session.reply()),
         lambda: cancelled(session, session.ask("never heard"), 0),
         lambda: listen(session.edit("ccc ccc")),
         refused,
@@ -134,6 +132,17 @@ def test_conversations(pair, seed):
         assert session.total.drafted > 0
 
 
+def test_a_seed_that_was_drawn_is_shown_and_says_the_same_again(pair):
+    """Each session without a seed has one of its own; drafts or not."""
+    first, other = (Session(pair, settings_for("model", None)) for _ in range(2))
+    said = [listen(first.ask(text)) for text in ("aaa bbb", "ccc")]
+    assert other.seed != first.seed
+    again = Session(pair, settings_for("off", first.summary.seed))
+    assert [listen(again.ask(text)) for text in ("aaa bbb", "ccc")] == said
+    again.update({"sampling": {"seed": None}})
+    assert again.seed != first.seed
+
+
 def test_with_a_block_draft(tiny_files, tmp_path):
     """Its guesses come from one pass."""
     draft = write_dflash(tmp_path / "block.gguf")
@@ -153,25 +162,16 @@ def test_answers_differ(pair):
     """The same question again gets an answer of its own; `/set seed` begins again."""
     session = Session(pair, settings_for("off", 5))
     first = listen(session.ask("aaa"))
-    again = [listen(session.regenerate()) for _ in range(3)]
+    again = [listen(session.reply()) for _ in range(3)]
     assert len({tuple(tokens) for tokens in (first, *again)}) == 4
     session.update({"sampling": {"seed": 5}})
-    assert listen(session.regenerate()) == first
+    assert listen(session.reply()) == first
     session.reset()
     assert listen(session.ask("aaa")) == first
     prompt = session.last_exchange[1][: session.last.prompt_tokens]
     decoder = Decoder.for_pair(pair, session.settings.sampling)
     for _ in range(2):  # an answer alone has the draws of a conversation's first one
         assert decoder.answer(prompt, session.settings.limits).tokens == first
-
-
-def test_draws_by_number():
-    """The first answer draws as numpy's generator of that seed; no two answers draw alike."""
-    for seed in (0, 7, 2**32, 2**64 - 1):
-        assert draws_of(seed, 0).random() == np.random.default_rng(seed).random()
-    drawn = {draws_of(seed, k).random() for seed in (0, 1, 2**32, 2**33) for k in range(50)}
-    assert len(drawn) == 200
-    assert draws_of(None, 0).random() != draws_of(None, 0).random()
 
 
 def test_a_kept_conversation_goes_on_as_if_it_had_not_been_left(pair, tmp_path):
@@ -182,7 +182,7 @@ def test_a_kept_conversation_goes_on_as_if_it_had_not_been_left(pair, tmp_path):
 
     whole = Session(pair, settings_for("off", 4))
     ask(whole, "aaa")
-    listen(whole.regenerate())
+    listen(whole.reply())
     transcript.write(transcript.record(whole), tmp_path / "chat.json")
     trail = whole.last_exchange
     wanted = ask(whole, "bbb", "ccc")

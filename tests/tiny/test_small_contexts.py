@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from dspark_gguf.cli import main
 from dspark_gguf.cost import LearnedCosts
-from dspark_gguf.engine.timing import interleaved, quick_profile
+from dspark_gguf.engine.timing import interleave, quick_profile
 from dspark_gguf.testing import TableModel, random_rows
 from tests.tiny_dflash import write_dflash
 
@@ -23,7 +23,7 @@ def test_the_quick_profile_fits_in(n_ctx, draft_ctx):
     assert 1 in costs.measured_rows
     assert max(costs.measured_rows) <= min(65, n_ctx)
     if n_ctx >= 3:
-        assert costs.covers(64, looks=draft is not None)
+        assert costs.covers(64, drafts=draft is not None)
     assert target.length == 0
 
 
@@ -62,6 +62,6 @@ def test_works_take_turns():
     """One after the other, turn by turn; when the time is up as many as were asked for."""
     done = []
     work = {name: lambda name=name: done.append(name) or 1.0 for name in "abc"}
-    assert interleaved(work, 2) == {"a": [1.0] * 2, "b": [1.0] * 2, "c": [1.0] * 2}
+    assert interleave(work, 2) == {"a": [1.0] * 2, "b": [1.0] * 2, "c": [1.0] * 2}
     assert "".join(done) == "abcabc"
-    assert interleaved(work, 9, budget=-1.0, least=4) == {"a": [1.0] * 2, "b": [1.0], "c": [1.0]}
+    assert interleave(work, 9, budget=-1.0, least=4) == {"a": [1.0] * 2, "b": [1.0], "c": [1.0]}

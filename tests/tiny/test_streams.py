@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dspark_gguf.cli.streams import settle
+from dspark_gguf.cli.start import settle
 from dspark_gguf.visible import as_json
 from tests.children import PROGRAM, run
 from tests.tiny_gguf import write_llama

@@ -10,7 +10,7 @@ from dspark_gguf import Decoder, Limits, Sampling, Speculation
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.draft import LookupDrafter, Store
-from dspark_gguf.dropin.books import borrowed
+from dspark_gguf.dropin.books import borrow
 from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine.pair import Pair
@@ -28,7 +28,7 @@ PROMPT = [1, 2, 3, 4, 1, 2, 3]
 NEXT = [*PROMPT, 9, 1, 2, 3]
 #: Three tokens are likely, so that what was said comes again and can be copied.
 SAMPLING = Sampling(
-    temperature=0.7, seed=3, ignore_eos=True, repeat_penalty=1.1, repeat_last_n=-1,
+    temperature=0.7, seed=4, ignore_eos=True, repeat_penalty=1.1, repeat_last_n=-1,
     logit_bias={1: 12.0, 2: 12.0, 3: 12.0},
 )  # fmt: skip
 FEW = Limits(max_tokens=10)
@@ -137,8 +137,8 @@ def test_costs_at_every_step():
     def work():
         costs.add_pass(1, 0.01)
         costs.add_pass(3, 0.02)
-        costs.add_first_look(0.001, 1)
-        costs.add_look(0.001)
+        costs.add_first_draft_step(0.001, 1)
+        costs.add_draft_step(0.001)
 
     costs = LearnedCosts()
     for at in range(1, traced(work) + 1):
@@ -197,8 +197,8 @@ def test_the_drop_in(tiny_files, kind, way, most):
 def test_the_cache_of_the_drop_in_at_every_step(tiny_files):
     """Its books never tell of tokens that its memory no longer has."""
     llama = llama_cpp.Llama(str(tiny_files.target), **LLAMA)
-    cache = borrowed(llama)
-    cache.keep(NEXT[:-1])
+    cache = borrow(llama)
+    cache.reuse_prefix(NEXT[:-1])
     wanted = cache.decode(NEXT, 1)[0].copy()
     steps = traced(lambda: cache.trim(5))
     for at in range(1, steps + 1):

@@ -2,14 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from dspark_gguf.catalog import candidates as catalog
-from dspark_gguf.catalog.candidates import Candidate, family_of, make_draft
-from dspark_gguf.catalog.suggest import Suggestion, _estimated, as_text
+from dspark_gguf.catalog import suggest as catalog
+from dspark_gguf.catalog.suggest import Candidate, _estimated, as_text, family_of, make_draft
 from dspark_gguf.cli import main
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.compatible import why_incompatible
@@ -64,7 +64,7 @@ def test_candidates(tiny_files, model_folder):
     shutil.copy(tiny_files.text, model_folder / "broken.gguf")
     shutil.copy(tiny_files.wide, model_folder / "as-large.gguf")
     skipped = []
-    found = {each.name: each for each in catalog.candidates(read_header(target), skipped)}
+    found = {each.draft: each for each in catalog.candidates(read_header(target), skipped)}
     # The sizes of the list are those of real models: larger than this tiny target.
     assert list(found) == [
         "deepseek-ai/dspark_qwen3_8b_block7",
@@ -85,7 +85,7 @@ def test_a_listed_draft_that_is_here(tiny_files, model_folder):
     snapshot.mkdir(parents=True)
     shutil.copy(tiny_files.draft, snapshot / "Qwen3-0.6B-Q8_0.gguf")
     found = catalog.candidates(read_header(target), [])
-    assert found[0].name == "Qwen/Qwen3-0.6B-GGUF:Q8_0"
+    assert found[0].draft == "Qwen/Qwen3-0.6B-GGUF:Q8_0"
     assert found[0].path == snapshot / "Qwen3-0.6B-Q8_0.gguf"
     # The same file is in the cache: not twice.
     assert [each.path for each in found].count(found[0].path) == 1
@@ -104,13 +104,13 @@ def test_an_estimate_is_in_proportion_to_the_sizes(kind):
     """A draft of a tenth of the size costs a tenth of a pass: once a token, or once a block."""
     costs = costs_of([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7])
     found = _estimated(Candidate("d", "pair p", kind, 100), costs, 1000)
-    looks = [0.1 * (k + 1) if kind == "plain" else 0.1 for k in range(7)]
-    wanted = expected_ranges(costs.target_seconds[:8], looks)
+    steps = [0.1 * (k + 1) if kind == "plain" else 0.1 for k in range(7)]
+    wanted = expected_ranges(costs.target_seconds[:8], steps)
     assert found.basis == "estimated"
     for name, both in wanted.items():
-        assert found.ranges[name] == pytest.approx(both, rel=0.05)
+        assert found.expected[name] == pytest.approx(both, rel=0.05)
     unknown = _estimated(Candidate("d", "pair p", kind, None), costs, 1000)
-    assert (unknown.ranges, unknown.basis) == (None, "size not known")
+    assert (unknown.expected, unknown.basis) == (None, "size not known")
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_an_estimate_is_in_proportion_to_the_sizes(kind):
 )  # fmt: skip
 def test_what_to_do_next(best, advice):
     """The best one that pays; none of them where none does."""
-    pays = Suggestion(best, {"code": (1.4, 2.1), "chat": (1.0, 1.2)}, "measured")
+    pays = replace(best, expected={"code": (1.4, 2.1), "chat": (1.0, 1.2)}, basis="measured")
     text = as_text("t", [pays])
     assert "code 1.4-2.1x, chat 1.0-1.2x" in text
     assert advice in text
-    not_paying = Suggestion(best, {"code": (1.0, 1.04), "chat": (1.0, 1.0)}, "measured")
+    not_paying = replace(best, expected={"code": (1.0, 1.04), "chat": (1.0, 1.0)}, basis="measured")
     assert "none of them pays" in as_text("t", [not_paying])
     assert "no draft for t" in as_text("t", [])
 

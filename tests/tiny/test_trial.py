@@ -136,7 +136,7 @@ def test_no_child_can_be_started(nothing_known, monkeypatch, tmp_path):
     assert not trial.outcome("gpu").known
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     monkeypatch.setattr(subprocess, "run", None)
-    assert not trial.renewed("gpu").known
+    assert not trial.outcome("gpu", again=True).known
 
 
 def test_a_cache_folder_that_cannot_be_written(nothing_known, monkeypatch, tmp_path):

@@ -41,7 +41,6 @@ def make(pair, **chat):
 TURNS = {
     "ask": lambda session, text: session.ask(text),
     "edit": lambda session, text: session.edit(text),
-    "regenerate": lambda session, text: session.regenerate(),
     "reply": lambda session, text: session.reply(),
 }
 

@@ -69,7 +69,7 @@ def test_it_forgets():
 
 
 def test_the_next_score_is_learned_too():
-    """A chain of unsure scores after sure ones shows in the law of what follows."""
+    """A chain of unsure scores after sure ones shows in the distribution of what follows."""
     calibration = Calibration()
     for _ in range(200):
         calibration.observe([9.0, -1.5], [1.0, 0.0])

@@ -129,6 +129,6 @@ def test_a_renamed_value_is_accepted_and_said():
     result = CliRunner().invoke(main, ["run", "--acceptance", "ratio", "--show-config"])
     assert yaml.safe_load(result.stdout)["speculation"]["acceptance"] == "rejection"
     assert result.stderr == "acceptance ratio is now called rejection\n"
-    assert "[auto|rejection|match|typical|threshold]" in main.commands["run"].get_help(
+    assert "[match|rejection|typical|threshold]" in main.commands["run"].get_help(
         click.Context(main.commands["run"])
     )

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from dspark_gguf import config
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, Limits, ModelOptions, Settings, Speculation
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import shipped
-from dspark_gguf.settings_files import checked, load_settings, merged, preset_names, read_yaml
+from dspark_gguf.paths import packaged
+from dspark_gguf.settings_files import load_settings, merge, preset_names, read_yaml, validate
 from tests.properties import given, st
 from tests.properties import settings as examples
 
@@ -29,17 +29,17 @@ CHANGED = {
 }
 
 
-def refusal(tree, kind=Settings):
+def refusal(tree):
     """The error that these values give."""
     with pytest.raises(UsageError) as caught:
-        checked(kind, tree, "the file")
+        validate(tree, "the file")
     return caught.value
 
 
 @pytest.mark.parametrize("tree", [{}, CHANGED])
 def test_yaml_round_trip(tree, tmp_path):
     """What `--show-config` prints, `--config` reads: the same settings, defaults or not."""
-    settings = checked(Settings, tree, "a test")
+    settings = validate(tree, "a test")
     path = tmp_path / "all.yaml"
     path.write_text(settings.as_yaml(), encoding="utf-8")
     assert load_settings(str(path), {}) == settings
@@ -127,7 +127,7 @@ def test_a_part_must_be_a_mapping(part):
 
 def test_one_stop_string_may_stand_alone():
     """`stop: END` in YAML is one stop string, not three letters."""
-    assert checked(Settings, {"limits": {"stop": "END"}}, "").limits.stop == ("END",)
+    assert validate({"limits": {"stop": "END"}}, "").limits.stop == ("END",)
 
 
 def test_settings_cannot_be_changed_in_place():
@@ -146,7 +146,7 @@ def test_presets_load_and_are_lossless(name):
 def test_the_presets_there_are():
     """For a kind of text, and for a kind of machine."""
     assert set(preset_names()) == {
-        "lossless", "chat", "code", "cpu-laptop", "apple-silicon", "cuda",
+        "chat", "code", "cpu-laptop", "apple-silicon", "cuda",
     }  # fmt: skip
     assert load_settings(None, {}) == Settings()
 
@@ -161,7 +161,7 @@ def leaves(tree, path=()):
 def test_every_line_of_a_preset_matters_and_is_argued(name):
     """Without any of its keys the settings are others, and above each stands why it is there."""
     whole, tree = load_settings(name, {}), read_yaml(name)
-    lines = (shipped("configs") / f"{name}.yaml").read_text("utf-8").splitlines()
+    lines = (packaged("configs") / f"{name}.yaml").read_text("utf-8").splitlines()
     assert lines[0].startswith("# ")
     assert list(leaves(tree))
     for path in leaves(tree):
@@ -170,7 +170,7 @@ def test_every_line_of_a_preset_matters_and_is_argued(name):
         for key in path[:-1]:
             part = part[key]
         del part[path[-1]]
-        assert checked(Settings, without, name) != whole, path
+        assert validate(without, name) != whole, path
     for number, line in enumerate(lines):
         key, _, value = line.strip().partition(":")
         if value and not key.startswith("#"):
@@ -217,7 +217,7 @@ def test_a_wrong_value_is_blamed_on_its_source(tmp_path):
 def test_merging_changes_neither_side():
     """Nested dictionaries are merged into new ones."""
     below, above = {"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 4}, "b": {"z": 5}}
-    assert merged(below, above) == {"a": {"x": 1, "y": 4}, "b": {"z": 5}}
+    assert merge(below, above) == {"a": {"x": 1, "y": 4}, "b": {"z": 5}}
     assert (below, above) == ({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 4}, "b": {"z": 5}})
 
 
@@ -241,9 +241,10 @@ def test_a_file_that_is_no_mapping_is_refused(content, got, tmp_path):
 
 
 def test_a_missing_file_names_the_presets(tmp_path):
-    """A misspelt preset looks like a missing file."""
-    with pytest.raises(UsageError, match="lossless"):
-        read_yaml("losless")
+    """A misspelt preset looks like a missing file, as does one in the home of nobody."""
+    for name in ("aple-silicon", "~nobody-here/x.yaml"):
+        with pytest.raises(UsageError, match="apple-silicon"):
+            load_settings(name, {})
     with pytest.raises(UsageError):
         read_yaml(str(tmp_path))
 
@@ -260,7 +261,7 @@ def test_draft_options_differ_from_the_targets_in_buffers_only():
     assert DraftOptions.model_fields.keys() == ModelOptions.model_fields.keys()
     target, draft = ModelOptions().model_dump(), DraftOptions().model_dump()
     assert {key for key in target if target[key] != draft[key]} == {"n_batch", "n_ubatch"}
-    assert Speculation().most_looks <= Speculation().most_copies == MAX_DRAFT
+    assert Speculation().max_draft_steps <= Speculation().max_lookup_tokens == MAX_DRAFT
 
 
 def test_a_renamed_value_works_and_says_so_once(tmp_path, capfd):

@@ -18,8 +18,8 @@ def learned(rows=None, step=0.1):
     for _ in range(20):
         for count, seconds in (rows or {1: 1.0, 2: 1.2, 4: 2.0}).items():
             costs.add_pass(count, seconds)
-        costs.add_look(step)
-        costs.add_first_look(step, 1)
+        costs.add_draft_step(step)
+        costs.add_first_draft_step(step, 1)
     return costs
 
 
@@ -38,9 +38,9 @@ def test_steps_stay():
 
 
 def test_nothing_measured_looks_cheap():
-    """Without any figure, rows cost in proportion and a look as much as a pass."""
+    """Without any figure, rows cost in proportion and a step as much as a pass."""
     costs = LearnedCosts()
-    assert not costs.covers(1, looks=True)
+    assert not costs.covers(1, drafts=True)
     assert costs.target_seconds[3] / costs.target_seconds[0] == pytest.approx(4)
     costs.add_pass(1, 0.5)
     assert costs.draft_seconds[:2] == pytest.approx([0.5, 1.0])
@@ -72,7 +72,7 @@ def test_a_slower_machine_is_one_factor():
 
 
 def test_rounds_are_taken_apart():
-    """What is not drafting is the pass; the first look may have read more than one token."""
+    """What is not drafting is the pass; the first step may have read more than one token."""
     costs = LearnedCosts()
     round = round_of(
         (1, 2), drafted=2, accepted=1, scores=(1.0, 2.0, 3.0), seconds=(0.3, 0.1, 0.1),
@@ -87,9 +87,9 @@ def test_rounds_are_taken_apart():
 
 
 def test_catching_up_has_a_price():
-    """A first look after many missed tokens says what reading one costs."""
+    """A first step after many missed tokens says what reading one costs."""
     costs = learned(step=0.1)
-    costs.add_first_look(0.1 + 99 * 0.01, 100)
+    costs.add_first_draft_step(0.1 + 99 * 0.01, 100)
     assert costs.catch_up_seconds(50) == pytest.approx(0.5, rel=0.05)
     assert costs.catch_up_seconds(1) == 0.0
 
@@ -129,6 +129,6 @@ def test_a_table_that_is_none_is_refused_in_one_line(tmp_path, text):
 
 
 def test_a_table_covers_what_both_lists_cover():
-    """Five rows are at most four drafts; three looks are at most three."""
+    """Five rows are at most four drafts; three steps are at most three."""
     assert FixedCosts([1, 1, 1, 1, 1], [1] * 9).limit == 4
     assert FixedCosts([1] * 9, [0.1, 0.2, 0.3]).limit == 3

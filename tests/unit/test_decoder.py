@@ -5,6 +5,7 @@ import pytest
 
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
+from dspark_gguf.noise import Noise
 from dspark_gguf.schedule import Fixed
 from dspark_gguf.testing import (
     ByteTokenizer,
@@ -25,7 +26,7 @@ def test_match_says_what_plain_decoding_says_with_the_same_seed():
         sampling = Sampling(temperature=0.9, top_k=5, seed=case)
         world = random_world(rng, sampling=sampling, speculation=speculation)
         prompt, limits = random_prompt(rng, world), random_limits(rng)
-        expected = world.plain(prompt, limits, np.random.default_rng(case))
+        expected = world.plain(prompt, limits, Noise.of(case))
         assert finished(world.decoder().generate(prompt, limits)) == expected
 
 
@@ -55,7 +56,7 @@ class Recorder(Fixed):
         super().__init__(length)
         self.limits, self.rounds = [], []
 
-    def plan(self, limit, behind=0):
+    def plan(self, limit, behind=0, left=None):
         self.limits.append(limit)
         return super().plan(limit, behind)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dspark_gguf.dist import Dist
-from dspark_gguf.testing import law_of
+from dspark_gguf.testing import distribution_of
 from tests.properties import given, settings, st
 
 #: No clock in a test: a busy machine is no failure.
@@ -18,7 +18,7 @@ EXAMPLES = settings(deadline=None)
 WEIGHTS = st.dictionaries(st.integers(0, 7), st.integers(1, 9), min_size=1, max_size=6)
 
 
-def dist(weights):
+def make_dist(weights):
     """Weights per id -> a Dist, and its exact fractions."""
     ids = sorted(weights)
     total = sum(weights.values())
@@ -41,17 +41,17 @@ class Always:
 @given(WEIGHTS)
 def test_probabilities_are_found_by_id(weights):
     """`prob` is the probability of a token inside and 0 of one outside, beyond either end too."""
-    law, exact = dist(weights)
+    dist, exact = make_dist(weights)
     for token in range(-1, 9):
-        assert law.prob(token) == float(exact.get(token, 0))
+        assert dist.prob(token) == float(exact.get(token, 0))
 
 
 @EXAMPLES
 @given(WEIGHTS)
-def test_a_draw_follows_the_law(weights):
+def test_a_draw_follows_the_distribution(weights):
     """Exact: the length of the part of [0, 1) that gives each token is its probability."""
-    law, exact = dist(weights)
-    drawn = law_of(law.draw)
+    dist, exact = make_dist(weights)
+    drawn = distribution_of(dist.draw)
     assert drawn.keys() == exact.keys()
     assert all(abs(drawn[token] - exact[token]) < 1e-15 for token in exact)
 
@@ -59,10 +59,10 @@ def test_a_draw_follows_the_law(weights):
 def test_a_draw_takes_one_number_and_none_without_a_choice():
     """`match` relies on it: with the same seed the draws are those of plain decoding."""
     rng = Always(0.5)
-    dist({3: 1, 4: 1})[0].draw(rng)
+    make_dist({3: 1, 4: 1})[0].draw(rng)
     assert rng.draws == 1
     assert Dist.point(7).draw(rng) == 7
-    assert dist({7: 5})[0].draw(rng) == 7
+    assert make_dist({7: 5})[0].draw(rng) == 7
     assert rng.draws == 1
 
 
@@ -72,25 +72,25 @@ def test_a_draw_near_one_stays_inside(short):
 
     The last one that has a probability, that is.
     """
-    for law in (
+    for dist in (
         Dist(np.array([1, 5]), np.array([0.5, 0.5 - short])),
         Dist(np.array([1, 5, 9]), np.array([0.5, 0.5 - short, 0.0])),
     ):
-        assert law.draw(Always(math.nextafter(1.0, 0.0))) == 5
+        assert dist.draw(Always(math.nextafter(1.0, 0.0))) == 5
 
 
 @pytest.mark.parametrize("number", [0.0, 0.5, math.nextafter(1.0, 0.0)])
 def test_a_token_of_no_probability_is_never_drawn(number):
     """Small probabilities underflow to 0 in a softmax; `rejection` divides by a drawn one's."""
-    law = Dist(np.array([1, 2, 3, 4]), np.array([0.0, 0.5, 0.5, 0.0]))
-    assert law.draw(Always(number)) in (2, 3)
+    dist = Dist(np.array([1, 2, 3, 4]), np.array([0.0, 0.5, 0.5, 0.0]))
+    assert dist.draw(Always(number)) in (2, 3)
 
 
 @EXAMPLES
 @given(WEIGHTS, WEIGHTS)
 def test_the_residual_is_what_the_draft_proposes_too_little(weights, draft_weights):
     """``max(0, target - draft)``, normalised, in dense fractions; the target itself if equal."""
-    (target, exact), (draft, proposed) = dist(weights), dist(draft_weights)
+    (target, exact), (draft, proposed) = make_dist(weights), make_dist(draft_weights)
     left = {token: max(Fraction(0), exact[token] - proposed.get(token, 0)) for token in exact}
     mass = sum(left.values())
     residual = target.residual(draft)
@@ -104,11 +104,13 @@ def test_the_residual_is_what_the_draft_proposes_too_little(weights, draft_weigh
 
 def test_the_top_is_the_first_of_equals():
     """Ties fall to the smallest id, as in an arg-max over the row."""
-    assert dist({9: 2, 4: 3, 6: 3})[0].top == 4
+    assert make_dist({9: 2, 4: 3, 6: 3})[0].top == 4
     assert Dist.point(7).top == 7
 
 
 def test_entropy_in_nats():
     """ln 4 for four equal tokens; a token of probability 0 counts for nothing."""
-    assert dist(dict.fromkeys(range(4), 1))[0].entropy() == pytest.approx(math.log(4), rel=1e-15)
+    assert make_dist(dict.fromkeys(range(4), 1))[0].entropy() == pytest.approx(
+        math.log(4), rel=1e-15
+    )
     assert Dist(np.array([0, 1]), np.array([1.0, 0.0])).entropy() == 0.0

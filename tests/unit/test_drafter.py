@@ -10,6 +10,7 @@ from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter, NoDrafter
 from dspark_gguf.errors import UsageError
 from dspark_gguf.learned import Learned
+from dspark_gguf.noise import Noise
 from dspark_gguf.records import NO_DRAFT
 from dspark_gguf.sampling import Sampler, top_probability
 from dspark_gguf.schedule import Bounded
@@ -25,7 +26,7 @@ def drafter(rows=None, sampling=GREEDY, n_vocab=N_TOKENS, n_ctx=64, **cache):
     tokenizer = Letters(n_vocab)
     cache = TableModel(rows or random_rows(n_vocab, seed=4), n_ctx, max_rows=1)
     made = ModelDrafter(cache, Sampler(sampling, tokenizer.end_tokens), tokenizer)
-    made.restart([], np.random.default_rng(0))
+    made.restart([], Noise(0))
     return made
 
 
@@ -71,10 +72,10 @@ def test_two_turns_the_second_one_shorter():
 def test_restart_reads_nothing():
     """No model may run before a plan asks for a draft: with speculation off there is no work."""
     made = drafter()
-    made.restart([0, 1, 2, 3], np.random.default_rng(0))
+    made.restart([0, 1, 2, 3], Noise(0))
     assert made.cache.passes == []
     made.propose([0, 1, 2, 3], Bounded(1))
-    made.restart([0, 1, 4], np.random.default_rng(0))
+    made.restart([0, 1, 4], Noise(0))
     assert made.cache.tokens == [0, 1]
     assert made.cache.passes == [4]
 
@@ -112,7 +113,7 @@ def test_ids_beyond_the_targets_vocabulary_are_never_proposed(temperature, extra
     for _ in range(20):
         draft = made.propose(tokens, Bounded(2))
         assert len(draft) == 2
-        assert all(law.ids.max() < N_TOKENS for law in draft.dists)
+        assert all(dist.ids.max() < N_TOKENS for dist in draft.dists)
         confidence = top_probability(base(tuple(tokens))[:N_TOKENS])
         assert draft.segments[0].scores[0] == confidence
         tokens += draft.tokens
@@ -140,18 +141,18 @@ def test_a_draft_of_fewer_ids_than_the_target():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_draft_is_a_chain_of_draws_from_its_own_rows(seed):
-    """Each law is that of the row after all tokens before it, penalties included."""
+    """Each dist is that of the row after all tokens before it, penalties included."""
     rows = random_rows(N_TOKENS, seed, spread=1.0)
     sampling = Sampling(repeat_penalty=1.7, repeat_last_n=-1, ignore_eos=True)
     made = drafter(rows, sampling)
-    made.restart([0, 1], np.random.default_rng(seed))
+    made.restart([0, 1], Noise(seed))
     draft = made.propose([0, 1, 1], Bounded(5))
-    rng, past = np.random.default_rng(seed), (0, 1, 1)
-    for token, law in zip(draft.tokens, draft.dists, strict=True):
+    draws, past = Noise(seed).independent(), (0, 1, 1)
+    for token, dist in zip(draft.tokens, draft.dists, strict=True):
         wanted = made.sampler(rows(past), past)
-        assert wanted.ids.tolist() == law.ids.tolist()
-        assert wanted.probs.tolist() == law.probs.tolist()
-        assert token == wanted.draw(rng)
+        assert wanted.ids.tolist() == dist.ids.tolist()
+        assert wanted.probs.tolist() == dist.probs.tolist()
+        assert token == draws.at(0).token(wanted)
         past += (token,)
     assert len(draft) == 5
 
@@ -250,12 +251,13 @@ def test_settings_choose_the_drafter():
     assert isinstance(made(cache), Cascade)
     assert isinstance(made(cache, drafter="model"), ModelDrafter)
     assert isinstance(made(cache, rule="fixed"), ModelDrafter)
-    for rule, temperature in (("rejection", 0.7), ("match", 0), ("typical", 0), ("threshold", 0)):
+    for rule in ("rejection", "match", "typical", "threshold"):
         drafter = made(cache, acceptance=rule, drafter="model")
         assert isinstance(drafter, ModelDrafter)
         assert drafter.cache is cache
         settings = drafter.sampler.settings
-        assert (settings.temperature, settings.top_k) == (temperature, 3)
+        assert (settings.temperature, settings.top_k) == (0.7, 3)
+        assert drafter.shares_noise == (rule != "rejection")
 
 
 @pytest.mark.parametrize(
@@ -279,6 +281,6 @@ def test_what_cannot_be_honoured_is_refused(settings, named):
 def test_no_drafter_proposes_nothing():
     """Plain decoding is a drafter like any other to the loop."""
     made = NoDrafter()
-    made.restart([1], np.random.default_rng(0))
+    made.restart([1], Noise(0))
     made.trim(0)
     assert made.propose([1, 2], Bounded(9)) == NO_DRAFT

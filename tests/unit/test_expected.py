@@ -20,18 +20,18 @@ SECONDS = st.floats(1e-3, 10.0)
 AGREEMENT = st.floats(0.0, 1.0)
 
 
-def by_hand(target, looks, agreement):
+def by_hand(target, steps, agreement):
     """The best of all fixed lengths, with exact fractions: tokens a second over those of plain."""
     rates = [Fraction(1) / Fraction(target[0])]
-    for length in range(1, min(len(target) - 1, len(looks)) + 1):
+    for length in range(1, min(len(target) - 1, len(steps)) + 1):
         tokens = sum(Fraction(agreement) ** k for k in range(length + 1))
-        rates.append(tokens / (Fraction(target[length]) + Fraction(looks[length - 1])))
+        rates.append(tokens / (Fraction(target[length]) + Fraction(steps[length - 1])))
     best = max(rates)
     return float(best / rates[0]), rates.index(best)
 
 
 def test_it_is_what_one_reckons_by_hand():
-    """Half of the guesses survive, a look takes a tenth, a row more is free: 1.75 tokens in 1.2."""
+    """Half of the guesses survive, a step takes a tenth, a row more is free: 1.75 tokens in 1.2."""
     speedup, length = expected_speedup([1.0, 1.0, 1.0], [0.1, 0.2], 0.5)
     assert length == 2
     assert speedup == pytest.approx(1.75 / 1.2)
@@ -45,10 +45,10 @@ def test_it_is_what_one_reckons_by_hand():
 )
 def test_it_is_the_best_of_all_lengths(target, steps, agreement):
     """On any table, jagged ones too, whichever list is longer; never below plain decoding."""
-    looks = [sum(steps[: k + 1]) for k in range(len(steps))]
-    speedup, length = expected_speedup(target, looks, agreement)
-    assert speedup == pytest.approx(by_hand(target, looks, agreement)[0])
-    assert 0 <= length <= min(len(target) - 1, len(looks))
+    steps = [sum(steps[: k + 1]) for k in range(len(steps))]
+    speedup, length = expected_speedup(target, steps, agreement)
+    assert speedup == pytest.approx(by_hand(target, steps, agreement)[0])
+    assert 0 <= length <= min(len(target) - 1, len(steps))
     assert speedup >= 1.0
 
 
@@ -65,10 +65,10 @@ def test_a_block_costs_the_same_for_every_length():
 
 def test_ranges_by_kind_of_text():
     """From the least to the most agreeable text of each kind; code agrees more than chat."""
-    target, looks = [1.0, 1.1, 1.2, 1.3], [0.2, 0.4, 0.6]
-    ranges = expected_ranges(target, looks)
+    target, steps = [1.0, 1.1, 1.2, 1.3], [0.2, 0.4, 0.6]
+    ranges = expected_ranges(target, steps)
     for kind, usual in (("code", CODE_AGREEMENT), ("chat", CHAT_AGREEMENT)):
-        assert ranges[kind] == tuple(expected_speedup(target, looks, a)[0] for a in usual)
+        assert ranges[kind] == tuple(expected_speedup(target, steps, a)[0] for a in usual)
         assert ranges[kind][0] < ranges[kind][1]
     assert ranges["chat"][0] < ranges["code"][0]
 

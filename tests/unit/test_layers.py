@@ -23,7 +23,7 @@ settings_files
 records
 tally
 engine.protocol
-sampling
+sampling noise
 verify
 calibration
 cost

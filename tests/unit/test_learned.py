@@ -15,7 +15,7 @@ def some(path):
     learned = Learned(path)
     for rows in (1, 2, 3):
         learned.costs.add_pass(rows, 0.1 * rows)
-    learned.costs.add_look(0.01)
+    learned.costs.add_draft_step(0.01)
     learned.costs.profiled = 12
     learned.calibration("model", "rejection", 0.8).observe([1.0, 2.0], [1.0, 0.0])
     return learned
@@ -27,8 +27,8 @@ def test_the_next_run_goes_on(tmp_path):
     one = some(path)
     one.save()
     other = Learned(path)
-    assert other.costs.covers(12, looks=True)
-    assert not other.costs.covers(64, looks=True)
+    assert other.costs.covers(12, drafts=True)
+    assert not other.costs.covers(64, drafts=True)
     assert other.costs.target_seconds.tolist() == one.costs.target_seconds.tolist()
     assert other.calibration("model", "rejection", 1.0).tested == pytest.approx(2)
     assert other.calibration("model", "rejection", 0.0).tested == 0
@@ -57,7 +57,7 @@ def test_every_cut_of_a_file_is_noticed(tmp_path):
         path.write_text(whole[:cut])
         learned = Learned(path)
         assert learned.note
-        assert not learned.costs.covers(1, looks=False)
+        assert not learned.costs.covers(1, drafts=False)
 
 
 def save_often(path):

@@ -10,7 +10,7 @@ import pytest
 
 from dspark_gguf.calibration import N_KNOTS, Calibration
 from dspark_gguf.cost import FixedCosts, LearnedCosts
-from dspark_gguf.schedule import Copying, Optimal
+from dspark_gguf.schedule import LookupRule, Optimal
 from dspark_gguf.schedule.stopping import solve
 from tests.fakes import round_of
 
@@ -62,18 +62,18 @@ def test_the_rate_is_that_of_the_best_length(confidence, price):
 def test_a_dear_rejection_makes_drafting_not_worth_it():
     """The same draft pays where tokens are taken back for nothing, and not where they are not."""
     free = Optimal(FixedCosts(TARGET, LOOKS), always(0.5), LIMIT)
-    dear = Optimal(FixedCosts(TARGET, LOOKS, replays=True), always(0.5), LIMIT)
+    dear = Optimal(FixedCosts(TARGET, LOOKS, rereads=True), always(0.5), LIMIT)
     assert free.forecast().drafting > free.forecast().plain
     assert dear.forecast().drafting < dear.forecast().plain
     assert free.plan(LIMIT).length
     assert not dear.plan(LIMIT).length
 
 
-@pytest.mark.parametrize("replays", [False, True])
-def test_copies_are_chosen_with_it(replays):
+@pytest.mark.parametrize("rereads", [False, True])
+def test_copies_are_chosen_with_it(rereads):
     """The number of copies with the best worth, rejections included, against all numbers."""
-    costs = FixedCosts(TARGET, LOOKS, replays=replays)
-    rule = Copying(costs, Calibration.of_copies(), LIMIT)
+    costs = FixedCosts(TARGET, LOOKS, rereads=rereads)
+    rule = LookupRule(costs, Calibration.of_copies(), LIMIT)
     scores = [3.0, 2.5, 2.0, 1.5, 1.0, 0.5]
     sure = rule.confidence(scores)
     survival = np.concatenate(([1.0], np.cumprod(sure)))
@@ -85,13 +85,13 @@ def test_copies_are_chosen_with_it(replays):
         )
         for count in range(len(scores) + 1)
     ]  # fmt: skip
-    assert rule.plan(LIMIT).copies(scores) == int(np.argmax(worth))
+    assert rule.plan(LIMIT).take(scores) == int(np.argmax(worth))
 
 
 def test_what_is_read_again_is_not_the_passes_cost():
     """Rounds that read three tokens again before their pass teach the same figures."""
     costs = LearnedCosts()
-    costs.replays = True
+    costs.rereads = True
     for rows in range(1, 9):
         costs.add_pass(rows, 1.0 + 0.1 * rows)
     before = costs.target_seconds[:8].copy()
@@ -100,15 +100,15 @@ def test_what_is_read_again_is_not_the_passes_cost():
         costs.observe(replace(round_of((1,), drafted=4, reread=3), seconds=seconds))
     np.testing.assert_allclose(costs.target_seconds[:8], before, rtol=1e-6)
     assert costs.redo_seconds[2] == pytest.approx(before[2])
-    costs.replays = False
+    costs.rereads = False
     assert not costs.redo_seconds.any()
 
 
 def test_the_account_is_charged():
     """A rejected draft that is read again is a larger loss."""
     left = []
-    for replays in (False, True):
-        rule = Optimal(FixedCosts(TARGET, LOOKS, replays=replays), Calibration(), LIMIT)
+    for rereads in (False, True):
+        rule = Optimal(FixedCosts(TARGET, LOOKS, rereads=rereads), Calibration(), LIMIT)
         for _ in range(3):
             rule.observe(round_of((1,), drafted=2, scores=(1.0, 1.0)))
         left.append(rule._account.balance)

@@ -14,9 +14,9 @@ from dspark_gguf.measure.chains import Chains, save_chains
 from dspark_gguf.measure.reliability import (
     Reliability,
     auc,
+    bins,
     brier_score,
     calibration_error,
-    curve,
     fit_temperatures,
     survivals,
 )
@@ -29,7 +29,7 @@ def test_figures_by_hand():
     assert calibration_error(chances, outcomes) == pytest.approx(0.4 / 2 + 0.1 / 2)
     assert brier_score(chances, outcomes) == pytest.approx((0.01 + 0.81 + 0.01 + 0.01) / 4)
     assert auc(chances, outcomes) == pytest.approx((0.5 + 1 + 1) / 3)
-    assert curve(chances, outcomes)[1] == [0.5, 1.0]
+    assert [share for _, share, _ in bins(chances, outcomes)] == [0.5, 1.0]
     assert np.isnan(auc(chances, np.ones(4, bool)))
 
 
@@ -72,6 +72,9 @@ def test_measured_on_texts_it_was_not_fitted_to(tmp_path):
     assert len(found.survived) == 1000
     with pytest.raises(UsageError, match="two texts"):
         Reliability.of(texts[:1])
+    none = np.zeros((5, 0), np.float32)
+    with pytest.raises(UsageError, match="nothing was drafted"):  # recorded without a draft model
+        Reliability.of([Chains("x", none, none.astype(bool))] * 2)
     save_chains(tmp_path / "c.npz", texts)
     words = ["calibrate", "--chains", str(tmp_path / "c.npz")]
     result = CliRunner().invoke(main, [*words, "--plot", str(tmp_path / "d.svg")])

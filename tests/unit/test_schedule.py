@@ -35,7 +35,7 @@ def test_fixed_admits_any_row_and_threshold_a_sure_one():
 
 @pytest.mark.parametrize("plan", [Plan, Bounded])
 def test_a_plan_cannot_see_the_token(plan):
-    """A decision that knew the drawn token would change the law under `rejection`."""
+    """A decision that knew the drawn token would change the dist under `rejection`."""
     assert list(inspect.signature(plan.admits).parameters) == ["self", "score"]
 
 

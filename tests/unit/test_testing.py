@@ -15,7 +15,7 @@ from dspark_gguf.testing import (
     Misuse,
     TableModel,
     agreeing_rows,
-    law_of,
+    distribution_of,
     random_rows,
     reciting_rows,
 )
@@ -43,12 +43,12 @@ def test_a_row_depends_on_every_token_before_it():
 
 
 def test_the_cache_keeps_only_a_common_prefix():
-    """`prefill` reads what is new, `keep` reads nothing, and each pass is counted."""
+    """`prefill` reads what is new, `reuse_prefix` reads nothing, and each pass is counted."""
     model = TableModel(random_rows(9))
     assert prefill(model, [1, 2, 3, 4]) == 0
     assert prefill(model, [1, 2, 5, 6, 7]) == 2
-    assert model.keep([1, 2, 5, 6, 7, 8]) == 5
-    assert model.keep([1, 3]) == 1
+    assert model.reuse_prefix([1, 2, 5, 6, 7, 8]) == 5
+    assert model.reuse_prefix([1, 3]) == 1
     assert prefill(model, [1]) == 1
     assert model.tokens == [1]
     assert model.passes == [4, 3]
@@ -138,16 +138,16 @@ def test_a_reciting_model_says_its_text():
 
 def test_the_law_of_draws_is_found_without_drawing():
     """Comparisons, several draws, an early end, and the way `Dist.draw` looks up its token."""
-    law = Dist(np.array([2, 5, 7]), np.array([0.25, 0.5, 0.25]))
-    assert law_of(law.draw) == {2: Fraction(1, 4), 5: Fraction(1, 2), 7: Fraction(1, 4)}
+    dist = Dist(np.array([2, 5, 7]), np.array([0.25, 0.5, 0.25]))
+    assert distribution_of(dist.draw) == {2: Fraction(1, 4), 5: Fraction(1, 2), 7: Fraction(1, 4)}
 
     def coins(rng):
         first = rng.random()
         if first < 0.5:
             return "low" if first < 0.125 else "middle"
-        return "high" if rng.spawn(1)[0].random() * 2.0 > 0.5 else "higher"
+        return "high" if rng.random() * 2.0 > 0.5 else "higher"
 
     eighth = Fraction(1, 8)
-    assert law_of(coins) == {
+    assert distribution_of(coins) == {
         "low": eighth, "middle": 3 * eighth, "high": 3 * eighth, "higher": eighth,
     }  # fmt: skip

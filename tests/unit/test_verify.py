@@ -1,4 +1,4 @@
-"""Acceptance rules against the law they promise, by walking every path of draws."""
+"""Acceptance rules against the dist they promise, by walking every path of draws."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 from dspark_gguf.config import Speculation
 from dspark_gguf.dist import Dist
+from dspark_gguf.noise import Independent, Noise
 from dspark_gguf.records import NO_DRAFT, Verdict
-from dspark_gguf.testing import law_of
+from dspark_gguf.testing import distribution_of
 from dspark_gguf.verify import DistVerifier, Threshold, Typical, make_rule, match, rejection
 from tests.fakes import draft_of
 
@@ -28,74 +29,74 @@ def random_law(rng):
 
 
 def worlds(count=60):
-    """Pairs of a target's and a draft's law, always the same; some share no token."""
+    """Pairs of a target's and a draft's dist, always the same; some share no token."""
     rng = np.random.default_rng(8)
     return [(random_law(rng), random_law(rng)) for _ in range(count)]
 
 
-def distance(law, target):
-    """Largest difference between a law of results and a distribution."""
-    tokens = set(law) | set(target.ids.tolist())
-    return max(abs(float(law.get(token, 0)) - target.prob(token)) for token in tokens)
+def distance(dist, target):
+    """Largest difference between a dist of results and a distribution."""
+    tokens = set(dist) | set(target.ids.tolist())
+    return max(abs(float(dist.get(token, 0)) - target.prob(token)) for token in tokens)
 
 
 class Told:
-    """A sampler that knows the law at every place of a draft."""
+    """A sampler that knows the dist at every place of a draft."""
 
-    def __init__(self, law):
-        self.law = law
+    def __init__(self, dist):
+        self.dist = dist
 
     def history(self, tokens):
         return ()
 
     def __call__(self, row, history, drafted, grammar=None):
-        return self.law(len(drafted))
+        return self.dist(len(drafted))
 
 
-def verify(draft, law, rule, rng):
-    """The verdict under the law at each place."""
-    return DistVerifier(Told(law), rule, rng)(draft, [None] * (len(draft) + 1), [0])
+def verify(draft, dist, rule, draws):
+    """The verdict under the dist at each place."""
+    return DistVerifier(Told(dist), rule, draws)(draft, [None] * (len(draft) + 1), [0])
 
 
 def one_position(rule, target, draft):
-    """Law of the token that `rule` emits for a token drawn from the draft."""
-    return law_of(lambda rng: rule(target, draft, draft.draw(rng), rng))
+    """Distribution of the token that `rule` emits for a token drawn from the draft."""
+    return distribution_of(lambda rng: rule(target, draft, draft.draw(rng), Independent(rng)))
 
 
 @pytest.mark.parametrize("rule", [rejection, match])
 def test_lossless_rules_emit_the_targets_law(rule):
     """Exact in 60 worlds, whatever the draft proposes."""
     for target, draft in worlds():
-        law = one_position(rule, target, draft)
-        assert sum(law.values()) == 1
-        assert distance(law, target) < EXACT
+        dist = one_position(rule, target, draft)
+        assert sum(dist.values()) == 1
+        assert distance(dist, target) < EXACT
 
 
-def no_residual(target, draft, token, rng):
+def no_residual(target, draft, token, draw):
     """BIASED: a rejected token is replaced by a draw from the target itself."""
-    kept = rng.random() < min(1.0, target.prob(token) / draft.prob(token))
-    return token if kept else target.draw(rng)
+    kept = draw.coin() < min(1.0, target.prob(token) / draft.prob(token))
+    return token if kept else draw.token(target)
 
 
-def not_normalised(target, draft, token, rng):
+def not_normalised(target, draft, token, draw):
     """BIASED: the residual's missing mass falls on its last token."""
-    if rng.random() < min(1.0, target.prob(token) / draft.prob(token)):
+    if draw.coin() < min(1.0, target.prob(token) / draft.prob(token)):
         return token
     left = np.maximum(target.probs - [draft.prob(other) for other in target.ids.tolist()], 0.0)
-    place = int(np.searchsorted(left.cumsum(), rng.random(), side="right"))
+    place = int(np.searchsorted(left.cumsum(), draw.coin(), side="right"))
     return int(target.ids[min(place, len(left) - 1)])
 
 
-def accept_always(target, draft, token, rng):
-    """BIASED: the draft's law."""
+def accept_always(target, draft, token, draw):
+    """BIASED: the draft's dist."""
     return token
 
 
-def accept_likely(target, draft, token, rng):
+def accept_likely(target, draft, token, draw):
     """BIASED: the chance is the target's probability, not the ratio."""
-    if rng.random() < target.prob(token):
+    if draw.coin() < target.prob(token):
         return token
-    return target.residual(draft).draw(rng)
+    return draw.token(target.residual(draft))
 
 
 @pytest.mark.parametrize(
@@ -110,29 +111,29 @@ def test_biased_rules_are_caught(rule):
 @pytest.mark.parametrize("rule", [rejection, match])
 @pytest.mark.parametrize("length", [0, 1, 3])
 def test_whole_drafts_keep_the_law(rule, length):
-    """Exact for sequences: laws that depend on every token before, drafts of 0, 1 and 3 tokens."""
-    laws = Laws(seed=length)
+    """Exact for sequences: dists that depend on every token before, drafts of 0, 1 and 3 tokens."""
+    dists = Dists(seed=length)
 
     def emitted(rng):
         tokens = ()
         while len(tokens) < length:
-            tokens += (laws.draft(tokens).draw(rng),)
-        draft = draft_of(tokens, tuple(laws.draft(tokens[:k]) for k in range(length)))
-        verdict = verify(draft, lambda k: laws.target(tokens[:k]), rule, rng)
+            tokens += (dists.draft(tokens).draw(rng),)
+        draft = draft_of(tokens, tuple(dists.draft(tokens[:k]) for k in range(length)))
+        verdict = verify(draft, lambda k: dists.target(tokens[:k]), rule, Independent(rng))
         answer = (*tokens[: verdict.accepted], verdict.token)
         while len(answer) <= length:
-            answer += (laws.target(answer).draw(rng),)
+            answer += (dists.target(answer).draw(rng),)
         return answer
 
-    law = law_of(emitted)
-    for answer, probability in law.items():
-        wanted = math.prod(laws.target(answer[:k]).prob(token) for k, token in enumerate(answer))
+    dist = distribution_of(emitted)
+    for answer, probability in dist.items():
+        wanted = math.prod(dists.target(answer[:k]).prob(token) for k, token in enumerate(answer))
         assert abs(float(probability) - wanted) < EXACT
-    assert sum(law.values()) == Fraction(1)
+    assert sum(dist.values()) == Fraction(1)
 
 
-class Laws:
-    """A target and a draft with laws of their own after every prefix."""
+class Dists:
+    """A target and a draft with dists of their own after every prefix."""
 
     def __init__(self, seed):
         self.seed, self.known = seed, {}
@@ -150,58 +151,68 @@ class Laws:
         return self.known[whose, prefix]
 
 
+class Certain:
+    """Has no randomness: only one-point dists can be drawn."""
+
+    def at(self, position):
+        return self
+
+    def token(self, dist):
+        (token,) = dist.ids
+        return int(token)
+
+
 def test_nothing_after_a_rejection_is_looked_at():
-    """Laws are asked for in order, once each, and none past the first rejected token."""
+    """Dists are asked for in order, once each, and none past the first rejected token."""
     asked = []
 
-    def law(k):
+    def dist(k):
         asked.append(k)
         return Dist.point([5, 6, 0, 8][k])
 
     draft = draft_of((5, 6, 7))
-    assert verify(draft, law, rejection, None) == Verdict(2, 0)
+    assert verify(draft, dist, rejection, Certain()) == Verdict(2, 0)
     assert asked == [0, 1, 2]
 
 
 @pytest.mark.parametrize("rule", [rejection, match])
 def test_greedy_verification_takes_no_random_number(rule):
-    """One-point laws: the rules work without a generator, and the bonus token comes last."""
+    """One-point dists: the rules draw nothing, and the bonus token comes last."""
     draft = draft_of((5, 6))
-    laws = [Dist.point(token) for token in (5, 6, 7)]
-    assert verify(draft, laws.__getitem__, rule, None) == Verdict(2, 7)
-    assert verify(NO_DRAFT, laws.__getitem__, rule, None) == Verdict(0, 5)
+    dists = [Dist.point(token) for token in (5, 6, 7)]
+    assert verify(draft, dists.__getitem__, rule, Certain()) == Verdict(2, 7)
+    assert verify(NO_DRAFT, dists.__getitem__, rule, Certain()) == Verdict(0, 5)
 
 
 def test_match_draws_what_plain_decoding_draws():
-    """With the same generator the emitted tokens are plain decoding's, for any draft."""
+    """With the same noise the emitted tokens are plain decoding's, for any draft."""
     for seed in range(200):
-        laws = Laws(seed)
-        plain, rng = (), np.random.default_rng(seed)
+        dists = Dists(seed)
+        plain, noise = (), Noise(seed)
         while len(plain) < 4:
-            plain += (laws.target(plain).draw(rng),)
+            plain += (noise.at(1 + len(plain)).token(dists.target(plain)),)
         guess = tuple(np.random.default_rng(seed + 1).integers(N_TOKENS, size=3).tolist())
         draft = draft_of(guess)
-        rng = np.random.default_rng(seed)
-        verdict = verify(draft, lambda k: laws.target(guess[:k]), match, rng)  # noqa: B023
+        verdict = verify(draft, lambda k: dists.target(guess[:k]), match, noise)  # noqa: B023
         emitted = (*guess[: verdict.accepted], verdict.token)
         assert emitted == plain[: len(emitted)]
 
 
 def test_typical_follows_medusas_bound():
     """target > min(epsilon, delta * exp(-entropy)): strictly above, and both bounds matter."""
-    law = Dist(np.array([1, 2, 3]), np.array([0.5, 0.25, 0.25]))
-    at_bound = 0.25 * math.exp(law.entropy())  # the delta at which the bound is token 3's own 0.25
-    assert Typical(1.0, at_bound * 0.999)(law, law, 3, None) == 3
-    assert Typical(1.0, at_bound * 1.001)(law, law, 3, Zero()) == 1
-    assert Typical(0.25, 1.0)(law, law, 3, Zero()) == 1
-    assert Typical(0.249, 1.0)(law, law, 3, None) == 3
+    dist = Dist(np.array([1, 2, 3]), np.array([0.5, 0.25, 0.25]))
+    at_bound = 0.25 * math.exp(dist.entropy())  # the delta at which the bound is token 3's own 0.25
+    assert Typical(1.0, at_bound * 0.999)(dist, dist, 3, None) == 3
+    assert Typical(1.0, at_bound * 1.001)(dist, dist, 3, Zero()) == 1
+    assert Typical(0.25, 1.0)(dist, dist, 3, Zero()) == 1
+    assert Typical(0.249, 1.0)(dist, dist, 3, None) == 3
 
 
 class Zero:
-    """Draws 0: the first token of any law."""
+    """Draws 0: the first token of any dist."""
 
-    def random(self):
-        return 0.0
+    def token(self, dist):
+        return int(dist.ids[0])
 
 
 def test_threshold_accepts_from_its_bound_on():

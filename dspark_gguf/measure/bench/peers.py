@@ -12,45 +12,124 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
+from time import perf_counter
 from typing import Any
 
 from dspark_gguf.config import Sampling
-from dspark_gguf.engine.library import physical_cores
+from dspark_gguf.engine import library
+from dspark_gguf.engine.library import physical_cores, type_number
+from dspark_gguf.engine.llama import LlamaPromptLookupDecoding, SafeLlama
+from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import DSparkError
-from dspark_gguf.measure.bench.llama_peer import LlamaPeer
+from dspark_gguf.errors import DSparkError, ResourceError
 from dspark_gguf.measure.bench.turns import Program, Task
 from dspark_gguf.tally import Tally
 
 SERVER = "llama-server"
-#: Draft tokens of llama-cpp-python's prompt lookup: its default, and its advice for CPUs.
+#: Draft tokens of llama-cpp-python's prompt lookup: none, its default, and its advice for CPUs.
 _GUESSES = {
     0: ("llama-py", "llama-cpp-python's Llama, plain"),
     10: ("py-lookup-10", "llama-cpp-python's prompt lookup of 10"),
     2: ("py-lookup-2", "llama-cpp-python's prompt lookup of 2"),
 }
 _START_SECONDS, _ANSWER_SECONDS = 300.0, 600.0
-#: Settings that the server knows under the same names.
-_SAMPLING = {
-    "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "repeat_last_n",
-    "frequency_penalty", "presence_penalty", "seed",
+#: Settings that ``Llama.generate`` and the server know under the same names.
+_SHARED = {
+    "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "frequency_penalty",
+    "presence_penalty",
 }  # fmt: skip
+_SERVERS = _SHARED | {"temperature", "repeat_last_n", "seed"}
 
 
-@dataclass
-class InProcess:
-    """llama-cpp-python's own ``Llama``."""
+def binding_version() -> str:
+    """Of llama-cpp-python, and of the llama.cpp in it."""
+    return f"{version('llama_cpp_python')} (llama.cpp {library.versions().get('llama.cpp')})"
 
-    name: str
-    about: str
-    llama: LlamaPeer
-    sampling: Sampling
+
+@contextmanager
+def peers(pair: Pair, sampling: Sampling, room: int) -> Iterator[list[Program]]:
+    """All peers that are installed, running, with `room` tokens of context; they end with a block.
+
+    A DSparkError says that one of them does not start.
+    """
+    with ExitStack() as stack:
+        found: list[Program] = []
+        for guesses in _GUESSES:
+            llama = LlamaPeer(pair.target, room, sampling, guesses)
+            found.append(stack.enter_context(closing(llama)))
+        if program := shutil.which(SERVER):
+            named = re.search(r"version: *(.+)", _output(program, "--version"))
+            about = f"{SERVER} {named[1].strip() if named else 'unknown version'}"
+            words = _model_words(pair, room)
+            address = stack.enter_context(serving(program, words))
+            found.append(Server("server", f"{about}, plain", address, sampling))
+            if draft := _draft_words(pair, program):
+                address = stack.enter_context(serving(program, [*words, *draft]))
+                found.append(Server("server-draft", f"{about}, its defaults", address, sampling))
+        yield found
+
+
+class LlamaPeer:
+    """llama-cpp-python's own ``Llama``: a second one, loaded as `model` was.
+
+    With `guesses`, it looks up so many tokens in the prompt. A ResourceError says that there is not
+    enough memory.
+    """
+
+    def __init__(self, model: Model, n_ctx: int, sampling: Sampling, guesses: int = 0) -> None:
+        self.name, self.about = _GUESSES[guesses]
+        options, self._sampling = model.options, sampling
+        self._ends = frozenset(model.vocabulary.end_tokens)
+        threads = options.threads or physical_cores()
+        try:
+            self._llama = SafeLlama(
+                str(model.path),
+                extra_buffers=options.extra_buffers,
+                n_ctx=n_ctx,
+                n_gpu_layers=model.gpu_layers,
+                n_batch=options.n_batch,
+                n_ubatch=options.n_ubatch,
+                n_threads=threads,
+                n_threads_batch=options.threads_batch or threads,
+                type_k=type_number(options.cache_type_k),
+                type_v=type_number(options.cache_type_v),
+                flash_attn=options.flash_attn == "on",
+                offload_kqv=options.kv_offload,
+                draft_model=LlamaPromptLookupDecoding(num_pred_tokens=guesses) if guesses else None,
+                verbose=False,
+            )
+        except (ValueError, MemoryError) as error:
+            raise ResourceError(
+                f"not enough memory for llama-cpp-python's own Llama: {error}", "Leave out --peer."
+            ) from None
 
     def answer(self, task: Task) -> Tally:
-        """Answer from an empty cache."""
-        return self.llama.answer(task.tokens, _sampling(self.sampling, task), task.most)
+        """Answer from an empty cache; the number of passes is not known.
+
+        The seconds of reading the prompt include the first token.
+        """
+        sampling = _sampling(self._sampling, task)
+        self._llama.reset()
+        self._llama.set_seed(sampling.seed)
+        started = perf_counter()
+        times = []
+        for token in self._llama.generate(
+            list(task.tokens), temp=sampling.temperature, **sampling.model_dump(include=_SHARED)
+        ):
+            times.append(perf_counter())
+            if token in self._ends or len(times) == task.most:
+                break
+        first, last = times[0] - started, times[-1] - started
+        return Tally(
+            tokens=len(times) - 1, seconds=last, prefill_seconds=first, first_token_seconds=first
+        )
+
+    def close(self) -> None:
+        """Free its memory."""
+        self._llama.close()
 
 
 @dataclass
@@ -68,46 +147,36 @@ class Server:
             "prompt": list(task.tokens),
             "n_predict": task.most,
             "cache_prompt": False,
-            **_sampling(self.sampling, task).model_dump(include=_SAMPLING),
+            **_sampling(self.sampling, task).model_dump(include=_SERVERS),
         }
         return tally_of_timings(_post(f"{self.address}/completion", request))
+
+
+def tally_of_timings(answer: dict[str, Any]) -> Tally:
+    """What a server says about one answer; a DSparkError says that it gives no times."""
+    try:
+        timings = answer["timings"]
+        count, drafted = int(timings["predicted_n"]), int(timings.get("draft_n", 0))
+        accepted = int(timings.get("draft_n_accepted", 0))
+        prompt, spent = (float(timings[f"{part}_ms"]) / 1e3 for part in ("prompt", "predicted"))
+    except (KeyError, TypeError, ValueError):
+        raise _failed(f"timings {answer.get('timings')!r}") from None
+    # The first token comes with the pass over the prompt: its time is not in what was spent.
+    return Tally(
+        rounds=max(count - 1 - accepted, 0),
+        tokens=max(count - 1, 0),
+        drafted=drafted,
+        accepted=accepted,
+        seconds=prompt + spent,
+        prefill_seconds=prompt,
+        first_token_seconds=prompt,
+    )
 
 
 def _sampling(sampling: Sampling, task: Task) -> Sampling:
     """The temperature of the task, and without a seed that of its turn."""
     seed = task.turn if sampling.seed is None else sampling.seed
     return sampling.model_copy(update={"temperature": task.temperature, "seed": seed})
-
-
-@contextmanager
-def peers(pair: Pair, sampling: Sampling, room: int) -> Iterator[list[Program]]:
-    """All peers that are installed, running; they end with the block.
-
-    Args:
-        pair: whose files they get.
-        sampling: how they draw, but for the temperature.
-        room: tokens of context.
-
-    Raises:
-        DSparkError: one of them does not start.
-
-    """
-    with ExitStack() as stack:
-        found: list[Program] = []
-        for guesses, (name, about) in _GUESSES.items():
-            llama = LlamaPeer(pair.target, room, guesses)
-            stack.callback(llama.close)
-            found.append(InProcess(name, about, llama, sampling))
-        if program := shutil.which(SERVER):
-            version = re.search(r"version: *(.+)", _output(program, "--version"))
-            about = f"{SERVER} {version[1].strip() if version else 'unknown version'}"
-            words = _model_words(pair, room)
-            address = stack.enter_context(serving(program, words))
-            found.append(Server("server", f"{about}, plain", address, sampling))
-            if draft := _draft_words(pair, program):
-                address = stack.enter_context(serving(program, [*words, *draft]))
-                found.append(Server("server-draft", f"{about}, its defaults", address, sampling))
-        yield found
 
 
 def _draft_words(pair: Pair, program: str) -> list[str]:
@@ -133,33 +202,6 @@ def _model_words(pair: Pair, room: int) -> list[str]:
     ]
 
 
-def tally_of_timings(answer: dict[str, Any]) -> Tally:
-    """What a server says about one answer.
-
-    Raises:
-        DSparkError: it gives no times.
-
-    """
-    try:
-        timings = answer["timings"]
-        drafted = int(timings.get("draft_n", 0))
-        accepted = int(timings.get("draft_n_accepted", 0))
-        count = int(timings["predicted_n"])
-        prompt, spent = (float(timings[f"{part}_ms"]) / 1e3 for part in ("prompt", "predicted"))
-    except (KeyError, TypeError, ValueError):
-        raise _failed(f"timings {answer.get('timings')!r}") from None
-    # The first token comes with the pass over the prompt: its time is not in what was spent.
-    return Tally(
-        rounds=max(count - 1 - accepted, 0),
-        tokens=max(count - 1, 0),
-        drafted=drafted,
-        accepted=accepted,
-        seconds=prompt + spent,
-        prefill_seconds=prompt,
-        first_token_seconds=prompt,
-    )
-
-
 @contextmanager
 def serving(program: str, words: Sequence[str]) -> Iterator[str]:
     """A server on a free port, in a session of its own, so that Ctrl-C does not reach it."""
@@ -167,10 +209,12 @@ def serving(program: str, words: Sequence[str]) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [program, *words, "--host", "127.0.0.1", "--port", str(port), "-np", "1"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        ) as process,
+    ):
         try:
             address = f"http://127.0.0.1:{port}"
             if not _healthy(process, address):
@@ -179,12 +223,7 @@ def serving(program: str, words: Sequence[str]) -> Iterator[str]:
                 raise _failed(lines[-1][:300] if lines else "no output")
             yield address
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # it has nothing to save
 
 
 def _healthy(process: subprocess.Popen[bytes], address: str) -> bool:
@@ -214,13 +253,8 @@ def _post(address: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _output(program: str, word: str) -> str:
-    try:
-        done = subprocess.run(
-            [program, word], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return (done.stdout + done.stderr).decode("utf-8", "replace")
+    done = subprocess.run([program, word], capture_output=True, text=True, errors="replace")
+    return done.stdout + done.stderr
 
 
 def _failed(what: str) -> DSparkError:

@@ -1,48 +1,40 @@
-"""What a bench measures: prompts, temperatures and ways, with defaults that end in minutes."""
+"""What a bench measures: prompts, temperatures and methods, with defaults that end in minutes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.config import Settings, Speculation
+from dspark_gguf.config import MAX_DRAFT, Settings, Speculation
+from dspark_gguf.draft import drafter_class, known_drafters
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.prompts import Prompt, read_prompts
-from dspark_gguf.paths import shipped
+from dspark_gguf.paths import packaged
 
-_TEMPERATURES = (0.0, 0.7)
+PLAIN, STATIC, OPTIMAL, YOURS = "plain", "fixed-3", "optimal", "yours"
+
+_STATIC = re.compile(r"fixed-(\d+)|(\d+)-at-(0?\.\d+|1(?:\.0*)?)")
+_NAMES = "plain, fixed-K, K-at-P (such as 8-at-0.5), cascade, optimal"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure.
-
-    Attributes:
-        prompts: what to answer.
-        temperatures: at which.
-        tokens: most of an answer.
-        yours: the user's own settings of speculation, where they are not the default.
-        quick: fewer ways.
-        repeats: turns of each prompt.
-        ways: names; empty: the usual ones.
-        peer: measure other programs, too.
-        report: folder for the page, or None.
-        as_json: print the JSON object alone.
-
-    """
+class BenchPlan:
+    """What to measure."""
 
     prompts: list[Prompt]
     temperatures: tuple[float, ...]
-    tokens: int
-    yours: Speculation | None
-    quick: bool
-    repeats: int = 1
-    ways: tuple[str, ...] = ()
-    peer: bool = False
-    report: Path | None = None
-    as_json: bool = False
+    tokens: int  # most of an answer
+    yours: Speculation | None  # the user's own settings, where they are not the default
+    quick: bool  # fewer methods
+    repeats: int = 1  # turns of each prompt
+    methods: tuple[str, ...] = ()  # names; empty: the usual ones
+    peer: bool = False  # measure other programs, too
+    report: Path | None = None  # folder for the page
+    as_json: bool = False  # print the JSON object alone
 
 
 def make_plan(
@@ -54,27 +46,19 @@ def make_plan(
     tokens: int | None = None,
     quick: bool = False,
     **rest: Any,
-) -> Plan:
+) -> BenchPlan:
     """What the user asked for, with defaults for the rest.
 
-    Args:
-        settings: the user's own.
-        prompts: see `choose_prompts`.
-        domains: the same.
-        per_domain: the same; None: just enough for a first figure.
-        tokens: most of an answer.
-        quick: half a minute.
-        rest: the other attributes of a plan.
-
-    Raises:
-        UsageError: see `choose_prompts`.
-
+    `prompts`, `domains` and `per_domain` are for `choose_prompts`; `rest` is of the plan itself.
     """
     yours = settings.speculation.model_copy(update={"learn": True})
     each = (1 if quick else 2) if per_domain is None else per_domain
-    return Plan(
+    temperatures = (0.0,) if quick else (0.0, 0.7)
+    if "temperature" in settings.sampling.model_fields_set:
+        temperatures = (settings.sampling.temperature,)
+    return BenchPlan(
         choose_prompts(prompts, domains, each),
-        temperatures_of(settings, quick),
+        temperatures,
         tokens or (32 if quick else 48),
         None if yours == Speculation() else yours,
         quick,
@@ -83,18 +67,12 @@ def make_plan(
 
 
 def choose_prompts(path: Path | None, domains: Sequence[str], each: int) -> list[Prompt]:
-    """The prompts to answer; the kinds of text take turns.
+    """The prompts of a file, or both built-in ones; the kinds of text take turns.
 
-    Args:
-        path: a file; None: both built-in ones.
-        domains: kinds of text; empty: all.
-        each: most prompts of each; 0: all.
-
-    Raises:
-        UsageError: a kind of text that is not there.
-
+    Of these `domains`, or of all; at most so many of `each`, or with 0 all. A UsageError names a
+    domain that is not there.
     """
-    folder = shipped("configs") / "prompts"
+    folder = packaged("configs") / "prompts"
     paths = [path] if path else [folder / "default.jsonl", folder / "copying.jsonl"]
     by_domain: dict[str, list[Prompt]] = {}
     for prompt in (prompt for one in paths for prompt in read_prompts(one)):
@@ -107,12 +85,74 @@ def choose_prompts(path: Path | None, domains: Sequence[str], each: int) -> list
         if domain not in by_domain:
             raise UsageError(f"unknown domain {domain!r}", f"Choose from {', '.join(by_domain)}.")
     rows = [by_domain[domain][: each or None] for domain in domains or by_domain]
-    longest = max(map(len, rows))
-    return [row[k] for k in range(longest) for row in rows if k < len(row)]
+    return [prompt for turn in zip_longest(*rows) for prompt in turn if prompt]
 
 
-def temperatures_of(settings: Settings, quick: bool) -> tuple[float, ...]:
-    """The user's own, where it is given; else greedy and, unless it is to be quick, warm."""
-    if "temperature" in settings.sampling.model_fields_set:
-        return (settings.sampling.temperature,)
-    return _TEMPERATURES[:1] if quick else _TEMPERATURES
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of decoding."""
+
+    name: str  # as given
+    about: str  # what it does, for the header
+    speculation: Speculation  # the settings that make it; nothing is kept from run to run
+
+
+def default_methods(draft_kind: str, quick: bool = False) -> list[str]:
+    """The names that are compared by default."""
+    if quick:
+        return [PLAIN, STATIC, OPTIMAL]
+    if not draft_kind:
+        return [PLAIN, STATIC, "fixed-8", OPTIMAL]
+    return [PLAIN, "fixed-1", STATIC, "fixed-8", draft_kind, "lookup", OPTIMAL]
+
+
+def make_methods(
+    names: Sequence[str], draft_kind: str, yours: Speculation | None = None
+) -> list[Method]:
+    """The methods of these names, each once, plain decoding first: the measure of all others.
+
+    `draft_kind` is ``model``, ``block``, or empty without a draft model; `yours` are the user's own
+    settings. A UsageError names a method that is unknown or needs a draft that is not there.
+    """
+    methods = [
+        _method(name, draft_kind) for name in dict.fromkeys([PLAIN, *names]) if name != YOURS
+    ]
+    if yours is not None:
+        yours = yours.model_copy(update={"learn": False})
+        methods.append(Method(YOURS, "the options that you gave", yours))
+    elif YOURS in names:
+        raise UsageError(f"the method {YOURS!r} has no options of speculation", "Give some.")
+    return methods
+
+
+def _method(name: str, draft_kind: str) -> Method:
+    needs = {"block": draft_kind == "block", "model": draft_kind, "cascade": draft_kind}
+    if not needs.get(name, True):
+        kind = "block draft" if name == "block" else "draft model"
+        raise UsageError(f"the method {name!r} needs a {kind}", "Name one with -d.")
+    if found := _STATIC.fullmatch(name):
+        length, least = int(found[1] or found[2]), float(found[3] or 0.0)
+        if not 1 <= length <= MAX_DRAFT:
+            raise UsageError(f"unknown method {name!r}", f"A draft has 1 to {MAX_DRAFT} tokens.")
+        what = f"{'draft' if draft_kind else 'copied token'}{'s' * (length > 1)}"
+        about = f"always {length} {what}"
+        if found[3]:
+            about = f"up to {length} drafts, each at least {least:.0%} probable"
+        elif name == STATIC:
+            about += ", no threshold: llama.cpp's default"
+        speculation = Speculation(mode="on", draft_max=length, draft_min_prob=least, learn=False)
+        return Method(name, about, speculation)
+    both = "the draft model and prompt lookup" if draft_kind else "prompt lookup"
+    known = {
+        PLAIN: ("one token a pass, no draft", {"mode": "off"}),
+        "cascade": (f"{both}, as many as pay here", {}),
+        OPTIMAL: (f"what you get without options: {both}, as many as pay here", {}),
+    } | {
+        drafter: (f"{drafter_class(drafter).about}, as many as pay here", {"drafter": drafter})
+        for drafter in known_drafters()
+    }
+    if name not in known:
+        names = f"{_NAMES}, {', '.join(known_drafters())}"
+        raise UsageError(f"unknown method of decoding {name!r}", f"--methods takes {names}.")
+    about, values = known[name]
+    return Method(name, about, Speculation.model_validate({**values, "learn": False}))

@@ -4,120 +4,111 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import psutil
 
 from dspark_gguf import __version__
-from dspark_gguf.chat.progress import tracked
+from dspark_gguf.chat.progress import track
 from dspark_gguf.chat.terminal import ended_by_signals, interruptible
 from dspark_gguf.config import Settings
+from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine import library
+from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled, ResourceError
-from dspark_gguf.measure.bench import llama_peer, text
-from dspark_gguf.measure.bench.ours import ours
-from dspark_gguf.measure.bench.peers import peers
-from dspark_gguf.measure.bench.plan import Plan
+from dspark_gguf.measure.bench import text
+from dspark_gguf.measure.bench.peers import binding_version, peers
+from dspark_gguf.measure.bench.plan import BenchPlan, Method, default_methods, make_methods
 from dspark_gguf.measure.bench.report import measure_rest, require_folder, write_report
 from dspark_gguf.measure.bench.results import Results
-from dspark_gguf.measure.bench.turns import Program, Task, play, warm_up
-from dspark_gguf.measure.bench.ways import Cast, default_ways, make_ways
+from dspark_gguf.measure.bench.turns import Ours, Program, Task, play, warm_up
 from dspark_gguf.visible import as_json
 
 INTERRUPTED = 130
 #: The JSON object's version: a new number when a key changes its meaning.
-FORMAT = 1
+FORMAT = 2
 #: Before the first turn: no prompt of the bench, so that nothing of them is learned.
 _WARM_UP = "Count from one to twenty in words."
 
 
-@dataclass
 class Bench:
-    """A loaded pair, measured turn by turn.
+    """A loaded and profiled pair, measured turn by turn."""
 
-    Attributes:
-        pair: models.
-        settings: how tokens are drawn, and the system prompt.
-        plan: what to measure.
-
-    """
-
-    pair: Pair
-    settings: Settings
-    plan: Plan
-    _memory: int | None = None
+    def __init__(self, pair: Pair, settings: Settings, plan: BenchPlan) -> None:
+        self.pair, self.settings, self.plan = pair, settings, plan
+        draft = pair.draft_cache()
+        self.draft_kind = kind = "" if draft is None else draft.kind
+        names = plan.methods or default_methods(kind, plan.quick)
+        methods = make_methods(names, kind, plan.yours)
+        self.programs: list[Program] = [self._program(method) for method in methods]
+        self.results = Results([method.name for method in methods])
+        self._memory: int | None = None  # most bytes before any peer was loaded
 
     def run(self, echo: Callable[[str], object]) -> int:
-        """Measure and print; returns the exit code.
-
-        Args:
-            echo: prints a line on stdout.
-
-        """
-        plan, code = self.plan, 0
+        """Measure, and print line by line with `echo`; returns the exit code."""
+        plan, code, rest = self.plan, 0, None
         if plan.report:
             require_folder(plan.report)
-        say = (lambda line: None) if plan.as_json else echo
+        say = str if plan.as_json else echo
         tasks = self.tasks()
-        ways = make_ways(plan.ways or default_ways(self.cast, plan.quick), self.cast, plan.yours)
-        results, abouts = Results([way.name for way in ways]), {way.name: way.about for way in ways}
-        programs = ours(self.pair, ways, self.settings.sampling, self.settings.limits)
         with ended_by_signals(), interruptible(self.pair.interrupt):
             try:
-                self._measure(programs, tasks, results, abouts, say)
+                self._measure(tasks, say)
+                if plan.report:
+                    rest = measure_rest(self.pair, plan.prompts, plan.tokens)
             except Cancelled:
                 code = INTERRUPTED
-            facts = self.facts(results, abouts, len(tasks), interrupted=bool(code))
-            if plan.report and not code:
-                try:
-                    rest = measure_rest(self.pair, plan.prompts, plan.tokens)
-                except Cancelled:
-                    facts["interrupted"], code = True, INTERRUPTED
-                else:
-                    path = write_report(plan.report, results, facts, rest)
-                    print(f"report: {path}", file=sys.stderr)  # noqa: T201
-        self._print(results, facts, say)
+        facts = self.facts(len(tasks), interrupted=bool(code))
+        if plan.report and rest:
+            path = write_report(plan.report, self.results, facts, rest)
+            print(f"report: {path}", file=sys.stderr)  # noqa: T201
+        if code:
+            say(f"\ninterrupted: {self.results.turns} of {len(tasks)} turns measured")
+        if self.results.turns:
+            width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+            say("\n" + text.as_text(self.results, width))
+            say("\n" + text.memory(*facts["peak_memory_bytes"].values()) + "\n")
         echo(as_json(facts, sys.stdout))
         return code
 
-    def _measure(
-        self,
-        programs: Sequence[Program],
-        tasks: Sequence[Task],
-        results: Results,
-        abouts: dict[str, str],
-        say: Callable[[str], object],
-    ) -> None:
-        """Fill `results`, with the names of the peers; `abouts` too."""
+    def _program(self, method: Method) -> Ours:
+        """It knows what passes cost, and nothing of what another method learns."""
+        learned = self.pair.copy_costs()
+
+        def decoder_at(temperature: float) -> Decoder:
+            sampling = self.settings.sampling.model_copy(update={"temperature": temperature})
+            return Decoder.for_pair(self.pair, sampling, method.speculation, learned)
+
+        return Ours(method.name, decoder_at, self.settings.limits, method.about)
+
+    def _measure(self, tasks: Sequence[Task], say: Callable[[str], object]) -> None:
+        """Load the peers, and fill the results."""
         tokens, most = self._encode([{"role": "user", "content": _WARM_UP}]), self.plan.tokens
         first = [Task("", tokens, temperature, most) for temperature in self.plan.temperatures]
-        warm_up(programs, first)
+        warm_up(self.programs, first)
         self._memory = peak_bytes()
-        with self._peers(tasks) as others:
+        # Room for draft tokens, too, in the steps of 256 that llama.cpp pads to.
+        room = -(-(max(len(task.tokens) for task in tasks) + most + 64) // 256) * 256
+        with ExitStack() as stack:
+            others: list[Program] = []
+            if self.plan.peer:
+                others = stack.enter_context(peers(self.pair, self.settings.sampling, room))
             warm_up(others, first)
-            results.ways += [other.name for other in others]
-            results.peers = frozenset(other.name for other in others)
-            abouts.update({other.name: other.about for other in others})
-            say(text.header(abouts, len(tasks), most))
-            for turn in tracked(play([*programs, *others], tasks), len(tasks)):
-                results.add(turn)
-
-    @property
-    def cast(self) -> Cast:
-        """Who drafts."""
-        draft = self.pair.draft_cache()
-        return Cast("" if draft is None else draft.kind)
+            names = [other.name for other in others]
+            self.results.methods += names
+            self.results.peers = frozenset(names)
+            self.programs += others
+            say(text.header(self._abouts(), len(tasks), most))
+            for turn in track(play(self.programs, tasks), len(tasks)):
+                self.results.samples += turn
 
     def tasks(self) -> list[Task]:
         """All prompts, at each temperature, in the order of the turns.
 
-        Raises:
-            ResourceError: a prompt that leaves no room for its answer.
-
+        A ResourceError names a prompt that leaves no room for its answer.
         """
         encoded = [(prompt.domain, self._encode(prompt.messages)) for prompt in self.plan.prompts]
         longest = max(len(tokens) for _, tokens in encoded) + self.plan.tokens
@@ -138,29 +129,19 @@ class Bench:
         system = [{"role": "system", "content": chat.system}] if chat.system else []
         return tuple(self.pair.template.encode([*system, *messages], chat.think))
 
-    @contextmanager
-    def _peers(self, tasks: Sequence[Task]) -> Iterator[list[Any]]:
-        if not self.plan.peer:
-            yield []
-            return
-        longest = max(len(task.tokens) for task in tasks) + self.plan.tokens
-        # Room for draft tokens, too, in the steps of 256 that llama.cpp pads to.
-        room = -(-(longest + 64) // 256) * 256
-        with peers(self.pair, self.settings.sampling, room) as found:
-            yield found
+    def _abouts(self) -> dict[str, str]:
+        return {program.name: program.about for program in self.programs}
 
-    def facts(
-        self, results: Results, abouts: dict[str, str], wanted: int, interrupted: bool
-    ) -> dict[str, Any]:
+    def facts(self, wanted: int, interrupted: bool) -> dict[str, Any]:
         """The JSON object."""
         draft, plan = self.pair.draft, self.plan
         return {
             "bench": FORMAT,
             "version": __version__,
-            "llama_cpp": llama_peer.version(),
+            "llama_cpp": binding_version(),
             "machine": library.machine(),
             "target": _file(self.pair.target),
-            "draft": None if draft is None else {**_file(draft), "kind": self.cast.draft},
+            "draft": None if draft is None else {**_file(draft), "kind": self.draft_kind},
             "settings": {
                 "tokens": plan.tokens,
                 "repeats": plan.repeats,
@@ -169,24 +150,15 @@ class Bench:
                 "threads": self.pair.target.options.threads or library.physical_cores(),
                 "sampling": self.settings.sampling.model_dump(mode="json"),
             },
-            "ways": abouts,
-            "turns": {"measured": results.turns, "wanted": wanted},
+            "methods": self._abouts(),
+            "turns": {"measured": self.results.turns, "wanted": wanted},
             "interrupted": interrupted,
             "peak_memory_bytes": {"ours": self._memory, "all": peak_bytes()},
-            **results.as_dict(),
+            **self.results.as_dict(),
         }
 
-    def _print(self, results: Results, facts: dict[str, Any], say: Callable[[str], object]) -> None:
-        if facts["interrupted"]:
-            say(f"\ninterrupted: {results.turns} of {facts['turns']['wanted']} turns measured")
-        if results.turns:
-            width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-            say("\n" + text.as_text(results, width))
-            memory = facts["peak_memory_bytes"]
-            say("\n" + text.memory(memory["ours"], memory["all"]) + "\n")
 
-
-def _file(model: Any) -> dict[str, Any]:
+def _file(model: Model) -> dict[str, Any]:
     return {"name": model.name, "bytes": model.size, "place": model.place}
 
 

@@ -1,58 +1,77 @@
-"""One turn: every way answers the same prompt, one after the other, from an empty cache."""
+"""One turn: every method answers the same prompt, one after the other, from an empty cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Protocol
 
-from dspark_gguf.tally import Tally
+from dspark_gguf.config import Limits
+from dspark_gguf.decoder import Decoder
+from dspark_gguf.errors import Cancelled
+from dspark_gguf.noise import Noise
+from dspark_gguf.tally import Answer, Tally
 
-#: Tokens that each way generates before anything is measured.
+#: Tokens that each method generates before anything is measured.
 WARM_UP = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A prompt to answer.
+    """A prompt to answer."""
 
-    Attributes:
-        domain: what kind of text it is.
-        tokens: ids of the whole prompt.
-        temperature: 0: greedy.
-        most: tokens of the answer.
-        turn: number of the turn, from 0; the same prompt at another temperature shares it.
-
-    """
-
-    domain: str
-    tokens: tuple[int, ...]
-    temperature: float
-    most: int
-    turn: int = 0
+    domain: str  # what kind of text it is
+    tokens: tuple[int, ...]  # ids of the whole prompt
+    temperature: float  # 0: greedy
+    most: int  # tokens of the answer
+    turn: int = 0  # number of the turn; the same prompt at another temperature shares it
 
 
 class Program(Protocol):
     """Something that answers prompts."""
 
-    @property
-    def name(self) -> str:
-        """Heads its column."""
+    name: str  # heads its column
+    about: str  # what it does
 
     def answer(self, task: Task) -> Tally:
-        """Answer from an empty cache; figures that are not known stay 0.
+        """Answer from an empty cache; figures that are not known stay 0."""
 
-        Raises:
-            Cancelled: the user asked to stop.
 
+@dataclass
+class Ours:
+    """A method of this package."""
+
+    name: str
+    decoder_at: Callable[[float], Decoder]  # makes the decoder of a temperature, once
+    limits: Limits = field(default_factory=Limits)  # of the answers, but for their tokens
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        self.decoder_at = cache(self.decoder_at)
+
+    def answer(self, task: Task) -> Tally:
+        """Answer from empty caches; raises `Cancelled` when the user asks to stop.
+
+        Without a seed in the settings the turn's number is the seed: the next run draws the same.
         """
+        decoder = self.decoder_at(task.temperature)
+        decoder.reset()
+        limits = self.limits.model_copy(update={"max_tokens": task.most})
+        draws = Noise.of(task.turn) if decoder.seed is None else None
+        answer = Answer()
+        for round in decoder.generate(task.tokens, limits, draws):
+            answer.add(round)
+        if answer.finish_reason == "cancelled":
+            raise Cancelled
+        return answer.tally
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one way took for one task."""
+    """What one method took for one task."""
 
-    way: str
+    method: str
     task: Task
     tally: Tally
 

@@ -1,24 +1,11 @@
-"""Fakes to test a drafter, a stopping rule or an acceptance rule.
-
-They need no model and no llama.cpp, and are exact::
-
-    tokenizer = ByteTokenizer()
-    rows = random_rows(tokenizer.n_vocab, seed=1)
-    target, draft = TableModel(rows), TableModel(agreeing_rows(rows, agreement=0.7, seed=2))
-
-``TableModel`` computes each row from the whole prefix in its cache, so one wrong token there shows
-in the answer. ``law_of`` computes the distribution of a function's results without sampling, by
-walking every path that its draws can take: it shows whether a rule is lossless.
-"""
+"""Models that are tables, behind a cache that llama.cpp's rules are checked in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import takewhile
-from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,8 +15,6 @@ from dspark_gguf.sampling import Row
 
 #: Logits float32 ``[n_vocab]`` of the token after a prefix of token ids.
 RowOf = Callable[[tuple[int, ...]], Row]
-
-T = TypeVar("T")
 
 
 class Misuse(AssertionError):  # noqa: N818 - reads as what happened
@@ -59,23 +44,15 @@ class ByteTokenizer:
 class TableModel:
     """A model that is a function from prefixes to rows, behind a strict cache.
 
-    Args:
-        row_of: the function; the width of its rows is the size of the vocabulary.
-        n_ctx: most tokens the cache holds.
-        max_rows: most rows of a pass.
-
-    Attributes:
-        tokens: the ids in the cache, in order.
-        passes: tokens decoded, pass by pass. Clear it to count from here on.
-        rows_read: rows that were read.
-
+    The vocabulary is as large as the rows are wide; the cache holds `n_ctx` tokens, and a pass has
+    at most `max_rows` rows.
     """
 
     def __init__(self, row_of: RowOf, n_ctx: int = 128, max_rows: int = MAX_DRAFT + 1) -> None:
         self.n_ctx, self.max_rows = n_ctx, max_rows
         self.n_vocab = len(row_of(()))
-        self.tokens: list[int] = []
-        self.passes: list[int] = []
+        self.tokens: list[int] = []  # the ids in the cache
+        self.passes: list[int] = []  # tokens decoded, pass by pass; clear it to count from here on
         self.rows_read = 0
         self._row_of = row_of
         self._rows = _Rows(self, (), 0)
@@ -85,7 +62,7 @@ class TableModel:
         """Tokens in the cache."""
         return len(self.tokens)
 
-    def keep(self, tokens: Sequence[int]) -> int:
+    def reuse_prefix(self, tokens: Sequence[int]) -> int:
         """Drop what is not a prefix of `tokens`; returns the length of what stays."""
         same = (mine == wanted for mine, wanted in zip(self.tokens, tokens, strict=False))
         self.trim(sum(takewhile(bool, same)))
@@ -209,79 +186,3 @@ def _normal(rng: np.random.Generator, n_vocab: int, spread: float) -> Row:
 def _rng_of(prefix: tuple[int, ...], seed: int) -> np.random.Generator:
     name = np.array([seed, *prefix], dtype=np.int64).tobytes()
     return np.random.default_rng(int.from_bytes(blake2b(name, digest_size=8).digest(), "big"))
-
-
-def law_of(run: Callable[[Any], T]) -> dict[T, Fraction]:
-    """Probability of every result of `run`, a function of a random generator.
-
-    `run` is called once for each path that its draws can take. It may call ``random()``, compare
-    the result with numbers, multiply it by one, or pass it to ``numpy.searchsorted``; and
-    ``spawn``, whose children share the path. The probabilities are exact for the floats that the
-    draws are compared with.
-    """
-    law: dict[T, Fraction] = {}
-    paths: list[list[bool]] = [[]]
-    while paths:
-        walk = _Walk(paths.pop())
-        result = run(walk)
-        law[result] = law.get(result, Fraction(0)) + walk.probability
-        paths += walk.others
-    return law
-
-
-class _Walk:
-    """A generator whose draws are split only where they are compared.
-
-    Args:
-        path: how the first comparisons turn out; after them, the lower side first.
-
-    """
-
-    def __init__(self, path: list[bool]) -> None:
-        self.path, self.others = path, list[list[bool]]()
-        self.probability = Fraction(1)
-        self._steps = 0
-
-    def random(self) -> _Draw:
-        """A number that is only known to lie in [0, 1)."""
-        return _Draw(self)
-
-    def spawn(self, count: int) -> list[_Walk]:
-        """Generators that go on with this path."""
-        return [self] * count
-
-    def turn(self) -> bool:
-        """The outcome of an open comparison; the other outcome gets a walk of its own."""
-        if self._steps == len(self.path):
-            self.others.append([*self.path, False])
-            self.path.append(True)
-        self._steps += 1
-        return self.path[self._steps - 1]
-
-
-class _Draw:
-    """A uniform number, narrowed down by comparisons, times `scale`."""
-
-    def __init__(self, walk: _Walk) -> None:
-        self._walk, self._scale = walk, Fraction(1)
-        self._low, self._high = Fraction(0), Fraction(1)
-
-    def __mul__(self, scale: float) -> _Draw:
-        self._scale *= Fraction(float(scale))
-        return self
-
-    __rmul__ = __mul__
-
-    def __lt__(self, other: Any) -> bool:
-        if other is self:
-            return False
-        bound = Fraction(float(other)) / self._scale
-        if not self._low < bound < self._high:
-            return self._low < bound
-        below, width = self._walk.turn(), self._high - self._low
-        self._low, self._high = (self._low, bound) if below else (bound, self._high)
-        self._walk.probability *= (self._high - self._low) / width
-        return below
-
-    def __gt__(self, other: Any) -> bool:
-        return other is not self and not self < other

@@ -1,4 +1,4 @@
-"""The rule for free guesses, alone and with a drafter that looks."""
+"""The rule for free guesses, alone and with a drafter that takes steps."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dspark_gguf.dist import Dist
 from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
 from dspark_gguf.records import Draft, Round, Segment, Verdict
 from dspark_gguf.sampling import margin
-from dspark_gguf.schedule import Copying, Optimal
+from dspark_gguf.schedule import LookupRule, Optimal
 from dspark_gguf.testing import agreeing_rows, random_rows
 from tests.fakes import Letters, World, followed
 
 RNG = np.random.default_rng(4)
 
 
-def costs(row=0.3, look=0.5, limit=64):
-    """A pass takes 1 and `row` for each row more; a look, `look`."""
+def costs(row=0.3, step=0.5, limit=64):
+    """A pass takes 1 and `row` for each row more; a step, `step`."""
     rows = 1.0 + row * np.arange(limit + 1)
-    return FixedCosts(rows, look * np.arange(1, limit + 1))
+    return FixedCosts(rows, step * np.arange(1, limit + 1))
 
 
 def taught(calibration, truth, count=3000):
@@ -47,30 +47,30 @@ def test_the_number_of_copies_is_the_best_one(seed):
     """Against trying every number, on a jagged table."""
     rng = np.random.default_rng(seed)
     rows = 1.0 + np.cumsum(rng.choice([0.0, 0.02, 0.4], 17))
-    rule = Copying(FixedCosts(rows, np.ones(16)), taught(Calibration(), lambda s: 0.9), 16)
+    rule = LookupRule(FixedCosts(rows, np.ones(16)), taught(Calibration(), lambda s: 0.9), 16)
     scores = rng.uniform(1, 9, 16).tolist()
     survival = np.cumprod(np.interp(scores, KNOTS, rule.calibration.confidence))
     worth = [survival[:j].sum() - rule.rate * rows[j] for j in range(17)]
     plan = rule.plan(16)
-    assert plan.copies(scores) == int(np.argmax(worth))
-    assert plan.length == 0  # nobody looks
-    assert rule.plan(5).copies(scores) <= 5
+    assert plan.take(scores) == int(np.argmax(worth))
+    assert plan.length == 0  # no draft steps
+    assert rule.plan(5).take(scores) <= 5
 
 
 def test_no_guesses_no_copies():
     """And no room, no plan."""
-    rule = Copying(costs(), Calibration.of_copies(), 64)
-    assert rule.plan(9).copies([]) == 0
+    rule = LookupRule(costs(), Calibration.of_copies(), 64)
+    assert rule.plan(9).take([]) == 0
     assert rule.plan(0).length == 0
 
 
 def test_it_learns_from_guesses_that_nobody_verified():
     """At first not worth a row; after right guesses only, drafted, without a trial in between."""
-    rule, scores = Copying(costs(0.6), Calibration.of_copies(), 64), (2.2,) * 4
-    assert rule.plan(64).copies(scores) == 0
+    rule, scores = LookupRule(costs(0.6), Calibration.of_copies(), 64), (2.2,) * 4
+    assert rule.plan(64).take(scores) == 0
     for _ in range(60):
         rule.observe(fate(scores, 4))
-    assert rule.plan(64).copies(scores) == 4
+    assert rule.plan(64).take(scores) == 4
 
 
 @pytest.mark.parametrize("row", [0.05, 0.3, 0.8])
@@ -84,15 +84,15 @@ def test_a_text_that_misleads_costs_little(row):
     def play(rule, alive, rounds):
         seconds = tokens = 0.0
         for _ in range(rounds):
-            drafted = rule.plan(64).copies((6.0,) * 30)
+            drafted = rule.plan(64).take((6.0,) * 30)
             rule.observe(fate((6.0,) * 30, alive, drafted))
             seconds += 1.0 + row * drafted
             tokens += min(alive, drafted) + 1
         return tokens, seconds
 
-    tokens, seconds = play(Copying(costs(row), Calibration.of_copies(), 64), 0, 200)
+    tokens, seconds = play(LookupRule(costs(row), Calibration.of_copies(), 64), 0, 200)
     assert seconds - tokens < 8.0
-    rule = Copying(costs(row), Calibration.of_copies(), 64)
+    rule = LookupRule(costs(row), Calibration.of_copies(), 64)
     play(rule, 30, 20)
     tokens, seconds = play(rule, 0, 200)
     assert seconds - tokens < 25.0
@@ -100,55 +100,55 @@ def test_a_text_that_misleads_costs_little(row):
 
 def test_a_text_that_copies_is_fast():
     """Right guesses only: most of them in one pass, though none is ever quite certain."""
-    rule, scores = Copying(costs(0.1), Calibration.of_copies(), 64), (6.0,) * 64
+    rule, scores = LookupRule(costs(0.1), Calibration.of_copies(), 64), (6.0,) * 64
     drafted = 0
     for _ in range(40):
-        drafted = rule.plan(64).copies(scores)
+        drafted = rule.plan(64).take(scores)
         rule.observe(fate(scores, 64, drafted))
     assert drafted > 30
 
 
-def looking(agreement, row=0.3, look=0.2):
-    """A rule with a taught drafter that looks."""
-    table = costs(row, look, 12)
+def looking(agreement, row=0.3, step=0.2):
+    """A rule with a taught drafter that steps."""
+    table = costs(row, step, 12)
     seen = taught(Calibration(), lambda score: agreement)
-    return Copying(table, Calibration.of_copies(), 12, Optimal(table, seen, 12))
+    return LookupRule(table, Calibration.of_copies(), 12, Optimal(table, seen, 12))
 
 
 def test_the_better_drafter_has_the_round():
-    """Sure copies and a poor draft: copies alone. Poor copies and a good draft: looks alone."""
+    """Sure copies and a poor draft: copies alone. Poor copies and a good draft: steps alone."""
     rule = looking(0.05)
     taught(rule.calibration, lambda score: 0.98)
     plan = rule.plan(12)
-    assert plan.copies([6.0] * 12) > 5
+    assert plan.take([6.0] * 12) > 5
     assert plan.length == 0
     rule = looking(0.97)
     taught(rule.calibration, lambda score: 0.05)
     plan = rule.plan(12)
-    assert plan.copies([2.0] * 12) == 0
+    assert plan.take([2.0] * 12) == 0
     assert plan.length > 0
     assert plan.admits(8.0)
 
 
 def test_looks_go_on_behind_copies_and_copies_behind_looks():
     """Two sure copies, then a good draft; and the other way round."""
-    rule = looking(0.97, row=0.05, look=0.1)
+    rule = looking(0.97, row=0.05, step=0.1)
     taught(rule.calibration, lambda score: 0.98)
     plan = rule.plan(12)
-    assert plan.copies([6.0, 6.0]) == 2
+    assert plan.take([6.0, 6.0]) == 2
     assert 0 < plan.length <= 10
     assert plan.admits(8.0)
     assert plan.goes_on()
     assert plan.admits(8.0)
-    assert plan.copies([6.0] * 30) == 8  # what is left of 12
-    alone = Copying(rule.costs, rule.calibration, 12, rule.looking, looks_after=False)
+    assert plan.take([6.0] * 30) == 8  # what is left of 12
+    alone = LookupRule(rule.costs, rule.calibration, 12, rule.looking, steps_after=False)
     plan = alone.plan(12)
-    assert not (plan.copies([6.0, 6.0]) and plan.length)
+    assert not (plan.take([6.0, 6.0]) and plan.length)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_whole_drafts_in_the_loop(seed):
-    """Copies and looks in any order: plain decoding's text, and caches that keep their promise."""
+    """Copies and steps in any order: plain decoding's text, and caches that keep their promise."""
     rng = np.random.default_rng(seed)
     rows = random_rows(4, seed=seed)
     world = World(rows, agreeing_rows(rows, 0.8), Letters(4), n_ctx=200, draft_n_ctx=150)
@@ -157,27 +157,29 @@ def test_whole_drafts_in_the_loop(seed):
         LookupDrafter(tokenizer), ModelDrafter(cache, sampler, tokenizer, margin)
     )
     table = costs(float(rng.uniform(0.02, 0.3)), float(rng.uniform(0.01, 0.3)))
-    rule = Copying(table, Calibration.of_copies(), 64, Optimal(table, Calibration(), 12))
+    rule = LookupRule(table, Calibration.of_copies(), 64, Optimal(table, Calibration(), 12))
     decoder = world.decoder(stopping_rule=rule)
     prompt = [0, 1, 2, 0, 1]
-    kinds = {"copies": 0, "looks": 0, "both": 0}
+    kinds = {"copies": 0, "steps": 0, "both": 0}
     said = []
     decoder.drafter.cache = decoder.drafter.other.cache
     for round in followed(decoder, prompt, decoder.generate(prompt, Limits(max_tokens=150))):
         said += round.tokens
-        looks = round.draft.steps
+        steps = round.draft.steps
         copies = sum(len(each) for each in round.draft.segments if each.source == "lookup")
-        kinds["looks"] += bool(looks)
+        kinds["steps"] += bool(steps)
         kinds["copies"] += bool(copies)
-        kinds["both"] += bool(looks and copies)
+        kinds["both"] += bool(steps and copies)
     assert said == world.plain(prompt, Limits(max_tokens=150))[0]
-    assert kinds["looks"]
+    assert kinds["steps"]
 
 
 def test_looks_learn_from_their_own_tokens_only():
     """Copies stood before them and after them."""
     seen = Calibration()
-    rule = Copying(costs(limit=12), Calibration.of_copies(), 12, Optimal(costs(limit=12), seen, 12))
+    rule = LookupRule(
+        costs(limit=12), Calibration.of_copies(), 12, Optimal(costs(limit=12), seen, 12)
+    )
     for accepted, wanted in ((1, (0, 0)), (2, (0, 1)), (3, (1, 2)), (4, (2, 2)), (6, (2, 2))):
         before = seen.tested, float(seen._survived.sum())
         seen._keep = 1.0
@@ -196,14 +198,14 @@ def test_looks_learn_from_their_own_tokens_only():
 
 def test_every_path_of_a_plan_ends():
     """Whatever is asked in whatever order, the draft stays within the limit."""
-    rule = looking(0.9, row=0.02, look=0.02)
+    rule = looking(0.9, row=0.02, step=0.02)
     taught(rule.calibration, lambda score: 0.9)
-    for first, looks, limit in itertools.product(range(6), range(6), (1, 4, 12)):
+    for first, steps, limit in itertools.product(range(6), range(6), (1, 4, 12)):
         plan = rule.plan(limit)
-        count = plan.copies([6.0] * first)
-        for _ in range(min(looks, plan.length)):
+        count = plan.take([6.0] * first)
+        for _ in range(min(steps, plan.length)):
             if not plan.admits(8.0):
                 break
             count += 1
-        count += plan.copies([6.0] * 40)
+        count += plan.take([6.0] * 40)
         assert count <= limit

@@ -1,9 +1,9 @@
-"""Free guesses, copied from what was said: how many of them to verify, and whether to look as well.
+"""Free guesses, copied from what was said: how many to verify, and whether to draft as well.
 
 All guesses and their scores are known before anything is paid, so this compares numbers: verify the
-first j of them for the best ``expected - rate * seconds(rows)``, or let the other drafter look, at
-once or after them. Guesses that were not verified are compared with what the target said too: the
-calibration learns from every round, without trials.
+first j of them for the best ``expected - rate * seconds(rows)``, or let the other drafter take
+steps, at once or after them. Guesses that were not verified are compared with what the target said
+too: the calibration learns from every round, without trials.
 
 The rate is that of the last rounds: in a stretch that copies, a second is worth more tokens.
 """
@@ -36,23 +36,23 @@ _DOUBT, _DEBT = 2.0, 0.5
 
 
 @dataclass(eq=False)
-class Copying:
-    """Free guesses under the rate of the last rounds, with a rule for a drafter that looks."""
+class LookupRule:
+    """Free guesses under the rate of the last rounds, beside the rule of another drafter."""
 
-    costs: Costs  # of passes and looks
+    costs: Costs  # of passes and draft steps
     calibration: Calibration  # what the scores of guesses mean
     limit: int  # most tokens of a draft
     looking: Optimal | None = None  # the rule of the other drafter
-    looks_after: bool = True  # whether that one can look after guesses
+    steps_after: bool = True  # whether that one can go on after guesses
     source: str = "lookup"  # the name of the drafter of the guesses
     _tokens: float = field(default=0.0, init=False)
     _seconds: float = field(default=0.0, init=False)
     _account: Account = field(default_factory=lambda: Account(_START, _MOST), init=False)
 
-    def plan(self, limit: int, behind: int = 0) -> Plan:
+    def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The plan of one round."""
         most = min(limit, self.limit, len(self.costs.target_seconds) - 1)
-        return _CopyingPlan(self, most, behind, limit) if most > 0 else no_plan(limit)
+        return _LookupPlan(self, most, behind, limit, left) if most > 0 else no_plan(limit)
 
     @property
     def rate(self) -> float:
@@ -78,38 +78,40 @@ class Copying:
 
     def confidence(self, scores: Sequence[float]) -> Floats:
         """Probability that each of these guesses is right, given that those before it are."""
-        sure: Floats = np.interp(scores, KNOTS, self.calibration.confidence)
+        confidence: Floats = np.interp(scores, KNOTS, self.calibration.confidence)
         balance = self._account.balance
-        return sure if balance >= 0.0 else sure ** (_DOUBT - _DEBT * balance)
+        return confidence if balance >= 0.0 else confidence ** (_DOUBT - _DEBT * balance)
 
     def forecast(self) -> Forecast | None:
-        """Of the drafter that looks; free guesses are never slower."""
+        """Of the drafter that takes steps; free guesses are never slower."""
         return self.looking.forecast() if self.looking is not None else None
 
 
-class _CopyingPlan:
-    """Guesses first, then looks, then guesses again."""
+class _LookupPlan:
+    """Guesses first, then draft steps, then guesses again."""
 
-    def __init__(self, rule: Copying, limit: int, behind: int, room: int) -> None:
+    def __init__(
+        self, rule: LookupRule, limit: int, behind: int, room: int, answer_left: int | None
+    ) -> None:
         self._rule, self._behind, self._most, self.room = rule, behind, limit, room
-        self._left = limit
+        self._left, self._answer_left = limit, answer_left
         self._rate, self._seconds = rule.rate, rule.costs.target_seconds
         self._redo = rule.costs.redo_seconds
         self._taken, self._survival = 0, 1.0
-        self._looking: Plan | None = None  # until the first guesses are chosen
+        self._steps_plan: Plan | None = None  # until the first guesses are chosen
 
     @property
     def length(self) -> int:
         """Tokens that may be drafted; after the first guesses: by looking."""
-        return self._left if self._looking is None else self._looking.length
+        return self._left if self._steps_plan is None else self._steps_plan.length
 
-    def copies(self, scores: Sequence[float]) -> int:
-        """The number of guesses with the best worth, looks after them included."""
-        if isinstance(self._looking, OptimalPlan):
-            self._taken, self._survival = self._looking.kept, self._looking.survival
+    def take(self, scores: Sequence[float]) -> int:
+        """The number of guesses with the best worth, draft steps after them included."""
+        if isinstance(self._steps_plan, OptimalPlan):
+            self._taken, self._survival = self._steps_plan.kept, self._steps_plan.survival
             self._left = self._most - self._taken
-        sure = self._rule.confidence(scores[: self._left])
-        survival: Floats = self._survival * np.cumprod(sure, dtype=np.float64)
+        confidence = self._rule.confidence(scores[: self._left])
+        survival: Floats = self._survival * np.cumprod(confidence, dtype=np.float64)
         before = np.concatenate(([self._survival], survival))
         redo = self._redo[self._taken : self._taken + len(survival)]
         net = survival - self._rate * redo * (before[:-1] - survival)
@@ -117,35 +119,35 @@ class _CopyingPlan:
         rows = self._seconds[self._taken : self._taken + len(gained)]
         worth = gained - self._rate * rows
         count = int(worth.argmax())
-        if self._looking is None:
-            self._looking, count = self._then_look(count, worth, gained, survival)
+        if self._steps_plan is None:
+            self._steps_plan, count = self._then_step(count, worth, gained, survival)
         return count
 
-    def _then_look(
+    def _then_step(
         self, count: int, worth: Floats, gained: Floats, survival: Floats
     ) -> tuple[Plan, int]:
-        """The plan of looks, and the number of guesses before them."""
+        """The plan of draft steps, and the number of guesses before them."""
         rule = self._rule.looking
         if rule is None:
             return no_plan(self.room), count
         policy = rule.current()
         if count and not policy.drafts:
             return no_plan(self.room), count
-        plan = rule.plan(self._left, self._behind)
+        plan = rule.plan(self._left, self._behind, self._answer_left)
         if not plan.length or not policy.drafts:
             return plan, count  # a trial, if anything
-        survival = np.concatenate(([1.0], survival if self._rule.looks_after else []))
-        looks = policy.worth_of_looks(survival)
+        survival = np.concatenate(([1.0], survival if self._rule.steps_after else []))
+        steps = policy.worth_of_steps(survival)
         # The policy was solved for its own rate; at a higher one a round's seconds cost more.
-        looks -= (self._rate - policy.rate) * self._seconds[1 : len(looks) + 1]
-        looks += gained[: len(looks)]
-        if looks.max() <= worth[count]:
+        steps -= (self._rate - policy.rate) * self._seconds[1 : len(steps) + 1]
+        steps += gained[: len(steps)]
+        if steps.max() <= worth[count]:
             return no_plan(self.room), count
-        count = int(looks.argmax())
+        count = int(steps.argmax())
         return OptimalPlan(plan.length - count, policy, count, float(survival[count])), count
 
     def admits(self, score: float) -> bool:
-        return self._looking is not None and self._looking.admits(score)
+        return self._steps_plan is not None and self._steps_plan.admits(score)
 
     def goes_on(self) -> bool:
-        return self._looking is not None and self._looking.goes_on()
+        return self._steps_plan is not None and self._steps_plan.goes_on()

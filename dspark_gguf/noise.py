@@ -1,0 +1,191 @@
+"""The noise that draws a token: the same for the target and for a draft.
+
+A token is drawn as ``argmax(log p_i + g_i)`` with Gumbel noise g: it follows p exactly. Here g
+depends on a seed, on the place in the answer and on the token id alone. So the text depends on the
+seed alone, whatever was drafted, and a draft that guesses with the same noise is right far more
+often than one that guesses the most probable token (Daliri, Musco, Suresh 2024, arXiv 2408.07978:
+the chance is at least (1 - d) / (1 + d), d the total variation distance of the two distributions).
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dspark_gguf.dist import Dist, Ids, Probabilities
+
+#: From splitmix64 (Steele, Lea, Flood 2014): the step from one state to the next, and its mixer.
+_STEP, _MASK = 0x9E3779B97F4A7C15, 2**64 - 1
+_MIX = (30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)
+_WORDS = np.uint64(_STEP), [(np.uint64(shift), np.uint64(factor)) for shift, factor in _MIX]
+#: Noise for more tokens than this takes longer than a draw in two steps: first among so many of the
+#: most probable tokens and all others as one, then among those.
+_MANY = 1024
+_TINY = np.finfo(np.float64).tiny
+#: Ids of what is no token: the others of a large distribution, the draw among them, and a coin.
+_OTHERS, _WHICH, _COIN = np.array([-1]), np.array([-2]), np.array([-3])
+
+
+class Draw(Protocol):
+    """The randomness at one place of an answer. The same call gives the same result."""
+
+    def token(self, dist: Dist) -> int:
+        """A token of `dist`."""
+
+    def scored(self, dist: Dist) -> tuple[int, float]:
+        """The same, and by how many nats it won; infinity without another token."""
+
+    def coin(self) -> float:
+        """A number in (0, 1) that does not depend on any token."""
+
+
+class Draws(Protocol):
+    """The randomness of one answer."""
+
+    def at(self, position: int) -> Draw:
+        """That of the token which has `position` tokens before it, the prompt's included."""
+
+    def independent(self) -> Draws:
+        """Other randomness, which no draw of this one depends on."""
+
+    def move(self, by: int) -> None:
+        """Tokens will have `by` more tokens before them, because another prompt stands there."""
+
+
+@dataclass
+class Noise:
+    """Gumbel noise of one answer.
+
+    Attributes:
+        key: of the seed and the answer's number.
+        origin: position of the answer's first token.
+
+    """
+
+    key: int
+    origin: int = 0
+
+    @classmethod
+    def of(cls, seed: int | None, answer: int = 0, origin: int = 0) -> Noise:
+        """That of an answer of a conversation.
+
+        Args:
+            seed: of the conversation, below 2**64; None: a random one.
+            answer: its number, from 0.
+            origin: tokens before its first one.
+
+        """
+        seed = random_seed() if seed is None else seed
+        return cls(_mixed(_mixed(seed) + answer), origin)
+
+    def at(self, position: int) -> GumbelDraw:
+        """Noise for the token behind `position` others."""
+        return GumbelDraw(self.key + _STEP * (position - self.origin))
+
+    def independent(self) -> Independent:
+        """Draws that do not depend on the place: for drafts under `rejection`."""
+        return Independent(np.random.default_rng(self.key))
+
+    def move(self, by: int) -> None:
+        """The answer goes on at another position."""
+        self.origin += by
+
+
+@dataclass(frozen=True, slots=True)
+class GumbelDraw:
+    """The noise at one place."""
+
+    key: int
+
+    def uniform(self, ids: Ids) -> Probabilities:
+        """A number in (0, 1) for each id."""
+        step, mixers = _WORDS
+        state = ids.astype(np.uint64)
+        state *= step
+        state += np.uint64(_mixed(self.key))
+        for shift, factor in mixers:
+            state ^= state >> shift
+            state *= factor
+        state ^= state >> np.uint64(31)
+        state >>= np.uint64(11)
+        numbers = state.astype(np.float64)
+        numbers += 0.5
+        numbers *= 2.0**-53
+        return numbers
+
+    def coin(self) -> float:
+        """A number in (0, 1) that does not depend on any token."""
+        return float(self.uniform(_COIN)[0])
+
+    def token(self, dist: Dist) -> int:
+        """A token of `dist`."""
+        return self.scored(dist)[0]
+
+    def scored(self, dist: Dist) -> tuple[int, float]:
+        """A token of `dist`, and by how many nats it won."""
+        ids, probs, others = dist.ids, dist.probs, None
+        if len(ids) == 1:
+            return int(ids[0]), math.inf
+        if len(ids) > _MANY:
+            order = np.argpartition(probs, -_MANY)
+            others, many = order[:-_MANY], order[-_MANY:]
+            rest = max(0.0, 1.0 - float(probs[many].sum()))
+            ids, probs = np.append(ids[many], _OTHERS), np.append(probs[many], rest)
+        # Not of 0: a token of no probability never wins.
+        perturbed = np.log(np.maximum(probs, _TINY)) - np.log(-np.log(self.uniform(ids)))
+        best = int(perturbed.argmax())
+        won, perturbed[best] = perturbed[best], -np.inf
+        gap = float(won - perturbed.max())
+        if others is not None and ids[best] == _OTHERS[0]:
+            others.sort()
+            edges = dist.probs[others].cumsum()
+            place = int(np.searchsorted(edges, self.uniform(_WHICH)[0] * edges[-1], side="right"))
+            return int(dist.ids[others[min(place, len(others) - 1)]]), gap
+        return int(ids[best]), gap
+
+
+@dataclass(frozen=True, slots=True)
+class Independent:
+    """Draws of a generator: one after the other, wherever they are."""
+
+    rng: np.random.Generator
+
+    def at(self, position: int) -> Independent:
+        """The same everywhere."""
+        return self
+
+    def independent(self) -> Independent:
+        """Its draws depend on nothing already."""
+        return self
+
+    def move(self, by: int) -> None:
+        """Nothing changes."""
+
+    def token(self, dist: Dist) -> int:
+        """A token of `dist`."""
+        return dist.draw(self.rng)
+
+    def scored(self, dist: Dist) -> tuple[int, float]:
+        """A token; how clearly it won is not known."""
+        return self.token(dist), math.inf
+
+    def coin(self) -> float:
+        """A number in [0, 1)."""
+        return self.rng.random()
+
+
+def random_seed() -> int:
+    """A seed for who gave none: short enough to be typed again."""
+    return secrets.randbits(32)
+
+
+def _mixed(word: int) -> int:
+    """The mixer of splitmix64: close words become independent ones."""
+    word = (word + _STEP) & _MASK
+    for shift, factor in _MIX:
+        word = ((word ^ (word >> shift)) * factor) & _MASK
+    return word ^ (word >> 31)
