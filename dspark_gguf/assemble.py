@@ -20,6 +20,7 @@ from dspark_gguf.draft import (
 from dspark_gguf.errors import UsageError
 from dspark_gguf.learned import Learned
 from dspark_gguf.schedule import Fixed, Source, StoppingRule, make_stopping_rule
+from dspark_gguf.schedule.expected import is_hopeless
 from dspark_gguf.verify import Rule, make_rule
 
 if TYPE_CHECKING:
@@ -66,12 +67,14 @@ def assemble(
     """
     if speculation.mode == "off":
         return Parts(NoDrafter(), Fixed(0), make_rule(speculation))
+    learned = learn() if speculation.stopping_rule in ("prefix", "optimal") else None
+    if learned is not None and is_hopeless(learned.costs, speculation):
+        draft = _no_draft
     kinds: list[Any] = [own] if own else [drafter_class(n) for n in _names(draft, speculation)]
     if speculation.lookup_store is not None and not any(kind.name == "lookup" for kind in kinds):
         problem = f"drafter {kinds[-1].name} does not read a lookup store"
         raise UsageError(problem, "Leave one of the two out.")
     steps = next((kind for kind in kinds if not kind.is_free), None)
-    learned = learn() if speculation.stopping_rule in ("prefix", "optimal") else None
     most = target.max_rows - 1
     kit = Kit(target, draft, vocabulary, sampling, speculation)
     drafters: list[Drafter] = [own] if own else [kind.of(kit) for kind in kinds]
@@ -85,6 +88,10 @@ def assemble(
     first, last = drafters[0], drafters[-1]
     drafter = Cascade(first, last) if isinstance(first, LookupDrafter) and steps else last
     return Parts(drafter, scheduler, make_rule(speculation))
+
+
+def _no_draft() -> None:
+    """In the place of a draft model that could not win anything."""
 
 
 def _names(draft: Callable[[], SequenceCache | None], speculation: Speculation) -> list[str]:

@@ -6,6 +6,7 @@ becomes slower as the context grows: only measurement on this machine knows it.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.errors import UsageError
+from dspark_gguf.figures import BELIEVED, SURE, Figure, fill_in
 from dspark_gguf.records import Round
 
 Floats = npt.NDArray[np.float64]
@@ -37,6 +39,9 @@ class Costs(Protocol):
 
     def catch_up_seconds(self, tokens: int) -> float:
         """Of reading `tokens` that the drafter missed, before its first draft step."""
+
+    def is_doubtful(self, rows: int) -> bool:
+        """Whether a pass of so many rows has hardly been seen yet."""
 
     def observe(self, round: Round) -> None:
         """Learn from a finished round."""
@@ -68,6 +73,10 @@ class FixedCosts:
         """Nothing: tables do not have it."""
         return 0.0
 
+    def is_doubtful(self, rows: int) -> bool:
+        """Never: it is known."""
+        return False
+
     def observe(self, round: Round) -> None:
         """Nothing to learn."""
 
@@ -98,14 +107,16 @@ def load_table(path: Path) -> FixedCosts:
     return FixedCosts(table.target_seconds, table.draft_seconds)
 
 
-#: One slow pass must not turn drafting off, nor a fast one on: an observation counts as at most
-#: this many times what was expected, or 1 over it.
-_CLIP = 2.0
-#: A pass over n rows takes at most this many times n passes over one row.
-_MOST_OVER = 1.1
-#: How fast the common level follows (a longer context, a machine that throttles), and how fast a
-#: single figure does once it was seen often.
-_LEVEL_GAIN, _GAIN = 1 / 8, 1 / 32
+#: A step of a draft, which is the smaller model, costs hardly more than a pass of the target.
+_MOST_STEP, _MOST_FIRST = 1.1, 3.0
+#: Variances of the common level over that of an observation: after a profile, which may have been
+#: disturbed as a whole, and what each observation adds, so that in the long run it follows by an
+#: eighth (a longer context, a machine that throttles).
+_LEVEL_DOUBT, _LEVEL_DRIFT = 2.5, 1 / 56
+#: Passes after which a number of rows that was not seen since may be tried again.
+_STALE = 512
+#: After so many passes what lies between sure figures is filled in again: up to 0.15 ms.
+_FILL_EVERY = 8
 #: No pass takes so long (else a file is damaged), and no more observations are counted.
 _MOST_SECONDS, _MOST_SEEN = 1e6, 1_000_000
 #: First draft steps after at least _LONG missed tokens say what reading costs; after at most
@@ -130,31 +141,12 @@ class CostsRecord(BaseModel, allow_inf_nan=False):
     figures: dict[Literal["first", "step", "read"] | _Rows, tuple[_Seconds, _Times] | _Unseen]
 
 
-class _Figure:
-    """A running geometric mean that trusts its first values less and less."""
-
-    __slots__ = ("seen", "value")
-
-    def __init__(self, value: float = 0.0, seen: int = 0) -> None:
-        self.value, self.seen = value, seen
-
-    def add(self, value: float) -> float:
-        """Take in an observation; returns it over what was expected, clipped."""
-        if not self.seen:
-            self.value, self.seen = value, 1
-            return 1.0
-        surprise = min(max(value / self.value, 1.0 / _CLIP), _CLIP)
-        self.value *= surprise ** max(1.0 / (self.seen + 1), _GAIN)
-        self.seen = min(self.seen + 1, _MOST_SEEN)
-        return float(surprise)
-
-
 class LearnedCosts:
     """Costs from a short profile and from every round since.
 
     All figures are relative to a common level, which follows quickly what makes everything slower
-    at once. A number of rows that was never run is filled in between its neighbours; beyond the
-    largest one, rows cost in proportion: nothing is trusted where nothing was measured.
+    at once. A number of rows that was never run is filled in between its neighbours. What is kept
+    of earlier runs is believed less: another day, another load.
     """
 
     limit = MAX_DRAFT
@@ -162,9 +154,10 @@ class LearnedCosts:
 
     def __init__(self) -> None:
         self.level = 1.0
+        self._level_doubt, self._passes = _LEVEL_DOUBT, 0
         self.profiled = 0  # most draft tokens of a round that the profile had in mind
-        self._rows: dict[int, _Figure] = {}
-        self._first, self._step, self._read = _Figure(), _Figure(), _Figure()
+        self._rows: dict[int, Figure] = {}
+        self._first, self._step, self._read = Figure(), Figure(), Figure()
         self._curve: Floats | None = None  # of the target's seconds, over the level
 
     def covers(self, limit: int, drafts: bool) -> bool:
@@ -181,7 +174,7 @@ class LearnedCosts:
     def target_seconds(self) -> Floats:
         """Of a target pass of 1, 2, ... ``limit + 1`` rows, with everything around it."""
         if self._curve is None:
-            self._curve = self._fill_in()
+            self._curve = fill_in(self._rows, self.limit + 1)
         return self._curve * self.level
 
     @property
@@ -189,23 +182,14 @@ class LearnedCosts:
         """Of reading 0, 1, ... accepted tokens again, and the one before them."""
         return self.target_seconds * self.rereads
 
-    def _fill_in(self) -> Floats:
-        rows, seen = np.arange(1, self.limit + 2), self.measured_rows
-        if not seen:
-            return rows.astype(np.float64)
-        values = [self._rows[count].value for count in seen]
-        seconds = np.interp(rows, seen, values)
-        beyond = rows > seen[-1]
-        seconds[beyond] = values[-1] * rows[beyond] / seen[-1]
-        # One by one is always possible: a figure far above that was disturbed.
-        out: Floats = np.minimum(seconds, _MOST_OVER * seconds[0] * rows)
-        return out
-
     @property
     def draft_seconds(self) -> Floats:
         """Of 1, 2, ... ``limit`` draft steps, cumulative; a target pass each, until measured."""
-        step = self._step.value if self._step.seen else float(self.target_seconds[0]) / self.level
-        first = self._first.value if self._first.seen else step
+        one = float(self.target_seconds[0]) / self.level
+        step = self._step.bound(_MOST_STEP * one) if self._step.seen else one
+        # It reads up to two tokens; that of a block draft is the whole block.
+        most = max(_MOST_FIRST * step, _MOST_STEP * one)
+        first = self._first.bound(most) if self._first.seen else step
         steps = np.arange(self.limit, dtype=np.float64)
         return (first + step * steps) * self.level
 
@@ -213,8 +197,17 @@ class LearnedCosts:
         """Of reading `tokens` before the first draft step; the usual ones are part of that step."""
         if tokens <= _USUAL:
             return 0.0
-        read = self._read.value if self._read.seen else self._step.value
-        return read * tokens * self.level
+        step = self._step.value
+        return (self._read.bound(step) if self._read.seen else step) * tokens * self.level
+
+    def is_doubtful(self, rows: int) -> bool:
+        """Whether a pass of so many rows was seen less often than it takes to be believed."""
+        figure = self._rows.get(rows)
+        return figure is None or figure.seen < BELIEVED or self._passes - figure.at > _STALE
+
+    def least_certain(self) -> list[int]:
+        """Numbers of rows that were run, the ones seen least and longest ago first."""
+        return sorted(self._rows, key=lambda rows: (self._rows[rows].seen, self._rows[rows].at))
 
     def observe(self, round: Round) -> None:
         """Learn from a finished round."""
@@ -234,35 +227,60 @@ class LearnedCosts:
                 else:
                     self.add_first_draft_step(step, segment.caught_up)
 
+    def add_profile(self, passes: Mapping[int, float], sure: Collection[int]) -> None:
+        """What a profile measured: seconds by rows, and those of them that are sure."""
+        for rows, seconds in passes.items():
+            for _ in range(BELIEVED if rows in sure else 1):
+                self.add_pass(rows, seconds)
+        self._level_doubt = _LEVEL_DOUBT
+
     def add_pass(self, rows: int, seconds: float) -> None:
         """A target pass of `rows` took `seconds`."""
         if seconds <= 0.0 or rows > self.limit + 1:
             return
-        figure = self._rows.get(rows, _Figure())
-        surprise = figure.add(seconds / self.level)
+        figure = self._rows.get(rows, Figure())
+        self._see(figure, seconds)
         self._rows[rows] = figure  # last, so that no exception leaves one that was never seen
-        self._curve = None
-        if figure.seen > 2:
-            self.level *= surprise**_LEVEL_GAIN
+        self._passes += 1
+        figure.at = self._passes
+        if self._curve is None or figure.seen < SURE or self._passes % _FILL_EVERY == 0:
+            self._curve = fill_in(self._rows, self.limit + 1)
+        else:
+            self._curve[rows - 1] = figure.value
 
     def add_draft_step(self, seconds: float) -> None:
         """A draft step after the first took `seconds`."""
         if seconds > 0.0:
-            self._step.add(seconds / self.level)
+            self._see(self._step, seconds)
 
     def add_first_draft_step(self, seconds: float, caught_up: int) -> None:
         """The first draft step, which read `caught_up` tokens, took `seconds`."""
         if seconds <= 0.0:
             return
         if caught_up <= _USUAL:
-            self._first.add(seconds / self.level)
+            self._see(self._first, seconds)
         elif caught_up >= _LONG and self._step.seen:
-            rest = seconds / self.level - self._step.value
-            self._read.add(max(rest / (caught_up - 1), self._step.value / 1000))
+            step = self._step.value * self.level
+            self._see(self._read, max((seconds - step) / (caught_up - 1), step / 1000))
+
+    def _see(self, figure: Figure, seconds: float) -> None:
+        """Take in an observation: in part it tells of the level, in part of this figure alone."""
+        value = seconds / self.level
+        if not figure.seen:
+            figure.value, figure.seen, figure.last = value, 1, (value,)
+            return
+        surprise, noise, doubt = figure.weigh(value)
+        whole = self._level_doubt + doubt + noise
+        gain = self._level_doubt / whole
+        figure.value *= surprise ** (doubt / whole)
+        self.level *= surprise**gain
+        self._level_doubt = self._level_doubt * (1.0 - gain) + _LEVEL_DRIFT
+        figure.seen = min(figure.seen + 1, _MOST_SEEN)
+        figure.last = (*figure.last[-2:], seconds / self.level)
 
     def as_dict(self) -> dict[str, Any]:
         """What was learned, as a `CostsRecord` has it."""
-        figures: dict[Any, _Figure] = {**self._rows}
+        figures: dict[Any, Figure] = {**self._rows}
         figures |= {"first": self._first, "step": self._step, "read": self._read}
         pairs = {str(name): [one.value, one.seen] for name, one in figures.items() if one.seen}
         return {"level": self.level, "profiled": self.profiled, "figures": pairs}
@@ -270,9 +288,11 @@ class LearnedCosts:
     def restore(self, values: CostsRecord | dict[str, Any]) -> None:
         """Take over what `as_dict` gave; a ValueError says that it does not fit."""
         known = CostsRecord.model_validate(values)
-        figures = {name: _Figure(*pair) for name, pair in known.figures.items() if pair[1]}
-        first, step, read = (figures.pop(n, _Figure()) for n in ("first", "step", "read"))
+        seen = {name: pair for name, pair in known.figures.items() if pair[1]}
+        figures = {name: Figure(value, min(n, BELIEVED)) for name, (value, n) in seen.items()}
+        first, step, read = (figures.pop(n, Figure()) for n in ("first", "step", "read"))
         self.level, self.profiled = known.level, known.profiled
+        self._level_doubt = _LEVEL_DOUBT
         self._first, self._step, self._read = first, step, read
         self._rows = {int(rows): figure for rows, figure in figures.items()}
         self._curve = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,9 @@ from pydantic import BaseModel
 from dspark_gguf.calibration import Calibration, CalibrationRecord
 from dspark_gguf.cost import CostsRecord, LearnedCosts
 from dspark_gguf.paths import cache_path, replacing
+
+#: Tokens of answers between two times of saving: it takes a few milliseconds.
+_SAVE_EVERY = 256
 
 
 class _Record(BaseModel):
@@ -28,6 +32,8 @@ class Learned:
         self.costs = LearnedCosts()
         self.note = ""  # why an existing file was not used
         self._calibrations: dict[str, Calibration] = {}
+        self.is_checked = False  # whether its costs were compared with those of this process
+        self._unsaved = 0  # tokens of answers since the last time
         if path is not None:
             self._load(path)
 
@@ -45,6 +51,14 @@ class Learned:
         if key not in self._calibrations:
             self._calibrations[key] = Calibration.of_copies() if is_free else Calibration()
         return self._calibrations[key]
+
+    def after_answer(self, tokens: int) -> None:
+        """Save it now and then: a long conversation may end in a crash."""
+        self._unsaved += tokens
+        if self._unsaved >= _SAVE_EVERY:
+            self._unsaved = 0
+            with suppress(OSError):  # a folder that cannot be written to is no reason to fail
+                self.save()
 
     def save(self) -> None:
         """Write all of it; another process that writes at the same time wins or loses as a whole.

@@ -18,6 +18,10 @@ from dspark_gguf.chat.terminal import (
 )
 from dspark_gguf.chat.think import ThinkSplitter
 from dspark_gguf.errors import DSparkError
+from dspark_gguf.tally import Answer
+
+#: What may be spent on measuring after an answer: a share of its time, and so many seconds.
+_IDLE_SHARE, _IDLE_SECONDS = 0.03, 0.25
 
 
 class Chat:
@@ -34,6 +38,7 @@ class Chat:
         self._forgotten = 0
         self._warned = False
         self._failed: DSparkError | None = None
+        self._measured_for: Answer | None = None
 
     def run(self) -> None:
         """Until the end of the input, ``/exit``, Ctrl-C twice in a row, or a signal.
@@ -63,6 +68,7 @@ class Chat:
                 pressed = False
                 self._handle(message)
                 self._save()
+                self._measure_again()
             except (EOFError, Leave):
                 if self._may_leave():
                     return
@@ -75,6 +81,20 @@ class Chat:
                 self._failed = self._failed or error
                 self.screen.error(str(error))
                 self._save()
+
+    def _measure_again(self) -> None:
+        """While the user reads the answer, measure for a moment what is known least of the costs.
+
+        Never in a pipe: there the next line waits.
+        """
+        answer = self.session.last
+        piped = isinstance(self.reader, PipeReader) or not self.screen.on_terminal
+        if answer is None or answer is self._measured_for or piped:
+            return
+        self._measured_for = answer
+        with interruptible(self.session.pair.interrupt):
+            share = _IDLE_SHARE * answer.tally.seconds
+            self.session.pair.measure_again(min(share, _IDLE_SECONDS))
 
     def _save(self, with_caches: bool = False) -> bool:
         """Save the transcript, or everything; whether that worked. Says why not."""

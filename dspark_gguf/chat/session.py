@@ -217,6 +217,7 @@ class Session:
         self.last = answer
         self.answers += bool(answer.tokens)
         self.total.merge(answer.tally)
+        self.pair.after_answer(len(answer.tokens))
 
     def _unanswered(self) -> list[Message]:
         """The messages up to the user's newest one."""

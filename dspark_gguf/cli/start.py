@@ -78,10 +78,10 @@ def open_pair(settings: Settings, verbose: bool, quiet: bool = False) -> Iterato
     with pair:
         Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model does not allow
         if settings.speculation.mode != "off":
-            if settings.speculation.drafter != "lookup":
-                pair.draft_cache()
             if settings.speculation.stopping_rule in ("prefix", "optimal"):
                 pair.learned(settings.speculation, say)
+            elif settings.speculation.drafter != "lookup":
+                pair.draft_cache()
         if not quiet:
             say(pair.summary(settings.speculation))
         for note in pair.notes:

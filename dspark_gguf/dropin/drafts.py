@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +12,7 @@ from dspark_gguf.config import DraftOptions, Speculation
 from dspark_gguf.draft import Drafter
 from dspark_gguf.dropin.books import borrow
 from dspark_gguf.engine.compatible import require_same_tokens
+from dspark_gguf.engine.facts import llama_facts, model_facts
 from dspark_gguf.engine.pair import open_draft
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
@@ -83,8 +83,10 @@ def own_drafter(draft: Any) -> Drafter | None:
     return draft  # type: ignore[no-any-return]
 
 
-def file_stats(files: Sequence[DraftModel]) -> list[tuple[str, int, int]]:
-    """Name, size and time of each file: a changed file has other costs."""
-    named = [file.model_path if isinstance(file, llama_cpp.Llama) else file for file in files]
-    paths = [Path(file) for file in named if isinstance(file, str | Path)]
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+def facts_of(draft: DraftModel, cache: SequenceCache | None) -> Any:
+    """What the costs of such a draft depend on."""
+    if isinstance(draft, llama_cpp.Llama):
+        return llama_facts(draft)
+    if cache is not None:
+        return model_facts(cache)
+    return None if draft is None else getattr(draft, "name", None)

@@ -30,6 +30,7 @@ from dspark_gguf.dropin.books import borrow
 from dspark_gguf.dropin.logprobs import LogprobsLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine import library, trial
+from dspark_gguf.engine.facts import llama_facts
 from dspark_gguf.engine.llama import Closed
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.timing import measure
@@ -118,11 +119,11 @@ class DSparkLlama(LogprobsLlama):
             self._draft = drafts.open_cache_of(
                 draft, options or DraftOptions(), self._cache, self._vocabulary, self.model_path
             )
+        # The draws of llama.cpp's own chain are accepted unlike ours, and take other times.
         facts = {
-            "own": {key: repr(value) for key, value in super().__getstate__().items()},
-            "draft": repr(options),
-            "extra_buffers": self.extra_buffers,
-            "files": drafts.file_stats([self.model_path, draft]),
+            "draws": "llama.cpp",
+            "target": llama_facts(self),
+            "draft": drafts.facts_of(draft, self._draft),
             "machine": library.machine(),
         }
 
@@ -197,7 +198,12 @@ class DSparkLlama(LogprobsLlama):
         self._catch_up()
         if not asked.pop("reset", True):
             tokens = [*self._input_ids.tolist(), *tokens]
-        yield from answer(self, tokens, **asked)
+        before = len(tokens)
+        try:
+            yield from answer(self, tokens, **asked)
+        finally:
+            if self._learned is not None:
+                self._learned.after_answer(max(0, self.n_tokens - before))
 
     @classmethod
     def from_pretrained(

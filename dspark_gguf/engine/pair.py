@@ -15,27 +15,34 @@ from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.compatible import require_same_tokens
 from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
+from dspark_gguf.engine.facts import model_facts, unloaded_facts
 from dspark_gguf.engine.gguf import read_header, readable_gguf
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.engine.template import ChatTemplate
-from dspark_gguf.engine.timing import measure
+from dspark_gguf.engine.timing import measure, measure_again
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import ModelError
 from dspark_gguf.learned import Learned, learned_path
+from dspark_gguf.schedule.expected import is_hopeless
 
 Say: TypeAlias = Callable[[str], object]
 DEFAULT_CONTEXT = 8192
 _MIB = 1024**2
 #: The first profile of a pair takes this long, or this share of the time to load the target.
 _PROFILE_SECONDS, _PROFILE_SHARE = 2.0, 0.05
+_HOPELESS = (
+    "the draft model is not used: by what was measured on this machine, it would win nothing even "
+    "if it were always right; --drafter or --spec on uses it all the same"
+)
 
 
 class Pair:
     """Two models and their caches, from GGUF files of the target and the draft.
 
-    The draft is loaded with the first decoder that drafts: with speculation off it costs nothing.
-    `chat_template` is Jinja text, or a file with it, instead of the one in the target's file.
+    The draft is loaded with the first decoder that drafts: with speculation off, or where it was
+    found to win nothing, it costs nothing. `chat_template` is Jinja text, or a file with it,
+    instead of the one in the target's file.
 
     Raises:
         UsageError: no such file, or an unknown device.
@@ -115,19 +122,41 @@ class Pair:
         Measuring takes about two seconds, once, and leaves both caches empty; `say` is called with
         a line before. `into` is used and returned in the place of what the pair has learned.
         """
-        draft = None if speculation.drafter == "lookup" else self.draft_cache()
         known = into or self._learned
         if known is None:
-            path = learned_path(self._facts()) if speculation.learn else None
+            path = learned_path(self._facts(speculation)) if speculation.learn else None
             known = self._learned = Learned(path)
             self.notes += [known.note] if known.note else []
-        return measure(known, self.target_cache, draft, speculation, self._profile_seconds, say)
+        leave_out = speculation.drafter == "lookup" or is_hopeless(known.costs, speculation)
+        draft = None if leave_out else self.draft_cache()
+        measure(known, self.target_cache, draft, speculation, self._profile_seconds, say)
+        if (
+            self._draft_path
+            and _HOPELESS not in self.notes
+            and is_hopeless(known.costs, speculation)
+        ):
+            self.notes.append(_HOPELESS)
+        return known
+
+    def after_answer(self, tokens: int) -> None:
+        """Save what was learned, now and then."""
+        if self._learned is not None:
+            self._learned.after_answer(tokens)
+
+    def measure_again(self, budget: float) -> None:
+        """While nobody waits: for about `budget` seconds, measure what is known least.
+
+        The caches hold what they held. Set `interrupt` to end it.
+        """
+        if self._learned is not None:
+            measure_again(self.target_cache, self.caches.get("draft"), self._learned.costs, budget)
 
     def copy_costs(self) -> Learned:
         """A new `Learned` with the costs known now and nothing else; it is never saved."""
         copied = Learned()
         if self._learned is not None:
             copied.costs = deepcopy(self._learned.costs)
+            copied.is_checked = True
         return copied
 
     def summary(self, speculation: Speculation) -> str:
@@ -163,17 +192,13 @@ class Pair:
         draft = self.caches.get("draft", self.target_cache)
         return min(draft.most_drafts, self.target_cache.max_rows - 1)
 
-    def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {"machine": library.machine()}
-        for role, cache in self.caches.items():
-            model = cache.model
-            facts[role] = {
-                "file": model.stamp(),
-                "options": model.options.model_dump(mode="json"),
-                "n_ctx": cache.n_ctx,
-                "place": model.place,
-                "extra_buffers": model.extra_buffers,
-            }
+    def _left_out(self, speculation: Speculation) -> bool:
+        return self._learned is not None and is_hopeless(self._learned.costs, speculation)
+
+    def _facts(self, speculation: Speculation) -> dict[str, Any]:
+        facts = {"machine": library.machine(), "target": model_facts(self.target_cache)}
+        if self._draft_path is not None and speculation.drafter != "lookup":
+            facts["draft"] = unloaded_facts(self._draft_path, self._draft_options)
         return facts
 
     def _speculation_summary(self, speculation: Speculation) -> str:
@@ -182,7 +207,8 @@ class Pair:
         kind = "lossless" if speculation.lossless else "LOSSY, changes the output"
         kind = kind if speculation.acceptance == "match" else f"{speculation.acceptance} ({kind})"
         most, what = speculation.max_draft_steps, "drafts"
-        if "draft" not in self.caches or speculation.drafter == "lookup":
+        no_draft = "draft" not in self.caches or self._left_out(speculation)
+        if no_draft or speculation.drafter == "lookup":
             most, what = speculation.max_lookup_tokens, "tokens copied from the conversation"
         how = f"up to {min(most, self.most_drafts)} {what}"
         if speculation.stopping_rule == "threshold":

@@ -14,13 +14,22 @@ from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.protocol import Cache, prefill
 from dspark_gguf.engine.sequence import SequenceCache
+from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import Learned
 
 #: Rows, the most useful first: what the time does not allow is interpolated.
 _ROWS = (1, 2, 4, 3, 6, 9, 5, 17, 7, 8, 33, 13, 65, 11, 10, 12, 25, 49)
 _SWEEPS = 3
+#: So many of these twice, before any other: two that agree say more than one more number of rows.
+_FIRST = 6
 _CONTEXT = 16
 _READ = 64
+#: What each process checks of figures from a file: numbers of rows, and for how many seconds.
+_CHECKED, _CHECK_SECONDS = (1, 4, 2), 0.3
+#: Passes of each kind when figures are measured again; the first may allocate memory.
+_REPEATS = 2
+#: Repeats within this factor agree. On a quiet machine nine of ten figures do so.
+_AGREES, _MOSTLY = 1.1, 0.8
 #: Seconds for one more row of a block, until the first rounds measure it.
 _SCORE = 5e-5
 
@@ -71,7 +80,56 @@ def measure(
         who = "the model costs" if draft is None else "both models cost"
         say(f"measuring what {who} on this machine (once, about {budget:.0f} s)")
         quick_profile(target, draft, costs, budget, limit)
+    elif not learned.is_checked:
+        measure_again(target, draft, costs, _CHECK_SECONDS, _CHECKED)
+    learned.is_checked = True
     return learned
+
+
+def measure_again(
+    target: SequenceCache,
+    draft: SequenceCache | None,
+    costs: LearnedCosts,
+    budget: float,
+    rows: Sequence[int] = (),
+) -> None:
+    """Time a draft step and passes over so many rows; unless told, those least certain.
+
+    For at most about `budget` seconds, or until an interrupt. It goes on behind the tokens that the
+    caches hold, and takes that back; so only where a cache can drop single tokens.
+    """
+    if target.rollback != "removal" or isinstance(draft, BlockDraftCache):
+        return
+    ends = perf_counter() + budget
+    works: list[tuple[SequenceCache, int, float]] = []
+    if draft is not None and draft.rollback == "removal":
+        works.append((draft, 1, float(costs.draft_seconds[0])))
+    seconds = costs.target_seconds
+    works += [(target, n, float(seconds[n - 1])) for n in rows or costs.least_certain()]
+    for cache, count, expected in works:
+        fits = count <= cache.max_rows and cache.length + count <= cache.n_ctx
+        if not fits or perf_counter() + _REPEATS * expected > ends:
+            continue
+        least = min(_seconds_behind(cache, count) for _ in range(_REPEATS))
+        if least == inf:
+            return
+        if cache is draft:
+            costs.add_draft_step(least)
+        else:
+            costs.add_pass(count, least)
+
+
+def _seconds_behind(cache: SequenceCache, count: int) -> float:
+    """Seconds of a pass over `count` tokens behind those of the cache; infinite if interrupted."""
+    length, ids = cache.length, tokens(cache, count)
+    started = perf_counter()
+    try:
+        cache.decode(ids, count)
+        return perf_counter() - started
+    except Cancelled:
+        return inf
+    finally:
+        cache.trim(length)
 
 
 def quick_profile(
@@ -90,15 +148,24 @@ def quick_profile(
     most = min(limit + 1, target.max_rows, target.n_ctx - depth)
     wanted = [rows for rows in _ROWS if rows <= most]
     left = budget - (perf_counter() - started)
-    for rows, times in passes(target, wanted, depth, _SWEEPS, left, least=3).items():
-        # The least, because other programs only make a pass slower. The first real rounds correct
-        # a figure that is too low; one that is too high keeps them from being tried.
-        if times:
-            costs.add_pass(rows, min(times))
+    taken = passes(target, wanted[:_FIRST], depth, 2, left, least=3)
+    if (left := budget - (perf_counter() - started)) > 0.0:
+        for rows, times in passes(target, wanted, depth, _SWEEPS, left).items():
+            taken[rows] = [*taken.get(rows, []), *times]
+    # The least, because other programs only make a pass slower. The first real rounds correct
+    # a figure that is too low; one that is too high keeps them from being tried.
+    costs.add_profile({rows: min(times) for rows, times in taken.items() if times}, agreeing(taken))
     costs.profiled = max(costs.profiled, limit)
     target.trim(0)
     if draft is not None:
         draft.trim(0)
+
+
+def agreeing(taken: Mapping[Name, Sequence[float]]) -> set[Name]:
+    """Those whose two shortest repeats agree, if most do: else a busy machine made them."""
+    shortest = {name: sorted(times)[:2] for name, times in taken.items() if len(times) > 1}
+    found = {name for name, (one, two) in shortest.items() if two <= _AGREES * one}
+    return found if len(found) >= _MOSTLY * len(shortest) else set()
 
 
 def block_seconds(target: Cache, draft: BlockDraftCache, depth: int, repeats: int = 8) -> float:
@@ -138,14 +205,11 @@ def _measure_draft_steps(cache: Cache, costs: LearnedCosts) -> None:
     count = min(_READ, cache.n_ctx - depth)
     step = partial(pass_seconds, cache, tokens(cache, depth + count), depth, rows=1)
     step(1)
-    one = median(step(1) for _ in range(8))
-    two = median(step(2) for _ in range(4)) if count > 1 else 0.0
-    for _ in range(3):
-        costs.add_draft_step(one)
-    for _ in range(3 if two else 0):
-        costs.add_first_draft_step(two, 2)
+    costs.add_draft_step(min(step(1) for _ in range(8)))
+    if count > 1:
+        costs.add_first_draft_step(min(step(2) for _ in range(4)), 2)
     if count > 2:
-        costs.add_first_draft_step(step(count), count)
+        costs.add_first_draft_step(min(step(count) for _ in range(2)), count)
 
 
 def tokens(cache: Cache, count: int) -> list[int]:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
 import numpy as np
 import numpy.typing as npt
+
+from dspark_gguf.config import Speculation
+from dspark_gguf.cost import LearnedCosts
 
 #: How often a draft token survives when those before it did, from the least to the most agreeable
 #: text. Measured with quantizations of one model (F32 to Q8_0 targets, a Q2_K draft): first tokens
 #: agreed on 73-95 % of positions of code and maths, on 35-75 % of open chat.
 CODE_AGREEMENT, CHAT_AGREEMENT = (0.75, 0.95), (0.35, 0.75)
+#: Agreements that are equally likely before a pair has drafted: chat at the low end, code at the
+#: high one.
+_LIKELY = (0.6, 0.7, 0.8, 0.9)
+#: A draft that cannot win more than a per cent, even if it is always right, only takes memory.
+LEAST_GAIN = 1.01
 #: The usual range of agreement by kind of text.
 USUAL_AGREEMENT: Mapping[str, tuple[float, float]] = {
     "code": CODE_AGREEMENT,
@@ -40,6 +49,27 @@ def expected_speedup(
     speedups = tokens * target[0] / seconds
     best = int(np.argmax(speedups))
     return float(speedups[best]), best
+
+
+def likely_saving(target_seconds: npt.ArrayLike, draft_seconds: npt.ArrayLike) -> float:
+    """Share of the time that drafting saves on average over likely agreements, 0 to 1."""
+    return 1.0 - mean(1.0 / expected_speedup(target_seconds, draft_seconds, a)[0] for a in _LIKELY)
+
+
+def is_hopeless(costs: LearnedCosts, speculation: Speculation) -> bool:
+    """Whether a draft model is left out: on this machine it would not win if always right.
+
+    Only where `speculation` leaves the choice of the drafter, and once its costs are known and were
+    measured in a quiet moment: a draft that is not loaded is not measured again.
+    """
+    limit = speculation.max_draft_steps
+    left_to_us = speculation.drafter == "auto" and speculation.stopping_rule == "optimal"
+    if not left_to_us or limit < 1 or not costs.covers(limit, drafts=True):
+        return False
+    if any(costs.is_doubtful(rows) for rows in (1, 2)):
+        return False
+    target, draft = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
+    return expected_speedup(target, draft, 1.0)[0] <= LEAST_GAIN
 
 
 def expected_ranges(

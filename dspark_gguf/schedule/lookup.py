@@ -144,7 +144,8 @@ class _LookupPlan:
         if steps.max() <= worth[count]:
             return no_plan(self.room), count
         count = int(steps.argmax())
-        return OptimalPlan(plan.length - count, policy, count, float(survival[count])), count
+        alive = float(survival[count])
+        return OptimalPlan(plan.length - count, policy, count, alive, dear=rule.may_try), count
 
     def admits(self, score: float) -> bool:
         return self._steps_plan is not None and self._steps_plan.admits(score)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dspark_gguf.records import Round
 from dspark_gguf.schedule.base import Plan, no_plan
+from dspark_gguf.schedule.expected import likely_saving
 from dspark_gguf.schedule.learning import INCOME, Account, Learning, policy_for, usual_seconds
 from dspark_gguf.schedule.stopping import Policy
 
 #: Drafts between two solutions of the stopping problem: each takes about a millisecond, and a
 #: solution four drafts old is as good in replay.
 _SOLVE_EVERY = 4
+#: It is also solved again once a plain pass takes so much more or less than it counted on.
+_MOVED = 0.05
 #: Rounds without a draft before it is tried again: doubled from the first to the last.
 _FIRST_WAIT, _LONGEST_WAIT = 4, 128
 #: Tokens within which it must pay to read what the drafter missed.
 _HORIZON = 192
-#: Of the account, in plain rounds. In replay this bounds the loss in the first 200 tokens of any
-#: text, and costs nothing elsewhere.
-_START, _MOST = 3.0, 16.0
-#: What a trial may cost besides the price of catching up, in plain rounds.
-_TRIAL = 2.0
+#: The account, in plain rounds: at first what drafting is likely to save in 30, at most 3, so that
+#: a machine where it can hardly win pays next to nothing for trying; later at most 16. In replay
+#: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere.
+_WINS_OF, _START, _MOST = 30.0, 3.0, 16.0
+#: What a trial may cost besides the price of catching up, in plain rounds: a step and a row more.
+_TRIAL = 1.5
+#: What may be spent on rows that look too dear, in plain rounds: one more than the policy wants.
+_TRY = 2.0
+#: A row that costs so many plain passes may be one that something disturbed.
+_DEAR = 0.25
 
 
 @dataclass(eq=False)
@@ -37,23 +45,34 @@ class Optimal(Learning):
     _age: int = field(default=0, init=False)  # drafts since the policy was made
     _wait: int = field(default=_FIRST_WAIT, init=False)
     _idle: int = field(default=0, init=False)
-    _account: Account = field(default_factory=lambda: Account(_START, _MOST), init=False)
+    _account: Account = field(init=False)
     #: Plain rounds that were spent on reading what the drafter had missed, and not yet won back.
     _invested: float = field(default=0.0, init=False)
+    _tries: Account = field(default_factory=lambda: Account(_TRY, _TRY), init=False)
+    _tried: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        costs, limit = self.costs, self.limit
+        to_win = likely_saving(costs.target_seconds[: limit + 1], costs.draft_seconds[:limit])
+        self._account = Account(min(_START, _WINS_OF * to_win), _MOST)
 
     def current(self) -> Policy:
         """The present policy, solved again if it is too old."""
-        if self.policy is None or self._age >= _SOLVE_EVERY:
+        if self.policy is None or self._age >= _SOLVE_EVERY or self._costs_moved(self.policy):
             self._age = 0
             guess = self.policy.rate if self.policy else None
             self.policy = policy_for(self.costs, self.calibration, self.limit, guess)
         return self.policy
 
+    def _costs_moved(self, policy: Policy) -> bool:
+        """Whether a policy's seconds are out of date: nothing drafts by them any more, perhaps."""
+        return abs(float(self.costs.target_seconds[0]) * policy.plain_rate - 1.0) > _MOVED
+
     def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The plan of the highest rate; without a draft where that is plain decoding."""
         limit, room = min(limit, self.limit), limit
         left = room if left is None else left
-        if limit <= 0:
+        if limit <= 0 or self.costs.is_doubtful(1):
             return no_plan(room)
         policy, spare = self.current(), self._account.balance
         price = self.costs.catch_up_seconds(behind) * policy.plain_rate  # in plain rounds
@@ -66,24 +85,37 @@ class Optimal(Learning):
         else:
             self._idle += 1
             worth_it = self._idle > self._wait and price + _TRIAL <= spare
+            # Costs that were hardly seen are no reason to wait: the drafter falls behind meanwhile.
+            worth_it = worth_it or (self.costs.is_doubtful(2) and price <= spare)
             if worth_it:
                 self._wait = min(2 * self._wait, _LONGEST_WAIT)
         if not worth_it:
             return no_plan(room)
         self._idle = 0
-        return OptimalPlan(limit, policy, room=room)
+        return OptimalPlan(limit, policy, room=room, dear=self.may_try)
+
+    def may_try(self, rows: int) -> bool:
+        """Whether a pass over so many rows looks so dear that it is worth another try."""
+        seconds = self.costs.target_seconds
+        if self._tries.balance <= 0.0 or rows > self.limit + 1 or not self.costs.is_doubtful(rows):
+            return False
+        if seconds[rows - 1] - seconds[rows - 2] < _DEAR * seconds[0]:
+            return False
+        self._tried = rows
+        return True
 
     def observe(self, round: Round) -> None:
         """Learn, keep the account, and notice when the policy is out of date."""
         super().observe(round)
         if round.draft.is_dictated:
             return
-        gain = 0.0
+        gain, price = 0.0, self._price_of_try(round)
+        self._tries.add(-price)
         self._invested = max(0.0, self._invested - INCOME)
         if round.draft.steps:
             plain = float(self.costs.target_seconds[0])
             missed = sum(each.caught_up for each in round.draft.segments)
-            gain = round.accepted + 1 - usual_seconds(self.costs, round) / plain
+            gain = round.accepted + 1 - usual_seconds(self.costs, round) / plain + price
             # A price that many rounds will win back is no loss of this one.
             repaid = min(self._invested, max(0.0, gain))
             gain -= repaid
@@ -93,20 +125,43 @@ class Optimal(Learning):
                 self._age = _SOLVE_EVERY
         self._account.add(gain)
 
+    def _price_of_try(self, round: Round) -> float:
+        """Of the row that was tried in this round, in plain rounds."""
+        tried, self._tried = self._tried, 0
+        if not tried or 1 + round.drafted != tried or round.accepted == round.drafted:
+            return 0.0
+        seconds = self.costs.target_seconds
+        return float((seconds[tried - 1] - seconds[tried - 2]) / seconds[0])
+
 
 class OptimalPlan:
-    """Looks as a policy wants them, after `before` tokens that survive with `survival`."""
+    """Looks as a policy wants them, after `before` tokens that survive with `survival`.
+
+    If `dear` says so of the next number of rows, one token more is drafted.
+    """
 
     def __init__(
-        self, length: int, policy: Policy, before: int = 0, survival: float = 1.0, room: int = 0
+        self,
+        length: int,
+        policy: Policy,
+        before: int = 0,
+        survival: float = 1.0,
+        room: int = 0,
+        dear: Callable[[int], bool] = lambda rows: False,
     ) -> None:
-        self.length, self.room = length, room
+        self.length, self.room, self.dear = length, room, dear
         self.kept, self.survival = before, survival
         self._policy, self._more = policy, True
 
     def admits(self, score: float) -> bool:
         """Whether the policy keeps this token."""
         draws, self._more, survival = self._policy.choose(self.kept + 1, score, self.survival)
+        sure = score > 0.0
+        if not draws and sure and self.dear(self.kept + 2):
+            draws, self._more = True, False
+        elif draws and not self._more and sure:
+            # The next row may be what stands in the way.
+            self._more = self.dear(self.kept + 3)
         if draws:
             self.kept, self.survival = self.kept + 1, survival
         return draws

@@ -106,6 +106,13 @@ def test_a_hopeless_draft_is_left_alone():
     assert sum(round.seconds for round in seen[200:]) < 1.01 * len(seen[200:])
 
 
+def test_nothing_is_spent_where_nothing_is_to_be_won():
+    """Rows in proportion: a draft that is sure of itself, and wrong, costs no trial."""
+    costs = FixedCosts(1.0 + 0.95 * np.arange(9), 0.02 * np.arange(1, 9))
+    seen = rounds(Optimal(costs, Calibration(), 8), text(0, 100, score=5.0), costs)
+    assert sum(round.seconds for round in seen) < 100.1
+
+
 def test_it_comes_back_when_the_text_turns_predictable():
     """Code after 600 tokens of chat: drafting again within 150 tokens, and for good."""
     rule = Optimal(COSTS, Calibration(), 8)
@@ -148,7 +155,7 @@ def test_no_plan_beyond_its_limit(limit):
 def test_a_long_catch_up_is_weighed_against_what_is_left():
     """2,000 missed tokens for an answer of three more: not worth reading them."""
     costs, calibration = LearnedCosts(), Calibration()
-    for rows in range(1, 9):
+    for rows in [*range(1, 9)] * 3:
         costs.add_pass(rows, 1.0)
     costs.add_draft_step(0.05)
     costs.add_first_draft_step(0.05, 1)

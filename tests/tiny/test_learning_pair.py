@@ -16,6 +16,7 @@ from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.schedule import Fixed, LookupRule, Optimal, Prefix, Threshold
+from dspark_gguf.schedule.expected import is_hopeless
 from dspark_gguf.verify import rule_name
 
 PROMPT = [10, 20, 30, 40]
@@ -43,6 +44,31 @@ def test_a_pair_is_measured_once(tiny_files):
     assert measure(tiny_files)[0] == []
     assert len(measure(tiny_files, n_ctx=256)[0]) == 1
     assert len(list(learned_dir().glob("*.json"))) == 2
+
+
+def test_a_draft_that_could_win_nothing_is_not_loaded(tiny_files, monkeypatch):
+    """An earlier run found its steps far too dear: one line says so; --drafter still uses it."""
+    for module in ("assemble", "engine.pair"):
+        monkeypatch.setattr(f"dspark_gguf.{module}.is_hopeless", is_hopeless)
+    measure(tiny_files)
+    (path,) = learned_dir().glob("*.json")
+    known = json.loads(path.read_text())
+    figures = {name: [seconds, 9] for name, (seconds, _) in known["costs"]["figures"].items()}
+    known["costs"]["figures"] = figures | {"first": [1e3, 9], "step": [1e3, 9]}
+    path.write_text(json.dumps(known))
+    with load_pair(
+        tiny_files.target, tiny_files.draft, target_options=ModelOptions(n_ctx=512)
+    ) as pair:
+        for _ in range(2):
+            pair.learned(Speculation())
+            Decoder.for_pair(pair, Sampling(temperature=0), Speculation())
+        assert pair.draft is None
+        assert len([note for note in pair.notes if "draft model is not used" in note]) == 1
+        assert "copied" in pair.summary(Speculation())
+        asked = Speculation(drafter="model")
+        pair.learned(asked)
+        assert pair.draft is not None
+        assert "drafts" in pair.summary(asked)
 
 
 def test_a_damaged_file_is_noted_and_rewritten(tiny_files):

@@ -23,11 +23,11 @@ def learned(rows=None, step=0.1):
     return costs
 
 
-def test_between_neighbours_and_in_proportion_beyond():
-    """3 rows lie between 2 and 4; 8 rows cost twice what 4 cost: no step is guessed away."""
+def test_between_neighbours_and_as_steeply_beyond():
+    """3 rows lie between 2 and 4; each row after 4 costs what the fourth did."""
     seconds = learned().target_seconds
     assert seconds[:4] == pytest.approx([1.0, 1.2, 1.6, 2.0])
-    assert seconds[7] == pytest.approx(4.0)
+    assert seconds[7] == pytest.approx(3.6)
 
 
 def test_steps_stay():
@@ -35,6 +35,64 @@ def test_steps_stay():
     seconds = learned({1: 1.0, 3: 3.17, 4: 2.64}).target_seconds
     assert seconds[2] == pytest.approx(3.17)
     assert seconds[3] == pytest.approx(2.64)
+
+
+def profiled(rows, sure=()):
+    """Costs after a profile, with a draft step of 0.1."""
+    costs = LearnedCosts()
+    costs.add_profile(rows, sure)
+    costs.add_draft_step(0.1)
+    return costs
+
+
+def test_what_cannot_be_true_was_disturbed():
+    """An hour for 1, 2 or 4 rows, a draft step or reading: bounded by what the others took."""
+    true = {1: 1.0, 2: 1.1, 4: 1.2, 8: 1.5}
+    for rows in true:
+        seconds = profiled({**true, rows: 3600.0}).target_seconds
+        assert seconds[rows - 1] < true[rows] + 4.5
+        assert max(seconds[:2]) < 2.2
+    costs = LearnedCosts()
+    costs.add_profile(true, true)
+    costs.add_draft_step(3600.0)
+    costs.add_first_draft_step(3600.0, 1)
+    costs.add_first_draft_step(3600.0, 64)
+    assert costs.draft_seconds[0] < 3.5
+    assert costs.catch_up_seconds(10) < 12.0
+
+
+def test_what_was_seen_often_is_believed():
+    """A third row for three passes, 20 times: however odd, the machine is like that."""
+    costs = learned({1: 1.0, 2: 1.1, 3: 4.0, 4: 4.5})
+    assert costs.target_seconds[2] > 3.0
+
+
+def test_a_lower_observation_is_taken_at_once():
+    """Alone it is the figure's; where everything was too high, the level's."""
+    costs = profiled({1: 1.0, 2: 1.1, 4: 3.0}, sure=(1, 2))
+    costs.add_pass(4, 1.2)
+    costs.add_pass(1, 1.0)
+    assert costs.target_seconds[3] < 1.5
+    costs = profiled({1: 2.5, 2: 2.75, 4: 3.0}, sure=(1, 2, 4))
+    for _ in range(2):
+        costs.add_pass(1, 1.0)
+    assert costs.target_seconds[:2] == pytest.approx([1.0, 1.2], rel=0.15)
+    assert costs.draft_seconds[0] == pytest.approx(0.04, rel=0.3)
+
+
+def test_what_was_hardly_seen_is_doubtful():
+    """Once, or long ago; a figure from a file is neither, but is no longer hard to move."""
+    costs = profiled({1: 1.0, 2: 1.1, 4: 3.0}, sure=(1, 2))
+    assert [costs.is_doubtful(rows) for rows in (1, 2, 3, 4)] == [False, False, True, True]
+    for _ in range(600):
+        costs.add_pass(1, 1.0)
+    assert costs.is_doubtful(2)
+    assert costs.least_certain()[0] == 4
+    other = LearnedCosts()
+    other.restore(costs.as_dict())
+    assert not other.is_doubtful(1)
+    other.add_pass(1, 0.4)
+    assert other.target_seconds[0] < 0.5
 
 
 def test_nothing_measured_looks_cheap():

@@ -284,3 +284,27 @@ def test_no_drafter_proposes_nothing():
     made.restart([1], Noise(0))
     made.trim(0)
     assert made.propose([1, 2], Bounded(9)) == NO_DRAFT
+
+
+@pytest.mark.parametrize(
+    ("step", "settings", "sure", "used"),
+    [
+        (1.0, {}, True, False),  # a step as dear as a pass
+        (1.0, {}, False, True),  # in a busy moment, perhaps
+        (0.1, {}, True, True),
+        (1.0, {"drafter": "model"}, True, True),  # asked for
+        (1.0, {"mode": "on"}, True, True),
+    ],
+)
+def test_a_draft_that_could_win_nothing_is_left_out(step, settings, sure, used):
+    """Even if it were always right: copies alone, unless the user asked for it."""
+    learned, cache = Learned(), FakeCache(random_rows(N_TOKENS))
+    passes = {rows: 1.0 + 0.1 * rows for rows in range(1, 14)}
+    learned.costs.add_profile(passes, passes if sure else ())
+    learned.costs.add_draft_step(step)
+    learned.costs.profiled = 64
+    target, vocabulary = TableModel(random_rows(N_TOKENS)), Letters(N_TOKENS)
+    made = assemble(
+        target, lambda: cache, vocabulary, Sampling(), Speculation(**settings), lambda: learned
+    )
+    assert isinstance(made.drafter, LookupDrafter) != used

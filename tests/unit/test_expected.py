@@ -11,6 +11,7 @@ from dspark_gguf.schedule.expected import (
     CODE_AGREEMENT,
     expected_ranges,
     expected_speedup,
+    likely_saving,
     ranges_text,
 )
 from tests.properties import given, settings, st
@@ -79,3 +80,12 @@ def test_as_text():
         "code 1.4-2.1x, chat 1.0-1.2x"
     )
     assert ranges_text({"chat": (1.0, 1.04)}) == "chat 1.0x"
+
+
+def test_the_likely_saving_is_what_trying_may_cost():
+    """Where only near certain drafts pay, nothing; where rows are free, most of the time."""
+    rows = [1.0 + 0.95 * k for k in range(13)]
+    assert likely_saving(rows, [0.05 * k for k in range(1, 13)]) == 0.0
+    assert likely_saving([1.0] * 13, [0.01 * k for k in range(1, 13)]) > 0.6
+    halved = 1.0 - 1.0 / expected_speedup([1.0, 1.0], [0.0], 0.6)[0]
+    assert likely_saving([1.0, 1.0], [0.0]) > halved

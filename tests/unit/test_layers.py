@@ -26,6 +26,7 @@ engine.protocol
 sampling noise
 verify
 calibration
+figures
 cost
 learned schedule
 engine

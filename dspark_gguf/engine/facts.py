@@ -1,0 +1,63 @@
+"""What the costs of a loaded model depend on, as the key of what was learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from dspark_gguf.config import ModelOptions
+from dspark_gguf.engine import library
+from dspark_gguf.engine.sequence import SequenceCache
+
+#: Options without an influence on the seconds of a pass, or that are given as what they resolve to.
+_OTHER = {"mmap", "mlock", "extra_buffers", "n_gpu_layers", "threads", "threads_batch", "n_ctx"}
+#: The same of a ``Llama``, by the names that do have one.
+_OF_LLAMA = (
+    "n_gpu_layers", "split_mode", "main_gpu", "tensor_split", "kv_overrides", "n_ctx", "n_batch",
+    "n_ubatch", "n_threads", "n_threads_batch", "attention_type", "logits_all", "offload_kqv",
+    "flash_attn", "op_offload", "swa_full", "lora_path", "lora_scale", "numa", "type_k", "type_v",
+)  # fmt: skip
+
+
+def file_facts(path: str | Path) -> list[Any]:
+    """Name, size and time: a changed file has other costs."""
+    file = Path(path).stat()
+    return [Path(path).name, file.st_size, file.st_mtime_ns]
+
+
+def option_facts(options: ModelOptions) -> dict[str, Any]:
+    """Of how a model is loaded."""
+    left = options.model_dump(mode="json", exclude=_OTHER)
+    threads = options.threads or library.physical_cores()
+    left["threads"] = [threads, options.threads_batch or threads]
+    return {name: value for name, value in left.items() if not name.startswith(("rope_", "yarn_"))}
+
+
+def model_facts(cache: SequenceCache) -> dict[str, Any]:
+    """Of a model that this package loaded, and its context."""
+    model = cache.model
+    return {
+        "file": model.stamp(),
+        "options": option_facts(model.options),
+        "n_ctx": cache.n_ctx,
+        "place": [model.place, model.gpu_layers],
+        "extra_buffers": model.extra_buffers,
+    }
+
+
+def unloaded_facts(path: Path, options: ModelOptions) -> dict[str, Any]:
+    """Of a draft that may never be loaded."""
+    place = [options.n_gpu_layers, options.n_ctx, options.extra_buffers]
+    return {"file": file_facts(path), "options": option_facts(options), "place": place}
+
+
+def llama_facts(llama: llama_cpp.Llama) -> dict[str, Any]:
+    """Of a loaded ``Llama``."""
+    state: dict[str, Any] = llama_cpp.Llama.__getstate__(llama)
+    return {
+        "file": file_facts(llama.model_path),
+        "options": {name: state.get(name) for name in _OF_LLAMA},
+        "extra_buffers": getattr(llama, "extra_buffers", None),
+    }
