@@ -190,6 +190,7 @@ class LearnedCosts:
         # It reads up to two tokens; that of a block draft is the whole block.
         most = max(_MOST_FIRST * step, _MOST_STEP * one)
         first = self._first.bound(most) if self._first.seen else step
+        step = min(step, first)  # which reads more
         steps = np.arange(self.limit, dtype=np.float64)
         return (first + step * steps) * self.level
 
@@ -239,7 +240,7 @@ class LearnedCosts:
         if seconds <= 0.0 or rows > self.limit + 1:
             return
         figure = self._rows.get(rows, Figure())
-        self._see(figure, seconds)
+        self._see(figure, seconds, is_pass=True)
         self._rows[rows] = figure  # last, so that no exception leaves one that was never seen
         self._passes += 1
         figure.at = self._passes
@@ -263,18 +264,22 @@ class LearnedCosts:
             step = self._step.value * self.level
             self._see(self._read, max((seconds - step) / (caught_up - 1), step / 1000))
 
-    def _see(self, figure: Figure, seconds: float) -> None:
+    def _see(self, figure: Figure, seconds: float, is_pass: bool = False) -> None:
         """Take in an observation: in part it tells of the level, in part of this figure alone."""
         value = seconds / self.level
         if not figure.seen:
             figure.value, figure.seen, figure.last = value, 1, (value,)
             return
         surprise, noise, doubt = figure.weigh(value)
-        whole = self._level_doubt + doubt + noise
-        gain = self._level_doubt / whole
+        # A draft's figure that may have been disturbed must not move all those of the target.
+        moves_level = is_pass or figure.seen >= BELIEVED
+        level_doubt = self._level_doubt if moves_level else 0.0
+        whole = level_doubt + doubt + noise
+        gain = level_doubt / whole
         figure.value *= surprise ** (doubt / whole)
         self.level *= surprise**gain
-        self._level_doubt = self._level_doubt * (1.0 - gain) + _LEVEL_DRIFT
+        if moves_level:
+            self._level_doubt = self._level_doubt * (1.0 - gain) + _LEVEL_DRIFT
         figure.seen = min(figure.seen + 1, _MOST_SEEN)
         figure.last = (*figure.last[-2:], seconds / self.level)
 
@@ -291,6 +296,8 @@ class LearnedCosts:
         seen = {name: pair for name, pair in known.figures.items() if pair[1]}
         figures = {name: Figure(value, min(n, BELIEVED)) for name, (value, n) in seen.items()}
         first, step, read = (figures.pop(n, Figure()) for n in ("first", "step", "read"))
+        for figure in (first, step, read):  # which must not move the level before it is checked
+            figure.seen = min(figure.seen, BELIEVED - 1)
         self.level, self.profiled = known.level, known.profiled
         self._level_doubt = _LEVEL_DOUBT
         self._first, self._step, self._read = first, step, read

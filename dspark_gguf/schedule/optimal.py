@@ -20,6 +20,9 @@ _MOVED = 0.05
 _FIRST_WAIT, _LONGEST_WAIT = 4, 128
 #: Tokens within which it must pay to read what the drafter missed.
 _HORIZON = 192
+#: The share of it that must win the price back, for an answer may end at any time; and what is
+#: taken off the expected saving until so many draft tokens were tested: until then it is a guess.
+_SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: The account, in plain rounds: at first what drafting is likely to save in 30, at most 3, so that
 #: a machine where it can hardly win pays next to nothing for trying; later at most 16. In replay
 #: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere.
@@ -78,8 +81,9 @@ class Optimal(Learning):
         price = self.costs.catch_up_seconds(behind) * policy.plain_rate  # in plain rounds
         if policy.drafts:
             # What the rest of the answer saves, in plain rounds.
-            saved = (1.0 - policy.plain_rate / policy.rate) * min(_HORIZON, left)
-            worth_it = spare >= 0.0 and price <= max(saved - self._invested, spare)
+            unsure = _UNSURE * (self.calibration.tested < _PROVEN)
+            saved = (1.0 - policy.plain_rate / policy.rate - unsure) * min(_HORIZON, left)
+            worth_it = spare >= 0.0 and price <= max(_SURE_OF * saved - self._invested, spare)
             if worth_it:
                 self._wait = _FIRST_WAIT
         else:

@@ -190,3 +190,21 @@ def test_a_table_covers_what_both_lists_cover():
     """Five rows are at most four drafts; three steps are at most three."""
     assert FixedCosts([1, 1, 1, 1, 1], [1] * 9).limit == 4
     assert FixedCosts([1] * 9, [0.1, 0.2, 0.3]).limit == 3
+
+
+def test_a_disturbed_draft_does_not_move_the_target():
+    """Its first figure was twice the true one: what corrects it says nothing of passes.
+
+    Nor does a process that begins with the figures of another, again and again.
+    """
+    costs = LearnedCosts()
+    costs.add_profile({rows: 0.02 + 0.003 * rows for rows in range(1, 14)}, range(1, 14))
+    costs.add_draft_step(0.022)
+    before = costs.target_seconds[:13]
+    for _ in range(5):
+        costs.add_draft_step(0.010)
+        assert costs.target_seconds[:13] == pytest.approx(before, rel=0.05)
+        again = LearnedCosts()
+        again.restore(costs.as_dict())
+        costs = again
+    assert costs.draft_seconds[0] == pytest.approx(0.010, rel=0.2)

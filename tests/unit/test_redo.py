@@ -23,7 +23,7 @@ def always(confidence):
     """A draft that is right with this probability, whatever its score."""
     knots = np.full(N_KNOTS, 1.0 / N_KNOTS)
     return SimpleNamespace(
-        confidence=np.full(N_KNOTS, confidence), start=knots, follow=np.eye(N_KNOTS)
+        confidence=np.full(N_KNOTS, confidence), start=knots, follow=np.eye(N_KNOTS), tested=1e3
     )
 
 
