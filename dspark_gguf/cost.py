@@ -48,7 +48,7 @@ class Costs(Protocol):
 
 
 class FixedCosts:
-    """A table that does not change: for rereads.
+    """A table that does not change: for replays.
 
     Seconds of a target pass of 1, 2, ... rows and of 1, 2, ... draft steps, cumulative; a
     ValueError says that they cannot be that. With `rereads` a rejection costs a pass over what was

@@ -31,7 +31,7 @@ _OTHERS, _WHICH, _COIN = np.array([-1]), np.array([-2]), np.array([-3])
 
 
 class Draw(Protocol):
-    """The randomness at one place of an answer. The same call gives the same result."""
+    """The randomness at one place of an answer."""
 
     def token(self, dist: Dist) -> int:
         """A token of `dist`."""
@@ -70,17 +70,16 @@ class Noise:
     origin: int = 0
 
     @classmethod
-    def of(cls, seed: int | None, answer: int = 0, origin: int = 0) -> Noise:
+    def of(cls, seed: int | None, answer: int = 0) -> Noise:
         """That of an answer of a conversation.
 
         Args:
             seed: of the conversation, below 2**64; None: a random one.
             answer: its number, from 0.
-            origin: tokens before its first one.
 
         """
         seed = random_seed() if seed is None else seed
-        return cls(_mixed(_mixed(seed) + answer), origin)
+        return cls(_mixed(_mixed(seed) + answer))
 
     def at(self, position: int) -> GumbelDraw:
         """Noise for the token behind `position` others."""

@@ -9,6 +9,7 @@ import llama_cpp
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
+from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.engine.sequence import SequenceCache
 
 #: Options without an influence on the seconds of a pass, or that are given as what they resolve to.
@@ -19,12 +20,6 @@ _OF_LLAMA = (
     "n_ubatch", "n_threads", "n_threads_batch", "attention_type", "logits_all", "offload_kqv",
     "flash_attn", "op_offload", "swa_full", "lora_path", "lora_scale", "numa", "type_k", "type_v",
 )  # fmt: skip
-
-
-def file_facts(path: str | Path) -> list[Any]:
-    """Name, size and time: a changed file has other costs."""
-    file = Path(path).stat()
-    return [Path(path).name, file.st_size, file.st_mtime_ns]
 
 
 def option_facts(options: ModelOptions) -> dict[str, Any]:
@@ -50,14 +45,14 @@ def model_facts(cache: SequenceCache) -> dict[str, Any]:
 def unloaded_facts(path: Path, options: ModelOptions) -> dict[str, Any]:
     """Of a draft that may never be loaded."""
     place = [options.n_gpu_layers, options.n_ctx, options.extra_buffers]
-    return {"file": file_facts(path), "options": option_facts(options), "place": place}
+    return {"file": file_stamp(path), "options": option_facts(options), "place": place}
 
 
 def llama_facts(llama: llama_cpp.Llama) -> dict[str, Any]:
     """Of a loaded ``Llama``."""
     state: dict[str, Any] = llama_cpp.Llama.__getstate__(llama)
     return {
-        "file": file_facts(llama.model_path),
+        "file": file_stamp(Path(llama.model_path)),
         "options": {name: state.get(name) for name in _OF_LLAMA},
         "extra_buffers": getattr(llama, "extra_buffers", None),
     }

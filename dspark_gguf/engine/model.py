@@ -22,6 +22,12 @@ from dspark_gguf.paths import size_on_disk
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 
 
+def file_stamp(path: Path) -> list[Any]:
+    """Name, size and time of a file: another one has another stamp."""
+    file = path.stat()
+    return [path.name, file.st_size, file.st_mtime_ns]
+
+
 class Model:
     """Weights and vocabulary of one GGUF file.
 
@@ -62,9 +68,8 @@ class Model:
         self._free()
 
     def stamp(self) -> list[Any]:
-        """Name, size and time of its file: another one has another stamp."""
-        file = self.path.stat()
-        return [self.path.name, file.st_size, file.st_mtime_ns]
+        """Of its file."""
+        return file_stamp(self.path)
 
     @property
     def place(self) -> str:

@@ -86,14 +86,14 @@ class _PrefixPlan(Bounded):
         super().__init__(length, room=room)
         self._confidence = rule.calibration.confidence
         self._target, self._draft = rule.costs.target_seconds, rule.costs.draft_seconds
-        self._looks, self._survival, self._expected = 0, 1.0, 1.0
+        self._steps, self._survival, self._expected = 0, 1.0, 1.0
 
     def admits(self, score: float) -> bool:
         """Whether the rate rises with this token; its draft step is paid for either way."""
-        spent = self._draft[self._looks]
-        self._looks += 1
+        spent = self._draft[self._steps]
+        self._steps += 1
         self._survival *= float(np.interp(score, KNOTS, self._confidence))
         before, after = self._expected, self._expected + self._survival
         self._expected = after
-        with_it, without = spent + self._target[self._looks], spent + self._target[self._looks - 1]
+        with_it, without = spent + self._target[self._steps], spent + self._target[self._steps - 1]
         return bool(after / with_it > before / without)

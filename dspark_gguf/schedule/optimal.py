@@ -139,7 +139,7 @@ class Optimal(Learning):
 
 
 class OptimalPlan:
-    """Looks as a policy wants them, after `before` tokens that survive with `survival`.
+    """Draft steps as a policy wants them, after `before` tokens that survive with `survival`.
 
     If `dear` says so of the next number of rows, one token more is drafted.
     """

@@ -141,7 +141,7 @@ class _Problem:
         self.confidence, self.start = calibration.confidence, calibration.start
         self.follow = calibration.follow
         self.target_seconds, self.redo_seconds = target_seconds, redo_seconds
-        self.look_seconds = np.diff(draft_seconds, prepend=0.0)
+        self.step_seconds = np.diff(draft_seconds, prepend=0.0)
         self.after = self.confidence[:, None] * _SURVIVAL  # with the token [knots, grid]
         self.rejected = _SURVIVAL - self.after  # here, and not before
         x = self.after * (_GRID - 1)
@@ -151,7 +151,7 @@ class _Problem:
 
     def solve(self, rate: float) -> tuple[float, Floats, Floats]:
         """Worth of a round of at least one step, what lies ahead of each step, and openings."""
-        limit = len(self.look_seconds)
+        limit = len(self.step_seconds)
         opening = np.empty((limit, _GRID))
         ahead = np.full((limit, *self.after.shape), -np.inf)
         value = np.zeros_like(self.after)
@@ -159,7 +159,7 @@ class _Problem:
             gain = self.after - rate * self.redo_seconds[k - 1] * self.rejected
             best = gain - rate * self.target_seconds[k]  # stop
             if k < limit:
-                line = self.follow @ value - rate * self.look_seconds[k]
+                line = self.follow @ value - rate * self.step_seconds[k]
                 ahead[k - 1] = line
                 flat = line.ravel()
                 low = flat[self._low]
@@ -167,5 +167,5 @@ class _Problem:
                 np.maximum(best, go, out=best)
             value = np.maximum(best, -rate * self.target_seconds[k - 1])  # drop
             opening[k - 1] = self.start @ value
-        opening -= rate * self.look_seconds[0]
+        opening -= rate * self.step_seconds[0]
         return 1.0 + float(opening[0, -1]), ahead, opening
