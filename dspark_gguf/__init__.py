@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dspark_gguf.batching import Batcher as Batcher
     from dspark_gguf.catalog import load_pair as load_pair
     from dspark_gguf.config import Limits as Limits
     from dspark_gguf.config import ModelOptions as ModelOptions
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "tally",
+    "Batcher": "batching",
     "DSparkError": "errors",
     "DSparkLlama": "dropin.llama",
     "Decoder": "decoder",

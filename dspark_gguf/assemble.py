@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dspark_gguf.config import Sampling, Speculation
+from dspark_gguf.cost import Costs
 from dspark_gguf.draft import (
     AnswerGrammar,
     Cascade,
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 #: Begins the grammar of an answer.
 Begin: TypeAlias = Callable[[], AnswerGrammar]
+#: Makes a stopping rule: see `make_stopping_rule`.
+MakeRule: TypeAlias = Callable[
+    [Speculation, Costs | None, Source | None, Source | None], StoppingRule
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ def assemble(
     speculation: Speculation,
     learn: Callable[[], Learned],
     own: Drafter | None = None,
+    schedule: MakeRule = make_stopping_rule,
 ) -> Parts:
     """The parts that these settings ask for.
 
@@ -59,6 +65,7 @@ def assemble(
         speculation: when to draft and what to accept.
         learn: gives what is known of costs and confidences, measured first if need be.
         own: a drafter to use as it is.
+        schedule: makes the stopping rule.
 
     Raises:
         UsageError: settings that cannot be honoured.
@@ -79,11 +86,11 @@ def assemble(
     kit = Kit(target, draft, vocabulary, sampling, speculation)
     drafters: list[Drafter] = [own] if own else [kind.of(kit) for kind in kinds]
     sources = [_source(each, speculation, sampling, learned, most) for each in drafters]
-    scheduler = make_stopping_rule(
+    scheduler = schedule(
         speculation,
         learned.costs if learned else None,
-        steps=next((one for one in sources if not one.is_free), None),
-        guesses=next((one for one in sources if one.is_free), None),
+        next((one for one in sources if not one.is_free), None),
+        next((one for one in sources if one.is_free), None),
     )
     first, last = drafters[0], drafters[-1]
     drafter = Cascade(first, last) if isinstance(first, LookupDrafter) and steps else last

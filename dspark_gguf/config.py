@@ -16,6 +16,8 @@ from pydantic import ValidationInfo as Info
 
 #: Most draft tokens of a round; the engine reserves rows for one more.
 MAX_DRAFT = 64
+#: Most rows of a pass that several conversations share.
+MOST_ROWS = 128
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -92,6 +94,9 @@ class ModelOptions(_Part):
     """Share of the model for each GPU, such as 3,1."""
     devices: tuple[str, ...] = ()
     """Devices to use, such as CUDA0,CUDA1. Default: all."""
+    rpc: tuple[str, ...] = ()
+    """llama.cpp's RPC servers to compute on too, such as 10.0.0.2:50052; in trusted networks only.
+    Their devices are RPC0, RPC1 and so on."""
     rope_scaling: Literal["none", "linear", "yarn", "longrope"] | None = None
     """How to scale RoPE. Default: as the model says."""
     rope_freq_base: float = Field(default=0.0, ge=0)

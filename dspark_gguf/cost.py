@@ -62,12 +62,19 @@ class FixedCosts:
         self.draft_seconds = np.asarray(draft_seconds, dtype=np.float64)
         target, draft = self.target_seconds.tolist(), self.draft_seconds.tolist()
         _Table(target_seconds=target, draft_seconds=draft)
+        self.rereads = rereads
         self.redo_seconds = self.target_seconds * rereads
 
     @property
     def limit(self) -> int:
         """Most draft tokens that both lists cover."""
         return min(len(self.target_seconds) - 1, len(self.draft_seconds))
+
+    def add_draft_step(self, seconds: float) -> None:
+        """Nothing to learn."""
+
+    def add_first_draft_step(self, seconds: float, caught_up: int) -> None:
+        """Nothing to learn."""
 
     def catch_up_seconds(self, tokens: int) -> float:
         """Nothing: tables do not have it."""

@@ -11,17 +11,17 @@ from dataclasses import InitVar, dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from dspark_gguf.assemble import Begin, answer_grammar, assemble
+from dspark_gguf.assemble import Begin, MakeRule, answer_grammar, assemble
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.draft import Drafter, within
 from dspark_gguf.ending import Ending, Endless
-from dspark_gguf.engine.protocol import Cache, Rows, Tokenizer
+from dspark_gguf.engine.protocol import Cache, Pass, Passes, Rows, Tokenizer, run_alone
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.learned import Learned
 from dspark_gguf.noise import Draws, Noise
-from dspark_gguf.records import NO_DRAFT, FinishReason, Round
+from dspark_gguf.records import NO_DRAFT, Draft, FinishReason, Round
 from dspark_gguf.sampling import Sampler
-from dspark_gguf.schedule import StoppingRule
+from dspark_gguf.schedule import StoppingRule, make_stopping_rule
 from dspark_gguf.tally import Answer
 from dspark_gguf.verify import DistVerifier, Rule, Verifier
 
@@ -30,14 +30,6 @@ if TYPE_CHECKING:
 
 #: Given the answer so far, a shorter token list to go on from, or None.
 Shift = Callable[[Sequence[int]], Sequence[int] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What the target must decode: `tokens` after those it holds, a row for the last `n_rows`."""
-
-    tokens: Sequence[int]
-    n_rows: int
 
 
 @dataclass(eq=False)
@@ -65,6 +57,7 @@ class Generation:
     def __post_init__(self, prompt: Sequence[int]) -> None:
         self.tokens = list(prompt)
         self._prompt = len(prompt)  # its tokens, until it is read
+        self.read_seconds = 0.0  # of passes since the last round that read ahead
         self._draft = NO_DRAFT
         self.drafter.restart(prompt[:-1], self.draws)
         self._cached = self.target.reuse_prefix(prompt[:-1])
@@ -79,26 +72,55 @@ class Generation:
         """Tokens that the answer may still have."""
         return self.ending.room(self.target.n_ctx - len(self.tokens))
 
-    def propose(self) -> Step:
+    def propose(self) -> Pass:
         """What the target must decode next; in the first round that is the prompt, alone.
 
         Even if the caches hold it already: the text of a seed must not depend on what they hold.
         """
+        run_alone(self.draft())
+        return self.step()
+
+    def draft(self) -> Passes[Draft]:
+        """Draft tokens for the next `step`: all that `propose` needs a draft model for."""
         self._started = perf_counter()
         self._draft = NO_DRAFT
         if not self._prompt:
             room = self.room
             most = min(room, self.target.max_rows) - 1
             plan = self.scheduler.plan(most, self.drafter.behind(self.tokens), room)
-            self._draft = self.drafter.propose(self.tokens, plan)
+            self._draft = yield from self.drafter.steps(self.tokens, plan)
+        return self._draft
+
+    def step(self, draft: Draft | None = None) -> Pass:
+        """The pass of the target that verifies the draft, or another one in its place."""
+        self._draft = draft or self._draft
         unread = self.tokens[self.target.length :]
         self._reread = 0 if self._prompt else len(unread) - 1
         self._proposed = perf_counter()
-        return Step([*unread, *self._draft.tokens], len(self._draft) + 1)
+        return Pass(self.target, [*unread, *self._draft.tokens], len(self._draft) + 1)
+
+    @property
+    def unread(self) -> int:
+        """Committed tokens that the target must read in the next pass, one at least."""
+        return len(self.tokens) - self.target.length
+
+    def read_ahead(self, count: int) -> Pass:
+        """A pass over the next `count` unread tokens and nothing else, for which no `commit` comes.
+
+        Whoever runs it adds its seconds to `read_seconds`.
+        """
+        place = self.target.length
+        return Pass(self.target, self.tokens[place : min(place + count, len(self.tokens) - 1)], 0)
+
+    def abandon(self) -> None:
+        """Forget what was proposed: its pass was not done."""
+        self.target.trim(len(self.tokens) - 1)
+        self.drafter.trim(len(self.tokens) - 1)
 
     def commit(self, rows: Rows) -> Round:
         """Verify the draft with the rows of the step, drop what was rejected, and learn."""
         decoded, draft = perf_counter(), self._draft
+        read, self.read_seconds = self.read_seconds, 0.0
         verdict = self.verifier(draft, rows, self.tokens)
         own = () if verdict.token is None else (verdict.token,)
         fresh, text = self.ending.take([*draft.tokens[: verdict.accepted], *own])
@@ -115,10 +137,10 @@ class Generation:
             draft,
             verdict,
             reread=self._reread,
-            seconds=perf_counter() - self._started,
+            seconds=perf_counter() - self._started + read,
             draft_seconds=self._proposed - self._started if draft.segments else 0.0,
             target_seconds=0.0 if self._prompt else decoded - self._proposed,
-            prefill_seconds=decoded - self._proposed if self._prompt else 0.0,
+            prefill_seconds=decoded - self._proposed + read if self._prompt else 0.0,
             prompt_tokens=self._prompt,
             cached_tokens=self._cached if self._prompt else 0,
             finish_reason=self.finish_reason,
@@ -157,6 +179,8 @@ class Decoder:
         sampling: Sampling | None = None,
         speculation: Speculation | None = None,
         learned: Learned | None = None,
+        conversation: int = 0,
+        schedule: MakeRule = make_stopping_rule,
     ) -> Decoder:
         """A decoder on loaded models.
 
@@ -165,20 +189,23 @@ class Decoder:
             sampling: how tokens are drawn; default: llama.cpp's defaults.
             speculation: when to draft and what to accept; default: lossless.
             learned: to use and to add to, in the place of what the pair has learned.
+            conversation: the number of its caches, of those that the pair was opened for.
+            schedule: makes the stopping rule.
 
         Raises:
             UsageError: settings that these models cannot honour.
 
         """
         sampling, speculation = sampling or Sampling(), speculation or Speculation()
-        cache, vocabulary = pair.target_cache, pair.vocabulary
+        cache, vocabulary = pair.target_caches[conversation], pair.vocabulary
         parts = assemble(
             cache,
-            pair.draft_cache,
+            lambda: pair.draft_cache(conversation),
             vocabulary,
             sampling,
             speculation,
             lambda: pair.learned(speculation, into=learned),
+            schedule=schedule,
         )
         return cls(
             cache,

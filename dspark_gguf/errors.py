@@ -16,6 +16,10 @@ class DSparkError(Exception):
         super().__init__(f"{problem}. {hint}")
         self.problem, self.hint = problem, hint
 
+    def __reduce__(self) -> tuple[type[DSparkError], tuple[str, str]]:
+        """So that one process can raise what another one met."""
+        return type(self), (self.problem, self.hint)
+
 
 class UsageError(DSparkError):
     """An option, a setting, a path or an input that cannot be used as given."""
@@ -37,6 +41,10 @@ class ResourceError(DSparkError):
     """Not enough memory, or not enough room in the context."""
 
     exit_code = 4
+
+
+class CacheFullError(ResourceError):
+    """A pass has no room in the cache; nothing was read."""
 
 
 class EngineError(DSparkError):

@@ -41,6 +41,13 @@ class Segment:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def verify(self, count: int) -> Segment:
+        """The same guesses, of which the first `count` are to be verified."""
+        guesses = self.tokens + self.untried
+        dists = self.dists[:count] or ()
+        dists += tuple(map(Dist.point, guesses[len(dists) : count]))
+        return replace(self, tokens=guesses[:count], dists=dists, untried=guesses[count:])
+
     def cut(self, count: int) -> Segment:
         """Its first `count` tokens alone, with all that it cost."""
         lists = {name: getattr(self, name)[:count] for name in ("tokens", "dists", "scores")}
@@ -75,6 +82,17 @@ class Draft:
     def steps(self) -> int:
         """Draft steps that were paid for."""
         return sum(len(each.seconds) for each in self.segments)
+
+    def verify(self, count: int) -> Draft:
+        """The same draft, of whose tokens and later guesses the first `count` are verified."""
+        segments: list[Segment] = []
+        for k, segment in enumerate(self.segments):
+            is_last = k == len(self.segments) - 1
+            here = count if is_last else min(count, len(segment))
+            segments.append(segment if here == len(segment) else segment.verify(here))
+            if (count := count - here) <= 0 and here < len(segment):
+                break
+        return Draft(*segments)
 
     def outcomes(self, emitted: Sequence[int]) -> Iterator[tuple[int, Segment, tuple[float, ...]]]:
         """What became of each segment's guesses.

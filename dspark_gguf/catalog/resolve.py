@@ -139,12 +139,13 @@ def load_pair(
     target_options: ModelOptions | None = None,
     draft_options: DraftOptions | None = None,
     chat_template: str | None = None,
+    conversations: int = 1,
     progress: Progress = lambda line: None,
 ) -> Pair:
     """Load a target and a draft GGUF; without arguments, the demo pair.
 
     Models are named as for `resolve`. `chat_template` is Jinja text or a file, instead of the
-    target's own.
+    target's own. A `Batcher` can answer as many `conversations` in one pass.
 
     Raises:
         DSparkError: see `resolve` and ``engine.pair.Pair``.
@@ -153,7 +154,9 @@ def load_pair(
     from dspark_gguf.engine.pair import Pair
 
     target_path, draft_path = resolve(model, draft, progress)
-    pair = Pair(target_path, draft_path, target_options, draft_options, chat_template)
+    pair = Pair(
+        target_path, draft_path, target_options, draft_options, chat_template, conversations
+    )
     if model in (None, "demo"):
         pair.notes.append(
             "this is the tiny demo pair, one model in two quantizations: on a few CPU cores it "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,16 @@ def read_jobs(path: Path) -> list[Job]:
     return jobs
 
 
+def shard(jobs: Sequence[Job], part: str) -> list[Job]:
+    """Part ``I/N`` of the jobs: every N-th from the I-th on, so that the parts are alike."""
+    found = re.fullmatch(r"(\d+)/(\d+)", part)
+    first, step = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= first <= step:
+        problem = f"--shard {part!r} is not I/N with I from 1 to N"
+        raise UsageError(problem, "Write for instance --shard 2/8.")
+    return list(jobs[first - 1 :: step])
+
+
 def parse(line: str | bytes) -> Record | None:
     """The JSON object in a line; None if it is something else."""
     try:
@@ -96,7 +108,7 @@ def _text(value: Any, place: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return shortened(json.dumps(value))
+    return shortened(json.dumps(value, default=str))
 
 
 def _wrong(problem: str) -> UsageError:

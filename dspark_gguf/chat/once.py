@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from dspark_gguf.chat.batch import Job
+from dspark_gguf.chat.bulk import Outcome, answer_all
 from dspark_gguf.chat.progress import track
 from dspark_gguf.chat.results import Results
 from dspark_gguf.chat.session import Session
@@ -13,7 +13,7 @@ from dspark_gguf.chat.status import status_line
 from dspark_gguf.chat.terminal import Screen, interruptible
 from dspark_gguf.config import Settings
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import Cancelled, DSparkError
+from dspark_gguf.errors import Cancelled
 from dspark_gguf.noise import random_seed
 from dspark_gguf.tally import Answer
 from dspark_gguf.visible import as_json as json_line
@@ -73,7 +73,9 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
     return INTERRUPTED if answer.finish_reason == "cancelled" else 0
 
 
-def run_batch(pair: Pair, settings: Settings, jobs: list[Job], results: Results) -> int:
+def run_batch(
+    pair: Pair, settings: Settings, jobs: list[Job], results: Results, parallel: int | None = 1
+) -> int:
     """Answer the jobs that have no result yet; returns the exit code.
 
     A job that cannot be answered (a prompt longer than the context) gets a result with ``error``,
@@ -86,10 +88,10 @@ def run_batch(pair: Pair, settings: Settings, jobs: list[Job], results: Results)
         again = f"; {results.retried} failed before and are tried again" * bool(results.retried)
         screen.note(f"resuming {results.path}: {done} of {total} finished{again}")
     left = [job for job in jobs if job.index not in results.kept]
-    with interruptible(pair.interrupt), results.writing() as write:
+    answers = answer_all(pair, settings, left, parallel)
+    with interruptible(pair.interrupt), results.writing(left) as write:
         try:
-            for job in track(left, total, done):
-                outcome = _outcome(pair, settings, job)
+            for job, outcome in track(answers, total, done, tokens_of=_tokens):
                 write({"index": job.index, "input": job.input, **outcome})
                 done, failed = done + 1, failed + ("error" in outcome)
         except Cancelled:
@@ -101,18 +103,5 @@ def run_batch(pair: Pair, settings: Settings, jobs: list[Job], results: Results)
     return 1 if failed else 0
 
 
-def _outcome(pair: Pair, settings: Settings, job: Job) -> dict[str, Any]:
-    try:
-        answer = _answer_job(pair, settings, job)
-    except DSparkError as error:
-        return {"error": str(error)}
-    if answer.finish_reason == "cancelled":
-        raise Cancelled
-    return answer.as_dict(settings.model_dump(mode="json"))
-
-
-def _answer_job(pair: Pair, settings: Settings, job: Job) -> Answer:
-    answer = Answer()
-    for round in Session(pair, settings, job.messages).reply():
-        answer.add(round)
-    return answer
+def _tokens(finished: tuple[Job, Outcome]) -> int:
+    return len(finished[1].get("tokens", ()))

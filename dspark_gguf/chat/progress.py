@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 T = TypeVar("T")
+#: Seconds that the time left is estimated from. rich's 30 are less than many an answer takes.
+_PERIOD = 3600.0
 
 
-def track(items: Iterable[T], total: int, done: int = 0) -> Iterator[T]:
-    """Pass `items` on and count them, from `done` on."""
+def track(
+    items: Iterable[T], total: int, done: int = 0, tokens_of: Callable[[T], int] | None = None
+) -> Iterator[T]:
+    """Pass `items` on and count them, from `done` on; with `tokens_of` an item, show the speed."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield from items
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=total, completed=done)
+    columns: list[ProgressColumn] = [BarColumn(), MofNCompleteColumn()]
+    if tokens_of:
+        columns.append(TextColumn("{task.fields[speed]}"))
+    columns += [TimeRemainingColumn(), TextColumn("left")]
+    with Progress(*columns, console=console, speed_estimate_period=_PERIOD) as progress:
+        task = progress.add_task("", total=total, completed=done, speed="")
+        tokens, start = 0, perf_counter()
         for item in items:
             yield item
-            progress.advance(task)
+            speed = ""
+            if tokens_of:
+                tokens += tokens_of(item)
+                speed = f"{tokens / (perf_counter() - start):.1f} tokens/s"
+            progress.update(task, advance=1, speed=speed)

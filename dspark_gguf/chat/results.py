@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -36,16 +37,21 @@ _DRAFTED = ("draft", "speculation.")
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a results file holds, and how to append to it."""
+    """What a results file holds, and how to append to it.
+
+    A file takes each result at once, and is put in order at the end; what goes to stdout or into a
+    pipe is `ordered` on the way.
+    """
 
     path: Path | None = None  # None: stdout
+    ordered: bool = False
     kept: Mapping[int, bool] = field(default_factory=dict)  # index -> whether that job failed
     retried: int = 0  # failed jobs that were taken out, to be tried again
     seed: int | None = None  # of the results that stay, if there are any
 
     @contextmanager
-    def writing(self) -> Iterator[Callable[[Record], object]]:
-        """Yields a function that appends a result, all of it at once."""
+    def writing(self, jobs: Sequence[Job] = ()) -> Iterator[Callable[[Record], object]]:
+        """Yields a function that appends a result of one of the `jobs`, all of it at once."""
         if self.path is None:
             out = sys.stdout
         else:
@@ -58,22 +64,31 @@ class Results:
             out.flush()
 
         with out if self.path else nullcontext():
-            yield write
+            if self.ordered:
+                with _in_order(write, jobs) as write_in_order:
+                    yield write_in_order
+            else:
+                yield write
 
 
 @contextmanager
 def results_in(
-    path: Path | None, jobs: Sequence[Job], settings: Settings, keep_errors: bool
+    path: Path | None,
+    jobs: Sequence[Job],
+    settings: Settings,
+    keep_errors: bool,
+    unordered: bool = False,
 ) -> Iterator[Results]:
     """The results that are there; no other run can add to them inside.
 
-    A pipe or a device (None, ``-``: stdout) holds none. At the end the file is in the order of
-    the jobs. UsageError: another run is writing there, or they belong to other prompts or settings.
+    A pipe or a device (None, ``-``: stdout) holds none, and gets results in the order of the jobs
+    unless `unordered`. A file is in that order at the end. UsageError: another run is writing
+    there, or they belong to other prompts or settings.
     """
     if path is None or str(path) in (DASH, "/dev/stdout"):
-        yield Results()
+        yield Results(ordered=not unordered)
     elif path.exists() and not path.is_file() and not path.is_dir():
-        yield Results(path)
+        yield Results(path, ordered=not unordered)
     else:
         path = path.resolve()
         with _locked(path):
@@ -89,7 +104,30 @@ def _resumed(path: Path, jobs: Sequence[Job], settings: Settings, keep_errors: b
     seeds = [_flat(result.get("settings")).get("sampling.seed") for result in kept.values()]
     known = [seed for seed in seeds if isinstance(seed, int) and 0 <= seed < 2**64]
     failed = {index: "error" in result for index, result in kept.items()}
-    return Results(path, failed, len(found) - len(kept), known[-1] if known else None)
+    retried, seed = len(found) - len(kept), known[-1] if known else None
+    return Results(path, kept=failed, retried=retried, seed=seed)
+
+
+@contextmanager
+def _in_order(
+    write: Callable[[Record], object], jobs: Sequence[Job]
+) -> Iterator[Callable[[Record], None]]:
+    """Yields a function that holds a result back until those of the jobs before it are written.
+
+    What is still held at the end, after Ctrl-C, is written then: it was finished.
+    """
+    order, held = deque(job.index for job in jobs), dict[int, Record]()
+
+    def put(result: Record) -> None:
+        held[result["index"]] = result
+        while order and order[0] in held:
+            write(held.pop(order.popleft()))
+
+    try:
+        yield put
+    finally:
+        for _, result in sorted(held.items()):
+            write(result)
 
 
 def _tidied(path: Path, jobs: Sequence[Job], keep_errors: bool) -> dict[int, Record]:

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from dspark_gguf.cli.options import FILE, PAIR, SectionedCommand, debug, settings_options
 from dspark_gguf.cli.start import open_pair, say, show
 from dspark_gguf.config import Settings, Speculation
+from dspark_gguf.errors import UsageError
 from dspark_gguf.visible import visible
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ _depth = partial(click.option, "--depth", show_default=True, type=click.IntRange
 @click.option("--peer", is_flag=True,
               help="Also llama-cpp-python's own loop and prompt lookup, and llama-server where it "
               "is on the PATH.")  # fmt: skip
+@click.option("--conversations", default="", metavar="N,...",
+              help="Throughput of so many conversations at once, such as 1,2,4,8.")  # fmt: skip
 @click.option("--report", type=FILE, metavar="DIR", help="Write a report, DIR/index.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON object alone.")
 @settings_options(
@@ -55,7 +58,13 @@ _depth = partial(click.option, "--depth", show_default=True, type=click.IntRange
     without=("speculation.learn", "chat.context_shift"),
 )
 def bench(
-    settings: Settings, verbose: bool, domains: str, methods: str, old_methods: str, **wanted: Any
+    settings: Settings,
+    verbose: bool,
+    domains: str,
+    methods: str,
+    old_methods: str,
+    conversations: str,
+    **wanted: Any,
 ) -> int:
     """Compare methods of decoding on your machine and models.
 
@@ -65,15 +74,33 @@ def bench(
     Ctrl-C stops and prints what was measured so far. The last line is a JSON object.
     """
     from dspark_gguf.measure.bench.plan import make_plan
-    from dspark_gguf.measure.bench.run import Bench
+    from dspark_gguf.measure.bench.run import Bench, bench_conversations
 
     if old_methods:
         say("--ways is now called --methods")
     methods = methods or old_methods
     plan = make_plan(settings, domains=_words(domains), methods=_words(methods), **wanted)
     measured = settings.model_copy(update={"speculation": Speculation(learn=False)})
+    if counts := _counts(conversations):
+        if plan.methods or plan.peer or plan.report or plan.yours:
+            problem = "--conversations compares plain batching and the default alone"
+            raise UsageError(problem, "Leave --methods, --peer, --report and speculation out.")
+        with open_pair(measured, verbose, conversations=max(counts)) as pair:
+            return bench_conversations(pair, settings, plan, counts, click.echo)
     with open_pair(measured, verbose) as pair:
         return Bench(pair, settings, plan).run(click.echo)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Numbers of conversations; none: this is not about several."""
+    try:
+        counts = tuple(sorted({int(word) for word in _words(text)}))
+    except ValueError:
+        counts = (0,)
+    if not all(1 <= count <= 64 for count in counts):
+        problem = f"--conversations {text} is no list of numbers from 1 to 64"
+        raise UsageError(problem, "Write them as in 1,2,4,8.")
+    return counts
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -82,6 +82,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str | None]] = {
     "logit_bias": (_bias, "TOKEN_ID+BIAS"),
     "tensor_split": (_words, "SHARE,..."),
     "devices": (_words, "NAME,..."),
+    "rpc": (_words, "HOST:PORT,..."),
 }
 _REPEATABLE = ("stop", "logit_bias")
 

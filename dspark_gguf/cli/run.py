@@ -20,6 +20,13 @@ from dspark_gguf.errors import UsageError
 @click.option("--jsonl", type=FILE,
               help='Answer every {"prompt"} or {"messages"} line of a file; -: stdin.')  # fmt: skip
 @click.option("-o", "--output", type=FILE, help="With --jsonl: results file; resumes it.")
+@click.option("--shard", metavar="I/N",
+              help="With --jsonl: only every N-th line, from line I on.")  # fmt: skip
+@click.option("--parallel", type=click.IntRange(min=1), metavar="N",
+              help="With --jsonl: answer N lines at once. Default: as many as pay.")  # fmt: skip
+@click.option("--unordered", is_flag=True,
+              help="With --jsonl: print results as they finish. An --output file is always "
+                   "written so, and put in order at the end.")  # fmt: skip
 @click.option("--keep-errors", is_flag=True, help="With -o: do not try failed lines again.")
 @click.option("--check", is_flag=True, help="Compare with plain greedy decoding.")
 @settings_options(*ALL)
@@ -30,6 +37,9 @@ def run(
     as_json: bool,
     jsonl: Path | None,
     output: Path | None,
+    shard: str | None,
+    parallel: int | None,
+    unordered: bool,
     keep_errors: bool,
     check: bool,
     settings: Settings,
@@ -44,8 +54,12 @@ def run(
     Only the answer goes to stdout. Exit codes: 0 done, 1 failure, 2 wrong use, 3 models that do
     not fit each other, 4 out of memory or context, 130 interrupted.
     """
-    if output and not jsonl:
-        raise UsageError("--output works only with --jsonl", "Add --jsonl FILE.")
+    of_a_batch = {
+        "--output": output, "--shard": shard, "--parallel": parallel, "--unordered": unordered,
+    }  # fmt: skip
+    for name, given in of_a_batch.items():
+        if given not in (None, False) and not jsonl:
+            raise UsageError(f"{name} works only with --jsonl", "Add --jsonl FILE.")
     if keep_errors and not output:
         raise UsageError("--keep-errors works only with --output", "Add -o FILE.")
     if jsonl and (prompt or file or raw or check):
@@ -56,16 +70,19 @@ def run(
     from dspark_gguf.chat.piped import read_prompt
 
     if jsonl:
-        from dspark_gguf.chat.batch import read_jobs
+        from dspark_gguf.chat import batch
+        from dspark_gguf.chat.bulk import MOST_AT_ONCE
         from dspark_gguf.chat.results import results_in
         from dspark_gguf.chat.transcript import with_absolute_paths
 
-        jobs, settings = read_jobs(jsonl), with_absolute_paths(settings)
+        jobs, settings = batch.read_jobs(jsonl), with_absolute_paths(settings)
+        jobs = batch.shard(jobs, shard) if shard is not None else jobs
+        at_once = min(parallel or MOST_AT_ONCE, max(len(jobs), 1))
         with (
-            results_in(output, jobs, settings, keep_errors) as results,
-            open_pair(settings, verbose) as pair,
+            results_in(output, jobs, settings, keep_errors, unordered) as results,
+            open_pair(settings, verbose, conversations=at_once) as pair,
         ):
-            return once.run_batch(pair, settings, jobs, results)
+            return once.run_batch(pair, settings, jobs, results, parallel)
     text = read_prompt(prompt, file)
     with open_pair(settings, verbose) as pair:
         if check:

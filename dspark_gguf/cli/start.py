@@ -60,7 +60,9 @@ def show(as_json: bool, values: Any, text: Callable[[], str]) -> None:
 
 
 @contextmanager
-def open_pair(settings: Settings, verbose: bool, quiet: bool = False) -> Iterator[Pair]:
+def open_pair(
+    settings: Settings, verbose: bool, quiet: bool = False, conversations: int = 1
+) -> Iterator[Pair]:
     """Both models; lines on stderr say where they are loaded and what is not possible."""
     from dspark_gguf.catalog import load_pair
     from dspark_gguf.engine import library
@@ -73,6 +75,7 @@ def open_pair(settings: Settings, verbose: bool, quiet: bool = False) -> Iterato
         target_options=settings.target_options,
         draft_options=settings.draft_options,
         chat_template=settings.chat.chat_template,
+        conversations=conversations,
         progress=say,
     )
     with pair:

@@ -46,7 +46,8 @@ def examine(
         return report  # llama.cpp cannot be loaded
     from dspark_gguf.doctor import machine
 
-    devices: Sequence[Device] = report.check("devices", machine.devices) or ()
+    servers = (*settings.target_options.rpc, *settings.draft_options.rpc)
+    devices: Sequence[Device] = report.check("devices", machine.devices, servers) or ()
     safe: Settings | None = report.check("first pass", machine.first_pass, settings)
     if safe is None:
         return report  # nothing can be computed

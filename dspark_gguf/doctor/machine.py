@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from dspark_gguf.config import Settings
 from dspark_gguf.doctor.report import Finding, Section
-from dspark_gguf.engine import library, trial
+from dspark_gguf.engine import library, rpc, trial
 
 _GIB = 1024**3
 #: A load average beyond this share of the cores disturbs what is measured.
@@ -61,8 +62,9 @@ def gpus() -> list[str]:
     return ["AMD GPU (ROCm)"] if Path("/dev/kfd").exists() else []
 
 
-def devices() -> Section:
-    """Each with its memory, and the cores."""
+def devices(servers: Sequence[str] = ()) -> Section:
+    """Each with its memory, those of RPC servers too, and the cores."""
+    rpc.connect(servers)
     found, cores = library.devices(), library.physical_cores()
     parts = [
         f"{device.name} ({device.kind}): {device.description}, {device.free / _GIB:.1f} of "

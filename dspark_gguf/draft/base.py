@@ -21,6 +21,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dspark_gguf.config import MAX_DRAFT, Sampling, Speculation
+from dspark_gguf.engine.protocol import Passes, run_alone
 from dspark_gguf.errors import UsageError
 from dspark_gguf.noise import Draws
 from dspark_gguf.records import NO_DRAFT, Draft, Round
@@ -60,10 +61,12 @@ class Drafter(Protocol):
         are dropped from a draft in any case.
         """
 
-    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+    def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
         """Draft up to ``plan.length`` tokens that may follow `tokens`; 0: no model may run.
 
-        Ask ``plan.admits`` before a token is drawn, and ``plan.goes_on`` before another step.
+        It asks for the passes of a model that it needs, and is sent their rows: so several
+        conversations can share a pass. Ask ``plan.admits`` before a token is drawn, and
+        ``plan.goes_on`` before another step.
         """
 
     def behind(self, tokens: Sequence[int]) -> int:
@@ -90,6 +93,11 @@ class NoDrafter:
     ) -> None:
         """Nothing to prepare."""
 
+    def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
+        """What `propose` says, without a pass of a model."""
+        return self.propose(tokens, plan)
+        yield  # makes it a generator
+
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """Nothing to propose."""
         return NO_DRAFT
@@ -103,6 +111,14 @@ class NoDrafter:
 
     def trim(self, length: int) -> None:
         """Nothing to forget."""
+
+
+class Stepwise(NoDrafter):
+    """A base for drafters with `steps` of their own."""
+
+    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+        """All steps, one after the other."""
+        return run_alone(self.steps(tokens, plan))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dspark_gguf.schedule import Plan
 
 if TYPE_CHECKING:  # it loads llama.cpp
     from dspark_gguf.engine.block import BlockDraftCache
-    from dspark_gguf.engine.protocol import Block
+    from dspark_gguf.engine.protocol import Block, Passes
 
 
 @drafter("block")
@@ -44,22 +44,24 @@ class BlockDrafter(StepDrafter):
         self._draws_anew(draws)
         self.cache.repair()
 
-    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+    def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
         """The head of a block; ends early at an unsure row or after an end token."""
         length = min(plan.length, self.cache.most_drafts)
         if length <= 0 or self.cache.seen != len(tokens) - 1:
             return NO_DRAFT  # or beyond the draft's context, or a pass was interrupted
         block: Block
 
-        def step(drafted: Sequence[int]) -> tuple[Row, float | None]:
+        def step(drafted: Sequence[int]) -> Passes[tuple[Row, float | None]]:
             nonlocal block
             k = len(drafted)
             if not k:
                 # The whole block: its rows were trained together, and fewer cost nearly as much.
                 block = self.cache.propose(tokens[-1], self.cache.most_drafts)
             return block.rows[k], None if block.confidence is None else block.confidence[k]
+            yield  # the cache runs its own passes: each block is one
 
-        return self._steps(tokens, plan, length, self.behind(tokens), self.sampler, step)
+        behind = self.behind(tokens)
+        return (yield from self._chain(tokens, plan, length, behind, self.sampler, step))
 
     def _is_last(self, token: int, row: Row) -> bool:
         return self.cache.is_chained and token != int(row.argmax())

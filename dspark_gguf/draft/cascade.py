@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dspark_gguf.draft.answer_grammar import AnswerGrammar
-from dspark_gguf.draft.base import Drafter, NoDrafter
+from dspark_gguf.draft.base import Drafter, Stepwise
 from dspark_gguf.draft.lookup import LookupDrafter
+from dspark_gguf.engine.protocol import Passes
 from dspark_gguf.noise import Draws
 from dspark_gguf.records import Draft, Round, Segment
 from dspark_gguf.schedule import Plan
 
 
-class Cascade(NoDrafter):
+class Cascade(Stepwise):
     """Copies what was said, and lets another drafter work where the plan wants it.
 
     In one draft: copied tokens, then steps, then copied tokens again; any of them may be missing.
@@ -29,13 +30,14 @@ class Cascade(NoDrafter):
         self.lookup.restart(tokens, draws, grammar)
         self.other.restart(tokens, draws, grammar)
 
-    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+    def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
         """Copies, steps, copies: as many of each as `plan` wants."""
         most = plan.length
         head = self._copied(tokens, plan, most)
         if not plan.length or self.lookup.ends(head.tokens):
             return Draft(head)
-        stepped = self.other.propose([*tokens, *head.tokens] if len(head) else tokens, plan)
+        start = [*tokens, *head.tokens] if len(head) else tokens
+        stepped = yield from self.other.steps(start, plan)
         draft = Draft(head, *stepped.segments)
         if not stepped.segments or self.lookup.ends(draft.tokens):
             return draft

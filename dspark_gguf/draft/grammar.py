@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from dspark_gguf.cost import Costs
 from dspark_gguf.draft.answer_grammar import AnswerGrammar, Choices, allowed_prefix
-from dspark_gguf.draft.base import Drafter, NoDrafter
+from dspark_gguf.draft.base import Drafter, NoDrafter, Stepwise
+from dspark_gguf.engine.protocol import Passes
 from dspark_gguf.noise import Draws
 from dspark_gguf.records import GRAMMAR, Draft, Round, Segment
 from dspark_gguf.schedule import Plan, StoppingRule
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _MOST_OF_A_PASS = 0.99
 
 
-class GrammarDrafter(NoDrafter):
+class GrammarDrafter(Stepwise):
     """Proposes what the grammar all but dictates, or what fits of another drafter's tokens.
 
     With `costs`, dictated tokens that do not pay for their rows are not proposed.
@@ -39,12 +40,13 @@ class GrammarDrafter(NoDrafter):
         self.grammar.length = len(tokens) + 1
         self.other.restart(tokens, draws, self.grammar)
 
-    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+    def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
         """Dictated tokens, or drafted ones that fit and what is dictated after them."""
         head = self._dictated(self.grammar.state.fork(), tokens[-1], plan.room)
         if len(head):
             return Draft(head)
-        draft, ahead = self.other.propose(tokens, plan), self.grammar.state.fork()
+        draft = yield from self.other.steps(tokens, plan)
+        ahead = self.grammar.state.fork()
         allowed, choices = allowed_prefix(ahead, draft.tokens), self.grammar.choices
         segments = list(_cut(draft.segments, allowed))
         if allowed and (last := draft.tokens[allowed - 1]) not in choices.end_tokens:

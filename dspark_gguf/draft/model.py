@@ -12,8 +12,8 @@ from typing_extensions import Self
 
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.draft.answer_grammar import AnswerGrammar, Constrained
-from dspark_gguf.draft.base import Kit, NoDrafter, drafter
-from dspark_gguf.engine.protocol import Tokenizer
+from dspark_gguf.draft.base import Kit, Stepwise, drafter
+from dspark_gguf.engine.protocol import Pass, Passes, Tokenizer
 from dspark_gguf.errors import UsageError
 from dspark_gguf.noise import Draws, Noise
 from dspark_gguf.records import NO_DRAFT, Draft, Segment
@@ -21,7 +21,7 @@ from dspark_gguf.sampling import NothingLeftError, Row, Sampler, margin, top_pro
 from dspark_gguf.schedule import Plan
 
 
-class StepDrafter(NoDrafter):
+class StepDrafter(Stepwise):
     """Drafts token by token from the rows of a draft model.
 
     Args:
@@ -72,15 +72,15 @@ class StepDrafter(NoDrafter):
     def _draws_anew(self, draws: Draws) -> None:
         self._draws = draws if self.shares_noise else draws.independent()
 
-    def _steps(
+    def _chain(
         self,
         tokens: Sequence[int],
         plan: Plan,
         length: int,
         caught_up: int,
         sampler: Sampler | Constrained,
-        step: Callable[[Sequence[int]], tuple[Row, float | None]],
-    ) -> Draft:
+        step: Callable[[Sequence[int]], Passes[tuple[Row, float | None]]],
+    ) -> Passes[Draft]:
         """A chain of at most `length` draws; ends early at an unsure row or after an end token.
 
         `step` gives the row after the drafted tokens, and what a confidence head says of it. The
@@ -91,7 +91,7 @@ class StepDrafter(NoDrafter):
         dists, scores, seconds = [], [], []
         while len(drafted) < length:
             started = perf_counter()
-            row, confidence = step(drafted)
+            row, confidence = yield from step(drafted)
             # Ids beyond the target's vocabulary are padding of the draft's: masked.
             known, dist, token, gap = row[: self._n_vocab], None, -1, math.inf
             with suppress(NothingLeftError):  # all that the row offers may be forbidden
@@ -140,19 +140,19 @@ class ModelDrafter(StepDrafter):
         self._constrained = Constrained(self.sampler, grammar) if grammar is not None else None
         self.cache.reuse_prefix(tokens)
 
-    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+    def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
         """A chain of draws; ends early at an unsure row or after an end token."""
         length = min(plan.length, self.cache.n_ctx - len(tokens))
         unseen = tokens[self.cache.length :]
         if length <= 0 or max(unseen) >= self.cache.n_vocab:
             return NO_DRAFT  # no room, or the target said a padded id that the draft's lacks
 
-        def step(drafted: Sequence[int]) -> tuple[Row, None]:
-            return self.cache.decode(drafted[-1:] or unseen, 1)[0], None
+        def step(drafted: Sequence[int]) -> Passes[tuple[Row, None]]:
+            rows = yield Pass(self.cache, drafted[-1:] or unseen, 1)
+            return rows[0], None
 
-        return self._steps(
-            tokens, plan, length, len(unseen), self._constrained or self.sampler, step
-        )
+        sampler = self._constrained or self.sampler
+        return (yield from self._chain(tokens, plan, length, len(unseen), sampler, step))
 
     def behind(self, tokens: Sequence[int]) -> int:
         """Committed tokens that its cache does not hold."""

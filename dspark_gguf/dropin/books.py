@@ -9,7 +9,7 @@ import llama_cpp
 import numpy as np
 
 from dspark_gguf.config import MAX_DRAFT
-from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.context import Context, Part
 from dspark_gguf.engine.sequence import SequenceCache
 
 
@@ -22,13 +22,14 @@ class _LlamaContext(Context):
         )
         self._llama = llama
 
-    def run(self, sequence: int, tokens: Sequence[int], position: int, n_rows: int) -> None:
-        """As for any context."""
-        llama, count = self._llama, len(tokens)
+    def run(self, parts: Sequence[Part]) -> None:
+        """As for any context; there is one sequence."""
+        llama, (part,) = self._llama, parts
         if not getattr(llama, "_all_logits", llama._logits_all):
-            super().run(sequence, tokens, position, n_rows)
+            super().run(parts)
             return
-        super().run(sequence, tokens, position, count)
+        position, count = part.position, len(part.tokens)
+        super().run([part._replace(n_rows=count)])
         rows = llama_cpp.llama_get_logits(self.pointer)
         table = llama.scores[position : position + count]
         table[:] = np.ctypeslib.as_array(rows, (count, self.n_vocab))
@@ -40,7 +41,7 @@ class _Books:
     def __init__(self, llama: llama_cpp.Llama, cache: SequenceCache) -> None:
         self._llama, self._cache = llama, cache
 
-    def on_pass(self, count: int) -> None:
+    def on_pass(self, count: int, first: int) -> None:
         """`count` more tokens."""
         llama, length = self._llama, self._cache.length
         llama.input_ids[length - count : length] = self._cache.tokens[length - count :]

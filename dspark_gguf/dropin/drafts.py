@@ -13,7 +13,7 @@ from dspark_gguf.draft import Drafter
 from dspark_gguf.dropin.books import borrow
 from dspark_gguf.engine.compatible import require_same_tokens
 from dspark_gguf.engine.facts import llama_facts, model_facts
-from dspark_gguf.engine.pair import open_draft
+from dspark_gguf.engine.pair import open_drafts
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import UsageError
@@ -60,7 +60,7 @@ def open_cache_of(
 
     """
     if isinstance(draft, str | Path):
-        return open_draft(draft, options, target, vocabulary, target_path)
+        return open_drafts(draft, options, [target], vocabulary, target_path)[0]
     if isinstance(draft, llama_cpp.Llama):
         theirs = Vocabulary(draft._model.model, owner=draft)
         names = os.path.basename(target_path), os.path.basename(draft.model_path)

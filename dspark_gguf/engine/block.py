@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from threading import Event
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.engine import library, symbols
-from dspark_gguf.engine.context import open_context
+from dspark_gguf.engine.context import Context, open_context
 from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import Block
@@ -32,19 +33,19 @@ class BlockDraftCache(SequenceCache):
     kind = "block"
 
     def __init__(
-        self, model: Model, draft: BlockDraft, target: SequenceCache, n_ctx: int, interrupt: Event
+        self, model: Model, draft: BlockDraft, target: SequenceCache, n_ctx: int, context: Context
     ) -> None:
         set_layer, self._get_layer, set_nextn, self._get_nextn = symbols.functions()
-        rows = draft.block_size
-        context = open_context(model, n_ctx, rows, interrupt, features_of=target.context)
-        super().__init__(context, model.options.swa_full, rows)
+        rows, swa_full = draft.block_size, model.options.swa_full
+        super().__init__(context, swa_full, rows, sequence=target.sequence)
+        self.n_ctx = n_ctx
         self.model, self._target, self.draft = model, target, draft
         self.most_drafts = draft.most_drafts
         self._pending: list[int] = []
         waiting = min(_PENDING, model.options.n_ubatch, context.n_batch)
         shape = waiting, len(draft.target_layers) * draft.width
         self._features = np.empty(shape, dtype=np.float32)
-        self._injection = _Injection(self._features, model.has_multi_rope)
+        self._injection = _Injection(self._features, model.has_multi_rope, target.sequence)
         with library.listening():
             for layer in draft.target_layers:
                 set_layer(target.pointer, layer, True)
@@ -74,23 +75,23 @@ class BlockDraftCache(SequenceCache):
         if self.seen < min(self._target.length, self.room):
             self._target.trim(self.seen)
 
-    def on_pass(self, count: int) -> None:
+    def on_pass(self, count: int, first: int) -> None:
         """Copy the features of what the target has just read, unless an exception left a gap."""
         start = self._target.length - count
         done, take = self.seen - start, min(count, self.room - start)
         if done < 0 or take <= done:
             return
-        shape, pointer = (count, self.draft.width), self._target.pointer
+        shape, pointer = (first + count, self.draft.width), self._target.pointer
         layers = [
-            np.ctypeslib.as_array(self._get_layer(pointer, layer), shape)
+            np.ctypeslib.as_array(self._get_layer(pointer, layer), shape)[first:]
             for layer in self.draft.target_layers
         ]
         while done < take:
-            first = len(self._pending)
-            part = min(take - done, len(self._features) - first)
+            held = len(self._pending)
+            part = min(take - done, len(self._features) - held)
             for k, rows in enumerate(layers):
                 place = slice(k * self.draft.width, (k + 1) * self.draft.width)
-                self._features[first : first + part, place] = rows[done : done + part]
+                self._features[held : held + part, place] = rows[done : done + part]
             self._pending += self._target.tokens[start + done : start + done + part]
             done += part
             if len(self._pending) == len(self._features):
@@ -136,19 +137,34 @@ class BlockDraftCache(SequenceCache):
         return np.ctypeslib.as_array(pointer, (count, self.draft.width)).copy()
 
 
+def open_block_caches(
+    model: Model,
+    draft: BlockDraft,
+    targets: Sequence[SequenceCache],
+    n_ctx: int,
+    interrupt: Event,
+) -> list[SequenceCache]:
+    """The caches of a block draft for all sequences of a target's context, in one new context."""
+    n_seq, context = len(targets), targets[0].context
+    cells = n_ctx if n_seq == 1 else max(n_ctx, context.n_ctx + n_seq * draft.block_size)
+    room = open_context(model, cells, draft.block_size, interrupt, features_of=context, n_seq=n_seq)
+    return [BlockDraftCache(model, draft, target, n_ctx, room) for target in targets]
+
+
 class _Injection:
     """A batch that reads from `features` ``[n, width]``, without a copy."""
 
-    def __init__(self, features: npt.NDArray[np.float32], is_mrope: bool) -> None:
+    def __init__(self, features: npt.NDArray[np.float32], is_mrope: bool, sequence: int) -> None:
         rows = len(features)
         self._is_mrope = is_mrope
         # A multi-axis rotary embedding needs four positions a token, axis by axis.
         self._positions = np.zeros(4 * rows, dtype=np.int32)
-        # All rows belong to sequence 0, and none has logits.
-        self._zero, self._ones = np.zeros(1, dtype=np.int32), np.ones(rows, dtype=np.int32)
+        # All rows belong to one sequence, and none has logits.
+        self._sequence = np.full(1, sequence, dtype=np.int32)
+        self._ones = np.ones(rows, dtype=np.int32)
         self._outputs, self._features = np.zeros(rows, dtype=np.int8), features
         ids = ctypes.POINTER(ctypes.c_int32)
-        self._rows = (ids * rows)(*[self._zero.ctypes.data_as(ids)] * rows)
+        self._rows = (ids * rows)(*[self._sequence.ctypes.data_as(ids)] * rows)
         batch = llama_cpp.llama_batch()
         batch.embd = features.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         batch.pos = self._positions.ctypes.data_as(ids)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Sequence
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
@@ -15,7 +16,7 @@ from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library
 from dspark_gguf.engine.memory import Footprint, looks_like_memory, require_memory
 from dspark_gguf.engine.model import Model
-from dspark_gguf.errors import EngineError, ModelError, ResourceError
+from dspark_gguf.errors import CacheFullError, EngineError, ModelError, ResourceError
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _ROPE = {None: -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
@@ -26,12 +27,21 @@ _SAME_NAME = (
 )  # fmt: skip
 
 
+class Part(NamedTuple):
+    """What a pass reads of a sequence: `tokens` from `position` on, rows for the last `n_rows`."""
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    n_rows: int
+
+
 class Context:
     """A ``llama_context`` and the batch that its passes read.
 
-    It has room for `n_ctx` tokens of a sequence, and reads at most `n_batch` in a pass; a row of
-    logits is `n_vocab` wide. Work on a long prompt ends with `Cancelled` once `interrupt` is set.
-    The `owner` of the `pointer`, kept alive until then, frees it; None: this object does.
+    It has room for `n_ctx` tokens of all its sequences, and reads at most `n_batch` in a pass; a
+    row of logits is `n_vocab` wide. Work on a long prompt ends with `Cancelled` once `interrupt` is
+    set. The `owner` of the `pointer`, kept alive until then, frees it; None: this object does.
     """
 
     cache_bytes = 0  # if this package opened it
@@ -47,30 +57,34 @@ class Context:
     ) -> None:
         self.pointer, self.n_ctx, self.n_vocab, self.n_batch = pointer, n_ctx, n_vocab, n_batch
         self.interrupt, self._owner = interrupt, owner
-        self._batch = llama_cpp.llama_batch_init(n_batch, 0, 1)
-        self._ids = np.ctypeslib.as_array(self._batch.token, (n_batch,))
-        self._positions = np.ctypeslib.as_array(self._batch.pos, (n_batch,))
-        self._wanted = np.ctypeslib.as_array(self._batch.logits, (n_batch,))
-        self._sequence = -1  # of all places in the batch
-        for k in range(n_batch):
-            self._batch.n_seq_id[k] = 1
+        self._ids, self._positions, self._sequences = np.zeros((3, n_batch), dtype=np.int32)
+        self._wanted, self._ones = np.zeros(n_batch, np.int8), np.ones(n_batch, np.int32)
+        number, flag = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
+        # Where the sequence of each token is: of the k-th one in the k-th place of an array.
+        self._places = self._sequences.ctypes.data + 4 * np.arange(n_batch, dtype=np.uintp)
+        self._batch = llama_cpp.llama_batch(
+            token=self._ids.ctypes.data_as(number),
+            pos=self._positions.ctypes.data_as(number),
+            n_seq_id=self._ones.ctypes.data_as(number),
+            seq_id=self._places.ctypes.data_as(ctypes.POINTER(number)),
+            logits=self._wanted.ctypes.data_as(flag),
+        )
         # Also at exit, and before the model: some backends abort on memory that is still in use.
         owned = pointer if owner is None else None
-        #: Frees the batch, and the context unless it is borrowed.
-        self.close = weakref.finalize(self, _free, owned, self._batch)
+        #: Frees the context unless it is borrowed.
+        self.close = weakref.finalize(self, _free, owned)
 
-    def run(self, sequence: int, tokens: Sequence[int], position: int, n_rows: int) -> None:
-        """One pass: `tokens` of a sequence from `position` on, logits for the last `n_rows`."""
-        count = len(tokens)
-        self._ids[:count] = tokens
-        self._positions[:count] = np.arange(position, position + count)
-        self._wanted[: count - n_rows] = 0
-        self._wanted[count - n_rows : count] = 1
-        if sequence != self._sequence:
-            for k in range(self.n_batch):
-                self._batch.seq_id[k][0] = sequence
-            self._sequence = sequence
-        self._batch.n_tokens = count
+    def run(self, parts: Sequence[Part]) -> None:
+        """One pass; each sequence has one part, and they are in ascending order."""
+        end = 0
+        for sequence, position, tokens, n_rows in parts:
+            start, end = end, end + len(tokens)
+            self._ids[start:end] = tokens
+            self._positions[start:end] = np.arange(position, position + end - start)
+            self._sequences[start:end] = sequence
+            self._wanted[start : end - n_rows] = 0
+            self._wanted[end - n_rows : end] = 1
+        self._batch.n_tokens = end
         self.decode(self._batch)
 
     def rows(self, first: int, count: int) -> npt.NDArray[np.float32]:
@@ -87,14 +101,21 @@ class Context:
         return np.ctypeslib.as_array(pointer, (count, self.n_vocab))
 
     def decode(self, batch: Any) -> None:
-        """One pass over a batch; a `ResourceError` or `EngineError` if it cannot be finished."""
+        """One pass over a batch.
+
+        Raises:
+            CacheFullError: there is no room for it; nothing changed.
+            ResourceError: memory is short.
+            EngineError: llama.cpp failed.
+
+        """
         with library.listening() as errors:
             status = llama_cpp.llama_decode(self.pointer, batch)
             if status == 0:
                 llama_cpp.llama_synchronize(self.pointer)
         if status == 1:
             problem = f"the cache of {self.n_ctx} tokens is full"
-            raise ResourceError(problem, "Use a larger --ctx-size.")
+            raise CacheFullError(problem, "Use a larger --ctx-size.")
         log = "; ".join(errors)
         if status and looks_like_memory(log):
             problem = f"not enough memory for this pass: {log}"
@@ -114,11 +135,13 @@ def open_context(
     *,
     snapshots: int = 0,
     features_of: Context | None = None,
+    n_seq: int = 1,
 ) -> Context:
     """Open a context for a model, with a compute buffer for `max_rows` rows of logits.
 
-    It keeps `snapshots` states of a recurrent memory to go back to. For a block draft,
-    `features_of` is the target's context: a block is then computed in one piece.
+    Its `n_seq` sequences share the room of `n_ctx` tokens. It keeps `snapshots` states of each
+    recurrent memory to go back to. For a block draft, `features_of` is the target's context: a
+    block is then computed in one piece.
 
     Raises:
         ResourceError: the cache does not fit in memory.
@@ -126,15 +149,17 @@ def open_context(
 
     """
     options = model.options
-    size = Footprint(model.header, options).cache_bytes(n_ctx, 1 + snapshots)
+    size = Footprint(model.header, options).cache_bytes(n_ctx, n_seq * (1 + snapshots))
     if not model.gpu_layers or not options.kv_offload:
         require_memory(size, f"the {n_ctx}-token cache of {model.name}")
     # llama.cpp ends the process where the tokens of all snapshots do not fit one batch.
-    n_batch = max(options.n_batch, max_rows, snapshots + 2)
+    states = n_seq * (snapshots + 2)
+    n_batch = max(options.n_batch, max_rows, states)
     params = context_params(options, n_ctx, n_batch, max_rows)
     params.n_rs_seq = snapshots
+    params.n_seq_max, params.kv_unified = n_seq, n_seq > 1
     if snapshots:
-        params.n_ubatch = max(params.n_ubatch, snapshots + 2)
+        params.n_ubatch = max(params.n_ubatch, states)
     if features_of is not None:
         params.ctx_other = features_of.pointer
         # Positions of a block see each other: llama.cpp wants them in one piece.
@@ -178,8 +203,7 @@ def context_params(options: ModelOptions, n_ctx: int, n_batch: int, max_rows: in
     return params
 
 
-def _free(context: Any, batch: Any) -> None:
-    llama_cpp.llama_batch_free(batch)
+def _free(context: Any) -> None:
     if context is not None:
         with library.listening():
             llama_cpp.llama_free(context)

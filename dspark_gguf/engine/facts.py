@@ -25,6 +25,8 @@ _OF_LLAMA = (
 def option_facts(options: ModelOptions) -> dict[str, Any]:
     """Of how a model is loaded."""
     left = options.model_dump(mode="json", exclude=_OTHER)
+    if not options.rpc:  # so that what was learned before there was this option stays known
+        del left["rpc"]
     threads = options.threads or library.physical_cores()
     left["threads"] = [threads, options.threads_batch or threads]
     return {name: value for name, value in left.items() if not name.startswith(("rope_", "yarn_"))}

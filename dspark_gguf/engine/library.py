@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -111,9 +111,12 @@ def set_command_log(verbose: bool = False) -> None:
     llama_cpp.llama_log_set(_command_log.callback, None)
 
 
-def can_offload() -> bool:
-    """Whether this build can put layers on a GPU."""
-    return bool(llama_cpp.llama_supports_gpu_offload())
+def can_offload(rpc: Sequence[str] = ()) -> bool:
+    """Whether there is a GPU for layers, be it on one of the servers of `rpc`.
+
+    llama.cpp itself says so of every build with RPC.
+    """
+    return bool(llama_cpp.llama_supports_gpu_offload() and gpu_names(rpc))
 
 
 def features() -> dict[str, list[str]]:
@@ -203,9 +206,14 @@ def _description(pointer: int) -> str:
     return str(_dev_description(pointer).decode(errors="replace"))
 
 
-def gpu_names() -> list[str]:
-    """The devices that are not the CPU."""
-    return [name for name, pointer in device_pointers().items() if _dev_type(pointer) != 0]
+def gpu_names(rpc: Sequence[str] = ()) -> list[str]:
+    """The devices that are GPUs; those of other machines only if `rpc` has their server."""
+    return [
+        name
+        for name, pointer in device_pointers().items()
+        if _dev_type(pointer) in (1, 2)
+        and (not name.startswith("RPC") or _description(pointer) in rpc)
+    ]
 
 
 def bytes_per_value(cache_type: str) -> float:

@@ -22,6 +22,7 @@ _NO_ATTENTION = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
 _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 #: Each snapshot costs the state once more, in memory and in time. All of them together may take
 #: this share of what the weights take, and always so many bytes.
+_FEW_SNAPSHOTS = 4
 _MOST_SNAPSHOTS, _SNAPSHOT_SHARE, _SNAPSHOT_BYTES = 16, 1 / 8, 64 * 2**20
 
 
@@ -52,12 +53,21 @@ class Footprint:
         value = get("attention.value_length", width) * bytes_per_value(options.cache_type_v)
         return int(heads * (key + value) * n_ctx) + states * self.state_bytes
 
-    def snapshots(self, most: int) -> int:
-        """Snapshots to ask llama.cpp for, at most `most`; few if the state is large."""
+    def snapshots(self, most: int, n_seq: int = 1) -> int:
+        """Snapshots to ask llama.cpp for, at most `most`; few if the states are large."""
         if not self.state_bytes:
             return 0
-        room = max(self.weights * _SNAPSHOT_SHARE, _SNAPSHOT_BYTES)
-        return min(_MOST_SNAPSHOTS, most, int(room / self.state_bytes))
+        return min(_MOST_SNAPSHOTS, most, int(self._state_room / (self.state_bytes * n_seq)))
+
+    def conversations(self, most: int) -> int:
+        """How many there is memory for at once, at most `most`, with some snapshots of each."""
+        if not self.state_bytes:
+            return most
+        return max(1, min(most, int(self._state_room / (_FEW_SNAPSHOTS * self.state_bytes))))
+
+    @property
+    def _state_room(self) -> float:  # bytes
+        return max(self.weights * _SNAPSHOT_SHARE, _SNAPSHOT_BYTES)
 
     def _values_of_state(self) -> int:
         """Numbers in the state of one layer, as llama.cpp computes it (``n_embd_r, n_embd_s``)."""
@@ -127,10 +137,10 @@ def wanted_gpu_layers(options: ModelOptions) -> int:
     By default all of them do, unless a trial pass on the GPU failed.
     """
     wanted = options.n_gpu_layers
-    if not library.can_offload() or wanted == "none":
+    if not library.can_offload(options.rpc) or wanted == "none":
         return 0
-    if wanted is None:
-        wanted = "all" if trial.gpu_runs() else 0
+    if wanted is None:  # a trial says nothing about other machines
+        wanted = "all" if options.rpc or trial.gpu_runs() else 0
     return 2**30 if wanted in ("all", -1) else int(wanted)
 
 

@@ -6,13 +6,14 @@ import copy
 import ctypes
 import os
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 
 from dspark_gguf.config import ModelOptions
-from dspark_gguf.engine import library, trial
+from dspark_gguf.engine import library, rpc, trial
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.memory import looks_like_memory, require_memory, wanted_gpu_layers
 from dspark_gguf.engine.vocabulary import Vocabulary
@@ -32,10 +33,11 @@ class Model:
     """Weights and vocabulary of one GGUF file.
 
     Raises:
-        UsageError: no such file, or an unknown device.
+        UsageError: no such file, an unknown device, or an RPC server without a build for it.
         ModelError: not a GGUF that can generate text.
         EngineError: this build of llama.cpp cannot run on this machine.
         ResourceError: not enough memory.
+        DSparkError: an RPC server cannot be reached.
 
     """
 
@@ -45,6 +47,7 @@ class Model:
         if self.header.other_kind:
             raise _generates_nothing(self.path, self.header.other_kind)
         self.name, self.options = self.path.stem, options
+        rpc.connect(options.rpc)
         self.notes: list[str] = []  # options that could not be honoured, one sentence each
         self.gpu_layers = self._wanted_gpu_layers()
         self.extra_buffers = trial.extra_buffers(options.extra_buffers)
@@ -76,7 +79,7 @@ class Model:
         """Where the weights are, for the user."""
         if not self.gpu_layers:
             return "CPU"
-        names = "+".join(self.options.devices or library.gpu_names())
+        names = "+".join(self._devices)
         whole = self.gpu_layers > self.n_layer
         return names if whole else f"{names} ({self.gpu_layers}/{self.n_layer + 1} layers) + CPU"
 
@@ -86,9 +89,14 @@ class Model:
         other.options = self.options.model_copy(update=changes)
         return other
 
+    @property
+    def _devices(self) -> Sequence[str]:
+        """Names of the devices for layers on a GPU."""
+        return self.options.devices or library.gpu_names(self.options.rpc)
+
     def _wanted_gpu_layers(self) -> int:
         wanted = self.options.n_gpu_layers
-        if not library.can_offload() and wanted not in (None, "none", 0):
+        if not library.can_offload(self.options.rpc) and wanted not in (None, "none", 0):
             self.notes.append(
                 f"this build of llama-cpp-python has no GPU offload: n_gpu_layers {wanted} of "
                 f"{self.path.name} has no effect; reinstall it with CMAKE_ARGS=-DGGML_CUDA=on "
@@ -109,7 +117,8 @@ class Model:
             self.notes.append("this build of llama-cpp-python cannot lock memory: mlock is off")
         if options.tensor_split:
             params.tensor_split = self._tensor_split()
-        if options.devices:
+        # By itself llama.cpp would take the servers of other models too.
+        if options.devices or rpc.is_connected():
             params.devices = ctypes.cast(self._device_pointers(), ctypes.c_void_p)
         if not options.mmap:
             require_memory(size_on_disk(self.path), f"the weights of {self.path.name}")
@@ -129,13 +138,13 @@ class Model:
 
     def _device_pointers(self) -> Any:
         known = library.device_pointers()
-        for name in self.options.devices:
+        for name in self._devices:
             if name not in known:
                 raise UsageError(
                     f"unknown device {name!r}: this build of llama.cpp has {', '.join(known)}",
                     "Choose one of these, or reinstall llama-cpp-python for your GPU.",
                 )
-        pointers = [known[name] for name in self.options.devices]
+        pointers = [known[name] for name in self._devices]
         self._device_array = (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
         return self._device_array
 

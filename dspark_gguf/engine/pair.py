@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any, TypeAlias
 
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
-from dspark_gguf.engine.block import BlockDraftCache
+from dspark_gguf.engine.block import BlockDraftCache, open_block_caches
 from dspark_gguf.engine.compatible import require_same_tokens
 from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
 from dspark_gguf.engine.facts import model_facts, unloaded_facts
 from dspark_gguf.engine.gguf import read_header, readable_gguf
+from dspark_gguf.engine.memory import Footprint
 from dspark_gguf.engine.model import Model
-from dspark_gguf.engine.sequence import SequenceCache, open_cache
+from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.timing import measure, measure_again
 from dspark_gguf.engine.vocabulary import Vocabulary
@@ -42,7 +43,8 @@ class Pair:
 
     The draft is loaded with the first decoder that drafts: with speculation off, or where it was
     found to win nothing, it costs nothing. `chat_template` is Jinja text, or a file with it,
-    instead of the one in the target's file.
+    instead of the one in the target's file. At most so many `conversations` can share a pass (see
+    ``batching.py``) and the context: fewer where each needs much memory.
 
     Raises:
         UsageError: no such file, or an unknown device.
@@ -58,6 +60,7 @@ class Pair:
         target_options: ModelOptions | None = None,
         draft_options: DraftOptions | None = None,
         chat_template: str | None = None,
+        conversations: int = 1,
     ) -> None:
         self._draft_path = None if draft is None else readable_gguf(draft)
         self._draft_options = draft_options or DraftOptions()
@@ -87,18 +90,32 @@ class Pair:
                 "was trained for: answers may fall apart there; --rope-scaling can stretch it"
             )
         n_ctx = options.n_ctx or min(DEFAULT_CONTEXT, train)
-        self.target_cache = open_cache(self.target, n_ctx, MAX_DRAFT + 1, self.interrupt)
-        #: The draft's is there once it is loaded.
+        conversations = Footprint(self.target.header, options).conversations(conversations)
+        #: One for each conversation.
+        self.target_caches = open_caches(
+            self.target, n_ctx, MAX_DRAFT + 1, self.interrupt, n_seq=conversations
+        )
+        self._draft_caches: list[SequenceCache] = []
+        self.target_cache = self.target_caches[0]
+        #: Of the first conversation; the draft's is there once it is loaded.
         self.caches = {"target": self.target_cache}
 
-    def draft_cache(self) -> SequenceCache | None:
-        """Load the draft at the first call; None if there is none. Errors as `open_draft`."""
+    def draft_cache(self, conversation: int = 0) -> SequenceCache | None:
+        """Load the draft at the first call; None if there is none. Errors as `open_drafts`."""
         path, target = self._draft_path, self.target_cache
-        if "draft" in self.caches or path is None:
-            return self.caches.get("draft")
-        self.caches["draft"] = cache = open_draft(
-            path, self._draft_options, target, self.vocabulary, self.target.path, self.interrupt
+        if path is None:
+            return None
+        if self._draft_caches:
+            return self._draft_caches[conversation]
+        self._draft_caches = open_drafts(
+            path,
+            self._draft_options,
+            self.target_caches,
+            self.vocabulary,
+            self.target.path,
+            self.interrupt,
         )
+        self.caches["draft"] = cache = self._draft_caches[0]
         self.draft = cache.model
         self.notes += self.draft.notes
         if cache.n_ctx < target.n_ctx:
@@ -112,7 +129,7 @@ class Pair:
                 f"the draft ({sizes[0]}) is larger than the target ({sizes[1]}): drafting will "
                 "cost more than it saves; are -m and -d swapped?"
             )
-        return cache
+        return self._draft_caches[conversation]
 
     def learned(
         self, speculation: Speculation, say: Say = str, into: Learned | None = None
@@ -161,13 +178,15 @@ class Pair:
 
     def summary(self, speculation: Speculation) -> str:
         """One line: where both models are, weights + cache in MiB, and what speculation does."""
-        parts = []
+        parts, count = [], len(self.target_caches)
+        shared = f", shared by up to {count} conversations" if count > 1 else ""
         for role, cache in self.caches.items():
             model = cache.model
             kind = f" ({cache.draft.kind})" if isinstance(cache, BlockDraftCache) else ""
             parts.append(
                 f"{role}{kind} {model.name} on {model.place}, {model.size / _MIB:.0f} + "
-                f"{cache.context.cache_bytes / _MIB:.0f} MiB for {cache.n_ctx} tokens"
+                f"{cache.context.cache_bytes / _MIB:.0f} MiB for {cache.context.n_ctx} tokens"
+                f"{shared}"
             )
         return "; ".join([*parts, self._speculation_summary(speculation)])
 
@@ -218,15 +237,17 @@ class Pair:
         return f"speculation {speculation.mode}: {kind}, {how}"
 
 
-def open_draft(
+def open_drafts(
     path: str | Path,
     options: DraftOptions,
-    target: SequenceCache,
+    targets: Sequence[SequenceCache],
     vocabulary: Vocabulary,
     target_path: str | Path,
     interrupt: Event | None = None,
-) -> SequenceCache:
-    """Load a small language model, or a block draft made for the target, and open its cache.
+) -> list[SequenceCache]:
+    """Load a small language model, or a block draft made for the target.
+
+    Returns a cache for each of the target's sequences.
 
     Raises:
         UsageError: no such file.
@@ -241,10 +262,12 @@ def open_draft(
     draft, interrupt = Model(path, options), interrupt or Event()
     try:
         require_same_tokens(vocabulary, draft.vocabulary, Path(target_path).name, path.name)
-        n_ctx = options.n_ctx or min(target.n_ctx, draft.n_ctx_train)
+        n_ctx, n_seq = options.n_ctx or min(targets[0].n_ctx, draft.n_ctx_train), len(targets)
         if block is None:
-            return open_cache(draft, n_ctx, 1, interrupt, is_draft=True)
-        return BlockDraftCache(draft, block, target, n_ctx, interrupt)
+            if n_seq > 1 and not options.n_ctx:
+                n_ctx = targets[0].context.n_ctx  # they share it, as the target's sequences do
+            return open_caches(draft, n_ctx, 1, interrupt, is_draft=True, n_seq=n_seq)
+        return open_block_caches(draft, block, targets, n_ctx, interrupt)
     except Exception:
         draft.close()
         raise

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,30 @@ class Cache(Protocol):
 
         Some memories drop more; the new length says what must be read again.
         """
+
+
+class Pass(NamedTuple):
+    """What a cache must decode: `tokens` after those it holds, rows for the last `n_rows`."""
+
+    cache: Cache
+    tokens: Sequence[int]
+    n_rows: int
+
+
+T = TypeVar("T")
+#: Work that asks for passes, and goes on with their rows. So several can share each pass.
+Passes: TypeAlias = Generator[Pass, Rows, T]
+
+
+def run_alone(work: Passes[T]) -> T:
+    """Do the work, one pass at a time."""
+    try:
+        wanted = next(work)
+        while True:
+            wanted = work.send(wanted.cache.decode(wanted.tokens, wanted.n_rows))
+    except StopIteration as done:
+        result: T = done.value
+        return result
 
 
 def prefill(cache: Cache, tokens: Sequence[int]) -> int:

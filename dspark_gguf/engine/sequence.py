@@ -1,21 +1,22 @@
-"""One sequence of tokens in the memory of a context: a `Cache`."""
+"""Sequences of tokens in the memory of a context, each of them a `Cache`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Event
-from typing import Protocol
+from typing import Protocol, cast
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.config import MAX_DRAFT
-from dspark_gguf.engine.context import Context, open_context
+from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
+from dspark_gguf.engine.context import Context, Part, open_context
 from dspark_gguf.engine.memory import Footprint
 from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.protocol import Pass, Rows
 from dspark_gguf.engine.rollback import Rollback
-from dspark_gguf.errors import Cancelled, ResourceError
+from dspark_gguf.errors import CacheFullError, Cancelled, ResourceError
 
 #: More tokens than this before the wanted rows are read in a separate pass, to save a state after
 #: it: reading a few tokens again is cheaper than one more pass.
@@ -25,8 +26,11 @@ _LONG = 16
 class Listener(Protocol):
     """Is told what a cache reads, such as a draft that works on the target's features."""
 
-    def on_pass(self, count: int) -> None:
-        """The cache has read `count` more tokens; the results of the pass are still there."""
+    def on_pass(self, count: int, first: int) -> None:
+        """The cache has read `count` more tokens, from place `first` in the batch on.
+
+        The results of the pass are still there.
+        """
 
     def on_trim(self, length: int) -> None:
         """All tokens from position `length` on are void, and the cache may have dropped more."""
@@ -67,6 +71,7 @@ class SequenceCache:
         if self.rollback == "snapshots":
             self.max_rows = min(max_rows, 1 + self._rollback.snapshots)
         self._unsure = False
+        self._before = False, 0
         self._prompt_end = 0
 
     @property
@@ -133,6 +138,13 @@ class SequenceCache:
             ValueError: more than `max_rows` rows.
 
         """
+        tokens = self.prepare(tokens, n_rows)
+        self._read(tokens, n_rows)
+        last = min(len(tokens), self.context.n_batch)
+        return self.context.rows(last - n_rows, n_rows)
+
+    def prepare(self, tokens: Sequence[int], n_rows: int) -> Sequence[int]:
+        """Save the states that a rollback will need; returns the tokens still to read."""
         if self.length + len(tokens) > self.n_ctx:
             raise ResourceError(
                 f"{self.length + len(tokens)} tokens do not fit into a context of {self.n_ctx}",
@@ -140,14 +152,8 @@ class SequenceCache:
             )
         if n_rows > self.max_rows:  # llama.cpp would end the process
             raise ValueError(f"{n_rows} rows of a context made for {self.max_rows}")
-        if self.rollback != "removal":
-            tokens = self._save_states(tokens, n_rows)
-        self._read(tokens, n_rows)
-        last = min(len(tokens), self.context.n_batch)
-        return self.context.rows(last - n_rows, n_rows)
-
-    def _save_states(self, tokens: Sequence[int], n_rows: int) -> Sequence[int]:
-        """Save the states that a rollback will need; returns the tokens still to read."""
+        if self.rollback == "removal":
+            return tokens
         head = len(tokens) - n_rows
         revocable = n_rows > 1 or (n_rows == 1 and self._is_draft)
         ends_prompt = self.length < self._prompt_end <= self.length + head and not self._is_draft
@@ -174,15 +180,32 @@ class SequenceCache:
             start, end = end, end + n_batch
 
     def _pass(self, tokens: Sequence[int], n_rows: int) -> None:
+        _run([(self, tokens, n_rows)])
+
+    def begin_pass(self, tokens: Sequence[int], n_rows: int) -> Part:
+        """Its part of a pass, to be followed by `end_pass`, unless an exception strikes."""
         # Unsure until `tokens` is right again: an exception may strike between any two lines.
-        self._unsure = True
-        self._rollback.last = -1
-        self.context.run(self.sequence, tokens, self.length, n_rows)
+        self._before = self._unsure, self._rollback.last
+        self._unsure, self._rollback.last = True, -1
+        return Part(self.sequence, self.length, tokens, n_rows)
+
+    def end_pass(self, tokens: Sequence[int], first: int = 0) -> None:
+        """The pass has read `tokens`, from place `first` in its batch on; none: nothing changed."""
+        if not tokens:
+            self._unsure, self._rollback.last = self._before
+            return
         self.tokens.extend(tokens)
         self._rollback.last = len(tokens) - 1
         self._unsure = False
         for listener in self.listeners:
-            listener.on_pass(len(tokens))
+            listener.on_pass(len(tokens), first)
+
+    def share(self, other: SequenceCache, length: int) -> None:
+        """Hold the first `length` tokens of another sequence of the context, in the same cells."""
+        self.trim(0)
+        memory = llama_cpp.llama_get_memory(self.pointer)
+        llama_cpp.llama_memory_seq_cp(memory, other.sequence, self.sequence, 0, length)
+        self.tokens[:] = other.tokens[:length]
 
     def _take_back(self, length: int) -> None:
         """Take back to `length`, or further; also what an interrupted pass may have left."""
@@ -195,17 +218,76 @@ class SequenceCache:
         self._unsure = False
 
 
+def _run(parts: Sequence[tuple[SequenceCache, Sequence[int], int]]) -> None:
+    """One pass over (cache, tokens, rows wanted) of several sequences of a context, in order."""
+    begun = [cache.begin_pass(tokens, n_rows) for cache, tokens, n_rows in parts]
+    try:
+        parts[0][0].context.run(begun)
+    except CacheFullError:
+        for cache, _, _ in parts:
+            cache.end_pass(())
+        raise
+    first = 0
+    for cache, tokens, _ in parts:
+        cache.end_pass(tokens, first)
+        first += len(tokens)
+
+
+def decode_together(passes: Sequence[Pass]) -> list[Rows]:
+    """Passes of different sequences of one context, made one pass: the rows of each.
+
+    All tokens together must fit a batch. Errors as `SequenceCache.decode`, and `CacheFullError`:
+    the cells of the context do not suffice, and nothing was read.
+    """
+    if len(passes) == 1:
+        cache, tokens, n_rows = passes[0]
+        return [cache.decode(tokens, n_rows)]
+    # llama.cpp wants sequences in ascending order.
+    caches = [cast(SequenceCache, each.cache) for each in passes]
+    order = sorted(range(len(passes)), key=lambda k: caches[k].sequence)
+    parts = []
+    for k in order:
+        _, tokens, n_rows = passes[k]
+        parts.append((caches[k], caches[k].prepare(tokens, n_rows), n_rows))
+    _run(parts)
+    rows: list[Rows] = [()] * len(passes)
+    end = 0
+    for k, (cache, tokens, n_rows) in zip(order, parts, strict=True):
+        end += len(tokens)
+        rows[k] = cache.context.rows(end - n_rows, n_rows)
+    return rows
+
+
+def open_caches(
+    model: Model,
+    n_ctx: int,
+    max_rows: int,
+    interrupt: Event,
+    *,
+    is_draft: bool = False,
+    n_seq: int = 1,
+) -> list[SequenceCache]:
+    """The caches of all sequences of a new context; see `open_context` and `SequenceCache`."""
+    footprint = Footprint(model.header, model.options)
+    # A draft reads token by token, and snapshots reach back no further than the last pass.
+    snapshots = 0 if is_draft else footprint.snapshots(max_rows - 1, n_seq)
+    most = min(n_seq * max_rows, max(max_rows, MOST_ROWS))
+    context = open_context(model, n_ctx, most, interrupt, snapshots=snapshots, n_seq=n_seq)
+    caches = []
+    for sequence in range(n_seq):
+        cache = SequenceCache(context, model.options.swa_full, max_rows, is_draft, sequence)
+        cache.model = model
+        if n_seq > 1:  # one conversation alone may not need all the room there is
+            cache.n_ctx = min(n_ctx, model.n_ctx_train)
+        caches.append(cache)
+    return caches
+
+
 def open_cache(
     model: Model, n_ctx: int, max_rows: int, interrupt: Event, *, is_draft: bool = False
 ) -> SequenceCache:
-    """The cache of the only sequence of a new context; see `open_context` and `SequenceCache`."""
-    footprint = Footprint(model.header, model.options)
-    # A draft reads token by token, and snapshots reach back no further than the last pass.
-    snapshots = 0 if is_draft else footprint.snapshots(max_rows - 1)
-    context = open_context(model, n_ctx, max_rows, interrupt, snapshots=snapshots)
-    cache = SequenceCache(context, model.options.swa_full, max_rows, is_draft)
-    cache.model = model
-    return cache
+    """The cache of the only sequence of a new context."""
+    return open_caches(model, n_ctx, max_rows, interrupt, is_draft=is_draft)[0]
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

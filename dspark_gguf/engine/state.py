@@ -21,7 +21,7 @@ from dspark_gguf.engine.sequence import SequenceCache
 #: Options that change where and how fast a model computes, but not what the cache holds.
 _PLACEMENT = {
     "n_gpu_layers", "n_batch", "n_ubatch", "threads", "threads_batch", "mmap", "mlock",
-    "kv_offload", "split_mode", "main_gpu", "tensor_split", "devices",
+    "kv_offload", "split_mode", "main_gpu", "tensor_split", "devices", "rpc",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from dspark_gguf.config import MAX_DRAFT, Speculation
 from dspark_gguf.cost import FixedCosts
 from dspark_gguf.dist import Dist
 from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, NoDrafter
+from dspark_gguf.engine.protocol import run_alone
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.chains import Chains, Guesses, odds
 from dspark_gguf.records import NO_DRAFT, Draft, Round, Segment, Verdict
@@ -52,7 +53,7 @@ _SPELLINGS = {
 
 
 #: Stand-ins for the target's token at a place, and for any other.
-_RIGHT, _WRONG = 1, 0
+RIGHT, WRONG = 1, 0
 
 
 @dataclass(slots=True)
@@ -102,16 +103,16 @@ def replay(texts: Iterable[Chains], costs: FixedCosts, rule: StoppingRule) -> Re
     result = Result(unit)
     for text in texts:
         sums = result.domains.setdefault(text.domain, Sums(unit))
-        drafter: Drafter = _Steps(_scored(text, isinstance(rule, Threshold)), costs)
+        drafter: Drafter = Steps(scored(text, isinstance(rule, Threshold)), costs)
         depth = text.depth
         if isinstance(rule, LookupRule) and text.lookup is not None:
-            drafter = Cascade(_Lookup(text.lookup), drafter)
+            drafter = Cascade(Lookup(text.lookup), drafter)
             depth = max(depth, text.lookup.scores.shape[1])
         limit = min(depth, costs.limit if text.depth else len(costs.target_seconds) - 1)
         position = 0
         while position < text.positions:
             # The drafters only look at how many tokens there are.
-            draft = drafter.propose(range(position), rule.plan(limit))
+            draft = run_alone(drafter.steps(range(position), rule.plan(limit)))
             round = _verified(draft, costs)
             rule.observe(round)
             tokens = min(round.accepted + 1, text.positions - position)
@@ -126,7 +127,7 @@ def replay(texts: Iterable[Chains], costs: FixedCosts, rule: StoppingRule) -> Re
     return result
 
 
-def _scored(text: Chains, probability: bool) -> Guesses:
+def scored(text: Chains, probability: bool) -> Guesses:
     """The draft's guesses with top probabilities as scores, or with gaps or log-odds."""
     scores = text.confidence
     if not probability and text.gap is not None:
@@ -136,7 +137,7 @@ def _scored(text: Chains, probability: bool) -> Guesses:
     return Guesses(scores, text.survived)
 
 
-class _Steps(NoDrafter):
+class Steps(NoDrafter):
     """Recorded draft steps.
 
     After wrong tokens the chains of the text stand for what would have been guessed: none of it is
@@ -147,6 +148,7 @@ class _Steps(NoDrafter):
         self._guesses, self._costs = guesses, costs
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+        """As far as the plan goes."""
         scores, right = self._guesses.at(len(tokens))
         kept = steps = 0
         while steps < min(plan.length, len(scores)):
@@ -166,7 +168,7 @@ class _Steps(NoDrafter):
         )
 
 
-class _Lookup(LookupDrafter):
+class Lookup(LookupDrafter):
     """Recorded copies."""
 
     def __init__(self, copies: Guesses) -> None:
@@ -175,25 +177,27 @@ class _Lookup(LookupDrafter):
     def guess(
         self, tokens: Sequence[int], most: int, drafted: Sequence[int] = ()
     ) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """What was recorded at this place."""
         scores, right = self._copies.at(len(tokens) + len(drafted))
         return _stand_ins(len(scores), right), tuple(scores)
 
     def ends(self, drafted: Sequence[int]) -> bool:
+        """Never: stand-ins end nothing."""
         return False
 
 
 def _stand_ins(count: int, right: int) -> tuple[int, ...]:
-    return (_RIGHT,) * min(right, count) + (_WRONG,) * (count - right)
+    return (RIGHT,) * min(right, count) + (WRONG,) * (count - right)
 
 
 def _verified(draft: Draft, costs: FixedCosts) -> Round:
-    accepted = [*draft.tokens, _WRONG].index(_WRONG)
+    accepted = [*draft.tokens, WRONG].index(WRONG)
     drafting = sum(sum(segment.seconds) for segment in draft.segments)
     target = float(costs.target_seconds[len(draft)])
     return Round(
-        (_RIGHT,) * (accepted + 1),
+        (RIGHT,) * (accepted + 1),
         draft=draft,
-        verdict=Verdict(accepted, _RIGHT),
+        verdict=Verdict(accepted, RIGHT),
         seconds=drafting + target,
         draft_seconds=drafting,
         target_seconds=target,

@@ -14,6 +14,8 @@ from dspark_gguf.schedule.base import Threshold as Threshold
 from dspark_gguf.schedule.learning import Prefix as Prefix
 from dspark_gguf.schedule.lookup import LookupRule as LookupRule
 from dspark_gguf.schedule.optimal import Optimal as Optimal
+from dspark_gguf.schedule.shared import SharedCosts as SharedCosts
+from dspark_gguf.schedule.shared import allot as allot
 
 
 def make_stopping_rule(

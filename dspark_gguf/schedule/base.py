@@ -11,8 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from dspark_gguf.calibration import Calibration
-from dspark_gguf.records import Round
+from dspark_gguf.records import Draft, Round
+
+Floats = npt.NDArray[np.float64]
 
 
 class Plan(Protocol):
@@ -58,6 +63,16 @@ class StoppingRule(Protocol):
 
     def forecast(self) -> Forecast | None:
         """The speed it expects; None if the rule makes no forecast."""
+
+    def survival(self, draft: Draft) -> Floats | None:
+        """Chance that each token of `draft` survives, and each untried guess after the last one.
+
+        None: the rule does not weigh tokens, and each draft is verified as it is.
+        """
+
+    @property
+    def rate(self) -> float:
+        """Tokens that a second is worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +136,11 @@ class Fixed:
 
     def forecast(self) -> None:
         """None: it does not learn."""
+
+    def survival(self, draft: Draft) -> None:
+        """None: it does not weigh tokens."""
+
+    rate = 0.0
 
 
 class Threshold(Fixed):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from dspark_gguf.calibration import KNOTS, Calibration
 from dspark_gguf.cost import Costs
-from dspark_gguf.records import Round
-from dspark_gguf.schedule.base import Bounded, Forecast, Plan
+from dspark_gguf.records import Draft, Round, Segment
+from dspark_gguf.schedule.base import Bounded, Floats, Forecast, Plan
+from dspark_gguf.schedule.shared import SharedCosts
 from dspark_gguf.schedule.stopping import Policy, solve
 
 
@@ -29,10 +31,38 @@ class Learning:
             if segment.source == self.source:
                 self.calibration.observe(segment.scores, outcomes)
 
+    def confidence(self, segment: Segment) -> Floats:
+        """Chance that each of its guesses is right if those before it are; 1 of other sources."""
+        count = len(segment.tokens) + len(segment.untried)
+        if segment.source != self.source:
+            return np.ones(count)
+        return np.interp(segment.scores[:count], KNOTS, self.calibration.confidence)
+
+    def survival(self, draft: Draft) -> Floats:
+        """As any rule."""
+        return survival_of(draft, self.confidence)
+
+    @property
+    def rate(self) -> float:
+        """Plain decoding's."""
+        return 1.0 / float(self.costs.target_seconds[0])
+
     def forecast(self) -> Forecast:
         """What the best policy would reach."""
         policy = policy_for(self.costs, self.calibration, self.limit)
         return Forecast(policy.rate, policy.plain_rate)
+
+
+_NOTHING = np.zeros(0)
+
+
+def survival_of(draft: Draft, confidence: Callable[[Segment], Floats]) -> Floats:
+    """Of the tokens of a draft, and of the guesses after it."""
+    if not draft.tokens and not any(each.untried for each in draft.segments):
+        return _NOTHING
+    *head, last = draft.segments
+    chances = [confidence(each)[: len(each)] for each in head]
+    return np.cumprod(np.concatenate([*chances, confidence(last)]))
 
 
 def policy_for(
@@ -45,6 +75,8 @@ def policy_for(
 
 def usual_seconds(costs: Costs, round: Round) -> float:
     """What such a round usually takes: one slow pass says nothing about the text."""
+    if isinstance(costs, SharedCosts):
+        return costs.share_of(round)
     seconds = float(costs.target_seconds[round.drafted])
     if steps := round.draft.steps:
         seconds += float(costs.draft_seconds[steps - 1])

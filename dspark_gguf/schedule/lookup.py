@@ -14,16 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from dspark_gguf.calibration import KNOTS, Calibration
 from dspark_gguf.cost import Costs
-from dspark_gguf.records import Round
-from dspark_gguf.schedule.base import Forecast, Plan, no_plan
-from dspark_gguf.schedule.learning import Account, usual_seconds
+from dspark_gguf.records import Draft, Round, Segment
+from dspark_gguf.schedule.base import Floats, Forecast, Plan, no_plan
+from dspark_gguf.schedule.learning import Account, survival_of, usual_seconds
 from dspark_gguf.schedule.optimal import Optimal, OptimalPlan
-
-Floats = npt.NDArray[np.float64]
 
 #: Weight of the tokens and seconds so far, at each round.
 _KEEP = 0.6
@@ -82,6 +79,18 @@ class LookupRule:
         balance = self._account.balance
         return confidence if balance >= 0.0 else confidence ** (_DOUBT - _DEBT * balance)
 
+    def survival(self, draft: Draft) -> Floats:
+        """As any rule; of another drafter's tokens by its own rule."""
+
+        def confidence(segment: Segment) -> Floats:
+            if segment.source == self.source:
+                return self.confidence(segment.scores)
+            if self.looking is not None:
+                return self.looking.confidence(segment)
+            return np.ones(len(segment))
+
+        return survival_of(draft, confidence)
+
     def forecast(self) -> Forecast | None:
         """Of the drafter that takes steps; free guesses are never slower."""
         return self.looking.forecast() if self.looking is not None else None
@@ -110,6 +119,8 @@ class _LookupPlan:
         if isinstance(self._steps_plan, OptimalPlan):
             self._taken, self._survival = self._steps_plan.kept, self._steps_plan.survival
             self._left = self._most - self._taken
+        if not scores and not self._might_step():
+            return 0
         confidence = self._rule.confidence(scores[: self._left])
         survival: Floats = self._survival * np.cumprod(confidence, dtype=np.float64)
         before = np.concatenate(([self._survival], survival))
@@ -122,6 +133,17 @@ class _LookupPlan:
         if self._steps_plan is None:
             self._steps_plan, count = self._then_step(count, worth, gained, survival)
         return count
+
+    def _might_step(self) -> bool:
+        """Whether draft steps are to be weighed; a trial of them takes no weighing."""
+        rule, no_steps = self._rule.looking, self._steps_plan is None
+        if no_steps and rule is not None:
+            if rule.current().drafts:
+                return True
+            self._steps_plan = rule.plan(self._left, self._behind, self._answer_left)
+        elif no_steps:
+            self._steps_plan = no_plan(self.room)
+        return False
 
     def _then_step(
         self, count: int, worth: Floats, gained: Floats, survival: Floats

@@ -71,6 +71,11 @@ class Optimal(Learning):
         """Whether a policy's seconds are out of date: nothing drafts by them any more, perhaps."""
         return abs(float(self.costs.target_seconds[0]) * policy.plain_rate - 1.0) > _MOVED
 
+    @property
+    def rate(self) -> float:
+        """The best policy's, or plain decoding's."""
+        return super().rate if self.policy is None else max(self.policy.rate, super().rate)
+
     def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The plan of the highest rate; without a draft where that is plain decoding."""
         limit, room = min(limit, self.limit), limit

@@ -94,15 +94,15 @@ def test_a_block_that_peeks_is_caught():
 
     def peeking(rule=None, stopping_rule=None):
         decoder = decoder_of(rule, stopping_rule)
-        propose = decoder.drafter.propose
+        steps = decoder.drafter.steps
 
         def dropping(tokens, plan):
-            draft = propose(tokens, plan)
+            draft = yield from steps(tokens, plan)
             row = decoder.drafter.cache.rows(tuple(tokens))
             agrees = draft.tokens and draft.tokens[0] == int(row.argmax())
             return draft if agrees else Draft()
 
-        decoder.drafter.propose = dropping
+        decoder.drafter.steps = dropping
         return decoder
 
     world.decoder = peeking
@@ -124,8 +124,8 @@ def test_lossy_rules_are_caught_by_the_same_enumeration(rule):
 class Peeking(ModelDrafter):
     """BIASED under `rejection`: gives a drawn token up when it turns out to be an unlikely one."""
 
-    def propose(self, tokens, plan):
-        draft = super().propose(tokens, plan)
+    def steps(self, tokens, plan):
+        draft = yield from super().steps(tokens, plan)
         sure = [
             dist.prob(token) > 0.4 for token, dist in zip(draft.tokens, draft.dists, strict=True)
         ]

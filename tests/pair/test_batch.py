@@ -53,27 +53,25 @@ def test_results_in_order(batch):
 def test_resumes_without_redoing(batch, tmp_path, monkeypatch):
     """An interruption in the second job keeps the first result; the same command goes on."""
     out = tmp_path / "out.jsonl"
-    answered = []
-    real = once._answer_job
+    asked = []
+    real = once.answer_all
 
-    def interrupted(pair, settings, job):
-        answered.append(job.index)
-        if job.index == 1:
+    def interrupted(pair, settings, jobs, parallel):
+        asked.append([job.index for job in jobs])
+        yield next(real(pair, settings, jobs, parallel))
+        if len(jobs) == 3:
             raise Cancelled
-        return real(pair, settings, job)
+        yield from real(pair, settings, jobs[1:], parallel)
 
-    monkeypatch.setattr(once, "_answer_job", interrupted)
-    first = batch("-o", out)
+    monkeypatch.setattr(once, "answer_all", interrupted)
+    first = batch("-o", out, "--parallel", 1)
     assert first.exit_code == 130
     assert "1 of 3 finished" in first.stderr
     assert len(out.read_text().splitlines()) == 1
     out.write_text(out.read_text() + '{"index": 1, "inp')  # as a power cut would leave it
 
-    monkeypatch.setattr(
-        once, "_answer_job", lambda p, s, job: answered.append(job.index) or real(p, s, job)
-    )
     assert batch("-o", out).exit_code == 0
-    assert answered == [0, 1, 1, 2]
+    assert asked == [[0, 1, 2], [1, 2]]
     resumed = [json.loads(line) for line in out.read_text().splitlines()]
     monkeypatch.undo()
     whole = [json.loads(line) for line in batch().stdout.splitlines()]

@@ -56,7 +56,7 @@ def test_contexts_that_do_not_fit(tiny_files):
 
 def test_what_a_cpu_build_cannot_do_is_said(tiny_files, monkeypatch):
     """Layers for a GPU that the build cannot use: a note, for each model."""
-    monkeypatch.setattr(library, "can_offload", lambda: False)
+    monkeypatch.setattr(library, "can_offload", lambda *_: False)
     asked = {"n_gpu_layers": 20}
     with load_pair(
         tiny_files.target, tiny_files.draft,

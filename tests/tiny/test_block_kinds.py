@@ -85,9 +85,9 @@ def test_what_is_read_again_is_not_copied_again(pair_of, target, monkeypatch):
         taken, read = [], []
         real_passed, real_at = cache.on_pass, cache._injection.at
 
-        def on_pass(count):
+        def on_pass(count, first):
             before = cache.seen
-            real_passed(count)
+            real_passed(count, first)
             read.append(count)
             taken.append(cache.seen - before)
 

@@ -28,7 +28,9 @@ def test_off_means_that_the_draft_sees_no_work():
     assert decoder.answer(list(b"ab")).text == "cdefghij"
     assert decoder.drafter.cache.passes == []
     pair = SimpleNamespace(
-        target_cache=TableModel(world.target_rows), vocabulary=world.tokenizer, draft_cache=None
+        target_caches=[TableModel(world.target_rows)],
+        vocabulary=world.tokenizer,
+        draft_cache=None,
     )
     decoder = Decoder.for_pair(pair, world.sampling, world.speculation)
     assert isinstance(decoder.drafter, NoDrafter)

@@ -100,7 +100,7 @@ def test_a_recurrent_target_is_no_fault(dspark, tiny_files):
 
 def test_what_was_asked_for_and_is_not_done_is_wrong(dspark, tiny_files, monkeypatch):
     """Layers for a GPU that the build cannot use, of each model."""
-    monkeypatch.setattr("dspark_gguf.engine.library.can_offload", lambda: False)
+    monkeypatch.setattr("dspark_gguf.engine.library.can_offload", lambda *_: False)
     files = ("-m", tiny_files.target, "-d", tiny_files.draft)
     result = dspark("doctor", *files, "-ngl", "all", "-ngld", 7, "--json", *SMALL)
     found = told(result)["pair"]["findings"]

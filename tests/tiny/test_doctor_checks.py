@@ -26,14 +26,14 @@ def quiet_machine(monkeypatch):
 def test_an_idle_gpu_is_wrong_unless_asked_for(monkeypatch):
     """A build for the CPU beside a GPU: how to build for it; who asks for none knows."""
     monkeypatch.setattr(machine, "gpus", lambda: ["NVIDIA GeForce RTX 3060"])
-    monkeypatch.setattr(library, "can_offload", lambda: False)
+    monkeypatch.setattr(library, "can_offload", lambda *_: False)
     (finding,) = machine.features(Settings()).findings
     assert finding.wrong
     assert "RTX 3060" in finding.problem
     assert "-DGGML_CUDA=on" in finding.hint
     asked = Settings(target_options=ModelOptions(n_gpu_layers="none"))
     assert not machine.features(asked).findings[0].wrong
-    monkeypatch.setattr(library, "can_offload", lambda: True)
+    monkeypatch.setattr(library, "can_offload", lambda *_: True)
     assert machine.features(Settings()).findings == ()
 
 

@@ -73,7 +73,7 @@ def test_a_processor_with_amx_and_a_build_without(monkeypatch):
 def test_a_gpu_that_dies(monkeypatch, asked):
     """How to build for it; all the rest is looked at on the CPU, whatever was asked for."""
     gpu = library.Device("CUDA0", "NVIDIA H100", "GPU", 1, 2)
-    monkeypatch.setattr(library, "can_offload", lambda: True)
+    monkeypatch.setattr(library, "can_offload", lambda *_: True)
     monkeypatch.setattr(library, "devices", lambda: [gpu])
     know(monkeypatch, WORKS, DIES)
     section = machine.first_pass(Settings(target_options=ModelOptions(n_gpu_layers=asked)))

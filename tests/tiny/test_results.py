@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import sys
 import threading
 from threading import Event
@@ -11,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dspark_gguf.chat import once, results
-from dspark_gguf.chat.batch import Job, read_jobs
+from dspark_gguf.chat import bulk, once, progress, results
+from dspark_gguf.chat.batch import Job, read_jobs, shard
 from dspark_gguf.chat.results import results_in
 from dspark_gguf.chat.terminal import Screen
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
@@ -24,6 +26,17 @@ WORDS = ["one", "two", "three", "four"]
 FIXED = {"sampling": {"temperature": 0.5}, "model": "big.gguf"}
 
 
+def answered(settings, job, fails=()):
+    word, error = "", None
+    try:
+        word = job.messages[-1]["content"]
+    except UsageError as problem:
+        error = problem
+    if word in fails:
+        error = ResourceError("the context of 512 is full", "Use another.")
+    return bulk._outcome(settings, Answer(text=f"{word}!", finish_reason="stop"), error)
+
+
 @pytest.fixture
 def batch(tmp_path, monkeypatch):
     """Answers the jobs of a file without a model; `fails` and `stops` name prompts."""
@@ -31,19 +44,20 @@ def batch(tmp_path, monkeypatch):
     jobs.write_text("".join(json.dumps({"prompt": word}) + "\n" for word in WORDS))
     seen = []
 
-    def run(out, tree=FIXED, keep_errors=False, fails=(), stops=()):
-        def answered(pair, settings, job):
-            word = job.messages[-1]["content"]
-            seen.append((word, settings.sampling.seed))
-            if word in fails:
-                raise ResourceError("the context of 512 is full", "Use another.")
-            if word in stops:
-                raise Cancelled
-            return Answer(text=f"{word}!", finish_reason="stop")
+    def run(out, tree=FIXED, keep_errors=False, fails=(), stops=(), part=None, unordered=False):
+        def answer_all(pair, settings, jobs, parallel):
+            for job in jobs:
+                word = job.input.get("prompt")
+                seen.append((word, settings.sampling.seed))
+                if word in stops:
+                    raise Cancelled
+                yield job, answered(settings, job, fails)
 
-        monkeypatch.setattr(once, "_answer_job", answered)
+        if not hasattr(once.answer_all, "is_backwards"):
+            monkeypatch.setattr(once, "answer_all", answer_all)
         settings, todo = load_settings(None, tree), read_jobs(jobs)
-        with results_in(out, todo, settings, keep_errors) as found:
+        todo = shard(todo, part) if part else todo
+        with results_in(out, todo, settings, keep_errors, unordered) as found:
             return once.run_batch(SimpleNamespace(interrupt=Event()), settings, todo, found)
 
     return SimpleNamespace(run=run, seen=seen, jobs=jobs, out=tmp_path / "out.jsonl")
@@ -217,6 +231,118 @@ def test_devices(batch, capsys, tmp_path, name, monkeypatch):
         [] if name == "/dev/null" else [text for _, text in WHOLE]
     )
     assert os.listdir() == ["jobs.jsonl"]
+
+
+@pytest.fixture
+def backwards(monkeypatch, batch):
+    """The last job is finished first; ended by Ctrl-C after so many."""
+
+    seen = batch.seen
+
+    def install(most=99):
+        def answer_all(pair, settings, jobs, parallel):
+            for job in list(reversed(jobs))[:most]:
+                seen.append((job.input["prompt"], settings.sampling.seed))
+                yield job, answered(settings, job)
+            if most < len(jobs):
+                raise Cancelled
+
+        answer_all.is_backwards = True
+        monkeypatch.setattr(once, "answer_all", answer_all)
+
+    return install
+
+
+def printed(capsys):
+    """The words that were answered, as they were printed."""
+    return [json.loads(line)["text"][:-1] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_what_finished_early_waits_for_its_turn(batch, backwards, capsys):
+    """On stdout, unless its order is given up."""
+    backwards()
+    assert batch.run(None) == 0
+    assert printed(capsys) == WORDS
+    assert batch.run(None, unordered=True) == 0
+    assert printed(capsys) == WORDS[::-1]
+
+
+def test_what_waits_is_not_lost(batch, backwards, capsys):
+    """At an interruption it is printed without those before it."""
+    backwards(2)
+    assert batch.run(None) == once.INTERRUPTED
+    assert printed(capsys) == ["three", "four"]
+
+
+def test_what_finished_early_is_in_the_file(batch, backwards):
+    """At once, so that even a killed run keeps it; in the end the file is in order."""
+    backwards(2)
+    assert batch.run(batch.out) == once.INTERRUPTED
+    assert held(batch.out) == WHOLE[2:]
+    batch.seen.clear()
+    backwards()
+    assert batch.run(batch.out) == 0
+    assert [word for word, _ in batch.seen] == ["two", "one"]
+    assert held(batch.out) == WHOLE
+
+
+def test_parts_of_a_file(batch, tmp_path):
+    """Each has every job once, with its number in the whole; together they are the whole."""
+    seeded = {**FIXED, "sampling": {"temperature": 0.5, "seed": 1}}
+    parts = [tmp_path / f"{k}.jsonl" for k in (1, 2, 3)]
+    for k, out in enumerate(parts, 1):
+        assert batch.run(out, tree=seeded, part=f"{k}/3") == 0
+    assert [held(out) for out in parts] == [[WHOLE[0], WHOLE[3]], [WHOLE[1]], [WHOLE[2]]]
+    batch.out.write_bytes(b"".join(out.read_bytes() for out in parts))
+    batch.seen.clear()
+    assert batch.run(batch.out, tree=seeded) == 0
+    assert batch.seen == []
+    assert held(batch.out) == WHOLE
+
+
+def test_a_part_goes_on(batch):
+    """With its own file; the one of another part is refused."""
+    assert batch.run(batch.out, part="1/2", stops=("three",)) == once.INTERRUPTED
+    with pytest.raises(UsageError, match="other prompts"):
+        batch.run(batch.out, part="2/2")
+    batch.seen.clear()
+    assert batch.run(batch.out, part="1/2") == 0
+    assert [word for word, _ in batch.seen] == ["three"]
+    assert held(batch.out) == WHOLE[::2]
+
+
+def test_more_parts_than_jobs(batch):
+    """The last ones are empty files."""
+    assert batch.run(batch.out, part="5/6") == 0
+    assert batch.out.read_bytes() == b""
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "1/0", "-1/2", "a/b", "1/2/3", ""])
+def test_no_such_part(part):
+    with pytest.raises(UsageError, match=r"--shard .* is not I/N with I from 1 to N\. Write"):
+        shard([], part)
+
+
+@pytest.mark.parametrize("words", [["--shard", ""], ["--parallel", 2], ["--unordered"]])
+def test_options_of_batches_alone(dspark, words):
+    """Refused, not ignored."""
+    result = dspark("run", "Hello", *words)
+    assert result.exit_code == 2
+    assert f"{words[0]} works only with --jsonl" in result.stderr
+
+
+def test_the_bar_tells_speed_and_time(monkeypatch):
+    """Tokens a second of all answers, and what is left."""
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    seconds = iter([0.0, 2.0, 4.0])
+    monkeypatch.setattr(progress, "perf_counter", lambda: next(seconds))
+    assert list(progress.track([10, 30], 4, 2, tokens_of=int)) == [10, 30]
+    text = re.sub(r"\x1b\[[?\d;]*\w", "", screen.getvalue())  # without colours
+    shown = re.findall(r"\d/4|[\d.]+ tokens/s|[\d:-]+ left", text)
+    assert shown[-3:] == ["4/4", "10.0 tokens/s", "0:00:00 left"]
 
 
 def test_a_stream_that_is_not_utf8(tmp_path):

@@ -8,7 +8,7 @@ import llama_cpp
 import pytest
 
 from dspark_gguf import Decoder, Speculation
-from dspark_gguf.chat import once, transcript
+from dspark_gguf.chat import bulk, transcript
 from dspark_gguf.chat.batch import Job
 from dspark_gguf.chat.session import Session
 from dspark_gguf.config import DraftOptions, ModelOptions
@@ -209,11 +209,9 @@ def test_jobs(pair):
     ]
 
     def answered(way, order):
-        texts = {}
-        for k in order:
-            settings = settings_for(way, 6)
-            texts[k] = once._answer_job(pair, settings, Job(k, inputs[k])).text
-        return texts
+        jobs = [Job(k, inputs[k]) for k in order]
+        outcomes = bulk.answer_all(pair, settings_for(way, 6), jobs)
+        return {job.index: outcome["text"] for job, outcome in outcomes}
 
     wanted = answered("off", [0, 1, 2])
     assert answered("off", [2, 0, 1]) == wanted

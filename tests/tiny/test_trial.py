@@ -282,7 +282,7 @@ def test_a_build_that_cannot_run_is_refused(tiny_files, monkeypatch):
 
 def test_a_gpu_that_cannot_run_is_left_out_unless_asked_for(monkeypatch):
     """Where the trial says nothing, llama.cpp's own choice."""
-    monkeypatch.setattr(library, "can_offload", lambda: True)
+    monkeypatch.setattr(library, "can_offload", lambda *_: True)
     for gpu, layers in ((WORKS, 2**30), (NEVER, 2**30), (DIES, 0)):
         know(monkeypatch, WORKS, gpu)
         assert wanted_gpu_layers(ModelOptions()) == layers

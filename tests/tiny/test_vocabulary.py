@@ -134,11 +134,11 @@ def test_ids_beyond_the_target_are_never_drafted(tmp_path):
     seen = []
     with load_pair(target, draft) as pair:
         decoder = Decoder.for_pair(pair, GREEDY, EAGER)
-        real = decoder.drafter.propose
+        real = decoder.drafter.steps
         biased = decoder.drafter.sampler
 
-        def propose(tokens, plan):
-            seen.append(real(tokens, plan))
+        def steps(tokens, plan):
+            seen.append((yield from real(tokens, plan)))
             return seen[-1]
 
         def likes_padding(row, history, drafted=()):
@@ -146,6 +146,6 @@ def test_ids_beyond_the_target_are_never_drafted(tmp_path):
             return biased(row, history, drafted)
 
         likes_padding.history = biased.history
-        decoder.drafter.propose, decoder.drafter.sampler = propose, likes_padding
+        decoder.drafter.steps, decoder.drafter.sampler = steps, likes_padding
         decoder.answer([1, 2], Limits(max_tokens=20))
     assert max(max(draft.tokens) for draft in seen if len(draft)) < 263

@@ -34,10 +34,12 @@ ending
 draft
 assemble
 decoder
+places together
+batching
 catalog
 dropin
 chat
-llm_plugin
+llm_plugin ray
 measure
 doctor
 serve

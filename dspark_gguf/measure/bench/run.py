@@ -13,13 +13,13 @@ import psutil
 from dspark_gguf import __version__
 from dspark_gguf.chat.progress import track
 from dspark_gguf.chat.terminal import ended_by_signals, interruptible
-from dspark_gguf.config import Settings
+from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine import library
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled, ResourceError
-from dspark_gguf.measure.bench import text
+from dspark_gguf.measure.bench import conversations, text
 from dspark_gguf.measure.bench.peers import binding_version, peers
 from dspark_gguf.measure.bench.plan import BenchPlan, Method, default_methods, make_methods
 from dspark_gguf.measure.bench.report import measure_rest, require_folder, write_report
@@ -156,6 +156,40 @@ class Bench:
             "peak_memory_bytes": {"ours": self._memory, "all": peak_bytes()},
             **self.results.as_dict(),
         }
+
+
+def bench_conversations(
+    pair: Pair,
+    settings: Settings,
+    plan: BenchPlan,
+    counts: Sequence[int],
+    echo: Callable[[str], object],
+) -> int:
+    """Measure several conversations at once; returns the exit code."""
+    pair.learned(Speculation(learn=False))
+    bench = Bench(pair, settings, plan)
+    prompts: dict[str, list[Sequence[int]]] = {"new text": [], "copying": []}
+    for task in bench.tasks()[: len(plan.prompts) * len(plan.temperatures)]:
+        if task.temperature == plan.temperatures[0]:
+            kind = "copying" if task.domain in conversations.COPYING else "new text"
+            prompts[kind].append(task.tokens)
+    chosen = [conversations.Group(name, some) for name, some in prompts.items() if some]
+    update = {"temperature": plan.temperatures[0], "ignore_eos": True}
+    sampling, code = settings.sampling.model_copy(update=update), 0
+    say = str if plan.as_json else echo
+    say(conversations.HEADER + "\n")
+    cells: list[conversations.Cell] = []
+    with ended_by_signals(), interruptible(pair.interrupt):
+        work = conversations.measure(pair, chosen, counts, sampling, plan.tokens, plan.repeats)
+        try:
+            cells += track(work, len(chosen) * len(counts))
+        except Cancelled:
+            code = INTERRUPTED
+    say(conversations.as_text(cells) + "\n")
+    facts = bench.facts(0, interrupted=bool(code))
+    facts = {name: facts[name] for name in ("bench", "version", "machine", "target", "draft")}
+    echo(as_json({**facts, "conversations": [cell.as_dict() for cell in cells]}, sys.stdout))
+    return code
 
 
 def _file(model: Model) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""Answers to many prompts: what a file of jobs and a batch of Ray Data go through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+from dspark_gguf.batching import Batcher, Request
+from dspark_gguf.chat.batch import Job
+from dspark_gguf.chat.session import Session
+from dspark_gguf.config import Settings
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.errors import Cancelled, DSparkError
+from dspark_gguf.noise import Noise
+from dspark_gguf.tally import Answer
+
+#: What became of a job: an answer as plain values, or ``{"error": ...}``.
+Outcome: TypeAlias = dict[str, Any]
+
+#: More conversations hardly bring more throughput on any machine that was measured.
+MOST_AT_ONCE = 16
+
+
+def answer_all(
+    pair: Pair, settings: Settings, jobs: Iterable[Job], parallel: int | None = None
+) -> Iterator[tuple[Job, Outcome]]:
+    """Each job with its outcome, as they finish.
+
+    `parallel` is the most conversations in one pass, of those that the pair was opened for; None:
+    as many as pay. A job that cannot be answered, such as a prompt longer than the context, costs
+    the others nothing.
+
+    Raises:
+        Cancelled: `pair.interrupt` was set; the jobs without an outcome were not answered.
+
+    """
+    if settings.chat.context_shift:  # a prompt that changes in the middle of its answer
+        yield from ((job, _answer_alone(pair, settings, job)) for job in jobs)
+        return
+    batcher = Batcher(pair, settings.speculation, parallel)
+    going: dict[Request, Job] = {}
+    waiting = iter(jobs)
+    while True:
+        while len(going) < 2 * batcher.parallel and (job := next(waiting, None)):
+            try:
+                going[_submit(batcher, settings, job)] = job
+            except DSparkError as error:
+                yield job, {"error": str(error)}
+        if not going:
+            return
+        for request, _ in batcher.step():
+            if request.is_over and request in going:
+                yield going.pop(request), _outcome(settings, request.answer, request.error)
+
+
+def _submit(batcher: Batcher, settings: Settings, job: Job) -> Request:
+    session = Session(batcher.pair, settings, job.messages)
+    draws = Noise.of(session.seed, session.answers)
+    return batcher.submit(session.prompt()[1], settings.sampling, settings.limits, draws=draws)
+
+
+def _outcome(settings: Settings, answer: Answer, error: DSparkError | None) -> Outcome:
+    if error is not None:
+        return {"error": str(error)}
+    return answer.as_dict(settings.model_dump(mode="json"))
+
+
+def _answer_alone(pair: Pair, settings: Settings, job: Job) -> Outcome:
+    answer, failed = Answer(), None
+    try:
+        for round in Session(pair, settings, job.messages).reply():
+            answer.add(round)
+    except DSparkError as error:
+        failed = error
+    if answer.finish_reason == "cancelled":
+        raise Cancelled
+    return _outcome(settings, answer, failed)

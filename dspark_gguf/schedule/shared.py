@@ -1,0 +1,149 @@
+"""The schedule of several conversations that share every pass.
+
+Each conversation plans with the prices of its share, as if all did what it does; so a table with
+steps is climbed by all together. Then the drafts of all are ranked by their chance to survive, and
+as many are verified as bring the most tokens for the seconds of the whole pass. The ranking is
+DSpark's (DeepSeek-AI 2026, algorithm 1). Its stop at the first fall of the rate would end before
+every step of a jagged table, so here the whole table is searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.cost import FixedCosts, LearnedCosts
+from dspark_gguf.records import Draft, Round
+from dspark_gguf.schedule.expected import LEAST_GAIN, expected_speedup
+
+Floats = npt.NDArray[np.float64]
+
+#: How fast the seconds of a draft step of several conversations follow.
+_GAIN = 0.2
+_RISE = 2.0  # an observation counts as at most this many times what was expected
+
+
+class SharedCosts:
+    """What a round costs one of `count` conversations that share each pass.
+
+    With `costs` of whole passes. A draft that runs one pass for each conversation, not one for all,
+    is not `joint`.
+    """
+
+    def __init__(self, costs: LearnedCosts | FixedCosts, joint: bool = True) -> None:
+        self.whole, self.joint = costs, joint
+        self._row = self._step = 0.0  # seconds of each in the pass of this round
+        self._steps: dict[int, float] = {}  # seconds of a draft step by the number of conversations
+        self.set_count(1)
+
+    def set_count(self, count: int) -> None:
+        """So many conversations are in the next round; takes over what `whole` has learned."""
+        self.count = count
+        whole, drafts = self.whole.target_seconds, self.whole.draft_seconds
+        rows = count * np.arange(1, MAX_DRAFT + 2)
+        inside = np.minimum(rows, len(whole))
+        slope = (whole[-1] - whole[0]) / (len(whole) - 1)
+        self.target_seconds: Floats = (whole[inside - 1] + slope * (rows - inside)) / count
+        self.redo_seconds: Floats = self.target_seconds * self.whole.rereads
+        self.draft_seconds: Floats = drafts[:MAX_DRAFT] * (self._growth(count) / count)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether draft steps would win nothing even if they were always right."""
+        best, _ = expected_speedup(self.target_seconds, self.draft_seconds, 1.0)
+        return self.count > 1 and best <= LEAST_GAIN
+
+    def _growth(self, count: int) -> float:
+        """Seconds of a draft step of so many conversations, over that of one."""
+        if not self.joint:
+            return float(count)
+        if count == 1:
+            return 1.0
+        if count in self._steps:
+            drafts = self.whole.draft_seconds
+            return self._steps[count] / float(drafts[1] - drafts[0])
+        seconds = self.whole.target_seconds
+        return float(seconds[min(count, len(seconds)) - 1] / seconds[0])
+
+    def set_pass(self, drafts: Sequence[Draft]) -> None:
+        """These drafts are verified in the pass of this round."""
+        rows, steps = sum(map(len, drafts)), sum(draft.steps for draft in drafts)
+        most = max((draft.steps for draft in drafts), default=0)
+        counts = [sum(draft.steps > step for draft in drafts) for step in range(most)]
+        drafting = sum(self.step_seconds(count, step) for step, count in enumerate(counts))
+        whole, plain = self.whole.target_seconds, self.count - 1
+        last = min(plain + rows, len(whole) - 1)
+        self._row = float(whole[last] - whole[plain]) / max(rows, 1)
+        self._step = drafting / max(steps, 1)
+
+    def share_of(self, round: Round) -> float:
+        """What a round adds to the pass, and its share of the rest; all shares are the whole."""
+        seconds = float(self.target_seconds[0]) + len(round.draft) * self._row
+        again = 0.0
+        if round.accepted < round.drafted:
+            again = float(self.redo_seconds[round.accepted])
+        return seconds + round.draft.steps * self._step + again
+
+    def step_seconds(self, count: int, step: int) -> float:
+        """Of a draft step, from 0, that so many conversations take together."""
+        drafts = self.whole.draft_seconds
+        own = drafts[step] - (drafts[step - 1] if step else 0.0)
+        return float(own) * self._growth(count)
+
+    def see_draft_step(self, count: int, longest: int, seconds: float) -> None:
+        """A draft step of `count` conversations, over at most `longest` tokens, took so long."""
+        if count == 1 and longest == 1:
+            self.whole.add_draft_step(seconds)
+        if count == 1 and longest > 1:
+            self.whole.add_first_draft_step(seconds, longest)
+        if count == 1 or longest > 1:
+            return
+        old = self._steps.get(count, seconds)
+        self._steps[count] = old * min(seconds / old, _RISE) ** _GAIN
+
+    def catch_up_seconds(self, tokens: int) -> float:
+        """All wait while one drafter reads: for ever where it would win nothing."""
+        seconds = self.whole.catch_up_seconds(tokens)
+        return inf if seconds and self.is_hopeless else seconds
+
+    def is_doubtful(self, rows: int) -> bool:
+        """Whether a plain pass of so many conversations was hardly seen yet."""
+        return rows == 1 and self.whole.is_doubtful(self.count)
+
+    def observe(self, round: Round) -> None:
+        """Nothing: the seconds of a round are those of all conversations."""
+
+
+def allot(
+    survivals: Sequence[Floats], seconds: Floats, rate: float, most: int, equal: bool = False
+) -> list[int]:
+    """How many draft tokens of each conversation to verify: most ``tokens - rate * seconds``.
+
+    Args:
+        survivals: of each conversation's draft tokens, in order; they fall along a draft.
+        seconds: of a pass of 1, 2, ... rows.
+        rate: tokens a second that the seconds are worth.
+        most: draft tokens of all together.
+        equal: whether all must have the same number, else a pass would be split.
+
+    """
+    alone = len(survivals)
+    most = min(most, len(seconds) - alone)
+    if equal:
+        longest = min(min(map(len, survivals)), most // alone)
+        each = np.array([sum(one[:n].sum() for one in survivals) for n in range(longest + 1)])
+        worth = each - rate * seconds[alone - 1 :: alone][: longest + 1]
+        return [int(worth.argmax())] * alone
+    ranked = sorted(
+        (-chance, place, k) for k, one in enumerate(survivals) for place, chance in enumerate(one)
+    )[: max(most, 0)]
+    gained = np.concatenate(([0.0], np.cumsum([-chance for chance, _, _ in ranked])))
+    worth = gained - rate * seconds[alone - 1 : alone + len(ranked)]
+    lengths = [0] * alone
+    for _, _, k in ranked[: int(worth.argmax())]:
+        lengths[k] += 1
+    return lengths

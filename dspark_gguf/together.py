@@ -1,0 +1,71 @@
+"""One round of several conversations: their draft steps in lockstep, and what is verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+from dspark_gguf.decoder import Generation
+from dspark_gguf.engine.protocol import Pass
+from dspark_gguf.engine.sequence import decode_together
+from dspark_gguf.records import NO_DRAFT, Draft
+from dspark_gguf.schedule import SharedCosts, allot
+
+
+def draft_together(runs: Sequence[Generation], few: int, costs: SharedCosts) -> list[Draft]:
+    """The drafts of all; each pass of the draft model serves all that want one.
+
+    More than `few` tokens that a draft model missed are read in a pass of their own.
+    """
+    works = [run.draft() for run in runs]
+    drafts, wanted = [NO_DRAFT] * len(runs), dict[int, Pass]()
+
+    def go_on(k: int, rows: Any = None) -> None:
+        wanted.pop(k, None)
+        try:
+            wanted[k] = works[k].send(rows)
+        except StopIteration as done:
+            drafts[k] = done.value
+
+    for k in range(len(runs)):
+        go_on(k)
+    while wanted:
+        started = perf_counter()
+        long = [k for k, each in wanted.items() if len(each.tokens) > few]
+        group = long[:1] or list(wanted)
+        longest = max(len(wanted[k].tokens) for k in group)
+        for k, rows in zip(group, decode_together([wanted[k] for k in group]), strict=True):
+            go_on(k, rows)
+        costs.see_draft_step(len(group), longest, perf_counter() - started)
+    return drafts
+
+
+def verify_together(
+    runs: Sequence[Generation],
+    drafts: Sequence[Draft],
+    costs: SharedCosts,
+    most: int,
+    joint: bool = True,
+    equal: bool = False,
+) -> list[Pass]:
+    """The parts of a pass of at most `most` tokens that verify as much of the drafts as pays.
+
+    Unless `joint`, each draft is verified as it is: under `rejection` no choice may depend on what
+    comes after a token. If `equal`, all verify the same number of tokens.
+    """
+    most -= sum(run.unread for run in runs)
+    survivals = [run.scheduler.survival(one) for run, one in zip(runs, drafts, strict=True)]
+    lengths = [len(draft) for draft in drafts]
+    known = [each for each in survivals if each is not None]
+    if joint and len(runs) > 1 and len(known) == len(runs):
+        rate = max(run.scheduler.rate for run in runs)
+        lengths = allot(known, costs.whole.target_seconds, rate, most, equal)
+    elif sum(lengths) > most:
+        lengths = [min(length, most // len(runs)) for length in lengths]
+    chosen = [
+        draft if len(draft) == length else draft.verify(length)
+        for draft, length in zip(drafts, lengths, strict=True)
+    ]
+    costs.set_pass(chosen)
+    return [run.step(draft) for run, draft in zip(runs, chosen, strict=True)]
