@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,8 +127,8 @@ class Answer:
             self.prompt_tokens, self.cached_tokens = round.prompt_tokens, round.cached_tokens
         self.tally.add(round)
 
-    def as_dict(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The object that ``run --json`` prints."""
+    def as_dict(self) -> dict[str, Any]:
+        """What ``run --json`` prints of it."""
         return {
             "text": self.text,
             "tokens": self.tokens,
@@ -139,5 +139,4 @@ class Answer:
                 "completion_tokens": len(self.tokens),
             },
             "stats": self.tally.as_dict(),
-            "settings": dict(settings),
         }

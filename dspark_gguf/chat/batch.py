@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dspark_gguf.chat.piped import read_file
+from dspark_gguf.config import Limits, Sampling, Settings
 from dspark_gguf.errors import UsageError
+from dspark_gguf.settings_files import merge, validate
 from dspark_gguf.visible import shortened
 
 Record = dict[str, Any]
 
+#: Keys of a line that are no settings: they come back in its result.
+_NOT_SETTINGS = ("prompt", "messages", "id", "custom_id", "metadata")
+#: Sections of the settings that a line can change.
+_SECTIONS = {"sampling": Sampling.model_fields, "limits": Limits.model_fields}
 _ROLES = ("system", "user", "assistant")
 
 
@@ -24,6 +32,20 @@ class Job:
 
     index: int
     input: Record
+
+    def settings(self, below: Settings) -> Settings:
+        """Those of the line over those of the run; a UsageError names the first wrong key."""
+        tree: dict[str, Record] = {}
+        for key, value in self.input.items():
+            if key in _NOT_SETTINGS:
+                continue
+            section = next((name for name, keys in _SECTIONS.items() if key in keys), None)
+            if section is None:
+                known = [*_NOT_SETTINGS, *chain(*_SECTIONS.values())]
+                close = difflib.get_close_matches(key, known)
+                raise UsageError(f"unknown key {_shown(key)}", _hint(close))
+            tree.setdefault(section, {})[key] = value
+        return validate(merge(below.model_dump(), tree), "the line") if tree else below
 
     @property
     def messages(self) -> list[Record]:
@@ -109,6 +131,12 @@ def _text(value: Any, place: str) -> str:
 
 def _shown(value: Any) -> str:
     return shortened(json.dumps(value, default=str))
+
+
+def _hint(close: Sequence[str]) -> str:
+    if close:
+        return f"Write {_shown(close[0])}."
+    return f"Beside settings, a line has {', '.join(_NOT_SETTINGS)}; put your own keys in metadata."
 
 
 def _wrong(problem: str) -> UsageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
+from dspark_gguf import __version__
 from dspark_gguf.batching import Batcher, Request
 from dspark_gguf.chat.batch import Job
 from dspark_gguf.chat.session import Session
@@ -38,19 +39,21 @@ def answer_all(
         yield from ((job, _answer_alone(pair, settings, job)) for job in jobs)
         return
     batcher = Batcher(pair, settings.speculation, parallel)
-    going: dict[Request, Job] = {}
+    going: dict[Request, tuple[Job, Settings]] = {}
     waiting = iter(jobs)
     while True:
         while len(going) < 2 * batcher.parallel and (job := next(waiting, None)):
             try:
-                going[_submit(batcher, settings, job)] = job
+                own = job.settings(settings)
+                going[_submit(batcher, own, job)] = job, own
             except DSparkError as error:
                 yield job, {"error": str(error)}
         if not going:
             return
         for request, _ in batcher.step():
             if request.is_over and request in going:
-                yield going.pop(request), _outcome(settings, request.answer, request.error)
+                job, own = going.pop(request)
+                yield job, _outcome(pair, own, request.answer, request.error)
 
 
 def _submit(batcher: Batcher, settings: Settings, job: Job) -> Request:
@@ -59,19 +62,26 @@ def _submit(batcher: Batcher, settings: Settings, job: Job) -> Request:
     return batcher.submit(session.prompt()[1], settings.sampling, settings.limits, draws=draws)
 
 
-def _outcome(settings: Settings, answer: Answer, error: DSparkError | None) -> Outcome:
-    if error is not None:
-        return {"error": str(error)}
-    return answer.as_dict(settings.model_dump(mode="json"))
+def _outcome(pair: Pair, settings: Settings, answer: Answer, error: DSparkError | None) -> Outcome:
+    return as_dict(pair, settings, answer) if error is None else {"error": str(error)}
+
+
+def as_dict(pair: Pair, settings: Settings, answer: Answer) -> Outcome:
+    """An answer as plain values, with the models and the settings that are not the defaults."""
+    changed = settings.model_dump(mode="json", exclude_defaults=True)
+    draft = pair.caches.get("draft")
+    models = {"model": pair.target.name, "draft": None if draft is None else draft.model.name}
+    return {**answer.as_dict(), **models, "version": __version__, "settings": changed}
 
 
 def _answer_alone(pair: Pair, settings: Settings, job: Job) -> Outcome:
     answer, failed = Answer(), None
     try:
+        settings = job.settings(settings)
         for round in Session(pair, settings, job.messages).reply():
             answer.add(round)
     except DSparkError as error:
         failed = error
     if answer.finish_reason == "cancelled":
         raise Cancelled
-    return _outcome(settings, answer, failed)
+    return _outcome(pair, settings, answer, failed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from dspark_gguf.chat.batch import Job
-from dspark_gguf.chat.bulk import Outcome, answer_all
+from dspark_gguf.chat.bulk import Outcome, answer_all, as_dict
 from dspark_gguf.chat.progress import track
 from dspark_gguf.chat.results import Results
 from dspark_gguf.chat.session import Session
@@ -61,7 +61,11 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
             if not as_json:
                 screen.write(round.text)
     if as_json:
-        print(json_line(answer.as_dict(settings.model_dump(mode="json")), sys.stdout))  # noqa: T201
+        plain, speed = session.summary.plain, answer.tally.tokens_per_second
+        values = as_dict(pair, settings, answer)
+        values["plain_tokens_per_second"] = plain and float(f"{plain:.3f}")
+        values["speedup"] = plain and float(f"{speed / plain:.3f}")
+        print(json_line(values, sys.stdout))  # noqa: T201
     elif not answer.text.endswith("\n"):
         screen.write("\n")
     if screen.on_terminal and not as_json:

@@ -97,11 +97,16 @@ def results_in(
 
 
 def _resumed(path: Path, jobs: Sequence[Job], settings: Settings, keep_errors: bool) -> Results:
-    found = _read(path, jobs)
-    for result in found.values():
-        _check_settings(result, settings, path)
+    found, by_index = _read(path, jobs), {job.index: job for job in jobs}
+    for index, result in found.items():
+        if "settings" in result:  # else it failed
+            _check_settings(result, by_index[index].settings(settings), path)
     kept = _tidied(path, jobs, keep_errors)
-    seeds = [_flat(result.get("settings")).get("sampling.seed") for result in kept.values()]
+    seeds = [
+        _flat(result.get("settings")).get("sampling.seed")
+        for result in kept.values()
+        if "seed" not in result["input"]
+    ]
     known = [seed for seed in seeds if isinstance(seed, int) and 0 <= seed < 2**64]
     failed = {index: "error" in result for index, result in kept.items()}
     retried, seed = len(found) - len(kept), known[-1] if known else None
@@ -166,15 +171,15 @@ def _read(path: Path, jobs: Sequence[Job]) -> dict[int, Record]:
 
 def _check_settings(result: Record, settings: Settings, path: Path) -> None:
     """Refuse to mix texts that were made differently: a UsageError names the first setting."""
-    theirs, ours = _flat(result.get("settings")), _flat(settings.model_dump(mode="json"))
+    ours, usual = (_flat(each.model_dump(mode="json")) for each in (settings, Settings()))
+    theirs = usual | _flat(result["settings"])  # which has what differs
     lossy = ("typical", "threshold")
     drafted = any(each.get("speculation.acceptance") in lossy for each in (theirs, ours))
     names = (*_TEXT, *_DRAFTED) if drafted else _TEXT
     if settings.sampling.seed is None:  # then it takes theirs
         ours.pop("sampling.seed")
     for name in ours:
-        # Settings that are not in the file are newer than it.
-        if name.startswith(names) and name in theirs and theirs[name] != ours[name]:
+        if name.startswith(names) and theirs[name] != ours[name]:
             there, now = json.dumps(theirs[name]), json.dumps(ours[name])
             problem = f"{path} was made with other settings: {name} {there} there and {now} now"
             raise UsageError(problem, "Use the settings from there, or name another --output file.")

@@ -29,6 +29,7 @@ from dspark_gguf.errors import UsageError
                    "written so, and put in order at the end.")  # fmt: skip
 @click.option("--keep-errors", is_flag=True, help="With -o: do not try failed lines again.")
 @click.option("--check", is_flag=True, help="Compare with plain greedy decoding.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing on stderr but errors.")
 @settings_options(*ALL)
 def run(
     prompt: str | None,
@@ -42,6 +43,7 @@ def run(
     unordered: bool,
     keep_errors: bool,
     check: bool,
+    quiet: bool,
     settings: Settings,
     verbose: bool,
 ) -> int:
@@ -80,11 +82,11 @@ def run(
         at_once = min(parallel or MOST_AT_ONCE, max(len(jobs), 1))
         with (
             results_in(output, jobs, settings, keep_errors, unordered) as results,
-            open_pair(settings, verbose, conversations=at_once) as pair,
+            open_pair(settings, verbose, quiet, at_once) as pair,
         ):
             return once.run_batch(pair, settings, jobs, results, parallel)
     text = read_prompt(prompt, file)
-    with open_pair(settings, verbose) as pair:
+    with open_pair(settings, verbose, quiet) as pair:
         if check:
             from dspark_gguf.measure.check import report
 

@@ -63,12 +63,16 @@ def show(as_json: bool, values: Any, text: Callable[[], str]) -> None:
 def open_pair(
     settings: Settings, verbose: bool, quiet: bool = False, conversations: int = 1
 ) -> Iterator[Pair]:
-    """Both models; lines on stderr say where they are loaded and what is not possible."""
+    """Both models; lines on stderr say where they are loaded and what is not possible.
+
+    Off a terminal only the latter do, unless `verbose` or the output is changed; with `quiet` none.
+    """
     from dspark_gguf.catalog import load_pair
     from dspark_gguf.engine import library
     from dspark_gguf.sampling import Sampler
 
     library.set_command_log(verbose)
+    tell = str if quiet else say
     pair = load_pair(
         settings.model,
         settings.draft,
@@ -76,17 +80,17 @@ def open_pair(
         draft_options=settings.draft_options,
         chat_template=settings.chat.chat_template,
         conversations=conversations,
-        progress=say,
+        progress=tell,
     )
     with pair:
         Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model does not allow
         if settings.speculation.mode != "off":
             if settings.speculation.stopping_rule in ("prefix", "optimal"):
-                pair.learned(settings.speculation, say)
+                pair.learned(settings.speculation, tell)
             elif settings.speculation.drafter != "lookup":
                 pair.draft_cache()
-        if not quiet:
-            say(pair.summary(settings.speculation))
+        if verbose or sys.stderr.isatty() or not settings.speculation.lossless:
+            tell(pair.summary(settings.speculation))
         for note in pair.notes:
-            say(f"note: {note}")
+            tell(f"note: {note}")
         yield pair

@@ -80,6 +80,29 @@ def test_resumes_without_redoing(batch, tmp_path, monkeypatch):
     assert len(out.read_text().splitlines()) == 3
 
 
+def test_settings_of_a_line(batch, jobs_file, tmp_path):
+    """They hold for this line alone, also when the file is resumed; others are refused by name."""
+    lines = [
+        {"prompt": "Say one.", "max_tokens": 2, "temperature": 0, "id": 7},
+        {"prompt": "Say one.", "max_tokns": 2},
+        {"prompt": "Say one.", "temperature": "hot"},
+        {"prompt": "Say one.", "colour": "red", "metadata": {"any": 1}},
+        {"prompt": "Say one.", "seed": 5},
+    ]
+    jobs_file.write_text("\n".join(map(json.dumps, lines)))
+    out = tmp_path / "out.jsonl"
+    assert batch("-o", out).exit_code == 1
+    short, typo, wrong, own, seeded = map(json.loads, out.read_text().splitlines())
+    assert len(short["tokens"]) <= 2
+    assert short["settings"]["sampling"]["temperature"] == 0
+    assert typo["error"] == 'unknown key "max_tokns". Write "max_tokens".'
+    assert "temperature" in wrong["error"]
+    assert "metadata" in own["error"]
+    assert seeded["settings"]["sampling"]["seed"] == 5
+    assert batch("-o", out, "--keep-errors").exit_code == 1  # nothing left to do
+    assert len(out.read_text().splitlines()) == 5
+
+
 def test_a_prompt_that_does_not_fit_is_a_result_with_an_error(batch, jobs_file):
     """One bad prompt does not cost the others; the exit code says that it happened."""
     lines = [{"prompt": "word " * 600}, {"prompt": "Hi"}]

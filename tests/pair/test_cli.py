@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from dspark_gguf import __version__
 from dspark_gguf.chat.piped import read_prompt
 from dspark_gguf.cli import main
 from dspark_gguf.errors import UsageError
@@ -20,16 +21,21 @@ GREEDY = ["--temp", "0", "-c", "512"]
 
 
 def test_only_the_answer_goes_to_stdout(dspark):
-    """Scripts read stdout: the start-up line and notes are on stderr, without colour."""
+    """Scripts read stdout; on stderr are notes, and where it is no terminal the start-up line only
+    if it is asked for.
+    """
     words = ("run", "Say hello in one sentence.", "-n", 16, *GREEDY)
     result = dspark(*words)
     assert result.exit_code == 0
     assert result.stdout == json.loads(dspark(*words, "--json").stdout)["text"].rstrip("\n") + "\n"
-    assert "target SmolLM2-135M-Instruct-Q8_0 on CPU" in result.stderr
-    assert "draft SmolLM2-135M-Instruct-Q2_K on CPU" in result.stderr
-    assert "speculation auto: lossless, up to 12 drafts, as many as pay here" in result.stderr
+    assert "on CPU" not in result.stderr
     assert "not a speed-up" in result.stderr
     assert "\x1b" not in result.output
+    assert not dspark(*words, "--quiet").stderr
+    said = dspark(*words, "--verbose", "--drafter", "model").stderr
+    assert "target SmolLM2-135M-Instruct-Q8_0 on CPU" in said
+    assert "draft SmolLM2-135M-Instruct-Q2_K on CPU" in said
+    assert "speculation auto: lossless, up to 12 drafts, as many as pay here" in said
 
 
 def test_json_object(dspark):
@@ -45,7 +51,16 @@ def test_json_object(dspark):
     assert stats["accepted"] == sum(stats["accepted_by_position"]) <= stats["drafted"]
     assert stats["rounds"] + stats["accepted"] == len(answer["tokens"])
     assert stats["tokens_per_round"] == pytest.approx(len(answer["tokens"]) / stats["rounds"], 0.01)
-    assert answer["settings"]["sampling"]["temperature"] == 0
+    assert answer["settings"] == {
+        "limits": {"max_tokens": 24},
+        "sampling": {"temperature": 0.0, "seed": answer["settings"]["sampling"]["seed"]},
+        "target_options": {"n_ctx": 512},
+    }
+    assert answer["model"] == "SmolLM2-135M-Instruct-Q8_0"
+    assert answer["draft"] in ("SmolLM2-135M-Instruct-Q2_K", None)  # None: it would win nothing
+    assert answer["version"] == __version__
+    assert answer["plain_tokens_per_second"] > 0
+    assert answer["speedup"] > 0
 
 
 def test_a_drawn_seed_is_shown_and_gives_the_same_text(dspark):
@@ -61,7 +76,7 @@ def test_a_drawn_seed_is_shown_and_gives_the_same_text(dspark):
 
 def test_spec_off_does_no_draft_work(dspark):
     """Off is plain decoding: the draft is not even loaded."""
-    result = dspark("run", "Hello", "--spec", "off", "--json", "-n", 8, *GREEDY)
+    result = dspark("run", "Hello", "--spec", "off", "--json", "-n", 8, "-v", *GREEDY)
     stats = json.loads(result.stdout)["stats"]
     assert stats["drafted"] == 0
     assert stats["seconds"]["draft"] == 0

@@ -53,7 +53,7 @@ def test_pull_a_pair(pair_hub, tiny_files, tmp_path):
 
 def test_a_pair_by_name(pair_hub, tmp_path):
     """Downloaded when it is first used, with a line that says so; then no hub is needed."""
-    words = ("run", "-m", "qwen3-8b", "-n", "4", "--temp", "0", "--json", "abc")
+    words = ("run", "-v", "-m", "qwen3-8b", "-n", "4", "--temp", "0", "--json", "abc")
     first = pair_hub.run(tmp_path, *words)
     assert first.returncode == 0, first.stderr
     assert first.stderr.count("downloading") == 2

@@ -301,7 +301,7 @@ def test_the_commands(dspark, files, shelf):
     first = dspark(*words, "-m", files[0], "-d", files[1], "-sys", "Be.", stdin="Hello\n")
     assert first.exit_code == 0, first.output
     assert "session fox is saved with its caches" in first.stderr
-    second = dspark("chat", "--session", "fox", "--top-k", 7, stdin="More\n/save\n")
+    second = dspark("chat", "--session", "fox", "--top-k", 7, "-v", stdin="More\n/save\n")
     assert "session fox: 2 messages" in second.stderr
     assert "target target on CPU" in second.stderr
     assert "saved with its caches" in second.stderr

@@ -34,7 +34,8 @@ def answered(settings, job, fails=()):
         error = problem
     if word in fails:
         error = ResourceError("the context of 512 is full", "Use another.")
-    return bulk._outcome(settings, Answer(text=f"{word}!", finish_reason="stop"), error)
+    pair = SimpleNamespace(target=SimpleNamespace(name="big"), caches={})
+    return bulk._outcome(pair, settings, Answer(text=f"{word}!", finish_reason="stop"), error)
 
 
 @pytest.fixture
