@@ -20,6 +20,7 @@ from dspark_gguf.decoder import Decoder, Generation
 from dspark_gguf.ending import Ending
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.sequence import decode_together
+from dspark_gguf.engine.template import Prompt
 from dspark_gguf.errors import CacheFullError, Cancelled, DSparkError, ResourceError, UsageError
 from dspark_gguf.learned import Learned
 from dspark_gguf.noise import Draws, Noise
@@ -121,14 +122,14 @@ class Batcher:
 
     def submit(
         self,
-        prompt: Sequence[int],
+        prompt: Prompt,
         sampling: Sampling | None = None,
         limits: Limits | None = None,
         *,
         key: Any = None,
         draws: Draws | None = None,
     ) -> Request:
-        """Queue a prompt, given as token ids; it is answered by `step`.
+        """Queue a prompt: text, messages or token ids; it is answered by `step`.
 
         Raises:
             UsageError: an empty prompt, or settings that this model cannot honour.
@@ -136,6 +137,7 @@ class Batcher:
 
         """
         sampling, limits = sampling or Sampling(), limits or Limits()
+        prompt = self.pair.template.ids(prompt)
         if not prompt:
             raise UsageError("the prompt is empty", "Type some text.")
         if len(prompt) >= (n_ctx := self.pair.target_cache.n_ctx):

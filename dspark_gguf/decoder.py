@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dspark_gguf.assemble import Begin, MakeRule, answer_grammar, assemble
 from dspark_gguf.config import Limits, Sampling, Speculation
@@ -27,6 +27,7 @@ from dspark_gguf.verify import DistVerifier, Rule, Verifier
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
+    from dspark_gguf.engine.template import ChatTemplate, Prompt
 
 #: Given the answer so far, a shorter token list to go on from, or None.
 Shift = Callable[[Sequence[int]], Sequence[int] | None]
@@ -171,6 +172,7 @@ class Decoder:
     sampler: Sampler  # the distribution of the output
     seed: int | None = None  # of the noise; None: a new one for each answer
     grammar: Begin | None = None  # begins the grammar that an answer must fit
+    template: ChatTemplate | None = None  # turns text and messages into tokens
 
     @classmethod
     def for_pair(
@@ -216,9 +218,10 @@ class Decoder:
             Sampler.of(sampling, vocabulary),
             sampling.seed,
             answer_grammar(vocabulary, sampling),
+            pair.template,
         )
 
-    def answer(self, prompt: Sequence[int], limits: Limits | None = None) -> Answer:
+    def answer(self, prompt: Prompt, limits: Limits | None = None) -> Answer:
         """All rounds of `generate`, put together."""
         answer = Answer()
         for round in self.generate(prompt, limits):
@@ -232,7 +235,7 @@ class Decoder:
 
     def generate(
         self,
-        prompt: Sequence[int],
+        prompt: Prompt,
         limits: Limits | None = None,
         draws: Draws | None = None,
         shift: Shift | None = None,
@@ -240,7 +243,8 @@ class Decoder:
         """Generate an answer; abandon the iterator at any time.
 
         Args:
-            prompt: token ids, at least one. What the caches still hold of it is not read again.
+            prompt: what the user says, a conversation as messages whose last one is the user's, or
+                token ids. What the caches still hold of it is not read again.
             limits: where to stop; default: where the model stops or the context ends.
             draws: the randomness; default: the noise of `seed`.
             shift: called with the answer so far when the context is full.
@@ -254,6 +258,7 @@ class Decoder:
             ResourceError: a prompt that leaves no room for an answer.
 
         """
+        prompt = self._ids(prompt)
         if not prompt:
             raise UsageError("the prompt is empty", "Type some text.")
         if len(prompt) >= (n_ctx := self.target.n_ctx):
@@ -280,6 +285,14 @@ class Decoder:
                     yield replace(round, text=round.text + ending.flush())
         except Cancelled:
             yield run.end("cancelled")
+
+    def _ids(self, prompt: Prompt) -> Sequence[int]:
+        if self.template is not None:
+            return self.template.ids(prompt)
+        if isinstance(prompt, str):
+            problem = "this decoder has no chat template for text"
+            raise UsageError(problem, "Give it token ids.")
+        return cast(Sequence[int], prompt)
 
     def start(self, prompt: Sequence[int], ending: Ending | Endless, draws: Draws) -> Generation:
         """An answer whose passes the caller runs."""

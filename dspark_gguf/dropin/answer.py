@@ -42,6 +42,7 @@ def answer(
         step = run.propose()
         place = len(run.tokens)
         result = run.commit(llama._cache.decode(step.tokens, step.n_rows))
+        llama.tally.add(result)
         for k, token in enumerate(result.tokens):
             # Between two tokens the caller sees what was said so far.
             llama.n_tokens = place + k

@@ -12,8 +12,9 @@ import inspect
 import os
 import sys
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import cached_property, partial, wraps
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,11 @@ from dspark_gguf.errors import UsageError
 from dspark_gguf.hub import download
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.schedule import Fixed, StoppingRule
+from dspark_gguf.tally import Tally
 
 #: Seconds that measuring a new pair may take.
 _PROFILE_SECONDS = 2.0
+_OPTIONS = {*inspect.signature(llama_cpp.Llama.__init__).parameters, "extra_buffers"}
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 
 
@@ -54,12 +57,14 @@ class DSparkLlama(LogprobsLlama):
         draft_model: a GGUF with the target's vocabulary or a draft made for the target (DSpark,
             DFlash), named likewise; a loaded ``Llama`` that nobody else uses meanwhile; a
             `Drafter`; or None: drafts are looked up in the conversation.
+        draft: the same.
         draft_options: how a file is loaded.
         speculation: when to draft, and how much; acceptance is `match`.
         options: as for ``Llama``; ``extra_buffers`` (on, off) overrules the trial on this machine.
 
     Raises:
-        UsageError: another kind of `draft_model`, or settings that do not go with it.
+        UsageError: another kind of `draft_model`, settings that do not go with it, or an option
+            that ``Llama`` would ignore because it does not know it.
         PairError: a draft with another vocabulary.
         ModelError: a draft that is not a model.
         EngineError: this build of llama.cpp cannot run on this machine.
@@ -78,11 +83,16 @@ class DSparkLlama(LogprobsLlama):
         model_path: str,
         *,
         draft_model: drafts.DraftModel = None,
+        draft: drafts.DraftModel = None,
         draft_options: DraftOptions | None = None,
         speculation: Speculation | None = None,
         **options: Any,
     ) -> None:
         self.speculation = speculation or Speculation()
+        #: Sums over all answers so far.
+        self.tally = Tally()
+        draft_model = draft if draft_model is None else draft_model
+        _require_known(options)
         drafts.require_supported(draft_model, draft_options, self.speculation)
         progress = partial(print, file=sys.stderr) if options.get("verbose", True) else str
         if draft_model is None or isinstance(draft_model, str | Path):
@@ -274,3 +284,11 @@ class DSparkLlama(LogprobsLlama):
             self._draft = None
         super().close()
         self._cache = Closed()
+
+
+def _require_known(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in _OPTIONS:
+            close = get_close_matches(name, _OPTIONS, 1)
+            hint = f"Write {close[0]}." if close else "Leave it out."
+            raise UsageError(f"Llama has no option {name!r}", hint)

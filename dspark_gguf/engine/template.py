@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from llama_cpp.llama_chat_format import CHATML_CHAT_TEMPLATE, Jinja2ChatFormatter
 
@@ -13,6 +13,8 @@ from dspark_gguf.paths import text_or_file
 
 #: Each ``{"role": "system" | "user" | "assistant", "content": text}``.
 Messages = Sequence[Mapping[str, str]]
+#: What the user says, a conversation whose last message is the user's, or token ids.
+Prompt: TypeAlias = str | Messages | Sequence[int]
 
 #: Most characters of a prompt; the longest contexts hold fewer.
 _MAX_CHARACTERS = 16 * 1024**2
@@ -79,6 +81,14 @@ class ChatTemplate:
     def encode(self, messages: Messages, think: bool | None = None) -> list[int]:
         """Token ids of `render`."""
         return self.tokenize(self.render(messages, think))
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of what the user said, of a conversation, or of ids as they are."""
+        if isinstance(prompt, str):
+            return self.encode([{"role": "user", "content": prompt}])
+        if prompt and isinstance(prompt[0], Mapping):
+            return self.encode(cast(Messages, prompt))
+        return list(cast(Sequence[int], prompt))
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a rendered prompt, with the first token unless the template wrote it."""

@@ -31,6 +31,7 @@ def test_off_means_that_the_draft_sees_no_work():
         target_caches=[TableModel(world.target_rows)],
         vocabulary=world.tokenizer,
         draft_cache=None,
+        template=None,
     )
     decoder = Decoder.for_pair(pair, world.sampling, world.speculation)
     assert isinstance(decoder.drafter, NoDrafter)
