@@ -46,6 +46,19 @@ def require_same_tokens(
         )
 
 
+def has_same_tokens(target: Vocabulary, draft: Vocabulary) -> bool:
+    """Whether a draft's ids mean the same as the target's; see `require_same_tokens`."""
+    return not _difference(_of_vocabulary(target), _of_vocabulary(draft))
+
+
+def require_text(target: Vocabulary, draft: Vocabulary, target_name: str, draft_name: str) -> None:
+    """Refuse models whose tokens have no text to compare, with a `PairError`."""
+    for vocabulary, name in ((target, target_name), (draft, draft_name)):
+        if vocabulary.kind == "none":
+            problem = f"{name} has no tokenizer, so {draft_name} cannot draft for {target_name}"
+            raise PairError(problem, "Choose a draft of the target's own model family.")
+
+
 class _Tokens(NamedTuple):
     kind: str
     n_vocab: int

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.block import BlockDraftCache, open_block_caches
-from dspark_gguf.engine.compatible import require_same_tokens
+from dspark_gguf.engine.compatible import has_same_tokens, require_same_tokens, require_text
 from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
 from dspark_gguf.engine.facts import model_facts, unloaded_facts
 from dspark_gguf.engine.gguf import read_header, readable_gguf
@@ -118,6 +118,11 @@ class Pair:
         self.caches["draft"] = cache = self._draft_caches[0]
         self.draft = cache.model
         self.notes += self.draft.notes
+        if cache.kind == "foreign":
+            self.notes.append(
+                "the draft has another tokenizer: its text is turned into the target's tokens, "
+                "which wins less than a draft of the target's own family"
+            )
         if cache.n_ctx < target.n_ctx:
             self.notes.append(
                 f"the draft's context is {cache.n_ctx} tokens, the target's {target.n_ctx}: "
@@ -261,12 +266,20 @@ def open_drafts(
         block.require_target(read_header(Path(target_path)))
     draft, interrupt = Model(path, options), interrupt or Event()
     try:
-        require_same_tokens(vocabulary, draft.vocabulary, Path(target_path).name, path.name)
+        names = Path(target_path).name, path.name
+        is_foreign = block is None and not has_same_tokens(vocabulary, draft.vocabulary)
+        if is_foreign:
+            require_text(vocabulary, draft.vocabulary, *names)
+        else:
+            require_same_tokens(vocabulary, draft.vocabulary, *names)
         n_ctx, n_seq = options.n_ctx or min(targets[0].n_ctx, draft.n_ctx_train), len(targets)
         if block is None:
             if n_seq > 1 and not options.n_ctx:
                 n_ctx = targets[0].context.n_ctx  # they share it, as the target's sequences do
-            return open_caches(draft, n_ctx, 1, interrupt, is_draft=True, n_seq=n_seq)
+            caches = open_caches(draft, n_ctx, 1, interrupt, is_draft=True, n_seq=n_seq)
+            for cache in caches:
+                cache.kind = "foreign" if is_foreign else cache.kind
+            return caches
         return open_block_caches(draft, block, targets, n_ctx, interrupt)
     except Exception:
         draft.close()
