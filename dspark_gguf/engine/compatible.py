@@ -39,16 +39,16 @@ def require_same_tokens(
     As llama.cpp: the same kind of tokenizer, the same rule for the first token, the same text of
     each id from 5 on, and at most 128 ids more on one side (padding).
     """
-    if why := _difference(_of_vocabulary(target), _of_vocabulary(draft)):
+    if why := difference(target, draft):
         raise PairError(
             f"{draft_name} has another vocabulary than {target_name}: {why}",
             "Choose a draft of the target's own model family.",
         )
 
 
-def has_same_tokens(target: Vocabulary, draft: Vocabulary) -> bool:
-    """Whether a draft's ids mean the same as the target's; see `require_same_tokens`."""
-    return not _difference(_of_vocabulary(target), _of_vocabulary(draft))
+def difference(target: Vocabulary, draft: Vocabulary) -> str:
+    """Where a draft's ids mean something else than the target's; empty: nowhere."""
+    return _difference(_of_vocabulary(target), _of_vocabulary(draft))
 
 
 def require_text(target: Vocabulary, draft: Vocabulary, target_name: str, draft_name: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.block import BlockDraftCache, open_block_caches
-from dspark_gguf.engine.compatible import has_same_tokens, require_same_tokens, require_text
+from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
 from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
 from dspark_gguf.engine.facts import model_facts, unloaded_facts
 from dspark_gguf.engine.gguf import read_header, readable_gguf
@@ -119,9 +119,10 @@ class Pair:
         self.draft = cache.model
         self.notes += self.draft.notes
         if cache.kind == "foreign":
+            why = difference(self.vocabulary, cache.model.vocabulary)
             self.notes.append(
-                "the draft has another tokenizer: its text is turned into the target's tokens, "
-                "which wins less than a draft of the target's own family"
+                f"the draft has another tokenizer ({why}): its text is turned into the target's "
+                "tokens, which wins less than a draft of the target's own family"
             )
         if cache.n_ctx < target.n_ctx:
             self.notes.append(
@@ -267,7 +268,7 @@ def open_drafts(
     draft, interrupt = Model(path, options), interrupt or Event()
     try:
         names = Path(target_path).name, path.name
-        is_foreign = block is None and not has_same_tokens(vocabulary, draft.vocabulary)
+        is_foreign = block is None and bool(difference(vocabulary, draft.vocabulary))
         if is_foreign:
             require_text(vocabulary, draft.vocabulary, *names)
         else:

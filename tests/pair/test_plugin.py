@@ -4,12 +4,10 @@ import json
 
 import llama_cpp
 import numpy as np
-import pytest
 
 from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine.llama import SafeLlama
-from dspark_gguf.errors import PairError
 
 EXACT = {
     "n_ctx": 512, "flash_attn": False, "type_k": 0, "type_v": 0, "verbose": False, "seed": 7,
@@ -35,10 +33,16 @@ def test_characters_split_across_tokens(demo_files):
     assert texts[1].startswith("héllo 🦊🐻‍❄️ 日本語 わくわく")
 
 
-def test_models_that_do_not_go_together_are_refused(tiny_files, demo_files):
-    """Another vocabulary."""
-    with pytest.raises(PairError):
-        DSparkLlama(str(tiny_files.target), draft_model=demo_files[1], **EXACT)
+def test_a_draft_with_another_vocabulary(tiny_files, demo_files):
+    """It drafts by its text, and changes nothing."""
+    always = Speculation(mode="on", draft_min_prob=0.0, draft_max=3)
+    texts = []
+    for options in ({}, {"draft_model": demo_files[1], "speculation": always}):
+        llama = (DSparkLlama if options else SafeLlama)(str(tiny_files.target), **options, **EXACT)
+        said = llama.create_completion("Hello", max_tokens=20, temperature=0)
+        texts.append(said["choices"][0]["text"])
+        llama.close()
+    assert texts[0] == texts[1]
 
 
 SCHEMA = {
