@@ -285,7 +285,7 @@ class Settings(_Part):
     """Target: a GGUF file, org/repo:quant, or a name from `dspark-gguf models`, which brings its
     draft. Default: the demo pair."""
     draft: str | None = None
-    """Draft, best of the target's own family, named in the same ways. Default: the pair's, or none."""
+    """Draft, best of the target's family, named in the same ways. Default: the pair's, or none."""
     target_options: ModelOptions = ModelOptions()
     draft_options: DraftOptions = DraftOptions()
     sampling: Sampling = Sampling()

@@ -5,6 +5,7 @@ import json
 import llama_cpp
 import numpy as np
 
+from dspark_gguf.config import Speculation
 from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine.llama import SafeLlama
