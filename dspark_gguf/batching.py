@@ -7,7 +7,7 @@ at most one new prompt. ``schedule/shared.py`` decides how many draft tokens tha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -19,6 +19,7 @@ from dspark_gguf.cost import Costs
 from dspark_gguf.decoder import Decoder, Generation
 from dspark_gguf.ending import Ending
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.engine.sequence import decode_together
 from dspark_gguf.engine.template import Prompt
 from dspark_gguf.errors import CacheFullError, Cancelled, DSparkError, ResourceError, UsageError
@@ -62,6 +63,9 @@ class Request:
     is_over: bool = False
     run: Generation | None = None  # once it has a place
     place: Place | None = None
+    speculation: Speculation | None = None  # unless as all others
+    #: Called with the rows of a pass and the tokens that were drawn from them, in order.
+    watch: Callable[[Rows, Sequence[int]], object] | None = None
 
 
 class Batcher:
@@ -119,6 +123,12 @@ class Batcher:
     def running(self) -> int:
         """Conversations that share the next pass."""
         return len(self._running)
+
+    @property
+    def plain_speed(self) -> float:
+        """Tokens a second that plain decoding of one conversation would have; 0: not known."""
+        seconds = self._whole.target_seconds[0] if self._whole.measured_rows else 0.0
+        return float(1.0 / seconds) if seconds else 0.0
 
     def submit(
         self,
@@ -216,7 +226,7 @@ class Batcher:
             decoder = Decoder.for_pair(
                 self.pair,
                 request.sampling,
-                self.speculation,
+                request.speculation or self.speculation,
                 self._learned,
                 conversation=place.number,
                 schedule=self._rule,
@@ -312,6 +322,8 @@ class Batcher:
         for request, own in zip(answering, rows, strict=False):
             try:
                 self._ready.append((request, _run(request).commit(own)))
+                if request.watch:
+                    request.watch(own, self._ready[-1][1].tokens)
             except DSparkError as error:
                 request.error = error
                 self._ready.append((request, Round(())))

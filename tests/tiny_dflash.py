@@ -41,9 +41,9 @@ def embedding(width=64):
     return np.random.default_rng(99).standard_normal((N_TOKENS, width)).astype(np.float32)
 
 
-def write_cycle_target(path: Path, successor) -> Path:
+def write_cycle_target(path: Path, successor, tiny: Tiny = TINY) -> Path:
     """A llama that says ``successor[token]`` after a token, whatever came before it."""
-    write_llama(path, Tiny())
+    write_llama(path, tiny)
     reader = gguf.GGUFReader(path, "r+")
     vectors = embedding()
     output = np.zeros_like(vectors)

@@ -11,8 +11,8 @@ from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import text_or_file
 
-#: Each ``{"role": "system" | "user" | "assistant", "content": text}``.
-Messages = Sequence[Mapping[str, str]]
+#: Each ``{"role": "system" | "user" | "assistant", "content": text}``; templates may know more.
+Messages = Sequence[Mapping[str, Any]]
 #: What the user says, a conversation whose last message is the user's, or token ids.
 Prompt: TypeAlias = str | Messages | Sequence[int]
 
@@ -57,13 +57,14 @@ class ChatTemplate:
         """Whether the template can turn thinking on and off."""
         return "enable_thinking" in self.source
 
-    def render(self, messages: Messages, think: bool | None = None) -> str:
+    def render(self, messages: Messages, think: bool | None = None, **more: Any) -> str:
         """The prompt text that asks for the answer to `messages`, the last of them the user's.
 
         `think` sets ``enable_thinking``; None: the template's default. A `UsageError` says that
-        the template refuses the messages, or writes nothing or far too much.
+        the template refuses the messages, or writes nothing or far too much. The template sees
+        `more` names too, such as ``tools``.
         """
-        extra: dict[str, Any] = {} if think is None else {"enable_thinking": think}
+        extra = more if think is None else {"enable_thinking": think, **more}
         try:
             text = self._format(messages=[dict(message) for message in messages], **extra).prompt
         except Exception as error:  # whatever a template may raise
@@ -71,7 +72,9 @@ class ChatTemplate:
                 # Some templates (Gemma) have no system role: its text opens the first turn.
                 system, first, *rest = messages
                 content = f"{system['content']}\n\n{first['content']}"
-                return self.render([{"role": first["role"], "content": content}, *rest], think)
+                return self.render(
+                    [{"role": first["role"], "content": content}, *rest], think, **more
+                )
             raise _refusal(f"does not accept these messages: {_reason(error)}") from None
         if not text.strip() or len(text) > _MAX_CHARACTERS:
             what = f"{len(text):,} characters" if text.strip() else "nothing"

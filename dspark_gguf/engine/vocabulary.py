@@ -94,6 +94,16 @@ class Vocabulary:
         return Pieces(self)
 
     @cached_property
+    def fill_in(self) -> tuple[int, int, int] | None:
+        """Ids before a prefix, before a suffix, and before what comes between; None: unknown."""
+        ids = (
+            llama_cpp.llama_vocab_fim_pre(self.pointer),
+            llama_cpp.llama_vocab_fim_suf(self.pointer),
+            llama_cpp.llama_vocab_fim_mid(self.pointer),
+        )
+        return None if min(ids) < 0 else ids
+
+    @cached_property
     def end_tokens(self) -> tuple[int, ...]:
         """Ids that end an answer: end of sequence, end of turn and the like."""
         is_end = partial(llama_cpp.llama_vocab_is_eog, self.pointer)

@@ -1,0 +1,228 @@
+"""The one thread that owns both models, and answers all requests together.
+
+Requests come in through a bounded queue. What they become goes out by each turn's `post`.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from threading import Condition, Thread
+from time import monotonic
+from typing import Any
+
+from dspark_gguf.batching import Batcher
+from dspark_gguf.config import Speculation
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.errors import Cancelled, DSparkError
+from dspark_gguf.records import Round
+from dspark_gguf.serve.metrics import Metrics
+from dspark_gguf.serve.refusals import Refusal, refusal_of
+from dspark_gguf.serve.turns import Turn
+
+_PLAIN = Speculation(mode="off")
+#: After so many idle seconds, costs are measured again for at most so many.
+_IDLE_SECONDS, _MEASURING_SECONDS = 2.0, 0.5
+
+
+def stopping() -> Refusal:
+    """Why a turn ends with the server."""
+    return Refusal(503, "the server is shutting down", "shutting_down")
+
+
+class Engine:
+    """Answers turns until it is closed.
+
+    Args:
+        pair: opened for several conversations; nobody else may use it meanwhile.
+        speculation: when to draft, for all.
+        parallel: most answers in one pass; None: as many as pay.
+        queue: most turns that may wait beside those.
+
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        speculation: Speculation | None = None,
+        parallel: int | None = None,
+        queue: int = 64,
+    ) -> None:
+        self.pair, self.queue = pair, queue
+        self.metrics = Metrics()
+        self.batcher = Batcher(pair, speculation, parallel)
+        self._news = Condition()
+        self._inbox: deque[Turn] = deque()
+        self._turns: set[Turn] = set()
+        self._ends_at: float | None = None
+        self._is_closed = self._is_measuring = False
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it answers."""
+        return self._thread.is_alive() and not self._is_closed
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it takes no more turns."""
+        return self._ends_at is not None or not self.is_alive
+
+    @property
+    def running(self) -> int:
+        """Answers that share the next pass."""
+        return min(self.batcher.running, len(self._turns))
+
+    @property
+    def waiting(self) -> int:
+        """Turns in the queue."""
+        return max(0, len(self._turns) - self.batcher.running)
+
+    @property
+    def slots(self) -> int:
+        """Most answers in one pass."""
+        return self.batcher.parallel
+
+    def turns(self) -> list[Turn]:
+        """Those that are being answered."""
+        return [turn for turn in list(self._turns) if turn.request and turn.request.run]
+
+    def submit(self, turns: Sequence[Turn]) -> None:
+        """Queue turns, all or none.
+
+        Raises:
+            Refusal: the queue is full (429), or the server ends (503).
+
+        """
+        with self._news:
+            self.require_room(len(turns))
+            self._turns.update(turns)
+            self._inbox.extend(turns)
+            if self._is_measuring:
+                self.pair.interrupt.set()
+            self._news.notify()
+
+    def require_room(self, count: int) -> None:
+        """A `Refusal` unless so many more turns would be taken."""
+        if self.is_stopping:
+            raise stopping()
+        most = self.slots + self.queue
+        if count > most:
+            raise Refusal(400, f"{count} answers at once: here at most {most}", param="n")
+        if len(self._turns) + count > most:
+            problem = f"{len(self._turns)} requests are being answered or wait: try again later"
+            raise Refusal(429, problem, "queue_full")
+
+    def leave(self, turns: Sequence[Turn]) -> None:
+        """Nobody waits for these any more: they end before the next pass."""
+        for turn in turns:
+            turn.has_left = True
+
+    def stop(self, seconds: float) -> None:
+        """Take no more turns, and end those that go on in so many seconds; a signal may call it."""
+        self._ends_at = monotonic() + seconds
+
+    def close(self) -> None:
+        """End everything, and wait for the thread."""
+        self._is_closed = True
+        self.pair.interrupt.set()
+        with self._news:
+            self._news.notify()
+        self._thread.join()
+        self.pair.interrupt.clear()
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                self._go_on()
+        finally:  # whatever it was: nobody must wait for ever
+            self._is_closed = True
+            self._end_all(stopping())
+
+    def _go_on(self) -> None:
+        """One pass; if it fails, all answers fail, and the next ones are answered."""
+        try:
+            self._admit()
+            self._step()
+        except Cancelled:
+            pass  # it is closed
+        except Exception as error:
+            if not isinstance(error, DSparkError):
+                traceback.print_exc(file=sys.stderr)
+            self._end_all(refusal_of(error))
+
+    def _wait(self) -> bool:
+        """Until there is something to do; False: it is closed."""
+        with self._news:
+            was_busy = self.metrics.passes > 0
+            while not self._turns and not self._is_closed:
+                if not self._news.wait(_IDLE_SECONDS if was_busy else None):
+                    was_busy = False
+                    self._measure()
+            return not self._is_closed
+
+    def _measure(self) -> None:
+        """Measure the costs again while nobody waits; a new turn ends it."""
+        self._is_measuring = True
+        self._news.release()
+        try:
+            self.pair.measure_again(_MEASURING_SECONDS)
+        except DSparkError:
+            pass  # such as a context whose cells are all taken; the costs stay as they are
+        finally:
+            self._news.acquire()
+            self._is_measuring = False
+            if not self._is_closed:
+                self.pair.interrupt.clear()
+
+    def _admit(self) -> None:
+        while self._inbox:
+            turn = self._inbox.popleft()
+            if turn.has_left:
+                self._over(turn, Round((), finish_reason="cancelled"))
+                continue
+            try:
+                turn.request = self.batcher.submit(
+                    turn.prompt, turn.sampling, turn.limits, key=turn, draws=turn.draws
+                )
+                turn.request.watch = None if turn.top is None else turn.watch
+                turn.request.speculation = None if turn.drafts else _PLAIN
+            except DSparkError as error:
+                self._over(turn, Round(()), error)
+        is_late = self._ends_at is not None and monotonic() > self._ends_at
+        if is_late:
+            self._end_all(stopping())
+        for turn in [each for each in list(self._turns) if each.has_left]:
+            self._cancel(turn)
+
+    def _step(self) -> None:
+        self.metrics.add_pass(self.batcher.running)
+        for request, round in self.batcher.step():
+            turn: Any = request.key
+            if turn not in self._turns:
+                continue
+            if request.is_over:
+                self._over(turn, round, request.error)
+            else:
+                turn.post(turn.news(round))
+
+    def _over(self, turn: Turn, round: Round, error: Exception | None = None) -> None:
+        reason = "error" if error else round.finish_reason or "stop"
+        self.metrics.add_answer(turn.answer, reason)
+        with self._news:
+            self._turns.discard(turn)
+        turn.post(turn.news(round, error))
+
+    def _cancel(self, turn: Turn) -> None:
+        if turn.request is not None:
+            self.batcher.cancel(turn.request)
+
+    def _end_all(self, error: Exception) -> None:
+        """End every turn with this error."""
+        self._inbox.clear()
+        for turn in list(self._turns):
+            self._cancel(turn)
+            self._over(turn, Round(()), error)

@@ -1,0 +1,161 @@
+"""Routes about the server: models, health, properties, slots, metrics, tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel, Field
+
+from dspark_gguf import __version__
+from dspark_gguf.serve.refusals import Refusal, invalid
+from dspark_gguf.serve.service import Service, service_of
+
+router = APIRouter()
+
+
+class Text(BaseModel):
+    """``/tokenize``."""
+
+    content: str = ""
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class Tokens(BaseModel):
+    """``/detokenize``."""
+
+    tokens: list[int] = Field(default_factory=list)
+
+
+@router.get("/health")
+@router.get("/v1/health")
+async def health(request: Request) -> Response:
+    """Whether answers can be had."""
+    engine = service_of(request).engine
+    if engine.is_stopping:
+        refusal = Refusal(503, "the engine has ended", "unavailable")
+        return JSONResponse(refusal.as_dict(), 503, refusal.headers)
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/v1/models")
+@router.get("/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The one model; Codex reads `models`."""
+    one = _model(service_of(request))
+    return {"object": "list", "data": [one], "models": [{**one, "name": one["id"]}]}
+
+
+@router.get("/v1/models/{name:path}")
+async def model(request: Request, name: str) -> dict[str, Any]:
+    """The same by its name."""
+    one = _model(service_of(request))
+    if name != one["id"]:
+        raise Refusal(404, f"there is no model {name} here, but {one['id']}", "model_not_found")
+    return one
+
+
+def _model(service: Service) -> dict[str, Any]:
+    target = service.pair.target
+    return {
+        "id": service.name, "object": "model", "created": service.created,
+        "owned_by": "dspark-gguf",
+        "meta": {
+            "n_vocab": service.vocabulary.n_vocab, "n_ctx_train": target.n_ctx_train,
+            "n_ctx": service.pair.target_cache.n_ctx, "size": target.size,
+        },
+    }  # fmt: skip
+
+
+@router.get("/props")
+async def props(request: Request) -> dict[str, Any]:
+    """As llama-server has them."""
+    service = service_of(request)
+    sampling = service.settings.sampling.model_dump(mode="json")
+    n_ctx = service.pair.target_cache.n_ctx
+    return {
+        "default_generation_settings": {"n_ctx": n_ctx, "params": sampling},
+        "total_slots": service.engine.slots,
+        "model_alias": service.name,
+        "model_path": service.pair.target.path.name,
+        "modalities": {"vision": False, "audio": False},
+        "chat_template": service.pair.template.source,
+        "chat_template_caps": {
+            "supports_tools": service.desk.knows_tools,
+            "supports_thinking": service.desk.thinks,
+        },
+        "plain_per_second": round(service.engine.batcher.plain_speed, 3),
+        "speculation": service.pair.summary(service.settings.speculation),
+        "build_info": f"dspark-gguf {__version__}",
+    }
+
+
+@router.get("/slots")
+async def slots(request: Request) -> list[dict[str, Any]]:
+    """What is being answered; no texts."""
+    service = service_of(request)
+    found = []
+    turns = service.engine.turns()
+    for k in range(service.engine.slots):
+        turn = turns[k] if k < len(turns) else None
+        answer = turn.answer if turn else None
+        found.append(
+            {
+                "id": k,
+                "n_ctx": service.pair.target_cache.n_ctx,
+                "is_processing": turn is not None,
+                "n_prompt_tokens": len(turn.prompt) if turn else 0,
+                "n_decoded": len(answer.tokens) if answer else 0,
+                "draft_n": answer.tally.drafted if answer else 0,
+                "draft_n_accepted": answer.tally.accepted if answer else 0,
+            }
+        )
+    return found
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> PlainTextResponse:
+    """For Prometheus."""
+    engine = service_of(request).engine
+    text = engine.metrics.text(engine.running, engine.waiting)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request, body: Text) -> dict[str, Any]:
+    """Ids of a text."""
+    service = service_of(request)
+
+    def ids() -> list[int]:
+        return service.vocabulary.tokenize(
+            body.content, special=body.parse_special, add_bos=body.add_special
+        )
+
+    found = await service.at_desk(ids)
+    if not body.with_pieces:
+        return {"tokens": found}
+    pieces = (service.vocabulary.piece(each, special=True) for each in found)
+    return {
+        "tokens": [
+            {"id": each, "piece": piece.decode("utf-8", "replace")}
+            for each, piece in zip(found, pieces, strict=True)
+        ]
+    }
+
+
+@router.post("/detokenize")
+async def detokenize(request: Request, body: Tokens) -> dict[str, Any]:
+    """The text of ids."""
+    vocabulary = service_of(request).vocabulary
+    if any(not 0 <= token < vocabulary.n_vocab for token in body.tokens):
+        raise invalid(f"token ids are from 0 to {vocabulary.n_vocab - 1}", "tokens")
+    return {"content": vocabulary.detokenize(body.tokens, special=True)}
+
+
+@router.post("/v1/embeddings")
+async def embeddings() -> None:
+    """Not of a pair."""
+    raise Refusal(501, "this server answers; it makes no embeddings", "not_implemented")

@@ -1,0 +1,120 @@
+"""The one stream that all routes translate: thoughts, text, calls and ends, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from dspark_gguf.chat.think import CLOSE, OPEN, ThinkSplitter
+from dspark_gguf.serve.engine import Engine
+from dspark_gguf.serve.tools import Call, CallReader
+from dspark_gguf.serve.turns import News, Scored, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of answer number `index`.
+
+    It is a thought, text, a call, or the end with its `finish`: stop, length or tool_calls.
+    """
+
+    index: int
+    text: str = ""
+    thought: str = ""
+    call: Call | None = None
+    scored: tuple[Scored, ...] = ()
+    finish: str | None = None
+
+
+class PieceMaker:
+    """Makes the pieces of one answer; `inside`: whether it begins as a thought, None: never."""
+
+    def __init__(self, inside: bool | None, calls: CallReader | None) -> None:
+        self._thoughts = None if inside is None else ThinkSplitter(inside)
+        self._calls = calls
+        self._begins = True  # white space around a thought is no part of it or the answer
+        self._called = False
+        self._scored: tuple[Scored, ...] = ()
+
+    def feed(self, news: News) -> Iterator[Piece]:
+        """Pieces of what a pass brought."""
+        self._scored += news.scored
+        index, text, ends = news.turn.index, news.round.text, news.is_over
+        for piece in self._parts(index, text, ends):
+            scored, self._scored = self._scored, ()
+            yield Piece(index, piece.text, piece.thought, piece.call, scored)
+        if ends:
+            reason = "stop" if news.round.finish_reason == "stop" else "length"
+            finish = "tool_calls" if self._called and reason == "stop" else reason
+            yield Piece(index, scored=self._scored, finish=finish)
+
+    def _parts(self, index: int, text: str, ends: bool) -> Iterator[Piece]:
+        if self._thoughts is None:
+            yield from self._said(index, text, ends)
+            return
+        for part, thought in self._thoughts.feed(text, ends):
+            part = part.replace(OPEN, "") if thought else part
+            closes = thought and part.endswith(CLOSE)
+            part = part.removesuffix(CLOSE) if closes else part
+            if self._begins:
+                part = part.lstrip()
+            self._begins = closes or (self._begins and not part)
+            if part and thought:
+                yield Piece(index, thought=part)
+            elif part:
+                yield from self._said(index, part, False)
+        if ends:
+            yield from self._said(index, "", True)
+
+    def _said(self, index: int, text: str, ends: bool) -> Iterator[Piece]:
+        found = [text] if self._calls is None else self._calls.feed(text, ends)
+        for each in found:
+            if isinstance(each, Call):
+                self._called = True
+                yield Piece(index, call=each)
+            elif each:
+                yield Piece(index, text=each)
+
+
+class Answers:
+    """The answers to one request, on their way.
+
+    Iterate over it once for the pieces of all, in the order in which they come. Whoever stops
+    listening calls `leave`.
+    """
+
+    def __init__(self, engine: Engine, made: Sequence[tuple[Turn, PieceMaker]]) -> None:
+        self.turns = [turn for turn, _ in made]
+        self._engine, self._makers = engine, [maker for _, maker in made]
+        self._queue: asyncio.Queue[News] = asyncio.Queue()
+        post = partial(_post, asyncio.get_running_loop(), self._queue)
+        for turn in self.turns:
+            turn.post = post
+        engine.submit(self.turns)
+
+    def leave(self) -> None:
+        """Nobody listens any more."""
+        self._engine.leave(self.turns)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """All pieces; raises what ended an answer early."""
+        left = len(self.turns)
+        try:
+            while left:
+                news = await self._queue.get()
+                if news.error is not None:
+                    raise news.error
+                for piece in self._makers[news.turn.index].feed(news):
+                    yield piece
+                left -= news.is_over
+        finally:
+            self.leave()
+
+
+def _post(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[News], news: News) -> None:
+    try:
+        loop.call_soon_threadsafe(queue.put_nowait, news)
+    except RuntimeError:  # the loop has ended
+        news.turn.has_left = True

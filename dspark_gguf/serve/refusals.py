@@ -1,0 +1,62 @@
+"""What a client is told when its request cannot be answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dspark_gguf.errors import DSparkError, ResourceError, UsageError
+from dspark_gguf.visible import visible
+
+
+class Refusal(Exception):  # noqa: N818 - not a fault of the server
+    """A request that gets an error: an HTTP status, a code for programs, and a text for people."""
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+        self.message = visible(message.encode("utf-8", "replace").decode())
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this status."""
+        names = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+        other = "server_error" if self.status >= 500 else "invalid_request_error"
+        return names.get(self.status, other)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with it."""
+        return {"Retry-After": "1"} if self.status in (429, 503) else {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """In OpenAI's shape."""
+        return {
+            "error": {
+                "message": self.message, "type": self.kind, "param": self.param, "code": self.code,
+            }
+        }  # fmt: skip
+
+    def as_anthropic(self) -> dict[str, Any]:
+        """In Anthropic's shape."""
+        kind = "api_error" if self.kind == "server_error" else self.kind
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> Refusal:
+    """A request that must be changed."""
+    return Refusal(400, message, code, param)
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """What went wrong, for the client; nothing of an unexpected error but its kind."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, ResourceError) and "leaves no room" in error.problem:
+        return invalid(str(error), "messages", "context_length_exceeded")
+    if isinstance(error, UsageError):
+        return invalid(str(error))
+    if isinstance(error, DSparkError):
+        return Refusal(500, str(error))
+    return Refusal(500, f"unexpected {type(error).__name__}; the server's log shows where")

@@ -1,0 +1,214 @@
+"""``/v1/responses``: OpenAI's newer shape of the pieces. Nothing is stored between requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from itertools import count
+from typing import Any
+
+from pydantic import Field
+
+from dspark_gguf.serve.asked import Asked, Message
+from dspark_gguf.serve.blocks import Block, Step, steps
+from dspark_gguf.serve.bodies import Body, ChatMessage, choice_of, schema_of, text_of, tool_of
+from dspark_gguf.serve.pieces import Answers
+from dspark_gguf.serve.refusals import invalid
+from dspark_gguf.serve.streams import event
+from dspark_gguf.serve.usage import timings, usage
+
+Record = dict[str, Any]
+
+
+class ResponsesBody(Body):
+    """The request. Tools and items of types that are not known here are left out."""
+
+    input: str | list[dict[str, Any]] = Field(max_length=2**24)
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    tools: list[dict[str, Any]] | None = Field(default=None, max_length=256)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = None
+    previous_response_id: str | None = None
+
+    def asked(self) -> Asked:
+        """The request that this is."""
+        if self.previous_response_id:
+            raise invalid("nothing is stored here: send the whole input", "previous_response_id")
+        asked = super().asked()
+        if self.max_output_tokens is not None:
+            asked.max_tokens = max(0, self.max_output_tokens)
+        asked.messages = _messages(self.input)
+        if self.instructions:
+            asked.messages.insert(0, {"role": "system", "content": self.instructions})
+        asked.tools = [
+            tool_of(str(each.get("name", "")), each.get("description"), each.get("parameters"), k)
+            for k, each in enumerate(self.tools or ())
+            if each.get("type") == "function"
+        ]
+        if asked.tools:
+            asked.tool_choice = choice_of(self.tool_choice)
+        asked.many_calls = self.parallel_tool_calls is not False
+        form = (self.text or {}).get("format")
+        asked.schema = schema_of(form) if isinstance(form, dict) else None
+        return asked
+
+
+def _messages(given: str | list[Record]) -> list[Message]:
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    out: list[Message] = []
+    for k, item in enumerate(given):
+        place, kind = f"input[{k}]", item.get("type", "message")
+        if kind == "message":
+            role, content = item.get("role"), item.get("content")
+            if not isinstance(role, str) or not isinstance(content, str | list):
+                raise invalid(f"{place} has no role or content", "input")
+            if isinstance(content, list) and not all(isinstance(each, dict) for each in content):
+                raise invalid(f"{place}.content is no list of parts", "input")
+            out.append(ChatMessage(role=role, content=content).plain(place))
+        elif kind == "function_call":
+            out.append(_called(item, place))
+        elif kind == "function_call_output":
+            output = item.get("output")
+            text = output if isinstance(output, str) else json.dumps(output)
+            if isinstance(output, list) and all(isinstance(each, dict) for each in output):
+                text = text_of(output, f"{place}.output")
+            out.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
+    return _joined(out)
+
+
+def _called(item: Record, place: str) -> Message:
+    function = {"name": item.get("name"), "arguments": item.get("arguments")}
+    call = {"id": item.get("call_id"), "function": function}
+    return ChatMessage(role="assistant", tool_calls=[call]).plain(place)
+
+
+def _joined(messages: list[Message]) -> list[Message]:
+    """Calls belong to the assistant's message before them."""
+    out: list[Message] = []
+    for message in messages:
+        last = out[-1] if out else {}
+        if message.get("tool_calls") and last.get("role") == "assistant":
+            calls = [*last.get("tool_calls", []), *message["tool_calls"]]
+            out[-1] = {**last, "tool_calls": calls}
+        else:
+            out.append(message)
+    return out
+
+
+def _item(block: Block, status: str = "completed") -> Record:
+    if block.call is not None:
+        return {
+            "type": "function_call", "id": f"fc_{block.id}", "call_id": block.call.id,
+            "name": block.call.name, "arguments": block.text, "status": status,
+        }  # fmt: skip
+    if block.kind == "thought":
+        content = [_part(block)] if block.text else []
+        return {"type": "reasoning", "id": f"rs_{block.id}", "summary": [], "content": content}
+    content = [_part(block)] if status == "completed" else []
+    return {
+        "type": "message", "id": f"msg_{block.id}", "role": "assistant", "status": status,
+        "content": content,
+    }  # fmt: skip
+
+
+def _part(block: Block) -> Record:
+    if block.kind == "thought":
+        return {"type": "reasoning_text", "text": block.text}
+    return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": []}
+
+
+def _response(head: Record, body: ResponsesBody, output: list[Record]) -> Record:
+    return {
+        "id": head["id"].replace("-", "_"), "object": "response", "created_at": head["created"],
+        "model": head["model"], "status": "in_progress", "output": output, "error": None,
+        "incomplete_details": None, "instructions": body.instructions, "metadata": {},
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "tool_choice": body.tool_choice or "auto",
+        "tools": [each for each in body.tools or () if each.get("type") == "function"],
+        "temperature": body.temperature, "top_p": body.top_p,
+        "max_output_tokens": body.max_output_tokens,
+        "text": body.text or {"format": {"type": "text"}}, "previous_response_id": None,
+    }  # fmt: skip
+
+
+def _ended(response: Record, answers: Answers, finish: str) -> Record:
+    found = usage(answers.turns)
+    numbers = {
+        "input_tokens": found["prompt_tokens"],
+        "input_tokens_details": found["prompt_tokens_details"],
+        "output_tokens": found["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": found["total_tokens"],
+    }
+    is_cut = finish == "length"
+    return {
+        **response,
+        "status": "incomplete" if is_cut else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+        "usage": numbers,
+        "timings": timings(answers.turns),
+    }
+
+
+async def response_answer(answers: Answers, head: Record, body: ResponsesBody) -> Record:
+    """The whole response."""
+    output, finish = list[Record](), "stop"
+    async for step in steps(answers.pieces()):
+        if step.what == "closes":
+            output.append(_item(step.block))
+        finish = step.finish
+    return _ended(_response(head, body, output), answers, finish)
+
+
+async def response_events(
+    answers: Answers, head: Record, body: ResponsesBody
+) -> AsyncIterator[str]:
+    """The events of a stream, numbered."""
+    numbers, output = count(), list[Record]()
+
+    def made(name: str, /, **values: Any) -> str:
+        return event({"type": name, "sequence_number": next(numbers), **values}, name)
+
+    response = _response(head, body, output)
+    yield made("response.created", response=response)
+    yield made("response.in_progress", response=response)
+    async for step in steps(answers.pieces()):
+        if step.what == "closes":
+            output.append(_item(step.block))
+        if step.what == "ends":
+            ended = _ended(response, answers, step.finish)
+            yield made(f"response.{ended['status']}", response=ended)
+            continue
+        for name, values in _of_block(step):
+            yield made(name, output_index=step.block.number, **values)
+
+
+def _of_block(step: Step) -> list[tuple[str, Record]]:
+    """Names of events and what they say."""
+    block = step.block
+    item, text = _item(block, "in_progress"), block.text
+    if block.kind == "call":
+        base = "response.function_call_arguments"
+        place: Record = {"item_id": item["id"]}
+        done: list[tuple[str, Record]] = [
+            (f"{base}.done", {**place, "arguments": text, "name": item["name"]})
+        ]
+        opened: list[tuple[str, Record]] = []
+    else:
+        base = "response.output_text" if block.kind == "text" else "response.reasoning_text"
+        place = {"item_id": item["id"], "content_index": 0}
+        extra: Record = {"logprobs": []} if block.kind == "text" else {}
+        done = [
+            (f"{base}.done", {**place, "text": text, **extra}),
+            ("response.content_part.done", {**place, "part": _part(block)}),
+        ]
+        opened = [("response.content_part.added", {**place, "part": _part(block)})]
+        place = {**place, **extra}
+    if step.what == "opens":
+        return [("response.output_item.added", {"item": item}), *opened]
+    if step.what == "grows":
+        return [(f"{base}.delta", {**place, "delta": step.text})]
+    return [*done, ("response.output_item.done", {"item": _item(block)})]

@@ -1,0 +1,93 @@
+"""What the routes share: the engine, the desk, and the name of the model."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import time
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from dspark_gguf.config import Settings
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.serve.asked import Asked, Desk
+from dspark_gguf.serve.engine import Engine
+from dspark_gguf.serve.pieces import Answers
+
+T = TypeVar("T")
+
+
+@dataclass
+class Service:
+    """Of one server."""
+
+    pair: Pair
+    settings: Settings
+    engine: Engine
+    created: int = field(default_factory=lambda: int(time()))
+
+    def __post_init__(self) -> None:
+        self.desk = Desk(self.pair, self.settings)
+        # One thread: templates and tokenizers wait for each other, and never for a pass.
+        self._clerk = ThreadPoolExecutor(1, "desk")
+
+    def close(self) -> None:
+        """End its thread."""
+        self._clerk.shutdown(cancel_futures=True)
+
+    @property
+    def name(self) -> str:
+        """The model's, for clients: its file without the ending."""
+        return self.pair.target.path.stem
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The target's."""
+        return self.pair.vocabulary
+
+    async def at_desk(self, work: Callable[..., T], *args: Any) -> T:
+        """Done beside the loop, which must not wait for long texts."""
+        return await asyncio.get_running_loop().run_in_executor(self._clerk, work, *args)
+
+    async def answers(self, *asked: Asked) -> Answers:
+        """Queue requests; the answers are numbered through.
+
+        Raises:
+            Refusal: what cannot be answered, or not now.
+            DSparkError: likewise.
+
+        """
+        self.engine.require_room(sum(max(1, each.n) for each in asked))
+        made = [one for each in asked for one in await self.at_desk(self.desk.turns, each)]
+        for k, (turn, _) in enumerate(made):
+            turn.index = k
+        return Answers(self.engine, made)
+
+    def head(self, kind: str, prefix: str) -> dict[str, Any]:
+        """The first fields of an answer."""
+        return {
+            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "object": kind,
+            "created": int(time()),
+            "model": self.name,
+        }
+
+
+def service_of(request: Request) -> Service:
+    """The one of the app that got the request."""
+    found: Service = request.app.state.service
+    return found
+
+
+def prompts_of(values: Any) -> Sequence[str | list[int]]:
+    """OpenAI's ``prompt``: a text, its ids, or several of either."""
+    if isinstance(values, str):
+        return [values]
+    if all(isinstance(each, int) for each in values):
+        return [list(values)]
+    return list(values)

@@ -1,0 +1,94 @@
+"""One answer on its way through the engine, and the numbers that came of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.batching import Request
+from dspark_gguf.config import Limits, Sampling
+from dspark_gguf.engine.protocol import Rows
+from dspark_gguf.noise import Draws
+from dspark_gguf.records import Round
+from dspark_gguf.tally import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A token of the answer with its log-probability under the target, and those of the best."""
+
+    token: int
+    logprob: float
+    best: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a pass brought a turn; `error` ends it."""
+
+    turn: Turn
+    round: Round
+    scored: tuple[Scored, ...] = ()
+    is_over: bool = False
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class Turn:
+    """A prompt to be answered.
+
+    Attributes:
+        post: called by the engine's thread; it must not block.
+        drafts: off: plain decoding, for this one alone.
+        top: with each token's log-probability, those of so many others; None: none at all.
+        has_left: whether nobody waits for it any more.
+        began: when it was submitted, in seconds.
+
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    limits: Limits
+    draws: Draws
+    index: int = 0
+    top: int | None = None
+    drafts: bool = True
+    post: Callable[[News], object] = print
+    has_left: bool = False
+    began: float = field(default_factory=perf_counter)
+    request: Request | None = None
+    _scored: list[Scored] = field(default_factory=list)
+
+    @property
+    def answer(self) -> Answer:
+        """All of it so far."""
+        return self.request.answer if self.request else Answer()
+
+    def watch(self, rows: Rows, tokens: Sequence[int]) -> None:
+        """Note what the target thought of the tokens of a round."""
+        top = self.top or 0
+        self._scored += [score(rows[k], token, top) for k, token in enumerate(tokens)]
+
+    def news(self, round: Round, error: Exception | None = None) -> News:
+        """A round, with what was noted."""
+        scored, self._scored = tuple(self._scored), []
+        is_over = error is not None or (self.request is not None and self.request.is_over)
+        return News(self, round, scored, is_over, error)
+
+
+def score(row: npt.NDArray[np.float32], token: int, top: int) -> Scored:
+    """Of a row of logits ``[n_vocab]``."""
+    logits = row.astype(np.float64)
+    total = math.log(np.exp(logits - logits.max()).sum()) + logits.max()
+    best = np.argpartition(logits, -top)[-top:] if 0 < top < len(logits) else np.arange(0)
+    best = best[np.argsort(-logits[best])]
+    return Scored(
+        token,
+        float(logits[token] - total),
+        tuple((int(each), float(logits[each] - total)) for each in best),
+    )

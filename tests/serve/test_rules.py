@@ -1,0 +1,278 @@
+"""Thirteen ways in which servers break their clients, and the rule for each."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from dspark_gguf.config import Sampling, Settings, Speculation
+from dspark_gguf.serve import streams
+from dspark_gguf.serve.bodies import ChatBody
+from tests.serve.running import running
+from tests.serve.scripted import write_script
+
+PLAIN = Settings(sampling=Sampling(temperature=0), speculation=Speculation(learn=False))
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "description": "Adds.",
+            "parameters": {
+                "type": "object",
+                "properties": {"a": {"type": "integer"}},
+                "required": ["a"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+CALLS = (
+    'Let me.\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>\n'
+    '<tool_call>\n{"name":"add","arguments":{"a":22}}\n</tool_call>'
+)
+USER = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture
+def says(tmp_path):
+    """Starts a server whose model says a text."""
+    opened = []
+
+    def start(text, **options):
+        files = [write_script(tmp_path / f"{len(opened)}.gguf", text)]
+        opened.append(running(files, settings=PLAIN, **options))
+        return opened[-1].__enter__()
+
+    yield start
+    for each in opened:
+        each.__exit__(None, None, None)
+
+
+def stream(server, **body):
+    """The chunks of a streamed answer, as plain values, and its comments."""
+    body = {"messages": USER, "stream": True, **body}
+    with server.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in answer.iter_lines() if line]
+    data = [line[6:] for line in lines if line.startswith("data: ")]
+    assert data.pop() == "[DONE]"
+    return [json.loads(each) for each in data], [line for line in lines if line[0] == ":"]
+
+
+def deltas(chunks):
+    return [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+
+
+def test_rule_1_deltas_of_tool_calls(says):
+    server = says(CALLS)
+    whole = server.chat(tools=TOOLS).json()["choices"][0]
+    chunks, _ = stream(server, tools=TOOLS)
+    found = [call for delta in deltas(chunks) for call in delta.get("tool_calls", ())]
+    assert [call["index"] for call in found] == [0, 1]
+    assert len({call["id"] for call in found}) == 2
+    assert all("null" not in json.dumps(delta) for delta in deltas(chunks))
+    streamed = [call["function"] for call in found]
+    assert streamed == [call["function"] for call in whole["message"]["tool_calls"]]
+    assert [json.loads(each["arguments"]) for each in streamed] == [{"a": 1}, {"a": 22}]
+    finishes = [c["choices"][0]["finish_reason"] for c in chunks]
+    assert finishes[-1] == whole["finish_reason"] == "tool_calls"
+    assert whole["message"]["content"].strip() == "Let me."
+
+
+def test_rule_2_what_is_no_call_is_text(says):
+    text = 'See <tool_call>{"name": add}</tool_call> and that.'
+    server = says(text)
+    assert server.chat(tools=TOOLS).json()["choices"][0]["message"]["content"] == text
+    assert "".join(d.get("content", "") for d in deltas(stream(server, tools=TOOLS)[0])) == text
+
+
+def test_rule_3_usage_id_and_model(says):
+    server = says("Hello there.")
+    chunks, _ = stream(server, stream_options={"include_usage": True})
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] > 0
+    assert all(chunk["id"] and chunk["model"] for chunk in chunks)
+    unasked, _ = stream(server)
+    assert unasked[-1]["choices"]
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert unasked[-1]["usage"][name] == chunks[-1]["usage"][name]
+
+
+def test_rule_4_content_is_a_string(says):
+    chunks, _ = stream(says("Hello there."))
+    found = deltas(chunks)
+    assert found[0] == {"role": "assistant", "content": ""}
+    assert all(isinstance(each.get("content", ""), str) for each in found)
+    whole = says(CALLS[8:]).chat(tools=TOOLS).json()["choices"][0]["message"]
+    assert whole["content"] == ""
+
+
+THOUGHT = "I think so.\n</think>\n\nHello there."
+
+
+def test_rule_5_reasoning_is_told_from_the_answer(says):
+    server = says(THOUGHT)
+    think = {"chat_template_kwargs": {"enable_thinking": True}}
+    message = server.chat(**think).json()["choices"][0]["message"]
+    assert message["content"] == "Hello there."
+    assert message["reasoning_content"].strip() == "I think so."
+    found = deltas(stream(server, **think)[0])
+    for name in ("content", "reasoning_content"):
+        assert "".join(each.get(name, "") for each in found) == message[name]
+    raw = server.chat(reasoning_format="none", **think).json()["choices"][0]["message"]
+    assert raw["content"] == THOUGHT
+    again = [*USER, {"role": "assistant", **message}, *USER]
+    answer = server.http.post("/v1/chat/completions", json={"messages": again, "max_tokens": 1})
+    assert answer.status_code == 200
+
+
+def test_rule_6_a_grammar_begins_after_the_thinking(says):
+    server = says('Thinking.\n</think>\n\n{"ok": true}')
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
+              "additionalProperties": False}  # fmt: skip
+    named = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    think = {"chat_template_kwargs": {"enable_thinking": True}}
+    message = server.chat(response_format=named, **think).json()["choices"][0]["message"]
+    assert json.loads(message["content"]) == {"ok": True}
+    assert "Thinking." in message["reasoning_content"]
+    for bad in ({"type": "string", "pattern": "\\d"}, {"const": '"'}, {"type": "nothing"}):
+        named["json_schema"]["schema"] = bad
+        assert server.chat(response_format=named).status_code == 400, bad
+
+
+def test_rule_7_cancelling():
+    """In tests of what is refused: a stream, a plain request, and one in the queue."""
+    from tests.serve import test_refusals
+
+    assert [name for name in dir(test_refusals) if "leaves" in name]
+
+
+def test_rule_8_comments_against_silence(tiny_pair, monkeypatch):
+    monkeypatch.setattr(streams, "SILENCE", 0.05)
+    with running(tiny_pair) as server:
+        from threading import Event
+
+        step = server.engine.batcher.step
+
+        def slowly():
+            Event().wait(0.3)
+            return step()
+
+        server.engine.batcher.step = slowly
+        _, comments = stream(server, max_tokens=2)
+        assert len(comments) >= 3
+
+
+def test_rule_9_an_overflow_is_400_with_both_numbers(server):
+    error = server.chat("x" * 3000).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "1024" in error["message"]
+    assert "30" in error["message"]
+
+
+def test_rule_10_busy_is_429_with_retry_after(tiny_pair):
+    with running(tiny_pair, parallel=1, queue=0) as server:
+        body = {"messages": USER, "stream": True}
+        with server.http.stream("POST", "/v1/chat/completions", json=body) as first:
+            next(first.iter_lines())
+            answer = server.chat(max_tokens=1)
+        assert answer.status_code in (200, 429)  # 200: the first one had ended
+        assert answer.status_code == 200 or int(answer.headers["retry-after"]) >= 1
+
+
+def test_rule_11_conversations_that_alternate_keep_their_caches(tiny_pair):
+    with running(tiny_pair) as server:
+        for text in ("a" * 100, "b" * 100):
+            server.chat(text, max_tokens=4)
+        for text in ("a" * 100, "b" * 100):
+            usage = server.chat(text, max_tokens=4).json()["usage"]
+            assert usage["prompt_tokens_details"]["cached_tokens"] > 100
+
+
+def test_rule_12_no_cors_and_both_kinds_of_keys(server, tiny_pair):
+    answer = server.http.options(
+        "/v1/chat/completions",
+        headers={"Origin": "https://x.example", "Access-Control-Request-Method": "POST"},
+    )
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert server.url.startswith("http://127.0.0.1:")
+    with running(tiny_pair, key="k") as locked:
+        for headers in ({"Authorization": "Bearer k"}, {"x-api-key": "k"}):
+            found = httpx.get(f"{locked.url}/v1/models", headers=headers)
+            assert found.status_code == 200
+        assert httpx.get(f"{locked.url}/v1/models").status_code == 401
+
+
+def test_rule_13_logprobs_with_drafts(server):
+    answer = server.chat(max_tokens=30, logprobs=True, top_logprobs=1).json()
+    assert answer["timings"]["draft_n_accepted"] > 0
+    assert len(answer["choices"][0]["logprobs"]["content"]) == 30
+
+
+def test_what_is_harmless_is_taken(server):
+    assert (
+        server.chat(max_tokens=1, model="gpt-99", unknown={"a": 1}, store=True).status_code == 200
+    )
+
+
+def test_a_tool_can_be_required(server):
+    for choice in ("required", {"type": "function", "function": {"name": "add"}}):
+        answer = server.chat(tools=TOOLS, tool_choice=choice, max_tokens=200).json()
+        choice = answer["choices"][0]
+        assert choice["finish_reason"] == "tool_calls"
+        [call] = choice["message"]["tool_calls"]
+        assert call["function"]["name"] == "add"
+        assert isinstance(json.loads(call["function"]["arguments"])["a"], int)
+    bad = {"type": "function", "function": {"name": "sub"}}
+    assert server.chat(tools=TOOLS, tool_choice=bad).status_code == 400
+    none = server.chat(tools=TOOLS, tool_choice="none", max_tokens=5).json()["choices"][0]
+    assert "tool_calls" not in none["message"]
+
+
+def test_a_conversation_with_calls_goes_on(server):
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    messages = [
+        *USER, {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "2"},
+    ]  # fmt: skip
+    body = {"messages": messages, "tools": TOOLS, "max_tokens": 2}
+    assert server.http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+#: What Qwen's template does with tools, calls and results, in short.
+QWEN = (
+    "{% if tools %}<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}</tools>{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }}="
+    "{{ c.function.arguments | tojson }}</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+
+
+def test_a_template_gets_tools_and_arguments_as_it_reads_them(tmp_path):
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    messages = [
+        *USER, {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "2"},
+    ]  # fmt: skip
+    body = ChatBody(messages=messages, tools=TOOLS)
+
+    def prompt(server, body):
+        ids, _ = server.service.desk.prompt(body.asked())
+        return server.service.vocabulary.detokenize(ids, special=True)
+
+    files = [write_script(tmp_path / "qwen.gguf", "yes", QWEN)]
+    with running(files, settings=PLAIN) as server:
+        text = prompt(server, body)
+        assert f"<tools>{json.dumps(TOOLS[0])}</tools>" in text
+        assert '<tool_call>add={"a": 1}</tool_call>' in text
+        assert "<|im_start|>tool\n2" in text
+    files = [write_script(tmp_path / "plain.gguf", "yes")]
+    with running(files, settings=PLAIN) as server:
+        text = prompt(server, body)
+        assert text.startswith("<|im_start|>system\nYou may call")
+        assert '"name": "add"' in text
+        assert "<tool_response>\n2\n</tool_response>" in text
