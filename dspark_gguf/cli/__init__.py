@@ -22,6 +22,7 @@ from dspark_gguf.cli.models import inspect, models, pull, suggest
 from dspark_gguf.cli.run import run
 from dspark_gguf.cli.serve import serve
 from dspark_gguf.cli.start import settle
+from dspark_gguf.cli.train import train
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.visible import visible
 
@@ -87,6 +88,6 @@ def main() -> None:
 
 for _command in (
     *(bench, calibrate, chat, completion, doctor, inspect, lookup, models, profile, pull),
-    *(replay, run, serve, sessions, suggest, trace),
+    *(replay, run, serve, sessions, suggest, trace, train),
 ):
     main.add_command(_command)

@@ -42,6 +42,7 @@ chat
 llm_plugin ray
 measure
 doctor
+train
 serve
 testing
 cli
@@ -50,7 +51,7 @@ cli
 #: Not needed before a command does its work, and slow to load.
 HEAVY = (
     "llama_cpp", "numpy", "rich", "prompt_toolkit", "huggingface_hub", "fastapi",
-    "uvicorn", "starlette", "jinja2",
+    "uvicorn", "starlette", "jinja2", "torch", "gguf",
 )  # fmt: skip
 
 

@@ -1,0 +1,105 @@
+"""The target writes conversations, many sequences in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from time import perf_counter
+
+from dspark_gguf.batching import Batcher, Request
+from dspark_gguf.config import Limits, ModelOptions, Sampling, Speculation
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.protocol import Pass
+from dspark_gguf.engine.sequence import decode_together
+from dspark_gguf.errors import ResourceError
+from dspark_gguf.train.prompts import Asked, Source
+from dspark_gguf.train.work import Conversation, Work
+
+#: Sequences in a pass, and the tokens of each, prompt and answer. More sequences would win nothing
+#: on a CPU: they share a cache, and each row's attention passes over all of it.
+SEQUENCES, LENGTH = 16, 448
+#: Most tokens of an answer, and of a user's turn that the target writes.
+_ANSWER, _TURN = 200, 70
+#: Fewer say nothing about a draft.
+_LEAST = 4
+#: In a row, of prompts that are empty or too long.
+_MOST_REFUSED = 2000
+_PLAIN = Speculation(mode="off")
+
+
+def for_generating(options: ModelOptions) -> ModelOptions:
+    """The target's options, with room for all sequences."""
+    return options.model_copy(update={"n_ctx": options.n_ctx or SEQUENCES * LENGTH})
+
+
+def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int, None, None]:
+    """Without end; yields the tokens of each conversation that was kept.
+
+    What is unfinished when the caller closes it, or when it fails, is kept as far as it goes.
+    """
+    batcher = Batcher(pair, _PLAIN)
+    room = min(LENGTH, pair.target_cache.n_ctx)
+    answer, turn = min(_ANSWER, room // 2), min(_TURN, room // 8)
+    number, refused = len(work.conversations), 0
+    live: list[Request] = []
+
+    def submit(asked: Asked | None) -> None:
+        """Ask the target, unless the answer would have no room."""
+        nonlocal number, refused
+        if asked is None or len(asked.tokens) + answer > room:
+            refused += 1
+            if refused > _MOST_REFUSED:
+                problem = f"the prompts leave no room for answers in {room} tokens"
+                raise ResourceError(problem, "Give shorter --prompts.")
+            return
+        number, refused = number + 1, 0
+        sampling = Sampling(temperature=asked.temperature, seed=seed + number)
+        if asked.begun:  # the widest choice there is
+            sampling = sampling.model_copy(update={"top_k": 0, "top_p": 1.0})
+        limits = Limits(max_tokens=turn if asked.begun else answer)
+        live.append(batcher.submit(asked.tokens, sampling, limits, key=asked))
+
+    try:
+        while True:
+            while len(live) < batcher.parallel:
+                submit(source.next())
+            batcher.step()
+            over, live = [r for r in live if r.is_over], [r for r in live if not r.is_over]
+            for request in over:
+                if request.error is not None:
+                    raise request.error
+                then = source.heard(request.answer.text, request.key)
+                if request.key.begun:
+                    submit(then)
+                elif conversation := _kept(request, pair):
+                    work.add(conversation)
+                    yield len(conversation.tokens)
+    finally:
+        for request in live:
+            if not request.key.begun and (conversation := _kept(request, pair)):
+                work.add(conversation)
+
+
+def _kept(request: Request, pair: Pair) -> Conversation | None:
+    """A finished answer without its end token; None: too little of it."""
+    asked: Asked = request.key
+    answer = list(request.answer.tokens)
+    if answer and answer[-1] in pair.vocabulary.end_tokens:
+        answer.pop()
+    if len(answer) < _LEAST:
+        return None
+    prompt = list(request.prompt)
+    return Conversation(prompt, answer, asked.temperature, asked.start, asked.held)
+
+
+def seconds_a_token(pair: Pair, passes: int = 3) -> float:
+    """What a generated token costs here: passes with a token of every sequence, a part full."""
+    caches, best = pair.target_caches, float("inf")
+    for k, cache in enumerate(caches):
+        cache.decode([100 + (k + j) % 100 for j in range(min(cache.n_ctx, LENGTH) // 4)], 0)
+    for k in range(passes):
+        started = perf_counter()
+        decode_together([Pass(cache, [100 + 7 * k], 1) for cache in caches])
+        best = min(best, perf_counter() - started)
+    for cache in caches:
+        cache.trim(0)
+    return best / len(caches)

@@ -1,0 +1,138 @@
+"""The third step: from conversations to a trained network, saved whenever it stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dspark_gguf.engine.gguf import Header
+from dspark_gguf.errors import UsageError
+from dspark_gguf.train.bar import Bar
+from dspark_gguf.train.batches import Batches, Records
+from dspark_gguf.train.evaluate import Walk, evaluate
+from dspark_gguf.train.export import known_tokens, load
+from dspark_gguf.train.fit import Fit, best_device, feature_scale
+from dspark_gguf.train.network import Network
+from dspark_gguf.train.recipe import Recipe
+from dspark_gguf.train.shape import Shape
+from dspark_gguf.train.start import new_network
+from dspark_gguf.train.vocabulary import choose_known, choose_mask
+from dspark_gguf.train.weights import Weights
+from dspark_gguf.train.work import Work
+
+#: Conversations that the reduced vocabulary and the sizes of inputs are counted in.
+_COUNTED, _MEASURED = 2000, 60
+
+
+class Learner:
+    """A network, its data, and where both are kept.
+
+    `count` conversations can be read from `records`; `ends` are the target's end tokens, `start` is
+    a draft to go on from. A `UsageError` says that there is too little to learn from.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        records: Records,
+        count: int,
+        shape: Shape,
+        target: Header,
+        ends: Sequence[int],
+        start: Path | None,
+        recipe: Recipe,
+    ) -> None:
+        self._work, self._file = work, work.folder / "checkpoint.pt"
+        talks = work.conversations[:count]
+        long = [k for k, each in enumerate(talks) if len(each.answer) > shape.block]
+        self.train = [k for k in long if not talks[k].held]
+        self.held = [k for k in long if talks[k].held]
+        if not self.train or not self.held:
+            raise UsageError(
+                f"{len(self.train)} conversations to learn from and {len(self.held)} to judge on "
+                "are too few",
+                "Give it more --hours, --disk or --prompts.",
+            )
+        self.target, self._ends = Weights(target.path), ends
+        device = best_device()
+        state = (
+            torch.load(self._file, map_location=device, weights_only=True)
+            if self._file.exists()
+            else None
+        )
+        network = self._network(records, shape, target.architecture, start, state)
+        self.fit = Fit(network, recipe, device)
+        if state is not None:
+            self.fit.load(state)
+        self.batches = Batches(
+            talks, records, shape.block, network.known, shape.n_vocab, device
+        )  # fmt: skip
+
+    @property
+    def network(self) -> Network:
+        """As it is now."""
+        network: Network = self.fit.network
+        return network
+
+    def run(self, seconds: float, say: Callable[[str], object]) -> Walk:
+        """Train until so many seconds are spent on it, or more no longer helps."""
+        curve = self._work.values["curve"]
+        try:
+            with Bar("training", say) as bar:
+                text = ""
+                for done, found in self.fit.run(self.batches, self.train, self.held, seconds):
+                    if found is not None:
+                        curve.append([round(self.fit.seconds), round(found.tokens_a_pass, 3)])
+                        text = f"{found.tokens_a_pass:.2f} tokens a pass, held out"
+                        self.save()
+                    bar.show(done, text)
+        finally:
+            self.save()
+        found = self.judge()
+        curve.append([round(self.fit.seconds), round(found.tokens_a_pass, 3)])
+        return found
+
+    def judge(self) -> Walk:
+        """Held-out conversations, as they would be served."""
+        found: Walk = evaluate(self.network, self.batches, self.held, self.fit.autocast)
+        return found
+
+    def save(self) -> None:
+        """Everything, so that a later run goes on from here."""
+        self.fit.save(self._file)
+        self._work.values["spent"]["training"] = self.fit.seconds
+        self._work.save()
+
+    def _network(
+        self, records: Records, shape: Shape, architecture: str, start: Path | None, state: Any
+    ) -> Network:
+        scale = feature_scale([records[k].features for k in self.train[:_MEASURED]])
+        draft = None if start is None else Weights(start)
+        if state is not None:
+            known, mask = state["known"].cpu(), state["mask"]
+        elif draft is not None:
+            known = known_tokens(draft, shape)
+            mask = int(draft.readers[0].fields["tokenizer.ggml.mask_token_id"].contents())
+        else:
+            counted = (records[k] for k in self.train[:_COUNTED])
+            ids, share = choose_known(counted, shape.n_vocab, shape.vocabulary)
+            self._work.values["vocabulary"] = {"tokens": len(ids), "share": round(share, 4)}
+            known, mask = torch.from_numpy(ids), self._mask()
+        torch.manual_seed(0)
+        network = new_network(shape, self.target, architecture, known, mask, scale)
+        if draft is not None and state is None:
+            load(network, draft)
+        return network
+
+    def _mask(self) -> int:
+        kinds = self.target.readers[0].fields.get("tokenizer.ggml.token_type")
+        sizes = (self.target["token_embd.weight"] ** 2).mean(1) ** 0.5
+        return choose_mask(
+            self._work.conversations,
+            kinds.contents() if kinds else [],
+            self._ends,
+            sizes,
+        )

@@ -1,0 +1,90 @@
+"""What training will take, and what can be expected of it: said before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+from pathlib import Path
+
+from dspark_gguf.train.shape import Shape
+
+#: Share of the time for conversations. The lab found new data worth more than more steps.
+GENERATING = 0.45
+#: One experience: 183,000 tokens of a target of 135M parameters gave 1.67 tokens a pass on prompts
+#: that were written before, and each doubling of the data about this much more.
+_KNOWN_TOKENS, _KNOWN, _DOUBLING = 183_000, 1.67, 0.12
+_LEAST, _MOST = 1.05, 2.3
+_GB = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be done, in plain values.
+
+    Attributes:
+        target: its file.
+        output: the draft to write.
+        work: the folder of work.
+        hours: for all steps and all runs together.
+        prompts: a file of prompts; None: the target writes them.
+        disk: most gigabytes of recordings; 0: none, the target reads again while training.
+        start: a draft to go on from.
+        type: of its matrices, f16 or q8_0.
+        most_tokens: most tokens of conversations; None: as many as time and disk allow.
+        seed: of everything that is drawn.
+
+    """
+
+    target: Path
+    output: Path
+    work: Path
+    hours: float
+    prompts: Path | None = None
+    disk: float = 20.0
+    start: Path | None = None
+    type: str = "f16"
+    most_tokens: int | None = None
+    seed: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """For all steps."""
+        return self.hours * 3600
+
+    def room(self, shape: Shape) -> int:
+        """Most tokens of conversations, by the disk and by what was asked for."""
+        most = int(self.disk * _GB / shape.token_bytes) if self.disk else 10**12
+        return min(most, self.most_tokens or most)
+
+
+def forecast(
+    job: Job, shape: Shape, token_seconds: float, target_bytes: int, have: int, spent: float = 0.0
+) -> str:
+    """A few lines: time, disk, memory, and tokens a pass to expect.
+
+    `token_seconds` is what a generated token costs here; `have` tokens are there already, which
+    took `spent` seconds.
+    """
+    left = max(0.0, GENERATING * job.seconds - spent)
+    tokens = min(job.room(shape), have + int(left / token_seconds))
+    disk = (tokens * shape.token_bytes if job.disk else 0) + 12 * shape.parameters
+    # Weights, gradients and two averages in float32; three tables of logits; embeddings, twice for
+    # a moment when the Markov head begins.
+    logits = 512 * shape.block * min(shape.vocabulary, shape.n_vocab)
+    memory = target_bytes + 16 * shape.parameters + 12 * logits + 10 * shape.n_vocab * shape.width
+    lines = [
+        f"time: {job.hours:g} h, of which {GENERATING:.0%} for about {tokens:,} tokens of "
+        f"conversations ({1 / token_seconds:.0f} tokens/s here), the rest to learn from them; it "
+        "stops sooner if more no longer helps, and Ctrl-C keeps everything",
+        f"disk: {disk / _GB:.1f} GB in {job.work}; memory: {memory / _GB:.1f} GB",
+        f"a draft of {shape.parameters / 1e6:.0f} M weights for {shape.block} tokens at once; "
+        f"expect about {expected(tokens):.1f} tokens a pass, less on text of another kind "
+        "(one experience with a target of 135M parameters)",
+    ]
+    return "\n".join(lines)
+
+
+def expected(tokens: int) -> float:
+    """Tokens a pass after learning from so many tokens of data."""
+    guess = _KNOWN + _DOUBLING * log2(max(tokens, 1) / _KNOWN_TOKENS)
+    return min(_MOST, max(_LEAST, guess))

@@ -1,0 +1,119 @@
+"""What the target is asked: prompts of a file, or such as it writes itself."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Protocol
+
+from dspark_gguf.engine.template import ChatTemplate
+from dspark_gguf.measure.prompts import Prompt
+
+#: Greedy answers are what drafts are best at, and one in this many of the prompts is held out.
+_TEMPERATURES, _CHANCES = (0.0, 0.6, 1.0), (0.45, 0.35, 0.20)
+_HELD_EVERY = 16
+#: Most held-out prompts: enough to see a gain of a few percent.
+MOST_HELD = 40
+#: What can be asked about a text that the target wrote.
+_TASKS = (
+    "Summarise in one sentence: {}",
+    "Translate to French: {}",
+    "Rewrite politely: {}",
+    "List the key facts of this text: {}",
+    "Correct the spelling and return the whole text: {}",
+    "What is the main idea of this text? {}",
+)
+_MARK = "\x02the user's turn\x02"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt, as token ids; `begun` asks for a user's turn rather than for an answer.
+
+    From token `start` on, the target wrote it: there is something to learn there too.
+    """
+
+    tokens: list[int]
+    temperature: float
+    start: int
+    held: bool = False
+    begun: bool = False
+
+
+class Source(Protocol):
+    """An endless supply of prompts."""
+
+    def next(self) -> Asked:
+        """The next prompt."""
+
+    def heard(self, text: str, asked: Asked) -> Asked | None:
+        """Take note of what the target wrote; perhaps it is the prompt to answer now."""
+
+
+class GivenPrompts:
+    """Those of a file, in turn, each time at another temperature; some of them are held out.
+
+    Held-out ones are asked first, and only once. So many are `done`, by an earlier run.
+    """
+
+    def __init__(
+        self, prompts: Sequence[Prompt], template: ChatTemplate, seed: int, done: int = 0
+    ) -> None:
+        rng = random.Random(seed)
+        order = [template.encode(prompt.messages) for prompt in prompts]
+        rng.shuffle(order)
+        held = min(MOST_HELD, -(-len(order) // _HELD_EVERY))
+        self._supply = islice(self._turns(order[:held], order[held:] or order), done, None)
+
+    def next(self) -> Asked:
+        """The next prompt."""
+        return next(self._supply)
+
+    def heard(self, text: str, asked: Asked) -> Asked | None:
+        """Nothing: the prompts are given."""
+
+    def _turns(self, held: list[list[int]], rest: list[list[int]]) -> Iterator[Asked]:
+        for tokens in held:
+            yield Asked(tokens, 0.0, len(tokens), held=True)
+        for turn in count():
+            for k, tokens in enumerate(rest):
+                yield Asked(tokens, _TEMPERATURES[(turn + k) % 3], len(tokens))
+
+
+class OwnPrompts:
+    """The target goes on where a user's turn begins; some prompts are tasks on what it wrote."""
+
+    def __init__(self, template: ChatTemplate, seed: int, done: int = 0) -> None:
+        self._template, self._rng = template, random.Random(f"{seed}, {done}")
+        head = template.render([{"role": "user", "content": _MARK}]).partition(_MARK)[0]
+        #: What comes before a user's turn.
+        self._opening = template.tokenize(head)
+        self._texts: list[str] = []
+        self._count, self._held = done, min(MOST_HELD, done // _HELD_EVERY)
+
+    def next(self) -> Asked:
+        """A user's turn to be written, or a task."""
+        if len(self._texts) > 20 and self._rng.random() < 0.3:
+            text = self._rng.choice(_TASKS).format(self._rng.choice(self._texts))
+            return self._ask(text)
+        return Asked(self._opening, 1.0, len(self._opening), begun=True)
+
+    def heard(self, text: str, asked: Asked) -> Asked | None:
+        """A user's turn becomes a prompt; parts of answers become texts for tasks."""
+        text = text.strip()
+        if asked.begun:
+            return self._ask(text, own=True) if text else None
+        if len(text.split()) >= 8 and not asked.held:
+            self._texts = [*self._texts[-399:], text[:400].rpartition(".")[0] + "."]
+        return None
+
+    def _ask(self, text: str, own: bool = False) -> Asked:
+        self._count += 1
+        tokens = self._template.encode([{"role": "user", "content": text}])
+        if self._count % _HELD_EVERY == 4 and self._held < MOST_HELD:
+            self._held += 1
+            return Asked(tokens, 0.0, len(tokens), held=True)
+        temperature = self._rng.choices(_TEMPERATURES, _CHANCES)[0]
+        return Asked(tokens, temperature, len(self._opening) if own else len(tokens))

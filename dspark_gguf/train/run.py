@@ -1,0 +1,205 @@
+"""All steps, one after the other, each of them from where an earlier run stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import closing
+from importlib.util import find_spec
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from dspark_gguf.catalog import load_pair
+from dspark_gguf.config import DraftOptions, ModelOptions
+from dspark_gguf.engine.gguf import Header, read_header
+from dspark_gguf.engine.model import Model, file_stamp
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.errors import UsageError
+from dspark_gguf.measure.prompts import read_prompts
+from dspark_gguf.train.bar import Bar
+from dspark_gguf.train.generate import SEQUENCES, for_generating, generate, seconds_a_token
+from dspark_gguf.train.plan import GENERATING, Job, forecast
+from dspark_gguf.train.prompts import GivenPrompts, OwnPrompts, Source
+from dspark_gguf.train.recipe import Recipe
+from dspark_gguf.train.record import OnLine, Teacher, context_for, record
+from dspark_gguf.train.shape import Shape, require_trainable
+from dspark_gguf.train.work import Recording, Work
+
+if TYPE_CHECKING:  # it loads torch
+    from dspark_gguf.train.learn import Learner
+
+Say = Callable[[str], object]
+
+
+class Training:
+    """A job being done; `run` does what is left of it.
+
+    Raises:
+        UsageError: torch is missing, or the folder belongs to other work.
+        PairError: no draft can be trained for this target, or not from that draft.
+
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        options: ModelOptions,
+        say: Say,
+        recipe: Recipe | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        require_libraries()
+        self._job, self._options, self._say = job, options, say
+        self._recipe, self._template = recipe or Recipe(seed=job.seed), chat_template
+        self._header: Header = read_header(job.target)
+        require_trainable(self._header)
+        self._shape = Shape.of_target(self._header)
+        if job.start is not None:
+            self._shape = Shape.of_draft(read_header(job.start), self._header)
+
+    def run(self) -> dict[str, Any]:
+        """All steps; returns the manifest's values. A `DSparkError`: see ``served.py``."""
+        with load_pair(
+            self._job.target,
+            target_options=for_generating(self._options),
+            chat_template=self._template,
+            conversations=SEQUENCES,
+        ) as pair:
+            work = Work(self._job.work, self._identity(pair))
+            try:
+                self._prepare(pair, work)
+                ends = pair.vocabulary.end_tokens
+            except KeyboardInterrupt:
+                self._say(self._kept)
+                raise
+            finally:
+                work.save()
+        try:
+            self._learn(work, ends)
+        except KeyboardInterrupt:
+            self._say(self._kept)
+            raise
+        finally:
+            work.save()
+        return work.values
+
+    @property
+    def _kept(self) -> str:
+        return f"everything is kept in {self._job.work}: the same command goes on from there"
+
+    def _identity(self, pair: Pair) -> dict[str, Any]:
+        """What must be the same in every run."""
+        template = hashlib.sha256(pair.template.source.encode()).hexdigest()[:16]
+        start = self._job.start
+        return {
+            "target": file_stamp(self._header.path)[:2],
+            "layers": list(self._shape.target_layers),
+            "template": template,
+            "draft to begin with": None if start is None else file_stamp(start)[:2],
+        }
+
+    def _prepare(self, pair: Pair, work: Work) -> None:
+        """Conversations, and what the target reads and says in them."""
+        job, shape = self._job, self._shape
+        recording = self._recording()
+        cost = seconds_a_token(pair)
+        spent = work.spent("generating")
+        self._say(forecast(job, shape, cost, pair.target.size, work.tokens, spent))
+        self._generate(pair, work, min(job.room(shape), 10**12))
+        if not job.disk:
+            return
+        n_ctx = context_for(pair)
+        teacher = Teacher(pair.target, shape.target_layers, n_ctx, pair.interrupt)
+        with closing(teacher), Bar("recording", self._say) as bar:
+            last = perf_counter()
+            for _ in record(teacher, work, recording, job.room(shape)):
+                now = perf_counter()
+                work.spend("recording", now - last)
+                last = now
+                share = recording.tokens / max(1, work.tokens)
+                bar.show(share, f"{recording.tokens:,} tokens")
+
+    def _recording(self) -> Recording:
+        folder = self._job.work / "recorded"
+        return Recording(folder, len(self._shape.target_layers), self._shape.width)
+
+    def _generate(self, pair: Pair, work: Work, most: int) -> None:
+        job = self._job
+        budget = GENERATING * job.seconds
+        if work.spent("generating") >= budget or work.tokens >= most:
+            return
+        source, last = self._source(pair, work), perf_counter()
+        made = generate(pair, work, source, job.seed)
+        with closing(made), Bar("conversations", self._say) as bar:
+            for _ in made:
+                now = perf_counter()
+                work.spend("generating", now - last)
+                last = now
+                done = max(work.spent("generating") / budget, work.tokens / most)
+                bar.show(done, f"{work.tokens:,} tokens")
+                if done >= 1:
+                    return
+
+    def _source(self, pair: Pair, work: Work) -> Source:
+        done, seed = len(work.conversations), self._job.seed
+        if self._job.prompts is None:
+            return OwnPrompts(pair.template, seed, done)
+        return GivenPrompts(read_prompts(self._job.prompts), pair.template, seed, done)
+
+    def _learn(self, work: Work, ends: tuple[int, ...]) -> None:
+        import torch
+
+        from dspark_gguf.train.learn import Learner
+
+        if self._options.threads:
+            torch.set_num_threads(self._options.threads)
+        job, shape = self._job, self._shape
+        recording = self._recording()
+        records: Recording | OnLine = recording
+        count = len(recording)
+        if not job.disk:
+            model = Model(job.target, self._options)
+            records, count = OnLine(model, shape, work.conversations), len(work.conversations)
+        learner = Learner(
+            work, records, count, shape, self._header, ends, job.start, self._recipe
+        )  # fmt: skip
+        before = sum(work.spent(step) for step in ("generating", "recording"))
+        found = learner.run(max(job.seconds - before, 0.0), self._say)
+        work.values["held_out"] = {"tokens_a_pass": found.tokens_a_pass, "right": found.shares}
+        self._finish(work, learner)
+
+    def _finish(self, work: Work, learner: Learner) -> None:
+        """The confidence head, the file, and what it is worth as served."""
+        from dspark_gguf.train.confidence import fit_confidence
+        from dspark_gguf.train.export import export
+        from dspark_gguf.train.served import require_right, serve
+
+        job = self._job
+        ranking = fit_confidence(learner.network, learner.batches, learner.held)
+        work.values["confidence"] = ranking and ranking._asdict()
+        name = f"{self._header.path.stem} DSpark"
+        export(learner.network, learner.target, job.output, job.type, name)
+        with load_pair(
+            job.target,
+            job.output,
+            target_options=self._options,
+            draft_options=DraftOptions(threads=self._options.threads),
+            chat_template=self._template,
+        ) as pair:
+            self._say("serving the draft on prompts that it has not seen")
+            served = serve(pair, learner.network, learner.batches, learner.held)
+            work.values["served"] = {
+                "tokens_a_pass": served.tokens_a_pass,
+                "as_trained": served.expected,
+                "equal_first_guesses": served.equal,
+                "blocks": len(served.anchors),
+            }
+            require_right(served, pair, learner.network, learner.batches)
+
+
+def require_libraries() -> None:
+    """Those of the extra, before anything else is done; a `UsageError` without them."""
+    for name in ("torch", "gguf"):
+        if find_spec(name) is None:
+            hint = 'Install them: pip install "dspark-gguf[train]"'
+            raise UsageError(f"training needs {name}, which is not installed", f"{hint}.")

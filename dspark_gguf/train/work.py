@@ -1,0 +1,163 @@
+"""The folder of work: a manifest, the target's conversations, and what was recorded of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dspark_gguf.errors import UsageError
+
+#: The target's likeliest tokens that are kept of each row.
+LIKELY = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Token ids of a prompt and of what the target answered, without the end token.
+
+    From token `start` on, it is all the target's own text. `held` out: it is never trained on.
+    """
+
+    prompt: list[int]
+    answer: list[int]
+    temperature: float
+    start: int
+    held: bool = False
+
+    @property
+    def tokens(self) -> list[int]:
+        """All of it."""
+        return self.prompt + self.answer
+
+
+class Recorded(NamedTuple):
+    """One conversation of n tokens, as the target read it.
+
+    `features` [n, layers, width] float16 enter its layers; after each token it says `ids` [n, 16]
+    with the log probabilities `logs` [n, 16], the likeliest first.
+    """
+
+    features: npt.NDArray[np.float16]
+    ids: npt.NDArray[np.int32]
+    logs: npt.NDArray[np.float16]
+
+
+class Work:
+    """A folder that a later run goes on from; a `UsageError` if it belongs to another target.
+
+    The manifest's values: seconds `spent` on each step, the `curve` of the fit, and results.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.folder, self._manifest = folder, folder / "manifest.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.values: dict[str, Any] = {"identity": identity, "spent": {}, "curve": []}
+        with suppress(FileNotFoundError):
+            self.values = json.loads(self._manifest.read_text("utf-8"))
+        for key, value in identity.items():
+            if (found := self.values["identity"].get(key)) != json.loads(json.dumps(value)):
+                problem = f"{folder} is work on another {key}: {found}, not {value}"
+                raise UsageError(problem, "Give the same as before, or another --work folder.")
+        self._file = folder / "conversations.jsonl"
+        self.conversations = [Conversation(**each) for each in _whole_lines(self._file)]
+        self.save()
+
+    @property
+    def tokens(self) -> int:
+        """Of all conversations."""
+        return sum(len(each.prompt) + len(each.answer) for each in self.conversations)
+
+    def spent(self, step: str) -> float:
+        """Seconds of earlier runs and this one."""
+        return float(self.values["spent"].get(step, 0.0))
+
+    def spend(self, step: str, seconds: float) -> None:
+        """Count them."""
+        self.values["spent"][step] = self.spent(step) + seconds
+
+    def save(self) -> None:
+        """Write the manifest, whole or not at all."""
+        part = self._manifest.with_suffix(".part")
+        part.write_text(json.dumps(self.values, indent=1) + "\n", "utf-8")
+        os.replace(part, self._manifest)
+
+    def add(self, conversation: Conversation) -> None:
+        """Keep a conversation."""
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(conversation)) + "\n")
+        self.conversations.append(conversation)
+
+
+class Recording:
+    """What the target read and said in the first conversations of a work, in flat files.
+
+    They grow, are mapped into memory, and after an interruption end with a whole conversation.
+    """
+
+    def __init__(self, folder: Path, layers: int, width: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._index = folder / "lengths.u32"
+        self._shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "features": (np.float16, (layers, width)),
+            "ids": (np.int32, (LIKELY,)),
+            "logs": (np.float16, (LIKELY,)),
+        }
+        self._files = {name: folder / f"{name}.bin" for name in self._shapes}
+        raw = self._index.read_bytes() if self._index.exists() else b""
+        lengths = np.frombuffer(raw[: len(raw) // 4 * 4], np.uint32)
+        self._starts = [0, *np.cumsum(lengths).tolist()]
+        for path in (self._index, *self._files.values()):
+            path.touch()
+        os.truncate(self._index, 4 * len(lengths))
+        for name, path in self._files.items():
+            os.truncate(path, self._starts[-1] * self._bytes(name))
+        self._maps: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @property
+    def tokens(self) -> int:
+        """Of all that is recorded."""
+        return int(self._starts[-1])
+
+    def append(self, new: Recorded) -> None:
+        """Add the next conversation; the index comes last."""
+        for name, path in self._files.items():
+            with path.open("ab") as file:
+                file.write(np.ascontiguousarray(getattr(new, name)).tobytes())
+        with self._index.open("ab") as file:
+            file.write(np.uint32(len(new.ids)).tobytes())
+        self._starts.append(self.tokens + len(new.ids))
+        self._maps = {}
+
+    def __getitem__(self, k: int) -> Recorded:
+        if not self._maps:
+            for name, (kind, shape) in self._shapes.items():
+                path = self._files[name]
+                self._maps[name] = np.memmap(path, kind, "r", shape=(self.tokens, *shape))
+        place = slice(self._starts[k], self._starts[k + 1])
+        return Recorded(*(self._maps[name][place] for name in Recorded._fields))
+
+    def _bytes(self, name: str) -> int:
+        kind, shape = self._shapes[name]
+        return int(np.dtype(kind).itemsize * np.prod(shape))
+
+
+def _whole_lines(path: Path) -> Sequence[dict[str, Any]]:
+    """The objects of a file of JSON lines; an unfinished last line is cut off."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        os.truncate(path, end)
+    return [json.loads(line) for line in data[:end].splitlines()]

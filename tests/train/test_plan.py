@@ -1,0 +1,42 @@
+"""What is said before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dspark_gguf.train.plan import Job, expected, forecast
+from dspark_gguf.train.shape import Shape
+
+#: SmolLM2-135M's.
+SHAPE = Shape(
+    n_vocab=49152, width=576, heads=9, kv_heads=9, head=64, feed_forward=1536, context=8192,
+    epsilon=1e-5, rope_base=1e5, target_layers=(2, 9, 16, 22, 29), source_layers=(24, 29),
+)  # fmt: skip
+JOB = Job(Path("target.gguf"), Path("draft.gguf"), Path("work"), hours=2.0)
+
+
+def test_sizes_of_a_known_draft():
+    """The lab's draft had 18.0 M weights and 5.8 KB a token."""
+    assert SHAPE.parameters == pytest.approx(18.0e6, rel=0.01)
+    assert SHAPE.token_bytes == pytest.approx(5.8e3, rel=0.02)
+
+
+def test_time_and_disk_bound_the_tokens():
+    """0.9 h at 100 tokens a second; what is there already counts; a full disk ends it."""
+    assert "324,000 tokens" in forecast(JOB, SHAPE, 0.01, 10**9, 0)
+    assert "424,000 tokens" in forecast(JOB, SHAPE, 0.01, 10**9, 100_000)
+    assert "100,000 tokens" in forecast(JOB, SHAPE, 0.01, 10**9, 100_000, 3600.0)
+    small = replace(JOB, disk=0.5)
+    assert small.room(SHAPE) == int(0.5e9 / SHAPE.token_bytes)
+    assert f"{small.room(SHAPE):,} tokens" in forecast(small, SHAPE, 0.01, 10**9, 0)
+    assert "disk: 0.2 GB" in forecast(replace(JOB, disk=0.0), SHAPE, 0.01, 10**9, 0)
+
+
+def test_what_to_expect_is_what_the_lab_found():
+    """More with more data, and never more than a home can reach."""
+    assert expected(183_000) == pytest.approx(1.67)
+    assert expected(100) < expected(10_000) < expected(1_000_000) <= 2.3
+    assert expected(10**12) == 2.3
