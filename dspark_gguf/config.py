@@ -29,6 +29,20 @@ RENAMED: dict[tuple[str | None, str], str] = {
     ("acceptance", "auto"): "match",
 }
 
+#: Spellings on the command line of a field that has others than its name.
+SPELLINGS = {
+    "model": "-m --model", "draft": "-d --draft -md --model-draft", "system": "-sys --system",
+    "max_tokens": "-n --max-tokens --predict", "temperature": "--temp --temperature",
+    "typical_p": "--typical --typical-p", "json_schema": "-j --json-schema", "seed": "-s --seed",
+    "mode": "--spec", "rule": "--draft-rule", "draft_min_prob": "--draft-min-prob --draft-p-min",
+    "n_gpu_layers": "-ngl --gpu-layers", "n_ctx": "-c --ctx-size", "n_batch": "-b --batch-size",
+    "n_ubatch": "-ub --ubatch-size", "threads": "-t --threads",
+    "threads_batch": "-tb --threads-batch", "flash_attn": "-fa --flash-attn",
+    "cache_type_k": "-ctk --cache-type-k", "cache_type_v": "-ctv --cache-type-v",
+    "split_mode": "-sm --split-mode", "main_gpu": "-mg --main-gpu",
+    "tensor_split": "-ts --tensor-split", "devices": "-dev --device",
+}  # fmt: skip
+
 
 def current_value(field: str | None, value: Any) -> Any:
     """`value`, under its present name where it was renamed; stderr says so, once."""

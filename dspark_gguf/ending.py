@@ -47,9 +47,9 @@ class Ending:
         return kept, text
 
     def flush(self) -> str:
-        """The text that was held back; nothing will follow it."""
-        text = self._held + self._bytes.decode(b"", final=True)
-        self._held = ""
+        """The text that was held back; nothing will follow it, so half a character is dropped."""
+        text, self._held = self._held, ""
+        self._bytes.reset()
         return text
 
     def _after(self, token: int) -> FinishReason | None:

@@ -220,6 +220,12 @@ class FakeScreen:
     def write(self, text, dim=False):
         self.answer += text
 
+    def end_answer(self):
+        self.answer += "" if self.answer.endswith("\n") or not self.answer else "\n"
+
+    def copy(self, text):
+        return False
+
     def note(self, line):
         self.notes.append(line)
 
@@ -239,3 +245,9 @@ class FakeReader:
         if not self.lines:
             raise EOFError
         return self.lines.pop(0)
+
+    def edited(self, text):
+        return self.line("", default=text)
+
+    def agreed(self, question):
+        return self.line(question) == "y"

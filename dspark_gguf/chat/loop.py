@@ -15,6 +15,7 @@ from dspark_gguf.chat.terminal import (
     ended_by_signals,
     interruptible,
     read_message,
+    silent_keys,
 )
 from dspark_gguf.chat.think import ThinkSplitter
 from dspark_gguf.errors import DSparkError
@@ -92,7 +93,7 @@ class Chat:
         if answer is None or answer is self._measured_for or piped:
             return
         self._measured_for = answer
-        with interruptible(self.session.pair.interrupt):
+        with silent_keys(), interruptible(self.session.pair.interrupt):
             share = _IDLE_SHARE * answer.tally.seconds
             self.session.pair.measure_again(min(share, _IDLE_SECONDS))
 
@@ -133,16 +134,13 @@ class Chat:
 
     def show(self, rounds: Answering) -> None:
         """Stream an answer, then its status line. Ctrl-C keeps what was said."""
-        ends_line = True
-        with interruptible(self.session.pair.interrupt), closing(rounds):
+        with silent_keys(), interruptible(self.session.pair.interrupt), closing(rounds):
             splitter = None
             for round in rounds:
                 splitter = splitter or ThinkSplitter(inside=self.session.opens_thought)
                 for text, thought in splitter.feed(round.text, round.finish_reason is not None):
                     self.screen.write(text, dim=thought)
-                    ends_line = text.endswith("\n")
-        if not ends_line:
-            self.screen.write("\n")
+        self.screen.end_answer()
         forgotten, answer = self.session.forgotten, self.session.last
         if forgotten > self._forgotten:
             self.screen.note(f"the context is full: the oldest {forgotten} messages are left out")

@@ -53,7 +53,7 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
         session = Session(pair, settings)
         if raw:
             prompt = encode(pair, settings, text, raw)
-            rounds = session.decoder.generate(prompt, settings.limits)
+            rounds = session.compared(session.decoder.generate(prompt, settings.limits))
         else:
             rounds = session.ask(text)
         for round in rounds:
@@ -66,11 +66,13 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
         values["plain_tokens_per_second"] = plain and float(f"{plain:.3f}")
         values["speedup"] = plain and float(f"{speed / plain:.3f}")
         print(json_line(values, sys.stdout))  # noqa: T201
-    elif not answer.text.endswith("\n"):
+    elif answer.text:
+        screen.end_answer()
+    else:
         screen.write("\n")
     if screen.on_terminal and not as_json:
         summary = session.summary
-        seed = "" if summary.seed is None else f"  seed {summary.seed}"
+        seed = "" if summary.seed is None else f" · seed {summary.seed}"
         screen.note(status_line(answer, summary) + seed)
     elif answer.finish_reason == "context":
         screen.note("the answer ends here: the context is full. Use a larger --ctx-size.")

@@ -188,7 +188,7 @@ def _folder_of(name: str) -> Path:
 
 
 def _lock(folder: Path) -> FileLock:
-    lock = FileLock(folder / _LOCK)
+    lock = FileLock(folder / _LOCK, mode=0o600)
     with _using(folder):
         try:
             lock.acquire(timeout=0)

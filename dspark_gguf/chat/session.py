@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from dspark_gguf.chat.status import PlainSpeed, Summary
+from dspark_gguf.chat.gain import Gain, machine_is_busy
+from dspark_gguf.chat.status import Summary
 from dspark_gguf.chat.think import OPEN
 from dspark_gguf.config import Settings
 from dspark_gguf.decoder import Decoder
@@ -39,7 +40,7 @@ class Session:
         last_exchange: the newest prompt with its answer, as text and as tokens.
         opens_thought: whether the newest prompt ends inside a thought.
         total: sums over all answers.
-        plain: the speed of plain decoding, measured in rounds without a draft.
+        gain: what drafting gained against plain decoding.
 
     """
 
@@ -57,7 +58,7 @@ class Session:
         self.last: Answer | None = None
         self.last_exchange: tuple[str, list[int]] = "", []
         self.total = Tally()
-        self.plain = PlainSpeed()
+        self.gain = Gain()
         self.opens_thought = False
         self._decoder: Decoder | None = None
 
@@ -78,9 +79,14 @@ class Session:
             rule_name(self.decoder.rule),
             speculation.lossless,
             off=speculation.mode == "off",
-            plain=forecast.plain if forecast else self.plain.tokens_per_second,
+            plain=self.gain.plain or (forecast.plain if forecast else None),
             drafting=forecast.drafting if forecast else None,
             seed=self.seed if self.settings.sampling.temperature else None,
+            ratio=self.gain.ratio,
+            is_busy=machine_is_busy(),
+            sources=self.gain.sources,
+            saved=self.gain.saved,
+            context=(self.pair.target_cache.length, self.pair.target_cache.n_ctx),
         )
 
     def update(self, changes: dict[str, Any]) -> None:
@@ -124,15 +130,26 @@ class Session:
             self.opens_thought = text.rstrip().endswith(OPEN)
             draws = Noise.of(self.seed, self.answers)
             shift = self._shorter if self.settings.chat.context_shift else None
-            for round in self.decoder.generate(prompt, self.settings.limits, draws, shift):
+            rounds = self.decoder.generate(prompt, self.settings.limits, draws, shift)
+            for round in self.compared(rounds):
                 answer.add(round)
-                self.plain.add(round)
                 yield round
             ends = self.pair.vocabulary.end_tokens
             tokens = [token for token in answer.tokens if token not in ends]
             self.last_exchange = text + answer.text, [*prompt, *tokens]
         finally:
             self._close(answer, *before)
+
+    def compared(self, rounds: Iterator[Round]) -> Answering:
+        """Pass the rounds of an answer on, and compare their time with plain decoding's."""
+        self.gain.start()
+        try:
+            for round in rounds:
+                self.gain.add(round)
+                yield round
+        finally:
+            forecast = self.decoder.stopping_rule.forecast()
+            self.gain.finish(forecast.plain if forecast else None)
 
     def undo(self) -> str:
         """Take back the last message and its answer; returns the message."""

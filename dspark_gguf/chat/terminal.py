@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import sys
@@ -11,15 +12,15 @@ from pathlib import Path
 from textwrap import wrap
 from threading import Event, Timer, current_thread, main_thread
 from types import FrameType
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.text import Text
 
-from dspark_gguf.errors import DSparkError, UsageError
-from dspark_gguf.paths import data_dir, make_private
+from dspark_gguf.chat.wrapping import Wrapper, folded
+from dspark_gguf.errors import UsageError
 from dspark_gguf.visible import printable, visible
 
 PROMPT, MORE = ">>> ", "... "
@@ -30,7 +31,10 @@ PATIENCE = 3.0
 
 
 class Screen:
-    """Answers go to stdout, everything else to stderr; colour only where a terminal shows it."""
+    """Answers go to stdout, everything else to stderr; colour only where a terminal shows it.
+
+    On a terminal lines break between words.
+    """
 
     def __init__(self) -> None:
         # rich keeps dim and bold under NO_COLOR; without a colour system it writes plain text.
@@ -39,6 +43,8 @@ class Screen:
             Console(file=stream, highlight=False, soft_wrap=True, color_system=colours)
             for stream in (sys.stdout, sys.stderr)
         )
+        self._wrapper = Wrapper(lambda: self._out.width)
+        self._dim, self._in_line = False, False
 
     @property
     def on_terminal(self) -> bool:
@@ -47,22 +53,49 @@ class Screen:
 
     def write(self, text: str, dim: bool = False) -> None:
         """A piece of an answer, unchanged; on a terminal without control characters."""
+        self._in_line = not text.endswith("\n") if text else self._in_line
         if not self.on_terminal:
             sys.stdout.write(text)
-        elif dim:
-            # A segment, not a Text: its tabs would be spaces.
-            self._out.print(Segments([Segment(printable(text), Style(dim=True))]), end="")
-        else:
-            self._out.file.write(printable(text))
-        self._out.file.flush()
+            sys.stdout.flush()
+            return
+        if dim is not self._dim:
+            self._put(self._wrapper.flush())
+            self._dim = dim
+        self._put(self._wrapper.feed(printable(text)))
+
+    def end_answer(self) -> None:
+        """End its last line, if it has not ended."""
+        if self._in_line:
+            self.write("\n", dim=self._dim)
+
+    def copy(self, text: str) -> bool:
+        """Ask the terminal to put a text on the clipboard; whether there is a terminal."""
+        if self.on_terminal:
+            data = base64.b64encode(text.encode("utf-8", "replace")).decode()
+            self._out.file.write(f"\x1b]52;c;{data}\x07")
+            self._out.file.flush()
+        return self.on_terminal
 
     def note(self, line: str) -> None:
         """A line about the work, such as the status of an answer."""
-        self._err.print(Text(visible(line), style="dim"))
+        self._say(line, "dim")
 
     def error(self, line: str) -> None:
         """A line about something that went wrong."""
-        self._err.print(Text(visible(line), style="red"))
+        self._say(line, "red")
+
+    def _put(self, text: str) -> None:
+        if self._dim and text:
+            # A segment, not a Text: its tabs would be spaces.
+            self._out.print(Segments([Segment(text, Style(dim=True))]), end="")
+        else:
+            self._out.file.write(text)
+        self._out.file.flush()
+
+    def _say(self, line: str, style: str) -> None:
+        text = visible(line)
+        text = folded(text, self._err.width) if self._err.is_terminal else text
+        self._err.print(Text(text, style=style))
 
     def table(self, rows: list[tuple[str, str]]) -> None:
         """Names and values, aligned."""
@@ -104,40 +137,26 @@ class PipeReader:
             raise EOFError
         return decode_text(line, "stdin").rstrip("\r\n")
 
+    def edited(self, text: str) -> str:
+        """The next line."""
+        return self.line("")
 
-class TerminalReader:
-    """Line editing and a history across sessions; pasted lines stay one.
+    def agreed(self, question: str) -> bool:
+        """Nobody is there to ask: a script means what it says."""
+        return True
 
-    EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C.
-    """
 
-    def __init__(self) -> None:
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-
-        class Lines(FileHistory):
-            """Goes on in memory when the disk is full."""
-
-            def store_string(self, string: str) -> None:
-                with suppress(OSError):
-                    super().store_string(string)
-
-        history: History
-        try:
-            path = data_dir() / "history"
-            os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
-            make_private(path)
-            history = Lines(str(path))
-        except (OSError, DSparkError):  # a home that cannot be written to
-            history = InMemoryHistory()
-        self._session: PromptSession[str] = PromptSession(history=history)
+class Reader(Protocol):
+    """Where messages come from. EOFError at the end, KeyboardInterrupt at Ctrl-C."""
 
     def line(self, prompt: str, default: str = "") -> str:
-        """The next line, typed."""
-        return self._session.prompt(prompt, default=default)
+        """One line; from a terminal, perhaps several lines of one message."""
 
+    def edited(self, text: str) -> str:
+        """A text, changed by the user."""
 
-Reader = PipeReader | TerminalReader
+    def agreed(self, question: str) -> bool:
+        """Whether the user says yes."""
 
 
 @contextmanager
@@ -171,15 +190,27 @@ def read_message(reader: Reader) -> str:
     The end of the input ends a message too; Ctrl-C forgets what was typed.
     """
     text = reader.line(PROMPT)
-    block = text.lstrip().startswith(_BLOCK)
-    text = text.lstrip().removeprefix(_BLOCK) if block else text
-    while not text.rstrip().endswith(_BLOCK) if block else text.endswith("\\"):
+    while goes_on(text):
         try:
             more = reader.line(MORE)
         except EOFError:
-            more = _BLOCK if block else ""
-        text = f"{text if block else text[:-1]}\n{more}"
-    return text.rstrip().removesuffix(_BLOCK).strip("\n") if block else text
+            more = _BLOCK if is_block(text) else ""
+        text = f"{text if is_block(text) else text[:-1]}\n{more}"
+    if not is_block(text):
+        return text
+    return text.strip().removeprefix(_BLOCK).removesuffix(_BLOCK).strip("\n")
+
+
+def is_block(text: str) -> bool:
+    """Whether a message begins with three quotes."""
+    return text.lstrip().startswith(_BLOCK)
+
+
+def goes_on(text: str) -> bool:
+    """Whether another line belongs to a message."""
+    if is_block(text):
+        return not text.strip().removeprefix(_BLOCK).endswith(_BLOCK)
+    return text.endswith("\\")
 
 
 @contextmanager
@@ -216,6 +247,26 @@ def interruptible(interrupt: Event) -> Iterator[None]:
             yield
     finally:
         interrupt.clear()
+
+
+@contextmanager
+def silent_keys() -> Iterator[None]:
+    """Inside, keys are not shown; what was typed waits for the next prompt."""
+    if sys.platform == "win32" or not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    number = sys.stdin.fileno()
+    before = termios.tcgetattr(number)
+    silent = list(before)
+    silent[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(number, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # its window may be closed
+            termios.tcsetattr(number, termios.TCSANOW, before)
 
 
 @contextmanager

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dspark_gguf.chat.session import Session
-from dspark_gguf.chat.terminal import file_errors, read_text
+from dspark_gguf.chat.terminal import PROMPT, file_errors, read_text
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import replacing
+from dspark_gguf.visible import shortened
 
+#: The most that is shown of a message in a conversation that goes on.
+_SHOWN_LINES, _SHOWN = 8, 600
 FORMAT = "dspark-gguf chat 1"
 #: Settings that may name a file: section and field.
 _FILES = (
@@ -51,6 +54,25 @@ def load(session: Session, path: Path) -> None:
     session.system = values["system"]
     session.messages = values["messages"]
     session.answers = values["answers"]
+
+
+def told(session: Session, count: int, short: bool = False) -> list[str]:
+    """The last `count` messages of the user with their answers, cut off if `short`.
+
+    Those of the user begin with the prompt of the chat.
+    """
+    starts = [k for k, each in enumerate(session.messages) if each["role"] == "user"][-count:]
+    texts = [
+        PROMPT * (each["role"] == "user") + each["content"].rstrip()
+        for each in session.messages[starts[0] if starts else 0 :]
+    ]
+    return [_beginning(text) for text in texts] if short else texts
+
+
+def _beginning(text: str) -> str:
+    lines = text.splitlines()
+    shown = shortened("\n".join(lines[:_SHOWN_LINES]), most=_SHOWN)
+    return shown + "\n…" * (len(lines) > _SHOWN_LINES and not shown.endswith("…"))
 
 
 def read(path: Path) -> dict[str, Any]:

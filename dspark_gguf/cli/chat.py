@@ -12,12 +12,12 @@ import click
 from dspark_gguf.cli.options import ALL, SectionedCommand, debug, settings_options
 from dspark_gguf.cli.start import open_pair, say
 from dspark_gguf.config import Settings
-from dspark_gguf.errors import DSparkError
+from dspark_gguf.errors import DSparkError, UsageError
 
 _MIB = 1024**2
 
 
-def _of_the_session(session: str | None) -> dict[str, Any]:
+def _of_the_session(session: str | None, private: bool) -> dict[str, Any]:
     """The settings that a conversation had."""
     if not session:
         return {}
@@ -31,37 +31,47 @@ def _of_the_session(session: str | None) -> dict[str, Any]:
 @click.option("--session", metavar="NAME",
               help="Continue this conversation, or start it. Models, settings, transcript and "
               "caches are saved under the name; `dspark-gguf sessions` lists them.")  # fmt: skip
+@click.option("--private", is_flag=True,
+              help="Keep nothing: no history of what was typed, no session `last`.")  # fmt: skip
 @settings_options(*ALL, below=_of_the_session)
-def chat(settings: Settings, verbose: bool, session: str | None) -> None:
+def chat(settings: Settings, verbose: bool, session: str | None, private: bool) -> None:
     """Chat with a model; a draft makes it faster.
 
     Input that does not come from a terminal is answered line by line: `echo Hello | dspark-gguf
     chat`. If one of these lines fails, the exit code says so at the end. /help lists the slash
-    commands. In a terminal, a chat without a name is saved as the session `last`.
+    commands. In a terminal, a chat without a name is saved as the session `last`, unless it is
+    private.
     """
     from dspark_gguf.chat.loop import Chat
     from dspark_gguf.chat.saved import SavedSession
     from dspark_gguf.chat.session import Session
-    from dspark_gguf.chat.terminal import PipeReader, Screen, TerminalReader
-    from dspark_gguf.chat.transcript import with_absolute_paths
+    from dspark_gguf.chat.terminal import PipeReader, Reader, Screen
+    from dspark_gguf.chat.transcript import told, with_absolute_paths
 
+    if session and private:
+        raise UsageError("--session keeps the chat, --private does not", "Use one of them.")
     typed = sys.stdin.isatty() and sys.stdout.isatty()
     saved = SavedSession(session) if session else None
     if saved:
         settings = with_absolute_paths(settings)
-    elif typed:
+    elif typed and not private:
         try:
             saved = SavedSession.last()
         except DSparkError as error:  # chat all the same
             say(f"note: this conversation will not be saved: {error}")
     with closing(saved) if saved else nullcontext(), open_pair(settings, verbose) as pair:
-        talk = Session(pair, settings)
+        talk, screen = Session(pair, settings), Screen()
         if saved and session and (restored := saved.restore(talk)):
             say(restored)
-        reader = TerminalReader() if typed else PipeReader(sys.stdin.buffer)
+        reader: Reader = PipeReader(sys.stdin.buffer)
         if typed:
+            from dspark_gguf.chat.typed import TerminalReader
+
+            reader = TerminalReader(private)
+            for message in told(talk, 1, short=True):
+                screen.note(message)
             say("/help lists the commands; Ctrl-D leaves")
-        Chat(talk, Screen(), reader, saved).run()
+        Chat(talk, screen, reader, saved).run()
 
 
 @click.group(invoke_without_command=True)

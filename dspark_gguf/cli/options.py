@@ -13,7 +13,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from dspark_gguf.cli.completion import VALUES
-from dspark_gguf.config import Settings, current_value
+from dspark_gguf.config import SPELLINGS, Settings, current_value
 from dspark_gguf.errors import UsageError
 
 #: Part of the settings -> title in ``--help``, in its order.
@@ -33,19 +33,6 @@ PAIR = ("model", "draft", "target_options", "draft_options", "speculation.learn"
 #: Every setting.
 ALL = ("model", "draft", *list(_TITLES)[1:])
 
-#: Spellings of a field that has others than its name.
-_SPELLINGS = {
-    "model": "-m --model", "draft": "-d --draft -md --model-draft", "system": "-sys --system",
-    "max_tokens": "-n --max-tokens --predict", "temperature": "--temp --temperature",
-    "typical_p": "--typical --typical-p", "json_schema": "-j --json-schema", "seed": "-s --seed",
-    "mode": "--spec", "rule": "--draft-rule", "draft_min_prob": "--draft-min-prob --draft-p-min",
-    "n_gpu_layers": "-ngl --gpu-layers", "n_ctx": "-c --ctx-size", "n_batch": "-b --batch-size",
-    "n_ubatch": "-ub --ubatch-size", "threads": "-t --threads",
-    "threads_batch": "-tb --threads-batch", "flash_attn": "-fa --flash-attn",
-    "cache_type_k": "-ctk --cache-type-k", "cache_type_v": "-ctv --cache-type-v",
-    "split_mode": "-sm --split-mode", "main_gpu": "-mg --main-gpu",
-    "tensor_split": "-ts --tensor-split", "devices": "-dev --device",
-}  # fmt: skip
 _DRAFT_OPTIONS = (
     "Each option for loading the target exists for the draft too, with d after its short name and "
     "-draft after its long one: -ngld, --gpu-layers-draft. `--show-config` prints their defaults."
@@ -120,7 +107,7 @@ class Flag:
     def option(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """The decorator that adds it."""
         kind = self._type()
-        names = _SPELLINGS.get(self.name, "--" + self.name.replace("_", "-")).split()
+        names = SPELLINGS.get(self.name, "--" + self.name.replace("_", "-")).split()
         if self.part == "draft_options":
             names = [name + ("-draft" if name.startswith("--") else "d") for name in names]
         if kind is bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,8 +51,13 @@ def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def say(line: str) -> None:
-    """A line on stderr."""
-    click.echo(visible(line), err=True)
+    """A line on stderr; on a terminal it breaks between words."""
+    text = visible(line)
+    if sys.stderr.isatty():
+        from dspark_gguf.chat.wrapping import folded
+
+        text = folded(text, shutil.get_terminal_size().columns)
+    click.echo(text, err=True)
 
 
 def show(as_json: bool, values: Any, text: Callable[[], str]) -> None:

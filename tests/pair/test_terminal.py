@@ -19,7 +19,7 @@ from tests.foreign import gguf_header
 from tests.foreign import text as gguf_text
 
 QUESTION = "Write a Python function that adds two numbers."
-STATUS = r"(\d+) tok  [^\r\n]*"
+STATUS = r"(\d+) tok · [^\r\n]*"
 
 
 @pytest.fixture
@@ -125,11 +125,13 @@ def test_control_sequences_of_an_answer_are_not_sent(monkeypatch, dim):
         out.seek(0)
         for k in range(0, len(HOSTILE), size):
             screen.write(HOSTILE[k : k + size], dim=dim)
-        assert out.getvalue() == SHOWN
+        screen.end_answer()
+        assert out.getvalue() == SHOWN + "\n"
     out.truncate(0)
     out.seek(0)
     screen.write("a\tb\nc é 漢 👍🏽 שלום", dim=dim)
-    assert out.getvalue() == "a\tb\nc é 漢 👍🏽 שלום"
+    screen.end_answer()
+    assert out.getvalue() == "a\tb\nc é 漢 👍🏽 שלום\n"
 
 
 def test_notes_and_tables_show_them_as_text(monkeypatch):

@@ -12,8 +12,9 @@ import pytest
 from prompt_toolkit.history import InMemoryHistory
 
 from dspark_gguf.chat.saved import SavedSession
-from dspark_gguf.chat.terminal import TerminalReader, ended_by_signals, interruptible
+from dspark_gguf.chat.terminal import ended_by_signals, interruptible
 from dspark_gguf.chat.transcript import write
+from dspark_gguf.chat.typed import TerminalReader
 from tests.children import (
     PATIENCE,
     PROGRAM,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dspark_gguf.chat.commands import _COMMANDS
+from dspark_gguf.chat.commands import COMMANDS
 from dspark_gguf.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def test_every_command_that_is_shown_takes_its_options(page):
 def test_every_slash_command_that_is_named_exists(page):
     """The guides and /help speak of the same commands."""
     for name in set(re.findall(r"`/([a-z]+)", PAGES[page])):
-        assert name in _COMMANDS, name
+        assert name in COMMANDS, name
 
 
 @pytest.mark.parametrize("page", PAGES)

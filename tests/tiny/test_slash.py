@@ -15,7 +15,7 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.settings_files import load_settings
 from tests.fakes import FakeReader, FakeScreen
 
-SETTINGS = {"limits": {"max_tokens": 1}, "speculation": {"mode": "off"}}
+SETTINGS = {"limits": {"max_tokens": 4}, "speculation": {"mode": "off"}}
 TEXT = [
     "/home/x/y is broken", "/etc/hosts", "/a.b", "// foo", "/* foo */", "//", "/", "/ help",
     "/24 of it", "/help/me", "///", "//TODO: this", "x/help", "/tmp is full", "/etc is a folder",

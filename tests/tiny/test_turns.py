@@ -155,6 +155,6 @@ def test_in_the_chat(pair, tmp_path, monkeypatch):
     assert sum("a context of 256" in line for line in screen.notes) == 1
     chat.reader.lines = ["And this?"]
     chat.run()
-    assert session.last_message == "A note.\n\nAnd this?"
+    assert session.last_message == f"{note}:\n```\nA note.\n```\n\nAnd this?"
     assert chat.attached == []
     kept.close()

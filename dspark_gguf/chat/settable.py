@@ -1,0 +1,168 @@
+"""Slash commands about the model and the settings."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from dspark_gguf.chat.registry import Chat, command, nearest
+from dspark_gguf.config import SPELLINGS, Limits, ModelOptions, Sampling, Settings, Speculation
+from dspark_gguf.errors import UsageError
+from dspark_gguf.settings_files import plain_yaml
+
+#: What ``/set`` takes, by section of the settings; `/system` and `/think` have the rest of a chat.
+SETTABLE = {
+    "sampling": list(Sampling.model_fields),
+    "limits": list(Limits.model_fields),
+    "speculation": list(Speculation.model_fields),
+    "chat": ["context_shift"],
+}
+
+
+def _names(field: str) -> list[str]:
+    """All that a setting is called: its field, and its options on the command line."""
+    spelled = [each.lstrip("-").replace("-", "_") for each in SPELLINGS.get(field, "").split()]
+    return [field, *spelled]
+
+
+#: Any name of a setting -> its section and field.
+_PLACES = {
+    name: (section, field)
+    for section, fields in SETTABLE.items()
+    for field in fields
+    for name in (*_names(field), f"{section}.{field}")
+}
+#: Any name of what is settled when the models are loaded -> its option.
+_LOADED = {
+    name: SPELLINGS.get(field, "--" + field.replace("_", "-")).split()[-1]
+    for field in ("model", "draft", *ModelOptions.model_fields)
+    for name in _names(field)
+}
+
+
+@command("set", usage="[KEY [VALUE|default]]", summary="show all settings or one, or change it")
+def _set(chat: Chat, argument: str) -> None:
+    settings = chat.session.settings
+    if not argument:
+        wanted = {section: set(fields) for section, fields in SETTABLE.items()}
+        shown = settings.model_dump(mode="json", include=wanted)
+        chat.screen.note(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip())
+        return
+    key, value = re.split(r"\s*=\s*|\s+|$", argument, maxsplit=1)
+    section, field = _place(key)
+    if value:
+        _change(chat, section, field, value)
+    chat.screen.note(_shown(chat.session.settings, section, field))
+
+
+def _change(chat: Chat, section: str, field: str, value: str) -> None:
+    try:
+        parsed = plain_yaml(value)
+    except ValueError:
+        parsed = value
+    if value == "default":
+        parsed = getattr(Settings(), section).model_dump()[field]
+    try:
+        chat.session.update({section: {field: parsed}})
+    except UsageError as error:
+        if "in the settings is" not in error.problem:
+            raise
+        raise UsageError(f"{field} cannot be {value}", error.hint) from None
+
+
+def _shown(settings: Settings, section: str, field: str) -> str:
+    """One setting in YAML."""
+    part = getattr(settings, section)
+    value = [part.model_dump(mode="json")[field]]
+    text: str = yaml.safe_dump(value, allow_unicode=True, default_flow_style=True, width=10**6)
+    is_default = bool(getattr(part, field) == getattr(getattr(Settings(), section), field))
+    return f"{field}: {text.strip()[1:-1]}" + "  (default)" * is_default
+
+
+def _place(key: str) -> tuple[str, str]:
+    """Section and field of a setting, as it is called in YAML or on the command line."""
+    name = key.lstrip("-").replace("-", "_")
+    if name in _PLACES:
+        return _PLACES[name]
+    if name in ("system", "think"):
+        raise UsageError(f"{name} has a command of its own", f"Type /{name}.")
+    if name in _LOADED:
+        hint = f"Leave with Ctrl-D and start again with {_LOADED[name]}."
+        raise UsageError(f"{key} is settled when the model is loaded", hint)
+    near = nearest(name, _PLACES)
+    hint = f"Did you mean {near}? " if near else ""
+    raise UsageError(f"there is no setting {key}", hint + "/set lists all of them.")
+
+
+@command("spec", usage="[on|off|auto]", summary="speculative decoding")
+def _spec(chat: Chat, argument: str) -> None:
+    if argument and argument not in ("on", "off", "auto"):
+        raise UsageError("/spec takes on, off or auto", "Type /spec auto, for instance.")
+    if argument:
+        chat.session.update({"speculation": {"mode": argument}})
+        chat.session.decoder  # noqa: B018 - loads the draft now, not with the next answer
+    chat.screen.note(f"speculation {_drafting(chat)}")
+
+
+def _drafting(chat: Chat) -> str:
+    mode, summary = chat.session.settings.speculation.mode, chat.session.summary
+    if mode != "auto" or summary.plain is None or summary.drafting is None:
+        return mode
+    if summary.slower is not None:
+        return f"{mode}; now plain: drafting would be {summary.slower:.0%} slower here"
+    return f"{mode}; drafting should reach {summary.drafting / summary.plain:.1f}x"
+
+
+@command("think", usage="on|off", summary="thinking, for models that can switch it")
+def _think(chat: Chat, argument: str) -> None:
+    if argument not in ("on", "off"):
+        raise UsageError("/think takes on or off", "Type /think on or /think off.")
+    if not chat.session.pair.template.switches_thinking:
+        problem = "the chat template of this model cannot switch thinking"
+        raise UsageError(problem, "Use another model.")
+    chat.session.update({"chat": {"think": argument == "on"}})
+    chat.screen.note(f"thinking {argument}")
+
+
+@command("model", usage="[NAME]", summary="which models these are, and how to change them")
+def _model(chat: Chat, argument: str) -> None:
+    chat.screen.note(chat.session.pair.summary(chat.session.settings.speculation))
+    name = chat.saved.name if chat.saved else None
+    known = f" --session {name}" if name else ""
+    chat.screen.note(
+        f"another one: leave with Ctrl-D, then `dspark-gguf chat{known} -m {argument or 'MODEL'}`"
+        + ", which goes on with this conversation" * bool(known)
+    )
+
+
+@command("show", summary="models, session, context, and the settings that are not the defaults")
+def _show(chat: Chat, argument: str) -> None:
+    session = chat.session
+    used, size = session.summary.context
+    rows: list[tuple[str, str]] = [
+        (role, f"{cache.model.name} on {cache.model.place}")
+        for role, cache in session.pair.caches.items()
+    ]
+    rows += [
+        ("speculation", _drafting(chat)),
+        ("context", f"{used:,} of {size:,} tokens used"),
+        ("messages", str(len(session.messages))),
+        ("session", chat.saved.name if chat.saved else "not kept"),
+        ("system prompt", session.system or "none"),
+    ]
+    rows += [("set", _shown(session.settings, *place)) for place in _changed(session.settings)]
+    chat.screen.table(rows)
+
+
+def _changed(settings: Settings) -> list[tuple[str, str]]:
+    """Section and field of what `/set` takes and is not the default."""
+    default: dict[str, Any] = Settings().model_dump()
+    now = settings.model_dump()
+    return [
+        (section, field)
+        for section, fields in SETTABLE.items()
+        for field in fields
+        if now[section][field] != default[section][field]
+    ]
