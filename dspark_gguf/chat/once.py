@@ -61,10 +61,10 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
             if not as_json:
                 screen.write(round.text)
     if as_json:
-        plain, speed = session.summary.plain, answer.tally.tokens_per_second
+        plain, ratio = session.summary.plain, session.summary.ratio
         values = as_dict(pair, settings, answer)
         values["plain_tokens_per_second"] = plain and float(f"{plain:.3f}")
-        values["speedup"] = plain and float(f"{speed / plain:.3f}")
+        values["speedup"] = ratio and float(f"{ratio:.3f}")
         print(json_line(values, sys.stdout))  # noqa: T201
     elif answer.text:
         screen.end_answer()

@@ -60,7 +60,7 @@ def test_json_object(dspark):
     assert answer["draft"] in ("SmolLM2-135M-Instruct-Q2_K", None)  # None: it would win nothing
     assert answer["version"] == __version__
     assert answer["plain_tokens_per_second"] > 0
-    assert answer["speedup"] > 0
+    assert answer["speedup"] is None or answer["speedup"] > 0  # None: not known, or no drafts
 
 
 def test_a_drawn_seed_is_shown_and_gives_the_same_text(dspark):
