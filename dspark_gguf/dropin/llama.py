@@ -44,7 +44,10 @@ from dspark_gguf.tally import Tally
 
 #: Seconds that measuring a new pair may take.
 _PROFILE_SECONDS = 2.0
-_OPTIONS = {*inspect.signature(llama_cpp.Llama.__init__).parameters, "extra_buffers"}
+_OURS = {"draft_model", "draft_options", "speculation", "extra_buffers"}
+_OPTIONS = _OURS | set(inspect.signature(llama_cpp.Llama.__init__).parameters)
+#: Names that are so alike are one name with a typo (``difflib``).
+_TYPO = 0.85
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 
 
@@ -64,7 +67,7 @@ class DSparkLlama(LogprobsLlama):
 
     Raises:
         UsageError: another kind of `draft_model`, settings that do not go with it, or an option
-            that ``Llama`` would ignore because it does not know it.
+            with a typo, which ``Llama`` would ignore.
         PairError: a draft with another vocabulary.
         ModelError: a draft that is not a model.
         EngineError: this build of llama.cpp cannot run on this machine.
@@ -287,8 +290,8 @@ class DSparkLlama(LogprobsLlama):
 
 
 def _require_known(options: Mapping[str, Any]) -> None:
+    """Refuse names that are nearly those of options; frameworks pass on others that are none."""
     for name in options:
-        if name not in _OPTIONS:
-            close = get_close_matches(name, _OPTIONS, 1)
-            hint = f"Write {close[0]}." if close else "Leave it out."
-            raise UsageError(f"Llama has no option {name!r}", hint)
+        close = get_close_matches(name, _OPTIONS, 1, _TYPO)
+        if close and name not in _OPTIONS:
+            raise UsageError(f"Llama has no option {name!r}", f"Write {close[0]}.")

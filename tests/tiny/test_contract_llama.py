@@ -137,7 +137,7 @@ def test_the_constructor():
     assert found["options"].kind is inspect.Parameter.VAR_KEYWORD
     for name in found.keys() & wanted.keys():
         assert (found[name].kind, found[name].default) == (wanted[name].kind, wanted[name].default)
-    assert found.keys() - wanted.keys() == {"draft_options", "speculation", "options"}
+    assert found.keys() - wanted.keys() == {"draft", "draft_options", "speculation", "options"}
 
 
 def test_the_version_is_one_that_was_tried():

@@ -74,18 +74,13 @@ def test_a_draft_that_means_nothing_does_not_hide_the_target(dspark, tiny_files)
     assert "without a draft" in sections["speed"]["text"]
 
 
-def test_a_pair_that_does_not_fit_ends_with_3(dspark, tiny_files, tmp_path):
-    """The first token that differs is named; the target is measured all the same."""
+def test_a_draft_with_another_tokenizer_is_no_fault(dspark, tiny_files, tmp_path):
+    """Both are measured."""
     other = write_llama(tmp_path / "other.gguf", Tiny(changed=((70, "zzz"),)))
     result = dspark("doctor", "-m", tiny_files.target, "-d", other, "--json", *SMALL)
     sections = told(result)
-    assert result.exit_code == 3
-    (finding,) = sections["pair"]["findings"]
-    assert "token 70" in finding["problem"]
+    assert result.exit_code == 0, sections
     assert sections["costs"]["milliseconds"]["1"] > 0
-    text = dspark("doctor", "-m", tiny_files.target, "-d", other, *SMALL).stdout
-    assert "\n! " in text
-    assert text.splitlines()[-1].startswith("1 problem")
 
 
 def test_a_recurrent_target_is_no_fault(dspark, tiny_files):

@@ -325,7 +325,10 @@ def test_what_was_learned_is_kept(tiny_files):
     after = json.loads(path.read_text())["costs"]["figures"]
     assert after.keys() == before.keys()
     checked = {rows for rows, figure in after.items() if figure != before[rows]}
-    assert checked <= {"1", "2", "4", "step"}
+    # A figure of few observations is lowered where those beside it show that it cannot be true.
+    lowered = {rows for rows in checked if after[rows][0] < before[rows][0]}
+    assert checked - lowered <= {"1", "2", "4", "step"}
+    assert {"1", "2", "4"} & checked
     assert files_after(n_ctx=256) == 2
     assert files_after(n_ctx=128, speculation=Speculation(learn=False)) == 2
 
