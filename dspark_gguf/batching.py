@@ -16,13 +16,13 @@ import numpy as np
 
 from dspark_gguf.config import MOST_ROWS, Limits, Sampling, Speculation
 from dspark_gguf.cost import Costs
-from dspark_gguf.decoder import Decoder, Generation
+from dspark_gguf.decoder import Decoder, Generation, require_room
 from dspark_gguf.ending import Ending
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.engine.sequence import decode_together
 from dspark_gguf.engine.template import Prompt
-from dspark_gguf.errors import CacheFullError, Cancelled, DSparkError, ResourceError, UsageError
+from dspark_gguf.errors import CacheFullError, Cancelled, DSparkError
 from dspark_gguf.learned import Learned
 from dspark_gguf.noise import Draws, Noise
 from dspark_gguf.places import Place, Places
@@ -148,11 +148,7 @@ class Batcher:
         """
         sampling, limits = sampling or Sampling(), limits or Limits()
         prompt = self.pair.template.ids(prompt)
-        if not prompt:
-            raise UsageError("the prompt is empty", "Type some text.")
-        if len(prompt) >= (n_ctx := self.pair.target_cache.n_ctx):
-            problem = f"a prompt of {len(prompt)} tokens leaves no room in a context of {n_ctx}"
-            raise ResourceError(problem, "Shorten the prompt, or use a larger --ctx-size.")
+        require_room(prompt, self.pair.target_cache.n_ctx)
         Sampler.of(sampling, self.pair.vocabulary)
         draws = Noise.of(sampling.seed) if draws is None else draws
         draws.move(len(prompt))

@@ -259,11 +259,7 @@ class Decoder:
 
         """
         prompt = self._ids(prompt)
-        if not prompt:
-            raise UsageError("the prompt is empty", "Type some text.")
-        if len(prompt) >= (n_ctx := self.target.n_ctx):
-            problem = f"a prompt of {len(prompt)} tokens leaves no room in a context of {n_ctx}"
-            raise ResourceError(problem, "Shorten the prompt, or use a larger --ctx-size.")
+        require_room(prompt, self.target.n_ctx)
         draws = Noise.of(self.seed) if draws is None else draws
         draws.move(len(prompt))
         ending = Ending(limits or Limits(), self.tokenizer)
@@ -300,3 +296,12 @@ class Decoder:
         drafter = within(grammar, self.drafter, self.stopping_rule)
         verifier = DistVerifier(self.sampler, self.rule, draws, grammar)
         return Generation(self.target, drafter, self.stopping_rule, verifier, ending, prompt, draws)
+
+
+def require_room(prompt: Sequence[int], n_ctx: int) -> None:
+    """Refuse an empty prompt, and one that leaves no room for an answer."""
+    if not prompt:
+        raise UsageError("the prompt is empty", "Type some text.")
+    if len(prompt) >= n_ctx:
+        problem = f"a prompt of {len(prompt)} tokens leaves no room in a context of {n_ctx}"
+        raise ResourceError(problem, "Shorten the prompt, or use a larger --ctx-size.")

@@ -10,7 +10,7 @@ from threading import Event
 from time import perf_counter
 from typing import Any, TypeAlias
 
-from dspark_gguf.config import MAX_DRAFT, DraftOptions, ModelOptions, Speculation
+from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.block import BlockDraftCache, open_block_caches
 from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
@@ -90,6 +90,8 @@ class Pair:
                 "was trained for: answers may fall apart there; --rope-scaling can stretch it"
             )
         n_ctx = options.n_ctx or min(DEFAULT_CONTEXT, train)
+        # Each of them has a row in every pass.
+        conversations = min(conversations, MOST_ROWS)
         conversations = Footprint(self.target.header, options).conversations(conversations)
         #: One for each conversation.
         self.target_caches = open_caches(

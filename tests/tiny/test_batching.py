@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dspark_gguf import Batcher, Limits, ModelOptions, Sampling, Speculation, load_pair
-from dspark_gguf.config import DraftOptions
+from dspark_gguf.config import MOST_ROWS, DraftOptions
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.noise import Noise
 from tests.crowd import (
@@ -136,6 +136,19 @@ def test_block_drafts_are_shared_too(tmp_path):
                 text.append(SUCCESSOR[text[-1]])
             assert request.answer.tokens == text[1:]
             assert request.answer.tally.accepted > 20
+
+
+def test_no_more_conversations_than_a_pass_has_rows(files):
+    """llama.cpp would end the process at the first pass of all."""
+    with pair_of(files, "removal", 500, draft=False) as pair:
+        assert len(pair.target_caches) == MOST_ROWS
+        batcher = Batcher(pair, COPIES, parallel=500)
+        requests = [
+            batcher.submit([5, 6, 7], Sampling(temperature=0), Limits(max_tokens=3))
+            for _ in range(MOST_ROWS + 2)
+        ]
+        list(batcher)
+        assert all(request.answer.finish_reason for request in requests)
 
 
 def test_a_grammar_holds_for_its_own_request_alone(files):
