@@ -75,9 +75,9 @@ def known_pair(name: str | Path) -> KnownPair | None:
 
 
 def similar_names(name: str) -> str:
-    """Names of pairs that may have been meant."""
+    """Names of pairs that may have been meant, in brackets; empty without any."""
     close = difflib.get_close_matches(name.lower(), [pair.name for pair in known_pairs()], 3)
-    return ", ".join(close) or "none that is similar"
+    return f" (similar: {', '.join(close)})" if close else ""
 
 
 def _problem(values: list[str], names: set[str]) -> str | None:

@@ -104,8 +104,8 @@ def _place_of_model(
     if "/" in text or "\\" in text or text.lower().endswith(".gguf"):
         return path  # whoever opens it says that there is nothing
     raise UsageError(
-        f"{text!r} is no GGUF file, no pair of `dspark-gguf models` (similar: "
-        f"{similar_names(text)}) and not org/repo:quant",
+        f"{text!r} is no GGUF file, no pair of `dspark-gguf models`{similar_names(text)} and not "
+        "org/repo:quant",
         "Correct the name; `dspark-gguf models --local` shows what is on this machine.",
     )
 
@@ -116,7 +116,7 @@ def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
         return locate([(name, "target"), (name, "draft")], progress, newest=True)
     if HubName.parse(name) is None:
         raise UsageError(
-            f"{name!r} is no pair of `dspark-gguf models` (similar: {similar_names(name)}) and not "
+            f"{name!r} is no pair of `dspark-gguf models`{similar_names(name)} and not "
             "org/repo:quant",
             "Correct the name.",
         )

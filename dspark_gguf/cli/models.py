@@ -40,7 +40,7 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
         return
     pairs = [pair for pair in known_pairs() if name in (None, pair.name)]
     if not pairs and name:
-        problem = f"no pair is called {name!r} (similar: {similar_names(name)})"
+        problem = f"no pair is called {name!r}{similar_names(name)}"
         raise UsageError(problem, "See `dspark-gguf models`.")
     memory = listing.machine_gigabytes()
     rows = [listing.facts(pair, memory) for pair in pairs]
