@@ -44,6 +44,7 @@ class CallReader:
         self._tools, self._many = tools, many
         self._held = ""
         self._said = self._called = False
+        self._fresh = True  # nothing but white space since the start or the last call
 
     def feed(self, text: str, ends: bool = False) -> Iterator[str | Call]:
         """Text and calls, in order. What may belong to a call is held back until the text `ends`.
@@ -57,7 +58,7 @@ class CallReader:
                 kept = 0 if ends else self._undecided()
                 yield from self._text(len(self._held) - kept)
                 return
-            if self._held[:place].strip(self._between):
+            if place and not (self._fresh and not self._held[:place].strip(self._between)):
                 yield from self._text(place)
                 continue
             found = self._calls(self._held[place:], ends)
@@ -68,9 +69,7 @@ class CallReader:
                 yield from self._text(place + max(length, 1))
                 continue
             self._held = self._held[place + length :]
-            if not ends and not self._held.strip() and self._held:
-                self._held = ""
-            self._called = True
+            self._called = self._fresh = True
             yield from calls if self._many else calls[:1]
 
     @property
@@ -82,7 +81,8 @@ class CallReader:
         text, self._held = self._held[:length], self._held[length:]
         if self._called and not self._said and not text.strip():
             return  # line ends around calls
-        self._said = self._said or bool(text.strip())
+        if text.strip():
+            self._said, self._fresh = True, False
         if text:
             yield text
 
@@ -95,14 +95,14 @@ class CallReader:
         return min(places, default=None)
 
     def _undecided(self) -> int:
-        """Characters at the end that an opener may begin with."""
-        if not self._said and not self._held.strip(self._between):
-            return len(self._held)
-        longest = min(len(self._held), max(map(len, _OPENERS)) - 1)
-        for length in range(longest, 0, -1):
-            if any(each.startswith(self._held[-length:]) for each in _OPENERS):
-                return length
-        return 0
+        """Characters at the end that an opener, or white space before it, may be."""
+        held = self._held
+        longest = min(len(held), max(map(len, _OPENERS)) - 1)
+        begun = (n for n in range(longest, 0, -1) if any(o.startswith(held[-n:]) for o in _OPENERS))
+        kept = next(begun, 0)
+        if self._fresh and not held[: len(held) - kept].strip(self._between):
+            return len(held)
+        return kept
 
     def _calls(self, text: str, ends: bool) -> tuple[list[Call], int] | None:
         """The calls that `text` begins with, and their length; None: more text is needed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,8 @@ CASES = {
     f"<tool_call>\n{ADD}\n</tool_call>": ("", [ONE]),
     f"<tool_call>{ADD}</tool_call>\n<tool_call>\n{SAY}\n</tool_call>\n": ("", [ONE, TWO]),
     f"I will.\n<tool_call>{ADD}</tool_call> done": ("I will.\n done", [ONE]),
+    f"I will.\n<tool_call>{ADD}</tool_call>\n": ("I will.\n\n", [ONE]),
+    f"So:\n<tool_call>{ADD}</tool_call>\n<tool_call>{SAY}</tool_call>.": ("So:\n.", [ONE, TWO]),
     f"<tool_call>{ADD}": ("", [ONE]),
     f"[TOOL_CALLS][{ADD}, {SAY}]": ("", [ONE, TWO]),
     f"[{ADD}, {SAY}]": ("", [ONE, TWO]),
@@ -56,6 +59,13 @@ TEXTS = [
 def cuts(text, places):
     edges = [0, *sorted(min(place, len(text)) for place in places), len(text)]
     return [text[a:b] for a, b in pairwise(edges)] or [""]
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_calls_are_found_wherever_the_text_is_cut_in_two_or_three(text):
+    for a in range(len(text) + 1):
+        for b in (a, a + 1, len(text)):
+            assert read(cuts(text, [a, b])) == CASES[text], (a, b)
 
 
 @settings(max_examples=400)
