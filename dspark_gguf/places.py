@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.engine.sequence import SequenceCache, common_prefix
+from dspark_gguf.engine.protocol import common_prefix
+from dspark_gguf.engine.sequence import SequenceCache
 
 #: From so many tokens on a prefix is copied from another conversation, or is a loss.
 _WORTH_IT = 16

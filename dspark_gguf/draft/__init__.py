@@ -13,5 +13,6 @@ from dspark_gguf.draft.cascade import Cascade as Cascade
 from dspark_gguf.draft.foreign import ForeignDrafter as ForeignDrafter
 from dspark_gguf.draft.grammar import within as within
 from dspark_gguf.draft.lookup import LookupDrafter as LookupDrafter
+from dspark_gguf.draft.mapped import MappedDrafter as MappedDrafter
 from dspark_gguf.draft.model import ModelDrafter as ModelDrafter
 from dspark_gguf.draft.store import Store as Store

@@ -22,6 +22,7 @@ from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.timing import measure, measure_again
+from dspark_gguf.engine.token_map import share_aligned, token_map
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import ModelError
 from dspark_gguf.learned import Learned, learned_path
@@ -120,12 +121,8 @@ class Pair:
         self.caches["draft"] = cache = self._draft_caches[0]
         self.draft = cache.model
         self.notes += self.draft.notes
-        if cache.kind == "foreign":
-            why = difference(self.vocabulary, cache.model.vocabulary)
-            self.notes.append(
-                f"the draft has another tokenizer ({why}): its text is turned into the target's "
-                "tokens, which wins less than a draft of the target's own family"
-            )
+        if cache.kind in ("foreign", "mapped"):
+            self.notes.append(_other_tokenizer(self.vocabulary, cache))
         if cache.n_ctx < target.n_ctx:
             self.notes.append(
                 f"the draft's context is {cache.n_ctx} tokens, the target's {target.n_ctx}: "
@@ -280,10 +277,26 @@ def open_drafts(
             if n_seq > 1 and not options.n_ctx:
                 n_ctx = targets[0].context.n_ctx  # they share it, as the target's sequences do
             caches = open_caches(draft, n_ctx, 1, interrupt, is_draft=True, n_seq=n_seq)
+            table = token_map(vocabulary, draft.vocabulary) if is_foreign else None
             for cache in caches:
-                cache.kind = "foreign" if is_foreign else cache.kind
+                if table is not None:
+                    cache.kind, cache.token_map = "mapped", table
+                elif is_foreign:
+                    cache.kind = "foreign"
             return caches
         return open_block_caches(draft, block, targets, n_ctx, interrupt)
     except Exception:
         draft.close()
         raise
+
+
+def _other_tokenizer(target: Vocabulary, draft: SequenceCache) -> str:
+    """What to expect of a draft whose ids mean something else."""
+    vocabulary = draft.model.vocabulary
+    start = f"the draft has another tokenizer ({difference(target, vocabulary)}): "
+    if draft.kind == "mapped":
+        return f"{start}{draft.token_map.share:.1%} of the tokens are the same under other ids"
+    return (
+        f"{start}{share_aligned(target, vocabulary):.0%} of positions align; its text is turned "
+        "into the target's tokens, which wins less than a draft of the target's own family"
+    )
