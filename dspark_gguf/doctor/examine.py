@@ -99,7 +99,8 @@ def _examine_models(
     report: Report, files: tuple[Path, Path | None], devices: Sequence[Device], settings: Settings
 ) -> None:
     from dspark_gguf.doctor import models
-    from dspark_gguf.engine.pair import DEFAULT_CONTEXT, Pair
+    from dspark_gguf.engine.memory import DEFAULT_CONTEXT
+    from dspark_gguf.engine.pair import Pair
 
     target, draft = files
     options, draft_options = settings.target_options, settings.draft_options

@@ -163,6 +163,8 @@ _dev_get = ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
 _dev_name = ggml("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
 _dev_description = ggml("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
 _dev_type = ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+_dev_buffer_type = ggml("ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
+_buffer_type_name = ggml("ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void_p)
 _dev_memory = ggml(
     "ggml_backend_dev_memory", None, ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2
 )
@@ -187,6 +189,12 @@ def device_pointers() -> dict[str, int]:
     """The devices of this build: name -> llama.cpp's pointer."""
     pointers = [_dev_get(k) for k in range(_dev_count())]
     return {_dev_name(pointer).decode(): pointer for pointer in pointers}
+
+
+def buffer_types() -> dict[str, int]:
+    """Where each device keeps weights, by name, such as ``CPU``: llama.cpp's pointers."""
+    pointers = [_dev_buffer_type(device) for device in device_pointers().values()]
+    return {_buffer_type_name(pointer).decode(): pointer for pointer in pointers if pointer}
 
 
 def devices() -> list[Device]:

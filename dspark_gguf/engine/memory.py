@@ -11,8 +11,10 @@ from dspark_gguf.config import MAX_DRAFT, ModelOptions
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.library import Device, bytes_per_value
+from dspark_gguf.engine.placing import MAIN_MEMORY, overrides, place_of
 from dspark_gguf.errors import ResourceError
 
+DEFAULT_CONTEXT = 8192  # tokens
 _GIB = 1024**3
 #: What compute buffers and other programs need besides, as a share of the memory.
 _SPARE = 0.05
@@ -52,6 +54,36 @@ class Footprint:
         key = get("attention.key_length", width) * bytes_per_value(options.cache_type_k)
         value = get("attention.value_length", width) * bytes_per_value(options.cache_type_v)
         return int(heads * (key + value) * n_ctx) + states * self.state_bytes
+
+    def buffer_bytes(self, n_ctx: int, rows: int) -> int:
+        """Size of what a pass computes in, at most about, with so many rows of logits.
+
+        Measured on dense models: a micro-batch holds 3 hidden layers and 4 rows of the width for
+        each token, beside the mask of the attention; the logits are there twice.
+        """
+        options, floats = self._options, 4
+        experts = self._number("expert_used_count")
+        hidden = max(
+            self._number("feed_forward_length"),
+            experts * self._number("expert_feed_forward_length"),
+        )
+        tokens = min(options.n_ubatch, n_ctx)
+        logits = rows * self._header.n_vocab * floats
+        scores = 0  # which flash attention never writes down
+        if options.flash_attn == "off":
+            scores = tokens * n_ctx * floats * max(self._numbers("attention.head_count", 0))
+        masks = 1 + bool(self._number("attention.sliding_window"))
+        activations = tokens * (3 * hidden + 4 * self._width) * floats
+        return masks * floats * tokens * n_ctx + scores + activations + 2 * logits
+
+    def weights_in(self, place: str) -> int:
+        """Bytes of the tensors that the options send to a place, such as main memory."""
+        wanted = overrides(self._options)
+        return sum(
+            tensor.size
+            for tensor in self._header.tensors.values()
+            if wanted and place_of(tensor.name, wanted) == place
+        )
 
     def snapshots(self, most: int, n_seq: int = 1) -> int:
         """Snapshots to ask llama.cpp for, at most `most`; few if the states are large."""
@@ -110,25 +142,41 @@ class Need:
     n_ctx: int  # tokens that the cache is for
     layers: int  # of the model, the output layer included
     on_gpu: int  # how many of these go to a GPU
+    buffers: int = 0  # bytes that a pass computes in
+    kept: int = 0  # bytes of the weights that stay in main memory in any case
 
     @property
     def total(self) -> int:
         """Bytes in all."""
-        return self.weights + self.cache
+        return self.weights + self.cache + self.buffers
+
+    def at(self, on_gpu: bool) -> int:
+        """Bytes on the GPU, or in main memory."""
+        there = int((self.total - self.kept) * self.on_gpu / max(self.layers, 1))
+        return there if on_gpu else self.total - there
 
     def layers_that_fit(self, free: int) -> int:
         """Layers whose weights and cache fit into so many bytes."""
-        each = self.total / max(self.layers, 1)
+        each = (self.total - self.kept) / max(self.layers, 1)
         return min(self.layers, int(free * (1.0 - _SPARE) / max(each, 1.0)))
 
 
-def need_of(header: Header, options: ModelOptions, n_ctx: int) -> Need:
+def need_of(header: Header, options: ModelOptions, n_ctx: int, is_draft: bool = False) -> Need:
     """Memory that the model of this file needs with a context of `n_ctx` tokens."""
     footprint = Footprint(header, options)
-    cache = footprint.cache_bytes(n_ctx, 1 + footprint.snapshots(MAX_DRAFT))
+    # A draft reads token by token, and keeps no snapshots.
+    states, rows = (1, 1) if is_draft else (1 + footprint.snapshots(MAX_DRAFT), MAX_DRAFT + 1)
+    cache = footprint.cache_bytes(n_ctx, states)
     layers = footprint.layers + 1
     on_gpu = min(wanted_gpu_layers(options), layers)
-    return Need(footprint.weights, cache, n_ctx, layers, on_gpu)
+    buffers = footprint.buffer_bytes(n_ctx, rows)
+    kept = footprint.weights_in(MAIN_MEMORY)
+    return Need(footprint.weights, cache, n_ctx, layers, on_gpu, buffers, kept)
+
+
+def default_context(options: ModelOptions, train: int) -> int:
+    """Tokens of a target's context; `train`: what it was trained with."""
+    return options.n_ctx or min(DEFAULT_CONTEXT, train)
 
 
 def wanted_gpu_layers(options: ModelOptions) -> int:

@@ -16,6 +16,7 @@ from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library, rpc, trial
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.memory import looks_like_memory, require_memory, wanted_gpu_layers
+from dspark_gguf.engine.placing import override_array, overrides
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.paths import size_on_disk
@@ -117,6 +118,9 @@ class Model:
             self.notes.append("this build of llama-cpp-python cannot lock memory: mlock is off")
         if options.tensor_split:
             params.tensor_split = self._tensor_split()
+        if wanted := overrides(options, on_gpu=self.gpu_layers > 0):
+            self._overrides = override_array(wanted)  # which llama.cpp reads while it loads
+            params.tensor_buft_overrides = ctypes.cast(self._overrides, ctypes.c_void_p)
         # By itself llama.cpp would take the servers of other models too.
         if options.devices or rpc.is_connected():
             params.devices = ctypes.cast(self._device_pointers(), ctypes.c_void_p)

@@ -16,8 +16,9 @@ from dspark_gguf.engine.block import BlockDraftCache, open_block_caches
 from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
 from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
 from dspark_gguf.engine.facts import model_facts, unloaded_facts
+from dspark_gguf.engine.fitting import Beside, open_what_fits
 from dspark_gguf.engine.gguf import read_header, readable_gguf
-from dspark_gguf.engine.memory import Footprint
+from dspark_gguf.engine.memory import Footprint, default_context
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.template import ChatTemplate
@@ -28,7 +29,6 @@ from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.schedule.expected import is_hopeless
 
 Say: TypeAlias = Callable[[str], object]
-DEFAULT_CONTEXT = 8192
 _MIB = 1024**2
 #: The first profile of a pair takes this long, or this share of the time to load the target.
 _PROFILE_SECONDS, _PROFILE_SHARE = 2.0, 0.05
@@ -42,7 +42,8 @@ class Pair:
     """Two models and their caches, from GGUF files of the target and the draft.
 
     The draft is loaded with the first decoder that drafts: with speculation off, or where it was
-    found to win nothing, it costs nothing. `chat_template` is Jinja text, or a file with it,
+    found to win nothing, it costs nothing. Where memory is short, less of it is loaded, or nothing:
+    a note says so. `chat_template` is Jinja text, or a file with it,
     instead of the one in the target's file. At most so many `conversations` can share a pass (see
     ``batching.py``) and the context: fewer where each needs much memory.
 
@@ -69,6 +70,7 @@ class Pair:
         self.draft: Model | None = None
         self._learned: Learned | None = None
         started = perf_counter()
+        self._beside = Beside.of(target, target_options, self._draft_options)
         self.target = Model(target, target_options or ModelOptions())
         self._profile_seconds = max(_PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         if self.target.architecture == ARCHITECTURE:
@@ -89,7 +91,7 @@ class Pair:
                 f"n_ctx {options.n_ctx} is beyond the {train} tokens that {self.target.path.name} "
                 "was trained for: answers may fall apart there; --rope-scaling can stretch it"
             )
-        n_ctx = options.n_ctx or min(DEFAULT_CONTEXT, train)
+        n_ctx = default_context(options, train)
         # Each of them has a row in every pass.
         conversations = min(conversations, MOST_ROWS)
         conversations = Footprint(self.target.header, options).conversations(conversations)
@@ -109,14 +111,13 @@ class Pair:
             return None
         if self._draft_caches:
             return self._draft_caches[conversation]
-        self._draft_caches = open_drafts(
-            path,
-            self._draft_options,
-            self.target_caches,
-            self.vocabulary,
-            self.target.path,
-            self.interrupt,
-        )
+        asked, beside = self._draft_options, self._beside
+        found, used, note = open_what_fits(path, asked, target.n_ctx, beside, self._open)
+        self.notes += [note] if note else []
+        if not found:
+            self._draft_path = None
+            return None
+        self._draft_caches, self._draft_options = found, used
         self.caches["draft"] = cache = self._draft_caches[0]
         self.draft = cache.model
         self.notes += self.draft.notes
@@ -138,6 +139,11 @@ class Pair:
                 "cost more than it saves; are -m and -d swapped?"
             )
         return self._draft_caches[conversation]
+
+    def _open(self, options: DraftOptions) -> list[SequenceCache]:
+        assert self._draft_path is not None  # who calls it has looked
+        names = self._draft_path, options, self.target_caches, self.vocabulary, self.target.path
+        return open_drafts(*names, self.interrupt)
 
     def learned(
         self, speculation: Speculation, say: Say = str, into: Learned | None = None

@@ -142,7 +142,11 @@ def test_where_models_would_sit_and_whether_there_is_room():
     assert finding.hint.endswith("-ngl 15")  # 8 GiB but 5 %, of half a GiB each
     part = Need(weights=19 * GIB, cache=GIB, n_ctx=8192, layers=40, on_gpu=15)
     assert models.fit({"target": part}, [CPU, GPU], Settings()).value is True
-    assert models.fit({"target": part, "draft": part}, [CPU, GPU], Settings()).value is False
+    both = models.fit({"target": part, "draft": part}, [CPU, GPU], Settings())
+    assert (both.value, both.facts["fits"]) == (True, False)  # the draft gives way
+    assert [finding.hint.partition(";")[0] for finding in both.findings] == [
+        "The draft gives way"
+    ] * 2
 
 
 def fake_pair(**changes):

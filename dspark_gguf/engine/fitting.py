@@ -1,0 +1,130 @@
+"""Target and draft in one memory: where both do not fit, there is less of the draft.
+
+What they need is counted from their headers before either is loaded. A model that is loaded all the
+same would make the machine swap, or end this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dspark_gguf.config import DraftOptions, ModelOptions
+from dspark_gguf.engine import library
+from dspark_gguf.engine.gguf import Header, read_header
+from dspark_gguf.engine.memory import DEFAULT_CONTEXT, Need, default_context, need_of, room
+from dspark_gguf.errors import ResourceError
+
+_GIB = 1024**3
+#: What other programs may take meanwhile, as a share of what is free.
+_SPARE = 0.05
+#: A draft with less context would hardly be used.
+_SHORTEST = 1024
+_SMALL = "q8_0"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Bytes that are left for a draft beside its target."""
+
+    main: int
+    gpu: int | None = None  # None: there is no GPU
+
+    @classmethod
+    def of(cls, path: str | Path, options: ModelOptions | None, draft: DraftOptions) -> Beside:
+        """What is free now, less what this target will take; ask before it is loaded."""
+        header, options = read_header(path), options or ModelOptions()
+        n_ctx = default_context(options, header.get("context_length", DEFAULT_CONTEXT))
+        return cls.beside(need_of(header, options, n_ctx), options, draft)
+
+    @classmethod
+    def beside(cls, target: Need, options: ModelOptions, draft: DraftOptions) -> Beside:
+        """The same of what a target needs."""
+        devices = library.devices()
+        gpu = room(devices, draft, on_gpu=True)
+        shares_gpu = not set(options.devices) or not draft.devices
+        shares_gpu = shares_gpu or bool(set(options.devices) & set(draft.devices))
+        if gpu is not None and shares_gpu:
+            gpu -= target.at(on_gpu=True)
+        return cls((room(devices, draft, on_gpu=False) or 0) - target.at(on_gpu=False), gpu)
+
+    def has_room_for(self, need: Need) -> bool:
+        """Whether it fits, with a little to spare."""
+        on_gpu = self.gpu is None or need.at(on_gpu=True) <= self.gpu * (1.0 - _SPARE)
+        # What is on the GPU needs next to nothing elsewhere.
+        in_main = need.at(on_gpu=False)
+        return on_gpu and (in_main <= self.main * (1.0 - _SPARE) or not in_main)
+
+
+def open_what_fits(
+    path: Path,
+    asked: DraftOptions,
+    n_ctx: int,
+    beside: Beside,
+    load: Callable[[DraftOptions], list[T]],
+) -> tuple[list[T], DraftOptions, str]:
+    """What `load` returns for as much of a draft as fits beside a target of `n_ctx` tokens.
+
+    Empty, if that is too little. Then the options that were used, and what gave way, in words.
+    """
+    header = read_header(path)
+    n_ctx = asked.n_ctx or min(n_ctx, header.get("context_length", n_ctx))
+    for options in ways_to_fit(header, asked, n_ctx, beside):
+        with suppress(ResourceError):  # it takes more than its header told
+            caches = load(options)
+            return caches, options, what_gave_way(header, asked, options, n_ctx, beside)
+    return [], asked, what_gave_way(header, asked, None, n_ctx, beside)
+
+
+def ways_to_fit(
+    draft: Header, options: DraftOptions, n_ctx: int, beside: Beside
+) -> Iterator[DraftOptions]:
+    """Options for a draft that fits, the least change first: as they are, then less and less.
+
+    The context shrinks to a quarter, then the cache's type; then the context shrinks further.
+    """
+    small = options.model_copy(update={"cache_type_k": _SMALL, "cache_type_v": _SMALL})
+    can_shrink = options.flash_attn != "off" and not _is_small(options)
+    shorter = [n_ctx // 2, n_ctx // 4]
+    ways = [options, *(_with_context(options, length) for length in shorter)]
+    while shorter[-1] > _SHORTEST:
+        shorter.append(shorter[-1] // 2)
+    ways += [_with_context(small if can_shrink else options, length) for length in shorter[1:]]
+    for way in ways:
+        length = way.n_ctx if way is not options else n_ctx
+        if way is options or length >= _SHORTEST:
+            need = need_of(draft, way, length, is_draft=True)
+            if beside.has_room_for(need):
+                yield way
+
+
+def what_gave_way(
+    draft: Header, asked: DraftOptions, used: DraftOptions | None, n_ctx: int, beside: Beside
+) -> str:
+    """One sentence; empty where the draft is loaded as asked."""
+    if used is asked:
+        return ""
+    need = need_of(draft, asked, n_ctx, is_draft=True)
+    on_gpu = beside.gpu is not None and need.on_gpu > 0
+    free = beside.gpu if on_gpu and beside.gpu is not None else beside.main
+    where = "on the GPU" if on_gpu else "in main memory"
+    why = (
+        f"the draft needs {need.at(on_gpu) / _GIB:.1f} GiB {where}, and beside the target "
+        f"{max(free, 0) / _GIB:.1f} GiB are free"
+    )
+    if used is None:
+        return f"{why}: it is not loaded, and drafts are copied from the conversation alone"
+    less = f"{why}: its context is {used.n_ctx} tokens"
+    return less + (f", its cache {_SMALL}" if _is_small(used) and not _is_small(asked) else "")
+
+
+def _with_context(options: DraftOptions, length: int) -> DraftOptions:
+    return options.model_copy(update={"n_ctx": length})
+
+
+def _is_small(options: ModelOptions) -> bool:
+    return max(map(library.bytes_per_value, (options.cache_type_k, options.cache_type_v))) < 1.5
