@@ -64,7 +64,8 @@ _EXPECTED: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     ((
         "general.file_type", "tokenizer.ggml.mask_token_id", "block_count", "embedding_length",
         "context_length", "expert_count", "attention.sliding_window", "block_size",
-        "selector_top_k", "hyper_connection.count",
+        "selector_top_k", "hyper_connection.count", "nextn_predict_layers", "embedding_length_out",
+        "target_hidden_size",
     ), "a whole number", _is_whole),
     (("target_layers",), "whole numbers", _are_whole),
     (("attention.head_count", "attention.head_count_kv"), "whole numbers",
@@ -100,6 +101,17 @@ class Header:
     def get(self, key: str, default: Any = None) -> Any:
         """A value of this architecture: ``block_count`` means ``llama.block_count``."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    @property
+    def heads(self) -> int:
+        """Prediction heads (NextN blocks) that the file counts among its blocks, there or not."""
+        count, blocks = self.get("nextn_predict_layers", 0), self.get("block_count", 0)
+        return int(count) if count < blocks else 0
+
+    @property
+    def layers(self) -> int:
+        """Layers of the model itself: its blocks without the heads."""
+        return int(self.get("block_count", 0)) - self.heads
 
     @property
     def other_kind(self) -> str:
