@@ -21,7 +21,7 @@ _FILE_TYPES = {
 }  # fmt: skip
 
 _SHAPE = {
-    "layers": "block_count", "width": "embedding_length", "heads": "attention.head_count",
+    "width": "embedding_length", "heads": "attention.head_count",
     "kv_heads": "attention.head_count_kv", "experts": "expert_count", "context": "context_length",
     "sliding_window": "attention.sliding_window",
 }  # fmt: skip
@@ -42,7 +42,8 @@ def inspect(path: str | Path) -> dict[str, Any]:
     types = Counter[str]()
     for tensor in header.tensors.values():
         types[tensor.type] += tensor.parameters
-    shape = {name: header.get(key) for name, key in _SHAPE.items()}
+    shape = {"layers": header.layers, "prediction_heads": header.heads}
+    shape |= {name: header.get(key) for name, key in _SHAPE.items()}
     draft = BlockDraft.of(header)
     facts: dict[str, Any] = {
         "file": str(header.path),

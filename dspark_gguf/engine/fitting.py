@@ -71,9 +71,9 @@ def open_what_fits(
 
     Empty, if that is too little. Then the options that were used, and what gave way, in words.
     """
-    header = read_header(path)
+    header, most = read_header(path), n_ctx
     n_ctx = asked.n_ctx or min(n_ctx, header.get("context_length", n_ctx))
-    for options in ways_to_fit(header, asked, n_ctx, beside):
+    for options in ways_to_fit(header, asked, n_ctx, beside, most):
         with suppress(ResourceError):  # it takes more than its header told
             caches = load(options)
             return caches, options, what_gave_way(header, asked, options, n_ctx, beside)
@@ -81,25 +81,25 @@ def open_what_fits(
 
 
 def ways_to_fit(
-    draft: Header, options: DraftOptions, n_ctx: int, beside: Beside
+    draft: Header, options: DraftOptions, n_ctx: int, beside: Beside, most: int | None = None
 ) -> Iterator[DraftOptions]:
     """Options for a draft that fits, the least change first: as they are, then less and less.
 
-    The context shrinks to a quarter, then the cache's type; then the context shrinks further.
+    The context shrinks to a quarter, then the cache's type; then the context shrinks further. More
+    than `most` tokens, those of the target, are of no use to it.
     """
+    whole = min(n_ctx, most or n_ctx)
     small = options.model_copy(update={"cache_type_k": _SMALL, "cache_type_v": _SMALL})
     can_shrink = options.flash_attn != "off" and not _is_small(options)
-    shorter = [n_ctx // 2, n_ctx // 4]
-    ways = [options, *(_with_context(options, length) for length in shorter)]
-    while shorter[-1] > _SHORTEST:
-        shorter.append(shorter[-1] // 2)
-    ways += [_with_context(small if can_shrink else options, length) for length in shorter[1:]]
-    for way in ways:
-        length = way.n_ctx if way is not options else n_ctx
-        if way is options or length >= _SHORTEST:
-            need = need_of(draft, way, length, is_draft=True)
-            if beside.has_room_for(need):
-                yield way
+    least = min(_SHORTEST, whole)
+    lengths = [length for k in range(32) if least <= (length := whole >> k) < n_ctx]
+    quarter = [length for length in lengths if length >= whole // 4]
+    ways = [_with_context(options, length) for length in quarter]
+    rest = [length for length in lengths if length <= whole // 4]
+    ways += [_with_context(small if can_shrink else options, length) for length in rest]
+    for way, length in ((options, n_ctx), *((way, way.n_ctx) for way in ways)):
+        if beside.has_room_for(need_of(draft, way, length, is_draft=True)):
+            yield way
 
 
 def what_gave_way(

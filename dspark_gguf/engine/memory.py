@@ -34,7 +34,7 @@ class Footprint:
     def __init__(self, header: Header, options: ModelOptions) -> None:
         self._header, self._options = header, options
         self.weights = sum(tensor.size for tensor in header.tensors.values())  # bytes
-        self.layers = self._number("block_count")  # without the output layer
+        self.layers = header.layers  # without the output layer and prediction heads
         self._width = self._number("embedding_length")
         values = self._values_of_state()
         self._attention_layers = self._count_attention_layers(recurrent=values > 0)
@@ -48,7 +48,9 @@ class Footprint:
         """
         all_heads = max(self._numbers("attention.head_count", 0))
         counts = self._numbers("attention.head_count_kv", all_heads)
-        heads = sum(counts) if len(counts) > 1 else counts[0] * self._attention_layers
+        heads = (
+            sum(counts[: self.layers]) if len(counts) > 1 else counts[0] * self._attention_layers
+        )
         width = self._width / max(all_heads, 1)
         get, options = self._header.get, self._options
         key = get("attention.key_length", width) * bytes_per_value(options.cache_type_k)
@@ -120,7 +122,7 @@ class Footprint:
             return self.layers
         heads = self._numbers("attention.head_count_kv", 0)
         if len(heads) > 1:
-            return sum(count > 0 for count in heads)
+            return sum(count > 0 for count in heads[: self.layers])
         interval = self._number("full_attention_interval") or _INTERVALS.get(architecture, 1)
         return self.layers // interval
 

@@ -14,17 +14,17 @@ from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, DraftOptions, ModelOptions,
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.block import BlockDraftCache, open_block_caches
 from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
-from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
+from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.facts import model_facts, unloaded_facts
 from dspark_gguf.engine.fitting import Beside, open_what_fits
 from dspark_gguf.engine.gguf import read_header, readable_gguf
+from dspark_gguf.engine.heads import require_model
 from dspark_gguf.engine.memory import Footprint, default_context
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.timing import measure, measure_again
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.errors import ModelError
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.schedule.expected import is_hopeless
 
@@ -69,16 +69,11 @@ class Pair:
         self.interrupt = Event()
         self.draft: Model | None = None
         self._learned: Learned | None = None
+        require_model(read_header(target))
         started = perf_counter()
         self._beside = Beside.of(target, target_options, self._draft_options)
         self.target = Model(target, target_options or ModelOptions())
         self._profile_seconds = max(_PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
-        if self.target.architecture == ARCHITECTURE:
-            self.target.close()
-            raise ModelError(
-                f"{self.target.path.name} is a block draft: it cannot generate text by itself",
-                "Give it with -d, and with -m the target that it was made for.",
-            )
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
         options, train = self.target.options, self.target.n_ctx_train

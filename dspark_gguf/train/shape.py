@@ -67,7 +67,7 @@ class Shape:
         A `PairError` names an architecture that no draft can be trained for.
         """
         require_trainable(target)
-        count, width = target.get("block_count"), target.get("embedding_length")
+        count, width = target.layers, target.get("embedding_length")
         heads = _one(target.get("attention.head_count"))
         head = target.get("attention.key_length") or width // heads
         first = min(2, count - 1)
