@@ -96,6 +96,8 @@ def open_pair(
             elif settings.speculation.drafter != "lookup":
                 pair.draft_cache()
         if verbose or sys.stderr.isatty() or not settings.speculation.lossless:
+            if pair.found and settings.speculation.mode != "off":
+                tell(pair.found)
             tell(pair.summary(settings.speculation))
         for note in pair.notes:
             tell(f"note: {note}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dspark_gguf import __version__
-from dspark_gguf.catalog import resolve
+from dspark_gguf.catalog import NO_DRAFT, resolve
 from dspark_gguf.catalog.demo import source_model
 from dspark_gguf.config import Settings
 from dspark_gguf.doctor.report import Report, Section
@@ -38,7 +38,7 @@ def examine(
         UsageError: a draft without a target.
 
     """
-    if settings.model is None and settings.draft is not None:
+    if settings.model is None and settings.draft not in (None, NO_DRAFT):
         raise UsageError("this draft has no target", "Name it with -m TARGET.gguf.")
     report = Report(on_error)
     report.check("versions", _versions)
@@ -83,7 +83,9 @@ def _features(settings: Settings, verbose: bool) -> Section:
 
 def _files(model: str | None, draft: str | None, say: Say) -> Section:
     if model is not None:
-        return Section("", value=resolve(model, draft, say))
+        found: list[str] = []
+        files = resolve(model, draft, say, found.append)
+        return Section("; ".join(found), value=files)
     try:
         source_model()
     except UsageError:

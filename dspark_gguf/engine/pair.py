@@ -68,6 +68,7 @@ class Pair:
         #: Set it to end work on a long prompt or an answer at the next pass.
         self.interrupt = Event()
         self.draft: Model | None = None
+        self.found = ""  # how the draft was found, if nobody named it
         self._learned: Learned | None = None
         require_model(read_header(target))
         started = perf_counter()
@@ -150,8 +151,11 @@ class Pair:
         """
         known = into or self._learned
         if known is None:
-            path = learned_path(self._facts(speculation)) if speculation.learn else None
-            known = self._learned = Learned(path)
+            facts = self._facts(speculation)
+            path = learned_path(facts) if speculation.learn else None
+            draft = facts.get("draft", {}).get("file")
+            about = {"machine": facts["machine"], "target": self.target.stamp(), "draft": draft}
+            known = self._learned = Learned(path, about)
             self.notes += [known.note] if known.note else []
         leave_out = speculation.drafter == "lookup" or is_hopeless(known.costs, speculation)
         draft = None if leave_out else self.draft_cache()
