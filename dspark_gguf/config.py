@@ -299,7 +299,8 @@ class Settings(_Part):
     """Target: a GGUF file, org/repo:quant, or a name from `dspark-gguf models`, which brings its
     draft. Default: the demo pair."""
     draft: str | None = None
-    """Draft, best of the target's family, named in the same ways. Default: the pair's, or none."""
+    """Draft, best of the target's family, named in the same ways; mtp: the prediction heads in the
+    target's own file. Default: the pair's, or none."""
     target_options: ModelOptions = ModelOptions()
     draft_options: DraftOptions = DraftOptions()
     sampling: Sampling = Sampling()

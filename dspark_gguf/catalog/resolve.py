@@ -17,13 +17,15 @@ from dspark_gguf.catalog.demo import Progress, demo_file, demo_pair, source_mode
 from dspark_gguf.catalog.local import OLLAMA, ollama_path
 from dspark_gguf.catalog.pairs import known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.naming import HubName
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
 
 _FROM_PACKAGE = "package:"
+#: In the place of a draft: the target's own prediction heads.
+OWN_HEADS = "mtp"
 
 
 def resolve(
@@ -31,11 +33,13 @@ def resolve(
 ) -> tuple[Path, Path | None]:
     """Files of the target and the draft, downloaded where they are not on this machine.
 
-    `model` may be a pair, which names the draft too; None is the demo pair. `progress` is called
+    `model` may be a pair, which names the draft too; None is the demo pair. The draft `mtp` means
+    the prediction heads in the target's own file: both are that file. `progress` is called
     with a line when something takes long.
 
     Raises:
         UsageError: an unknown name, a draft without a target, or no demo model installed.
+        ModelError: no prediction heads that can be used.
         DSparkError: see `hub`.
 
     """
@@ -43,12 +47,24 @@ def resolve(
         if draft is not None:
             raise UsageError(f"the draft {draft} has no target", "Name it with -m TARGET.gguf.")
         return demo_pair(progress)
+    if draft == OWN_HEADS and not os.path.lexists(OWN_HEADS):
+        [target] = locate([(model, "target")], progress)
+        _require_heads(target)
+        return target, target
     if draft is None and known_pair(model):
         draft = model
     if draft is None:
         return locate([(model, "target")], progress)[0], None
     target_path, draft_path = locate([(model, "target"), (draft, "draft")], progress)
     return target_path, draft_path
+
+
+def _require_heads(target: Path) -> None:
+    from dspark_gguf.engine.gguf import read_header
+    from dspark_gguf.engine.heads import why_no_heads
+
+    if why := why_no_heads(read_header(target)):
+        raise ModelError(why, "Use another draft, or none.")
 
 
 def locate(

@@ -27,14 +27,20 @@ _MOST_SNAPSHOTS, _SNAPSHOT_SHARE, _SNAPSHOT_BYTES = 16, 1 / 8, 64 * 2**20
 
 
 class Footprint:
-    """Memory that a model needs, loaded with `options`, from the header of its file."""
+    """Memory that a model needs, loaded with `options`, from the header of its file.
 
-    def __init__(self, header: Header, options: ModelOptions) -> None:
+    With `heads`, that of contexts for so many prediction heads instead of the model's layers.
+    """
+
+    def __init__(self, header: Header, options: ModelOptions, heads: int | None = None) -> None:
         self._header, self._options = header, options
         self.weights = sum(tensor.size for tensor in header.tensors.values())  # bytes
         self.layers = header.layers  # without the output layer and prediction heads
         self._width = self._number("embedding_length")
-        values = self._values_of_state()
+        self._blocks = slice(0, self.layers)  # those that it is for
+        values = self._values_of_state() if heads is None else 0
+        if heads is not None:
+            self._blocks, self.layers = slice(self.layers, self.layers + heads), heads
         self._attention_layers = self._count_attention_layers(recurrent=values > 0)
         # 0 if it has none, or one of an unknown kind. Some hybrids have both in every layer.
         self.state_bytes = 4 * values * (self.layers - self._attention_layers or self.layers)
@@ -46,14 +52,12 @@ class Footprint:
         """
         all_heads = max(self._numbers("attention.head_count", 0))
         counts = self._numbers("attention.head_count_kv", all_heads)
-        heads = (
-            sum(counts[: self.layers]) if len(counts) > 1 else counts[0] * self._attention_layers
-        )
+        counts = counts[self._blocks] if len(counts) > 1 else counts * self._attention_layers
         width = self._width / max(all_heads, 1)
         get, options = self._header.get, self._options
         key = get("attention.key_length", width) * bytes_per_value(options.cache_type_k)
         value = get("attention.value_length", width) * bytes_per_value(options.cache_type_v)
-        return int(heads * (key + value) * n_ctx) + states * self.state_bytes
+        return int(sum(counts) * (key + value) * n_ctx) + states * self.state_bytes
 
     def snapshots(self, most: int, n_seq: int = 1) -> int:
         """Snapshots to ask llama.cpp for, at most `most`; few if the states are large."""
@@ -90,7 +94,7 @@ class Footprint:
             return self.layers
         heads = self._numbers("attention.head_count_kv", 0)
         if len(heads) > 1:
-            return sum(count > 0 for count in heads[: self.layers])
+            return sum(count > 0 for count in heads[self._blocks])
         interval = self._number("full_attention_interval") or _INTERVALS.get(architecture, 1)
         return self.layers // interval
 
