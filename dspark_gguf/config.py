@@ -324,8 +324,9 @@ class Settings(_Part):
     """Target: a GGUF file, org/repo:quant, or a name from `dspark-gguf models`, which brings its
     draft. Default: the demo pair."""
     draft: str | None = None
-    """Draft, best of the target's family, named in the same ways; none: without. Default: the
-    pair's, or one that is there: inside the target, beside it or in another program's folder."""
+    """Draft, best of the target's family, named in the same ways; mtp: the prediction heads in the
+    target's own file; none: without. Default: the pair's, or one that is there: inside the target,
+    beside it, or in another program's folder."""
     target_options: ModelOptions = ModelOptions()
     draft_options: DraftOptions = DraftOptions()
     sampling: Sampling = Sampling()

@@ -25,7 +25,7 @@ from dspark_gguf.catalog.kinds import (
     why_unfit,
 )
 from dspark_gguf.catalog.local import files_here
-from dspark_gguf.catalog.pairs import INSIDE, pairs_for
+from dspark_gguf.catalog.pairs import OWN_HEADS, pairs_for
 from dspark_gguf.cost import Floats, LearnedCosts
 from dspark_gguf.engine import library
 from dspark_gguf.engine.compatible import why_incompatible
@@ -178,7 +178,7 @@ def _in_stores(target: Header) -> Iterator[Found]:
 def _listed(target: Header) -> Iterator[Found]:
     for pair in pairs_for(names_of(target)):
         name = HubName.parse(pair.draft)
-        path = hub.find_cached(name, "draft") if name and pair.draft != INSIDE else None
+        path = hub.find_cached(name, "draft") if name and pair.draft != OWN_HEADS else None
         with suppress(OSError, DSparkError):
             if path is not None:
                 header = read_header(path)

@@ -18,8 +18,8 @@ _CHOICES = {
     "kind": ("plain", "dspark", "dflash", "mtp", "eagle3"),
     "status": ("tested", "seen", "unverified"),
 }
-#: As a draft: it is in the target's file.
-INSIDE = "inside"
+#: In the place of a draft: the target's own prediction heads.
+OWN_HEADS = "mtp"
 #: GB of the target and the draft; ?: not known.
 _GIGABYTES = r"(\?|(?=[\d.]*[1-9])\d+(\.\d+)?)"
 _SIZE = re.compile(rf"{_GIGABYTES} *\+ *{_GIGABYTES}")

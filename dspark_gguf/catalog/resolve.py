@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from dspark_gguf import hub
 from dspark_gguf.catalog.demo import Progress, demo_file, demo_pair, source_model
 from dspark_gguf.catalog.local import OLLAMA, ollama_path
-from dspark_gguf.catalog.pairs import INSIDE, known_pair, similar_names
+from dspark_gguf.catalog.pairs import OWN_HEADS, known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.naming import HubName
 
 if TYPE_CHECKING:
@@ -37,13 +37,14 @@ def resolve(
 ) -> tuple[Path, Path | None]:
     """Files of the target and the draft, downloaded where they are not on this machine.
 
-    `model` may be a pair, which names the draft too; None is the demo pair. `progress` is called
-    with a line when something takes long. Without a draft, one that is there is found, unless the
-    draft is ``none``: `found` is called with a line that says how. Without `found` none is looked
-    for.
+    `model` may be a pair, which names the draft too; None is the demo pair. The draft `mtp` means
+    the prediction heads in the target's own file: both are that file. `progress` is called with a
+    line when something takes long. Without a draft, one that is there is found, unless the draft is
+    `none`: `found` is called with a line that says how. Without `found` none is looked for.
 
     Raises:
         UsageError: an unknown name, a draft without a target, or no demo model installed.
+        ModelError: no prediction heads that can be used.
         DSparkError: see `hub`.
 
     """
@@ -52,8 +53,12 @@ def resolve(
             raise UsageError(f"the draft {draft} has no target", "Name it with -m TARGET.gguf.")
         target, demo_draft = demo_pair(progress)
         return target, demo_draft if draft is None else None
+    if draft == OWN_HEADS and not os.path.lexists(OWN_HEADS):
+        [target] = locate([(model, "target")], progress)
+        _require_heads(target)
+        return target, target
     pair = known_pair(model)
-    if draft is None and pair and pair.draft != INSIDE:
+    if draft is None and pair and pair.draft != OWN_HEADS:
         draft = model
     if draft is not None and draft != NO_DRAFT:
         target, its_draft = locate([(model, "target"), (draft, "draft")], progress)
@@ -68,6 +73,14 @@ def resolve(
     if line:
         found(line)
     return target, draft_path
+
+
+def _require_heads(target: Path) -> None:
+    from dspark_gguf.engine.gguf import read_header
+    from dspark_gguf.engine.heads import why_no_heads
+
+    if why := why_no_heads(read_header(target)):
+        raise ModelError(why, "Use another draft, or none.")
 
 
 def locate(
@@ -155,7 +168,7 @@ def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
     With a model comes the draft beside it. A draft that is found for it is the last of the paths.
     """
     pair = known_pair(name)
-    if pair and pair.draft != INSIDE:
+    if pair and pair.draft != OWN_HEADS:
         return locate([(name, "target"), (name, "draft")], progress, newest=True)
     if not pair and HubName.parse(name) is None:
         raise UsageError(

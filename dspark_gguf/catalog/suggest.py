@@ -17,7 +17,7 @@ from dspark_gguf.catalog.found import drafts_inside, names_of, neighbours
 from dspark_gguf.catalog.kinds import kind_of_draft, share_of_a_pass, why_unfit
 from dspark_gguf.catalog.listing import as_table, quote
 from dspark_gguf.catalog.local import local_files
-from dspark_gguf.catalog.pairs import INSIDE, KnownPair, pairs_for
+from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair, pairs_for
 from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.config import Settings
 from dspark_gguf.cost import LearnedCosts
@@ -90,12 +90,12 @@ def _size(draft: Candidate) -> int:
 def _inside(target: Header) -> Iterator[Candidate]:
     for each in drafts_inside(target):
         size = int(share_of_a_pass(target, target) * size_on_disk(target.path))
-        yield Candidate(str(target.path), each.where, each.kind, size, each.path)
+        yield Candidate(OWN_HEADS, each.where, each.kind, size, each.path)
 
 
 def _listed(target: Header) -> Iterator[Candidate]:
     for pair in pairs_for(names_of(target)):
-        if pair.draft != INSIDE:
+        if pair.draft != OWN_HEADS:
             yield _of_pair(pair, target)
 
 

@@ -12,8 +12,8 @@ from dspark_gguf.config import DraftOptions, Speculation
 from dspark_gguf.draft import Drafter
 from dspark_gguf.dropin.books import borrow
 from dspark_gguf.engine.compatible import require_same_tokens
+from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import llama_facts, model_facts
-from dspark_gguf.engine.pair import open_drafts
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import UsageError

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine import library
 from dspark_gguf.engine.gguf import Header, read_header
+from dspark_gguf.engine.heads import HeadDraft, is_own_draft, target_draft
 from dspark_gguf.engine.memory import DEFAULT_CONTEXT, Need, default_context, need_of, room
 from dspark_gguf.errors import ResourceError
 
@@ -25,6 +27,8 @@ _SPARE = 0.05
 _SHORTEST = 1024
 _SMALL = "q8_0"
 T = TypeVar("T")
+#: What a draft needs with these options and a context of so many tokens.
+Needed: TypeAlias = Callable[[DraftOptions, int], Need]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Beside:
 def open_what_fits(
     path: Path,
     asked: DraftOptions,
+    target: Header,
     n_ctx: int,
     beside: Beside,
     load: Callable[[DraftOptions], list[T]],
@@ -73,15 +78,25 @@ def open_what_fits(
     """
     header, most = read_header(path), n_ctx
     n_ctx = asked.n_ctx or min(n_ctx, header.get("context_length", n_ctx))
-    for options in ways_to_fit(header, asked, n_ctx, beside, most):
+    need = partial(draft_need, header, target)
+    for options in ways_to_fit(need, asked, n_ctx, beside, most):
         with suppress(ResourceError):  # it takes more than its header told
             caches = load(options)
-            return caches, options, what_gave_way(header, asked, options, n_ctx, beside)
-    return [], asked, what_gave_way(header, asked, None, n_ctx, beside)
+            return caches, options, what_gave_way(need, asked, options, n_ctx, beside)
+    return [], asked, what_gave_way(need, asked, None, n_ctx, beside)
+
+
+def draft_need(draft: Header, target: Header, options: ModelOptions, n_ctx: int) -> Need:
+    """Memory that a draft of any kind needs; the target's own heads are loaded with it."""
+    made_for, heads = target_draft(draft, target), None
+    if isinstance(made_for, HeadDraft):
+        heads = 0 if made_for.is_assistant else made_for.heads
+    is_own = is_own_draft(target, draft.path)
+    return need_of(draft, options, n_ctx, is_draft=True, heads=heads, is_loaded=is_own)
 
 
 def ways_to_fit(
-    draft: Header, options: DraftOptions, n_ctx: int, beside: Beside, most: int | None = None
+    need: Needed, options: DraftOptions, n_ctx: int, beside: Beside, most: int | None = None
 ) -> Iterator[DraftOptions]:
     """Options for a draft that fits, the least change first: as they are, then less and less.
 
@@ -98,17 +113,17 @@ def ways_to_fit(
     rest = [length for length in lengths if length <= whole // 4]
     ways += [_with_context(small if can_shrink else options, length) for length in rest]
     for way, length in ((options, n_ctx), *((way, way.n_ctx) for way in ways)):
-        if beside.has_room_for(need_of(draft, way, length, is_draft=True)):
+        if beside.has_room_for(need(way, length)):
             yield way
 
 
 def what_gave_way(
-    draft: Header, asked: DraftOptions, used: DraftOptions | None, n_ctx: int, beside: Beside
+    need_of_it: Needed, asked: DraftOptions, used: DraftOptions | None, n_ctx: int, beside: Beside
 ) -> str:
     """One sentence; empty where the draft is loaded as asked."""
     if used is asked:
         return ""
-    need = need_of(draft, asked, n_ctx, is_draft=True)
+    need = need_of_it(asked, n_ctx)
     on_gpu = beside.gpu is not None and need.on_gpu > 0
     free = beside.gpu if on_gpu and beside.gpu is not None else beside.main
     where = "on the GPU" if on_gpu else "in main memory"

@@ -278,8 +278,7 @@ def _value(file: int, k: int) -> Any:
     if kind != _ARRAY:
         name, result = _SCALARS[kind]
         return _ask(f"get_val_{name}", result, file, k)
-    count = _ask("get_arr_n", ctypes.c_size_t, file, k)
-    if count > _SHORT:
+    if (count := _ask("get_arr_n", ctypes.c_size_t, file, k)) > _SHORT:
         return Count(count)
     kind = _ask("get_arr_type", ctypes.c_int, file, k)
     if kind == _STRING:

@@ -9,6 +9,8 @@ the wrong file ends the process, so all is decided here, before it is.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from dspark_gguf.engine.dflash import (
@@ -103,6 +105,12 @@ def overrides_for(header: Header) -> dict[str, int]:
     return {f"{header.architecture}.{key}": value for key, value in keys.items()}
 
 
+def heads_size(header: Header) -> int:
+    """Bytes of the blocks of all heads."""
+    blocks = tuple(f"blk.{header.layers + k}." for k in range(header.heads))
+    return sum(one.size for one in header.tensors.values() if one.name.startswith(blocks))
+
+
 def states_width(header: Header) -> int:
     """Numbers in a state that a model hands to its heads, or that a draft expects."""
     return int(header.get("embedding_length_out", 0) or header.get("embedding_length", 0))
@@ -193,6 +201,13 @@ class EagleDraft(TargetDraft):
         }
 
 
+def is_own_draft(target: Header, draft: Path) -> bool:
+    """Whether a target with prediction heads and its draft are the same file."""
+    there = target.path.exists() and draft.exists()
+    same = os.path.samefile(target.path, draft) if there else target.path == draft
+    return same and target.heads > 0
+
+
 def target_draft(header: Header, target: Header | None = None) -> TargetDraft | None:
     """The draft in a file that needs its target; None for a model of its own.
 
@@ -207,5 +222,5 @@ def target_draft(header: Header, target: Header | None = None) -> TargetDraft | 
         return BlockDraft(header)
     if kind == "eagle3":
         return EagleDraft(header)
-    is_own = target is not None and target.path == header.path and header.heads > 0
+    is_own = target is not None and is_own_draft(target, header.path)
     return HeadDraft(header) if kind != "model" or is_own else None

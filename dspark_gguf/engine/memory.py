@@ -11,7 +11,7 @@ from dspark_gguf.config import MAX_DRAFT, ModelOptions
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.library import Device, bytes_per_value
-from dspark_gguf.engine.placing import MAIN_MEMORY, overrides, place_of
+from dspark_gguf.engine.placing import MAIN_MEMORY, place_of, placements
 from dspark_gguf.errors import ResourceError
 
 DEFAULT_CONTEXT = 8192  # tokens
@@ -29,14 +29,20 @@ _MOST_SNAPSHOTS, _SNAPSHOT_SHARE, _SNAPSHOT_BYTES = 16, 1 / 8, 64 * 2**20
 
 
 class Footprint:
-    """Memory that a model needs, loaded with `options`, from the header of its file."""
+    """Memory that a model needs, loaded with `options`, from the header of its file.
 
-    def __init__(self, header: Header, options: ModelOptions) -> None:
+    With `heads`, that of contexts for so many prediction heads instead of the model's layers.
+    """
+
+    def __init__(self, header: Header, options: ModelOptions, heads: int | None = None) -> None:
         self._header, self._options = header, options
         self.weights = sum(tensor.size for tensor in header.tensors.values())  # bytes
         self.layers = header.layers  # without the output layer and prediction heads
         self._width = self._number("embedding_length")
-        values = self._values_of_state()
+        self._blocks = slice(0, self.layers)  # those that it is for
+        values = self._values_of_state() if heads is None else 0
+        if heads is not None:
+            self._blocks, self.layers = slice(self.layers, self.layers + heads), heads
         self._attention_layers = self._count_attention_layers(recurrent=values > 0)
         # 0 if it has none, or one of an unknown kind. Some hybrids have both in every layer.
         self.state_bytes = 4 * values * (self.layers - self._attention_layers or self.layers)
@@ -48,14 +54,12 @@ class Footprint:
         """
         all_heads = max(self._numbers("attention.head_count", 0))
         counts = self._numbers("attention.head_count_kv", all_heads)
-        heads = (
-            sum(counts[: self.layers]) if len(counts) > 1 else counts[0] * self._attention_layers
-        )
+        counts = counts[self._blocks] if len(counts) > 1 else counts * self._attention_layers
         width = self._width / max(all_heads, 1)
         get, options = self._header.get, self._options
         key = get("attention.key_length", width) * bytes_per_value(options.cache_type_k)
         value = get("attention.value_length", width) * bytes_per_value(options.cache_type_v)
-        return int(heads * (key + value) * n_ctx) + states * self.state_bytes
+        return int(sum(counts) * (key + value) * n_ctx) + states * self.state_bytes
 
     def buffer_bytes(self, n_ctx: int, rows: int) -> int:
         """Size of what a pass computes in, at most about, with so many rows of logits.
@@ -80,7 +84,7 @@ class Footprint:
 
     def weights_in(self, place: str) -> int:
         """Bytes of the tensors that the options send to a place, such as main memory."""
-        wanted = overrides(self._options)
+        wanted = placements(self._options)
         return sum(
             tensor.size
             for tensor in self._header.tensors.values()
@@ -122,7 +126,7 @@ class Footprint:
             return self.layers
         heads = self._numbers("attention.head_count_kv", 0)
         if len(heads) > 1:
-            return sum(count > 0 for count in heads[: self.layers])
+            return sum(count > 0 for count in heads[self._blocks])
         interval = self._number("full_attention_interval") or _INTERVALS.get(architecture, 1)
         return self.layers // interval
 
@@ -163,17 +167,28 @@ class Need:
         return min(self.layers, int(free * (1.0 - _SPARE) / max(each, 1.0)))
 
 
-def need_of(header: Header, options: ModelOptions, n_ctx: int, is_draft: bool = False) -> Need:
-    """Memory that the model of this file needs with a context of `n_ctx` tokens."""
-    footprint = Footprint(header, options)
+def need_of(
+    header: Header,
+    options: ModelOptions,
+    n_ctx: int,
+    is_draft: bool = False,
+    heads: int | None = None,
+    is_loaded: bool = False,
+) -> Need:
+    """Memory that the model of this file needs with a context of `n_ctx` tokens.
+
+    `heads` as for `Footprint`; with `is_loaded` the weights are there already.
+    """
+    footprint = Footprint(header, options, heads)
     # A draft reads token by token, and keeps no snapshots.
     states, rows = (1, 1) if is_draft else (1 + footprint.snapshots(MAX_DRAFT), MAX_DRAFT + 1)
     cache = footprint.cache_bytes(n_ctx, states)
     layers = footprint.layers + 1
     on_gpu = min(wanted_gpu_layers(options), layers)
     buffers = footprint.buffer_bytes(n_ctx, rows)
-    kept = footprint.weights_in(MAIN_MEMORY)
-    return Need(footprint.weights, cache, n_ctx, layers, on_gpu, buffers, kept)
+    kept = 0 if is_loaded else footprint.weights_in(MAIN_MEMORY)
+    weights = 0 if is_loaded else footprint.weights
+    return Need(weights, cache, n_ctx, layers, on_gpu, buffers, kept)
 
 
 def default_context(options: ModelOptions, train: int) -> int:

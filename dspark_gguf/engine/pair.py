@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
-from dspark_gguf.engine.block import BlockDraftCache, open_block_caches
-from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
-from dspark_gguf.engine.dflash import BlockDraft
+from dspark_gguf.engine.compatible import difference
+from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import model_facts, unloaded_facts
 from dspark_gguf.engine.fitting import Beside, open_what_fits
+from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.gguf import read_header, readable_gguf
-from dspark_gguf.engine.heads import require_model
+from dspark_gguf.engine.heads import is_own_draft, require_model
 from dspark_gguf.engine.memory import Footprint, default_context
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
@@ -43,9 +43,10 @@ class Pair:
 
     The draft is loaded with the first decoder that drafts: with speculation off, or where it was
     found to win nothing, it costs nothing. Where memory is short, less of it is loaded, or nothing:
-    a note says so. `chat_template` is Jinja text, or a file with it,
-    instead of the one in the target's file. At most so many `conversations` can share a pass (see
-    ``batching.py``) and the context: fewer where each needs much memory.
+    a note says so. The same file twice means a target with its own prediction heads, if it has any;
+    they are loaded with it. `chat_template` is Jinja text, or a file with it, instead of the one in
+    the target's file. At most so many `conversations` can share a pass (see ``batching.py``) and
+    the context: fewer where each needs much memory.
 
     Raises:
         UsageError: no such file, or an unknown device.
@@ -70,10 +71,12 @@ class Pair:
         self.draft: Model | None = None
         self.found = ""  # how the draft was found, if nobody named it
         self._learned: Learned | None = None
-        require_model(read_header(target))
+        header = read_header(target)
+        require_model(header)
+        with_heads = self._draft_path is not None and is_own_draft(header, self._draft_path)
         started = perf_counter()
         self._beside = Beside.of(target, target_options, self._draft_options)
-        self.target = Model(target, target_options or ModelOptions())
+        self.target = Model(target, target_options or ModelOptions(), with_heads)
         self._profile_seconds = max(_PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
@@ -108,7 +111,9 @@ class Pair:
         if self._draft_caches:
             return self._draft_caches[conversation]
         asked, beside = self._draft_options, self._beside
-        found, used, note = open_what_fits(path, asked, target.n_ctx, beside, self._open)
+        found, used, note = open_what_fits(
+            path, asked, self.target.header, target.n_ctx, beside, self._open
+        )
         self.notes += [note] if note else []
         if not found:
             self._draft_path = None
@@ -139,7 +144,7 @@ class Pair:
     def _open(self, options: DraftOptions) -> list[SequenceCache]:
         assert self._draft_path is not None  # who calls it has looked
         names = self._draft_path, options, self.target_caches, self.vocabulary, self.target.path
-        return open_drafts(*names, self.interrupt)
+        return open_drafts(*names, self.interrupt, self.target)
 
     def learned(
         self, speculation: Speculation, say: Say = str, into: Learned | None = None
@@ -195,7 +200,7 @@ class Pair:
         shared = f", shared by up to {count} conversations" if count > 1 else ""
         for role, cache in self.caches.items():
             model = cache.model
-            kind = f" ({cache.draft.kind})" if isinstance(cache, BlockDraftCache) else ""
+            kind = f" ({cache.draft.kind})" if isinstance(cache, Follower) else ""
             parts.append(
                 f"{role}{kind} {model.name} on {model.place}, {model.size / _MIB:.0f} + "
                 f"{cache.context.cache_bytes / _MIB:.0f} MiB for {cache.context.n_ctx} tokens"
@@ -248,47 +253,3 @@ class Pair:
         elif speculation.stopping_rule == "optimal":
             how += ", as many as pay here"
         return f"speculation {speculation.mode}: {kind}, {how}"
-
-
-def open_drafts(
-    path: str | Path,
-    options: DraftOptions,
-    targets: Sequence[SequenceCache],
-    vocabulary: Vocabulary,
-    target_path: str | Path,
-    interrupt: Event | None = None,
-) -> list[SequenceCache]:
-    """Load a small language model, or a block draft made for the target.
-
-    Returns a cache for each of the target's sequences.
-
-    Raises:
-        UsageError: no such file.
-        ModelError: a file that cannot draft.
-        PairError: another vocabulary, or a draft made for another target.
-
-    """
-    path = readable_gguf(path)
-    block = BlockDraft.of(read_header(path))
-    if block is not None:
-        block.require_target(read_header(Path(target_path)))
-    draft, interrupt = Model(path, options), interrupt or Event()
-    try:
-        names = Path(target_path).name, path.name
-        is_foreign = block is None and bool(difference(vocabulary, draft.vocabulary))
-        if is_foreign:
-            require_text(vocabulary, draft.vocabulary, *names)
-        else:
-            require_same_tokens(vocabulary, draft.vocabulary, *names)
-        n_ctx, n_seq = options.n_ctx or min(targets[0].n_ctx, draft.n_ctx_train), len(targets)
-        if block is None:
-            if n_seq > 1 and not options.n_ctx:
-                n_ctx = targets[0].context.n_ctx  # they share it, as the target's sequences do
-            caches = open_caches(draft, n_ctx, 1, interrupt, is_draft=True, n_seq=n_seq)
-            for cache in caches:
-                cache.kind = "foreign" if is_foreign else cache.kind
-            return caches
-        return open_block_caches(draft, block, targets, n_ctx, interrupt)
-    except Exception:
-        draft.close()
-        raise

@@ -26,7 +26,7 @@ class _Override(ctypes.Structure):
     _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
 
 
-def overrides(options: ModelOptions, on_gpu: bool = True) -> list[tuple[str, str]]:
+def placements(options: ModelOptions, on_gpu: bool = True) -> list[tuple[str, str]]:
     """Regular expressions, and where the tensors go whose names fit; the first that fits counts.
 
     Without layers on a GPU the experts are in main memory anyway, repacked where that is faster.
@@ -42,12 +42,12 @@ def overrides(options: ModelOptions, on_gpu: bool = True) -> list[tuple[str, str
 
 
 def place_of(tensor: str, wanted: Sequence[tuple[str, str]]) -> str | None:
-    """Where the tensor of this name goes by `overrides`; None: where its layer is."""
+    """Where the tensor of this name goes by `placements`; None: where its layer is."""
     return next((place for pattern, place in wanted if re.search(pattern, tensor)), None)
 
 
 def override_array(wanted: Sequence[tuple[str, str]]) -> Any:
-    """`overrides` as llama.cpp reads them; a `UsageError` names a place that this build lacks."""
+    """`placements` as llama.cpp reads them; a `UsageError` names a place that this build lacks."""
     known = library.buffer_types()
     for _, place in wanted:
         if place not in known:

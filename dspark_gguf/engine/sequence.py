@@ -45,7 +45,9 @@ class SequenceCache:
     layers keep all tokens.
     """
 
-    kind = "model"  # or "block": a draft that guesses several tokens in one pass
+    kind = "model"  # of a draft: the drafter that it is for
+    is_head = False  # whether it is of prediction heads
+    joins = True  # whether its passes can be shared with those of other conversations
     most_drafts = MAX_DRAFT  # tokens of a draft from it
     model: Model  # whose cache it is, if this package loaded it
 
@@ -64,7 +66,7 @@ class SequenceCache:
         self.tokens: list[int] = []
         #: Told of every pass and of everything taken back.
         self.listeners: list[Listener] = []
-        self._rollback = Rollback(context.pointer, swa_full, sequence)
+        self._rollback = Rollback(context.pointer, swa_full, sequence, self.is_head)
         self.rollback = self._rollback.kind
         #: Most rows of logits of a pass; fewer if the memory cannot take back as many.
         self.max_rows = max_rows

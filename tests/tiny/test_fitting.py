@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 
@@ -56,21 +57,21 @@ def long_draft(tmp_path_factory):
 
 def test_less_and_less_of_a_draft(long_draft):
     """Shorter contexts, then a smaller cache; in the end nothing. Each says what gave way."""
-    header, asked = read_header(long_draft), DraftOptions()
-    need = need_of(header, asked, 8192, is_draft=True)
-    assert next(ways_to_fit(header, asked, 8192, beside(need))) is asked
-    assert what_gave_way(header, asked, asked, 8192, beside(need)) == ""
+    asked, needed = DraftOptions(), partial(need_of, read_header(long_draft), is_draft=True)
+    need = needed(asked, 8192)
+    assert next(ways_to_fit(needed, asked, 8192, beside(need))) is asked
+    assert what_gave_way(needed, asked, asked, 8192, beside(need)) == ""
     seen = []
     for share in (0.9, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.01):
         room = beside(need, share)
-        used = next(ways_to_fit(header, asked, 8192, room), None)
+        used = next(ways_to_fit(needed, asked, 8192, room), None)
         if used is not None:
-            taken = need_of(header, used, used.n_ctx, is_draft=True)
+            taken = needed(used, used.n_ctx)
             assert room.has_room_for(taken)
             seen.append((used.n_ctx, used.cache_type_k, used.cache_type_v))
         else:
             seen.append(None)
-        said = what_gave_way(header, asked, used, 8192, room)
+        said = what_gave_way(needed, asked, used, 8192, room)
         assert ("not loaded" in said) is (used is None)
         assert used is None or f"context is {used.n_ctx} tokens" in said
     assert seen[0] == (4096, "f16", "f16")
@@ -83,14 +84,14 @@ def test_less_and_less_of_a_draft(long_draft):
 
 def test_no_smaller_type_without_flash_attention(long_draft):
     """llama.cpp refuses quantized values then; and what is small already stays as it is."""
-    header = read_header(long_draft)
+    needed = partial(need_of, read_header(long_draft), is_draft=True)
     for asked in (
         DraftOptions(flash_attn="off"),
         DraftOptions(cache_type_k="q4_0", cache_type_v="q4_0"),
     ):
         types = {
             (way.cache_type_k, way.cache_type_v)
-            for way in ways_to_fit(header, asked, 8192, Beside(10**12))
+            for way in ways_to_fit(needed, asked, 8192, Beside(10**12))
         }
         assert types == {(asked.cache_type_k, asked.cache_type_v)}
 
