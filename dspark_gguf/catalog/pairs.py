@@ -84,7 +84,7 @@ def known_pair(name: str | Path) -> KnownPair | None:
 
 
 def pairs_for(names: Iterable[str]) -> list[KnownPair]:
-    """Pairs whose draft may fit a target with these names: of its family, or of itself."""
+    """Pairs whose draft may fit a target with these names, of itself first, then of its family."""
     ours = {family_of(name) for name in names} - {("", "")}
     families = {family for family, size in ours if size}
     found = []
@@ -93,7 +93,7 @@ def pairs_for(names: Iterable[str]) -> list[KnownPair]:
         same = theirs in ours if pair.is_of_one_target else theirs[0] in families
         if same and not pair.target.startswith("package:"):
             found.append(pair)
-    return found
+    return sorted(found, key=lambda pair: family_of(pair.target) not in ours)
 
 
 def similar_names(name: str) -> str:

@@ -18,7 +18,7 @@ from dspark_gguf.catalog.demo import Progress, demo_file, demo_pair, source_mode
 from dspark_gguf.catalog.local import OLLAMA, ollama_path
 from dspark_gguf.catalog.pairs import OWN_HEADS, known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
-from dspark_gguf.errors import ModelError, UsageError
+from dspark_gguf.errors import DSparkError, ModelError, UsageError
 from dspark_gguf.naming import HubName
 
 if TYPE_CHECKING:
@@ -166,10 +166,13 @@ def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
     """Download a pair's two models, or one model of the hub; the newest, when online.
 
     With a model comes the draft beside it. A draft that is found for it is the last of the paths.
+    The last line for `progress` says how to use it.
     """
-    pair = known_pair(name)
+    pair, use = known_pair(name), "use it: dspark-gguf chat -m"
     if pair and pair.draft != OWN_HEADS:
-        return locate([(name, "target"), (name, "draft")], progress, newest=True)
+        paths = locate([(name, "target"), (name, "draft")], progress, newest=True)
+        progress(f"{use} {name}")
+        return paths
     if not pair and HubName.parse(name) is None:
         raise UsageError(
             f"{name!r} is no pair of `dspark-gguf models`{similar_names(name)} and not "
@@ -183,7 +186,20 @@ def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
     draft, line = find_draft(path)
     if line:
         progress(line)
+    if _is_sidecar(path):
+        progress(f"{use} TARGET -d {name}")
+    else:
+        progress(f"{use} {name}" + ("" if draft else " -d DRAFT"))
     return [path, draft] if draft and draft != path else [path]
+
+
+def _is_sidecar(path: Path) -> bool:
+    from dspark_gguf.engine.gguf import read_header
+    from dspark_gguf.engine.heads import kind_of
+
+    with suppress(DSparkError):  # whoever uses it says what is wrong with it
+        return kind_of(read_header(path)) != "model"
+    return False
 
 
 def find_local(name: str, role: str) -> Path | None:

@@ -67,7 +67,7 @@ def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
     found: dict[object, Candidate] = {}
     listed = (*_inside(target), *_listed(target), *_on_disk(target, skipped), *_own(target))
     for each in listed:
-        if each.size is None or each.size < size:
+        if each.size is None or each.size < size or each.kind not in ("plain", "foreign"):
             key = each.kind if each.path == target.path else _key(each)
             found.setdefault(key, each)
     foreign = sorted((one for one in found.values() if one.kind == "foreign"), key=_size)
@@ -121,11 +121,13 @@ def _on_disk(target: Header, skipped: list[str]) -> Iterator[Candidate]:
     stored = ((one.name, one.source, one.path) for one in local_files(skipped))
     for name, origin, path in (*beside, *stored):
         try:
-            if os.path.samefile(path, target.path) or size_on_disk(path) >= size:
+            if os.path.samefile(path, target.path):
                 continue
             header = read_header(path)
             kind = kind_of_draft(header)
             plain = kind == "plain"
+            if plain and size_on_disk(path) >= size:
+                continue
             problem = why_incompatible(target, header) if plain else why_unfit(header, target)
         except (DSparkError, OSError) as error:
             skipped.append(f"{name}: {getattr(error, 'problem', error)}")

@@ -75,11 +75,12 @@ def inspect(model: str, as_json: bool) -> None:
 def pull(name: str) -> None:
     """Download a pair that `dspark-gguf models` lists, or one model as org/repo:quant.
 
+    With a model comes the draft that its repository has for it, such as mtp-*.gguf.
+
     Files go where huggingface_hub keeps them (HF_HOME moves that), with its tokens (HF_TOKEN,
     `hf auth login`) and its offline mode (HF_HUB_OFFLINE=1). A file whose SHA-256 is not the one
     that the hub states is deleted. The paths are printed on stdout.
     """
-    from dspark_gguf.catalog.pairs import known_pair
     from dspark_gguf.catalog.resolve import pull as download
     from dspark_gguf.engine import library
 
@@ -91,7 +92,6 @@ def pull(name: str) -> None:
         raise
     for path in paths:
         click.echo(path)
-    say(f"use it: dspark-gguf chat -m {name}" + ("" if known_pair(name) else " -d DRAFT"))
 
 
 @click.command(cls=SectionedCommand)
