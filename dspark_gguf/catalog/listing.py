@@ -13,7 +13,7 @@ import psutil
 
 from dspark_gguf.catalog.kinds import NAMES
 from dspark_gguf.catalog.local import LocalModel
-from dspark_gguf.catalog.pairs import KnownPair
+from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair
 from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.visible import visible
 
@@ -29,6 +29,8 @@ def machine_gigabytes() -> float:
 def facts(pair: KnownPair, memory: float) -> dict[str, Any]:
     """What is known of a pair, and whether a machine with `memory` GiB has it, as plain values."""
     files = {role: find_local(pair.model(role), role) for role in ("target", "draft")}
+    if pair.draft == OWN_HEADS:
+        files["draft"] = files["target"]
     return {
         **asdict(pair),
         "gigabytes": {role: pair.gigabytes(role) for role in files},

@@ -85,6 +85,9 @@ def test_inside_the_target(shelf, dspark):
         assert pair.draft_cache() is not None
     with load_pair(target, "none") as pair:
         assert (pair.found, pair.draft_cache()) == ("", None)
+    words = ("run", "-v", "--raw", "-m", target, "-n", "2", "--no-learn", "ABC")
+    assert "its own MTP head" in dspark(*words).stderr
+    assert "MTP head" not in dspark(*words, "--spec", "off").stderr
     shown = dspark("inspect", target)
     assert "prediction heads  1: used as its draft" in shown.stdout
 

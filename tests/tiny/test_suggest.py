@@ -86,10 +86,10 @@ def test_a_listed_draft_that_is_here(tiny_files, model_folder):
     snapshot.mkdir(parents=True)
     shutil.copy(tiny_files.draft, snapshot / "Qwen3-0.6B-Q8_0.gguf")
     found = catalog.candidates(read_header(target), [])
-    assert found[0].draft == "Qwen/Qwen3-0.6B-GGUF:Q8_0"
-    assert found[0].path == snapshot / "Qwen3-0.6B-Q8_0.gguf"
+    [here] = [each for each in found if each.draft == "Qwen/Qwen3-0.6B-GGUF:Q8_0"]
+    assert here.path == snapshot / "Qwen3-0.6B-Q8_0.gguf"
     # The same file is in the cache: not twice.
-    assert [each.path for each in found].count(found[0].path) == 1
+    assert [each.path for each in found].count(here.path) == 1
     assert not [each for each in found if each.kind == "dspark"]  # those are for 4B and 8B
 
 
