@@ -118,14 +118,18 @@ class StateCache(Follower):
         needed = max(self.covered - 1, 0)
         if needed >= self._base:
             return
+        # In an order that an exception between two lines leaves no state in another one's place.
+        token = self._said[needed : needed + 1]
+        del self._said[needed:]
         self._base = needed
         if needed in self._kept:
             self._states[0] = self._kept[needed]
-            needed += 1
-        del self._said[needed:]
+            self._said += token
 
     def on_pass(self, count: int, first: int) -> None:
         """Copy the states of what the target has just read, unless an exception left a gap."""
+        if self._base > self.seen:
+            return  # an exception struck: `begin` mends it
         start = max(self._target.length - count - self._first, 0)
         read = self._target.tokens[start + self._first :]
         if self.length > start and self.tokens[start:] != read[: self.length - start]:
@@ -139,7 +143,7 @@ class StateCache(Follower):
             held = self.seen - self._base
             if held == len(self._states):
                 self.flush()
-                held = min(held, RECENT)
+                held, self._base = min(held, RECENT), self.seen
                 self._states[:held] = self._states[len(self._states) - held :].copy()
                 self._base = self.seen - held
             part = min(take - done, len(self._states) - held)
