@@ -38,6 +38,11 @@ class HeadsCache(StateCache):
             self._use(head, super().flush)
         self._complete = self.length
 
+    def adopt(self, tokens: Sequence[int]) -> None:
+        """As of one head: a state has what all of them read."""
+        super().adopt(tokens)
+        self._complete = self.length
+
     def _take_back(self, length: int) -> None:
         """Also what not all heads have read, after an exception."""
         super()._take_back(min(length, self._complete))
@@ -107,8 +112,8 @@ class AssistantCache(StateCache):
 
     def repair(self) -> None:
         """Make the target read its last token again if that state was lost."""
-        if self._base >= self.seen:
-            self._target.trim(max(self.seen - 1, 0))
+        if self._target.length and not self.is_ready(self._target.length):
+            self._target.trim(self._target.length - 1)
 
     def _read_pairs(self, tokens: Sequence[int], states: Floats, flagged: bool = False) -> None:
         self.context.decode(self._batch.at(self.seen, tokens, states, flagged))

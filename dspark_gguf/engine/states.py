@@ -104,6 +104,25 @@ class StateCache(Follower):
         self.repair()
         self._end = len(tokens)
 
+    def repair(self) -> None:
+        """Make the target read again what it read unseen.
+
+        A recurrent target would have to read much again for the state of one token: there, that
+        state is taken to be zero, which spoils one pair of many.
+        """
+        rereads = self._target.rollback in ("snapshots", "replay")
+        if rereads and self._base == self.seen == self._target.length - 1:
+            self._states[0] = 0.0
+            self._said.append(self._target.tokens[-1])
+        super().repair()
+
+    def adopt(self, tokens: Sequence[int]) -> None:
+        """As any cache, after the target did so; the state of the newest token is missing."""
+        super().adopt(tokens)
+        self._said = self._target.tokens[: self.covered - 1]
+        self._base = self.covered - 1
+        self._kept = {}
+
     def on_trim(self, length: int) -> None:
         """All tokens from position `length` on are void; the next one may be the same again."""
         self._take_back(length + 1 - self._first if length else 0)
