@@ -24,7 +24,7 @@ from tests.tiny_heads import (
     successor,
 )
 
-HEADS, SIZE = 4, 16
+N_HEADS, SIZE = 4, 16
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Eagle:
     padding: int = 0
 
 
-def _begin(path, arch, width, layers, heads=HEADS):
+def _begin(path, arch, width, layers, heads=N_HEADS):
     writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(layers)
     writer.add_context_length(1024)
@@ -53,7 +53,7 @@ def _begin(path, arch, width, layers, heads=HEADS):
 
 
 def _layer(draw, adds, width=WIDTH):
-    rows = width // HEADS
+    rows = width // N_HEADS
     return {
         "attn_norm": np.ones(width, np.float32), "ffn_norm": np.ones(width, np.float32),
         "attn_q": draw(width, width, scale=2.0), "attn_k": draw(2 * rows, width, scale=2.0),
@@ -97,7 +97,7 @@ def write_eagle3(path: Path, eagle: Eagle = Eagle()) -> Path:
     """
     width, draw = eagle.wide, drawing(3)
     writer = _begin(path, "eagle3", width, 1)
-    writer.add_rope_dimension_count(width // HEADS)
+    writer.add_rope_dimension_count(width // N_HEADS)
     writer.add_array("eagle3.target_layers", list(eagle.layers))
     writer.add_uint32("eagle3.target_hidden_size", WIDTH)
     writer.add_bool("eagle3.norm_before_residual", False)
@@ -147,7 +147,7 @@ def _begin_gemma(path, arch, width):
 
 
 def _gemma_layer(writer, k, width, draw, has_cache, adds=0):
-    rows, ones = SIZE * HEADS, np.ones(width, dtype=np.float32)
+    rows, ones = SIZE * N_HEADS, np.ones(width, dtype=np.float32)
     layer = {
         "attn_q": draw(rows, width), "attn_output": adds * draw(width, rows),
         "attn_q_norm": ONES[:SIZE], "ffn_gate": draw(INNER, width), "ffn_up": draw(INNER, width),

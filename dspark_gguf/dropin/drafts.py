@@ -14,9 +14,12 @@ from dspark_gguf.dropin.books import borrow
 from dspark_gguf.engine.compatible import require_same_tokens
 from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import llama_facts, model_facts
+from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.heads import is_own_draft, overrides_for, require_model
+from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import DSparkError, UsageError
 
 #: What may be given as `draft_model`.
 DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
@@ -46,21 +49,45 @@ def require_supported(
             raise UsageError(f"{what} {why}", "Leave one of the two out.")
 
 
+def target_options(path: Path, draft: DraftModel) -> dict[str, Any]:
+    """How a target must be loaded for this draft, or to load at all; a `ModelError` if it is none.
+
+    Where there is no GGUF, ``Llama`` says so.
+    """
+    try:
+        header = read_header(path)
+    except DSparkError:
+        return {}
+    require_model(header)
+    return {"own_heads": _has_own(path, draft), "kv_overrides": overrides_for(header) or None}
+
+
+def _has_own(target: str | Path, draft: DraftModel) -> bool:
+    """Whether the draft is the target's own prediction heads: the same file."""
+    if not isinstance(draft, str | Path):
+        return False
+    return is_own_draft(read_header(target), Path(draft))
+
+
 def open_cache_of(
     draft: DraftModel,
     options: DraftOptions,
     target: SequenceCache,
     vocabulary: Vocabulary,
     target_path: str,
+    pointer: Any,
 ) -> SequenceCache | None:
     """The cache of a draft model; None if the draft is not a model.
+
+    `pointer` is llama.cpp's to the target, which has its own prediction heads.
 
     Raises:
         PairError: another vocabulary than the target's.
 
     """
     if isinstance(draft, str | Path):
-        return open_drafts(draft, options, [target], vocabulary, target_path)[0]
+        own = _has_own(target_path, draft) and Model(target_path, options, True, pointer)
+        return open_drafts(draft, options, [target], vocabulary, target_path, target=own or None)[0]
     if isinstance(draft, llama_cpp.Llama):
         theirs = Vocabulary(draft._model.model, owner=draft)
         names = os.path.basename(target_path), os.path.basename(draft.model_path)

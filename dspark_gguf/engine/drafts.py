@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
-from dspark_gguf.config import DraftOptions
+from dspark_gguf.config import MAX_DRAFT, DraftOptions
 from dspark_gguf.engine.block import open_block_caches
 from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
 from dspark_gguf.engine.context import open_context
@@ -81,7 +81,7 @@ def _open_state_caches(
 ) -> list[SequenceCache]:
     """The caches of such a draft for all sequences of a target's context, in one new context."""
     n_seq, context = len(targets), targets[0].context
-    cells = n_ctx if n_seq == 1 else max(n_ctx, context.n_ctx + n_seq * MOST_FLAGGED)
+    cells = n_ctx if n_seq == 1 else max(n_ctx, context.n_ctx + n_seq * MAX_DRAFT)
     made, heads = _class_of(draft), None
     if isinstance(draft, HeadDraft):
         heads = 0 if draft.is_assistant else draft.heads

@@ -32,7 +32,10 @@ def file_stamp(path: Path) -> list[Any]:
 
 
 class Model:
-    """Weights and vocabulary of one GGUF file; its prediction heads are left out unless asked for.
+    """Weights and vocabulary of one GGUF file.
+
+    Its prediction heads are left out unless `heads` asks for them. A `pointer` is what others have
+    loaded of it, and free.
 
     Raises:
         UsageError: no such file, an unknown device, or an RPC server without a build for it.
@@ -43,7 +46,9 @@ class Model:
 
     """
 
-    def __init__(self, path: str | Path, options: ModelOptions, heads: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, options: ModelOptions, heads: bool = False, pointer: Any = None
+    ) -> None:
         self.header, self.has_heads = read_header(path), heads
         self.path, self.architecture = self.header.path, self.header.architecture
         if self.header.other_kind:

@@ -24,16 +24,29 @@ class HeadsCache(StateCache):
     def __init__(self, *parts: Any) -> None:
         [self._set_head] = symbols.functions(*symbols.HEAD)
         self._chain: list[int] = []
+        self._complete = 0  # rows that all heads have
         super().__init__(*parts)
         self.most_drafts = self.draft.heads
 
     def flush(self) -> None:
         """Read the pairs that wait, with each head, but for that of the newest token."""
-        length = self.length
+        self._take_back(self.length)
+        length = self._complete
         for head in range(self.draft.heads if self.covered < self.seen else 0):
             self._unsure = True
             self._take_back(length)
             self._use(head, super().flush)
+        self._complete = self.length
+
+    def adopt(self, tokens: Sequence[int]) -> None:
+        """As of one head: a state has what all of them read."""
+        super().adopt(tokens)
+        self._complete = self.length
+
+    def _take_back(self, length: int) -> None:
+        """Also what not all heads have read, after an exception."""
+        super()._take_back(min(length, self._complete))
+        self._complete = min(self._complete, self.length)
 
     def _use(self, head: int, work: Any, *arguments: Any) -> None:
         with library.listening():
@@ -89,17 +102,18 @@ class AssistantCache(StateCache):
         """Keep the last states."""
         part = min(count, RECENT)
         rows = self._of_target(first + count)[first + count - part :]
-        self._said = self._target.tokens[:]
-        self._base = self.seen - part
+        self._said = []  # until its states are there
         self._states[:part] = rows
+        self._base = self._target.length - part
+        self._said = self._target.tokens[:]
 
     def _settle(self) -> None:
         self._base = min(self._base, self.seen)
 
     def repair(self) -> None:
         """Make the target read its last token again if that state was lost."""
-        if self._base >= self.seen:
-            self._target.trim(max(self.seen - 1, 0))
+        if self._target.length and not self.is_ready(self._target.length):
+            self._target.trim(self._target.length - 1)
 
     def _read_pairs(self, tokens: Sequence[int], states: Floats, flagged: bool = False) -> None:
         self.context.decode(self._batch.at(self.seen, tokens, states, flagged))

@@ -104,6 +104,25 @@ class StateCache(Follower):
         self.repair()
         self._end = len(tokens)
 
+    def repair(self) -> None:
+        """Make the target read again what it read unseen.
+
+        A recurrent target would have to read much again for the state of one token: there, that
+        state is taken to be zero, which spoils one pair of many.
+        """
+        rereads = self._target.rollback in ("snapshots", "replay")
+        if rereads and self._base == self.seen == self._target.length - 1:
+            self._states[0] = 0.0
+            self._said.append(self._target.tokens[-1])
+        super().repair()
+
+    def adopt(self, tokens: Sequence[int]) -> None:
+        """As any cache, after the target did so; the state of the newest token is missing."""
+        super().adopt(tokens)
+        self._said = self._target.tokens[: self.covered - 1]
+        self._base = self.covered - 1
+        self._kept = {}
+
     def on_trim(self, length: int) -> None:
         """All tokens from position `length` on are void; the next one may be the same again."""
         self._take_back(length + 1 - self._first if length else 0)
@@ -118,14 +137,18 @@ class StateCache(Follower):
         needed = max(self.covered - 1, 0)
         if needed >= self._base:
             return
+        # In an order that an exception between two lines leaves no state in another one's place.
+        token = self._said[needed : needed + 1]
+        del self._said[needed:]
         self._base = needed
         if needed in self._kept:
             self._states[0] = self._kept[needed]
-            needed += 1
-        del self._said[needed:]
+            self._said += token
 
     def on_pass(self, count: int, first: int) -> None:
         """Copy the states of what the target has just read, unless an exception left a gap."""
+        if self._base > self.seen:
+            return  # an exception struck: `begin` mends it
         start = max(self._target.length - count - self._first, 0)
         read = self._target.tokens[start + self._first :]
         if self.length > start and self.tokens[start:] != read[: self.length - start]:
@@ -139,7 +162,7 @@ class StateCache(Follower):
             held = self.seen - self._base
             if held == len(self._states):
                 self.flush()
-                held = min(held, RECENT)
+                held, self._base = min(held, RECENT), self.seen
                 self._states[:held] = self._states[len(self._states) - held :].copy()
                 self._base = self.seen - held
             part = min(take - done, len(self._states) - held)
