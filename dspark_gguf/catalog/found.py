@@ -26,21 +26,25 @@ from dspark_gguf.catalog.kinds import (
 )
 from dspark_gguf.catalog.local import files_here
 from dspark_gguf.catalog.pairs import OWN_HEADS, pairs_for
+from dspark_gguf.config import Speculation
 from dspark_gguf.cost import Floats, LearnedCosts
 from dspark_gguf.engine import library
 from dspark_gguf.engine.compatible import why_incompatible
+from dspark_gguf.engine.dflash import ARCHITECTURE
 from dspark_gguf.engine.gguf import Header, read_header
-from dspark_gguf.engine.heads import kind_of, why_no_heads
+from dspark_gguf.engine.heads import ASSISTANT, EAGLE3, kind_of, why_no_heads
 from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_of
 from dspark_gguf.naming import HubName, family_of, is_sidecar
-from dspark_gguf.schedule.expected import LEAST_GAIN, expected_ranges, expected_speedup, ranges_text
+from dspark_gguf.schedule.expected import expected_ranges, is_hopeless, ranges_text
 from dspark_gguf.schedule.learning import policy_for
 
 #: Headers of files that do not call themselves sidecars are read where there are so few of them:
 #: each takes up to a tenth of a second.
 _FEW = 8
+#: A file of heads alone has fewer tensors, a model for use has more.
+_TENSORS = 100
 #: Tested guesses of a draft that say more about it than its kind does.
 _ENOUGH = 200
 #: What each further row adds to a pass, before this machine was measured: with a GPU, without one.
@@ -140,13 +144,23 @@ def _beside(target: Header) -> Iterator[Found]:
     """Files in the model's folder or repository: by their names, or by their headers if few."""
     own = os.path.realpath(target.path)
     files = [path for path in neighbours(target.path) if os.path.realpath(path) != own]
-    others = [path for path in files if not is_sidecar(path.name) and "mmproj" not in path.name]
+    others = [path for path in files if not is_sidecar(path.name) and _may_be_a_draft(path)]
     few = others if len(others) <= _FEW else []
     for path in (*(path for path in files if is_sidecar(path.name)), *few):
         with suppress(OSError, DSparkError):
             header = read_header(path)
             if kind_of(header) != "model":
                 yield Found(path, kind_of_draft(header), "beside the model")
+
+
+def _may_be_a_draft(path: Path) -> bool:
+    """By the first bytes of a file: its number of tensors, and its architecture where it begins."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(256)
+        return int.from_bytes(head[8:16], "little") < _TENSORS or any(
+            name.encode() in head for name in (ARCHITECTURE, EAGLE3, ASSISTANT)
+        )
+    return False
 
 
 def neighbours(path: Path) -> Iterator[Path]:
@@ -193,7 +207,7 @@ def _outlook(draft: Found, target: Header, known: Sequence[Learned]) -> Outlook:
     own = next((one for one in reversed(known) if one.about.get("draft") == stamp), None)
     if own is not None and own.costs.covers(1, drafts=True):
         passes, steps = own.costs.target_seconds[: most + 1], own.costs.draft_seconds[:most]
-        if expected_speedup(passes, steps, 1.0)[0] <= LEAST_GAIN:
+        if is_hopeless(own.costs, Speculation()):
             return Outlook(1.0, "too slow here, as measured", is_hopeless=True)
         if own.best_known.tested >= _ENOUGH:
             policy = policy_for(own.costs, own.best_known, most)

@@ -53,13 +53,12 @@ def resolve(
             raise UsageError(f"the draft {draft} has no target", "Name it with -m TARGET.gguf.")
         target, demo_draft = demo_pair(progress)
         return target, demo_draft if draft is None else None
+    if draft is None and (pair := known_pair(model)):
+        draft = OWN_HEADS if pair.draft == OWN_HEADS else model
     if draft == OWN_HEADS and not os.path.lexists(OWN_HEADS):
         [target] = locate([(model, "target")], progress)
         _require_heads(target)
         return target, target
-    pair = known_pair(model)
-    if draft is None and pair and pair.draft != OWN_HEADS:
-        draft = model
     if draft is not None and draft != NO_DRAFT:
         target, its_draft = locate([(model, "target"), (draft, "draft")], progress)
         return target, its_draft

@@ -109,7 +109,7 @@ def _examine_models(
     needs = {"target": report.check("target", models.file, target, options)}
     if draft is not None:
         most = needs["target"].n_ctx if needs["target"] else DEFAULT_CONTEXT
-        needs["draft"] = report.check("draft", models.file, draft, draft_options, most)
+        needs["draft"] = report.check("draft", models.draft, draft, draft_options, target, most)
     known = {role: need for role, need in needs.items() if need is not None}
     if "target" not in known:
         return

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dspark_gguf.catalog.inspect import inspect
-from dspark_gguf.config import ModelOptions, Settings
+from dspark_gguf.config import DraftOptions, ModelOptions, Settings
 from dspark_gguf.doctor.report import Finding, Section
-from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.fitting import draft_need
+from dspark_gguf.engine.gguf import Header, read_header
+from dspark_gguf.engine.heads import heads_size, is_own_draft
 from dspark_gguf.engine.library import Device
 from dspark_gguf.engine.memory import DEFAULT_CONTEXT, Need, need_of, room
 from dspark_gguf.engine.pair import Pair
@@ -22,11 +24,30 @@ _MIB, _GIB = 1024**2, 1024**3
 _LARGE_DRAFT = 1 / 8
 
 
+def draft(path: Path, options: DraftOptions, target: Path, most_tokens: int) -> Section:
+    """The file of a draft, which may be the target's own; as `file`."""
+    header, its_target = read_header(path), read_header(target)
+    n_ctx = _context(header, options, most_tokens)
+    need = draft_need(header, its_target, options, n_ctx)
+    if is_own_draft(its_target, path):
+        size = heads_size(header) / _MIB
+        text = f"the target's own prediction heads, {size:.0f} + {need.cache / _MIB:.0f} MiB for "
+        return Section(f"{text}{n_ctx} tokens", {"need": asdict(need)}, value=need)
+    return _described(path, need)
+
+
 def file(path: Path, options: ModelOptions, most_tokens: int = DEFAULT_CONTEXT) -> Section:
     """One file, from its header alone; `most_tokens` of context, unless the options say more."""
-    facts, header = inspect(path), read_header(path)
-    n_ctx = options.n_ctx or min(most_tokens, int(header.get("context_length", most_tokens)))
-    need = need_of(header, options, n_ctx)
+    header = read_header(path)
+    return _described(path, need_of(header, options, _context(header, options, most_tokens)))
+
+
+def _context(header: Header, options: ModelOptions, most_tokens: int) -> int:
+    return options.n_ctx or min(most_tokens, int(header.get("context_length", most_tokens)))
+
+
+def _described(path: Path, need: Need) -> Section:
+    facts, n_ctx = inspect(path), need.n_ctx
     kind = f" {facts['draft']['kind']} draft" if "draft" in facts else ""
     text = (
         f"{path.name}: {facts['architecture']}{kind}, {facts['parameters'] / 1e9:.2f} billion "

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psutil
-
 from dspark_gguf.config import MAX_DRAFT, ModelOptions
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.gguf import Header
@@ -223,7 +221,7 @@ def room(devices: Sequence[Device], options: ModelOptions, on_gpu: bool) -> int 
 
 def require_memory(needed: int, what: str) -> None:
     """Raise a `ResourceError` where the system would swap, or kill this process."""
-    free = psutil.virtual_memory().available
+    free = library.free_memory()
     if needed > free:
         raise ResourceError(
             f"not enough memory for {what}: {needed / _GIB:.1f} GiB needed, "

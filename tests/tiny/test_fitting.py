@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine import library, memory
-from dspark_gguf.engine.fitting import Beside, ways_to_fit, what_gave_way
+from dspark_gguf.engine.fitting import Beside, draft_need, ways_to_fit, what_gave_way
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.memory import Need, need_of
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import ModelError, ResourceError, UsageError
+from tests.tiny_eagle3 import write_assistant, write_gemma4
 from tests.tiny_gguf import Tiny, write_llama
+from tests.tiny_heads import HEADS, Made, write_mtp
 from tests.tiny_kinds import WRITERS, write_qwen3next
 
 MIB = 1024**2
@@ -124,6 +127,29 @@ def test_what_is_left_beside_a_target(monkeypatch, target, draft, left):
     assert Beside.beside(half, ModelOptions(), DraftOptions()).main == 13 * GIB
 
 
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, None),
+        ({"memory.max": "max", "memory.current": "5", "memory.stat": "file 3"}, None),
+        ({"memory.max": "9000", "memory.current": "5000",
+          "memory.stat": "anon 4000\nfile 1000\nfile_mapped 900"}, 5000),
+        ({"memory.max": "4000", "memory.current": "5000", "memory.stat": "file 0"}, 0),
+        ({"memory/memory.limit_in_bytes": "9000", "memory/memory.usage_in_bytes": "5000",
+          "memory/memory.stat": "cache 2000\nrss 3000"}, 6000),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712",
+          "memory/memory.usage_in_bytes": "5000", "memory/memory.stat": "cache 1"}, None),
+    ],
+)  # fmt: skip
+def test_a_container_has_less_memory_than_its_host(tmp_path, monkeypatch, files, left):
+    """Both versions of control groups; files in memory give way and do not count."""
+    (tmp_path / "memory").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=GIB))
+    assert library.free_memory(tmp_path) == (GIB if left is None else left)
+
+
 def answers(pair):
     decoder = Decoder.for_pair(pair, GREEDY, Speculation(learn=False, mode="on"))
     return decoder.answer("hello", Limits(max_tokens=24)).text
@@ -152,6 +178,22 @@ def test_a_pair_in_little_memory(monkeypatch, long_draft, tmp_path, share, n_ctx
         assert len(said) == (share < 1)
         assert answers(pair) == wanted
         assert pair.draft_cache() is cache  # once decided, it stays so
+
+
+def test_the_targets_own_heads_need_a_cache_alone(tmp_path):
+    """Their weights are loaded with it; an assistant has no cache, a sidecar has both."""
+    made = Made(how="cycle")
+    target = read_header(write_mtp(tmp_path / "t.gguf", made))
+    sidecar = read_header(write_mtp(tmp_path / "mtp.gguf", made, keep=HEADS))
+    own, beside_it = (draft_need(one, target, DraftOptions(), 1024) for one in (target, sidecar))
+    assert own.weights == 0
+    assert beside_it.weights == sum(one.size for one in sidecar.tensors.values())
+    with load_pair(tmp_path / "t.gguf", "mtp") as pair:
+        cache = pair.draft_cache()
+        assert own.cache == beside_it.cache == cache.context.cache_bytes > 0
+    gemma = read_header(write_gemma4(tmp_path / "g.gguf"))
+    assistant = read_header(write_assistant(tmp_path / "a.gguf"))
+    assert draft_need(assistant, gemma, DraftOptions(), 1024).cache == 0
 
 
 def test_a_load_that_fails_all_the_same(monkeypatch, long_draft, tmp_path):

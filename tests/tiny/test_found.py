@@ -375,6 +375,44 @@ def test_doctor_finds_it_too(shelf, dspark):
     sections = json.loads(done.stdout)["sections"]
     assert "draft found beside the model: eagle3-a.gguf" in sections["models"]["text"]
     assert "EAGLE-3 draft" in sections["draft"]["text"]
+    (shelf / "inside").mkdir()
+    inside = write_mtp(shelf / "inside" / NAME, CYCLE)
+    sections = json.loads(dspark("doctor", "-m", inside, "--json", "--no-learn").stdout)["sections"]
+    assert "its own MTP head" in sections["models"]["text"]
+    assert "own prediction heads" in sections["draft"]["text"]
+    assert sections["draft"]["need"]["weights"] == 0  # the target's file is counted once
+
+
+def test_a_pair_with_heads_inside(tmp_path):
+    """One file of one repository, whatever else it has; for the drop-in too."""
+    name = "Qwen3.6-27B-MTP-Q4_K_M.gguf"
+    files = {name: write_mtp(tmp_path / "m.gguf", CYCLE), "Qwen3.6-27B-MTP-Q8_0.gguf": tmp_path}
+    with serving({"unsloth/Qwen3.6-27B-MTP-GGUF": files}) as there:
+        files["Qwen3.6-27B-MTP-Q8_0.gguf"] = files[name]
+        home = tmp_path / "home"
+        done = there.run(home, "pull", "qwen3.6-27b-mtp")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(".gguf") == 1
+        assert done.stderr.endswith("use it: dspark-gguf chat -m qwen3.6-27b-mtp\n")
+        words = ("run", "-v", "--raw", "-m", "qwen3.6-27b-mtp", "-n", "2", "ABC")
+        ran = there.run(home, *words)
+        assert ran.returncode == 0, ran.stderr
+        assert "draft (MTP) Qwen3.6-27B-MTP-Q4_K_M on CPU" in ran.stderr
+        assert [sent for sent, _, _ in there.sent] == [name]
+        shown = there.run(home, "models", "qwen3.6-27b-mtp")
+        assert shown.stdout.count(name) == 2  # the target here, and the draft here
+
+
+def test_the_headers_of_models_are_not_read(shelf, demo_files, monkeypatch):
+    """Each would take up to a tenth of a second; the first bytes tell enough."""
+    target = write_cycle_llama(shelf / NAME)
+    shutil.copy(demo_files[1], shelf / "large.gguf")
+    seen = []
+    monkeypatch.setattr(catalog, "read_header", lambda path: seen.append(path) or read_header(path))
+    assert here(target) == []
+    assert seen == []
+    write_eagle3(shelf / "some.gguf")
+    assert len(here(target)) == 1
 
 
 def test_choose_among_nothing(shelf):
