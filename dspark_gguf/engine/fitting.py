@@ -7,7 +7,6 @@ same would make the machine swap, or end this process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,11 +78,15 @@ def open_what_fits(
     header, most = read_header(path), n_ctx
     n_ctx = asked.n_ctx or min(n_ctx, header.get("context_length", n_ctx))
     need = partial(draft_need, header, target)
+    why = ""
     for options in ways_to_fit(need, asked, n_ctx, beside, most):
-        with suppress(ResourceError):  # it takes more than its header told
+        try:
             caches = load(options)
-            return caches, options, what_gave_way(need, asked, options, n_ctx, beside)
-    return [], asked, what_gave_way(need, asked, None, n_ctx, beside)
+        except ResourceError as error:  # it takes more than its header told
+            why = why or error.problem
+        else:
+            return caches, options, what_gave_way(need, asked, options, n_ctx, beside, why)
+    return [], asked, what_gave_way(need, asked, None, n_ctx, beside, why)
 
 
 def draft_need(draft: Header, target: Header, options: ModelOptions, n_ctx: int) -> Need:
@@ -118,22 +121,27 @@ def ways_to_fit(
 
 
 def what_gave_way(
-    need_of_it: Needed, asked: DraftOptions, used: DraftOptions | None, n_ctx: int, beside: Beside
+    need_of_it: Needed,
+    asked: DraftOptions,
+    used: DraftOptions | None,
+    n_ctx: int,
+    beside: Beside,
+    why: str = "",
 ) -> str:
-    """One sentence; empty where the draft is loaded as asked."""
+    """One sentence; empty where the draft is loaded as asked. `why` it failed, if it was tried."""
     if used is asked:
         return ""
     need = need_of_it(asked, n_ctx)
     on_gpu = beside.gpu is not None and need.on_gpu > 0
     free = beside.gpu if on_gpu and beside.gpu is not None else beside.main
     where = "on the GPU" if on_gpu else "in main memory"
-    why = (
+    why = why or (
         f"the draft needs {need.at(on_gpu) / _GIB:.1f} GiB {where}, and beside the target "
         f"{max(free, 0) / _GIB:.1f} GiB are free"
     )
     if used is None:
-        return f"{why}: it is not loaded, and drafts are copied from the conversation alone"
-    less = f"{why}: its context is {used.n_ctx} tokens"
+        return f"{why}: the draft is not loaded, and guesses are copied from the conversation alone"
+    less = f"{why}: the draft's context is {used.n_ctx} tokens"
     return less + (f", its cache {_SMALL}" if _is_small(used) and not _is_small(asked) else "")
 
 
