@@ -250,9 +250,9 @@ class Speculation(_Part):
     """Rule for the length of a draft. auto: optimal, but threshold if speculation is on or there is
     a minimum probability, and fixed if that is 0."""
     drafter: str = "auto"
-    """Source of drafts: model; lookup, which copies from the conversation and needs no draft model;
-    or an installed drafter. auto: model and lookup with the optimal rule; else model, or lookup
-    without a draft model."""
+    """Source of drafts: model, the draft of whatever kind; lookup, which copies from the
+    conversation and needs no draft; or an installed drafter. auto: model and lookup with the
+    optimal rule; else model, or lookup without a draft model."""
     lookup_store: str | None = None
     """More text for lookup to copy from: a file made by `dspark-gguf lookup build`."""
     draft_max: int | None = Field(default=None, ge=0, le=MAX_DRAFT)

@@ -14,6 +14,8 @@ from dspark_gguf.engine.sequence import SequenceCache, common_prefix
 
 #: From so many tokens on a prefix is copied from another conversation, or is a loss.
 _WORTH_IT = 16
+#: Drafts whose caches hold something else than a prefix of the tokens.
+_UNSHARED = ("block", "foreign")
 
 
 @dataclass(eq=False)
@@ -89,5 +91,5 @@ class Places:
 
 def _share(source: SequenceCache, taker: SequenceCache, prompt: Sequence[int]) -> None:
     """What a cache holds of a prompt, for another one too, where its memory can do that."""
-    if source.rollback == taker.rollback == "removal" and source.kind == "model":
-        taker.share(source, common_prefix(source.tokens, prompt[:-1]))
+    if source.rollback == taker.rollback == "removal" and source.kind not in _UNSHARED:
+        taker.share(source, prompt[:-1])

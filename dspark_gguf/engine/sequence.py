@@ -202,9 +202,10 @@ class SequenceCache:
         for listener in self.listeners:
             listener.on_pass(len(tokens), first)
 
-    def share(self, other: SequenceCache, length: int) -> None:
-        """Hold the first `length` tokens of another sequence of the context, in the same cells."""
+    def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
+        """Hold what another sequence of the context holds of a prompt, in the same cells."""
         self.trim(0)
+        length = common_prefix(other.tokens, prompt)
         memory = llama_cpp.llama_get_memory(self.pointer)
         llama_cpp.llama_memory_seq_cp(memory, other.sequence, self.sequence, 0, length)
         self.tokens[:] = other.tokens[:length]

@@ -123,6 +123,16 @@ class StateCache(Follower):
         self._base = self.covered - 1
         self._kept = {}
 
+    def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
+        """As any cache, after the target did so; also the state of the newest token, if known."""
+        super().share(other, prompt[self._first :])
+        self.adopt(self.tokens)
+        assert isinstance(other, StateCache)
+        place = self._base - other._base
+        if 0 <= place < len(other._said) - other._base and self._base < self._target.length:
+            self._states[0] = other._states[place]
+            self._said.append(self._target.tokens[self._base])
+
     def on_trim(self, length: int) -> None:
         """All tokens from position `length` on are void; the next one may be the same again."""
         self._take_back(length + 1 - self._first if length else 0)

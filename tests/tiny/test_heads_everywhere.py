@@ -197,3 +197,23 @@ def test_methods_of_the_bench(files):
         speculation = make_methods(["mtp"], "mtp")[1].speculation
         plain, answer = plain_and(pair, Sampling(temperature=0), speculation)
         assert plain.tokens == answer.tokens
+
+
+@pytest.mark.parametrize("name", ["hy_v3, copy", "mimo2, 3 heads, copy", "eagle3", "assistant"])
+def test_a_common_beginning_is_read_once(files, name):
+    """Also by the draft: it is as right as if it had read that itself."""
+    common = [*CYCLE, *CYCLE]
+    greedy = Sampling(temperature=0, ignore_eos=True)
+    with crowd_of(files, name, 3) as pair:
+        batcher = Batcher(pair, ALWAYS, parallel=3)
+        first = batcher.submit([*common, *PROMPT], greedy, Limits(max_tokens=40))
+        for _ in range(4):
+            batcher.step()
+        rest = [
+            batcher.submit([*common, *PROMPT[k:]], greedy, Limits(max_tokens=30)) for k in (1, 2)
+        ]
+        list(batcher)
+        assert all(each.answer.cached_tokens >= len(common) - 1 for each in rest)
+        for each in (first, *rest):
+            tally = each.answer.tally
+            assert tally.drafted == tally.accepted > 0
