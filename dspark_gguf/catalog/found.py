@@ -17,13 +17,7 @@ from statistics import fmean
 import numpy as np
 
 from dspark_gguf import hub
-from dspark_gguf.catalog.kinds import (
-    NAMES,
-    kind_of_draft,
-    most_guesses,
-    share_of_a_pass,
-    why_unfit,
-)
+from dspark_gguf.catalog.kinds import NAMES, kind_of_draft, most_guesses, share_of_a_pass
 from dspark_gguf.catalog.local import files_here
 from dspark_gguf.catalog.pairs import OWN_HEADS, pairs_for
 from dspark_gguf.config import Speculation
@@ -82,11 +76,8 @@ def drafts_here(target: Header, unfit: list[str] | None = None) -> list[Found]:
     found: dict[str, Found] = {}
     for each in (*drafts_inside(target), *_beside(target), *_in_stores(target), *_listed(target)):
         with suppress(OSError, DSparkError):  # a damaged file, or one that vanished meanwhile
-            header = read_header(each.path)
-            if each.kind == "plain":
-                problem = why_incompatible(target, header)
-            else:
-                problem = why_unfit(header, target)
+            is_own = each.path == target.path
+            problem = "" if is_own else why_incompatible(target, read_header(each.path))
             if not problem:
                 found.setdefault(os.path.realpath(each.path), each)
             elif unfit is not None:

@@ -32,12 +32,6 @@ def kind_of_draft(header: Header, target: Header | None = None) -> str:
     return {"model": "plain", "eagle3": "eagle3"}.get(kind, "mtp")
 
 
-def why_unfit(header: Header, target: Header) -> str:
-    """Why a draft that needs its target cannot draft for this one; empty if it can."""
-    made_for = target_draft(header, target)
-    return "it needs no target" if made_for is None else made_for.why_not_for(target)
-
-
 def most_guesses(header: Header, target: Header) -> int:
     """Of a round."""
     made_for = target_draft(header, target)

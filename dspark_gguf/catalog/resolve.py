@@ -18,7 +18,7 @@ from dspark_gguf.catalog.demo import Progress, demo_file, demo_pair, source_mode
 from dspark_gguf.catalog.local import OLLAMA, ollama_path
 from dspark_gguf.catalog.pairs import OWN_HEADS, known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
-from dspark_gguf.errors import DSparkError, ModelError, UsageError
+from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.naming import HubName
 
 if TYPE_CHECKING:
@@ -234,9 +234,14 @@ def load_pair(
 
     found: list[str] = []
     target_path, draft_path = resolve(model, draft, progress, found.append)
-    pair = Pair(
-        target_path, draft_path, target_options, draft_options, chat_template, conversations
-    )
+    options = target_options, draft_options, chat_template, conversations
+    try:
+        pair = Pair(target_path, draft_path, *options)
+    except (ModelError, ResourceError) as error:
+        if not found or draft_path != target_path:
+            raise
+        pair = Pair(target_path, None, *options)  # its own heads give way
+        pair.notes.append(f"{error.problem}: its prediction heads are not used")
     pair.found = "; ".join(found)
     if model in (None, "demo"):
         pair.notes.append(

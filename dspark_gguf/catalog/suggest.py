@@ -14,7 +14,7 @@ import numpy as np
 
 from dspark_gguf.catalog.demo import Progress
 from dspark_gguf.catalog.found import drafts_inside, names_of, neighbours
-from dspark_gguf.catalog.kinds import kind_of_draft, share_of_a_pass, why_unfit
+from dspark_gguf.catalog.kinds import kind_of_draft, share_of_a_pass
 from dspark_gguf.catalog.listing import as_table, quote
 from dspark_gguf.catalog.local import local_files
 from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair, pairs_for
@@ -128,7 +128,7 @@ def _on_disk(target: Header, skipped: list[str]) -> Iterator[Candidate]:
             plain = kind == "plain"
             if plain and size_on_disk(path) >= size:
                 continue
-            problem = why_incompatible(target, header) if plain else why_unfit(header, target)
+            problem = why_incompatible(target, header)
         except (DSparkError, OSError) as error:
             skipped.append(f"{name}: {getattr(error, 'problem', error)}")
             continue

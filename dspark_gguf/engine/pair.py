@@ -25,6 +25,7 @@ from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.timing import measure, measure_again
 from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.schedule.expected import is_hopeless
 
@@ -111,9 +112,14 @@ class Pair:
         if self._draft_caches:
             return self._draft_caches[conversation]
         asked, beside = self._draft_options, self._beside
-        found, used, note = open_what_fits(
-            path, asked, self.target.header, target.n_ctx, beside, self._open
-        )
+        try:
+            found, used, note = open_what_fits(
+                path, asked, self.target.header, target.n_ctx, beside, self._open
+            )
+        except DSparkError as error:
+            if not self.found:  # who named it is told
+                raise
+            found, used, note = [], asked, f"{error.problem}: the draft that was found is not used"
         self.notes += [note] if note else []
         if not found:
             self._draft_path = None

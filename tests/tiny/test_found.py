@@ -15,7 +15,8 @@ from dspark_gguf.catalog.found import Found, choose, drafts_here, find_draft
 from dspark_gguf.catalog.kinds import share_of_a_pass
 from dspark_gguf.engine import library
 from dspark_gguf.engine.gguf import read_header
-from dspark_gguf.engine.model import file_stamp
+from dspark_gguf.engine.model import Model, file_stamp
+from dspark_gguf.errors import ModelError, ResourceError
 from dspark_gguf.learned import Learned, learned_dir, learned_of
 from tests.fake_hub import serving
 from tests.tiny_dflash import write_dflash
@@ -413,6 +414,46 @@ def test_the_headers_of_models_are_not_read(shelf, demo_files, monkeypatch):
     assert seen == []
     write_eagle3(shelf / "some.gguf")
     assert len(here(target)) == 1
+
+
+def test_a_found_draft_that_cannot_be_loaded(shelf, monkeypatch):
+    """Nobody named it: the target answers without, and a note says why. A named one is refused."""
+    target, draft = write_cycle_llama(shelf / NAME), write_eagle3(shelf / "eagle3-a.gguf")
+
+    def refuse(*_):
+        raise ModelError("llama.cpp is too old", "")
+
+    monkeypatch.setattr("dspark_gguf.engine.pair.open_drafts", refuse)
+    with load_pair(target) as pair:
+        assert pair.draft_cache() is None
+        assert "llama.cpp is too old: the draft that was found is not used" in pair.notes
+    with load_pair(target, draft) as pair, pytest.raises(ModelError, match="too old"):
+        pair.draft_cache()
+
+
+def test_heads_without_memory_for_them(shelf, monkeypatch):
+    """A target that loads only without its own heads: the draft gives way."""
+    target, load = write_mtp(shelf / NAME, CYCLE), Model._load
+
+    def only_without(model):
+        if model.has_heads:
+            raise ResourceError("no memory on the GPU", "")
+        return load(model)
+
+    monkeypatch.setattr(Model, "_load", only_without)
+    with load_pair(target) as pair:
+        assert pair.draft_cache() is None
+        assert "no memory on the GPU: its prediction heads are not used" in pair.notes
+    with pytest.raises(ResourceError):
+        load_pair(target, "mtp")
+
+
+def test_another_vocabulary_of_the_same_size(shelf):
+    """Its header tells: it is not used, and no error comes of it."""
+    target = write_llama(shelf / NAME, Tiny(changed=((100, "other"),)))
+    write_dflash(shelf / "dspark-a.gguf")
+    assert here(target) == []
+    assert "token 100 is" in find_draft(target)[1]
 
 
 def test_choose_among_nothing(shelf):
