@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +15,8 @@ from dspark_gguf.dropin.books import borrow
 from dspark_gguf.engine.compatible import require_same_tokens
 from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import llama_facts, model_facts
-from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.fitting import free_for, open_what_fits
+from dspark_gguf.engine.gguf import read_header, readable_gguf
 from dspark_gguf.engine.heads import is_own_draft, overrides_for, require_model
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache
@@ -77,17 +79,29 @@ def open_cache_of(
     target_path: str,
     pointer: Any,
 ) -> SequenceCache | None:
-    """The cache of a draft model; None if the draft is not a model.
+    """The cache of a draft model; None if the draft is not a model, or has no room in memory.
 
-    `pointer` is llama.cpp's to the target, which has its own prediction heads.
+    `pointer` is llama.cpp's to the target, which has its own prediction heads. A warning says what
+    of the draft gives way where memory is short.
 
     Raises:
         PairError: another vocabulary than the target's.
 
     """
     if isinstance(draft, str | Path):
-        own = _has_own(target_path, draft) and Model(target_path, options, True, pointer)
-        return open_drafts(draft, options, [target], vocabulary, target_path, target=own or None)[0]
+
+        def load(options: DraftOptions) -> list[SequenceCache]:
+            own = _has_own(target_path, draft) and Model(target_path, options, True, pointer)
+            names = draft, options, [target], vocabulary, target_path
+            return open_drafts(*names, target=own or None)
+
+        path, header = readable_gguf(draft), read_header(target_path)
+        found, _, note = open_what_fits(
+            path, options, header, target.n_ctx, free_for(options), load
+        )
+        if note:
+            warnings.warn(note, stacklevel=4)
+        return found[0] if found else None
     if isinstance(draft, llama_cpp.Llama):
         theirs = Vocabulary(draft._model.model, owner=draft)
         names = os.path.basename(target_path), os.path.basename(draft.model_path)

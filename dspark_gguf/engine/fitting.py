@@ -38,11 +38,18 @@ class Beside:
     gpu: int | None = None  # None: there is no GPU
 
     @classmethod
-    def of(cls, path: str | Path, options: ModelOptions | None, draft: DraftOptions) -> Beside:
+    def of(
+        cls,
+        path: str | Path,
+        options: ModelOptions | None,
+        draft: DraftOptions,
+        conversations: int = 1,
+    ) -> Beside:
         """What is free now, less what this target will take; ask before it is loaded."""
         header, options = read_header(path), options or ModelOptions()
         n_ctx = default_context(options, header.get("context_length", DEFAULT_CONTEXT))
-        return cls.beside(need_of(header, options, n_ctx), options, draft)
+        need = need_of(header, options, n_ctx, n_seq=conversations)
+        return cls.beside(need, options, draft)
 
     @classmethod
     def beside(cls, target: Need, options: ModelOptions, draft: DraftOptions) -> Beside:
@@ -61,6 +68,11 @@ class Beside:
         # What is on the GPU needs next to nothing elsewhere.
         in_main = need.at(on_gpu=False)
         return on_gpu and (in_main <= self.main * (1.0 - _SPARE) or not in_main)
+
+
+def free_for(draft: DraftOptions) -> Beside:
+    """What is free for a draft whose target is loaded already."""
+    return Beside.beside(Need(0, 0, 0, 1, 0), ModelOptions(), draft)
 
 
 def open_what_fits(

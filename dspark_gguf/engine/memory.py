@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dspark_gguf.config import MAX_DRAFT, ModelOptions
+from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, ModelOptions
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.library import Device, bytes_per_value
@@ -172,15 +172,21 @@ def need_of(
     is_draft: bool = False,
     heads: int | None = None,
     is_loaded: bool = False,
+    n_seq: int = 1,
 ) -> Need:
     """Memory that the model of this file needs with a context of `n_ctx` tokens.
 
-    `heads` as for `Footprint`; with `is_loaded` the weights are there already.
+    `heads` as for `Footprint`; with `is_loaded` the weights are there already; the context is for
+    at most `n_seq` conversations.
     """
     footprint = Footprint(header, options, heads)
+    n_seq = footprint.conversations(min(n_seq, MOST_ROWS))
     # A draft reads token by token, and keeps no snapshots.
-    states, rows = (1, 1) if is_draft else (1 + footprint.snapshots(MAX_DRAFT), MAX_DRAFT + 1)
-    cache = footprint.cache_bytes(n_ctx, states)
+    states, rows = 1, 1
+    if not is_draft:
+        states, rows = 1 + footprint.snapshots(MAX_DRAFT, n_seq), MAX_DRAFT + 1
+    rows = min(n_seq * rows, max(rows, MOST_ROWS))
+    cache = footprint.cache_bytes(n_ctx, n_seq * states)
     layers = footprint.layers + 1
     on_gpu = min(wanted_gpu_layers(options), layers)
     buffers = footprint.buffer_bytes(n_ctx, rows)

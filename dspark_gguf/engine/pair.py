@@ -76,7 +76,7 @@ class Pair:
         require_model(header)
         with_heads = self._draft_path is not None and is_own_draft(header, self._draft_path)
         started = perf_counter()
-        self._beside = Beside.of(target, target_options, self._draft_options)
+        self._beside = Beside.of(target, target_options, self._draft_options, conversations)
         self.target = Model(target, target_options or ModelOptions(), with_heads)
         self._profile_seconds = max(_PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         self.vocabulary: Vocabulary = self.target.vocabulary

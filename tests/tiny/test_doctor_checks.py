@@ -15,6 +15,7 @@ from dspark_gguf.engine import library
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.memory import Need, need_of, room
 from dspark_gguf.errors import EngineError, PairError
+from tests.tiny_kinds import WRITERS
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +124,15 @@ def test_what_a_model_takes_is_known_before_it_is_loaded(tiny_files, name):
         assert need.weights == pair.target.size
         assert need.layers == pair.target.n_layer + 1
         assert need.on_gpu == 0 or library.can_offload()
+
+
+@pytest.mark.parametrize("kind", ["llama", "lfm2", "mamba"])
+def test_what_several_conversations_take(tmp_path, kind):
+    """Each has its own state and snapshots of it; attention is shared."""
+    path = WRITERS[kind](tmp_path / "m.gguf")
+    with load_pair(path, conversations=4) as pair:
+        need = need_of(read_header(path), ModelOptions(), pair.target_cache.context.n_ctx, n_seq=4)
+        assert need.cache == pair.target_cache.context.cache_bytes
 
 
 GIB = 1024**3

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
+from dspark_gguf import Decoder, DSparkLlama, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine import library, memory
 from dspark_gguf.engine.fitting import Beside, draft_need, ways_to_fit, what_gave_way
@@ -157,9 +157,9 @@ def answers(pair):
 
 def free_memory(monkeypatch, path, draft, share):
     """So much free memory that this share of the draft fits beside its target."""
-    target = need_of(read_header(path), ModelOptions(), 8192)
+    target = need_of(read_header(path), ModelOptions(), 8192).total if path else 0
     more = need_of(read_header(draft), DraftOptions(), 8192, is_draft=True)
-    free = target.total + int(more.total * share / 0.95)
+    free = target + int(more.total * share / 0.95)
     device = library.Device("CPU", "a CPU", "CPU", free, 2 * free)
     monkeypatch.setattr(library, "devices", lambda: [device])
 
@@ -178,6 +178,18 @@ def test_a_pair_in_little_memory(monkeypatch, long_draft, tmp_path, share, n_ctx
         assert len(said) == (share < 1)
         assert answers(pair) == wanted
         assert pair.draft_cache() is cache  # once decided, it stays so
+
+
+@pytest.mark.parametrize(("share", "n_ctx"), [(0.6, 4096), (0.02, None)])
+def test_the_drop_in_in_little_memory(monkeypatch, long_draft, tmp_path, share, n_ctx):
+    """The same, as a warning: Python code has no other place for it."""
+    target = write_llama(tmp_path / "t.gguf", Tiny(context=8192))
+    free_memory(monkeypatch, None, long_draft, share)
+    with pytest.warns(UserWarning, match="the draft needs"):
+        llama = DSparkLlama(str(target), draft=str(long_draft), n_ctx=8192, verbose=False)
+    assert (llama._draft and llama._draft.n_ctx) == n_ctx
+    assert llama.create_completion("hello", max_tokens=4)["choices"][0]["text"]
+    llama.close()
 
 
 def test_the_targets_own_heads_need_a_cache_alone(tmp_path):
