@@ -60,7 +60,9 @@ class Beside:
         shares_gpu = shares_gpu or bool(set(options.devices) & set(draft.devices))
         if gpu is not None and shares_gpu:
             gpu -= target.at(on_gpu=True)
-        return cls((room(devices, draft, on_gpu=False) or 0) - target.at(on_gpu=False), gpu)
+        main = room(devices, draft, on_gpu=False)
+        main = library.free_memory() if main is None else main
+        return cls(main - target.at(on_gpu=False), gpu)
 
     def has_room_for(self, need: Need) -> bool:
         """Whether it fits, with a little to spare."""

@@ -23,7 +23,7 @@ def test_the_shipped_list():
     assert len(pairs) >= 15
     assert pairs[0].name == "demo"
     assert [pair.name for pair in pairs if pair.status == "tested"] == ["demo"]
-    assert {pair.kind for pair in pairs} == {"plain", "dspark", "mtp", "eagle3"}
+    assert {pair.kind for pair in pairs} == {"plain", "dspark", "dflash", "mtp", "eagle3"}
     assert [pair for pair in pairs if pair.gigabytes("target") is None] == []
     packages = [pair for pair in pairs if pair.target.startswith("package:")]
     assert packages == pairs[:1]
