@@ -88,6 +88,14 @@ class FixedCosts:
         """Nothing to learn."""
 
 
+def seconds_at(seconds: Floats, rows: int | npt.NDArray[np.int64]) -> Floats:
+    """Seconds of passes of so many rows; beyond its end a table is as steep as on the whole."""
+    slope = (seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1)
+    inside = np.minimum(rows, len(seconds))
+    found: Floats = seconds[inside - 1] + slope * (rows - inside)
+    return found
+
+
 class _Table(BaseModel, allow_inf_nan=False):
     target_seconds: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
     draft_seconds: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.engine.sequence import SequenceCache, common_prefix
+from dspark_gguf.engine.protocol import common_prefix
+from dspark_gguf.engine.sequence import SequenceCache
 
 #: From so many tokens on a prefix is copied from another conversation, or is a loss.
 _WORTH_IT = 16
-#: Drafts whose caches hold something else than a prefix of the tokens.
-_UNSHARED = ("block", "foreign")
+#: What holds the tokens themselves, or pairs with the target's states: it can be copied.
+_SHARED = ("model", "mtp", "eagle3")
 
 
 @dataclass(eq=False)
@@ -91,5 +92,5 @@ class Places:
 
 def _share(source: SequenceCache, taker: SequenceCache, prompt: Sequence[int]) -> None:
     """What a cache holds of a prompt, for another one too, where its memory can do that."""
-    if source.rollback == taker.rollback == "removal" and source.kind not in _UNSHARED:
+    if source.rollback == taker.rollback == "removal" and source.kind in _SHARED:
         taker.share(source, prompt[:-1])

@@ -71,10 +71,9 @@ class Sampler:
         self.greedy = settings.temperature == 0.0
         #: How many of the most probable tokens can be drawn; 0: all of them.
         self.reach = 1 if self.greedy else settings.top_k
+        #: Whether more is asked than a threshold below the best logit.
+        self._ranks = bool(settings.top_k) or (settings.top_p, settings.typical_p) != (1.0, 1.0)
         self._counter = _Counter()
-        cuts = {self._typical: settings.typical_p != 1.0, self._top_p: settings.top_p != 1.0}
-        cuts |= {self._min_p: settings.min_p != 0.0}
-        self._cuts = [cut for cut, is_on in cuts.items() if is_on]
 
     @classmethod
     def of(cls, settings: Sampling, tokenizer: Tokenizer) -> Sampler:
@@ -136,14 +135,13 @@ class Sampler:
         if self.greedy:
             return Dist.point(best)
         ids, logits = self._candidates(row)
-        probs = _softmax(logits)
-        for cut in self._cuts:
-            kept = cut(probs)
-            if len(kept) < len(ids):
-                ids, logits, probs = ids[kept], logits[kept], probs[kept]
-                probs = probs / probs.sum()
-        order = np.argsort(ids)
-        return Dist(ids[order], _softmax(logits, self.settings.temperature)[order])
+        if self.settings.typical_p != 1.0:
+            kept = self._typical(_softmax(logits))
+            ids, logits = ids[kept], logits[kept]
+        if self._ranks:
+            order = np.argsort(ids[: self._likeliest(logits)])
+            ids, logits = ids[order], logits[order]
+        return Dist(ids, _softmax(logits, self.settings.temperature))
 
     def _adjusted(self, row: Row, history: Sequence[int], drafted: Sequence[int]) -> Row:
         """Logit bias, then repetition, frequency and presence penalties."""
@@ -174,18 +172,20 @@ class Sampler:
         return np.unique(np.asarray(seen), return_counts=True)
 
     def _candidates(self, row: Row) -> tuple[Ids, Probabilities]:
-        """Ids and logits that top-k leaves, never a -inf; descending if a later step needs it."""
+        """Ids and logits that top-k leaves, the likeliest first; never a -inf."""
         k = self.settings.top_k
-        if not k and self.settings.top_p == 1.0 and self.settings.typical_p == 1.0:
-            # min-p alone needs no order and no sum: it is a threshold below the best logit.
+        if not self._ranks:  # then ids ascend, and min-p is done: it needs no order and no sum
             floor = math.log(self.settings.min_p) if self.settings.min_p > 0 else -math.inf
             ids = np.flatnonzero(row >= row.max() + floor)
             ids = ids[np.isfinite(row[ids])]
             return ids, row[ids].astype(np.float64)
         ids = _at_least(row, k) if 0 < k < len(row) else np.arange(len(row))
-        ids = ids[np.isfinite(row[ids])]
         ids = ids[np.argsort(-row[ids])[: k or None]]
-        return ids, row[ids].astype(np.float64)
+        logits = row[ids].astype(np.float64)
+        if logits[-1] == -math.inf:
+            count = np.count_nonzero(np.isfinite(logits))
+            return ids[:count], logits[:count]
+        return ids, logits
 
     def _typical(self, probs: Probabilities) -> Ids:
         """Locally typical sampling (Meister et al. 2022)."""
@@ -196,12 +196,18 @@ class Sampler:
         count = int(np.searchsorted(probs[order].cumsum(), self.settings.typical_p, "right")) + 1
         return np.sort(order[:count])
 
-    def _top_p(self, probs: Probabilities) -> Ids:
-        count = int(np.searchsorted(probs.cumsum(), self.settings.top_p)) + 1
-        return np.arange(min(count, len(probs)))
-
-    def _min_p(self, probs: Probabilities) -> Ids:
-        return np.flatnonzero(probs >= self.settings.min_p * probs.max())
+    def _likeliest(self, logits: Probabilities) -> int:
+        """How many of these, the likeliest first, top-p and min-p leave."""
+        settings, count = self.settings, len(logits)
+        if settings.top_p == 1.0 and settings.min_p == 0.0:
+            return count
+        against_best = np.exp(logits - logits[0])
+        if settings.top_p != 1.0:
+            sums = against_best.cumsum()
+            count = min(count, int(np.searchsorted(sums, settings.top_p * sums[-1])) + 1)
+        if settings.min_p != 0.0:
+            count = min(count, int(np.count_nonzero(against_best >= settings.min_p)))
+        return count
 
 
 class _Counter:
@@ -263,9 +269,10 @@ def _at_least(row: Row, k: int) -> Ids:
     least k logits reach the k-th largest of their maxima, and few more do.
     """
     columns = len(row) // 64
-    pool = row
-    if columns > k:
-        maxima = row[: columns * 64].reshape(64, columns).max(axis=0)
-        pool = row[row >= np.partition(maxima, columns - k)[columns - k]]
-    floor = np.partition(pool, len(pool) - k)[len(pool) - k]
-    return np.flatnonzero(row >= floor)
+    if columns <= k:
+        return np.flatnonzero(row >= np.partition(row, len(row) - k)[len(row) - k])
+    maxima = row[: columns * 64].reshape(64, columns).max(axis=0)
+    ids = np.flatnonzero(row >= np.partition(maxima, columns - k)[columns - k])
+    pool = row[ids]
+    best: Ids = ids[pool >= np.partition(pool, len(pool) - k)[len(pool) - k]]
+    return best

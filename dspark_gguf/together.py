@@ -49,18 +49,17 @@ def verify_together(
     joint: bool = True,
     equal: bool = False,
 ) -> list[Pass]:
-    """The parts of a pass of at most `most` tokens that verify as much of the drafts as pays.
+    """The parts of a pass that verifies at most `most` draft tokens, as many as pay.
 
     Unless `joint`, each draft is verified as it is: under `rejection` no choice may depend on what
     comes after a token. If `equal`, all verify the same number of tokens.
     """
-    most -= sum(run.unread for run in runs)
     survivals = [run.scheduler.survival(one) for run, one in zip(runs, drafts, strict=True)]
     lengths = [len(draft) for draft in drafts]
     known = [each for each in survivals if each is not None]
     if joint and len(runs) > 1 and len(known) == len(runs):
         rate = max(run.scheduler.rate for run in runs)
-        lengths = allot(known, costs.whole.target_seconds, rate, most, equal)
+        lengths = allot(known, costs.pass_seconds, rate, most, equal)
     elif sum(lengths) > most:
         lengths = [min(length, most // len(runs)) for length in lengths]
     chosen = [

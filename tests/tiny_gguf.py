@@ -19,7 +19,7 @@ EOS, IM_END = 256 + 4, 256 + 6
 @dataclass(frozen=True)
 class Tiny:
     """What to write; `changed` replaces the text of token ids, `padding` adds ids at the end,
-    `split` is the most tensors of a file."""
+    `turned` gives the ordinary tokens' ids in reverse, `split` is the most tensors of a file."""
 
     seed: int = 0
     noise: float = 0.0
@@ -29,6 +29,7 @@ class Tiny:
     context: int = 256
     padding: int = 0
     changed: tuple[tuple[int, str], ...] = ()
+    turned: bool = False
     template: str | None = TEMPLATE
     add_bos: bool = False
     add_eos: bool = False
@@ -49,6 +50,7 @@ def byte_names():
 
 def vocabulary(tiny):
     tokens = [*byte_names(), "he", "ll", "llo", "hello", *SPECIAL]
+    tokens[:260] = tokens[:260][:: -1 if tiny.turned else 1]
     tokens += [f"[PAD{k}]" for k in range(tiny.padding)]
     for token, text in tiny.changed:
         tokens[token] = text
@@ -141,6 +143,8 @@ def write_llama(path: Path, tiny: Tiny = Tiny()) -> Path:
     small = width**-0.5
     # Padding comes last, so that the weights before it are the same with and without it.
     embedding, output = draw(263, width), draw(263, width, scale=4 * small)
+    for table in (embedding, output):
+        table[:260] = table[:260][:: -1 if tiny.turned else 1].copy()
     pad = np.zeros((size - 263, width), dtype=np.float32)
     writer.add_tensor("token_embd.weight", np.concatenate([embedding, pad]))
     writer.add_tensor("output.weight", np.concatenate([output, pad]))

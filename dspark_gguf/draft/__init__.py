@@ -14,6 +14,7 @@ from dspark_gguf.draft.eagle3 import EagleDrafter as EagleDrafter
 from dspark_gguf.draft.foreign import ForeignDrafter as ForeignDrafter
 from dspark_gguf.draft.grammar import within as within
 from dspark_gguf.draft.lookup import LookupDrafter as LookupDrafter
+from dspark_gguf.draft.mapped import MappedDrafter as MappedDrafter
 from dspark_gguf.draft.model import ModelDrafter as ModelDrafter
 from dspark_gguf.draft.mtp import HeadDrafter as HeadDrafter
 from dspark_gguf.draft.store import Store as Store

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from typing_extensions import Self
 
 from dspark_gguf.draft.base import Kit, Stepwise, drafter
-from dspark_gguf.engine.protocol import Pass, Passes
+from dspark_gguf.engine.protocol import Pass, Passes, common_prefix
 from dspark_gguf.errors import UsageError
+from dspark_gguf.noise import Draws
 from dspark_gguf.records import NO_DRAFT, Draft, Segment
 from dspark_gguf.sampling import margin
 from dspark_gguf.schedule import Plan
@@ -30,6 +31,7 @@ _BREAK = "\n"
 
 
 if TYPE_CHECKING:
+    from dspark_gguf.draft.answer_grammar import AnswerGrammar
     from dspark_gguf.engine.sequence import SequenceCache
     from dspark_gguf.engine.vocabulary import Vocabulary
 
@@ -39,6 +41,7 @@ class ForeignText:
 
     Attributes:
         ids: the draft's tokens; only the last few change when text is added.
+        same: as many of them are as they were when it was last set.
 
     """
 
@@ -50,21 +53,28 @@ class ForeignText:
         self._first = draft.tokenize("")
         self.ids = list(self._first)
         self._id_ends = [0] * len(self.ids)
+        self.same = 0
 
     @property
     def length(self) -> int:
         """Tokens of the target whose text it has."""
         return len(self._tokens)
 
+    def keep(self, tokens: Sequence[int]) -> None:
+        """Forget what is not the beginning of these tokens of the target."""
+        self.cut(common_prefix(self._tokens, tokens))
+
+    def cut(self, length: int) -> None:
+        """Forget the target's tokens from this place on."""
+        if length < self.length:
+            del self._tokens[length:], self._ends[length:]
+            del self._text[self._ends[-1] if self._ends else 0 :]
+            self._read_from(len(self._text))
+
     def follow(self, tokens: Sequence[int]) -> None:
-        """The target's committed tokens are now these."""
-        pairs = enumerate(zip(self._tokens, tokens, strict=False))
-        shorter = min(len(self._tokens), len(tokens))
-        same = next((k for k, (ours, theirs) in pairs if ours != theirs), shorter)
-        del self._tokens[same:], self._ends[same:]
-        start = self._ends[-1] if self._ends else 0
-        del self._text[start:]
-        for token in tokens[same:]:
+        """The target's committed tokens, which begin with those that it has, are now these."""
+        start = len(self._text)
+        for token in tokens[self.length :]:
             self._text += self._target.piece(token, special=True)
             self._tokens.append(token)
             self._ends.append(len(self._text))
@@ -76,6 +86,7 @@ class ForeignText:
         while kept > len(self._first) and not _is_boundary(self._text, self._id_ends[kept - 1]):
             kept -= 1
         at = self._id_ends[kept - 1] if kept > len(self._first) else 0
+        before = self.ids[kept:]
         del self.ids[kept:], self._id_ends[kept:]
         for place, text in _stretches(bytes(self._text[at:])):
             end = at + place
@@ -83,6 +94,7 @@ class ForeignText:
                 end += len(self._draft.piece(token, special=True))
                 self.ids.append(token)
                 self._id_ends.append(end)
+        self.same = min(self.same, kept + common_prefix(before, self.ids[kept:]))
 
 
 def continued(
@@ -145,6 +157,7 @@ class ForeignDrafter(Stepwise):
         self.cache, self.target, self.draft = cache, target, draft
         self._text = ForeignText(target, draft)
         self._ends = frozenset(draft.end_tokens)
+        self._is_new = True
 
     @classmethod
     def of(cls, kit: Kit) -> Self:
@@ -154,6 +167,17 @@ class ForeignDrafter(Stepwise):
             problem = f"no draft model with another tokenizer for drafter {cls.name}"
             raise UsageError(problem, "Name one with -d, or leave --drafter out.")
         return cls(cache, kit.vocabulary, cache.model.vocabulary)
+
+    def restart(
+        self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
+    ) -> None:
+        """Keep what is still true of the last conversation; the rest is read when drafting."""
+        self._text.keep(tokens)
+        self._is_new = True
+
+    def trim(self, length: int) -> None:
+        """Forget tokens that were not committed."""
+        self._text.cut(length)
 
     def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
         """Guess text, and say it in the target's tokens."""
@@ -165,7 +189,11 @@ class ForeignDrafter(Stepwise):
         room = self.cache.n_ctx - len(ids)
         if not ids or room <= 0:
             return NO_DRAFT
-        self.cache.reuse_prefix(ids[:-1])
+        if self._is_new:  # the cache may hold it from the answer before, by another drafter
+            self.cache.reuse_prefix(ids[:-1])
+        else:
+            self.cache.trim(min(self.cache.length, self._text.same, len(ids) - 1))
+        self._is_new, self._text.same = False, len(ids)
         unseen = ids[self.cache.length :]
         caught_up, ended = len(unseen), False
         guesses: list[int] = []

@@ -138,18 +138,26 @@ class ModelDrafter(StepDrafter):
         """Keep what is still true of the last conversation; the rest is read when drafting."""
         self._draws_anew(draws)
         self._constrained = Constrained(self.sampler, grammar) if grammar is not None else None
-        self.cache.reuse_prefix(tokens)
+        self.cache.reuse_prefix(self._read_as(tokens))
+
+    def _read_as(self, tokens: Sequence[int]) -> Sequence[int]:
+        """The draft's ids of the target's tokens."""
+        return tokens
+
+    def _said_as(self, row: Row) -> Row:
+        """A row of the draft by the target's ids."""
+        return row
 
     def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
         """A chain of draws; ends early at an unsure row or after an end token."""
         length = min(plan.length, self.cache.n_ctx - len(tokens))
-        unseen = tokens[self.cache.length :]
+        unseen = self._read_as(tokens[self.cache.length :])
         if length <= 0 or max(unseen) >= self.cache.n_vocab:
             return NO_DRAFT  # no room, or the target said a padded id that the draft's lacks
 
         def step(drafted: Sequence[int]) -> Passes[tuple[Row, None]]:
-            rows = yield Pass(self.cache, drafted[-1:] or unseen, 1)
-            return rows[0], None
+            rows = yield Pass(self.cache, self._read_as(drafted[-1:]) or unseen, 1)
+            return self._said_as(rows[0]), None
 
         sampler = self._constrained or self.sampler
         return (yield from self._chain(tokens, plan, length, len(unseen), sampler, step))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import llama_facts, model_facts
 from dspark_gguf.engine.fitting import free_for, open_what_fits
 from dspark_gguf.engine.gguf import read_header, readable_gguf
-from dspark_gguf.engine.heads import is_own_draft, overrides_for, require_model
+from dspark_gguf.engine.heads import is_own_draft, kind_of, overrides_for, require_model
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
@@ -103,11 +104,22 @@ def open_cache_of(
             warnings.warn(note, stacklevel=4)
         return found[0] if found else None
     if isinstance(draft, llama_cpp.Llama):
+        _require_model(draft)
         theirs = Vocabulary(draft._model.model, owner=draft)
         names = os.path.basename(target_path), os.path.basename(draft.model_path)
         require_same_tokens(vocabulary, theirs, *names)
         return borrow(draft, is_draft=True)
     return None
+
+
+def _require_model(draft: llama_cpp.Llama) -> None:
+    """Refuse a ``Llama`` of a file that llama.cpp cannot run as a model by itself."""
+    kind = "model"
+    with suppress(DSparkError):  # its file may be gone
+        kind = kind_of(read_header(draft.model_path))
+    if kind != "model":
+        problem = f"{os.path.basename(draft.model_path)} ({kind}) is no model by itself"
+        raise UsageError(problem, "Give its path instead of a Llama.")
 
 
 def own_drafter(draft: Any) -> Drafter | None:

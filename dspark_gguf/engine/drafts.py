@@ -18,6 +18,7 @@ from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.mtp import AssistantCache, HeadsCache
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.states import MOST_FLAGGED, StateCache
+from dspark_gguf.engine.token_map import token_map
 from dspark_gguf.engine.vocabulary import Vocabulary
 
 
@@ -64,8 +65,12 @@ def open_drafts(
         if n_seq > 1 and not options.n_ctx:
             n_ctx = targets[0].context.n_ctx  # they share it, as the target's sequences do
         caches = open_caches(draft, n_ctx, 1, interrupt, is_draft=True, n_seq=n_seq)
+        table = token_map(vocabulary, draft.vocabulary) if is_foreign else None
         for cache in caches:
-            cache.kind = "foreign" if is_foreign else cache.kind
+            if table is not None:
+                cache.kind, cache.token_map = "mapped", table
+            elif is_foreign:
+                cache.kind = "foreign"
         return caches
     except Exception:
         draft.close()

@@ -100,12 +100,12 @@ class AssistantCache(StateCache):
 
     def on_pass(self, count: int, first: int) -> None:
         """Keep the last states."""
-        part = min(count, RECENT)
-        rows = self._of_target(first + count)[first + count - part :]
-        self._said = []  # until its states are there
-        self._states[:part] = rows
-        self._base = self._target.length - part
-        self._said = self._target.tokens[:]
+        part, length = min(count, RECENT), self._target.length
+        same = min(length - count, len(self._said))
+        self._base = length + 1  # until its states are there
+        self._states[:part] = self._of_target(first + count)[first + count - part :]
+        self._said[same:] = self._target.tokens[same:]
+        self._base = length - part
 
     def _settle(self) -> None:
         self._base = min(self._base, self.seen)

@@ -24,6 +24,7 @@ from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.timing import measure, measure_again
+from dspark_gguf.engine.token_map import share_aligned
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_path
@@ -128,12 +129,8 @@ class Pair:
         self.caches["draft"] = cache = self._draft_caches[0]
         self.draft = cache.model
         self.notes += self.draft.notes
-        if cache.kind == "foreign":
-            why = difference(self.vocabulary, cache.model.vocabulary)
-            self.notes.append(
-                f"the draft has another tokenizer ({why}): its text is turned into the target's "
-                "tokens, which wins less than a draft of the target's own family"
-            )
+        if cache.kind in ("foreign", "mapped"):
+            self.notes.append(_other_tokenizer(self.vocabulary, cache))
         if cache.n_ctx < target.n_ctx:
             self.notes.append(
                 f"the draft's context is {cache.n_ctx} tokens, the target's {target.n_ctx}: "
@@ -259,3 +256,15 @@ class Pair:
         elif speculation.stopping_rule == "optimal":
             how += ", as many as pay here"
         return f"speculation {speculation.mode}: {kind}, {how}"
+
+
+def _other_tokenizer(target: Vocabulary, draft: SequenceCache) -> str:
+    """What to expect of a draft whose ids mean something else."""
+    vocabulary = draft.model.vocabulary
+    start = f"the draft has another tokenizer ({difference(target, vocabulary)}): "
+    if draft.kind == "mapped":
+        return f"{start}{draft.token_map.share:.1%} of the tokens are the same under other ids"
+    return (
+        f"{start}{share_aligned(target, vocabulary):.0%} of positions align; its text is turned "
+        "into the target's tokens, which wins less than a draft of the target's own family"
+    )

@@ -103,3 +103,10 @@ class Tokenizer(Protocol):
 
     def piece(self, token: int) -> bytes:
         """Bytes of a token; empty for a control token."""
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the longest common prefix of two token lists."""
+    length = min(len(left), len(right))
+    differs = np.asarray(left[:length]) != np.asarray(right[:length])
+    return int(differs.argmax()) if differs.any() else length

@@ -14,8 +14,9 @@ from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
 from dspark_gguf.engine.context import Context, Part, open_context
 from dspark_gguf.engine.memory import Footprint
 from dspark_gguf.engine.model import Model
-from dspark_gguf.engine.protocol import Pass, Rows
+from dspark_gguf.engine.protocol import Pass, Rows, common_prefix
 from dspark_gguf.engine.rollback import Rollback
+from dspark_gguf.engine.token_map import TokenMap
 from dspark_gguf.errors import CacheFullError, Cancelled, ResourceError
 
 #: More tokens than this before the wanted rows are read in a separate pass, to save a state after
@@ -45,11 +46,12 @@ class SequenceCache:
     layers keep all tokens.
     """
 
-    kind = "model"  # of a draft: the drafter that it is for
+    kind = "model"  # else the name of the drafter that it is for
     is_head = False  # whether it is of prediction heads
     joins = True  # whether its passes can be shared with those of other conversations
     most_drafts = MAX_DRAFT  # tokens of a draft from it
     model: Model  # whose cache it is, if this package loaded it
+    token_map: TokenMap  # of a draft of kind "mapped"
 
     def __init__(
         self,
@@ -291,10 +293,3 @@ def open_cache(
 ) -> SequenceCache:
     """The cache of the only sequence of a new context."""
     return open_caches(model, n_ctx, max_rows, interrupt, is_draft=is_draft)[0]
-
-
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the longest common prefix of two token lists."""
-    length = min(len(left), len(right))
-    differs = np.asarray(left[:length]) != np.asarray(right[:length])
-    return int(differs.argmax()) if differs.any() else length

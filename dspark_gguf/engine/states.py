@@ -18,8 +18,8 @@ from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.heads import EagleDraft, HeadDraft
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.pairs import Floats, PairBatch
-from dspark_gguf.engine.protocol import Block
-from dspark_gguf.engine.sequence import SequenceCache, common_prefix
+from dspark_gguf.engine.protocol import Block, common_prefix
+from dspark_gguf.engine.sequence import SequenceCache
 
 #: So many states may wait until a draft is wanted: a round without one costs a copy, no pass.
 _PENDING = 256

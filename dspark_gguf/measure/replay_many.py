@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dspark_gguf.config import MOST_ROWS
-from dspark_gguf.cost import FixedCosts
+from dspark_gguf.cost import FixedCosts, seconds_at
 from dspark_gguf.draft import Cascade, Drafter
 from dspark_gguf.engine.protocol import run_alone
 from dspark_gguf.measure.chains import Chains
@@ -83,10 +83,7 @@ def replay_many(
 
 def extended(costs: FixedCosts, rows: int = MOST_ROWS) -> FixedCosts:
     """A table of more rows, as steep beyond its end as on the whole."""
-    known = costs.target_seconds
-    slope = (known[-1] - known[0]) / (len(known) - 1)
-    more = known[-1] + slope * np.arange(1, rows + 1 - len(known))
-    return FixedCosts(np.concatenate([known, more]), costs.draft_seconds)
+    return FixedCosts(seconds_at(costs.target_seconds, np.arange(1, rows + 1)), costs.draft_seconds)
 
 
 def _drafter(chains: Chains, costs: FixedCosts, rule: StoppingRule) -> Drafter:

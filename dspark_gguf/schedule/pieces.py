@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dspark_gguf.config import MOST_ROWS
-from dspark_gguf.cost import LearnedCosts
+from dspark_gguf.cost import LearnedCosts, seconds_at
 
 #: Smaller pieces waste passes: one takes nearly as long as a piece of so many tokens.
 _LEAST = 16
@@ -31,7 +31,7 @@ class Pieces:
             return self.n_batch
         seconds = self.costs.target_seconds
         each = self._each or float(seconds[-1] - seconds[0]) / (len(seconds) - 1)
-        most, size = (self.patience - float(seconds[rows - 1])) / each, _LEAST
+        most, size = (self.patience - float(seconds_at(seconds, rows))) / each, _LEAST
         while 2 * size <= min(most, self.n_batch - MOST_ROWS):
             size *= 2
         return size
@@ -39,6 +39,6 @@ class Pieces:
     def observe(self, count: int, rows: int, seconds: float) -> None:
         """A piece of `count` tokens beside so many rows took `seconds`, all together."""
         if rows:
-            seconds -= float(self.costs.target_seconds[rows - 1])
+            seconds -= float(seconds_at(self.costs.target_seconds, rows))
         each = max(seconds / count, 1e-9)
         self._each = (self._each or each) * (1.0 - _GAIN) + each * _GAIN

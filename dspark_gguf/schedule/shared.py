@@ -15,8 +15,8 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.config import MAX_DRAFT
-from dspark_gguf.cost import FixedCosts, LearnedCosts
+from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
+from dspark_gguf.cost import FixedCosts, LearnedCosts, seconds_at
 from dspark_gguf.records import Draft, Round
 from dspark_gguf.schedule.expected import LEAST_GAIN, expected_speedup
 
@@ -44,10 +44,8 @@ class SharedCosts:
         """So many conversations are in the next round; takes over what `whole` has learned."""
         self.count = count
         whole, drafts = self.whole.target_seconds, self.whole.draft_seconds
-        rows = count * np.arange(1, MAX_DRAFT + 2)
-        inside = np.minimum(rows, len(whole))
-        slope = (whole[-1] - whole[0]) / (len(whole) - 1)
-        self.target_seconds: Floats = (whole[inside - 1] + slope * (rows - inside)) / count
+        self.pass_seconds = seconds_at(whole, np.arange(1, MOST_ROWS + 1))
+        self.target_seconds = seconds_at(whole, count * np.arange(1, MAX_DRAFT + 2)) / count
         self.redo_seconds: Floats = self.target_seconds * self.whole.rereads
         self.draft_seconds: Floats = drafts[:MAX_DRAFT] * (self._growth(count) / count)
 
@@ -66,8 +64,7 @@ class SharedCosts:
         if count in self._steps:
             drafts = self.whole.draft_seconds
             return self._steps[count] / float(drafts[1] - drafts[0])
-        seconds = self.whole.target_seconds
-        return float(seconds[min(count, len(seconds)) - 1] / seconds[0])
+        return float(self.pass_seconds[count - 1] / self.pass_seconds[0])
 
     def set_pass(self, drafts: Sequence[Draft]) -> None:
         """These drafts are verified in the pass of this round."""
@@ -75,9 +72,8 @@ class SharedCosts:
         most = max((draft.steps for draft in drafts), default=0)
         counts = [sum(draft.steps > step for draft in drafts) for step in range(most)]
         drafting = sum(self.step_seconds(count, step) for step, count in enumerate(counts))
-        whole, plain = self.whole.target_seconds, self.count - 1
-        last = min(plain + rows, len(whole) - 1)
-        self._row = float(whole[last] - whole[plain]) / max(rows, 1)
+        before, after = self.pass_seconds[self.count - 1], self.pass_seconds[self.count + rows - 1]
+        self._row = float(after - before) / max(rows, 1)
         self._step = drafting / max(steps, 1)
 
     def share_of(self, round: Round) -> float:
@@ -133,6 +129,8 @@ def allot(
     """
     alone = len(survivals)
     most = min(most, len(seconds) - alone)
+    if most <= 0:
+        return [0] * alone
     if equal:
         longest = min(min(map(len, survivals)), most // alone)
         each = np.array([sum(one[:n].sum() for one in survivals) for n in range(longest + 1)])
@@ -140,7 +138,7 @@ def allot(
         return [int(worth.argmax())] * alone
     ranked = sorted(
         (-chance, place, k) for k, one in enumerate(survivals) for place, chance in enumerate(one)
-    )[: max(most, 0)]
+    )[:most]
     gained = np.concatenate(([0.0], np.cumsum([-chance for chance, _, _ in ranked])))
     worth = gained - rate * seconds[alone - 1 : alone + len(ranked)]
     lengths = [0] * alone

@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.batching import Request
+from dspark_gguf.admission import Request
 from dspark_gguf.config import Limits, Sampling
 from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.noise import Draws

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from time import perf_counter
 
-from dspark_gguf.batching import Batcher, Request
+from dspark_gguf.admission import Request
+from dspark_gguf.batching import Batcher
 from dspark_gguf.config import Limits, ModelOptions, Sampling, Speculation
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Pass

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS, BlockDraft
 from dspark_gguf.engine.gguf import Header
+from dspark_gguf.engine.heads import require_model
 from dspark_gguf.errors import PairError
 
 #: Targets that a draft was trained for from end to end, in a test.
@@ -122,7 +123,8 @@ class Shape:
 
 
 def require_trainable(target: Header) -> None:
-    """Refuse a target by the name of its architecture."""
+    """Refuse a draft in its place, and a target by the name of its architecture."""
+    require_model(target)
     if target.architecture in TRIED:
         return
     what = "was not tried yet"

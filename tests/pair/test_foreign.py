@@ -70,6 +70,7 @@ def test_it_follows_whatever_is_committed(both):
     for _ in range(200):
         if tokens and rng.random() < 0.3:
             del tokens[rng.randrange(max(0, len(tokens) - 12), len(tokens)) :]
+            text.cut(len(tokens))
         count = rng.randrange(1, 6)
         tokens += [everything[(place + k) % len(everything)] for k in range(count)]
         place += count
@@ -79,18 +80,39 @@ def test_it_follows_whatever_is_committed(both):
         assert said.decode() == whole.decode("utf-8", "ignore")
 
 
+class Counted(list):
+    """Tokens that count how many of them were asked for."""
+
+    asked = 0
+
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        self.asked += len(found) if isinstance(place, slice) else 1
+        return found
+
+    def __iter__(self):
+        self.asked += len(self)
+        return super().__iter__()
+
+
 def test_only_the_end_is_read_again(both, monkeypatch):
-    """Of a long conversation a few tokens, however long it is."""
+    """Of a conversation of 32,000 tokens a few, in a round."""
     target, draft = both
     text = ForeignText(target, draft)
-    tokens = target.tokenize("A sentence of some words. " * 400, add_bos=False)
+    sentence = target.tokenize("A sentence of some words. ", add_bos=False)
+    tokens = Counted(sentence * (32_000 // len(sentence)))
     text.follow(tokens)
-    real, asked = type(draft).tokenize, []
+    text.same = len(text.ids)
+    real, asked, tokens.asked = type(draft).tokenize, [], 0
     monkeypatch.setattr(
         type(draft), "tokenize", lambda self, t, **o: asked.append(len(t)) or real(self, t, **o)
     )
-    text.follow([*tokens, *target.tokenize(" And more.", add_bos=False)])
+    more = target.tokenize(" And more.", add_bos=False)
+    tokens += more
+    text.follow(tokens)
     assert 0 < sum(asked) < 300
+    assert tokens.asked == len(more)
+    assert len(text.ids) - 60 < text.same <= len(text.ids)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

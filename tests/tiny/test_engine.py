@@ -12,8 +12,8 @@ from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.memory import Footprint
 from dspark_gguf.engine.model import Model
-from dspark_gguf.engine.protocol import prefill
-from dspark_gguf.engine.sequence import common_prefix, open_cache
+from dspark_gguf.engine.protocol import common_prefix, prefill
+from dspark_gguf.engine.sequence import open_cache
 from dspark_gguf.errors import Cancelled, EngineError, ResourceError
 from tests.fakes import rows_of
 

@@ -16,9 +16,8 @@ from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.cost import FixedCosts
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import prefill
-from dspark_gguf.noise import Noise
 from dspark_gguf.schedule import Fixed, Optimal
-from tests.fakes import Scripted, rows_of
+from tests.fakes import Scripted
 from tests.tiny_eagle3 import Eagle, write_assistant, write_cycle_llama, write_eagle3, write_gemma4
 from tests.tiny_heads import CYCLE, HEADS, TRUNK, Made, write_mtp
 
@@ -230,67 +229,6 @@ def test_rejections_at_every_depth(files, name):
         rows = draft.propose(tokens[-1], 3).rows
         found = np.stack([rows[k].copy() for k in range(3)])
         np.testing.assert_allclose(found, fresh_rows(files, make, tokens, 3), **CLOSE)
-
-
-@pytest.mark.parametrize("name", ["hy_v3, copy", "mimo2, 3 heads, copy", "eagle3", "assistant"])
-def test_a_long_prompt_in_many_passes(files, name):
-    """More than wait for the draft: it reads them on the way, and is as right as ever."""
-    make, _ = RIGHT[name]
-    prompt = [*CYCLE * 10, *PROMPT]
-    with open_pair(files, make, n_batch=48, n_ubatch=32) as pair:
-        on, off = (
-            Decoder.for_pair(pair, GREEDY, how).answer(prompt, Limits(max_tokens=30))
-            for how in (drafting(3), PLAIN)
-        )
-        assert on.tokens == off.tokens
-        assert on.tally.drafted == on.tally.accepted > 0
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["hy_v3, copy", "qwen35, copy", "qwen3next, copy", "mimo2, 3 heads, copy",
-     "eagle3 of a hybrid", "assistant"],
-)  # fmt: skip
-def test_an_edit_costs_few_tokens(files, name):
-    """The same question again: at most one token of the prompt is read twice, where the target can
-    take back single tokens; a hybrid goes back to the end of the prompt, where a state was kept.
-    """
-    with open_pair(files, ANY[name]) as pair:
-        decoder = Decoder.for_pair(pair, GREEDY, drafting(3))
-        first = decoder.answer(PROMPT, Limits(max_tokens=100))
-        again = decoder.answer(PROMPT, Limits(max_tokens=100))
-        assert again.tokens == first.tokens
-        assert again.tally.drafted == again.tally.accepted > 0
-        assert again.cached_tokens >= len(PROMPT) - 2
-
-
-def test_beyond_the_drafts_context(files):
-    """The draft's context ends first: plain decoding from there on, the same text."""
-    target, path = RIGHT["sidecar"][0](files)
-    small = DraftOptions(**{**EXACT, "n_ctx": 32})
-    with Pair(target, path, ModelOptions(**EXACT), small) as pair:
-        for _ in range(2):
-            plain, answer = plain_and(pair, GREEDY, drafting(3))
-            assert plain.tokens == answer.tokens
-            assert answer.tally.drafted == answer.tally.accepted == 15
-
-
-@pytest.mark.parametrize("name", ["hy_v3, copy", "eagle3", "hy_v3, 3 heads, copy", "assistant"])
-def test_an_interrupted_pass_leaves_no_hole(files, name):
-    """A pass whose states were lost: no guess is blind; the target reads it again at the start."""
-    make, _ = RIGHT[name]
-    with open_pair(files, make) as pair:
-        decoder = Decoder.for_pair(pair, GREEDY, drafting(3))
-        decoder.answer(PROMPT, Limits(max_tokens=6))
-        draft, target = pair.draft_cache(), pair.target_cache
-        target.listeners.remove(draft)
-        rows_of(target, [5, 6])
-        target.listeners.append(draft)
-        tokens = [*target.tokens, 9]
-        assert len(decoder.drafter.propose(tokens, Fixed(4).plan(4))) == 0
-        decoder.drafter.restart(tokens[:-1], Noise(0))
-        answer = decoder.answer(PROMPT, Limits(max_tokens=40))
-        assert answer.tally.drafted == answer.tally.accepted > 0
 
 
 def test_the_scheduler_chooses_the_depth(files):

@@ -13,7 +13,7 @@ from dspark_gguf.engine import symbols
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.heads import target_draft
 from dspark_gguf.engine.quantize import quantize
-from dspark_gguf.errors import EngineError, ModelError, PairError
+from dspark_gguf.errors import EngineError, ModelError, PairError, UsageError
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_eagle3 import Eagle, write_assistant, write_cycle_llama, write_eagle3, write_gemma4
 from tests.tiny_heads import CYCLE, HEADS, TRUNK, Made, write_mtp
@@ -207,3 +207,12 @@ def test_other_words(tmp_path):
     other = write_mtp(tmp_path / "mtp-t.gguf", Made(), keep=HEADS, changed=((99, "no"),))
     with pair_of(target, other) as pair, pytest.raises(PairError, match="token 99"):
         pair.draft_cache()
+
+
+def test_a_llama_of_a_draft_is_no_draft_model(tmp_path):
+    """An EAGLE-3 file says one token for ever: its path is what to give."""
+    path, target = write_eagle3(tmp_path / "eagle.gguf"), write_cycle_llama(tmp_path / "t.gguf")
+    theirs = llama_cpp.Llama(str(path), n_ctx=64, verbose=False)
+    with pytest.raises(UsageError, match=r"eagle.gguf \(eagle3\) is no model.*Give its path"):
+        DSparkLlama(str(target), draft_model=theirs, n_ctx=64, verbose=False)
+    theirs.close()

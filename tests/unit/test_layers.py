@@ -35,6 +35,7 @@ draft
 assemble
 decoder
 places together
+admission
 batching
 catalog
 dropin

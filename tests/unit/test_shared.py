@@ -140,3 +140,8 @@ def test_pieces_are_as_large_as_patience_allows():
         pieces.observe(64, 4, 1.6 + 64 * 0.01)
     assert pieces.size(4) == 128  # 1.6 + 1.28 s; twice as many would take 4.2
     assert Pieces(known(), patience=0.0, n_batch=512).size(4) == 16
+
+
+def test_more_conversations_than_the_table_has_rows_verify_nothing():
+    half = np.array([0.9])
+    assert allot([half] * 3, np.array([1.0, 1.1]), 0.0, 10) == [0, 0, 0]

@@ -1,0 +1,150 @@
+"""Requests on their way: those that wait, those that share the passes, and their places."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dspark_gguf.config import Limits, Sampling, Speculation
+from dspark_gguf.decoder import Generation
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.protocol import Rows
+from dspark_gguf.errors import DSparkError
+from dspark_gguf.noise import Draws
+from dspark_gguf.places import Place, Places
+from dspark_gguf.records import Round
+from dspark_gguf.tally import Answer
+
+#: Tokens of an answer that must fit the cells before it begins, if it may have as many.
+_AHEAD = 256
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt to be answered, and its answer so far.
+
+    Attributes:
+        key: what the caller knows it by.
+        answer: all rounds so far, put together; its `finish_reason` says why it has ended.
+        error: why it could not be answered or finished, if so.
+        is_over: whether its last round was handed out, or comes with the next step.
+
+    """
+
+    key: Any
+    prompt: Sequence[int]
+    sampling: Sampling
+    limits: Limits
+    draws: Draws
+    answer: Answer = field(default_factory=Answer)
+    error: DSparkError | None = None
+    is_over: bool = False
+    run: Generation | None = None  # once it has a place
+    place: Place | None = None
+    speculation: Speculation | None = None  # unless as all others
+    #: Called with the rows of a pass and the tokens that were drawn from them, in order.
+    watch: Callable[[Rows, Sequence[int]], object] | None = None
+
+    @property
+    def live(self) -> Generation:
+        """The answer on its way; only of a request that has had a place."""
+        assert self.run is not None
+        return self.run
+
+
+class Admission:
+    """Who waits, who runs, and what is to be handed out.
+
+    Args:
+        pair: opened for several conversations.
+        start: begins a request's answer in its place; a `DSparkError` ends the request.
+        parallel: most requests that run.
+
+    """
+
+    def __init__(
+        self, pair: Pair, start: Callable[[Request, Place], Generation], parallel: int
+    ) -> None:
+        self._pair, self._start, self._parallel = pair, start, parallel
+        self._places = Places(pair)
+        self._waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.ready: list[tuple[Request, Round]] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do or to hand out."""
+        return not (self._waiting or self.running or self.ready)
+
+    def add(self, request: Request) -> None:
+        """Queue a request."""
+        self._waiting.append(request)
+
+    def clear(self) -> None:
+        """Forget what finished answers left in the caches."""
+        while self._places.give_up_oldest():
+            pass
+
+    def admit(self) -> None:
+        """Begin, or go on with, the oldest waiting requests that have room."""
+        n_ctx = self._pair.target_cache.context.n_ctx
+        while self._waiting and len(self.running) < self._parallel:
+            request, used = self._waiting[0], sum(map(_needed, self.running))
+            if self.running and _needed(request) > n_ctx - used:
+                return
+            if request.run is None and not self._begin(request):
+                return
+            if not request.is_over:
+                self.running.append(self._waiting.popleft())
+
+    def _begin(self, request: Request) -> bool:
+        """Give a request a place; False: all are taken."""
+        place = self._places.take(request.prompt)
+        if place is None:
+            return False
+        request.place = place
+        try:
+            request.run = self._start(request, place)
+        except DSparkError as error:
+            request.error = error
+            self.end(request, Round(()))
+        else:
+            if not request.run.room:
+                self.end(request, request.run.end("length"))
+        return True
+
+    def end(self, request: Request, round: Round | None = None) -> None:
+        """Its place is free again; what it holds stays for the next prompt that begins like it."""
+        if round is not None:
+            self.ready.append((request, round))
+        request.is_over = True
+        self._waiting = deque(each for each in self._waiting if each is not request)
+        self.running = [each for each in self.running if each is not request]
+        if request.place is not None:
+            self._places.leave(request.place)
+            if request.error is not None:
+                request.place.clear()
+        self._pair.after_answer(len(request.answer.tokens))
+
+    def make_room(self) -> None:
+        """Free cells: of the oldest finished answer, else of the newest running one."""
+        if self._places.give_up_oldest():
+            return
+        newest = self.running[-1]
+        if len(self.running) == 1:
+            self.end(newest, newest.live.end("context"))
+            return
+        self.running.pop()
+        self._waiting.appendleft(newest)
+        if newest.place is not None:
+            newest.place.clear()
+
+
+def _needed(request: Request) -> int:
+    """Cells that a request needs, with a good part of its answer."""
+    if request.run is None:
+        most = request.limits.max_tokens
+        return len(request.prompt) + (_AHEAD if most is None else min(most, _AHEAD))
+    return len(request.run.tokens) + min(request.run.room, _AHEAD)
