@@ -41,6 +41,7 @@ SPELLINGS = {
     "cache_type_k": "-ctk --cache-type-k", "cache_type_v": "-ctv --cache-type-v",
     "split_mode": "-sm --split-mode", "main_gpu": "-mg --main-gpu",
     "tensor_split": "-ts --tensor-split", "devices": "-dev --device",
+    "n_cpu_moe": "-ncmoe --n-cpu-moe", "override_tensor": "-ot --override-tensor",
 }  # fmt: skip
 
 
@@ -108,6 +109,10 @@ class ModelOptions(_Part):
     """Share of the model for each GPU, such as 3,1."""
     devices: tuple[str, ...] = ()
     """Devices to use, such as CUDA0,CUDA1. Default: all."""
+    n_cpu_moe: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    """Layers, counted from the first, whose experts stay in main memory: a number, or all."""
+    override_tensor: tuple[str, ...] = ()
+    """Where tensors go whose name fits a regular expression, such as exps=CPU."""
     rpc: tuple[str, ...] = ()
     """llama.cpp's RPC servers to compute on too, such as 10.0.0.2:50052; in trusted networks only.
     Their devices are RPC0, RPC1 and so on."""
@@ -133,6 +138,26 @@ class ModelOptions(_Part):
     def _layers(cls, value: Any) -> Any:
         if isinstance(value, str) and not re.fullmatch(r"all|none|-?\d+", value.strip()):
             raise ValueError("all, none or a number")
+        return value
+
+    @field_validator("n_cpu_moe", mode="before")
+    @classmethod
+    def _experts(cls, value: Any) -> Any:
+        if isinstance(value, str) and not re.fullmatch(r"all|\d+", value.strip()):
+            raise ValueError("all or a number")
+        return value
+
+    @field_validator("override_tensor")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            pattern, _, place = one.rpartition("=")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"a regular expression ({pattern}: {error})") from None
+            if not (pattern and place):
+                raise ValueError("PATTERN=PLACE")
         return value
 
     @field_validator("tensor_split")
@@ -225,9 +250,9 @@ class Speculation(_Part):
     """Rule for the length of a draft. auto: optimal, but threshold if speculation is on or there is
     a minimum probability, and fixed if that is 0."""
     drafter: str = "auto"
-    """Source of drafts: model; lookup, which copies from the conversation and needs no draft model;
-    or an installed drafter. auto: model and lookup with the optimal rule; else model, or lookup
-    without a draft model."""
+    """Source of drafts: model, the draft of whatever kind; lookup, which copies from the
+    conversation and needs no draft; or an installed drafter. auto: model and lookup with the
+    optimal rule; else model, or lookup without a draft model."""
     lookup_store: str | None = None
     """More text for lookup to copy from: a file made by `dspark-gguf lookup build`."""
     draft_max: int | None = Field(default=None, ge=0, le=MAX_DRAFT)
@@ -299,7 +324,9 @@ class Settings(_Part):
     """Target: a GGUF file, org/repo:quant, or a name from `dspark-gguf models`, which brings its
     draft. Default: the demo pair."""
     draft: str | None = None
-    """Draft, best of the target's family, named in the same ways. Default: the pair's, or none."""
+    """Draft, best of the target's family, named in the same ways; mtp: the prediction heads in the
+    target's own file; none: without. Default: the pair's, or one that is there: inside the target,
+    beside it, or in another program's folder."""
     target_options: ModelOptions = ModelOptions()
     draft_options: DraftOptions = DraftOptions()
     sampling: Sampling = Sampling()

@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from dspark_gguf.errors import DSparkError, UsageError
-from dspark_gguf.naming import HubName, chosen
+from dspark_gguf.naming import HubName, chosen, sidecars_for
 from dspark_gguf.paths import require_space, sha256, unwritable, walk
 
 
@@ -23,6 +23,8 @@ class Download:
 
     repo: str  # such as org/name-GGUF
     files: dict[str, int]  # name -> bytes, the first shard first
+    #: Drafts of the model in the same repository, by kind, as `files`.
+    sidecars: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def cache_folder() -> Path:
@@ -85,7 +87,10 @@ def find(name: HubName, role: str) -> Download:
     with _explained(str(name)):
         info = HfApi().model_info(name.repo, files_metadata=True)
     sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
-    return Download(name.repo, {file: sizes[file] for file in chosen(name, sizes, role)})
+    files = {file: sizes[file] for file in chosen(name, sizes, role)}
+    beside = sidecars_for(next(iter(files)), sizes) if role != "draft" else {}
+    sidecars = {kind: {file: sizes[file] for file in one} for kind, one in beside.items()}
+    return Download(name.repo, files, sidecars)
 
 
 def fetch(download: Download, say: Callable[[str], object]) -> Path:

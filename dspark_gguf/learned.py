@@ -20,15 +20,19 @@ _SAVE_EVERY = 256
 
 class _Record(BaseModel):
     format: Literal[1] = 1
+    about: dict[str, Any] = {}
     costs: CostsRecord
     calibrations: dict[str, CalibrationRecord]
 
 
 class Learned:
-    """Costs, and a calibration for each way of drafting and accepting, kept in the file `path`."""
+    """Costs, and a calibration for each way of drafting and accepting, kept in the file `path`.
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
+    `about` says of which files and which machine, for `learned_of`.
+    """
+
+    def __init__(self, path: Path | None = None, about: dict[str, Any] | None = None) -> None:
+        self.path, self.about = path, about or {}
         self.costs = LearnedCosts()
         self.note = ""  # why an existing file was not used
         self._calibrations: dict[str, Calibration] = {}
@@ -52,6 +56,12 @@ class Learned:
             self._calibrations[key] = Calibration.of_copies() if is_free else Calibration()
         return self._calibrations[key]
 
+    @property
+    def best_known(self) -> Calibration:
+        """Of its draft's calibrations, the one that has learned from most tokens."""
+        ours = [one for key, one in self._calibrations.items() if not key.startswith("lookup/")]
+        return max(ours, key=lambda one: one.tested, default=Calibration())
+
     def after_answer(self, tokens: int) -> None:
         """Save it now and then: a long conversation may end in a crash."""
         self._unsaved += tokens
@@ -70,7 +80,12 @@ class Learned:
         if self.path is None:
             return
         calibrations = {key: one.as_dict() for key, one in self._calibrations.items()}
-        values = {"format": 1, "costs": self.costs.as_dict(), "calibrations": calibrations}
+        values = {
+            "format": 1,
+            "about": self.about,
+            "costs": self.costs.as_dict(),
+            "calibrations": calibrations,
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
@@ -102,6 +117,19 @@ def learned_path(facts: dict[str, Any]) -> Path:
     """The file for everything in `facts`: another one whenever anything in them differs."""
     text = json.dumps(facts, sort_keys=True, default=str)
     return learned_dir() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+
+def learned_of(target: list[Any], machine: dict[str, Any]) -> list[Learned]:
+    """All that was learned of a target, by its stamp, on this machine; the newest last."""
+    found = []
+    for path in learned_dir().glob("*.json"):
+        with suppress(
+            OSError, ValueError, AttributeError, KeyError
+        ):  # a damaged file; another process deleted it
+            about = json.loads(path.read_bytes()).get("about") or {}
+            if about["target"] == target and about["machine"] == machine:
+                found.append((path.stat().st_mtime_ns, path, about))
+    return [Learned(path, about) for _, path, about in sorted(found, key=lambda one: one[0])]
 
 
 def learned_dir() -> Path:

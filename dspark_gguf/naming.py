@@ -18,15 +18,24 @@ from dspark_gguf.paths import SHARD, shards
 
 #: Quantizations to take where none is named, best first: llama.cpp's choice for a target; a draft
 #: in Q8_0 accepts like one in bf16 and is faster (llama.cpp#25549).
-PREFERRED = {"target": ("Q4_K_M", "Q8_0"), "draft": ("Q8_0", "Q4_K_M")}
+PREFERRED = {"target": ("Q4_K_M", "Q8_0"), "draft": ("Q8_0", "Q4_K_M"), "any": ("Q4_K_M", "Q8_0")}
 
 _NAME = re.compile(
     r"(?:(?:https?://)?(?:hf\.co|huggingface\.co)/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?"
 )
+#: How files of drafts that need their target begin, as llama.cpp's converter and publishers name
+#: them. ``mtp`` elsewhere in a name is a model with its heads inside.
+SIDECARS = ("mtp-", "dspark-", "dflash-", "eagle3-")
 #: Such as ``Q4_K_M`` or ``UD-IQ2_XXS``, in the name of a file.
 QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|B?F(?:16|32)|MXFP4\w*)(?![A-Za-z0-9])", re.I
 )
+_SIZE = re.compile(r"\d+(\.\d+)?[bm]|[ae]\d+(\.\d+)?b")
+_DATE = re.compile(r"\d{4}")
+_NOT_THE_FAMILY = {
+    "gguf", "instruct", "it", "chat", "meta", "qat", "base", "ud", "assistant",
+    *(kind.rstrip("-") for kind in SIDECARS),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +57,48 @@ class HubName:
         return f"{self.repo}:{self.what}" if self.what else self.repo
 
 
+def is_sidecar(file: str) -> bool:
+    """Whether a file calls itself a draft of the model beside it."""
+    return any(_is_of(kind, file) for kind in SIDECARS)
+
+
+def sidecars_for(model: str, files: Iterable[str]) -> dict[str, list[str]]:
+    """Of each kind in a repository, the one to fetch with a model: the files by the kind's name.
+
+    The same quantization is best, then the usual one of drafts.
+    """
+    found: dict[str, list[str]] = {}
+    wanted = [_short(model).removeprefix("UD-"), *PREFERRED["draft"], ""]
+    there = files_of_models(files)
+    for kind in SIDECARS:
+        ours = [one for one in there if _is_of(kind, one[0])]
+        fitting = ([one for one in ours if _means(what, one[0])] for what in wanted)
+        if best := next((some[0] for some in fitting if some), None):
+            found[kind.rstrip("-")] = best
+    return found
+
+
+def family_of(name: str) -> tuple[str, str]:
+    """Family and size in the name of a model or its draft: ``("qwen2.5-coder", "7b")``."""
+    name = name.rpartition("/")[2].partition(":")[0].lower().removesuffix(".gguf")
+    words = [word for word in re.split(r"[-_ ]+", QUANTIZATION.sub("", name)) if word]
+    sizes = [word for word in words if _SIZE.fullmatch(word)]
+    left_out = {*sizes, *_NOT_THE_FAMILY}
+    rest = [word for word in words if word not in left_out and not _DATE.fullmatch(word)]
+    return "-".join(rest), "-".join(sizes)
+
+
+def _is_of(kind: str, file: str) -> bool:
+    return PurePosixPath(file).name.lower().startswith(kind)
+
+
 def models_among(files: Iterable[str]) -> list[list[str]]:
-    """Models in a folder, each as its files; without incomplete ones and other kinds of files."""
+    """Models in a folder, each as its files; without sidecars, incomplete ones, other kinds."""
+    return [model for model in files_of_models(files) if not is_sidecar(model[0])]
+
+
+def files_of_models(files: Iterable[str]) -> list[list[str]]:
+    """The same with sidecars."""
     names = sorted(files)
     models = []
     for name in names:
@@ -71,13 +120,21 @@ def chosen(name: HubName, files: Iterable[str], role: str) -> list[str]:
     Args:
         name: see the module.
         files: what the repository has.
-        role: ``target`` or ``draft``, which prefer other quantizations.
+        role: ``target`` or ``draft``, which prefer other quantizations, or ``any``: the target's
+            rules, and a draft where there is nothing else.
 
     Raises:
         UsageError: none or several.
 
     """
-    models = models_among(files)
+    everything = files_of_models(files)
+    models = [model for model in everything if not is_sidecar(model[0])]
+    if role == "draft":  # of several kinds the first, as in llama.cpp
+        kinds = [[one for one in everything if _is_of(kind, one[0])] for kind in SIDECARS]
+        wanted = [kind for kind in kinds if any(_means(name.what, one[0]) for one in kind)]
+        models = wanted[0] if wanted else models
+    elif name.what.lower().endswith(".gguf") or (role == "any" and not models):
+        models = everything  # a file of this name, whatever it is called; a draft's repository
     matching = [model for model in models if _means(name.what, model[0])]
     if len(matching) > 1 and not name.what:
         for quantization in PREFERRED[role]:

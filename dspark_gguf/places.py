@@ -15,6 +15,8 @@ from dspark_gguf.engine.sequence import SequenceCache
 
 #: From so many tokens on a prefix is copied from another conversation, or is a loss.
 _WORTH_IT = 16
+#: What holds the tokens themselves, or pairs with the target's states: it can be copied.
+_SHARED = ("model", "mtp", "eagle3")
 
 
 @dataclass(eq=False)
@@ -90,5 +92,5 @@ class Places:
 
 def _share(source: SequenceCache, taker: SequenceCache, prompt: Sequence[int]) -> None:
     """What a cache holds of a prompt, for another one too, where its memory can do that."""
-    if source.rollback == taker.rollback == "removal" and source.kind == "model":
-        taker.share(source, common_prefix(source.tokens, prompt[:-1]))
+    if source.rollback == taker.rollback == "removal" and source.kind in _SHARED:
+        taker.share(source, prompt[:-1])

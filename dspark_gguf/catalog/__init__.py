@@ -1,5 +1,5 @@
 """Where models come from."""
 
-from dspark_gguf.catalog.resolve import load_pair, resolve
+from dspark_gguf.catalog.resolve import NO_DRAFT, load_pair, resolve
 
-__all__ = ["load_pair", "resolve"]
+__all__ = ["NO_DRAFT", "load_pair", "resolve"]

@@ -6,11 +6,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS, BlockDraft
+from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.heads import Kind, kind_of, target_draft, why_no_heads
 from dspark_gguf.paths import size_on_disk
 
-_KINDS = ("model", "block draft")
+#: Kinds of files as scripts read them.
+_KINDS: dict[Kind, str] = {
+    "model": "model", "block": "block draft", "mtp": "prediction heads", "eagle3": "EAGLE-3 draft",
+    "gemma4-assistant": "Gemma 4 assistant",
+}  # fmt: skip
 #: general.file_type of llama.h, as far as people publish them.
 _FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
@@ -21,7 +26,7 @@ _FILE_TYPES = {
 }  # fmt: skip
 
 _SHAPE = {
-    "layers": "block_count", "width": "embedding_length", "heads": "attention.head_count",
+    "width": "embedding_length", "heads": "attention.head_count",
     "kv_heads": "attention.head_count_kv", "experts": "expert_count", "context": "context_length",
     "sliding_window": "attention.sliding_window",
 }  # fmt: skip
@@ -30,11 +35,12 @@ _SHAPE = {
 def inspect(path: str | Path) -> dict[str, Any]:
     """Facts of a file as plain values, without its weights; sizes in bytes.
 
-    Only a block draft has ``draft``, and ``shape`` has only what the file says.
+    Only a draft that needs its target has ``draft``, only a model with prediction heads ``heads``,
+    and ``shape`` has only what the file says.
 
     Raises:
         UsageError: no such file.
-        ModelError: not a GGUF, a damaged one, or an incomplete block draft.
+        ModelError: not a GGUF, a damaged one, or an incomplete draft.
 
     """
     header = read_header(path)
@@ -42,8 +48,9 @@ def inspect(path: str | Path) -> dict[str, Any]:
     types = Counter[str]()
     for tensor in header.tensors.values():
         types[tensor.type] += tensor.parameters
-    shape = {name: header.get(key) for name, key in _SHAPE.items()}
-    draft = BlockDraft.of(header)
+    shape = {"layers": header.layers, "prediction_heads": header.heads}
+    shape |= {name: header.get(key) for name, key in _SHAPE.items()}
+    draft, kind = target_draft(header), kind_of(header)
     facts: dict[str, Any] = {
         "file": str(header.path),
         "size": size_on_disk(header.path),
@@ -51,7 +58,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         "architecture": header.architecture,
         "name": metadata.get("general.name"),
         "license": metadata.get("general.license"),
-        "kind": "block draft" if draft else header.other_kind or "model",
+        "kind": _KINDS[kind] if draft else header.other_kind or _KINDS[kind],
         "parameters": header.parameters,
         "quantization": {
             "file_type": _FILE_TYPES.get(metadata.get("general.file_type", -1)),
@@ -71,6 +78,8 @@ def inspect(path: str | Path) -> dict[str, Any]:
         facts["draft"] = draft.as_dict()
     else:
         facts["hands_out_layers"] = header.architecture in HANDS_OUT_LAYERS
+        if header.heads:
+            facts["heads"] = {"count": header.heads, "problem": why_no_heads(header)}
     return facts
 
 
@@ -84,7 +93,9 @@ def as_text(facts: dict[str, Any]) -> str:
         "name": facts["name"],
         "license": facts["license"],
         "architecture": facts["architecture"],
-        "generates text": None if facts["kind"] in _KINDS else f"no, it is {facts['kind']}",
+        "generates text": None
+        if facts["kind"] in _KINDS.values()
+        else f"no, it is {facts['kind']}",
         "parameters": _rounded(facts["parameters"]),
         "quantization": f"{facts['quantization']['file_type'] or 'mixed'}: {shares}",
         **{name.replace("_", " "): value for name, value in facts["shape"].items()},
@@ -95,7 +106,12 @@ def as_text(facts: dict[str, Any]) -> str:
         lines |= _draft_lines(facts["draft"])
     else:
         yes = "yes" if facts["hands_out_layers"] else "no"
-        lines["hands out layers"] = f"{yes} (DSpark and DFlash drafts read them)"
+        lines["hands out layers"] = f"{yes} (DSpark, DFlash and EAGLE-3 drafts read them)"
+    if "heads" in facts:
+        heads = facts["heads"]
+        lines["prediction heads"] = f"{heads['count']}: " + (
+            heads["problem"] or "used as its draft"
+        )
     return "\n".join(f"{name:<18}{value}" for name, value in lines.items() if value is not None)
 
 
@@ -107,7 +123,27 @@ def _rounded(parameters: int) -> str:
 
 
 def _draft_lines(draft: dict[str, Any]) -> dict[str, str]:
-    fits, reduced = draft["fits"], draft["draft_vocabulary"]
+    fits, reduced = draft["fits"], draft.get("draft_vocabulary")
+    layers = "of an architecture that hands out its layers"
+    wide = f"a target {fits['embedding_length']} wide"
+    if "heads" in draft:
+        count = f"{draft['heads']} head{'s' * (draft['heads'] > 1)}"
+        architectures = " or ".join(fits["architectures"])
+        return {
+            "draft": f"{draft['kind']}, {count} over the target's states",
+            "fits": f"{wide} with {fits['tokens']:,} tokens, of architecture {architectures}",
+        }
+    lines = {
+        "proposes": "all tokens" if reduced is None else f"{reduced:,} tokens",
+        "borrows": ", ".join(draft["borrows"]) or "nothing of the target",
+        "reads": f"the target's layers {', '.join(map(str, draft['target_layers']))}",
+    }
+    if "block_size" not in draft:
+        return {
+            "draft": f"{draft['kind']}, one guess after the other",
+            **lines,
+            "fits": f"{wide} with {fits['tokens']:,} tokens, {layers}",
+        }
     layout = "the anchor's row is the first guess" if draft["anchor_first"] else "a bonus anchor"
     heads = [name for name in ("markov", "confidence") if draft[f"{name}_head"]]
     return {
@@ -115,9 +151,7 @@ def _draft_lines(draft: dict[str, Any]) -> dict[str, str]:
         f"{draft['block_size']} ({layout})",
         "draft heads": ", ".join(heads) or "none",
         "attention": ("causal" if draft["causal"] else "both ways") + " inside a block",
-        "proposes": "all tokens" if reduced is None else f"{reduced:,} tokens",
-        "borrows": ", ".join(draft["borrows"]) or "nothing of the target",
-        "reads": f"the target's layers {', '.join(map(str, draft['target_layers']))}",
-        "fits": f"a target {fits['embedding_length']} wide with at least {fits['least_layers']} "
-        f"layers and {fits['tokens']:,} tokens, of an architecture that hands out its layers",
+        **lines,
+        "fits": f"{wide} with at least {fits['least_layers']} layers and {fits['tokens']:,} "
+        f"tokens, {layers}",
     }

@@ -11,8 +11,9 @@ from typing import Any
 
 import psutil
 
+from dspark_gguf.catalog.kinds import NAMES
 from dspark_gguf.catalog.local import LocalModel
-from dspark_gguf.catalog.pairs import KnownPair
+from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair
 from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.visible import visible
 
@@ -28,6 +29,8 @@ def machine_gigabytes() -> float:
 def facts(pair: KnownPair, memory: float) -> dict[str, Any]:
     """What is known of a pair, and whether a machine with `memory` GiB has it, as plain values."""
     files = {role: find_local(pair.model(role), role) for role in ("target", "draft")}
+    if pair.draft == OWN_HEADS:
+        files["draft"] = files["target"]
     return {
         **asdict(pair),
         "gigabytes": {role: pair.gigabytes(role) for role in files},
@@ -78,7 +81,9 @@ def pair_text(row: dict[str, Any]) -> str:
 
 
 def local_text(models: Sequence[LocalModel], left_out: Sequence[str] = ()) -> str:
-    """A table of files, each with what to write after -m, and the files that are no models."""
+    """A table of files, each with what to write after -m, drafts, and files that are neither."""
+    drafts = [model for model in models if model.kind != "model"]
+    models = [model for model in models if model.kind == "model"]
     text = "Ollama, LM Studio, llama.cpp and the Hugging Face cache have no model here"
     if models:
         table = as_table(
@@ -89,6 +94,13 @@ def local_text(models: Sequence[LocalModel], left_out: Sequence[str] = ()) -> st
             ),
         )
         text = f"{table}\n\nwhich of them can draft for a target: dspark-gguf suggest -m TARGET"
+    if drafts:
+        rows = (
+            (one.source, f"{one.size / 1e9:.2f}", NAMES[one.kind], f"-d {quote(one.name)}")
+            for one in sorted(drafts, key=lambda one: (one.source, one.name))
+        )
+        text += "\n\ndrafts, each for the one target that it was made for:\n"
+        text += as_table(("kept by", "GB", "kind", "use it with"), rows)
     if left_out:
         text += "\n\nno models:"
     return "\n  ".join([text, *left_out])

@@ -7,13 +7,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from dspark_gguf import hub
 from dspark_gguf.errors import DSparkError
-from dspark_gguf.naming import models_among
+from dspark_gguf.naming import files_of_models
 from dspark_gguf.paths import cache_path, size_on_disk, walk
 
 OLLAMA = "ollama:"
@@ -30,6 +30,7 @@ class LocalModel:
     name: str  # what to write after -m
     path: Path  # its (first) file
     size: int  # bytes of all its files
+    kind: str = "model"  # or of a draft that needs its target, such as mtp
 
 
 def stores(
@@ -59,36 +60,43 @@ def stores(
 
 
 def local_models(left_out: list[str] | None = None) -> list[LocalModel]:
-    """Every model that is found, each file once.
+    """Every model that is found, each file once, without drafts that need their target.
 
     `left_out` gets a line for each file that is no model: a part of a download, a projector, an
     unreadable one.
     """
+    return [one for one in local_files(left_out) if one.kind == "model"]
+
+
+def local_files(left_out: list[str] | None = None) -> list[LocalModel]:
+    """The same with these drafts."""
+    from dspark_gguf.catalog.kinds import kind_of_draft
+    from dspark_gguf.engine.gguf import read_header
+
     found: dict[str, LocalModel | None] = {}
-    for model in _all():
+    for model in files_here():
         place = os.path.realpath(model.path)
         if place in found:
             continue
-        problem = _problem(model.path)
-        found[place] = None if problem else model
-        if problem and left_out is not None:
-            left_out.append(f"{model.name}: {problem}")
+        found[place], problem = None, ""
+        try:
+            header = read_header(model.path)
+            problem = header.other_kind
+            kind = kind_of_draft(header)
+            found[place] = replace(model, kind="model" if kind == "plain" else kind)
+        except DSparkError as error:
+            problem = error.problem
+        except OSError as error:  # it vanished meanwhile
+            problem = str(error.strerror)
+        if problem:
+            found[place] = None
+            if left_out is not None:
+                left_out.append(f"{model.name}: {problem}")
     return [model for model in found.values() if model]
 
 
-def _problem(path: Path) -> str:
-    """Why a file can neither generate nor draft; empty if it can."""
-    from dspark_gguf.engine.gguf import read_header
-
-    try:
-        return read_header(path).other_kind
-    except DSparkError as error:
-        return error.problem
-    except OSError as error:  # it vanished meanwhile
-        return str(error.strerror)
-
-
-def _all() -> Iterator[LocalModel]:
+def files_here() -> Iterator[LocalModel]:
+    """What programs keep, models and drafts alike, by the names of the files alone."""
     for source, folder in stores():
         yield from _ollama(folder) if source == "Ollama" else _files(source, folder)
     for repo, snapshot in hub.snapshots():
@@ -139,7 +147,7 @@ def _ollama_manifests(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
 
 
 def _files(source: str, folder: Path, repo: str = "") -> Iterator[LocalModel]:
-    for first, *_ in models_among(hub.files_of(folder)):
+    for first, *_ in files_of_models(hub.files_of(folder)):
         path = folder / first
         yield from _model(source, f"{repo}:{first}" if repo else str(path), path)
 

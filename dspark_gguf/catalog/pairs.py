@@ -5,17 +5,21 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from dspark_gguf.errors import UsageError
+from dspark_gguf.naming import family_of
 from dspark_gguf.paths import packaged
 
 _CHOICES = {
     "memory": ("any", "8", "16", "32", "64"),
-    "kind": ("plain", "dspark"),
+    "kind": ("plain", "dspark", "dflash", "mtp", "eagle3"),
     "status": ("tested", "seen", "unverified"),
 }
+#: In the place of a draft: the target's own prediction heads.
+OWN_HEADS = "mtp"
 #: GB of the target and the draft; ?: not known.
 _GIGABYTES = r"(\?|(?=[\d.]*[1-9])\d+(\.\d+)?)"
 _SIZE = re.compile(rf"{_GIGABYTES} *\+ *{_GIGABYTES}")
@@ -38,6 +42,11 @@ class KnownPair:
     def model(self, role: str) -> str:
         """The name of its ``target`` or ``draft``."""
         return self.draft if role == "draft" else self.target
+
+    @property
+    def is_of_one_target(self) -> bool:
+        """Whether its draft was made for this very target, not for a family."""
+        return self.kind != "plain"
 
     def gigabytes(self, role: str) -> float | None:
         """Size of its ``target`` or ``draft``, where it is known."""
@@ -72,6 +81,19 @@ def known_pair(name: str | Path) -> KnownPair | None:
     if os.path.isfile(name):
         return None
     return next((pair for pair in known_pairs() if pair.name == str(name).lower()), None)
+
+
+def pairs_for(names: Iterable[str]) -> list[KnownPair]:
+    """Pairs whose draft may fit a target with these names, of itself first, then of its family."""
+    ours = {family_of(name) for name in names} - {("", "")}
+    families = {family for family, size in ours if size}
+    found = []
+    for pair in known_pairs():
+        theirs = family_of(pair.target)
+        same = theirs in ours if pair.is_of_one_target else theirs[0] in families
+        if same and not pair.target.startswith("package:"):
+            found.append(pair)
+    return sorted(found, key=lambda pair: family_of(pair.target) not in ours)
 
 
 def similar_names(name: str) -> str:

@@ -9,59 +9,95 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dspark_gguf import hub
 from dspark_gguf.catalog.demo import Progress, demo_file, demo_pair, source_model
 from dspark_gguf.catalog.local import OLLAMA, ollama_path
-from dspark_gguf.catalog.pairs import known_pair, similar_names
+from dspark_gguf.catalog.pairs import OWN_HEADS, known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.naming import HubName
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
 
 _FROM_PACKAGE = "package:"
+#: The name of a draft that is none.
+NO_DRAFT = "none"
 
 
 def resolve(
-    model: str | Path | None, draft: str | Path | None, progress: Progress = lambda line: None
+    model: str | Path | None,
+    draft: str | Path | None,
+    progress: Progress = lambda line: None,
+    found: Progress | None = None,
 ) -> tuple[Path, Path | None]:
     """Files of the target and the draft, downloaded where they are not on this machine.
 
-    `model` may be a pair, which names the draft too; None is the demo pair. `progress` is called
-    with a line when something takes long.
+    `model` may be a pair, which names the draft too; None is the demo pair. The draft `mtp` means
+    the prediction heads in the target's own file: both are that file. `progress` is called with a
+    line when something takes long. Without a draft, one that is there is found, unless the draft is
+    `none`: `found` is called with a line that says how. Without `found` none is looked for.
 
     Raises:
         UsageError: an unknown name, a draft without a target, or no demo model installed.
+        ModelError: no prediction heads that can be used.
         DSparkError: see `hub`.
 
     """
     if model is None:
-        if draft is not None:
+        if draft not in (None, NO_DRAFT):
             raise UsageError(f"the draft {draft} has no target", "Name it with -m TARGET.gguf.")
-        return demo_pair(progress)
-    if draft is None and known_pair(model):
-        draft = model
-    if draft is None:
+        target, demo_draft = demo_pair(progress)
+        return target, demo_draft if draft is None else None
+    if draft is None and (pair := known_pair(model)):
+        draft = OWN_HEADS if pair.draft == OWN_HEADS else model
+    if draft == OWN_HEADS and not os.path.lexists(OWN_HEADS):
+        [target] = locate([(model, "target")], progress)
+        _require_heads(target)
+        return target, target
+    if draft is not None and draft != NO_DRAFT:
+        target, its_draft = locate([(model, "target"), (draft, "draft")], progress)
+        return target, its_draft
+    if draft == NO_DRAFT or found is None:
         return locate([(model, "target")], progress)[0], None
-    target_path, draft_path = locate([(model, "target"), (draft, "draft")], progress)
-    return target_path, draft_path
+
+    from dspark_gguf.catalog.found import find_draft
+
+    [target] = locate([(model, "target")], progress, with_sidecar=True)
+    draft_path, line = find_draft(target)
+    if line:
+        found(line)
+    return target, draft_path
+
+
+def _require_heads(target: Path) -> None:
+    from dspark_gguf.engine.gguf import read_header
+    from dspark_gguf.engine.heads import why_no_heads
+
+    if why := why_no_heads(read_header(target)):
+        raise ModelError(why, "Use another draft, or none.")
 
 
 def locate(
     models: Sequence[tuple[str | Path, str]],
     progress: Progress = lambda line: None,
     newest: bool = False,
+    with_sidecar: bool = False,
 ) -> list[Path]:
     """The files of models; all are found before the first is downloaded.
 
-    Each model has a name and a role, ``target`` or ``draft``: of a pair, which of its two. With
-    `newest`, the hub is asked even for what is in the cache. Errors are as for `resolve`.
+    Each model has a name and a role, ``target``, ``draft`` or ``any`` (see `naming.chosen`): of a
+    pair, which of its two. With
+    `newest`, the hub is asked even for what is in the cache; `with_sidecar` also downloads the
+    draft beside a target that is downloaded, if there is one. Errors are as for `resolve`.
     """
     places = [_place(name, role, progress, newest) for name, role in models]
+    if with_sidecar:
+        places = [_with_sidecar(place) for place in places]
     hub.require_room([place for place in places if isinstance(place, hub.Download)])
     return [
         hub.fetch(place, progress) if isinstance(place, hub.Download) else place for place in places
@@ -83,6 +119,21 @@ def _place(name: str | Path, role: str, progress: Progress, newest: bool) -> Pat
     if pair.status == "unverified" and isinstance(place, hub.Download):
         progress(f"note: {name} is unverified: nobody has checked that {wanted} is its {role}")
     return place
+
+
+def _with_sidecar(place: Path | hub.Download) -> Path | hub.Download:
+    """The same with the fastest of the drafts beside a model of the hub."""
+    if not isinstance(place, hub.Download) or not place.sidecars:
+        return place
+    from dspark_gguf.catalog.found import estimated_speed
+
+    size = sum(place.files.values())
+    speeds = {
+        kind: estimated_speed(kind, sum(files.values()), size)
+        for kind, files in place.sidecars.items()
+    }
+    best = max(speeds, key=lambda kind: speeds[kind])
+    return replace(place, files=place.files | place.sidecars[best])
 
 
 def _place_of_model(
@@ -111,16 +162,43 @@ def _place_of_model(
 
 
 def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
-    """Download a pair's two models, or one model of the hub; the newest, when online."""
-    if known_pair(name):
-        return locate([(name, "target"), (name, "draft")], progress, newest=True)
-    if HubName.parse(name) is None:
+    """Download a pair's two models, or one model of the hub; the newest, when online.
+
+    With a model comes the draft beside it. A draft that is found for it is the last of the paths.
+    The last line for `progress` says how to use it.
+    """
+    pair, use = known_pair(name), "use it: dspark-gguf chat -m"
+    if pair and pair.draft != OWN_HEADS:
+        paths = locate([(name, "target"), (name, "draft")], progress, newest=True)
+        progress(f"{use} {name}")
+        return paths
+    if not pair and HubName.parse(name) is None:
         raise UsageError(
             f"{name!r} is no pair of `dspark-gguf models`{similar_names(name)} and not "
             "org/repo:quant",
             "Correct the name.",
         )
-    return locate([(name, "target")], progress, newest=True)
+    from dspark_gguf.catalog.found import find_draft
+
+    wanted = [(name, "any")]
+    [path] = locate(wanted, progress, newest=True, with_sidecar=True)
+    draft, line = find_draft(path)
+    if line:
+        progress(line)
+    if _is_sidecar(path):
+        progress(f"{use} TARGET -d {name}")
+    else:
+        progress(f"{use} {name}" + ("" if draft else " -d DRAFT"))
+    return [path, draft] if draft and draft != path else [path]
+
+
+def _is_sidecar(path: Path) -> bool:
+    from dspark_gguf.engine.gguf import read_header
+    from dspark_gguf.engine.heads import kind_of
+
+    with suppress(DSparkError):  # whoever uses it says what is wrong with it
+        return kind_of(read_header(path)) != "model"
+    return False
 
 
 def find_local(name: str, role: str) -> Path | None:
@@ -144,7 +222,8 @@ def load_pair(
 ) -> Pair:
     """Load a target and a draft GGUF; without arguments, the demo pair.
 
-    Models are named as for `resolve`. `chat_template` is Jinja text or a file, instead of the
+    Models are named as for `resolve`; without a draft, one that is there is found, and the pair's
+    `found` says how. `chat_template` is Jinja text or a file, instead of the
     target's own. A `Batcher` can answer as many `conversations` in one pass.
 
     Raises:
@@ -153,10 +232,17 @@ def load_pair(
     """
     from dspark_gguf.engine.pair import Pair
 
-    target_path, draft_path = resolve(model, draft, progress)
-    pair = Pair(
-        target_path, draft_path, target_options, draft_options, chat_template, conversations
-    )
+    found: list[str] = []
+    target_path, draft_path = resolve(model, draft, progress, found.append)
+    options = target_options, draft_options, chat_template, conversations
+    try:
+        pair = Pair(target_path, draft_path, *options)
+    except (ModelError, ResourceError) as error:
+        if not found or draft_path != target_path:
+            raise
+        pair = Pair(target_path, None, *options)  # its own heads give way
+        pair.notes.append(f"{error.problem}: its prediction heads are not used")
+    pair.found = "; ".join(found)
     if model in (None, "demo"):
         pair.notes.append(
             "this is the tiny demo pair, one model in two quantizations: on a few CPU cores it "

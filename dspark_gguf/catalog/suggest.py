@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -14,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from dspark_gguf.catalog.demo import Progress
+from dspark_gguf.catalog.found import drafts_inside, names_of, neighbours
+from dspark_gguf.catalog.kinds import kind_of_draft, share_of_a_pass
 from dspark_gguf.catalog.listing import as_table, quote
-from dspark_gguf.catalog.local import local_models
-from dspark_gguf.catalog.pairs import KnownPair, known_pairs
+from dspark_gguf.catalog.local import local_files
+from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair, pairs_for
 from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.config import Settings
 from dspark_gguf.cost import LearnedCosts
@@ -26,15 +27,14 @@ from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.quantize import quantize, quantized_size
 from dspark_gguf.errors import DSparkError, ModelError
-from dspark_gguf.naming import QUANTIZATION
+from dspark_gguf.naming import family_of, is_sidecar
 from dspark_gguf.paths import cache_path, caching, require_space, size_on_disk
 from dspark_gguf.schedule.expected import USUAL_AGREEMENT, expected_ranges, ranges_text
 
 #: A quantization of the target is offered as a draft if its share of the size is below this.
 _SMALLER = 0.9
-_SIZE = re.compile(r"\d+(\.\d+)?[bm]|a\d+(\.\d+)?b")
-_DATE = re.compile(r"\d{4}")
-_NOT_THE_FAMILY = {"gguf", "instruct", "it", "chat", "meta", "qat", "base", "ud"}
+#: Of drafts with another tokenizer, the largest that have at most this share of the target's size.
+_FOREIGN, _MOST_FOREIGN = 1 / 8, 3
 #: Guesses of a DSpark draft whose file is not here: blocks of 7 are what is published.
 _BLOCK = 7
 
@@ -45,7 +45,7 @@ class Candidate:
 
     draft: str  # what to write after -d
     origin: str  # where it comes from, in words
-    kind: str  # plain or dspark
+    kind: str  # see `kinds.NAMES`
     size: int | None  # bytes; None: not known
     path: Path | None = None  # None: not on this machine
     how: str = ""  # to get it, if it is not here
@@ -59,33 +59,43 @@ class Candidate:
 
 
 def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
-    """All drafts for `target`, each file once; `skipped` gets a line for each that does not fit."""
+    """All drafts for `target`, each file once; `skipped` gets a line for each that does not fit.
+
+    Of models with another tokenizer there are few: they draft through their text.
+    """
     size = size_on_disk(target.path)
     found: dict[object, Candidate] = {}
-    for each in (*_listed(target), *_on_disk(target, skipped), *_own(target)):
-        if each.size is None or each.size < size:
-            found.setdefault(os.path.realpath(each.path) if each.path else each.draft, each)
-    return list(found.values())
+    listed = (*_inside(target), *_listed(target), *_on_disk(target, skipped), *_own(target))
+    for each in listed:
+        if each.size is None or each.size < size or each.kind not in ("plain", "foreign"):
+            key = each.kind if each.path == target.path else _key(each)
+            found.setdefault(key, each)
+    foreign = sorted((one for one in found.values() if one.kind == "foreign"), key=_size)
+    left_out = foreign[:-_MOST_FOREIGN]
+    skipped += [f"{one.draft}: another tokenizer, and there are larger ones" for one in left_out]
+    return [
+        *(one for one in found.values() if one.kind != "foreign"),
+        *foreign[-_MOST_FOREIGN:],
+    ]
 
 
-def family_of(name: str) -> tuple[str, str]:
-    """Family and size in a model's name: ``("qwen2.5-coder", "7b")``."""
-    name = name.rpartition("/")[2].partition(":")[0].lower().removesuffix(".gguf")
-    words = [word for word in re.split(r"[-_ ]+", QUANTIZATION.sub("", name)) if word]
-    sizes = [word for word in words if _SIZE.fullmatch(word)]
-    left_out = {*sizes, *_NOT_THE_FAMILY}
-    rest = [word for word in words if word not in left_out and not _DATE.fullmatch(word)]
-    return "-".join(rest), "-".join(sizes)
+def _key(draft: Candidate) -> str:
+    return os.path.realpath(draft.path) if draft.path else draft.draft
+
+
+def _size(draft: Candidate) -> int:
+    return draft.size or 0
+
+
+def _inside(target: Header) -> Iterator[Candidate]:
+    for each in drafts_inside(target):
+        size = int(share_of_a_pass(target, target) * size_on_disk(target.path))
+        yield Candidate(OWN_HEADS, each.where, each.kind, size, each.path)
 
 
 def _listed(target: Header) -> Iterator[Candidate]:
-    names = {target.path.name, str(target.metadata.get("general.name", ""))}
-    ours = {family_of(name) for name in names} - {("", "")}
-    families = {family for family, size in ours if size}
-    for pair in known_pairs():
-        theirs = family_of(pair.target)
-        same = theirs in ours if pair.kind == "dspark" else theirs[0] in families
-        if same and not pair.target.startswith("package:"):
+    for pair in pairs_for(names_of(target)):
+        if pair.draft != OWN_HEADS:
             yield _of_pair(pair, target)
 
 
@@ -102,23 +112,43 @@ def _of_pair(pair: KnownPair, target: Header) -> Candidate:
 
 def _on_disk(target: Header, skipped: list[str]) -> Iterator[Candidate]:
     size = size_on_disk(target.path)
-    for model in local_models(skipped):
-        if model.size >= size:
-            continue
+    families = {family_of(name)[0] for name in names_of(target)}
+    beside = (
+        (str(path), "beside the target", path)
+        for path in neighbours(target.path)
+        if is_sidecar(path.name) or family_of(path.name)[0] in families
+    )
+    stored = ((one.name, one.source, one.path) for one in local_files(skipped))
+    for name, origin, path in (*beside, *stored):
         try:
-            problem = why_incompatible(target, read_header(model.path))
+            if os.path.samefile(path, target.path):
+                continue
+            header = read_header(path)
+            kind = kind_of_draft(header)
+            plain = kind == "plain"
+            if plain and size_on_disk(path) >= size:
+                continue
+            problem = why_incompatible(target, header)
         except (DSparkError, OSError) as error:
-            problem = str(getattr(error, "problem", error))
-        if problem:
-            skipped.append(f"{model.name}: {problem}")
+            skipped.append(f"{name}: {getattr(error, 'problem', error)}")
+            continue
+        if not problem:
+            yield of_file(name, origin, path)
+        elif kind == "plain" and _has_text(header) and size_on_disk(path) < _FOREIGN * size:
+            yield replace(of_file(name, origin, path), kind="foreign")
         else:
-            yield of_file(model.name, model.source, model.path)
+            skipped.append(f"{name}: {problem}")
+
+
+def _has_text(header: Header) -> bool:
+    """Whether a draft can be used through its text alone."""
+    model = header.metadata.get("tokenizer.ggml.model", "none")
+    return not header.other_kind and model != "none"
 
 
 def of_file(name: str, origin: str, path: Path) -> Candidate:
     """A GGUF on this machine."""
-    kind = "dspark" if read_header(path).architecture == ARCHITECTURE else "plain"
-    return Candidate(name, origin, kind, size_on_disk(path), path)
+    return Candidate(name, origin, kind_of_draft(read_header(path)), size_on_disk(path), path)
 
 
 def _own(target: Header) -> Iterator[Candidate]:
@@ -167,9 +197,15 @@ def suggestions(
         except DSparkError as error:
             found.append(replace(draft, basis=error.problem))
         else:
-            expected = expected_ranges(own.target_seconds, own.draft_seconds[:most])
+            ours = own.target_seconds, own.draft_seconds[:most]
+            expected = expected_ranges(*ours, draft.kind)
             found.append(replace(draft, expected=expected, basis="measured"))
-    return sorted(found, key=lambda each: -sum(map(sum, (each.expected or {}).values())))
+    return sorted(found, key=_rank)
+
+
+def _rank(draft: Candidate) -> tuple[bool, float]:
+    """The fastest first; those with another tokenizer behind all others."""
+    return draft.kind == "foreign", -sum(map(sum, (draft.expected or {}).values()))
 
 
 def _measured(
@@ -192,8 +228,10 @@ def _estimated(draft: Candidate, costs: LearnedCosts, target_size: int) -> Candi
         return replace(draft, basis="size not known")
     target = costs.target_seconds
     step = float(target[0]) * draft.size / target_size
-    draft_seconds = np.full(_BLOCK, step) if draft.kind == "dspark" else step * np.arange(1, 13)
-    return replace(draft, expected=expected_ranges(target, draft_seconds), basis="estimated")
+    is_block = draft.kind in ("dspark", "dflash")
+    draft_seconds = np.full(_BLOCK, step) if is_block else step * np.arange(1, 13)
+    expected = expected_ranges(target, draft_seconds, draft.kind)
+    return replace(draft, expected=expected, basis="estimated")
 
 
 def as_text(target: str, found: Sequence[Candidate]) -> str:

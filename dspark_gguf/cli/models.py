@@ -22,10 +22,10 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
     """List pairs of target and draft that people use, or show everything about the pair NAME.
 
     With --local, list the GGUF files of Ollama, LM Studio, llama.cpp and the Hugging Face cache.
-    Those that are not models come last, with what they are.
+    Drafts that need their target follow, then files that are neither, with what they are.
     """
     from dspark_gguf.catalog import listing
-    from dspark_gguf.catalog.local import local_models
+    from dspark_gguf.catalog.local import local_files
     from dspark_gguf.catalog.pairs import known_pairs, similar_names
     from dspark_gguf.engine import library
 
@@ -34,7 +34,7 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
             raise UsageError(f"--local takes no name, such as {name}", "Leave one of them out.")
         library.set_command_log()
         left_out: list[str] = []
-        found = local_models(left_out)
+        found = local_files(left_out)
         values = [{**asdict(model), "path": str(model.path)} for model in found]
         show(as_json, values, lambda: listing.local_text(found, left_out))
         return
@@ -75,11 +75,12 @@ def inspect(model: str, as_json: bool) -> None:
 def pull(name: str) -> None:
     """Download a pair that `dspark-gguf models` lists, or one model as org/repo:quant.
 
+    With a model comes the draft that its repository has for it, such as mtp-*.gguf.
+
     Files go where huggingface_hub keeps them (HF_HOME moves that), with its tokens (HF_TOKEN,
     `hf auth login`) and its offline mode (HF_HUB_OFFLINE=1). A file whose SHA-256 is not the one
     that the hub states is deleted. The paths are printed on stdout.
     """
-    from dspark_gguf.catalog.pairs import known_pair
     from dspark_gguf.catalog.resolve import pull as download
     from dspark_gguf.engine import library
 
@@ -91,7 +92,6 @@ def pull(name: str) -> None:
         raise
     for path in paths:
         click.echo(path)
-    say(f"use it: dspark-gguf chat -m {name}" + ("" if known_pair(name) else " -d DRAFT"))
 
 
 @click.command(cls=SectionedCommand)
@@ -108,7 +108,7 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     if settings.model is None:
         raise UsageError("no target is given", "Name one with -m.")
 
-    from dspark_gguf.catalog import listing
+    from dspark_gguf.catalog import NO_DRAFT, listing
     from dspark_gguf.catalog import suggest as catalog
     from dspark_gguf.catalog.resolve import locate
     from dspark_gguf.engine import library
@@ -117,7 +117,7 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     library.set_command_log(verbose)
     [target] = locate([(settings.model, "target")], say)
     drafts = []
-    if settings.draft:
+    if settings.draft not in (None, NO_DRAFT):
         [path] = locate([(settings.draft, "draft")], say)
         drafts.append(catalog.of_file(settings.draft, "-d", path))
     if make_draft:

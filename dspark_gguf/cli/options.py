@@ -70,6 +70,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str | None]] = {
     "tensor_split": (_words, "SHARE,..."),
     "devices": (_words, "NAME,..."),
     "rpc": (_words, "HOST:PORT,..."),
+    "override_tensor": (_words, "PATTERN=PLACE,..."),
 }
 _REPEATABLE = ("stop", "logit_bias")
 

@@ -73,15 +73,19 @@ def open_pair(
 
     Off a terminal only the latter do, unless `verbose` or the output is changed; with `quiet` none.
     """
-    from dspark_gguf.catalog import load_pair
+    from dspark_gguf.catalog import NO_DRAFT, load_pair
+    from dspark_gguf.catalog.pairs import known_pair
     from dspark_gguf.engine import library
     from dspark_gguf.sampling import Sampler
 
     library.set_command_log(verbose)
     tell = str if quiet else say
+    model, draft = settings.model, settings.draft
+    if model and not draft and settings.speculation.mode == "off" and not known_pair(model):
+        draft = NO_DRAFT  # none is looked for
     pair = load_pair(
-        settings.model,
-        settings.draft,
+        model,
+        draft,
         target_options=settings.target_options,
         draft_options=settings.draft_options,
         chat_template=settings.chat.chat_template,
@@ -96,6 +100,8 @@ def open_pair(
             elif settings.speculation.drafter != "lookup":
                 pair.draft_cache()
         if verbose or sys.stderr.isatty() or not settings.speculation.lossless:
+            if pair.found:
+                tell(pair.found)
             tell(pair.summary(settings.speculation))
         for note in pair.notes:
             tell(f"note: {note}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dspark_gguf import __version__
-from dspark_gguf.catalog import resolve
+from dspark_gguf.catalog import NO_DRAFT, resolve
 from dspark_gguf.catalog.demo import source_model
 from dspark_gguf.config import Settings
 from dspark_gguf.doctor.report import Report, Section
@@ -38,7 +38,7 @@ def examine(
         UsageError: a draft without a target.
 
     """
-    if settings.model is None and settings.draft is not None:
+    if settings.model is None and settings.draft not in (None, NO_DRAFT):
         raise UsageError("this draft has no target", "Name it with -m TARGET.gguf.")
     report = Report(on_error)
     report.check("versions", _versions)
@@ -83,7 +83,9 @@ def _features(settings: Settings, verbose: bool) -> Section:
 
 def _files(model: str | None, draft: str | None, say: Say) -> Section:
     if model is not None:
-        return Section("", value=resolve(model, draft, say))
+        found: list[str] = []
+        files = resolve(model, draft, say, found.append)
+        return Section("; ".join(found), value=files)
     try:
         source_model()
     except UsageError:
@@ -99,14 +101,15 @@ def _examine_models(
     report: Report, files: tuple[Path, Path | None], devices: Sequence[Device], settings: Settings
 ) -> None:
     from dspark_gguf.doctor import models
-    from dspark_gguf.engine.pair import DEFAULT_CONTEXT, Pair
+    from dspark_gguf.engine.memory import DEFAULT_CONTEXT
+    from dspark_gguf.engine.pair import Pair
 
     target, draft = files
     options, draft_options = settings.target_options, settings.draft_options
     needs = {"target": report.check("target", models.file, target, options)}
     if draft is not None:
         most = needs["target"].n_ctx if needs["target"] else DEFAULT_CONTEXT
-        needs["draft"] = report.check("draft", models.file, draft, draft_options, most)
+        needs["draft"] = report.check("draft", models.draft, draft, draft_options, target, most)
     known = {role: need for role, need in needs.items() if need is not None}
     if "target" not in known:
         return

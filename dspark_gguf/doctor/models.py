@@ -8,12 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dspark_gguf.catalog.inspect import inspect
-from dspark_gguf.config import ModelOptions, Settings
+from dspark_gguf.config import DraftOptions, ModelOptions, Settings
 from dspark_gguf.doctor.report import Finding, Section
-from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.fitting import draft_need
+from dspark_gguf.engine.gguf import Header, read_header
+from dspark_gguf.engine.heads import heads_size, is_own_draft
 from dspark_gguf.engine.library import Device
-from dspark_gguf.engine.memory import Need, need_of, room
-from dspark_gguf.engine.pair import DEFAULT_CONTEXT, Pair
+from dspark_gguf.engine.memory import DEFAULT_CONTEXT, Need, need_of, room
+from dspark_gguf.engine.pair import Pair
 
 #: Where a part of a model can sit.
 GPU, MAIN = "on the GPU", "in main memory"
@@ -22,11 +24,30 @@ _MIB, _GIB = 1024**2, 1024**3
 _LARGE_DRAFT = 1 / 8
 
 
+def draft(path: Path, options: DraftOptions, target: Path, most_tokens: int) -> Section:
+    """The file of a draft, which may be the target's own; as `file`."""
+    header, its_target = read_header(path), read_header(target)
+    n_ctx = _context(header, options, most_tokens)
+    need = draft_need(header, its_target, options, n_ctx)
+    if is_own_draft(its_target, path):
+        size = heads_size(header) / _MIB
+        text = f"the target's own prediction heads, {size:.0f} + {need.cache / _MIB:.0f} MiB for "
+        return Section(f"{text}{n_ctx} tokens", {"need": asdict(need)}, value=need)
+    return _described(path, need)
+
+
 def file(path: Path, options: ModelOptions, most_tokens: int = DEFAULT_CONTEXT) -> Section:
     """One file, from its header alone; `most_tokens` of context, unless the options say more."""
-    facts, header = inspect(path), read_header(path)
-    n_ctx = options.n_ctx or min(most_tokens, int(header.get("context_length", most_tokens)))
-    need = need_of(header, options, n_ctx)
+    header = read_header(path)
+    return _described(path, need_of(header, options, _context(header, options, most_tokens)))
+
+
+def _context(header: Header, options: ModelOptions, most_tokens: int) -> int:
+    return options.n_ctx or min(most_tokens, int(header.get("context_length", most_tokens)))
+
+
+def _described(path: Path, need: Need) -> Section:
+    facts, n_ctx = inspect(path), need.n_ctx
     kind = f" {facts['draft']['kind']} draft" if "draft" in facts else ""
     text = (
         f"{path.name}: {facts['architecture']}{kind}, {facts['parameters'] / 1e9:.2f} billion "
@@ -41,28 +62,28 @@ def file(path: Path, options: ModelOptions, most_tokens: int = DEFAULT_CONTEXT) 
 
 
 def fit(needs: Mapping[str, Need], devices: Sequence[Device], settings: Settings) -> Section:
-    """Whether everything fits where it would sit: the section's value."""
-    lines, findings = [], []
+    """Whether everything fits where it would sit; the section's value: whether the target does."""
+    lines, findings, alone = [], [], True
     for place in (GPU, MAIN):
-        wanted = sum(
-            need.total * (need.on_gpu if place == GPU else need.layers - need.on_gpu) / need.layers
-            for need in needs.values()
-        )
+        wanted = sum(need.at(on_gpu=place == GPU) for need in needs.values())
         free = room(list(devices), settings.target_options, on_gpu=place == GPU)
         if not wanted or free is None:
             continue
         lines.append(f"{wanted / _GIB:.2f} of {free / _GIB:.1f} GiB free {place}")
         if wanted > free:
             findings.append(_too_large(place, wanted, free, needs["target"]))
+            alone = alone and needs["target"].at(on_gpu=place == GPU) <= free
     verdict = "does not fit" if findings else "fits"
     text = f"{verdict}: {', '.join(lines) or 'free memory unknown'}"
-    return Section(text, {"fits": not findings}, tuple(findings), value=not findings)
+    return Section(text, {"fits": not findings}, tuple(findings), value=alone)
 
 
 def _too_large(place: str, wanted: float, free: float, target: Need) -> Finding:
-    if place == GPU:
-        left = free - (wanted - target.total * target.on_gpu / target.layers)
-        layers = target.layers_that_fit(max(int(left), 0))
+    own = target.at(on_gpu=place == GPU)
+    if own <= free:
+        hint = "The draft gives way; choose a smaller one, or give it less context (-cd)."
+    elif place == GPU:
+        layers = target.layers_that_fit(max(int(free - (wanted - own)), 0))
         hint = f"Load only part of the target there: -ngl {layers}"
     elif target.cache > target.total / 4:
         hint = "Use less context (-c) or a smaller cache (-ctk q8_0 -ctv q8_0 takes about half)."

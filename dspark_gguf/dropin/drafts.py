@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,11 +14,15 @@ from dspark_gguf.config import DraftOptions, Speculation
 from dspark_gguf.draft import Drafter
 from dspark_gguf.dropin.books import borrow
 from dspark_gguf.engine.compatible import require_same_tokens
+from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import llama_facts, model_facts
-from dspark_gguf.engine.pair import open_drafts
+from dspark_gguf.engine.fitting import free_for, open_what_fits
+from dspark_gguf.engine.gguf import read_header, readable_gguf
+from dspark_gguf.engine.heads import is_own_draft, kind_of, overrides_for, require_model
+from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import DSparkError, UsageError
 
 #: What may be given as `draft_model`.
 DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
@@ -46,27 +52,74 @@ def require_supported(
             raise UsageError(f"{what} {why}", "Leave one of the two out.")
 
 
+def target_options(path: Path, draft: DraftModel) -> dict[str, Any]:
+    """How a target must be loaded for this draft, or to load at all; a `ModelError` if it is none.
+
+    Where there is no GGUF, ``Llama`` says so.
+    """
+    try:
+        header = read_header(path)
+    except DSparkError:
+        return {}
+    require_model(header)
+    return {"own_heads": _has_own(path, draft), "kv_overrides": overrides_for(header) or None}
+
+
+def _has_own(target: str | Path, draft: DraftModel) -> bool:
+    """Whether the draft is the target's own prediction heads: the same file."""
+    if not isinstance(draft, str | Path):
+        return False
+    return is_own_draft(read_header(target), Path(draft))
+
+
 def open_cache_of(
     draft: DraftModel,
     options: DraftOptions,
     target: SequenceCache,
     vocabulary: Vocabulary,
     target_path: str,
+    pointer: Any,
 ) -> SequenceCache | None:
-    """The cache of a draft model; None if the draft is not a model.
+    """The cache of a draft model; None if the draft is not a model, or has no room in memory.
+
+    `pointer` is llama.cpp's to the target, which has its own prediction heads. A warning says what
+    of the draft gives way where memory is short.
 
     Raises:
         PairError: another vocabulary than the target's.
 
     """
     if isinstance(draft, str | Path):
-        return open_drafts(draft, options, [target], vocabulary, target_path)[0]
+
+        def load(options: DraftOptions) -> list[SequenceCache]:
+            own = _has_own(target_path, draft) and Model(target_path, options, True, pointer)
+            names = draft, options, [target], vocabulary, target_path
+            return open_drafts(*names, target=own or None)
+
+        path, header = readable_gguf(draft), read_header(target_path)
+        found, _, note = open_what_fits(
+            path, options, header, target.n_ctx, free_for(options), load
+        )
+        if note:
+            warnings.warn(note, stacklevel=4)
+        return found[0] if found else None
     if isinstance(draft, llama_cpp.Llama):
+        _require_model(draft)
         theirs = Vocabulary(draft._model.model, owner=draft)
         names = os.path.basename(target_path), os.path.basename(draft.model_path)
         require_same_tokens(vocabulary, theirs, *names)
         return borrow(draft, is_draft=True)
     return None
+
+
+def _require_model(draft: llama_cpp.Llama) -> None:
+    """Refuse a ``Llama`` of a file that llama.cpp cannot run as a model by itself."""
+    kind = "model"
+    with suppress(DSparkError):  # its file may be gone
+        kind = kind_of(read_header(draft.model_path))
+    if kind != "model":
+        problem = f"{os.path.basename(draft.model_path)} ({kind}) is no model by itself"
+        raise UsageError(problem, "Give its path instead of a Llama.")
 
 
 def own_drafter(draft: Any) -> Drafter | None:

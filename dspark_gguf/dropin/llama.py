@@ -57,9 +57,9 @@ class DSparkLlama(LogprobsLlama):
     Args:
         model_path: the target: a file, ``org/repo:quant`` on the hub, or a pair of ``models.txt``,
             which brings its draft.
-        draft_model: a GGUF with the target's vocabulary or a draft made for the target (DSpark,
-            DFlash), named likewise; a loaded ``Llama`` that nobody else uses meanwhile; a
-            `Drafter`; or None: drafts are looked up in the conversation.
+        draft_model: a GGUF with the target's vocabulary or a draft made for the target, named
+            likewise; ``mtp``, its own prediction heads; a loaded ``Llama`` that nobody else uses
+            meanwhile; a `Drafter`; or None: drafts are looked up in the conversation.
         draft: the same.
         draft_options: how a file is loaded.
         speculation: when to draft, and how much; acceptance is `match`.
@@ -102,7 +102,7 @@ class DSparkLlama(LogprobsLlama):
             target, draft_model = resolve(model_path, draft_model, progress)
         else:
             [target] = locate([(model_path, "target")], progress)
-        super().__init__(str(target), **options)
+        super().__init__(str(target), **drafts.target_options(target, draft_model) | options)
         if type(self.tokenizer_) is llama_cpp.LlamaTokenizer:
             self.tokenizer_ = GrowingTokenizer(self)
         ours = {"draft_options": draft_options, "speculation": speculation}
@@ -129,9 +129,8 @@ class DSparkLlama(LogprobsLlama):
     def _assemble(self, draft: drafts.DraftModel, options: DraftOptions | None) -> None:
         own = drafts.own_drafter(draft)
         if self.speculation.mode != "off":
-            self._draft = drafts.open_cache_of(
-                draft, options or DraftOptions(), self._cache, self._vocabulary, self.model_path
-            )
+            target = self._cache, self._vocabulary, self.model_path, self._model.model
+            self._draft = drafts.open_cache_of(draft, options or DraftOptions(), *target)
         # The draws of llama.cpp's own chain are accepted unlike ours, and take other times.
         facts = {
             "draws": "llama.cpp",

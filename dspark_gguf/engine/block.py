@@ -14,6 +14,7 @@ import numpy.typing as npt
 from dspark_gguf.engine import library, symbols
 from dspark_gguf.engine.context import Context, open_context
 from dspark_gguf.engine.dflash import BlockDraft
+from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import Block
 from dspark_gguf.engine.sequence import SequenceCache
@@ -22,24 +23,23 @@ from dspark_gguf.engine.sequence import SequenceCache
 _PENDING = 256
 
 
-class BlockDraftCache(SequenceCache):
+class BlockDraftCache(Follower):
     """The memory of a block draft for one sequence, filled as the target reads it.
 
-    It listens to the cache of the `target`, which it must not outlive. After each pass of the
-    target, it copies the inputs of the draft's target layers into a buffer that the next injection
-    reads. It takes back what the target takes back. Errors as `open_context` and ``symbols.py``.
+    After each pass of the target, it copies the inputs of the draft's target layers into a buffer
+    that the next injection reads. Errors as `open_context` and ``symbols.py``.
     """
 
     kind = "block"
+    draft: BlockDraft
 
     def __init__(
         self, model: Model, draft: BlockDraft, target: SequenceCache, n_ctx: int, context: Context
     ) -> None:
-        set_layer, self._get_layer, set_nextn, self._get_nextn = symbols.functions()
-        rows, swa_full = draft.block_size, model.options.swa_full
-        super().__init__(context, swa_full, rows, sequence=target.sequence)
-        self.n_ctx = n_ctx
-        self.model, self._target, self.draft = model, target, draft
+        needed = symbols.LAYERS + symbols.STATES
+        set_layer, self._get_layer, set_nextn, self._get_nextn = symbols.functions(*needed)
+        super().__init__(model, target, n_ctx, context, draft.block_size)
+        self.draft = draft
         self.most_drafts = draft.most_drafts
         self._pending: list[int] = []
         waiting = min(_PENDING, model.options.n_ubatch, context.n_batch)
@@ -51,9 +51,7 @@ class BlockDraftCache(SequenceCache):
                 set_layer(target.pointer, layer, True)
             set_nextn(self.pointer, True, not draft.has_selector)
             llama_cpp.llama_set_causal_attn(self.pointer, draft.causal)
-        # The features of what the target read before are missing: it reads that again.
-        target.trim(0)
-        target.listeners.append(self)
+        self._listen()
 
     @property
     def is_chained(self) -> bool:
@@ -70,18 +68,8 @@ class BlockDraftCache(SequenceCache):
         """Most tokens whose features it takes: a block must fit after them."""
         return self.n_ctx - self.draft.block_size
 
-    def repair(self) -> None:
-        """Make the target forget what it read unseen, after an exception."""
-        if self.seen < min(self._target.length, self.room):
-            self._target.trim(self.seen)
-
-    def on_pass(self, count: int, first: int) -> None:
-        """Copy the features of what the target has just read, unless an exception left a gap."""
-        start = self._target.length - count
-        done, take = self.seen - start, min(count, self.room - start)
-        if done < 0 or take <= done:
-            return
-        shape, pointer = (first + count, self.draft.width), self._target.pointer
+    def _copy(self, start: int, first: int, done: int, take: int) -> None:
+        shape, pointer = (first + take, self.draft.width), self._target.pointer
         layers = [
             np.ctypeslib.as_array(self._get_layer(pointer, layer), shape)[first:]
             for layer in self.draft.target_layers

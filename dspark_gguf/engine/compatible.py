@@ -1,4 +1,4 @@
-"""Whether a model can draft for another one: same tokens and, for a block, the right target."""
+"""Whether a model can draft for another: same tokens and, if it needs one, the right target."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.gguf import Header, read_tokens
+from dspark_gguf.engine.heads import target_draft
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import PairError
 
@@ -25,8 +25,8 @@ def why_incompatible(target: Header, draft: Header) -> str:
         return "it is the target"
     if draft.other_kind:
         return draft.other_kind
-    block = BlockDraft.of(draft)
-    if block is not None and (why := block.why_not_for(target)):
+    special = target_draft(draft)
+    if special is not None and (why := special.why_not_for(target)):
         return why
     return _difference(_of_header(target), _of_header(draft))
 

@@ -109,8 +109,15 @@ class Context:
             EngineError: llama.cpp failed.
 
         """
+        self._call(llama_cpp.llama_decode, batch)
+
+    def encode(self, batch: Any) -> None:
+        """One pass of a draft's encoder, which leaves the cache alone; errors as `decode`."""
+        self._call(llama_cpp.llama_encode, batch)
+
+    def _call(self, function: Any, batch: Any) -> None:
         with library.listening() as errors:
-            status = llama_cpp.llama_decode(self.pointer, batch)
+            status = function(self.pointer, batch)
             if status == 0:
                 llama_cpp.llama_synchronize(self.pointer)
         if status == 1:
@@ -135,13 +142,15 @@ def open_context(
     *,
     snapshots: int = 0,
     features_of: Context | None = None,
+    heads: int | None = None,
     n_seq: int = 1,
 ) -> Context:
     """Open a context for a model, with a compute buffer for `max_rows` rows of logits.
 
     Its `n_seq` sequences share the room of `n_ctx` tokens. It keeps `snapshots` states of each
-    recurrent memory to go back to. For a block draft, `features_of` is the target's context: a
-    block is then computed in one piece.
+    recurrent memory to go back to. For a draft that needs its target, `features_of` is the target's
+    context: `max_rows` are then computed in one piece. `heads` of the model's prediction heads are
+    what the context is for, in the place of the model; 0: of another model's cache.
 
     Raises:
         ResourceError: the cache does not fit in memory.
@@ -149,7 +158,7 @@ def open_context(
 
     """
     options = model.options
-    size = Footprint(model.header, options).cache_bytes(n_ctx, n_seq * (1 + snapshots))
+    size = Footprint(model.header, options, heads).cache_bytes(n_ctx, n_seq * (1 + snapshots))
     if not model.gpu_layers or not options.kv_offload:
         require_memory(size, f"the {n_ctx}-token cache of {model.name}")
     # llama.cpp ends the process where the tokens of all snapshots do not fit one batch.
@@ -160,6 +169,8 @@ def open_context(
     params.n_seq_max, params.kv_unified = n_seq, n_seq > 1
     if snapshots:
         params.n_ubatch = max(params.n_ubatch, states)
+    if heads is not None:
+        params.ctx_type = llama_cpp.LLAMA_CONTEXT_TYPE_MTP
     if features_of is not None:
         params.ctx_other = features_of.pointer
         # Positions of a block see each other: llama.cpp wants them in one piece.

@@ -8,6 +8,7 @@ target, and guess a whole block of tokens in one pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dspark_gguf.engine.gguf import Header
@@ -28,7 +29,52 @@ HANDS_OUT_LAYERS = frozenset((
 _HANDS_OUT_OUTPUT = frozenset(("deepseek4", "mimo2", "nemotron_h", "nemotron_h_moe"))
 
 
-class BlockDraft:
+class TargetDraft:
+    """A draft that reads what its target computes, by its header: of one target, no other."""
+
+    header: Header
+    kind: str  # what it is, for the user
+
+    def why_not_for(self, target: Header) -> str:
+        """Why it cannot draft for `target`; empty if it can."""
+        raise NotImplementedError
+
+    def require_target(self, target: Header) -> None:
+        """Refuse a target that it was not made for, with a `PairError`."""
+        if why := self.why_not_for(target):
+            raise PairError(
+                f"the {self.kind} draft {self.header.path.name} cannot draft for "
+                f"{target.path.name}: {why}",
+                "Use the target that it was made for; `dspark-gguf inspect` describes both.",
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``inspect --json`` prints of it."""
+        raise NotImplementedError
+
+
+def why_no_layers(target: Header, layers: Sequence[int]) -> str:
+    """Why a target does not hand out what enters these of its layers; empty if it does.
+
+    The number behind its last layer means what leaves that.
+    """
+    count, last = target.layers, max(layers)
+    if last > count:
+        return f"made for a target with layer {last}, not {count} layers"
+    if target.architecture not in (_HANDS_OUT_OUTPUT if last == count else HANDS_OUT_LAYERS):
+        what = "output of its last layer" if last == count else "inputs of its layers"
+        return f"{target.architecture} does not hand out the {what} in llama-cpp-python {TRIED}"
+    return ""
+
+
+def why_other_tokens(target: Header, draft: Header) -> str:
+    """Where their vocabularies differ in size; empty if they do not."""
+    if target.n_vocab != draft.n_vocab:
+        return f"made for a target of {draft.n_vocab} tokens, not {target.n_vocab}"
+    return ""
+
+
+class BlockDraft(TargetDraft):
     """A draft of architecture ``dflash``, by its header; a `ModelError` if that is incomplete."""
 
     def __init__(self, header: Header) -> None:
@@ -72,27 +118,10 @@ class BlockDraft:
 
     def why_not_for(self, target: Header) -> str:
         """Why it cannot draft for `target`; empty if it can."""
-        width, layers = target.get("embedding_length", 0), target.get("block_count", 0)
-        last = max(self.target_layers)
+        width = target.get("embedding_length", 0)
         if width != self.width:
             return f"made for a target {self.width} wide, not {width}"
-        if last > layers:
-            return f"made for a target with layer {last}, not {layers} layers"
-        if target.architecture not in (_HANDS_OUT_OUTPUT if last == layers else HANDS_OUT_LAYERS):
-            what = "output of its last layer" if last == layers else "inputs of its layers"
-            return f"{target.architecture} does not hand out the {what} in llama-cpp-python {TRIED}"
-        if target.n_vocab != self.header.n_vocab:
-            return f"made for a target of {self.header.n_vocab} tokens, not {target.n_vocab}"
-        return ""
-
-    def require_target(self, target: Header) -> None:
-        """Refuse a target that it was not made for, with a `PairError`."""
-        if why := self.why_not_for(target):
-            raise PairError(
-                f"the {self.kind} draft {self.header.path.name} cannot draft for "
-                f"{target.path.name}: {why}",
-                "Use the target that it was made for; `dspark-gguf inspect` describes both.",
-            )
+        return why_no_layers(target, self.target_layers) or why_other_tokens(target, self.header)
 
     def as_dict(self) -> dict[str, Any]:
         """What ``inspect --json`` prints of it."""

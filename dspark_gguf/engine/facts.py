@@ -25,8 +25,9 @@ _OF_LLAMA = (
 def option_facts(options: ModelOptions) -> dict[str, Any]:
     """Of how a model is loaded."""
     left = options.model_dump(mode="json", exclude=_OTHER)
-    if not options.rpc:  # so that what was learned before there was this option stays known
-        del left["rpc"]
+    for name in ("rpc", "n_cpu_moe", "override_tensor"):
+        if not left[name]:  # so that what was learned before there was this option stays known
+            del left[name]
     threads = options.threads or library.physical_cores()
     left["threads"] = [threads, options.threads_batch or threads]
     return {name: value for name, value in left.items() if not name.startswith(("rope_", "yarn_"))}

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,8 @@ _EXPECTED: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     ((
         "general.file_type", "tokenizer.ggml.mask_token_id", "block_count", "embedding_length",
         "context_length", "expert_count", "attention.sliding_window", "block_size",
-        "selector_top_k", "hyper_connection.count",
+        "selector_top_k", "hyper_connection.count", "nextn_predict_layers",
+        "embedding_length_out", "target_hidden_size",
     ), "a whole number", _is_whole),
     (("target_layers",), "whole numbers", _are_whole),
     (("attention.head_count", "attention.head_count_kv"), "whole numbers",
@@ -100,6 +101,17 @@ class Header:
     def get(self, key: str, default: Any = None) -> Any:
         """A value of this architecture: ``block_count`` means ``llama.block_count``."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    @property
+    def heads(self) -> int:
+        """Prediction heads (NextN blocks) that the file counts among its blocks, there or not."""
+        count, blocks = self.get("nextn_predict_layers", 0), self.get("block_count", 0)
+        return int(count) if count < blocks else 0
+
+    @property
+    def layers(self) -> int:
+        """Layers of the model itself: its blocks without the heads."""
+        return int(self.get("block_count", 0)) - self.heads
 
     @property
     def other_kind(self) -> str:
@@ -170,10 +182,15 @@ def read_header(path: str | Path) -> Header:
 
     Raises:
         UsageError: no such file.
-        ModelError: not a GGUF, a damaged one, or only the beginning of one.
+        ModelError: not a GGUF, a damaged one, or only its beginning.
 
     """
     path = readable_gguf(path)
+    return _read(path, *((file.st_size, file.st_mtime_ns) for file in map(os.stat, shards(path))))
+
+
+@lru_cache(maxsize=64)  # large vocabularies take a tenth of a second
+def _read(path: Path, *stamps: tuple[int, int]) -> Header:
     tensors: dict[str, Tensor] = {}
     for part in shards(path)[1:]:
         with _open(part) as file:
@@ -261,8 +278,7 @@ def _value(file: int, k: int) -> Any:
     if kind != _ARRAY:
         name, result = _SCALARS[kind]
         return _ask(f"get_val_{name}", result, file, k)
-    count = _ask("get_arr_n", ctypes.c_size_t, file, k)
-    if count > _SHORT:
+    if (count := _ask("get_arr_n", ctypes.c_size_t, file, k)) > _SHORT:
         return Count(count)
     kind = _ask("get_arr_type", ctypes.c_int, file, k)
     if kind == _STRING:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -163,6 +163,8 @@ _dev_get = ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
 _dev_name = ggml("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
 _dev_description = ggml("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
 _dev_type = ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+_dev_buffer_type = ggml("ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
+_buffer_type_name = ggml("ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void_p)
 _dev_memory = ggml(
     "ggml_backend_dev_memory", None, ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2
 )
@@ -183,10 +185,36 @@ class Device:
     total: int
 
 
+#: A container's limit, what it uses, and the line of ``memory.stat`` beside them that says how much
+#: of this are files, which give way: version 2 of control groups, and version 1.
+_LIMITS = (
+    ("memory.max", "memory.current", "file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "cache"),
+)
+
+
+def free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of main memory that this process may still take: a container has less than its host."""
+    free = int(psutil.virtual_memory().available)
+    for limit, used, files in _LIMITS:
+        with suppress(OSError, ValueError):  # no such limit, or "max"
+            left = int((groups / limit).read_text()) - int((groups / used).read_text())
+            lines = (groups / used).with_name("memory.stat").read_text().splitlines()
+            left += sum(int(line.split()[1]) for line in lines if line.startswith(f"{files} "))
+            free = min(free, max(left, 0))
+    return free
+
+
 def device_pointers() -> dict[str, int]:
     """The devices of this build: name -> llama.cpp's pointer."""
     pointers = [_dev_get(k) for k in range(_dev_count())]
     return {_dev_name(pointer).decode(): pointer for pointer in pointers}
+
+
+def buffer_types() -> dict[str, int]:
+    """Where each device keeps weights, by name, such as ``CPU``: llama.cpp's pointers."""
+    pointers = [_dev_buffer_type(device) for device in device_pointers().values()]
+    return {_buffer_type_name(pointer).decode(): pointer for pointer in pointers if pointer}
 
 
 def devices() -> list[Device]:
@@ -197,7 +225,7 @@ def devices() -> list[Device]:
         _dev_memory(pointer, ctypes.byref(free), ctypes.byref(total))
         kind = _KINDS.get(_dev_type(pointer), "other")
         # ggml says that all main memory is free.
-        available = psutil.virtual_memory().available if kind == "CPU" else free.value
+        available = free_memory() if kind == "CPU" else free.value
         found.append(Device(name, _description(pointer), kind, available, total.value))
     return found
 

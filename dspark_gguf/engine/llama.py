@@ -16,15 +16,21 @@ from dspark_gguf.errors import UsageError
 class SafeLlama(Llama):  # type: ignore[misc]
     """A ``Llama`` that raises where ``Llama`` ends the process; its arguments are the same.
 
-    It loads a model with extra buffers only where they work (``trial.py``), has room in its tables
-    for as many tokens as its context (llama.cpp rounds that up), and checks grammars before
-    llama.cpp reads them. ``Llama`` sets the attribute `model_params` once, before it loads the
-    model; a contract test pins that.
+    It loads a model with extra buffers only where they work (``trial.py``) and with its prediction
+    heads only if asked for `own_heads`. It has room in its tables for as many tokens as its context
+    (llama.cpp rounds that up), and checks grammars before llama.cpp reads them. ``Llama`` sets the
+    attribute `model_params` once, before it loads the model; a contract test pins that.
     """
 
     def __init__(
-        self, model_path: str, *, extra_buffers: trial.Wish = "auto", **options: Any
+        self,
+        model_path: str,
+        *,
+        extra_buffers: trial.Wish = "auto",
+        own_heads: bool = False,
+        **options: Any,
     ) -> None:
+        self._own_heads = own_heads
         self._wish, self.extra_buffers = extra_buffers, trial.extra_buffers(extra_buffers)
         super().__init__(model_path, **options)
 
@@ -32,6 +38,7 @@ class SafeLlama(Llama):  # type: ignore[misc]
         """Change what `Llama` makes of its parameters and tables."""
         if name == "model_params":
             value.use_extra_bufts = self.extra_buffers
+            value.load_mtp = self._own_heads
         elif name == "input_ids":
             value = np.pad(value, (0, max(self._n_ctx - len(value), 0)))
         elif name == "scores" and self._logits_all and len(value) < self._n_ctx:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psutil
-
-from dspark_gguf.config import MAX_DRAFT, ModelOptions
+from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, ModelOptions
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.library import Device, bytes_per_value
+from dspark_gguf.engine.placing import MAIN_MEMORY, place_of, placements
 from dspark_gguf.errors import ResourceError
 
+DEFAULT_CONTEXT = 8192  # tokens
 _GIB = 1024**3
 #: What compute buffers and other programs need besides, as a share of the memory.
 _SPARE = 0.05
@@ -27,14 +27,20 @@ _MOST_SNAPSHOTS, _SNAPSHOT_SHARE, _SNAPSHOT_BYTES = 16, 1 / 8, 64 * 2**20
 
 
 class Footprint:
-    """Memory that a model needs, loaded with `options`, from the header of its file."""
+    """Memory that a model needs, loaded with `options`, from the header of its file.
 
-    def __init__(self, header: Header, options: ModelOptions) -> None:
+    With `heads`, that of contexts for so many prediction heads instead of the model's layers.
+    """
+
+    def __init__(self, header: Header, options: ModelOptions, heads: int | None = None) -> None:
         self._header, self._options = header, options
         self.weights = sum(tensor.size for tensor in header.tensors.values())  # bytes
-        self.layers = self._number("block_count")  # without the output layer
+        self.layers = header.layers  # without the output layer and prediction heads
         self._width = self._number("embedding_length")
-        values = self._values_of_state()
+        self._blocks = slice(0, self.layers)  # those that it is for
+        values = self._values_of_state() if heads is None else 0
+        if heads is not None:
+            self._blocks, self.layers = slice(self.layers, self.layers + heads), heads
         self._attention_layers = self._count_attention_layers(recurrent=values > 0)
         # 0 if it has none, or one of an unknown kind. Some hybrids have both in every layer.
         self.state_bytes = 4 * values * (self.layers - self._attention_layers or self.layers)
@@ -46,12 +52,42 @@ class Footprint:
         """
         all_heads = max(self._numbers("attention.head_count", 0))
         counts = self._numbers("attention.head_count_kv", all_heads)
-        heads = sum(counts) if len(counts) > 1 else counts[0] * self._attention_layers
+        counts = counts[self._blocks] if len(counts) > 1 else counts * self._attention_layers
         width = self._width / max(all_heads, 1)
         get, options = self._header.get, self._options
         key = get("attention.key_length", width) * bytes_per_value(options.cache_type_k)
         value = get("attention.value_length", width) * bytes_per_value(options.cache_type_v)
-        return int(heads * (key + value) * n_ctx) + states * self.state_bytes
+        return int(sum(counts) * (key + value) * n_ctx) + states * self.state_bytes
+
+    def buffer_bytes(self, n_ctx: int, rows: int) -> int:
+        """Size of what a pass computes in, at most about, with so many rows of logits.
+
+        Measured on dense models: a micro-batch holds 3 hidden layers and 4 rows of the width for
+        each token, beside the mask of the attention; the logits are there twice.
+        """
+        options, floats = self._options, 4
+        experts = self._number("expert_used_count")
+        hidden = max(
+            self._number("feed_forward_length"),
+            experts * self._number("expert_feed_forward_length"),
+        )
+        tokens = min(options.n_ubatch, n_ctx)
+        logits = rows * self._header.n_vocab * floats
+        scores = 0  # which flash attention never writes down
+        if options.flash_attn == "off":
+            scores = tokens * n_ctx * floats * max(self._numbers("attention.head_count", 0))
+        masks = 1 + bool(self._number("attention.sliding_window"))
+        activations = tokens * (3 * hidden + 4 * self._width) * floats
+        return masks * floats * tokens * n_ctx + scores + activations + 2 * logits
+
+    def weights_in(self, place: str) -> int:
+        """Bytes of the tensors that the options send to a place, such as main memory."""
+        wanted = placements(self._options)
+        return sum(
+            tensor.size
+            for tensor in self._header.tensors.values()
+            if wanted and place_of(tensor.name, wanted) == place
+        )
 
     def snapshots(self, most: int, n_seq: int = 1) -> int:
         """Snapshots to ask llama.cpp for, at most `most`; few if the states are large."""
@@ -88,7 +124,7 @@ class Footprint:
             return self.layers
         heads = self._numbers("attention.head_count_kv", 0)
         if len(heads) > 1:
-            return sum(count > 0 for count in heads)
+            return sum(count > 0 for count in heads[self._blocks])
         interval = self._number("full_attention_interval") or _INTERVALS.get(architecture, 1)
         return self.layers // interval
 
@@ -110,25 +146,58 @@ class Need:
     n_ctx: int  # tokens that the cache is for
     layers: int  # of the model, the output layer included
     on_gpu: int  # how many of these go to a GPU
+    buffers: int = 0  # bytes that a pass computes in
+    kept: int = 0  # bytes of the weights that stay in main memory in any case
 
     @property
     def total(self) -> int:
         """Bytes in all."""
-        return self.weights + self.cache
+        return self.weights + self.cache + self.buffers
+
+    def at(self, on_gpu: bool) -> int:
+        """Bytes on the GPU, or in main memory."""
+        there = int((self.total - self.kept) * self.on_gpu / max(self.layers, 1))
+        return there if on_gpu else self.total - there
 
     def layers_that_fit(self, free: int) -> int:
         """Layers whose weights and cache fit into so many bytes."""
-        each = self.total / max(self.layers, 1)
+        each = (self.total - self.kept) / max(self.layers, 1)
         return min(self.layers, int(free * (1.0 - _SPARE) / max(each, 1.0)))
 
 
-def need_of(header: Header, options: ModelOptions, n_ctx: int) -> Need:
-    """Memory that the model of this file needs with a context of `n_ctx` tokens."""
-    footprint = Footprint(header, options)
-    cache = footprint.cache_bytes(n_ctx, 1 + footprint.snapshots(MAX_DRAFT))
+def need_of(
+    header: Header,
+    options: ModelOptions,
+    n_ctx: int,
+    is_draft: bool = False,
+    heads: int | None = None,
+    is_loaded: bool = False,
+    n_seq: int = 1,
+) -> Need:
+    """Memory that the model of this file needs with a context of `n_ctx` tokens.
+
+    `heads` as for `Footprint`; with `is_loaded` the weights are there already; the context is for
+    at most `n_seq` conversations.
+    """
+    footprint = Footprint(header, options, heads)
+    n_seq = footprint.conversations(min(n_seq, MOST_ROWS))
+    # A draft reads token by token, and keeps no snapshots.
+    states, rows = 1, 1
+    if not is_draft:
+        states, rows = 1 + footprint.snapshots(MAX_DRAFT, n_seq), MAX_DRAFT + 1
+    rows = min(n_seq * rows, max(rows, MOST_ROWS))
+    cache = footprint.cache_bytes(n_ctx, n_seq * states)
     layers = footprint.layers + 1
     on_gpu = min(wanted_gpu_layers(options), layers)
-    return Need(footprint.weights, cache, n_ctx, layers, on_gpu)
+    buffers = footprint.buffer_bytes(n_ctx, rows)
+    kept = 0 if is_loaded else footprint.weights_in(MAIN_MEMORY)
+    weights = 0 if is_loaded else footprint.weights
+    return Need(weights, cache, n_ctx, layers, on_gpu, buffers, kept)
+
+
+def default_context(options: ModelOptions, train: int) -> int:
+    """Tokens of a target's context; `train`: what it was trained with."""
+    return options.n_ctx or min(DEFAULT_CONTEXT, train)
 
 
 def wanted_gpu_layers(options: ModelOptions) -> int:
@@ -158,7 +227,7 @@ def room(devices: Sequence[Device], options: ModelOptions, on_gpu: bool) -> int 
 
 def require_memory(needed: int, what: str) -> None:
     """Raise a `ResourceError` where the system would swap, or kill this process."""
-    free = psutil.virtual_memory().available
+    free = library.free_memory()
     if needed > free:
         raise ResourceError(
             f"not enough memory for {what}: {needed / _GIB:.1f} GiB needed, "

@@ -6,7 +6,7 @@ import copy
 import ctypes
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import llama_cpp
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine import library, rpc, trial
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.heads import heads_size, kind_of, overrides_for
 from dspark_gguf.engine.memory import looks_like_memory, require_memory, wanted_gpu_layers
+from dspark_gguf.engine.placing import override_array, placements
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.paths import size_on_disk
@@ -32,6 +34,9 @@ def file_stamp(path: Path) -> list[Any]:
 class Model:
     """Weights and vocabulary of one GGUF file.
 
+    Its prediction heads are left out unless `heads` asks for them. A `pointer` is what others have
+    loaded of it, and free.
+
     Raises:
         UsageError: no such file, an unknown device, or an RPC server without a build for it.
         ModelError: not a GGUF that can generate text.
@@ -41,8 +46,10 @@ class Model:
 
     """
 
-    def __init__(self, path: str | Path, options: ModelOptions) -> None:
-        self.header = read_header(path)
+    def __init__(
+        self, path: str | Path, options: ModelOptions, heads: bool = False, pointer: Any = None
+    ) -> None:
+        self.header, self.has_heads = read_header(path), heads
         self.path, self.architecture = self.header.path, self.header.architecture
         if self.header.other_kind:
             raise _generates_nothing(self.path, self.header.other_kind)
@@ -52,8 +59,11 @@ class Model:
         self.gpu_layers = self._wanted_gpu_layers()
         self.extra_buffers = trial.extra_buffers(options.extra_buffers)
         self.pointer: Any = self._load()
-        self._free = weakref.finalize(self, llama_cpp.llama_model_free, self.pointer)
-        if llama_cpp.llama_model_has_encoder(self.pointer) and self.architecture != "dflash":
+        self._free: Callable[[], object] = weakref.finalize(
+            self, llama_cpp.llama_model_free, self.pointer
+        )
+        is_model = kind_of(self.header) == "model"
+        if is_model and llama_cpp.llama_model_has_encoder(self.pointer):
             self.close()
             kind = f"an embedding or encoder model ({self.architecture})"
             raise _generates_nothing(self.path, kind)
@@ -89,6 +99,13 @@ class Model:
         other.options = self.options.model_copy(update=changes)
         return other
 
+    def with_heads(self, options: ModelOptions) -> Model:
+        """Its prediction heads, for contexts of their own; this model must outlive them."""
+        heads = self.with_options()
+        heads.options, heads.notes, heads._free = options, [], _nothing
+        heads.size = heads_size(self.header)
+        return heads
+
     @property
     def _devices(self) -> Sequence[str]:
         """Names of the devices for layers on a GPU."""
@@ -111,12 +128,18 @@ class Model:
         params.split_mode = _SPLIT_MODES[options.split_mode]
         params.main_gpu = options.main_gpu
         params.use_extra_bufts = self.extra_buffers
+        params.load_mtp = self.has_heads
+        overrides = overrides_of(overrides_for(self.header))
+        params.kv_overrides = overrides
         if not options.mmap or options.mlock:  # else: auto, llama.cpp's own choice
             params.load_mode = options.mmap + 2 * options.mlock
         if options.mlock and not llama_cpp.llama_supports_mlock():
             self.notes.append("this build of llama-cpp-python cannot lock memory: mlock is off")
         if options.tensor_split:
             params.tensor_split = self._tensor_split()
+        if wanted := placements(options, on_gpu=self.gpu_layers > 0):
+            self._overrides = override_array(wanted)  # which llama.cpp reads while it loads
+            params.tensor_buft_overrides = ctypes.cast(self._overrides, ctypes.c_void_p)
         # By itself llama.cpp would take the servers of other models too.
         if options.devices or rpc.is_connected():
             params.devices = ctypes.cast(self._device_pointers(), ctypes.c_void_p)
@@ -147,6 +170,21 @@ class Model:
         pointers = [known[name] for name in self._devices]
         self._device_array = (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
         return self._device_array
+
+
+def overrides_of(values: Mapping[str, int]) -> Any:
+    """Whole numbers in the place of what a file says, as llama.cpp takes them; None for none."""
+    if not values:
+        return None
+    made = (llama_cpp.llama_model_kv_override * (len(values) + 1))()  # an empty key ends it
+    for one, (key, value) in zip(made, values.items(), strict=False):
+        one.tag, one.key = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT, key.encode()
+        one.value.val_i64 = value
+    return made
+
+
+def _nothing() -> None:
+    """In the place of freeing what belongs to another object."""
 
 
 def _generates_nothing(path: Path, kind: str) -> ModelError:

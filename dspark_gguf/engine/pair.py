@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -12,24 +12,25 @@ from typing import Any, TypeAlias
 
 from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
-from dspark_gguf.engine.block import BlockDraftCache, open_block_caches
-from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
-from dspark_gguf.engine.dflash import ARCHITECTURE, BlockDraft
+from dspark_gguf.engine.compatible import difference
+from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import model_facts, unloaded_facts
+from dspark_gguf.engine.fitting import Beside, open_what_fits
+from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.gguf import read_header, readable_gguf
-from dspark_gguf.engine.memory import Footprint
+from dspark_gguf.engine.heads import is_own_draft, require_model
+from dspark_gguf.engine.memory import Footprint, default_context
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.timing import measure, measure_again
-from dspark_gguf.engine.token_map import share_aligned, token_map
+from dspark_gguf.engine.token_map import share_aligned
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.errors import ModelError
+from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.schedule.expected import is_hopeless
 
 Say: TypeAlias = Callable[[str], object]
-DEFAULT_CONTEXT = 8192
 _MIB = 1024**2
 #: The first profile of a pair takes this long, or this share of the time to load the target.
 _PROFILE_SECONDS, _PROFILE_SHARE = 2.0, 0.05
@@ -43,9 +44,11 @@ class Pair:
     """Two models and their caches, from GGUF files of the target and the draft.
 
     The draft is loaded with the first decoder that drafts: with speculation off, or where it was
-    found to win nothing, it costs nothing. `chat_template` is Jinja text, or a file with it,
-    instead of the one in the target's file. At most so many `conversations` can share a pass (see
-    ``batching.py``) and the context: fewer where each needs much memory.
+    found to win nothing, it costs nothing. Where memory is short, less of it is loaded, or nothing:
+    a note says so. The same file twice means a target with its own prediction heads, if it has any;
+    they are loaded with it. `chat_template` is Jinja text, or a file with it, instead of the one in
+    the target's file. At most so many `conversations` can share a pass (see ``batching.py``) and
+    the context: fewer where each needs much memory.
 
     Raises:
         UsageError: no such file, or an unknown device.
@@ -68,16 +71,15 @@ class Pair:
         #: Set it to end work on a long prompt or an answer at the next pass.
         self.interrupt = Event()
         self.draft: Model | None = None
+        self.found = ""  # how the draft was found, if nobody named it
         self._learned: Learned | None = None
+        header = read_header(target)
+        require_model(header)
+        with_heads = self._draft_path is not None and is_own_draft(header, self._draft_path)
         started = perf_counter()
-        self.target = Model(target, target_options or ModelOptions())
+        self._beside = Beside.of(target, target_options, self._draft_options, conversations)
+        self.target = Model(target, target_options or ModelOptions(), with_heads)
         self._profile_seconds = max(_PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
-        if self.target.architecture == ARCHITECTURE:
-            self.target.close()
-            raise ModelError(
-                f"{self.target.path.name} is a block draft: it cannot generate text by itself",
-                "Give it with -d, and with -m the target that it was made for.",
-            )
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
         options, train = self.target.options, self.target.n_ctx_train
@@ -90,7 +92,7 @@ class Pair:
                 f"n_ctx {options.n_ctx} is beyond the {train} tokens that {self.target.path.name} "
                 "was trained for: answers may fall apart there; --rope-scaling can stretch it"
             )
-        n_ctx = options.n_ctx or min(DEFAULT_CONTEXT, train)
+        n_ctx = default_context(options, train)
         # Each of them has a row in every pass.
         conversations = min(conversations, MOST_ROWS)
         conversations = Footprint(self.target.header, options).conversations(conversations)
@@ -110,14 +112,20 @@ class Pair:
             return None
         if self._draft_caches:
             return self._draft_caches[conversation]
-        self._draft_caches = open_drafts(
-            path,
-            self._draft_options,
-            self.target_caches,
-            self.vocabulary,
-            self.target.path,
-            self.interrupt,
-        )
+        asked, beside = self._draft_options, self._beside
+        try:
+            found, used, note = open_what_fits(
+                path, asked, self.target.header, target.n_ctx, beside, self._open
+            )
+        except DSparkError as error:
+            if not self.found:  # who named it is told
+                raise
+            found, used, note = [], asked, f"{error.problem}: the draft that was found is not used"
+        self.notes += [note] if note else []
+        if not found:
+            self._draft_path = None
+            return None
+        self._draft_caches, self._draft_options = found, used
         self.caches["draft"] = cache = self._draft_caches[0]
         self.draft = cache.model
         self.notes += self.draft.notes
@@ -136,6 +144,11 @@ class Pair:
             )
         return self._draft_caches[conversation]
 
+    def _open(self, options: DraftOptions) -> list[SequenceCache]:
+        assert self._draft_path is not None  # who calls it has looked
+        names = self._draft_path, options, self.target_caches, self.vocabulary, self.target.path
+        return open_drafts(*names, self.interrupt, self.target)
+
     def learned(
         self, speculation: Speculation, say: Say = str, into: Learned | None = None
     ) -> Learned:
@@ -146,8 +159,11 @@ class Pair:
         """
         known = into or self._learned
         if known is None:
-            path = learned_path(self._facts(speculation)) if speculation.learn else None
-            known = self._learned = Learned(path)
+            facts = self._facts(speculation)
+            path = learned_path(facts) if speculation.learn else None
+            draft = facts.get("draft", {}).get("file")
+            about = {"machine": facts["machine"], "target": self.target.stamp(), "draft": draft}
+            known = self._learned = Learned(path, about)
             self.notes += [known.note] if known.note else []
         leave_out = speculation.drafter == "lookup" or is_hopeless(known.costs, speculation)
         draft = None if leave_out else self.draft_cache()
@@ -187,7 +203,7 @@ class Pair:
         shared = f", shared by up to {count} conversations" if count > 1 else ""
         for role, cache in self.caches.items():
             model = cache.model
-            kind = f" ({cache.draft.kind})" if isinstance(cache, BlockDraftCache) else ""
+            kind = f" ({cache.draft.kind})" if isinstance(cache, Follower) else ""
             parts.append(
                 f"{role}{kind} {model.name} on {model.place}, {model.size / _MIB:.0f} + "
                 f"{cache.context.cache_bytes / _MIB:.0f} MiB for {cache.context.n_ctx} tokens"
@@ -240,54 +256,6 @@ class Pair:
         elif speculation.stopping_rule == "optimal":
             how += ", as many as pay here"
         return f"speculation {speculation.mode}: {kind}, {how}"
-
-
-def open_drafts(
-    path: str | Path,
-    options: DraftOptions,
-    targets: Sequence[SequenceCache],
-    vocabulary: Vocabulary,
-    target_path: str | Path,
-    interrupt: Event | None = None,
-) -> list[SequenceCache]:
-    """Load a small language model, or a block draft made for the target.
-
-    Returns a cache for each of the target's sequences.
-
-    Raises:
-        UsageError: no such file.
-        ModelError: a file that cannot draft.
-        PairError: another vocabulary, or a draft made for another target.
-
-    """
-    path = readable_gguf(path)
-    block = BlockDraft.of(read_header(path))
-    if block is not None:
-        block.require_target(read_header(Path(target_path)))
-    draft, interrupt = Model(path, options), interrupt or Event()
-    try:
-        names = Path(target_path).name, path.name
-        is_foreign = block is None and bool(difference(vocabulary, draft.vocabulary))
-        if is_foreign:
-            require_text(vocabulary, draft.vocabulary, *names)
-        else:
-            require_same_tokens(vocabulary, draft.vocabulary, *names)
-        n_ctx, n_seq = options.n_ctx or min(targets[0].n_ctx, draft.n_ctx_train), len(targets)
-        if block is None:
-            if n_seq > 1 and not options.n_ctx:
-                n_ctx = targets[0].context.n_ctx  # they share it, as the target's sequences do
-            caches = open_caches(draft, n_ctx, 1, interrupt, is_draft=True, n_seq=n_seq)
-            table = token_map(vocabulary, draft.vocabulary) if is_foreign else None
-            for cache in caches:
-                if table is not None:
-                    cache.kind, cache.token_map = "mapped", table
-                elif is_foreign:
-                    cache.kind = "foreign"
-            return caches
-        return open_block_caches(draft, block, targets, n_ctx, interrupt)
-    except Exception:
-        draft.close()
-        raise
 
 
 def _other_tokenizer(target: Vocabulary, draft: SequenceCache) -> str:

@@ -46,14 +46,15 @@ class _State:
 class Rollback:
     """Takes back tokens of one sequence of llama.cpp's `context`, as its memory allows.
 
-    `swa_full` says whether sliding-window layers keep all tokens.
+    `swa_full` says whether sliding-window layers keep all tokens. `is_head` is set for prediction
+    heads, which attend even if the layers of their model do not.
     """
 
-    def __init__(self, context: Any, swa_full: bool, sequence: int) -> None:
+    def __init__(self, context: Any, swa_full: bool, sequence: int, is_head: bool = False) -> None:
         model = llama_cpp.llama_get_model(context)
         self._context, self._memory = context, llama_cpp.llama_get_memory(context)
         self._sequence = sequence
-        self._recurrent = bool(
+        self._recurrent = not is_head and bool(
             llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
         )
         self._window = int(llama_cpp.llama_model_n_swa(model))  # tokens; 0: it has none

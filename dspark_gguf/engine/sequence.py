@@ -47,6 +47,8 @@ class SequenceCache:
     """
 
     kind = "model"  # else the name of the drafter that it is for
+    is_head = False  # whether it is of prediction heads
+    joins = True  # whether its passes can be shared with those of other conversations
     most_drafts = MAX_DRAFT  # tokens of a draft from it
     model: Model  # whose cache it is, if this package loaded it
     token_map: TokenMap  # of a draft of kind "mapped"
@@ -66,7 +68,7 @@ class SequenceCache:
         self.tokens: list[int] = []
         #: Told of every pass and of everything taken back.
         self.listeners: list[Listener] = []
-        self._rollback = Rollback(context.pointer, swa_full, sequence)
+        self._rollback = Rollback(context.pointer, swa_full, sequence, self.is_head)
         self.rollback = self._rollback.kind
         #: Most rows of logits of a pass; fewer if the memory cannot take back as many.
         self.max_rows = max_rows
@@ -202,9 +204,10 @@ class SequenceCache:
         for listener in self.listeners:
             listener.on_pass(len(tokens), first)
 
-    def share(self, other: SequenceCache, length: int) -> None:
-        """Hold the first `length` tokens of another sequence of the context, in the same cells."""
+    def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
+        """Hold what another sequence of the context holds of a prompt, in the same cells."""
         self.trim(0)
+        length = common_prefix(other.tokens, prompt)
         memory = llama_cpp.llama_get_memory(self.pointer)
         llama_cpp.llama_memory_seq_cp(memory, other.sequence, self.sequence, 0, length)
         self.tokens[:] = other.tokens[:length]

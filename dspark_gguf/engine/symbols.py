@@ -1,13 +1,13 @@
 """Functions of libllama that llama.h does not have: C++ names, which may change.
 
-Draft models that read the target's layers need them (llama.cpp's ``llama-ext.h``). They are looked
-up when first used, so that everything else works with a build that lacks them.
+Drafts that read the target's layers or its states need them (llama.cpp's ``llama-ext.h``). They
+are looked up when first used, so that everything else works with a build that lacks them.
 """
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_bool, c_uint32
+from ctypes import c_bool, c_int32, c_uint32
 from typing import Any
 
 import llama_cpp
@@ -27,12 +27,21 @@ _SIGNATURES: dict[str, tuple[Any, list[Any], str, str, str]] = {
     "llama_get_embeddings_layer_inp": (_Floats, [c_uint32], "j", "I", "PEAM"),
     "llama_set_embeddings_nextn": (None, [c_bool, c_bool], "bb", "_N1", "X"),
     "llama_get_embeddings_nextn": (_Floats, [], "", "", "PEAM"),
+    "llama_get_embeddings_nextn_ith": (_Floats, [c_int32], "i", "H", "PEAM"),
+    "llama_set_nextn_layer_offset": (None, [c_int32], "i", "H", "X"),
 }
+#: What they do: inputs of a target's layers, the states of all rows, those of a row, which head.
+LAYERS, STATES, OWN_STATE, HEAD = (
+    ("llama_set_embeddings_layer_inp", "llama_get_embeddings_layer_inp"),
+    ("llama_set_embeddings_nextn", "llama_get_embeddings_nextn"),
+    ("llama_get_embeddings_nextn_ith",),
+    ("llama_set_nextn_layer_offset",),
+)
 
 
-def functions() -> list[Any]:
-    """All of them, in the order of `_SIGNATURES`; an `EngineError` if this build lacks one."""
-    return list(map(function, _SIGNATURES))
+def functions(*names: str) -> list[Any]:
+    """Those of these names; an `EngineError` if this build lacks one."""
+    return list(map(function, names))
 
 
 def function(name: str) -> Any:
@@ -42,7 +51,7 @@ def function(name: str) -> Any:
         if hasattr(_lib, spelled):
             return bind(_lib, spelled, result, ctypes.c_void_p, *arguments)
     raise EngineError(
-        f"llama-cpp-python {llama_cpp.__version__} lacks {name}, which block drafts need",
+        f"llama-cpp-python {llama_cpp.__version__} lacks {name}, which this draft needs",
         f"Install llama-cpp-python {TRIED}, or draft with a small model of the same family.",
     )
 

@@ -12,8 +12,10 @@ from typing import TypeVar
 from dspark_gguf.config import Speculation
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.block import BlockDraftCache
+from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.protocol import Cache, prefill
 from dspark_gguf.engine.sequence import SequenceCache
+from dspark_gguf.engine.states import StateCache
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import Learned
 
@@ -30,6 +32,7 @@ _CHECKED, _CHECK_SECONDS = (1, 4, 2), 0.3
 _REPEATS = 2
 #: Repeats within this factor agree. On a quiet machine nine of ten figures do so.
 _AGREES, _MOSTLY = 1.1, 0.8
+_FEWEST = 2
 #: Seconds for one more row of a block, until the first rounds measure it.
 _SCORE = 5e-5
 
@@ -98,7 +101,7 @@ def measure_again(
     For at most about `budget` seconds, or until an interrupt. It goes on behind the tokens that the
     caches hold, and takes that back; so only where a cache can drop single tokens.
     """
-    if target.rollback != "removal" or isinstance(draft, BlockDraftCache):
+    if target.rollback != "removal" or isinstance(draft, Follower):
         return
     ends = perf_counter() + budget
     works: list[tuple[SequenceCache, int, float]] = []
@@ -142,6 +145,8 @@ def quick_profile(
         before = min(_CONTEXT, target.n_ctx - draft.most_drafts)
         if before >= 0 and draft.room >= 0:
             costs.add_first_draft_step(block_seconds(target, draft, before), 1)
+    elif isinstance(draft, StateCache):
+        _measure_chain(target, draft, costs)
     elif draft is not None:
         _measure_draft_steps(draft, costs)
     depth = min(_CONTEXT, target.n_ctx // 2)
@@ -180,6 +185,42 @@ def block_seconds(target: Cache, draft: BlockDraftCache, depth: int, repeats: in
         draft.propose(ids[-1], draft.most_drafts)
         taken.append(perf_counter() - started)
     return median(taken[1:])  # the first also allocates memory
+
+
+def chain_seconds(
+    target: Cache, draft: StateCache, depth: int, waiting: int, repeats: int = 5
+) -> tuple[float, float]:
+    """Median seconds of the first guess and of the next one, after `depth` tokens.
+
+    The first reads the states of the last `waiting` of them.
+    """
+    ids = tokens(target, depth + 1)
+    taken = []
+    for _ in range(repeats + 1):
+        prefill(target, ids[: depth - waiting])
+        draft.flush()
+        target.decode(ids[depth - waiting : depth], 1)
+        started = perf_counter()
+        best = int(draft.start(ids[depth]).argmax())
+        first = perf_counter()
+        if draft.most_drafts > 1:
+            draft.go_on(best)
+        taken.append((first - started, perf_counter() - first))
+    del taken[0]  # which also allocates memory
+    return median(first for first, _ in taken), median(step for _, step in taken)
+
+
+def _measure_chain(target: Cache, draft: StateCache, costs: LearnedCosts) -> None:
+    """First guesses behind two and behind many tokens, and a further one."""
+    room = min(target.n_ctx, draft.n_ctx) - 2
+    if room < _FEWEST:
+        costs.add_draft_step(_SCORE)  # nothing can be drafted there
+        return
+    first, step = chain_seconds(target, draft, min(_CONTEXT, room), 2)
+    costs.add_draft_step(step if draft.most_drafts > 1 else first)
+    costs.add_first_draft_step(first, 1)
+    count = min(_READ, room)
+    costs.add_first_draft_step(chain_seconds(target, draft, count, count)[0], count)
 
 
 def passes(

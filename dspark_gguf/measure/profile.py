@@ -13,7 +13,8 @@ from markupsafe import Markup
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
-from dspark_gguf.engine.timing import block_seconds, passes
+from dspark_gguf.engine.states import StateCache
+from dspark_gguf.engine.timing import block_seconds, chain_seconds, passes
 from dspark_gguf.errors import ResourceError
 from dspark_gguf.measure.charts import Axis, Line, bars, chart, text_table, up_to
 
@@ -71,6 +72,8 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
         target, step, once = _medians(pair.target_cache, range(1, rows + 1), depth), 0.0, False
         if isinstance(draft, BlockDraftCache):
             step, once = block_seconds(pair.target_cache, draft, depth), True
+        elif isinstance(draft, StateCache):
+            _, step = chain_seconds(pair.target_cache, draft, depth, 2)
         elif draft is not None:
             [step] = _medians(draft, [1], depth)
         tables.append(Table(depth, target, step, once))

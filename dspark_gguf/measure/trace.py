@@ -11,7 +11,7 @@ from dspark_gguf.calibration import log_odds
 from dspark_gguf.config import MAX_DRAFT, Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.draft import LookupDrafter
-from dspark_gguf.engine.block import BlockDraftCache
+from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache, prefill
 from dspark_gguf.measure.chains import Chains, Guesses
@@ -39,12 +39,12 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
     if cache is None:
         depth = 0
         chains = [([], [])] * len(prefixes)
-    elif isinstance(cache, BlockDraftCache):
+    elif isinstance(cache, Follower):
         depth = min(depth, cache.most_drafts)
         # Backwards: the target then only takes tokens back, and reads nothing twice.
         target = pair.target_cache
         prefill(target, [*tokens, *text])
-        chains = [_block_chain(target, cache, one, depth, n_vocab) for one in reversed(prefixes)]
+        chains = [_followed_chain(target, cache, one, depth, n_vocab) for one in reversed(prefixes)]
         chains.reverse()
     else:
         tracer = Tracer(cache, depth, n_vocab)
@@ -116,13 +116,13 @@ class Tracer:
         return self._tokens[len(tokens) :], list(self._scores)
 
 
-def _block_chain(
-    target: Cache, cache: BlockDraftCache, tokens: Sequence[int], depth: int, n_vocab: int
+def _followed_chain(
+    target: Cache, cache: Follower, tokens: Sequence[int], depth: int, n_vocab: int
 ) -> Chain:
+    cache.begin(tokens[:-1])
     prefill(target, tokens[:-1])
-    cache.repair()
-    prefill(target, tokens[:-1])
-    block = cache.propose(tokens[-1], cache.most_drafts)
+    # A whole block costs nearly as much as a part of it; other drafts pay for each guess.
+    block = cache.propose(tokens[-1], cache.most_drafts if cache.kind == "block" else depth)
     rows = [block.rows[k][:n_vocab] for k in range(depth)]
     guesses = [int(row.argmax()) for row in rows]
     if block.confidence is None:

@@ -31,7 +31,7 @@ class Teacher:
         # As a draft's: it never takes back what it read, and needs no states to go back to.
         self._cache = open_caches(model, n_ctx, rows, interrupt, is_draft=True)[0]
         self._rows = self._cache.max_rows
-        set_layer, self._get_layer, *_ = symbols.functions()
+        set_layer, self._get_layer = symbols.functions(*symbols.LAYERS)
         with library.listening():
             for layer in layers:
                 set_layer(self._cache.pointer, layer, True)

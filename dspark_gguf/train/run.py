@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dspark_gguf.catalog import load_pair
+from dspark_gguf.catalog import NO_DRAFT, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.model import Model, file_stamp
@@ -61,6 +61,7 @@ class Training:
         """All steps; returns the manifest's values. A `DSparkError`: see ``served.py``."""
         with load_pair(
             self._job.target,
+            NO_DRAFT,
             target_options=for_generating(self._options),
             chat_template=self._template,
             conversations=SEQUENCES,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS, BlockDraft
 from dspark_gguf.engine.gguf import Header
+from dspark_gguf.engine.heads import require_model
 from dspark_gguf.errors import PairError
 
 #: Targets that a draft was trained for from end to end, in a test.
@@ -67,7 +68,7 @@ class Shape:
         A `PairError` names an architecture that no draft can be trained for.
         """
         require_trainable(target)
-        count, width = target.get("block_count"), target.get("embedding_length")
+        count, width = target.layers, target.get("embedding_length")
         heads = _one(target.get("attention.head_count"))
         head = target.get("attention.key_length") or width // heads
         first = min(2, count - 1)
@@ -122,7 +123,8 @@ class Shape:
 
 
 def require_trainable(target: Header) -> None:
-    """Refuse a target by the name of its architecture."""
+    """Refuse a draft in its place, and a target by the name of its architecture."""
+    require_model(target)
     if target.architecture in TRIED:
         return
     what = "was not tried yet"

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from dspark_gguf.catalog import demo, resolve
-from dspark_gguf.catalog.pairs import known_pairs
+from dspark_gguf.catalog.pairs import OWN_HEADS, known_pairs
 from dspark_gguf.cli import main
 from dspark_gguf.errors import DSparkError, EngineError, UsageError
 from dspark_gguf.naming import HubName
@@ -23,14 +23,15 @@ def test_the_shipped_list():
     assert len(pairs) >= 15
     assert pairs[0].name == "demo"
     assert [pair.name for pair in pairs if pair.status == "tested"] == ["demo"]
-    assert {pair.kind for pair in pairs} == {"plain", "dspark"}
+    assert {pair.kind for pair in pairs} == {"plain", "dspark", "dflash", "mtp", "eagle3"}
     assert [pair for pair in pairs if pair.gigabytes("target") is None] == []
     packages = [pair for pair in pairs if pair.target.startswith("package:")]
     assert packages == pairs[:1]
     for pair in pairs:
         if pair.status == "seen":
             assert HubName.parse(pair.target)
-            assert HubName.parse(pair.draft)
+            assert HubName.parse(pair.draft) or pair.draft == OWN_HEADS
+    assert all(pair.kind == "mtp" for pair in pairs if pair.draft == OWN_HEADS)
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,10 @@ def test_contexts_that_do_not_fit(tiny_files):
     target = {"target_options": ModelOptions(n_ctx=huge)}
     assert refused(ResourceError, r"memory for the .* GiB needed", tiny_files.wide, **target) == 4
     pair = load_pair(tiny_files.wide, tiny_files.wide, draft_options=DraftOptions(n_ctx=huge))
-    with pytest.raises(ResourceError, match="GiB"):
-        pair.draft_cache()
+    cache = pair.draft_cache()  # gives way
+    assert cache is not None
+    assert cache.n_ctx == pair.target_cache.n_ctx
+    assert "GiB in main memory" in "".join(pair.notes)
     answer = Decoder.for_pair(pair, speculation=Speculation(mode="off"))
     assert answer.answer([1], Limits(max_tokens=2)).tokens
 

@@ -15,6 +15,7 @@ from dspark_gguf.engine import library
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.memory import Need, need_of, room
 from dspark_gguf.errors import EngineError, PairError
+from tests.tiny_kinds import WRITERS
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +126,15 @@ def test_what_a_model_takes_is_known_before_it_is_loaded(tiny_files, name):
         assert need.on_gpu == 0 or library.can_offload()
 
 
+@pytest.mark.parametrize("kind", ["llama", "lfm2", "mamba"])
+def test_what_several_conversations_take(tmp_path, kind):
+    """Each has its own state and snapshots of it; attention is shared."""
+    path = WRITERS[kind](tmp_path / "m.gguf")
+    with load_pair(path, conversations=4) as pair:
+        need = need_of(read_header(path), ModelOptions(), pair.target_cache.context.n_ctx, n_seq=4)
+        assert need.cache == pair.target_cache.context.cache_bytes
+
+
 GIB = 1024**3
 GPU = library.Device("CUDA0", "a GPU", "GPU", 8 * GIB, 12 * GIB)
 CPU = library.Device("CPU", "a CPU", "CPU", 16 * GIB, 32 * GIB)
@@ -142,7 +152,11 @@ def test_where_models_would_sit_and_whether_there_is_room():
     assert finding.hint.endswith("-ngl 15")  # 8 GiB but 5 %, of half a GiB each
     part = Need(weights=19 * GIB, cache=GIB, n_ctx=8192, layers=40, on_gpu=15)
     assert models.fit({"target": part}, [CPU, GPU], Settings()).value is True
-    assert models.fit({"target": part, "draft": part}, [CPU, GPU], Settings()).value is False
+    both = models.fit({"target": part, "draft": part}, [CPU, GPU], Settings())
+    assert (both.value, both.facts["fits"]) == (True, False)  # the draft gives way
+    assert [finding.hint.partition(";")[0] for finding in both.findings] == [
+        "The draft gives way"
+    ] * 2
 
 
 def fake_pair(**changes):

@@ -148,7 +148,10 @@ def test_a_fault_at_every_pass(pair, passes, kept, name):
 
 
 def test_no_memory_at_every_step_of_loading(tiny_files, monkeypatch):
-    """Weights and cache of target and draft: one message each, and the next try works."""
+    """Weights and cache of target and draft: one message each, and the next try works.
+
+    A draft without room for its cache gives way.
+    """
     for function in ("llama_model_load_from_file", "llama_init_from_model"):
         real = getattr(llama_cpp, function)
         for at in (0, 1):
@@ -159,6 +162,12 @@ def test_no_memory_at_every_step_of_loading(tiny_files, monkeypatch):
 
             with monkeypatch.context() as patch:
                 patch.setattr(llama_cpp, function, fail)
+                if (function, at) == ("llama_init_from_model", 1):
+                    with load_pair(tiny_files.target, tiny_files.draft) as pair:
+                        assert pair.draft_cache() is None
+                        [note] = [note for note in pair.notes if "is not loaded" in note]
+                        assert note.startswith("not enough memory for a context of 256 tokens")
+                    continue
                 with pytest.raises(DSparkError, match=ERROR):
                     load_pair(tiny_files.target, tiny_files.draft).draft_cache()
     with load_pair(tiny_files.target, tiny_files.draft) as pair:

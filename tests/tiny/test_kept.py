@@ -19,6 +19,8 @@ from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.settings_files import load_settings
 from tests.tiny_dflash import write_dflash
+from tests.tiny_eagle3 import write_assistant, write_cycle_llama, write_eagle3, write_gemma4
+from tests.tiny_heads import Made, write_mtp
 
 EXACT = {"n_ctx": 256, "flash_attn": "off", "cache_type_k": "f32", "cache_type_v": "f32"}
 SETTINGS = {
@@ -124,6 +126,38 @@ def test_a_block_draft_resumes_too(tiny_files, tmp_path):
         again = ask(session, "Three.")
     assert again.tokens == answer.tokens
     assert again.cached_tokens == 0
+
+
+@pytest.mark.parametrize("arch", ["hy_v3", "qwen35", "mimo2", "eagle3", "assistant"])
+def test_heads_resume_too(tmp_path, arch):
+    """With the pairs that were kept, at most one token is read twice, and as many guesses are
+    right as without the break. An assistant has nothing to keep.
+    """
+    if arch == "eagle3":
+        files = write_cycle_llama(tmp_path / "llama.gguf"), write_eagle3(tmp_path / "eagle.gguf")
+    elif arch == "assistant":
+        files = write_gemma4(tmp_path / "gemma.gguf"), write_assistant(tmp_path / "a.gguf")
+    else:
+        made = Made(arch, "cycle", heads=3 if arch == "mimo2" else 1)
+        files = (write_mtp(tmp_path / "model.gguf", made),) * 2
+    _, held, _ = begin(files)
+    assert bool(held["draft"]) == (arch != "assistant")
+    with pair_of(*files) as pair:
+        session, kept = session_of(pair), SavedSession("talk")
+        kept.restore(session)
+        assert pair.caches["draft"].tokens == held["draft"]
+        answer = ask(session, "AB")
+        kept.close()
+    with pair_of(*files) as pair:
+        unbroken = session_of(pair)
+        for text in ("One.", "Two."):
+            ask(unbroken, text)
+        wanted = ask(unbroken, "AB")
+    assert answer.cached_tokens >= wanted.cached_tokens - 1 > 60
+    assert answer.tokens == wanted.tokens
+    made, expected = answer.tally, wanted.tally
+    assert (made.drafted, made.accepted) == (expected.drafted, expected.accepted)
+    assert made.accepted > 5
 
 
 def test_caches_of_other_models_are_not_used(files, tiny_files, tmp_path):

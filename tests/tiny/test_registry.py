@@ -97,7 +97,9 @@ def test_in_the_drop_in(tiny_files):
 
 def test_an_unknown_name_lists_the_known_ones(tiny_files):
     """On every path."""
-    with pytest.raises(UsageError, match="auto, block, foreign, lookup, model"):
+    with pytest.raises(
+        UsageError, match="auto, block, eagle3, foreign, lookup, mapped, model, mtp"
+    ):
         DSparkLlama(str(tiny_files.target), verbose=False, speculation=Speculation(drafter="no"))
     result = CliRunner().invoke(main, ["run", "-m", str(tiny_files.target), "--drafter", "no", "x"])
     assert result.exit_code == 2

@@ -19,6 +19,8 @@ from dspark_gguf.schedule import Bounded
 from tests.fakes import Letters
 from tests.strikes import places, traced
 from tests.tiny_dflash import write_dflash
+from tests.tiny_eagle3 import Eagle, write_assistant, write_cycle_llama, write_eagle3, write_gemma4
+from tests.tiny_heads import Made, write_mtp
 from tests.tiny_kinds import WRITERS
 
 EXACT = {
@@ -67,6 +69,14 @@ def pair_for(kind, tiny_files, folder):
     draft = None if kind in (*WRITERS, "lookup", "store") else tiny_files.draft
     if kind == "block":
         draft = write_dflash(folder / "block.gguf")
+    if kind in HEADS:
+        target = draft = write_mtp(folder / f"{kind}.gguf", HEADS[kind])
+    if kind == "eagle3":
+        target = write_cycle_llama(folder / "llama.gguf", random=True)
+        draft = write_eagle3(folder / "eagle3.gguf", Eagle(random=True))
+    if kind == "assistant":
+        target = write_gemma4(folder / "gemma4.gguf")
+        draft = write_assistant(folder / "assistant.gguf", 3)
     target_options = ModelOptions(**EXACT, swa_full=False)
     return Pair(target, draft, target_options, DraftOptions(**EXACT))
 
@@ -79,10 +89,16 @@ def speculation_for(kind, pair, folder):
         store = Store.of_texts([[1, 2, 3, 9, 8, 7] * 5], 100, pair.vocabulary.fingerprint)
         store.save(path)
         return Speculation(**BY_HAND, lookup_store=str(path))
-    return Speculation(**BY_HAND, drafter="model" if kind in ("model", "block") else "lookup")
+    return Speculation(**BY_HAND, drafter="model" if kind in STEPS else "lookup")
 
 
-KINDS = ["model", "lookup", "store", "cascade", "block", "mamba", "qwen35", "gemma3"]
+#: Targets with prediction heads.
+HEADS = {
+    "head": Made(), "head of a hybrid": Made("qwen35", recurrent=0.1),
+    "three heads": Made("mimo2", heads=3),
+}  # fmt: skip
+STEPS = ["model", "block", *HEADS, "eagle3", "assistant"]
+KINDS = ["lookup", "store", "cascade", *STEPS, "mamba", "qwen35", "gemma3"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,6 +121,38 @@ def test_decoders(tiny_files, folder, kind):
         assert drafted > 0
         costs = pair.learned(speculation).costs if kind == "cascade" else LearnedCosts()
         require_sound(costs)
+
+
+@pytest.mark.parametrize("kind", ["head", "three heads", "eagle3", "assistant"])
+def test_states_at_every_step(tiny_files, folder, kind):
+    """Interrupted while it drafts or follows its target, a draft guesses as if nothing had been."""
+    with pair_for(kind, tiny_files, folder) as pair:
+        target, draft = pair.target_cache, pair.draft_cache()
+
+        def work():
+            draft.begin(PROMPT[:5])
+            prefill(target, PROMPT)
+            draft.propose(8, 2)
+            target.decode([8, 7], 1)
+            target.trim(len(PROMPT) + 1)
+
+        def rows():
+            draft.begin(NEXT[:-1])
+            target.reuse_prefix(NEXT[:-2])
+            target.decode(NEXT[target.length : -1], 1)
+            if not draft.is_ready(len(NEXT) - 1):
+                return None  # it does not guess
+            found = draft.propose(NEXT[-1], 3).rows
+            return np.stack([found[k].copy() for k in range(3)])
+
+        wanted, missing = rows(), 0
+        for at in places(work, 300):
+            traced(work, at)
+            found = rows()
+            missing += found is None
+            if found is not None:
+                np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-3, err_msg=str(at))
+        assert missing == 0
 
 
 @pytest.mark.parametrize("kind", ["lookup", "mamba", "qwen35", "gemma3"])

@@ -9,12 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 from dspark_gguf.catalog import suggest as catalog
-from dspark_gguf.catalog.suggest import Candidate, _estimated, as_text, family_of, make_draft
+from dspark_gguf.catalog.suggest import Candidate, _estimated, as_text, make_draft
 from dspark_gguf.cli import main
 from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.gguf import read_header, read_tokens
 from dspark_gguf.errors import ModelError, UsageError
+from dspark_gguf.naming import family_of
 from dspark_gguf.schedule.expected import expected_ranges
 from tests.tiny_dflash import write_dflash
 from tests.tiny_gguf import Tiny, write_llama
@@ -70,11 +71,11 @@ def test_candidates(tiny_files, model_folder):
         "deepseek-ai/dspark_qwen3_8b_block7",
         str(model_folder / "small.gguf"),
         next(name for name in found if "as-Q2_K" in name),
+        str(model_folder / "other.gguf"),
     ]
-    assert sorted(line.partition(": ")[0].rpartition("/")[2] for line in skipped) == [
-        "broken.gguf", "other.gguf",
-    ]  # fmt: skip
-    assert "463 tokens, not 263" in "".join(skipped)
+    assert found[str(model_folder / "other.gguf")].kind == "foreign"
+    [line] = skipped
+    assert "broken.gguf" in line
 
 
 def test_a_listed_draft_that_is_here(tiny_files, model_folder):
@@ -85,10 +86,10 @@ def test_a_listed_draft_that_is_here(tiny_files, model_folder):
     snapshot.mkdir(parents=True)
     shutil.copy(tiny_files.draft, snapshot / "Qwen3-0.6B-Q8_0.gguf")
     found = catalog.candidates(read_header(target), [])
-    assert found[0].draft == "Qwen/Qwen3-0.6B-GGUF:Q8_0"
-    assert found[0].path == snapshot / "Qwen3-0.6B-Q8_0.gguf"
+    [here] = [each for each in found if each.draft == "Qwen/Qwen3-0.6B-GGUF:Q8_0"]
+    assert here.path == snapshot / "Qwen3-0.6B-Q8_0.gguf"
     # The same file is in the cache: not twice.
-    assert [each.path for each in found].count(found[0].path) == 1
+    assert [each.path for each in found].count(here.path) == 1
     assert not [each for each in found if each.kind == "dspark"]  # those are for 4B and 8B
 
 
@@ -105,7 +106,7 @@ def test_an_estimate_is_in_proportion_to_the_sizes(kind):
     costs = costs_of([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7])
     found = _estimated(Candidate("d", "pair p", kind, 100), costs, 1000)
     steps = [0.1 * (k + 1) if kind == "plain" else 0.1 for k in range(7)]
-    wanted = expected_ranges(costs.target_seconds[:8], steps)
+    wanted = expected_ranges(costs.target_seconds[:8], steps, kind)
     assert found.basis == "estimated"
     for name, both in wanted.items():
         assert found.expected[name] == pytest.approx(both, rel=0.05)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dspark_gguf.errors import UsageError
-from dspark_gguf.naming import HubName, chosen
+from dspark_gguf.naming import HubName, chosen, sidecars_for
 
 FILES = [
     "README.md", "m-Q4_K_M.gguf", "m-UD-Q4_K_XL.gguf", "m-Q8_0.gguf", "m-IQ4_XS.gguf",
@@ -31,6 +31,49 @@ FILES = [
 def test_which_file_is_meant(what, role, files):
     """A quantization in any case, a file, a pattern, or the usual one; shards together."""
     assert chosen(HubName("org/m", what), FILES, role) == files
+
+
+BESIDE = [
+    *FILES, "mtp-m-Q8_0.gguf", "mtp-m-Q4_K_M.gguf", "MTP/eagle3-m-F16.gguf", "m-mtp-Q5_0.gguf",
+    "m-MTP-Q2_K.gguf",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "role", "file"),
+    [
+        ("Q4_K_M", "target", "m-Q4_K_M.gguf"),
+        ("Q8_0", "target", "m-Q8_0.gguf"),
+        ("Q5_0", "target", "m-mtp-Q5_0.gguf"),  # only the beginning of a name is a sign
+        ("Q2_K", "target", "m-MTP-Q2_K.gguf"),
+        ("mtp-m-Q8_0.gguf", "target", "mtp-m-Q8_0.gguf"),
+        ("", "draft", "mtp-m-Q8_0.gguf"),
+        ("Q4_K_M", "draft", "mtp-m-Q4_K_M.gguf"),
+        ("F16", "draft", "MTP/eagle3-m-F16.gguf"),
+        ("IQ4_XS", "draft", "m-IQ4_XS.gguf"),  # no sidecar of that kind
+    ],
+)
+def test_a_sidecar_is_no_model(what, role, file):
+    """A repository with a model and its sidecar has one model; as a draft the sidecar is meant."""
+    assert chosen(HubName("org/m", what), BESIDE, role) == [file]
+
+
+def test_a_repository_of_a_draft():
+    """It has nothing but sidecars: no target, and what a draft's name means there."""
+    files = ["dspark-m-Q8_0.gguf", "dspark-m-F16.gguf"]
+    assert chosen(HubName("org/d"), files, "draft") == files[:1]
+    with pytest.raises(UsageError, match="has no GGUF model"):
+        chosen(HubName("org/d"), files, "target")
+
+
+def test_the_sidecar_to_fetch_with_a_model():
+    """The same quantization, else Q8_0, else what there is; one of each kind."""
+    assert sidecars_for("m-Q4_K_M.gguf", BESIDE) == {
+        "mtp": ["mtp-m-Q4_K_M.gguf"], "eagle3": ["MTP/eagle3-m-F16.gguf"],
+    }  # fmt: skip
+    assert sidecars_for("m-Q6_K.gguf", BESIDE)["mtp"] == ["mtp-m-Q8_0.gguf"]
+    assert sidecars_for("m-UD-Q4_K_M.gguf", BESIDE)["mtp"] == ["mtp-m-Q4_K_M.gguf"]
+    assert sidecars_for("m-Q4_K_M.gguf", FILES) == {}
 
 
 @pytest.mark.parametrize(

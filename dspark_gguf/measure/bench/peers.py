@@ -179,14 +179,20 @@ def _sampling(sampling: Sampling, task: Task) -> Sampling:
     return sampling.model_copy(update={"temperature": task.temperature, "seed": seed})
 
 
+#: Our kinds of drafts -> llama.cpp's, of those that it must be told.
+_SPEC_TYPES = {"model": "draft-simple", "mtp": "draft-mtp", "eagle3": "draft-eagle3"}
+
+
 def _draft_words(pair: Pair, program: str) -> list[str]:
     cache = pair.draft_cache()
     if cache is None:
         return []
     words = ["-md", str(cache.model.path), "-ngld", str(cache.model.gpu_layers)]
+    if cache.model.path == pair.target.path and cache.kind == "mtp":
+        words = []  # the target's own heads
     # Newer builds draft only if told how; a block draft's file says it.
-    if cache.kind != "block" and "--spec-type" in _output(program, "--help"):
-        words += ["--spec-type", "draft-simple"]
+    if cache.kind in _SPEC_TYPES and "--spec-type" in _output(program, "--help"):
+        words += ["--spec-type", _SPEC_TYPES[cache.kind]]
     return words
 
 

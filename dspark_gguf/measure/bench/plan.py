@@ -88,6 +88,10 @@ def choose_prompts(path: Path | None, domains: Sequence[str], each: int) -> list
     return [prompt for turn in zip_longest(*rows) for prompt in turn if prompt]
 
 
+#: Methods that need a draft of their own kind.
+_OWN_KINDS = {"block": "a block draft", "mtp": "prediction heads", "eagle3": "an EAGLE-3 draft"}
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """A method of decoding."""
@@ -111,8 +115,8 @@ def make_methods(
 ) -> list[Method]:
     """The methods of these names, each once, plain decoding first: the measure of all others.
 
-    `draft_kind` is ``model``, ``block``, or empty without a draft model; `yours` are the user's own
-    settings. A UsageError names a method that is unknown or needs a draft that is not there.
+    `draft_kind` is that of the draft, such as ``model``, or empty without one; `yours` are the
+    user's own settings. A UsageError names a method that is unknown, or lacks its draft.
     """
     methods = [
         _method(name, draft_kind) for name in dict.fromkeys([PLAIN, *names]) if name != YOURS
@@ -126,10 +130,11 @@ def make_methods(
 
 
 def _method(name: str, draft_kind: str) -> Method:
-    needs = {"block": draft_kind == "block", "model": draft_kind, "cascade": draft_kind}
+    needs = {kind: draft_kind == kind for kind in _OWN_KINDS}
+    needs |= {"model": bool(draft_kind), "cascade": bool(draft_kind)}
     if not needs.get(name, True):
-        kind = "block draft" if name == "block" else "draft model"
-        raise UsageError(f"the method {name!r} needs a {kind}", "Name one with -d.")
+        kind = _OWN_KINDS.get(name, "a draft model")
+        raise UsageError(f"the method {name!r} needs {kind}", "Name one with -d.")
     if found := _STATIC.fullmatch(name):
         length, least = int(found[1] or found[2]), float(found[3] or 0.0)
         if not 1 <= length <= MAX_DRAFT:

@@ -1,0 +1,239 @@
+"""Drafts that are there already for a target, and the one of them that should be fastest here.
+
+A draft is inside the target's file (prediction heads), beside it, in another program's folder, or
+listed with it in ``models.txt``. What was measured on this machine decides; where nothing was, the
+sizes of the files and how often guesses of this kind are usually right.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from dspark_gguf import hub
+from dspark_gguf.catalog.kinds import NAMES, kind_of_draft, most_guesses, share_of_a_pass
+from dspark_gguf.catalog.local import files_here
+from dspark_gguf.catalog.pairs import OWN_HEADS, pairs_for
+from dspark_gguf.config import Speculation
+from dspark_gguf.cost import Floats, LearnedCosts
+from dspark_gguf.engine import library
+from dspark_gguf.engine.compatible import why_incompatible
+from dspark_gguf.engine.dflash import ARCHITECTURE
+from dspark_gguf.engine.gguf import Header, read_header
+from dspark_gguf.engine.heads import ASSISTANT, EAGLE3, kind_of, why_no_heads
+from dspark_gguf.engine.model import file_stamp
+from dspark_gguf.errors import DSparkError
+from dspark_gguf.learned import Learned, learned_of
+from dspark_gguf.naming import HubName, family_of, is_sidecar
+from dspark_gguf.schedule.expected import expected_ranges, is_hopeless, ranges_text
+from dspark_gguf.schedule.learning import policy_for
+
+#: Headers of files that do not call themselves sidecars are read where there are so few of them:
+#: each takes up to a tenth of a second.
+_FEW = 8
+#: A file of heads alone has fewer tensors, a model for use has more.
+_TENSORS = 100
+#: Tested guesses of a draft that say more about it than its kind does.
+_ENOUGH = 200
+#: What each further row adds to a pass, before this machine was measured: with a GPU, without one.
+_ROW = (0.02, 0.25)
+_ROWS = 17
+#: Guesses of a block that is not here: what is published has 7.
+_BLOCK = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A draft that is there."""
+
+    path: Path
+    kind: str  # one of `NAMES`
+    where: str  # in words
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The speed to expect from a draft here."""
+
+    speed: float  # over plain decoding, typical
+    text: str
+    is_hopeless: bool = False  # as measured: it would win nothing even if it were always right
+
+
+def names_of(target: Header) -> set[str]:
+    """What a target is called: by its file, and by itself."""
+    return {target.path.name, str(target.metadata.get("general.name", ""))}
+
+
+def drafts_here(target: Header, unfit: list[str] | None = None) -> list[Found]:
+    """All that fit `target`, each file once; `unfit` gets a line for each made for another."""
+    found: dict[str, Found] = {}
+    for each in (*drafts_inside(target), *_beside(target), *_in_stores(target), *_listed(target)):
+        with suppress(OSError, DSparkError):  # a damaged file, or one that vanished meanwhile
+            is_own = each.path == target.path
+            problem = "" if is_own else why_incompatible(target, read_header(each.path))
+            if not problem:
+                found.setdefault(os.path.realpath(each.path), each)
+            elif unfit is not None:
+                unfit.append(f"{each.path.name} {each.where}: {problem}")
+    return list(found.values())
+
+
+def choose(target: Header, found: Sequence[Found]) -> tuple[Found | None, str]:
+    """The draft that should be fastest here, and one sentence that says why; None: none pays."""
+    if not found:
+        return None, ""
+    known = learned_of(file_stamp(target.path), library.machine())
+    ranked = sorted(
+        ((_outlook(each, target, known), each) for each in found),
+        key=lambda one: (one[0].is_hopeless, -one[0].speed),
+    )
+    (best, chosen), *others = ranked
+    if best.is_hopeless:
+        names = ", ".join(f"{each.path.name} ({NAMES[each.kind]})" for each in found)
+        return None, f"no draft is used: {names} would win nothing here even if always right"
+    line = f"draft found {chosen.where}: {_called(chosen, target)}, {best.text}"
+    if others:
+        rest = ", ".join(f"{_called(each, target)} ({one.text})" for one, each in others)
+        line += f"; expected to be faster here than {rest}"
+    return chosen, f"{line}; --draft none does without"
+
+
+def find_draft(target: Path) -> tuple[Path | None, str]:
+    """As `choose`, for a file; nothing for one that is no target: whoever opens it says why."""
+    try:
+        header = read_header(target)
+        if kind_of(header) != "model" or header.other_kind:
+            return None, ""
+    except DSparkError:
+        return None, ""
+    unfit: list[str] = []
+    chosen, line = choose(header, drafts_here(header, unfit))
+    if not line and unfit:
+        line = f"no draft is used: {'; '.join(unfit)}"
+    return chosen.path if chosen else None, line
+
+
+def _called(draft: Found, target: Header) -> str:
+    inside = draft.path == target.path
+    return f"its own {NAMES['mtp']} head" if inside else f"{draft.path.name} ({NAMES[draft.kind]})"
+
+
+def drafts_inside(target: Header) -> Iterator[Found]:
+    """Its own prediction heads, if they are there and llama.cpp runs them."""
+    if target.heads and not why_no_heads(target):
+        yield Found(target.path, "mtp", "inside the model")
+
+
+def _beside(target: Header) -> Iterator[Found]:
+    """Files in the model's folder or repository: by their names, or by their headers if few."""
+    own = os.path.realpath(target.path)
+    files = [path for path in neighbours(target.path) if os.path.realpath(path) != own]
+    others = [path for path in files if not is_sidecar(path.name) and _may_be_a_draft(path)]
+    few = others if len(others) <= _FEW else []
+    for path in (*(path for path in files if is_sidecar(path.name)), *few):
+        with suppress(OSError, DSparkError):
+            header = read_header(path)
+            if kind_of(header) != "model":
+                yield Found(path, kind_of_draft(header), "beside the model")
+
+
+def _may_be_a_draft(path: Path) -> bool:
+    """By the first bytes of a file: its number of tensors, and its architecture where it begins."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(256)
+        return int.from_bytes(head[8:16], "little") < _TENSORS or any(
+            name.encode() in head for name in (ARCHITECTURE, EAGLE3, ASSISTANT)
+        )
+    return False
+
+
+def neighbours(path: Path) -> Iterator[Path]:
+    """GGUF files of the same repository; else of the same folder, and of those for one kind."""
+    parts = path.parts
+    if "snapshots" in parts[:-2]:
+        root = Path(*parts[: parts.index("snapshots") + 2])
+        yield from (root / name for name in hub.files_of(root) if name.lower().endswith(".gguf"))
+        return
+    kinds = tuple(NAMES)
+    with suppress(OSError):
+        folders = [each for each in path.parent.iterdir() if each.name.lower().startswith(kinds)]
+        for folder in (path.parent, *(each for each in sorted(folders) if each.is_dir())):
+            yield from sorted(
+                each for each in folder.iterdir()
+                if each.name.lower().endswith(".gguf") and each.is_file()
+            )  # fmt: skip
+
+
+def _in_stores(target: Header) -> Iterator[Found]:
+    """Sidecars that other programs keep, of the target's family and size."""
+    ours = {family_of(name) for name in names_of(target)} - {("", "")}
+    for file in files_here():
+        if is_sidecar(file.path.name) and family_of(file.path.name) in ours:
+            with suppress(OSError, DSparkError):
+                yield Found(file.path, kind_of_draft(read_header(file.path)), f"in {file.source}")
+
+
+def _listed(target: Header) -> Iterator[Found]:
+    for pair in pairs_for(names_of(target)):
+        name = HubName.parse(pair.draft)
+        path = hub.find_cached(name, "draft") if name and pair.draft != OWN_HEADS else None
+        with suppress(OSError, DSparkError):
+            if path is not None:
+                header = read_header(path)
+                yield Found(path, kind_of_draft(header), f"in the list, as {pair.name}")
+
+
+def _outlook(draft: Found, target: Header, known: Sequence[Learned]) -> Outlook:
+    """From what was learned of this draft, of this target with others, or of neither."""
+    header = read_header(draft.path)
+    most = most_guesses(header, target)
+    stamp = file_stamp(draft.path)
+    own = next((one for one in reversed(known) if one.about.get("draft") == stamp), None)
+    if own is not None and own.costs.covers(1, drafts=True):
+        passes, steps = own.costs.target_seconds[: most + 1], own.costs.draft_seconds[:most]
+        if is_hopeless(own.costs, Speculation()):
+            return Outlook(1.0, "too slow here, as measured", is_hopeless=True)
+        if own.best_known.tested >= _ENOUGH:
+            policy = policy_for(own.costs, own.best_known, most)
+            speed = max(1.0, policy.rate / policy.plain_rate)
+            return Outlook(speed, f"{speed:.2f}x by what it did here")
+        return _expected(passes, steps, draft.kind, "costs measured here")
+    curves = [one.costs.target_seconds for one in reversed(known) if _is_measured(one.costs)]
+    passes = curves[0][:_ROWS] if curves else _typical_passes()
+    steps = _steps(draft.kind, float(passes[0]) * share_of_a_pass(header, target), most)
+    return _expected(passes, steps, draft.kind, "estimated from the sizes")
+
+
+def _steps(kind: str, seconds: float, most: int) -> Floats:
+    """Of 1, 2, ... guesses, which cost so much each; all those of a block together."""
+    count: Floats = np.arange(1.0, most + 1.0, dtype=np.float64)
+    return seconds * (np.ones(most) if kind in ("dspark", "dflash") else count)
+
+
+def _typical_passes() -> Floats:
+    """Of 1, 2, ... rows, in passes of one."""
+    curve: Floats = 1.0 + _ROW[not library.can_offload()] * np.arange(_ROWS, dtype=np.float64)
+    return curve
+
+
+def _is_measured(costs: LearnedCosts) -> bool:
+    return costs.covers(1, drafts=False)
+
+
+def _expected(passes: Floats, steps: Floats, kind: str, basis: str) -> Outlook:
+    ranges = expected_ranges(passes, steps, kind)
+    speed = fmean(end for both in ranges.values() for end in both)
+    return Outlook(speed, f"{ranges_text(ranges)} expected, {basis}")
+
+
+def estimated_speed(kind: str, size: int, target_size: int) -> float:
+    """Of a sidecar that is still on the hub, by its name and size alone."""
+    steps = _steps(kind, size / max(target_size, 1), _BLOCK)
+    return _expected(_typical_passes(), steps, kind, "").speed

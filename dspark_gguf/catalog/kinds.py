@@ -1,0 +1,87 @@
+"""Kinds of drafts, from their headers, and what a guess of each costs beside a target's pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dspark_gguf.config import Speculation
+from dspark_gguf.engine.dflash import BlockDraft
+from dspark_gguf.engine.gguf import Header
+from dspark_gguf.engine.heads import HeadDraft, kind_of, target_draft
+
+#: What each kind is called in a sentence.
+NAMES = {
+    "plain": "a smaller model",
+    "foreign": "a model with another tokenizer",
+    "dspark": "DSpark",
+    "dflash": "DFlash",
+    "mtp": "MTP",
+    "eagle3": "EAGLE-3",
+}
+#: What a token looks up in them does not read them.
+_LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight")
+
+
+def kind_of_draft(header: Header, target: Header | None = None) -> str:
+    """One of `NAMES`; the same file as the target means its own prediction heads."""
+    if target is not None and target.path == header.path:
+        return "mtp"
+    kind = kind_of(header)
+    if kind == "block":
+        return "dspark" if "markov_w1.weight" in header.tensors else "dflash"
+    return {"model": "plain", "eagle3": "eagle3"}.get(kind, "mtp")
+
+
+def most_guesses(header: Header, target: Header) -> int:
+    """Of a round."""
+    made_for = target_draft(header, target)
+    if isinstance(made_for, BlockDraft):
+        return int(made_for.most_drafts)
+    if isinstance(made_for, HeadDraft) and made_for.heads > 1:
+        return made_for.heads
+    return Speculation().max_draft_steps
+
+
+def share_of_a_pass(header: Header, target: Header) -> float:
+    """Bytes that one guess (of a block, all of them) reads, over those of a pass of the target."""
+    kind = kind_of_draft(header, target)
+    has_output = "output.weight" in header.tensors
+    if kind == "mtp" and header.heads:
+        read = _heads_bytes(header) + _output_bytes(header if has_output else target)
+    elif kind == "plain" or has_output:
+        read = _bytes_read(header)
+    else:
+        read = _bytes_read(header) + (_output_bytes(target) if kind != "mtp" else 0)
+    return read / max(_bytes_read(target), 1)
+
+
+def _heads_bytes(header: Header) -> float:
+    """Of one head."""
+    blocks = tuple(f"blk.{header.layers + k}." for k in range(header.heads))
+    total = sum(
+        _read(one, header) for one in header.tensors.values() if one.name.startswith(blocks)
+    )
+    return total / max(header.heads, 1)
+
+
+def _bytes_read(header: Header) -> float:
+    """By a pass of one token: the weights without heads and embeddings, few of the experts."""
+    heads = tuple(f"blk.{header.layers + k}." for k in range(header.heads))
+    skipped = _LOOKED_UP if "output.weight" in header.tensors else _LOOKED_UP[1:]
+    return sum(
+        _read(one, header)
+        for one in header.tensors.values()
+        if one.name not in skipped and not (heads and one.name.startswith(heads))
+    )
+
+
+def _read(tensor: Any, header: Header) -> float:
+    used, count = header.get("expert_used_count", 0), header.get("expert_count", 0)
+    share = used / count if "_exps" in tensor.name and 0 < used < count else 1.0
+    return float(tensor.size * share)
+
+
+def _output_bytes(header: Header) -> int:
+    """Of the output head, which may be the embeddings."""
+    names = ("output.weight", "token_embd.weight")
+    return next((header.tensors[name].size for name in names if name in header.tensors), 0)

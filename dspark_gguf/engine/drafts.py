@@ -1,0 +1,106 @@
+"""Opens a draft for a target, whatever kind of draft a file is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event
+
+from dspark_gguf.config import MAX_DRAFT, DraftOptions
+from dspark_gguf.engine.block import open_block_caches
+from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
+from dspark_gguf.engine.context import open_context
+from dspark_gguf.engine.dflash import BlockDraft
+from dspark_gguf.engine.eagle3 import EagleCache
+from dspark_gguf.engine.gguf import read_header, readable_gguf
+from dspark_gguf.engine.heads import EagleDraft, HeadDraft, is_own_draft, target_draft
+from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.mtp import AssistantCache, HeadsCache
+from dspark_gguf.engine.sequence import SequenceCache, open_caches
+from dspark_gguf.engine.states import MOST_FLAGGED, StateCache
+from dspark_gguf.engine.token_map import token_map
+from dspark_gguf.engine.vocabulary import Vocabulary
+
+
+def open_drafts(
+    path: str | Path,
+    options: DraftOptions,
+    targets: Sequence[SequenceCache],
+    vocabulary: Vocabulary,
+    target_path: str | Path,
+    interrupt: Event | None = None,
+    target: Model | None = None,
+) -> list[SequenceCache]:
+    """Load a small language model, or a draft made for the target; its own heads are loaded.
+
+    Returns a cache for each of the `targets`, the sequences of the `target`.
+
+    Raises:
+        UsageError: no such file.
+        ModelError: a file that cannot draft.
+        PairError: another vocabulary, or a draft made for another target.
+
+    """
+    path, interrupt = readable_gguf(path), interrupt or Event()
+    header, target_header = read_header(path), read_header(target_path)
+    made_for = target_draft(header, target_header)
+    if made_for is not None:
+        made_for.require_target(target_header)
+    if target is not None and is_own_draft(target_header, path):
+        draft = target.with_heads(options)
+    else:
+        draft = Model(path, options, heads=isinstance(made_for, HeadDraft))
+    try:
+        names = Path(target_path).name, path.name
+        is_foreign = made_for is None and bool(difference(vocabulary, draft.vocabulary))
+        if is_foreign:
+            require_text(vocabulary, draft.vocabulary, *names)
+        else:
+            require_same_tokens(vocabulary, draft.vocabulary, *names)
+        n_ctx, n_seq = options.n_ctx or min(targets[0].n_ctx, draft.n_ctx_train), len(targets)
+        if isinstance(made_for, BlockDraft):
+            return open_block_caches(draft, made_for, targets, n_ctx, interrupt)
+        if isinstance(made_for, HeadDraft | EagleDraft):
+            return _open_state_caches(draft, made_for, targets, n_ctx, interrupt)
+        if n_seq > 1 and not options.n_ctx:
+            n_ctx = targets[0].context.n_ctx  # they share it, as the target's sequences do
+        caches = open_caches(draft, n_ctx, 1, interrupt, is_draft=True, n_seq=n_seq)
+        table = token_map(vocabulary, draft.vocabulary) if is_foreign else None
+        for cache in caches:
+            if table is not None:
+                cache.kind, cache.token_map = "mapped", table
+            elif is_foreign:
+                cache.kind = "foreign"
+        return caches
+    except Exception:
+        draft.close()
+        raise
+
+
+def _open_state_caches(
+    model: Model,
+    draft: HeadDraft | EagleDraft,
+    targets: Sequence[SequenceCache],
+    n_ctx: int,
+    interrupt: Event,
+) -> list[SequenceCache]:
+    """The caches of such a draft for all sequences of a target's context, in one new context."""
+    n_seq, context = len(targets), targets[0].context
+    cells = n_ctx if n_seq == 1 else max(n_ctx, context.n_ctx + n_seq * MAX_DRAFT)
+    made, heads = _class_of(draft), None
+    if isinstance(draft, HeadDraft):
+        heads = 0 if draft.is_assistant else draft.heads
+    other = None if heads else context  # heads of the target's own kind need nothing of it
+    model = model.with_options(swa_full=True)
+    room = open_context(
+        model, cells, MOST_FLAGGED, interrupt, features_of=other, heads=heads, n_seq=n_seq
+    )
+    return [made(model, draft, target, n_ctx, room) for target in targets]
+
+
+def _class_of(draft: HeadDraft | EagleDraft) -> type[StateCache]:
+    if isinstance(draft, EagleDraft):
+        return EagleCache
+    if draft.is_assistant:
+        return AssistantCache
+    return HeadsCache if draft.heads > 1 else StateCache

@@ -1,0 +1,167 @@
+"""Target and draft in one memory: where both do not fit, there is less of the draft.
+
+What they need is counted from their headers before either is loaded. A model that is loaded all the
+same would make the machine swap, or end this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from dspark_gguf.config import DraftOptions, ModelOptions
+from dspark_gguf.engine import library
+from dspark_gguf.engine.gguf import Header, read_header
+from dspark_gguf.engine.heads import HeadDraft, is_own_draft, target_draft
+from dspark_gguf.engine.memory import DEFAULT_CONTEXT, Need, default_context, need_of, room
+from dspark_gguf.errors import ResourceError
+
+_GIB = 1024**3
+#: What other programs may take meanwhile, as a share of what is free.
+_SPARE = 0.05
+#: A draft with less context would hardly be used.
+_SHORTEST = 1024
+_SMALL = "q8_0"
+T = TypeVar("T")
+#: What a draft needs with these options and a context of so many tokens.
+Needed: TypeAlias = Callable[[DraftOptions, int], Need]
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Bytes that are left for a draft beside its target."""
+
+    main: int
+    gpu: int | None = None  # None: there is no GPU
+
+    @classmethod
+    def of(
+        cls,
+        path: str | Path,
+        options: ModelOptions | None,
+        draft: DraftOptions,
+        conversations: int = 1,
+    ) -> Beside:
+        """What is free now, less what this target will take; ask before it is loaded."""
+        header, options = read_header(path), options or ModelOptions()
+        n_ctx = default_context(options, header.get("context_length", DEFAULT_CONTEXT))
+        need = need_of(header, options, n_ctx, n_seq=conversations)
+        return cls.beside(need, options, draft)
+
+    @classmethod
+    def beside(cls, target: Need, options: ModelOptions, draft: DraftOptions) -> Beside:
+        """The same of what a target needs."""
+        devices = library.devices()
+        gpu = room(devices, draft, on_gpu=True)
+        shares_gpu = not set(options.devices) or not draft.devices
+        shares_gpu = shares_gpu or bool(set(options.devices) & set(draft.devices))
+        if gpu is not None and shares_gpu:
+            gpu -= target.at(on_gpu=True)
+        main = room(devices, draft, on_gpu=False)
+        main = library.free_memory() if main is None else main
+        return cls(main - target.at(on_gpu=False), gpu)
+
+    def has_room_for(self, need: Need) -> bool:
+        """Whether it fits, with a little to spare."""
+        on_gpu = self.gpu is None or need.at(on_gpu=True) <= self.gpu * (1.0 - _SPARE)
+        # What is on the GPU needs next to nothing elsewhere.
+        in_main = need.at(on_gpu=False)
+        return on_gpu and (in_main <= self.main * (1.0 - _SPARE) or not in_main)
+
+
+def free_for(draft: DraftOptions) -> Beside:
+    """What is free for a draft whose target is loaded already."""
+    return Beside.beside(Need(0, 0, 0, 1, 0), ModelOptions(), draft)
+
+
+def open_what_fits(
+    path: Path,
+    asked: DraftOptions,
+    target: Header,
+    n_ctx: int,
+    beside: Beside,
+    load: Callable[[DraftOptions], list[T]],
+) -> tuple[list[T], DraftOptions, str]:
+    """What `load` returns for as much of a draft as fits beside a target of `n_ctx` tokens.
+
+    Empty, if that is too little. Then the options that were used, and what gave way, in words.
+    """
+    header, most = read_header(path), n_ctx
+    n_ctx = asked.n_ctx or min(n_ctx, header.get("context_length", n_ctx))
+    need = partial(draft_need, header, target)
+    why = ""
+    for options in ways_to_fit(need, asked, n_ctx, beside, most):
+        try:
+            caches = load(options)
+        except ResourceError as error:  # it takes more than its header told
+            why = why or error.problem
+        else:
+            return caches, options, what_gave_way(need, asked, options, n_ctx, beside, why)
+    return [], asked, what_gave_way(need, asked, None, n_ctx, beside, why)
+
+
+def draft_need(draft: Header, target: Header, options: ModelOptions, n_ctx: int) -> Need:
+    """Memory that a draft of any kind needs; the target's own heads are loaded with it."""
+    made_for, heads = target_draft(draft, target), None
+    if isinstance(made_for, HeadDraft):
+        heads = 0 if made_for.is_assistant else made_for.heads
+    is_own = is_own_draft(target, draft.path)
+    return need_of(draft, options, n_ctx, is_draft=True, heads=heads, is_loaded=is_own)
+
+
+def ways_to_fit(
+    need: Needed, options: DraftOptions, n_ctx: int, beside: Beside, most: int | None = None
+) -> Iterator[DraftOptions]:
+    """Options for a draft that fits, the least change first: as they are, then less and less.
+
+    The context shrinks to a quarter, then the cache's type; then the context shrinks further. More
+    than `most` tokens, those of the target, are of no use to it.
+    """
+    whole = min(n_ctx, most or n_ctx)
+    small = options.model_copy(update={"cache_type_k": _SMALL, "cache_type_v": _SMALL})
+    can_shrink = options.flash_attn != "off" and not _is_small(options)
+    least = min(_SHORTEST, whole)
+    lengths = [length for k in range(32) if least <= (length := whole >> k) < n_ctx]
+    quarter = [length for length in lengths if length >= whole // 4]
+    ways = [_with_context(options, length) for length in quarter]
+    rest = [length for length in lengths if length <= whole // 4]
+    ways += [_with_context(small if can_shrink else options, length) for length in rest]
+    for way, length in ((options, n_ctx), *((way, way.n_ctx) for way in ways)):
+        if beside.has_room_for(need(way, length)):
+            yield way
+
+
+def what_gave_way(
+    need_of_it: Needed,
+    asked: DraftOptions,
+    used: DraftOptions | None,
+    n_ctx: int,
+    beside: Beside,
+    why: str = "",
+) -> str:
+    """One sentence; empty where the draft is loaded as asked. `why` it failed, if it was tried."""
+    if used is asked:
+        return ""
+    need = need_of_it(asked, n_ctx)
+    on_gpu = beside.gpu is not None and need.on_gpu > 0
+    free = beside.gpu if on_gpu and beside.gpu is not None else beside.main
+    where = "on the GPU" if on_gpu else "in main memory"
+    why = why or (
+        f"the draft needs {need.at(on_gpu) / _GIB:.1f} GiB {where}, and beside the target "
+        f"{max(free, 0) / _GIB:.1f} GiB are free"
+    )
+    if used is None:
+        return f"{why}: the draft is not loaded, and guesses are copied from the conversation alone"
+    less = f"{why}: the draft's context is {used.n_ctx} tokens"
+    return less + (f", its cache {_SMALL}" if _is_small(used) and not _is_small(asked) else "")
+
+
+def _with_context(options: DraftOptions, length: int) -> DraftOptions:
+    return options.model_copy(update={"n_ctx": length})
+
+
+def _is_small(options: ModelOptions) -> bool:
+    return max(map(library.bytes_per_value, (options.cache_type_k, options.cache_type_v))) < 1.5

@@ -1,0 +1,122 @@
+"""Caches of prediction heads that are not one head with a cache of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dspark_gguf.engine import library, symbols
+from dspark_gguf.engine.heads import HeadDraft
+from dspark_gguf.engine.pairs import Floats
+from dspark_gguf.engine.states import RECENT, StateCache
+
+
+class HeadsCache(StateCache):
+    """The memory of several heads: the k-th one makes the k-th guess.
+
+    They have the positions in common, and each its own layer: what is read, each reads.
+    """
+
+    draft: HeadDraft
+
+    def __init__(self, *parts: Any) -> None:
+        [self._set_head] = symbols.functions(*symbols.HEAD)
+        self._chain: list[int] = []
+        self._complete = 0  # rows that all heads have
+        super().__init__(*parts)
+        self.most_drafts = self.draft.heads
+
+    def flush(self) -> None:
+        """Read the pairs that wait, with each head, but for that of the newest token."""
+        self._take_back(self.length)
+        length = self._complete
+        for head in range(self.draft.heads if self.covered < self.seen else 0):
+            self._unsure = True
+            self._take_back(length)
+            self._use(head, super().flush)
+        self._complete = self.length
+
+    def adopt(self, tokens: Sequence[int]) -> None:
+        """As of one head: a state has what all of them read."""
+        super().adopt(tokens)
+        self._complete = self.length
+
+    def _take_back(self, length: int) -> None:
+        """Also what not all heads have read, after an exception."""
+        super()._take_back(min(length, self._complete))
+        self._complete = min(self._complete, self.length)
+
+    def _use(self, head: int, work: Any, *arguments: Any) -> None:
+        with library.listening():
+            self._set_head(self.pointer, head)
+        try:
+            work(*arguments)
+        finally:
+            with library.listening():
+                self._set_head(self.pointer, 0)
+
+    def start(self, last: int) -> Floats:
+        """As of one head; the row of the newest token is not kept."""
+        self._take_back(self.seen)
+        self.flush()
+        self._own = self._states_before(self.seen, self.seen + 1).copy()
+        self._chain = []
+        return self.go_on(last)
+
+    def go_on(self, token: int) -> Floats:
+        """As of one head: the next one reads the whole chain."""
+        self._unsure = True
+        self._take_back(self.length)
+        self._unsure = True
+        self._chain.append(token)
+        states, row = self._own, len(self._chain) - 1
+        batch = self._batch.at(self.length, self._chain, states, True)
+        self._use(row, self.context.decode, batch)
+        logits = self._result(row)
+        self._own = np.concatenate([states, self._own])
+        return logits
+
+
+class AssistantCache(StateCache):
+    """A Gemma 4 assistant: it reads the target's own cache, and has none.
+
+    All guesses of a round are made at the position of the newest token.
+    """
+
+    @property
+    def covered(self) -> int:
+        """Nothing waits."""
+        return self.seen
+
+    def _take_back(self, length: int) -> None:
+        """There is nothing to take back."""
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """The newest state is all that it needs."""
+        self._target.reuse_prefix(tokens)
+        self.repair()
+
+    def on_pass(self, count: int, first: int) -> None:
+        """Keep the last states."""
+        part, length = min(count, RECENT), self._target.length
+        same = min(length - count, len(self._said))
+        self._base = length + 1  # until its states are there
+        self._states[:part] = self._of_target(first + count)[first + count - part :]
+        self._said[same:] = self._target.tokens[same:]
+        self._base = length - part
+
+    def _settle(self) -> None:
+        self._base = min(self._base, self.seen)
+
+    def repair(self) -> None:
+        """Make the target read its last token again if that state was lost."""
+        if self._target.length and not self.is_ready(self._target.length):
+            self._target.trim(self._target.length - 1)
+
+    def _read_pairs(self, tokens: Sequence[int], states: Floats, flagged: bool = False) -> None:
+        self.context.decode(self._batch.at(self.seen, tokens, states, flagged))
+
+    def _place(self, guessed: int) -> int:
+        return self.seen

@@ -1,0 +1,248 @@
+"""Caches of drafts that go on from their target's states: heads (MTP), assistants, EAGLE-3.
+
+All of them read pairs: a token, and the *state* that the target had at the token before it. Where
+the target has not been yet, a draft goes on from its own states. One row of a pass that is read
+from flags all its rows: of some models llama.cpp returns the first rows, however few are flagged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.engine import library, symbols
+from dspark_gguf.engine.context import Context
+from dspark_gguf.engine.follower import Follower
+from dspark_gguf.engine.heads import EagleDraft, HeadDraft
+from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.pairs import Floats, PairBatch
+from dspark_gguf.engine.protocol import Block, common_prefix
+from dspark_gguf.engine.sequence import SequenceCache
+
+#: So many states may wait until a draft is wanted: a round without one costs a copy, no pass.
+_PENDING = 256
+#: States behind these stay, so that what a round takes back needs no second look at the target.
+RECENT = MAX_DRAFT + 8
+#: Most pairs of the pass that makes the first guess: more are read in a pass before it.
+MOST_FLAGGED = 17
+#: States where reading may go on after an edit: at the ends of prompts and of long passes.
+_KEPT, _LONG = 16, 16
+
+
+class StateCache(Follower):
+    """The memory of one prediction head for one sequence; it guesses on from its own states.
+
+    Row P of its cache is made of token P and the target's state at P - 1, which is zero for the
+    first. Errors as `open_context` and ``symbols.py``.
+    """
+
+    kind, is_head = "mtp", True
+    draft: HeadDraft | EagleDraft
+    _first = 0  # the token of its first pair
+
+    def __init__(
+        self,
+        model: Model,
+        draft: HeadDraft | EagleDraft,
+        target: SequenceCache,
+        n_ctx: int,
+        context: Context,
+    ) -> None:
+        super().__init__(model, target, n_ctx, context, MOST_FLAGGED)
+        self.draft = draft
+        needed = symbols.STATES + symbols.OWN_STATE
+        self._set_states, self._get_states, self._get_own = symbols.functions(*needed)
+        self._said: list[int] = []  # the tokens that were seen; the target may have dropped some
+        # The states of these, from position `_base` on.
+        self._states = np.zeros((_PENDING + RECENT, self._target_width), dtype=np.float32)
+        self._base = self._end = 0
+        self._kept: dict[int, Floats] = {}
+        self._chunk = min(_PENDING, max(model.options.n_ubatch, MOST_FLAGGED), context.n_batch)
+        self._batch = PairBatch(self._chunk, max(draft.width, self._target_width), target.sequence)
+        self._own = np.empty((0, draft.width), dtype=np.float32)
+        self._guessed = 0
+        with library.listening():
+            self._switch_on()
+            self._set_states(self.pointer, True, True)
+        self._listen()
+
+    def _switch_on(self) -> None:
+        """Make the target hand out what it reads."""
+        self._set_states(self._target.pointer, True, False)
+
+    @property
+    def _target_width(self) -> int:
+        """Numbers that it copies of each of the target's tokens."""
+        return self.draft.width
+
+    def _of_target(self, count: int) -> Floats:
+        """The first rows of the target's last pass, ``[count, width]``."""
+        pointer = self._get_states(self._target.pointer)
+        return np.ctypeslib.as_array(pointer, (count, self.draft.width))
+
+    @property
+    def seen(self) -> int:
+        """Tokens whose states it has had."""
+        return len(self._said)
+
+    @property
+    def covered(self) -> int:
+        """The token of the next pair that it would read."""
+        return self.length + self._first
+
+    def is_ready(self, length: int) -> bool:
+        """Whether it can go on from the first `length` tokens."""
+        return self._base < self.seen == length
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """An answer begins after `tokens`: keep what is true of them, and see what is missing."""
+        self._target.reuse_prefix(tokens)
+        self._take_back(common_prefix(self.tokens, tokens[self._first :]))
+        self._settle()
+        self.repair()
+        self._end = len(tokens)
+
+    def repair(self) -> None:
+        """Make the target read again what it read unseen.
+
+        A recurrent target would have to read much again for the state of one token: there, that
+        state is taken to be zero, which spoils one pair of many.
+        """
+        rereads = self._target.rollback in ("snapshots", "replay")
+        if rereads and self._base == self.seen == self._target.length - 1:
+            self._states[0] = 0.0
+            self._said.append(self._target.tokens[-1])
+        super().repair()
+
+    def adopt(self, tokens: Sequence[int]) -> None:
+        """As any cache, after the target did so; the state of the newest token is missing."""
+        super().adopt(tokens)
+        self._said = self._target.tokens[: self.covered - 1]
+        self._base = self.covered - 1
+        self._kept = {}
+
+    def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
+        """As any cache, after the target did so; also the state of the newest token, if known."""
+        super().share(other, prompt[self._first :])
+        self.adopt(self.tokens)
+        assert isinstance(other, StateCache)
+        place = self._base - other._base
+        if 0 <= place < len(other._said) - other._base and self._base < self._target.length:
+            self._states[0] = other._states[place]
+            self._said.append(self._target.tokens[self._base])
+
+    def on_trim(self, length: int) -> None:
+        """All tokens from position `length` on are void; the next one may be the same again."""
+        self._take_back(length + 1 - self._first if length else 0)
+        del self._said[length:]
+        self._kept = {place: row for place, row in self._kept.items() if place < length}
+        self._settle()
+
+    trim = on_trim
+
+    def _settle(self) -> None:
+        """See to it that the state of the next pair is there, or will be read again."""
+        needed = max(self.covered - 1, 0)
+        if needed >= self._base:
+            return
+        # In an order that an exception between two lines leaves no state in another one's place.
+        token = self._said[needed : needed + 1]
+        del self._said[needed:]
+        self._base = needed
+        if needed in self._kept:
+            self._states[0] = self._kept[needed]
+            self._said += token
+
+    def on_pass(self, count: int, first: int) -> None:
+        """Copy the states of what the target has just read, unless an exception left a gap."""
+        if self._base > self.seen:
+            return  # an exception struck: `begin` mends it
+        start = max(self._target.length - count - self._first, 0)
+        read = self._target.tokens[start + self._first :]
+        if self.length > start and self.tokens[start:] != read[: self.length - start]:
+            self._take_back(start + common_prefix(self.tokens[start:], read))
+            self._settle()
+        super().on_pass(count, first)
+
+    def _copy(self, start: int, first: int, done: int, take: int) -> None:
+        rows = self._of_target(first + take)[first:]
+        while done < take:
+            held = self.seen - self._base
+            if held == len(self._states):
+                self.flush()
+                held, self._base = min(held, RECENT), self.seen
+                self._states[:held] = self._states[len(self._states) - held :].copy()
+                self._base = self.seen - held
+            part = min(take - done, len(self._states) - held)
+            self._states[held : held + part] = rows[done : done + part]
+            self._said += self._target.tokens[start + done : start + done + part]
+            done += part
+        if take > _LONG or self.seen == self._end:
+            self._kept[self.seen - 1] = rows[take - 1].copy()
+            while len(self._kept) > _KEPT:
+                del self._kept[min(self._kept)]
+
+    def _states_before(self, start: int, stop: int) -> Floats:
+        """What goes with the tokens from `start` to `stop`: the state before each."""
+        place = start - 1 - self._base
+        if start:
+            return self._states[place : place + stop - start]
+        zeros = np.zeros((1, self._target_width), dtype=np.float32)
+        return np.concatenate([zeros, self._states[: stop - 1]])
+
+    def flush(self) -> None:
+        """Read the pairs that wait, but for that of the newest token."""
+        self._take_back(self.length)
+        while self.covered < self.seen:
+            stop = min(self.covered + self._chunk, self.seen)
+            self._read_pairs(
+                self._said[self.covered : stop], self._states_before(self.covered, stop)
+            )
+
+    def _read_pairs(self, tokens: Sequence[int], states: Floats, flagged: bool = False) -> None:
+        """One pass over pairs, of which nothing is read unless they are `flagged`."""
+        batch = self._batch.at(self._place(0), tokens, states, flagged)
+        self._unsure = True
+        self.context.decode(batch)
+        self.tokens += tokens
+        self._unsure = False
+
+    def start(self, last: int) -> Floats:
+        """Logits of the first guess, ``[n_vocab]``, after the newest token; valid until the next.
+
+        It reads all pairs that wait, and `last` with the newest state.
+        """
+        self._take_back(self.seen - self._first)
+        if self.seen - self.covered >= MOST_FLAGGED:
+            self.flush()
+        tokens = [*self._said[self.covered :], last]
+        self._read_pairs(tokens, self._states_before(self.covered, self.seen + 1), flagged=True)
+        self._guessed = 0
+        return self._result(len(tokens) - 1)
+
+    def go_on(self, token: int) -> Floats:
+        """Logits of the guess after `token`, which was guessed with the row before."""
+        self._unsure = True  # what is guessed is cut off again before anything else is read
+        batch = self._batch.at(self._place(self._guessed), [token], self._own, True)
+        self.context.decode(batch)
+        self._guessed += 1
+        return self._result(0)
+
+    def _place(self, guessed: int) -> int:
+        """The position after so many guessed tokens."""
+        return self.length + guessed
+
+    def _result(self, row: int) -> Floats:
+        pointer = self._get_own(self.pointer, row)
+        self._own = np.ctypeslib.as_array(pointer, (1, self.draft.width)).copy()
+        logits: Floats = self.context.rows(row, 1)[0]
+        return logits
+
+    def propose(self, last: int, count: int) -> Block:
+        """Guesses for the `count` tokens after `last`, each the best one of its row."""
+        rows = [self.start(last).copy()]
+        while len(rows) < count:
+            rows.append(self.go_on(int(rows[-1].argmax())).copy())
+        return Block(rows)

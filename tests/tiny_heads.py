@@ -1,0 +1,237 @@
+"""Tiny targets with prediction heads (MTP) and their sidecars, with heads made to be right.
+
+*copy*: the trunk's last layer attends, with random weights; those before it add nothing. The head
+is that layer again, and reads the token alone: it is right only while its cache holds every token,
+each at its place. *cycle*: no layer adds anything, so that a token has one successor. The head
+reads the state alone and moves it one token on: it is right only with the state of the token
+before, its own where the target's is not there yet. *random*: wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from tests.tiny_gguf import Tiny, finish, write_vocabulary
+
+WIDTH, INNER, N_TOKENS = 64, 128, 263
+#: The tokens of the cycle, in order; those after them are never said.
+CYCLE = tuple(range(65, 105))
+ONES = np.ones(WIDTH, dtype=np.float32)
+#: What of a model's blocks a file has.
+ALL, TRUNK, HEADS = "all", "trunk", "heads"
+_DELTA_NETS = ("qwen35", "qwen35moe", "qwen3next")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What to write. `steps`: how many tokens a cycle's head moves on, wrong unless 1.
+    `recurrent`: how much a hybrid's other layers add."""
+
+    arch: str = "hy_v3"
+    how: str = "copy"
+    heads: int = 1
+    steps: int = 1
+    recurrent: float = 0.0
+    seed: int = 1
+    template: str | None = Tiny().template
+
+    def but(self, **changes):
+        return replace(self, **changes)
+
+    @property
+    def is_hybrid(self):
+        return self.arch in _DELTA_NETS
+
+    @property
+    def trunk(self):
+        """Layers before the heads."""
+        return 4 if self.is_hybrid else 1
+
+    @property
+    def attention_heads(self):
+        """Of queries, and of keys and values."""
+        return (2, 1) if self.is_hybrid else (4, 2)
+
+    @property
+    def experts(self):
+        return 4 if self.arch in ("qwen35moe", "qwen3next", "glm4moe") else 0
+
+
+def embedding():
+    """Rows that an RMS norm leaves alone; those of the cycle are orthogonal."""
+    rows = np.random.default_rng(5).standard_normal((N_TOKENS, WIDTH))
+    rows /= np.sqrt((rows**2).mean(axis=1, keepdims=True))
+    basis, _ = np.linalg.qr(np.random.default_rng(6).standard_normal((WIDTH, WIDTH)))
+    rows[list(CYCLE)] = basis[: len(CYCLE)] * WIDTH**0.5
+    return rows.astype(np.float32)
+
+
+def successor(token, steps=1):
+    """What comes so many steps after a token of the cycle."""
+    return CYCLE[(CYCLE.index(token) + steps) % len(CYCLE)]
+
+
+def cycle_output():
+    """The output head that says each token's successor."""
+    vectors, rows = embedding(), np.zeros((N_TOKENS, WIDTH), dtype=np.float32)
+    for token in CYCLE:
+        rows[successor(token)] = vectors[token]
+    return rows
+
+
+def mover(steps=1):
+    """The matrix that turns a token of the cycle into one further on."""
+    vectors = embedding()
+    pairs = ((vectors[successor(token, steps)], vectors[token]) for token in CYCLE)
+    return (sum(np.outer(*pair) for pair in pairs) / WIDTH).astype(np.float32)
+
+
+def drawing(seed):
+    """A function that draws matrices, ``(rows, columns)``, with a scale."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape, scale=1.0):
+        values = rng.standard_normal(shape) * scale * shape[-1] ** -0.5
+        return values.astype(np.float32)
+
+    return draw
+
+
+def attention_layer(draw, made, adds):
+    """Attention and feed-forward by the names of an architecture; both add `adds` of what they do.
+
+    Names without their block.
+    """
+    heads, kv_heads = made.attention_heads
+    size = WIDTH // heads
+    q = draw(WIDTH * (1 + made.is_hybrid), WIDTH, scale=2.0)
+    k, v = draw(size * kv_heads, WIDTH, scale=2.0), draw(size * kv_heads, WIDTH)
+    late = made.is_hybrid or made.arch == "glm4moe"
+    norms = "attn_norm", "post_attention_norm" if late else "ffn_norm"
+    found = {f"{name}.weight": ONES for name in norms}
+    if made.arch == "mimo2":
+        found["attn_qkv.weight"] = np.concatenate([q, k, v])
+    else:
+        found |= {"attn_q.weight": q, "attn_k.weight": k, "attn_v.weight": v}
+        found |= {f"attn_{name}_norm.weight": ONES[:size] for name in "qk"}
+    found["attn_output.weight"] = adds * draw(WIDTH, WIDTH, scale=3.0)
+    return found | feed_forward(draw, made, adds)
+
+
+def feed_forward(draw, made, adds):
+    """Gated, or with experts."""
+    if not made.experts:
+        return {
+            "ffn_gate.weight": draw(INNER, WIDTH),
+            "ffn_up.weight": draw(INNER, WIDTH),
+            "ffn_down.weight": adds * draw(WIDTH, INNER, scale=2.0),
+        }
+    found = {"ffn_gate_inp.weight": draw(made.experts, WIDTH)}
+    for name, scale in (("gate", 1.0), ("up", 1.0), ("down", adds)):
+        found[f"ffn_{name}_exps.weight"] = scale * draw(made.experts, WIDTH, WIDTH)
+        found[f"ffn_{name}_shexp.weight"] = scale * draw(WIDTH, WIDTH)
+    if made.arch == "glm4moe":
+        found["exp_probs_b.bias"] = np.zeros(made.experts, dtype=np.float32)
+    if made.is_hybrid:
+        found["ffn_gate_inp_shexp.weight"] = np.linspace(-0.1, 0.1, WIDTH, dtype=np.float32)
+    return found
+
+
+def recurrent_layer(draw, made):
+    """A gated delta net."""
+    keys = values = 32
+    adds = np.float32(made.recurrent)
+    found = {
+        "attn_norm.weight": ONES, "post_attention_norm.weight": ONES,
+        "attn_qkv.weight": draw(2 * keys + values, WIDTH), "attn_gate.weight": draw(values, WIDTH),
+        "ssm_conv1d.weight": draw(2 * keys + values, 4), "ssm_norm.weight": ONES[:16],
+        "ssm_dt.bias": np.linspace(-1, 1, 2, dtype=np.float32),
+        "ssm_a": np.linspace(-1, -0.1, 2, dtype=np.float32),
+        "ssm_out.weight": adds * draw(WIDTH, values, scale=3.0),
+    }  # fmt: skip
+    if made.arch == "qwen3next":
+        found["ssm_ba.weight"] = draw(4, WIDTH)
+    else:
+        found |= {"ssm_beta.weight": draw(2, WIDTH), "ssm_alpha.weight": draw(2, WIDTH)}
+    return found | feed_forward(draw, made, adds)
+
+
+def blocks_of(made):
+    """The layers, then the heads."""
+    draw, adds = drawing(made.seed), np.float32(made.how != "cycle")
+    blocks = [recurrent_layer(draw, made) for _ in range(made.trunk - 1)]
+    blocks.append(attention_layer(draw, made, adds))
+    eye, none = np.eye(WIDTH, dtype=np.float32), np.zeros((WIDTH, WIDTH), dtype=np.float32)
+    for _ in range(made.heads):
+        if made.how == "random":
+            block, mixed = attention_layer(draw, made, adds), draw(WIDTH, 2 * WIDTH)
+        else:
+            parts = (eye, none) if made.how == "copy" else (none, mover(made.steps))
+            block, mixed = dict(blocks[made.trunk - 1]), np.concatenate(parts, axis=1)
+        block["nextn.eh_proj.weight"] = mixed
+        for name in ("enorm", "hnorm", "shared_head_norm"):
+            block[f"nextn.{name}.weight"] = ONES
+        blocks.append(block)
+    return blocks
+
+
+def write_mtp(path: Path, made: Made = Made(), keep=ALL, counts_heads=True, **tokens) -> Path:
+    """A target with its heads; with `keep` `TRUNK`, as quantizers leave it, or a sidecar.
+
+    Unless it `counts_heads`, its header says nothing of them. `tokens` go to its vocabulary.
+    """
+    writer = gguf.GGUFWriter(path, made.arch)
+    counted = made.heads * counts_heads
+    _write_shape(writer, made, counted)
+    write_vocabulary(writer, Tiny(template=made.template, **tokens))
+    output = cycle_output() if made.how == "cycle" else drawing(9)(N_TOKENS, WIDTH, scale=4.0)
+    common = {"token_embd.weight": embedding(), "output_norm.weight": ONES}
+    pad = np.zeros((tokens.get("padding", 0), WIDTH), dtype=np.float32)
+    common["token_embd.weight"] = np.concatenate([common["token_embd.weight"], pad])
+    common["output.weight"] = np.concatenate([output, pad])
+    for name, values in common.items():
+        writer.add_tensor(name, values)
+    for k, block in enumerate(blocks_of(made)):
+        if keep in (ALL, HEADS if k >= made.trunk else TRUNK):
+            for name, values in block.items():
+                writer.add_tensor(f"blk.{k}.{name}", values)
+    return finish(writer, path)
+
+
+def _write_shape(writer, made, counted):
+    heads, kv_heads = made.attention_heads
+    writer.add_block_count(made.trunk + counted)
+    writer.add_context_length(1024)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(WIDTH // heads)
+    writer.add_value_length(WIDTH // heads)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_dimension_count(WIDTH // heads)
+    writer.add_expert_feed_forward_length(WIDTH if made.experts else 0)
+    if counted:
+        writer.add_nextn_predict_layers(counted)
+    if made.experts:
+        writer.add_expert_count(made.experts)
+        writer.add_expert_used_count(2)
+        writer.add_expert_shared_feed_forward_length(WIDTH)
+    if made.arch == "glm4moe":
+        writer.add_expert_shared_count(1)
+        writer.add_leading_dense_block_count(0)
+    if made.is_hybrid:
+        writer.add_ssm_conv_kernel(4)
+        writer.add_ssm_inner_size(32)
+        writer.add_ssm_state_size(16)
+        writer.add_ssm_time_step_rank(2)
+        writer.add_ssm_group_count(2)
+        if made.arch != "qwen3next":
+            writer.add_rope_dimension_sections([4, 4, 8, 0])
+    if made.arch == "mimo2":
+        writer.add_sliding_window(1024)  # of the heads alone, which are to say what the trunk says
+        writer.add_sliding_window_pattern([False] * made.trunk + [True] * counted)
