@@ -248,6 +248,11 @@ class Speculation(_Part):
     """threshold: accept draft tokens with at least this probability under the target."""
 
     @property
+    def is_default(self) -> bool:
+        """Whether drafting is left to the scheduler, as it is without options."""
+        return self.model_copy(update={"learn": True}) == Speculation()
+
+    @property
     def max_draft_steps(self) -> int:
         """Most tokens of a draft model in a round."""
         return 12 if self.draft_max is None else self.draft_max

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from dspark_gguf.calibration import Calibration, CalibrationRecord
 from dspark_gguf.cost import CostsRecord, LearnedCosts
 from dspark_gguf.paths import cache_path, replacing
 
+_Seconds = Annotated[float, Field(gt=0, lt=1e6)]
+#: Seconds that an answer took, and that plain decoding takes for it at the same time.
+Comparison: TypeAlias = tuple[_Seconds, _Seconds]
+#: So many comparisons are kept, the newest.
+_COMPARED = 64
 #: Tokens of answers between two times of saving: it takes a few milliseconds.
 _SAVE_EVERY = 256
 
@@ -22,6 +28,7 @@ class _Record(BaseModel):
     format: Literal[1] = 1
     costs: CostsRecord
     calibrations: dict[str, CalibrationRecord]
+    comparisons: list[Comparison] = []
 
 
 class Learned:
@@ -32,6 +39,8 @@ class Learned:
         self.costs = LearnedCosts()
         self.note = ""  # why an existing file was not used
         self._calibrations: dict[str, Calibration] = {}
+        #: Of the newest answers that were drafted as one gets it without options.
+        self.comparisons: list[Comparison] = []
         self.is_checked = False  # whether its costs were compared with those of this process
         self._unsaved = 0  # tokens of answers since the last time
         if path is not None:
@@ -52,6 +61,10 @@ class Learned:
             self._calibrations[key] = Calibration.of_copies() if is_free else Calibration()
         return self._calibrations[key]
 
+    def compare(self, comparisons: Iterable[Comparison]) -> None:
+        """Keep what answers took beside plain decoding."""
+        self.comparisons = [*self.comparisons, *comparisons][-_COMPARED:]
+
     def after_answer(self, tokens: int) -> None:
         """Save it now and then: a long conversation may end in a crash."""
         self._unsaved += tokens
@@ -70,7 +83,12 @@ class Learned:
         if self.path is None:
             return
         calibrations = {key: one.as_dict() for key, one in self._calibrations.items()}
-        values = {"format": 1, "costs": self.costs.as_dict(), "calibrations": calibrations}
+        values = {
+            "format": 1,
+            "costs": self.costs.as_dict(),
+            "calibrations": calibrations,
+            "comparisons": self.comparisons,
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
@@ -84,6 +102,7 @@ class Learned:
             self.note = f"cannot read what was learned of this pair, it is learned anew: {path}"
             return
         self.costs.restore(record.costs)
+        self.comparisons = record.comparisons[-_COMPARED:]
         for key, one in record.calibrations.items():
             is_lookup = key.startswith("lookup/")
             made = Calibration.of_copies() if is_lookup else Calibration()

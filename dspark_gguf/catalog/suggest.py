@@ -28,7 +28,8 @@ from dspark_gguf.engine.quantize import quantize, quantized_size
 from dspark_gguf.errors import DSparkError, ModelError
 from dspark_gguf.naming import QUANTIZATION
 from dspark_gguf.paths import cache_path, caching, require_space, size_on_disk
-from dspark_gguf.schedule.expected import USUAL_AGREEMENT, expected_ranges, ranges_text
+from dspark_gguf.schedule.expected import USUAL_AGREEMENT
+from dspark_gguf.speedup import Speedup, expected, speedup_here
 
 #: A quantization of the target is offered as a draft if its share of the size is below this.
 _SMALLER = 0.9
@@ -49,13 +50,13 @@ class Candidate:
     size: int | None  # bytes; None: not known
     path: Path | None = None  # None: not on this machine
     how: str = ""  # to get it, if it is not here
-    #: Least and most speed over plain decoding by kind of text; None: not known.
-    expected: dict[str, tuple[float, float]] | None = None
-    basis: str = ""  # measured, estimated, or why there is no number
+    speedup: Speedup | None = None  # over plain decoding
+    problem: str = ""  # why that is not known
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "path": self.path and str(self.path)}
+        path, speedup = self.path and str(self.path), self.speedup and self.speedup.as_dict()
+        return {**asdict(self), "path": path, "speedup": speedup}
 
 
 def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
@@ -153,47 +154,62 @@ def make_draft(target: Path, file_type: str, progress: Progress) -> Path:
 def suggestions(
     target: Path, drafts: Sequence[Candidate], settings: Settings, progress: Progress
 ) -> list[Candidate]:
-    """The speed to expect from each draft, the best first."""
+    """The speed to expect from each draft, the best first; what is here is measured."""
     if not drafts:
         return []
+    size, over = size_on_disk(target), [1.0]
     costs, _ = _measured(target, None, settings, progress)
     found = []
-    for draft in drafts:
+    for draft in sorted(drafts, key=lambda each: each.path is None):
         if draft.path is None:
-            found.append(_estimated(draft, costs, size_on_disk(target)))
+            found.append(_estimated(draft, costs, size, max(over)))
             continue
         try:
-            own, most = _measured(target, draft.path, settings, progress)
+            own, speedup = _measured(target, draft.path, settings, progress)
         except DSparkError as error:
-            found.append(replace(draft, basis=error.problem))
+            found.append(replace(draft, problem=error.problem))
         else:
-            expected = expected_ranges(own.target_seconds, own.draft_seconds[:most])
-            found.append(replace(draft, expected=expected, basis="measured"))
-    return sorted(found, key=lambda each: -sum(map(sum, (each.expected or {}).values())))
+            found.append(replace(draft, speedup=speedup))
+            if draft.kind == "plain":
+                over.append(own.draft_seconds[0] / _step(draft, costs, size))
+    return sorted(found, key=_rank)
+
+
+def _rank(draft: Candidate) -> tuple[bool, bool, float]:
+    """Those that pay first, the measured ones before the others, the fastest before slower ones."""
+    if draft.speedup is None:
+        return True, True, 0.0
+    return not draft.speedup.pays, draft.path is None, -draft.speedup.typical
 
 
 def _measured(
     target: Path, draft: Path | None, settings: Settings, progress: Progress
-) -> tuple[LearnedCosts, int]:
-    """Costs of a pair, as the first start of `chat` would learn them, and its most guesses."""
+) -> tuple[LearnedCosts, Speedup]:
+    """Costs of a pair, as the first start of `chat` would learn them, and what `doctor` says."""
     pair = Pair(target, draft, settings.target_options, settings.draft_options)
     with pair:
         if draft is not None and pair.draft_cache() is None:
             raise DSparkError("; ".join(pair.notes), "Choose another draft.")
         if draft is not None:
             progress(f"{draft.name}:")
-        learned = pair.learned(settings.speculation, progress)
-        return learned.costs, min(settings.speculation.max_draft_steps, pair.most_drafts)
+        costs = pair.learned(settings.speculation, progress).costs
+        return costs, speedup_here(pair, settings)
 
 
-def _estimated(draft: Candidate, costs: LearnedCosts, target_size: int) -> Candidate:
+def _step(draft: Candidate, costs: LearnedCosts, target_size: int) -> float:
     """A pass mostly reads the weights, so its seconds are in proportion to the size."""
+    return float(costs.target_seconds[0]) * (draft.size or 0) / target_size
+
+
+def _estimated(
+    draft: Candidate, costs: LearnedCosts, target_size: int, over: float = 1.0
+) -> Candidate:
+    """From the sizes; `over` is how many times as much drafts that were measured cost here."""
     if draft.size is None:
-        return replace(draft, basis="size not known")
-    target = costs.target_seconds
-    step = float(target[0]) * draft.size / target_size
-    draft_seconds = np.full(_BLOCK, step) if draft.kind == "dspark" else step * np.arange(1, 13)
-    return replace(draft, expected=expected_ranges(target, draft_seconds), basis="estimated")
+        return replace(draft, problem="size not known")
+    step = over * _step(draft, costs, target_size)
+    steps = np.ones(_BLOCK) if draft.kind == "dspark" else np.arange(1.0, 13.0)
+    return replace(draft, speedup=expected(costs, step * steps, "estimated"))
 
 
 def as_text(target: str, found: Sequence[Candidate]) -> str:
@@ -210,8 +226,8 @@ def as_text(target: str, found: Sequence[Candidate]) -> str:
                 each.draft,
                 "?" if each.size is None else f"{each.size / 1e9:.2f}",
                 each.origin,
-                ranges_text(each.expected) if each.expected else "-",
-                each.basis,
+                each.speedup.figures if each.speedup else "-",
+                each.speedup.source if each.speedup else each.problem,
             )
             for each in found
         ),
@@ -221,14 +237,16 @@ def as_text(target: str, found: Sequence[Candidate]) -> str:
     )
     return (
         f"{table}\n\nif guesses behind right ones are right as often as usual: {usual}.\n"
-        "measured: what both models cost here (--no-learn measures again). estimated: the draft's "
-        f"cost, from the sizes of both files.\n{_advice(target, found)}"
+        "Costs of files that are here are measured (--no-learn: again), those of others estimated. "
+        f"The range of measured answers holds half of them.\n{_advice(target, found)}"
     )
 
 
 def _advice(target: str, found: Sequence[Candidate]) -> str:
-    best = next((each for each in found if each.expected), None)
-    if best is None or max(high for _, high in (best.expected or {}).values()) < 1.05:
+    best = found[0]
+    if best.speedup is None or best.speedup.doubt:
+        return f"no verdict: {best.speedup.doubt if best.speedup else best.problem}"
+    if not best.speedup.pays:
         return "none of them pays on this machine: use the target without a draft"
     use = f"dspark-gguf chat -m {target} -d {quote(best.draft)}"
     if best.how.startswith("--"):

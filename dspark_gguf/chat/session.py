@@ -149,7 +149,9 @@ class Session:
                 yield round
         finally:
             forecast = self.decoder.stopping_rule.forecast()
-            self.gain.finish(forecast.plain if forecast else None)
+            found = self.gain.finish(forecast.plain if forecast else None)
+            if found and self.settings.speculation.is_default:
+                self.pair.learned(self.settings.speculation).compare([found])
 
     def undo(self) -> str:
         """Take back the last message and its answer; returns the message."""

@@ -11,6 +11,7 @@ from dspark_gguf.chat.registry import Chat, command, nearest
 from dspark_gguf.config import SPELLINGS, Limits, ModelOptions, Sampling, Settings, Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.settings_files import plain_yaml
+from dspark_gguf.speedup import speedup_here
 
 #: What ``/set`` takes, by section of the settings; `/system` and `/think` have the rest of a chat.
 SETTABLE = {
@@ -103,16 +104,17 @@ def _spec(chat: Chat, argument: str) -> None:
     if argument:
         chat.session.update({"speculation": {"mode": argument}})
         chat.session.decoder  # noqa: B018 - loads the draft now, not with the next answer
-    chat.screen.note(f"speculation {_drafting(chat)}")
+    chat.screen.note(f"speculation {drafting(chat)}")
 
 
-def _drafting(chat: Chat) -> str:
-    mode, summary = chat.session.settings.speculation.mode, chat.session.summary
-    if mode != "auto" or summary.plain is None or summary.drafting is None:
-        return mode
-    if summary.slower is not None:
-        return f"{mode}; now plain: drafting would be {summary.slower:.0%} slower here"
-    return f"{mode}; drafting should reach {summary.drafting / summary.plain:.1f}x"
+def drafting(chat: Chat) -> str:
+    """How it drafts, and whether that is faster here."""
+    session = chat.session
+    speculation, slower = session.settings.speculation, session.summary.slower
+    if speculation.stopping_rule != "optimal":
+        return speculation.mode
+    text = f"{speculation.mode}; {speedup_here(session.pair, session.settings)}"
+    return text if slower is None else f"{text}; now plain: drafts would be {slower:.0%} slower"
 
 
 @command("think", usage="on|off", summary="thinking, for models that can switch it")
@@ -146,7 +148,7 @@ def _show(chat: Chat, argument: str) -> None:
         for role, cache in session.pair.caches.items()
     ]
     rows += [
-        ("speculation", _drafting(chat)),
+        ("speculation", drafting(chat)),
         ("context", f"{used:,} of {size:,} tokens used"),
         ("messages", str(len(session.messages))),
         ("session", chat.saved.name if chat.saved else "not kept"),

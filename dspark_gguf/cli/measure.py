@@ -40,8 +40,8 @@ _depth = partial(click.option, "--depth", show_default=True, type=click.IntRange
 @click.option("--repeats", default=1, show_default=True, type=click.IntRange(1, 1000),
               help="Turns of each prompt.")  # fmt: skip
 @click.option("--methods", default="", metavar="NAME,...",
-              help="plain, fixed-K, K-at-P, model, block, lookup, cascade, optimal. "
-              "[plain, fixed-1, fixed-3, fixed-8, each drafter, optimal]")  # fmt: skip
+              help="plain, fixed-K, K-at-P, model, block, lookup, cascade, default. "
+              "[plain, fixed-1, fixed-3, fixed-8, each drafter, default]")  # fmt: skip
 @click.option("--ways", "old_methods", default="", hidden=True)  # its name in 0.1
 @click.option("--quick", is_flag=True,
               help="Take half a minute: greedy, few methods, one prompt of each kind.")  # fmt: skip

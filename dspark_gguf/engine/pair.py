@@ -168,6 +168,10 @@ class Pair:
         if self._learned is not None:
             self._learned.after_answer(tokens)
 
+    def kept(self) -> Learned:
+        """What earlier runs have learned of this pair, as its file has it."""
+        return Learned(learned_path(self._facts(Speculation())))
+
     def measure_again(self, budget: float) -> None:
         """While nobody waits: for about `budget` seconds, measure what is known least.
 
@@ -212,6 +216,11 @@ class Pair:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def has_draft(self) -> bool:
+        """Whether there is a draft model, loaded or not."""
+        return self._draft_path is not None
 
     @property
     def most_drafts(self) -> int:

@@ -61,8 +61,8 @@ def facts(name="target"):
 def page(domain="chat", name="target", reliability=True):
     found = results(
         {
-            (0, domain): {"plain": 1.0, "fixed-3": 2.0, "optimal": 0.9},
-            (1, "code"): {"plain": 1.0, "fixed-3": 0.8, "optimal": 0.8},
+            (0, domain): {"plain": 1.0, "fixed-3": 2.0, "default": 0.9},
+            (1, "code"): {"plain": 1.0, "fixed-3": 0.8, "default": 0.8},
         }
     )
     for sample in found.samples:
@@ -165,7 +165,7 @@ def test_without_a_draft_model():
 
 def test_the_page_is_written_whole(tmp_path):
     """Into a folder that is made; one that cannot be made is named."""
-    found = results({(0, "chat"): {"plain": 1.0, "optimal": 0.9}})
+    found = results({(0, "chat"): {"plain": 1.0, "default": 0.9}})
     rest = Rest([Table(16, [0.1, 0.2], 0.05)], None)
     require_folder(tmp_path / "new" / "folder")
     path = write_report(tmp_path / "new" / "folder", found, facts(), rest)

@@ -17,9 +17,9 @@ from dspark_gguf.measure.bench.turns import Ours
 from tests.tiny_gguf import Tiny, write_llama
 
 SHORT = ["bench", "--tokens", 8, "--per-domain", 1, "-c", 2048]
-SMALL = [*SHORT, "--domains", "maths,code", "--methods", "fixed-3,optimal", "--temp", 0]
+SMALL = [*SHORT, "--domains", "maths,code", "--methods", "fixed-3,default", "--temp", 0]
 
-FIGURE = {"median": float, "low": float, "high": float}
+FIGURE = {"median": float, "low": float, "high": float, "turns": int}
 ROW = {
     "method": str, "temperature": float, "peer": bool, "ratio_by_domain": dict,
     "tokens_per_second": FIGURE, "first_token_seconds": FIGURE, "tokens_per_round": float,
@@ -36,7 +36,7 @@ SCHEMA = {
                  "threads": int, "sampling": dict},
     "methods": dict, "turns": {"measured": int, "wanted": int}, "interrupted": bool,
     "peak_memory_bytes": {"ours": int, "all": int},
-    "results": list, "plain_wins": list, "slower_than_plain": list,
+    "results": list, "speedup": list, "plain_wins": list, "slower_than_plain": list,
 }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_header_table_plot_and_one_line_of_json(once):
 def test_the_json_object_keeps_its_schema(once):
     """Scripts read it: no key is missing or new without a change here."""
     require(SCHEMA, once.object)
-    assert [row["method"] for row in once.object["results"]] == ["plain", "fixed-3", "optimal"]
+    assert [row["method"] for row in once.object["results"]] == ["plain", "fixed-3", "default"]
     for row in once.object["results"]:
         require(ROW, row)
         assert list(row["ratio_by_domain"]) == ["maths", "code"]
@@ -122,7 +122,7 @@ def test_the_figures_agree_with_each_other(once):
 
 def test_json_alone(bench):
     """`--json`: nothing else on stdout, at both temperatures unless one is given."""
-    result = bench(*SHORT, "--domains", "code", "--methods", "optimal", "--json")
+    result = bench(*SHORT, "--domains", "code", "--methods", "default", "--json")
     found = json.loads(result.stdout)
     assert found["settings"]["temperatures"] == [0.0, 0.7]
     assert [row["temperature"] for row in found["results"]] == [0.0, 0.0, 0.7, 0.7]
@@ -140,7 +140,7 @@ def test_without_a_draft_model_copies_are_measured(bench, pair):
     result = bench(*SHORT, "-m", pair[0], "--domains", "code", "--quick", "--json")
     found = json.loads(result.stdout)
     assert found["draft"] is None
-    assert list(found["methods"]) == ["plain", "fixed-3", "optimal"]
+    assert list(found["methods"]) == ["plain", "fixed-3", "default"]
     assert found["methods"]["fixed-3"].startswith("always 3 copied tokens")
 
 

@@ -84,7 +84,7 @@ def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
 def _regime(regime: Regime) -> dict[str, Any]:
     rows, domains = regime.rows, regime.domains
     others = [row for row in rows.values() if row.method != PLAIN]
-    drawn = dict.fromkeys((STATIC, text.drawn(rows)))
+    drawn = dict.fromkeys((STATIC, regime.drawn.method))
     accepted = {method: found for method, row in rows.items() if (found := _accepted(row.tally))}
     longest = max(map(len, accepted.values()), default=0)
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psutil
@@ -21,15 +21,16 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled, ResourceError
 from dspark_gguf.measure.bench import conversations, text
 from dspark_gguf.measure.bench.peers import binding_version, peers
-from dspark_gguf.measure.bench.plan import BenchPlan, Method, default_methods, make_methods
+from dspark_gguf.measure.bench.plan import DEFAULT, BenchPlan, Method, default_methods, make_methods
 from dspark_gguf.measure.bench.report import measure_rest, require_folder, write_report
 from dspark_gguf.measure.bench.results import Results
 from dspark_gguf.measure.bench.turns import Ours, Program, Task, play, warm_up
+from dspark_gguf.speedup import measured
 from dspark_gguf.visible import as_json
 
 INTERRUPTED = 130
 #: The JSON object's version: a new number when a key changes its meaning.
-FORMAT = 2
+FORMAT = 3
 #: Before the first turn: no prompt of the bench, so that nothing of them is learned.
 _WARM_UP = "Count from one to twenty in words."
 
@@ -61,6 +62,7 @@ class Bench:
                     rest = measure_rest(self.pair, plan.prompts, plan.tokens)
             except Cancelled:
                 code = INTERRUPTED
+        self._keep()
         facts = self.facts(len(tasks), interrupted=bool(code))
         if plan.report and rest:
             path = write_report(plan.report, self.results, facts, rest)
@@ -73,6 +75,21 @@ class Bench:
             say("\n" + text.memory(*facts["peak_memory_bytes"].values()) + "\n")
         echo(as_json(facts, sys.stdout))
         return code
+
+    def _keep(self) -> None:
+        """Let `doctor` and `suggest` know what was measured, unless the machine was too busy."""
+        found = [
+            comparison
+            for regime in self.results.regimes()
+            if (row := regime.rows.get(DEFAULT)) and row.comparisons
+            if not measured(row.comparisons, regime.spread).doubt
+            for comparison in row.comparisons
+        ]
+        if found:
+            known = self.pair.kept()
+            known.compare(found)
+            with suppress(OSError):
+                known.save()
 
     def _program(self, method: Method) -> Ours:
         """It knows what passes cost, and nothing of what another method learns."""
