@@ -63,6 +63,11 @@ class Speedup:
         return self.told in ("faster", "sometimes")
 
     @property
+    def words(self) -> str:
+        """The verdict in words."""
+        return _WORDS[self.told]
+
+    @property
     def figures(self) -> str:
         """The numbers, such as ``1.42x (1.10-1.80x)``: half of the answers are in between."""
         if self.kinds:
@@ -81,7 +86,7 @@ class Speedup:
         }[self.basis]
 
     def __str__(self) -> str:
-        said = f"{_WORDS[self.told]}: {self.figures} plain decoding, {self.source}"
+        said = f"{self.words}: {self.figures} plain decoding, {self.source}"
         return f"{said}; {self.doubt}" if self.doubt else said
 
     def as_dict(self) -> dict[str, Any]:

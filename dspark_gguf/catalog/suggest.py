@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -152,26 +152,34 @@ def make_draft(target: Path, file_type: str, progress: Progress) -> Path:
 
 
 def suggestions(
-    target: Path, drafts: Sequence[Candidate], settings: Settings, progress: Progress
+    target: Path,
+    drafts: Sequence[Candidate],
+    settings: Settings,
+    progress: Progress,
+    watch: Callable[[Sequence[Candidate]], Iterable[Candidate]] = iter,
 ) -> list[Candidate]:
-    """The speed to expect from each draft, the best first; what is here is measured."""
+    """The speed to expect from each draft, the best first; what is here is measured.
+
+    `watch` may show how far it is. Ctrl-C ends the measuring: the rest is estimated.
+    """
     if not drafts:
         return []
     size, over = size_on_disk(target), [1.0]
     costs, _ = _measured(target, None, settings, progress)
-    found = []
-    for draft in sorted(drafts, key=lambda each: each.path is None):
-        if draft.path is None:
-            found.append(_estimated(draft, costs, size, max(over)))
-            continue
-        try:
-            own, speedup = _measured(target, draft.path, settings, progress)
-        except DSparkError as error:
-            found.append(replace(draft, problem=error.problem))
-        else:
-            found.append(replace(draft, speedup=speedup))
-            if draft.kind == "plain":
-                over.append(own.draft_seconds[0] / _step(draft, costs, size))
+    found: list[Candidate] = []
+    with suppress(KeyboardInterrupt):
+        for draft in watch([each for each in drafts if each.path is not None]):
+            assert draft.path is not None
+            try:
+                own, speedup = _measured(target, draft.path, settings, progress)
+            except DSparkError as error:
+                found.append(replace(draft, problem=error.problem))
+            else:
+                found.append(replace(draft, speedup=speedup))
+                if draft.kind == "plain":
+                    over.append(own.draft_seconds[0] / _step(draft, costs, size))
+    done = {each.draft for each in found}
+    found += [_estimated(each, costs, size, max(over)) for each in drafts if each.draft not in done]
     return sorted(found, key=_rank)
 
 
@@ -190,8 +198,6 @@ def _measured(
     with pair:
         if draft is not None and pair.draft_cache() is None:
             raise DSparkError("; ".join(pair.notes), "Choose another draft.")
-        if draft is not None:
-            progress(f"{draft.name}:")
         costs = pair.learned(settings.speculation, progress).costs
         return costs, speedup_here(pair, settings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TypeVar
 
@@ -23,19 +24,24 @@ _PERIOD = 3600.0
 
 
 def track(
-    items: Iterable[T], total: int, done: int = 0, tokens_of: Callable[[T], int] | None = None
+    items: Iterable[T],
+    total: int,
+    done: int = 0,
+    tokens_of: Callable[[T], int] | None = None,
+    title: str = "",
 ) -> Iterator[T]:
     """Pass `items` on and count them, from `done` on; with `tokens_of` an item, show the speed."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield from items
         return
-    columns: list[ProgressColumn] = [BarColumn(), MofNCompleteColumn()]
+    columns: list[ProgressColumn] = [TextColumn("{task.description}")] * bool(title)
+    columns += [BarColumn(), MofNCompleteColumn()]
     if tokens_of:
         columns.append(TextColumn("{task.fields[speed]}"))
     columns += [TimeRemainingColumn(), TextColumn("left")]
     with Progress(*columns, console=console, speed_estimate_period=_PERIOD) as progress:
-        task = progress.add_task("", total=total, completed=done, speed="")
+        task = progress.add_task(title, total=total, completed=done, speed="")
         tokens, start = 0, perf_counter()
         for item in items:
             yield item
@@ -44,3 +50,14 @@ def track(
                 tokens += tokens_of(item)
                 speed = f"{tokens / (perf_counter() - start):.1f} tokens/s"
             progress.update(task, advance=1, speed=speed)
+
+
+@contextmanager
+def working() -> Iterator[Callable[[str], object]]:
+    """Inside, the line that is given last stands on stderr, where that is a terminal."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield str
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(f"{text} ...")

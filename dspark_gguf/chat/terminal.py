@@ -6,13 +6,13 @@ import base64
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from textwrap import wrap
 from threading import Event, Timer, current_thread, main_thread
 from types import FrameType
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 
 from rich.console import Console
 from rich.segment import Segment, Segments
@@ -20,11 +20,12 @@ from rich.style import Style
 from rich.text import Text
 
 from dspark_gguf.chat.wrapping import Wrapper, folded
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import Cancelled, UsageError
 from dspark_gguf.visible import printable, visible
 
 PROMPT, MORE = ">>> ", "... "
 _BLOCK = '"""'
+T = TypeVar("T")
 
 #: Seconds of silence until a note says what the program waits for.
 PATIENCE = 3.0
@@ -247,6 +248,14 @@ def interruptible(interrupt: Event) -> Iterator[None]:
             yield
     finally:
         interrupt.clear()
+
+
+def uninterrupted(items: Iterable[T], interrupt: Event) -> Iterator[T]:
+    """Pass items on; raises `Cancelled` once the interrupt is set."""
+    for item in items:
+        if interrupt.is_set():
+            raise Cancelled
+        yield item
 
 
 @contextmanager

@@ -29,9 +29,9 @@ def bench(tmp_path_factory):
 def test_a_table_and_an_object(bench):
     result = bench("--conversations", "2,1", "--domains", "maths,extraction", "--repeats", 2)
     assert result.exit_code == 0, result.stderr
-    *lines, last = result.stdout.strip().splitlines()
-    facts = json.loads(last)
-    cells = facts["conversations"]
+    lines = result.stdout.strip().splitlines()
+    words = ("--conversations", "2,1", "--domains", "maths,extraction", "--json")
+    cells = json.loads(bench(*words).stdout)["conversations"]
     assert [(cell["text"], cell["conversations"]) for cell in cells] == [
         ("new text", 1), ("new text", 2), ("copying", 1), ("copying", 2),
     ]  # fmt: skip

@@ -13,6 +13,9 @@ from dspark_gguf.measure.bench.turns import Sample
 from dspark_gguf.speedup import Speedup, exceeds, is_one_sided, measured
 from dspark_gguf.tally import Tally
 
+#: A ratio that is nearer to 1 is 1.
+_LITTLE = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -40,7 +43,8 @@ class Figure:
 
     def differs(self, spread: float) -> bool:
         """Whether a ratio is another than 1, with plain decoding's own `spread`."""
-        return not exceeds(spread, self.median) or is_one_sided(self.low, self.high, self.turns)
+        told = not exceeds(spread, self.median) or is_one_sided(self.low, self.high, self.turns)
+        return told and abs(self.median - 1.0) >= _LITTLE
 
 
 def shown(value: Figure | float | None, form: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
-from dspark_gguf.measure.bench.results import Figure, Regime, Results, shown
+from dspark_gguf.measure.bench.results import Figure, Regime, Results, Row, shown
 from dspark_gguf.measure.charts import bars, text_table
 
 #: Columns of the first table, with the gaps: names of domains, then at least so many for each
@@ -60,10 +60,18 @@ def memory(ours: int, all_: int) -> str:
 
 def verdict(regime: Regime) -> list[str]:
     """Lines that say whether it is faster, and where: no more than can be told."""
-    lines = [f"{regime}: {headline(regime)}"]
-    if noise := unsteadiness(regime):
-        lines.insert(0, noise)
-    for row in regime.drafting:
+    warning = unsteadiness(regime)
+    return [
+        *[warning] * bool(warning),
+        f"{regime}: {headline(regime)}",
+        *details(regime, regime.drafting),
+    ]
+
+
+def details(regime: Regime, rows: Sequence[Row]) -> list[str]:
+    """On what kinds of text these methods are faster or slower than plain decoding."""
+    lines = []
+    for row in rows:
         differs = {
             domain: ratio for domain, ratio in row.ratios.items() if ratio.differs(regime.spread)
         }
