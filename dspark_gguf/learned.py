@@ -7,8 +7,10 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any, Literal, TypeAlias
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from dspark_gguf.calibration import Calibration, CalibrationRecord
@@ -20,6 +22,8 @@ _Seconds = Annotated[float, Field(gt=0, lt=1e6)]
 Comparison: TypeAlias = tuple[_Seconds, _Seconds]
 #: So many comparisons are kept, the newest.
 _COMPARED = 64
+#: Bytes that are read to see how fast memory is: more than any cache holds.
+_READ = 2**27
 #: Tokens of answers between two times of saving: it takes a few milliseconds.
 _SAVE_EVERY = 256
 
@@ -29,6 +33,7 @@ class _Record(BaseModel):
     costs: CostsRecord
     calibrations: dict[str, CalibrationRecord]
     comparisons: list[Comparison] = []
+    target_bytes: Annotated[int, Field(ge=0)] = 0
 
 
 class Learned:
@@ -41,6 +46,7 @@ class Learned:
         self._calibrations: dict[str, Calibration] = {}
         #: Of the newest answers that were drafted as one gets it without options.
         self.comparisons: list[Comparison] = []
+        self.target_bytes = 0  # of its weights; 0: not known
         self.is_checked = False  # whether its costs were compared with those of this process
         self._unsaved = 0  # tokens of answers since the last time
         if path is not None:
@@ -88,6 +94,7 @@ class Learned:
             "costs": self.costs.as_dict(),
             "calibrations": calibrations,
             "comparisons": self.comparisons,
+            "target_bytes": self.target_bytes,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary:
@@ -103,6 +110,7 @@ class Learned:
             return
         self.costs.restore(record.costs)
         self.comparisons = record.comparisons[-_COMPARED:]
+        self.target_bytes = record.target_bytes
         for key, one in record.calibrations.items():
             is_lookup = key.startswith("lookup/")
             made = Calibration.of_copies() if is_lookup else Calibration()
@@ -126,6 +134,25 @@ def learned_path(facts: dict[str, Any]) -> Path:
 def learned_dir() -> Path:
     """The folder of all that was learned, which may be missing."""
     return cache_path("learned")
+
+
+def seconds_per_byte() -> float:
+    """Of reading weights on this machine, about: as in passes of the largest model so far.
+
+    Without any, as a CPU reads its memory.
+    """
+    known = [Learned(path) for path in learned_dir().glob("*.json")]
+    sizes = {one.target_bytes: one for one in known if one.target_bytes and one.costs.measured_rows}
+    if sizes:
+        size, largest = max(sizes.items())
+        return float(largest.costs.target_seconds[0]) / size
+    numbers = np.ones(_READ // 4, dtype=np.float32)
+    taken = []
+    for _ in range(3):
+        started = perf_counter()
+        numbers.sum()
+        taken.append(perf_counter() - started)
+    return min(taken) / numbers.nbytes
 
 
 def forget_all() -> int:

@@ -226,25 +226,26 @@ def as_text(target: str, found: Sequence[Candidate]) -> str:
             "conversation already said is still copied where that pays."
         )
     table = as_table(
-        ("draft", "GB", "from", "over plain decoding", ""),
+        ("draft", "GB", "from", "times plain decoding", ""),
         (
             (
                 each.draft,
                 "?" if each.size is None else f"{each.size / 1e9:.2f}",
                 each.origin,
                 each.speedup.figures if each.speedup else "-",
-                each.speedup.source if each.speedup else each.problem,
+                each.speedup.basis if each.speedup else each.problem,
             )
             for each in found
         ),
     )
     usual = ", ".join(
-        f"{low:.0%} to {high:.0%} on {kind}" for kind, (low, high) in USUAL_AGREEMENT.items()
+        f"{low:.0%}-{high:.0%} on {kind}" for kind, (low, high) in USUAL_AGREEMENT.items()
     )
     return (
-        f"{table}\n\nif guesses behind right ones are right as often as usual: {usual}.\n"
-        "Costs of files that are here are measured (--no-learn: again), those of others estimated. "
-        f"The range of measured answers holds half of them.\n{_advice(target, found)}"
+        f"{table}\n\n{_advice(target, found)}\n\n"
+        "measured: half of the answers were within the range. expected: from what passes cost\n"
+        "here (--no-learn measures again); estimated: from the sizes of both files; both if\n"
+        f"guesses behind right ones are right as often as usual: {usual}"
     )
 
 
@@ -258,5 +259,5 @@ def _advice(target: str, found: Sequence[Candidate]) -> str:
     if best.how.startswith("--"):
         return f"make the best: dspark-gguf suggest -m {target} {best.how}"
     if best.path is None:
-        return f"get the best: {best.how}; use it: {use}"
+        return f"get the best: {best.how}\nuse it: {use}"
     return f"use the best: {use}"

@@ -28,6 +28,7 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
     from dspark_gguf.catalog.local import local_models
     from dspark_gguf.catalog.pairs import known_pairs, similar_names
     from dspark_gguf.engine import library
+    from dspark_gguf.learned import seconds_per_byte
 
     if local:
         if name:
@@ -43,7 +44,8 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
         problem = f"no pair is called {name!r}{similar_names(name)}"
         raise UsageError(problem, "See `dspark-gguf models`.")
     memory = listing.machine_gigabytes()
-    rows = [listing.facts(pair, memory) for pair in pairs]
+    speed = seconds_per_byte()
+    rows = [listing.facts(pair, memory, speed) for pair in pairs]
     show(
         as_json,
         rows,

@@ -151,6 +151,7 @@ class Pair:
         if known is None:
             path = learned_path(self._facts(speculation)) if speculation.learn else None
             known = self._learned = Learned(path)
+            known.target_bytes = self.target.size
             self.notes += [known.note] if known.note else []
         leave_out = speculation.drafter == "lookup" or is_hopeless(known.costs, speculation)
         draft = None if leave_out else self.draft_cache()

@@ -121,7 +121,7 @@ def test_an_estimate_is_in_proportion_to_the_sizes(kind):
     [
         (Candidate("a b.gguf", "llama.cpp", "plain", 1, Path("x")), "-d 'a b.gguf'"),
         (Candidate("o/r:Q8_0", "pair p", "plain", 1, None, "dspark-gguf pull o/r:Q8_0"),
-         "get the best: dspark-gguf pull o/r:Q8_0; use it: dspark-gguf chat -m t -d o/r:Q8_0"),
+         "get the best: dspark-gguf pull o/r:Q8_0\nuse it: dspark-gguf chat -m t -d o/r:Q8_0"),
         (Candidate("x", "made from the target", "plain", 1, None, "--make-draft Q2_K"),
          "dspark-gguf suggest -m t --make-draft Q2_K"),
     ],
@@ -151,7 +151,7 @@ def test_suggest(tiny_files, model_folder):
     assert rows["llama.cpp"]["speedup"]["basis"] == "expected"
     assert rows["made from the target"]["speedup"]["basis"] == "estimated"
     text = CliRunner().invoke(main, words).stdout
-    assert "over plain decoding" in text
+    assert "times plain decoding" in text
 
 
 def test_a_recurrent_target(tiny_files, model_folder):
