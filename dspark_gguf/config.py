@@ -293,6 +293,8 @@ class Chat(_Part):
     """Chat template: Jinja, or a file with it. Default: the one in the GGUF."""
     context_shift: bool = False
     """When the context is full, forget the oldest turns instead of stopping."""
+    markdown: bool = False
+    """Render Markdown in answers on a terminal."""
     think: bool | None = None
     """Turn thinking on or off, if the template can. Default: as the template has it."""
 

@@ -1,10 +1,11 @@
-"""A progress bar on stderr, where that is a terminal."""
+"""How far work is, on stderr where that is a terminal, and its end by Ctrl-C."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from threading import Event
 from time import perf_counter
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from dspark_gguf.errors import Cancelled
 
 T = TypeVar("T")
 #: Seconds that the time left is estimated from. rich's 30 are less than many an answer takes.
@@ -50,6 +53,14 @@ def track(
                 tokens += tokens_of(item)
                 speed = f"{tokens / (perf_counter() - start):.1f} tokens/s"
             progress.update(task, advance=1, speed=speed)
+
+
+def uninterrupted(items: Iterable[T], interrupt: Event) -> Iterator[T]:
+    """Pass items on; raises `Cancelled` once the interrupt is set."""
+    for item in items:
+        if interrupt.is_set():
+            raise Cancelled
+        yield item
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,7 +19,7 @@ SETTABLE = {
     "sampling": list(Sampling.model_fields),
     "limits": list(Limits.model_fields),
     "speculation": list(Speculation.model_fields),
-    "chat": ["context_shift"],
+    "chat": ["context_shift", "markdown"],
 }
 
 
@@ -128,15 +129,15 @@ def _think(chat: Chat, argument: str) -> None:
     chat.screen.note(f"thinking {argument}")
 
 
-@command("model", usage="[NAME]", summary="which models these are, and how to change them")
+@command("model", usage="[NAME [DRAFT]]", summary="show the models, or go on with others")
 def _model(chat: Chat, argument: str) -> None:
+    whole = Path(argument).expanduser()
+    words = [str(whole)] if argument and whole.exists() else argument.split()
+    if len(words) > 2:
+        raise UsageError("/model takes a model and perhaps a draft", "Type /model NAME DRAFT.")
+    if words:
+        chat.switch(words[0], words[1] if len(words) > 1 else None)
     chat.screen.note(chat.session.pair.summary(chat.session.settings.speculation))
-    name = chat.saved.name if chat.saved else None
-    known = f" --session {name}" if name else ""
-    chat.screen.note(
-        f"another one: leave with Ctrl-D, then `dspark-gguf chat{known} -m {argument or 'MODEL'}`"
-        + ", which goes on with this conversation" * bool(known)
-    )
 
 
 @command("show", summary="models, session, context, and the settings that are not the defaults")

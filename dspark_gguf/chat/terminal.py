@@ -6,26 +6,26 @@ import base64
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from textwrap import wrap
 from threading import Event, Timer, current_thread, main_thread
 from types import FrameType
-from typing import Any, BinaryIO, Literal, Protocol, TypeVar
+from typing import Any, BinaryIO, Literal, Protocol
 
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.text import Text
 
+from dspark_gguf.chat.markdown import MarkdownStream
 from dspark_gguf.chat.wrapping import Wrapper, folded
-from dspark_gguf.errors import Cancelled, UsageError
+from dspark_gguf.errors import UsageError
 from dspark_gguf.visible import printable, visible
 
 PROMPT, MORE = ">>> ", "... "
 _BLOCK = '"""'
-T = TypeVar("T")
 
 #: Seconds of silence until a note says what the program waits for.
 PATIENCE = 3.0
@@ -45,6 +45,8 @@ class Screen:
             for stream in (sys.stdout, sys.stderr)
         )
         self._wrapper = Wrapper(lambda: self._out.width)
+        self._rendered = MarkdownStream(self._out)
+        self.markdown = False  # whether answers are rendered, where the terminal can
         self._dim, self._in_line = False, False
 
     @property
@@ -54,18 +56,27 @@ class Screen:
 
     def write(self, text: str, dim: bool = False) -> None:
         """A piece of an answer, unchanged; on a terminal without control characters."""
-        self._in_line = not text.endswith("\n") if text else self._in_line
+        renders = self.markdown and not dim and self._rendered.works
+        if renders and self._in_line:  # a thought goes before it
+            self._put(self._wrapper.feed("\n"))
+        if text:
+            self._in_line = not renders and not text.endswith("\n")
         if not self.on_terminal:
             sys.stdout.write(text)
             sys.stdout.flush()
             return
         if dim is not self._dim:
+            self._rendered.end()
             self._put(self._wrapper.flush())
             self._dim = dim
+        if renders:
+            self._rendered.feed(printable(text))
+            return
         self._put(self._wrapper.feed(printable(text)))
 
     def end_answer(self) -> None:
         """End its last line, if it has not ended."""
+        self._rendered.end()
         if self._in_line:
             self.write("\n", dim=self._dim)
 
@@ -248,14 +259,6 @@ def interruptible(interrupt: Event) -> Iterator[None]:
             yield
     finally:
         interrupt.clear()
-
-
-def uninterrupted(items: Iterable[T], interrupt: Event) -> Iterator[T]:
-    """Pass items on; raises `Cancelled` once the interrupt is set."""
-    for item in items:
-        if interrupt.is_set():
-            raise Cancelled
-        yield item
 
 
 @contextmanager

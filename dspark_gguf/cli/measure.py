@@ -55,7 +55,7 @@ _depth = partial(click.option, "--depth", show_default=True, type=click.IntRange
 @settings_options(
     *("model", "draft", "chat", "limits.stop", "sampling", "speculation"),
     *("target_options", "draft_options"),
-    without=("speculation.learn", "chat.context_shift"),
+    without=("speculation.learn", "chat.context_shift", "chat.markdown"),
 )
 def bench(
     settings: Settings,

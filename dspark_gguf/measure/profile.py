@@ -10,8 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dspark_gguf.chat.progress import track
-from dspark_gguf.chat.terminal import uninterrupted
+from dspark_gguf.chat.progress import track, uninterrupted
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache

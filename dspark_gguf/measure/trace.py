@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.calibration import log_odds
-from dspark_gguf.chat.terminal import uninterrupted
+from dspark_gguf.chat.progress import uninterrupted
 from dspark_gguf.config import MAX_DRAFT, Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.draft import LookupDrafter

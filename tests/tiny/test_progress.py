@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from dspark_gguf.catalog import suggest
 from dspark_gguf.catalog.suggest import Candidate
-from dspark_gguf.chat.terminal import uninterrupted
+from dspark_gguf.chat.progress import uninterrupted
 from dspark_gguf.cli import main
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import Cancelled
