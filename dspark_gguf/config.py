@@ -273,6 +273,11 @@ class Speculation(_Part):
     """threshold: accept draft tokens with at least this probability under the target."""
 
     @property
+    def is_default(self) -> bool:
+        """Whether drafting is left to the scheduler, as it is without options."""
+        return self.model_copy(update={"learn": True}) == Speculation()
+
+    @property
     def max_draft_steps(self) -> int:
         """Most tokens of a draft model in a round."""
         return 12 if self.draft_max is None else self.draft_max
@@ -313,6 +318,8 @@ class Chat(_Part):
     """Chat template: Jinja, or a file with it. Default: the one in the GGUF."""
     context_shift: bool = False
     """When the context is full, forget the oldest turns instead of stopping."""
+    markdown: bool = False
+    """Render Markdown in answers on a terminal."""
     think: bool | None = None
     """Turn thinking on or off, if the template can. Default: as the template has it."""
 

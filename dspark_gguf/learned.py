@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from time import perf_counter
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel
+import numpy as np
+from pydantic import BaseModel, Field
 
 from dspark_gguf.calibration import Calibration, CalibrationRecord
 from dspark_gguf.cost import CostsRecord, LearnedCosts
 from dspark_gguf.paths import cache_path, replacing
 
+_Seconds = Annotated[float, Field(gt=0, lt=1e6)]
+#: Seconds that an answer took, and that plain decoding takes for it at the same time.
+Comparison: TypeAlias = tuple[_Seconds, _Seconds]
+#: So many comparisons are kept, the newest.
+_COMPARED = 64
+#: Bytes that are read to see how fast memory is: more than any cache holds.
+_READ = 2**27
 #: Tokens of answers between two times of saving: it takes a few milliseconds.
 _SAVE_EVERY = 256
 
@@ -23,6 +33,8 @@ class _Record(BaseModel):
     about: dict[str, Any] = {}
     costs: CostsRecord
     calibrations: dict[str, CalibrationRecord]
+    comparisons: list[Comparison] = []
+    target_bytes: Annotated[int, Field(ge=0)] = 0
 
 
 class Learned:
@@ -36,6 +48,9 @@ class Learned:
         self.costs = LearnedCosts()
         self.note = ""  # why an existing file was not used
         self._calibrations: dict[str, Calibration] = {}
+        #: Of the newest answers that were drafted as one gets it without options.
+        self.comparisons: list[Comparison] = []
+        self.target_bytes = 0  # of its weights; 0: not known
         self.is_checked = False  # whether its costs were compared with those of this process
         self._unsaved = 0  # tokens of answers since the last time
         if path is not None:
@@ -62,6 +77,10 @@ class Learned:
         ours = [one for key, one in self._calibrations.items() if not key.startswith("lookup/")]
         return max(ours, key=lambda one: one.tested, default=Calibration())
 
+    def compare(self, comparisons: Iterable[Comparison]) -> None:
+        """Keep what answers took beside plain decoding."""
+        self.comparisons = [*self.comparisons, *comparisons][-_COMPARED:]
+
     def after_answer(self, tokens: int) -> None:
         """Save it now and then: a long conversation may end in a crash."""
         self._unsaved += tokens
@@ -85,6 +104,8 @@ class Learned:
             "about": self.about,
             "costs": self.costs.as_dict(),
             "calibrations": calibrations,
+            "comparisons": self.comparisons,
+            "target_bytes": self.target_bytes,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary:
@@ -99,6 +120,8 @@ class Learned:
             self.note = f"cannot read what was learned of this pair, it is learned anew: {path}"
             return
         self.costs.restore(record.costs)
+        self.comparisons = record.comparisons[-_COMPARED:]
+        self.target_bytes = record.target_bytes
         for key, one in record.calibrations.items():
             is_lookup = key.startswith("lookup/")
             made = Calibration.of_copies() if is_lookup else Calibration()
@@ -135,6 +158,25 @@ def learned_of(target: list[Any], machine: dict[str, Any]) -> list[Learned]:
 def learned_dir() -> Path:
     """The folder of all that was learned, which may be missing."""
     return cache_path("learned")
+
+
+def seconds_per_byte() -> float:
+    """Of reading weights on this machine, about: as in passes of the largest model so far.
+
+    Without any, as a CPU reads its memory.
+    """
+    known = [Learned(path) for path in learned_dir().glob("*.json")]
+    sizes = {one.target_bytes: one for one in known if one.target_bytes and one.costs.measured_rows}
+    if sizes:
+        size, largest = max(sizes.items())
+        return float(largest.costs.target_seconds[0]) / size
+    numbers = np.ones(_READ // 4, dtype=np.float32)
+    taken = []
+    for _ in range(3):
+        started = perf_counter()
+        numbers.sum()
+        taken.append(perf_counter() - started)
+    return min(taken) / numbers.nbytes
 
 
 def forget_all() -> int:

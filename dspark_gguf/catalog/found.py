@@ -17,7 +17,6 @@ from statistics import fmean
 import numpy as np
 
 from dspark_gguf import hub
-from dspark_gguf.catalog.kinds import NAMES, kind_of_draft, most_guesses, share_of_a_pass
 from dspark_gguf.catalog.local import files_here
 from dspark_gguf.catalog.pairs import OWN_HEADS, pairs_for
 from dspark_gguf.config import Speculation
@@ -27,6 +26,7 @@ from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.dflash import ARCHITECTURE
 from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.heads import ASSISTANT, EAGLE3, kind_of, why_no_heads
+from dspark_gguf.engine.kinds import NAMES, kind_of_draft, most_guesses, share_of_a_pass
 from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_of

@@ -70,8 +70,8 @@ def local_models(left_out: list[str] | None = None) -> list[LocalModel]:
 
 def local_files(left_out: list[str] | None = None) -> list[LocalModel]:
     """The same with these drafts."""
-    from dspark_gguf.catalog.kinds import kind_of_draft
     from dspark_gguf.engine.gguf import read_header
+    from dspark_gguf.engine.kinds import kind_of_draft
 
     found: dict[str, LocalModel | None] = {}
     for model in files_here():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +14,6 @@ import numpy as np
 
 from dspark_gguf.catalog.demo import Progress
 from dspark_gguf.catalog.found import drafts_inside, names_of, neighbours
-from dspark_gguf.catalog.kinds import kind_of_draft, share_of_a_pass
 from dspark_gguf.catalog.listing import as_table, quote
 from dspark_gguf.catalog.local import local_files
 from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair, pairs_for
@@ -24,12 +23,14 @@ from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.dflash import ARCHITECTURE
 from dspark_gguf.engine.gguf import Header, read_header
+from dspark_gguf.engine.kinds import kind_of_draft, share_of_a_pass
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.quantize import quantize, quantized_size
 from dspark_gguf.errors import DSparkError, ModelError
 from dspark_gguf.naming import family_of, is_sidecar
 from dspark_gguf.paths import cache_path, caching, require_space, size_on_disk
-from dspark_gguf.schedule.expected import USUAL_AGREEMENT, expected_ranges, ranges_text
+from dspark_gguf.schedule.expected import USUAL_AGREEMENT
+from dspark_gguf.speedup import Speedup, expected, speedup_here
 
 #: A quantization of the target is offered as a draft if its share of the size is below this.
 _SMALLER = 0.9
@@ -49,13 +50,13 @@ class Candidate:
     size: int | None  # bytes; None: not known
     path: Path | None = None  # None: not on this machine
     how: str = ""  # to get it, if it is not here
-    #: Least and most speed over plain decoding by kind of text; None: not known.
-    expected: dict[str, tuple[float, float]] | None = None
-    basis: str = ""  # measured, estimated, or why there is no number
+    speedup: Speedup | None = None  # over plain decoding
+    problem: str = ""  # why that is not known
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "path": self.path and str(self.path)}
+        path, speedup = self.path and str(self.path), self.speedup and self.speedup.as_dict()
+        return {**asdict(self), "path": path, "speedup": speedup}
 
 
 def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
@@ -181,57 +182,74 @@ def make_draft(target: Path, file_type: str, progress: Progress) -> Path:
 
 
 def suggestions(
-    target: Path, drafts: Sequence[Candidate], settings: Settings, progress: Progress
+    target: Path,
+    drafts: Sequence[Candidate],
+    settings: Settings,
+    progress: Progress,
+    watch: Callable[[Sequence[Candidate]], Iterable[Candidate]] = iter,
 ) -> list[Candidate]:
-    """The speed to expect from each draft, the best first."""
+    """The speed to expect from each draft, the best first; what is here is measured.
+
+    `watch` may show how far it is. Ctrl-C ends the measuring: the rest is estimated.
+    """
     if not drafts:
         return []
+    size, over = size_on_disk(target), [1.0]
     costs, _ = _measured(target, None, settings, progress)
-    found = []
-    for draft in drafts:
-        if draft.path is None:
-            found.append(_estimated(draft, costs, size_on_disk(target)))
-            continue
-        try:
-            own, most = _measured(target, draft.path, settings, progress)
-        except DSparkError as error:
-            found.append(replace(draft, basis=error.problem))
-        else:
-            ours = own.target_seconds, own.draft_seconds[:most]
-            expected = expected_ranges(*ours, draft.kind)
-            found.append(replace(draft, expected=expected, basis="measured"))
+    found: list[Candidate] = []
+    with suppress(KeyboardInterrupt):
+        for draft in watch([each for each in drafts if each.path is not None]):
+            assert draft.path is not None
+            try:
+                own, speedup = _measured(target, draft.path, settings, progress)
+            except DSparkError as error:
+                found.append(replace(draft, problem=error.problem))
+            else:
+                found.append(replace(draft, speedup=speedup))
+                if draft.kind == "plain":
+                    over.append(own.draft_seconds[0] / _step(draft, costs, size))
+    done = {each.draft for each in found}
+    found += [_estimated(each, costs, size, max(over)) for each in drafts if each.draft not in done]
     return sorted(found, key=_rank)
 
 
-def _rank(draft: Candidate) -> tuple[bool, float]:
-    """The fastest first; those with another tokenizer behind all others."""
-    return draft.kind == "foreign", -sum(map(sum, (draft.expected or {}).values()))
+def _rank(draft: Candidate) -> tuple[bool, bool, bool, float]:
+    """Those that pay first, the measured ones before the others, the fastest before slower ones.
+
+    Those with another tokenizer are behind the others.
+    """
+    if draft.speedup is None:
+        return True, True, True, 0.0
+    speedup = draft.speedup
+    return draft.kind == "foreign", not speedup.pays, draft.path is None, -speedup.typical
 
 
 def _measured(
     target: Path, draft: Path | None, settings: Settings, progress: Progress
-) -> tuple[LearnedCosts, int]:
-    """Costs of a pair, as the first start of `chat` would learn them, and its most guesses."""
+) -> tuple[LearnedCosts, Speedup]:
+    """Costs of a pair, as the first start of `chat` would learn them, and what `doctor` says."""
     pair = Pair(target, draft, settings.target_options, settings.draft_options)
     with pair:
         if draft is not None and pair.draft_cache() is None:
             raise DSparkError("; ".join(pair.notes), "Choose another draft.")
-        if draft is not None:
-            progress(f"{draft.name}:")
-        learned = pair.learned(settings.speculation, progress)
-        return learned.costs, min(settings.speculation.max_draft_steps, pair.most_drafts)
+        costs = pair.learned(settings.speculation, progress).costs
+        return costs, speedup_here(pair, settings)
 
 
-def _estimated(draft: Candidate, costs: LearnedCosts, target_size: int) -> Candidate:
+def _step(draft: Candidate, costs: LearnedCosts, target_size: int) -> float:
     """A pass mostly reads the weights, so its seconds are in proportion to the size."""
+    return float(costs.target_seconds[0]) * (draft.size or 0) / target_size
+
+
+def _estimated(
+    draft: Candidate, costs: LearnedCosts, target_size: int, over: float = 1.0
+) -> Candidate:
+    """From the sizes; `over` is how many times as much drafts that were measured cost here."""
     if draft.size is None:
-        return replace(draft, basis="size not known")
-    target = costs.target_seconds
-    step = float(target[0]) * draft.size / target_size
-    is_block = draft.kind in ("dspark", "dflash")
-    draft_seconds = np.full(_BLOCK, step) if is_block else step * np.arange(1, 13)
-    expected = expected_ranges(target, draft_seconds, draft.kind)
-    return replace(draft, expected=expected, basis="estimated")
+        return replace(draft, problem="size not known")
+    step = over * _step(draft, costs, target_size)
+    steps = np.ones(_BLOCK) if draft.kind in ("dspark", "dflash") else np.arange(1.0, 13.0)
+    return replace(draft, speedup=expected(costs, step * steps, "estimated", draft.kind))
 
 
 def as_text(target: str, found: Sequence[Candidate]) -> str:
@@ -242,35 +260,38 @@ def as_text(target: str, found: Sequence[Candidate]) -> str:
             "conversation already said is still copied where that pays."
         )
     table = as_table(
-        ("draft", "GB", "from", "over plain decoding", ""),
+        ("draft", "GB", "from", "times plain decoding", ""),
         (
             (
                 each.draft,
                 "?" if each.size is None else f"{each.size / 1e9:.2f}",
                 each.origin,
-                ranges_text(each.expected) if each.expected else "-",
-                each.basis,
+                each.speedup.figures if each.speedup else "-",
+                each.speedup.basis if each.speedup else each.problem,
             )
             for each in found
         ),
     )
     usual = ", ".join(
-        f"{low:.0%} to {high:.0%} on {kind}" for kind, (low, high) in USUAL_AGREEMENT.items()
+        f"{low:.0%}-{high:.0%} on {kind}" for kind, (low, high) in USUAL_AGREEMENT.items()
     )
     return (
-        f"{table}\n\nif guesses behind right ones are right as often as usual: {usual}.\n"
-        "measured: what both models cost here (--no-learn measures again). estimated: the draft's "
-        f"cost, from the sizes of both files.\n{_advice(target, found)}"
+        f"{table}\n\n{_advice(target, found)}\n\n"
+        "measured: half of the answers were within the range. expected: from what passes cost\n"
+        "here (--no-learn measures again); estimated: from the sizes of both files; both if\n"
+        f"guesses behind right ones are right as often as usual: {usual}"
     )
 
 
 def _advice(target: str, found: Sequence[Candidate]) -> str:
-    best = next((each for each in found if each.expected), None)
-    if best is None or max(high for _, high in (best.expected or {}).values()) < 1.05:
+    best = found[0]
+    if best.speedup is None or best.speedup.doubt:
+        return f"no verdict: {best.speedup.doubt if best.speedup else best.problem}"
+    if not best.speedup.pays:
         return "none of them pays on this machine: use the target without a draft"
     use = f"dspark-gguf chat -m {target} -d {quote(best.draft)}"
     if best.how.startswith("--"):
         return f"make the best: dspark-gguf suggest -m {target} {best.how}"
     if best.path is None:
-        return f"get the best: {best.how}; use it: {use}"
+        return f"get the best: {best.how}\nuse it: {use}"
     return f"use the best: {use}"

@@ -78,7 +78,8 @@ def _system(chat: Chat, argument: str) -> None:
 def _stats(chat: Chat, argument: str) -> None:
     session = chat.session
     last = session.last.tally if session.last else Tally()
-    chat.screen.table(stats_table(last, session.total, session.summary))
+    rows = stats_table(last, session.total, session.summary)
+    chat.screen.table([*rows, ("speculation", settable.drafting(chat))])
 
 
 @command("history", usage="[N]", summary="the conversation, or its last N messages with answers")

@@ -17,7 +17,7 @@ _WORDS = {
     "/spec": ("on", "off", "auto"), "/think": ("on", "off"), "/copy": ("code",),
     "/system": ("none",),
 }  # fmt: skip
-_FILES = ("/read", "/load", "/save")
+_FILES = ("/read", "/load", "/save", "/model")
 
 
 class SlashCompleter(Completer):

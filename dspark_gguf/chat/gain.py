@@ -8,6 +8,7 @@ from math import sqrt
 from statistics import fmean, stdev
 from time import monotonic
 
+from dspark_gguf.learned import Comparison
 from dspark_gguf.records import GRAMMAR, Round
 
 #: So many rounds without a draft can be compared with, and for so many seconds.
@@ -78,8 +79,8 @@ class Gain:
         rounds = self._same_time()
         return 1.0 / fmean(rounds) if rounds else None
 
-    def finish(self, usual: float | None) -> None:
-        """Compare the answer, which has ended.
+    def finish(self, usual: float | None) -> Comparison | None:
+        """Compare the answer, which has ended: its seconds and plain decoding's, if that is known.
 
         Args:
             usual: tokens per second of plain decoding as measured at other times, which is
@@ -87,16 +88,20 @@ class Gain:
 
         """
         rounds = self._same_time()
-        if not self._tokens or not (rounds or (usual and not machine_is_busy())):
-            return
-        one = fmean(rounds) if rounds else 1.0 / (usual or 1.0)
         together = sum(self._here)
-        plain = together + one * self._tokens
         took = together + self._idle_seconds + self._drafted_seconds
+        if not self._tokens:
+            return (took, together) if together else None
+        if not (rounds or (usual and not machine_is_busy())):
+            return None
+        one = fmean(rounds) if rounds else 1.0 / (usual or 1.0)
+        plain = together + one * self._tokens
         doubt = 2 * stdev(rounds) / sqrt(len(rounds)) * self._tokens if rounds else 0.0
         if took > 0.0 and doubt <= max(abs(plain - took), _UNSURE * took):
             self.ratio = plain / took
             self.saved += plain - took
+            return took, plain
+        return None
 
     def _same_time(self) -> list[float]:
         """Seconds of plain rounds: of this answer, else of the last minute, if there are enough."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing, suppress
 
+from dspark_gguf.catalog import resolve
 from dspark_gguf.chat.commands import Leave, is_command, run_command, unescape
 from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.session import Answering, Session
@@ -18,7 +20,10 @@ from dspark_gguf.chat.terminal import (
     silent_keys,
 )
 from dspark_gguf.chat.think import ThinkSplitter
-from dspark_gguf.errors import DSparkError
+from dspark_gguf.chat.transcript import with_absolute_paths
+from dspark_gguf.config import Settings
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.tally import Answer
 
 #: What may be spent on measuring after an answer: a share of its time, and so many seconds.
@@ -28,13 +33,20 @@ _IDLE_SHARE, _IDLE_SECONDS = 0.03, 0.25
 class Chat:
     """A session and its user; slash commands see it as `commands.Chat`.
 
-    `saved` is where the conversation is saved, `attached` the text of files for the next message.
+    `saved` is where the conversation is saved, `attached` the text of files for the next message;
+    `load` frees the models and loads others.
     """
 
     def __init__(
-        self, session: Session, screen: Screen, reader: Reader, saved: SavedSession | None = None
+        self,
+        session: Session,
+        screen: Screen,
+        reader: Reader,
+        saved: SavedSession | None = None,
+        load: Callable[[Settings], Pair] | None = None,
     ) -> None:
         self.session, self.screen, self.reader, self.saved = session, screen, reader, saved
+        self._load = load
         self.attached: list[str] = []
         self._forgotten = 0
         self._warned = False
@@ -132,8 +144,23 @@ class Chat:
             if self.session.last_message == text:  # else they go with the next one
                 self.attached.clear()
 
+    def switch(self, model: str, draft: str | None) -> None:
+        """Go on with other models; with the present ones if those cannot be loaded."""
+        if self._load is None:
+            raise UsageError("this chat cannot load another model", "Start another one.")
+        before = self.session.settings
+        resolve(model, draft, self.screen.note)  # before the models that work are freed
+        settings = before.model_copy(update={"model": model, "draft": draft})
+        settings = with_absolute_paths(settings)
+        try:
+            self.session.use(self._load(settings), settings)
+        except BaseException:
+            self.session.use(self._load(before), before)
+            raise
+
     def show(self, rounds: Answering) -> None:
         """Stream an answer, then its status line. Ctrl-C keeps what was said."""
+        self.screen.markdown = self.session.settings.chat.markdown
         with silent_keys(), interruptible(self.session.pair.interrupt), closing(rounds):
             splitter = None
             for round in rounds:

@@ -49,6 +49,7 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
     """Answer on stdout, streamed, or as one JSON object; returns the exit code."""
     settings = _with_seed(settings, None)
     screen, answer = Screen(), Answer()
+    screen.markdown = settings.chat.markdown
     with interruptible(pair.interrupt):
         session = Session(pair, settings)
         if raw:

@@ -25,6 +25,9 @@ class Chat(Protocol):
     def show(self, rounds: Answering) -> None:
         """Stream an answer, then its status line."""
 
+    def switch(self, model: str, draft: str | None) -> None:
+        """Go on with other models."""
+
 
 class Leave(Exception):  # noqa: N818 - nothing went wrong
     """The user is done."""

@@ -89,6 +89,11 @@ class Session:
             context=(self.pair.target_cache.length, self.pair.target_cache.n_ctx),
         )
 
+    def use(self, pair: Pair, settings: Settings) -> None:
+        """Go on with other models; the messages stay, and are read anew with the next answer."""
+        self.pair, self.settings, self._decoder = pair, settings, None
+        self.last_exchange, self.forgotten, self.gain = ("", []), 0, Gain()
+
     def update(self, changes: dict[str, Any]) -> None:
         """Change settings, given as nested plain values; a UsageError changes nothing."""
         values = merge(self.settings.model_dump(), changes)
@@ -149,7 +154,9 @@ class Session:
                 yield round
         finally:
             forecast = self.decoder.stopping_rule.forecast()
-            self.gain.finish(forecast.plain if forecast else None)
+            found = self.gain.finish(forecast.plain if forecast else None)
+            if found and self.settings.speculation.is_default:
+                self.pair.learned(self.settings.speculation).compare([found])
 
     def undo(self) -> str:
         """Take back the last message and its answer; returns the message."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,13 +12,14 @@ from dspark_gguf.chat.registry import Chat, command, nearest
 from dspark_gguf.config import SPELLINGS, Limits, ModelOptions, Sampling, Settings, Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.settings_files import plain_yaml
+from dspark_gguf.speedup import speedup_here
 
 #: What ``/set`` takes, by section of the settings; `/system` and `/think` have the rest of a chat.
 SETTABLE = {
     "sampling": list(Sampling.model_fields),
     "limits": list(Limits.model_fields),
     "speculation": list(Speculation.model_fields),
-    "chat": ["context_shift"],
+    "chat": ["context_shift", "markdown"],
 }
 
 
@@ -103,16 +105,17 @@ def _spec(chat: Chat, argument: str) -> None:
     if argument:
         chat.session.update({"speculation": {"mode": argument}})
         chat.session.decoder  # noqa: B018 - loads the draft now, not with the next answer
-    chat.screen.note(f"speculation {_drafting(chat)}")
+    chat.screen.note(f"speculation {drafting(chat)}")
 
 
-def _drafting(chat: Chat) -> str:
-    mode, summary = chat.session.settings.speculation.mode, chat.session.summary
-    if mode != "auto" or summary.plain is None or summary.drafting is None:
-        return mode
-    if summary.slower is not None:
-        return f"{mode}; now plain: drafting would be {summary.slower:.0%} slower here"
-    return f"{mode}; drafting should reach {summary.drafting / summary.plain:.1f}x"
+def drafting(chat: Chat) -> str:
+    """How it drafts, and whether that is faster here."""
+    session = chat.session
+    speculation, slower = session.settings.speculation, session.summary.slower
+    if speculation.stopping_rule != "optimal":
+        return speculation.mode
+    text = f"{speculation.mode}; {speedup_here(session.pair, session.settings)}"
+    return text if slower is None else f"{text}; now plain: drafts would be {slower:.0%} slower"
 
 
 @command("think", usage="on|off", summary="thinking, for models that can switch it")
@@ -126,15 +129,15 @@ def _think(chat: Chat, argument: str) -> None:
     chat.screen.note(f"thinking {argument}")
 
 
-@command("model", usage="[NAME]", summary="which models these are, and how to change them")
+@command("model", usage="[NAME [DRAFT]]", summary="show the models, or go on with others")
 def _model(chat: Chat, argument: str) -> None:
+    whole = Path(argument).expanduser()
+    words = [str(whole)] if argument and whole.exists() else argument.split()
+    if len(words) > 2:
+        raise UsageError("/model takes a model and perhaps a draft", "Type /model NAME DRAFT.")
+    if words:
+        chat.switch(words[0], words[1] if len(words) > 1 else None)
     chat.screen.note(chat.session.pair.summary(chat.session.settings.speculation))
-    name = chat.saved.name if chat.saved else None
-    known = f" --session {name}" if name else ""
-    chat.screen.note(
-        f"another one: leave with Ctrl-D, then `dspark-gguf chat{known} -m {argument or 'MODEL'}`"
-        + ", which goes on with this conversation" * bool(known)
-    )
 
 
 @command("show", summary="models, session, context, and the settings that are not the defaults")
@@ -146,7 +149,7 @@ def _show(chat: Chat, argument: str) -> None:
         for role, cache in session.pair.caches.items()
     ]
     rows += [
-        ("speculation", _drafting(chat)),
+        ("speculation", drafting(chat)),
         ("context", f"{used:,} of {size:,} tokens used"),
         ("messages", str(len(session.messages))),
         ("session", chat.saved.name if chat.saved else "not kept"),

@@ -87,8 +87,6 @@ def stats_table(last: Tally, total: Tally, summary: Summary) -> list[tuple[str, 
         rows.append(("seed", f"{summary.seed} (with it, the same text again)"))
     if summary.drafting is not None and summary.plain is not None:
         rows.append(("drafting should reach", f"{summary.drafting:.1f} tokens per second"))
-    if summary.slower is not None:
-        rows.append(("now", f"plain: drafting would be {summary.slower:.0%} slower here"))
     return rows
 
 

@@ -19,6 +19,7 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.text import Text
 
+from dspark_gguf.chat.markdown import MarkdownStream
 from dspark_gguf.chat.wrapping import Wrapper, folded
 from dspark_gguf.errors import UsageError
 from dspark_gguf.visible import printable, visible
@@ -44,6 +45,8 @@ class Screen:
             for stream in (sys.stdout, sys.stderr)
         )
         self._wrapper = Wrapper(lambda: self._out.width)
+        self._rendered = MarkdownStream(self._out)
+        self.markdown = False  # whether answers are rendered, where the terminal can
         self._dim, self._in_line = False, False
 
     @property
@@ -53,18 +56,27 @@ class Screen:
 
     def write(self, text: str, dim: bool = False) -> None:
         """A piece of an answer, unchanged; on a terminal without control characters."""
-        self._in_line = not text.endswith("\n") if text else self._in_line
+        renders = self.markdown and not dim and self._rendered.works
+        if renders and self._in_line:  # a thought goes before it
+            self._put(self._wrapper.feed("\n"))
+        if text:
+            self._in_line = not renders and not text.endswith("\n")
         if not self.on_terminal:
             sys.stdout.write(text)
             sys.stdout.flush()
             return
         if dim is not self._dim:
+            self._rendered.end()
             self._put(self._wrapper.flush())
             self._dim = dim
+        if renders:
+            self._rendered.feed(printable(text))
+            return
         self._put(self._wrapper.feed(printable(text)))
 
     def end_answer(self) -> None:
         """End its last line, if it has not ended."""
+        self._rendered.end()
         if self._in_line:
             self.write("\n", dim=self._dim)
 

@@ -23,7 +23,7 @@ from dspark_gguf.cli.run import run
 from dspark_gguf.cli.serve import serve
 from dspark_gguf.cli.start import settle
 from dspark_gguf.cli.train import train
-from dspark_gguf.errors import DSparkError
+from dspark_gguf.errors import Cancelled, DSparkError
 from dspark_gguf.visible import visible
 
 
@@ -41,7 +41,7 @@ class Program(click.Group):
         settle()
         try:
             code = super().main(words, *rest, **extra)
-        except (KeyboardInterrupt, click.Abort):
+        except (KeyboardInterrupt, click.Abort, Cancelled):
             code = 130
         except Exception as error:
             if "--debug" in words:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from dspark_gguf.cli.options import ALL, SectionedCommand, debug, settings_optio
 from dspark_gguf.cli.start import open_pair, say
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import DSparkError, UsageError
+
+if TYPE_CHECKING:
+    from dspark_gguf.engine.pair import Pair
 
 _MIB = 1024**2
 
@@ -59,8 +62,13 @@ def chat(settings: Settings, verbose: bool, session: str | None, private: bool) 
             saved = SavedSession.last()
         except DSparkError as error:  # chat all the same
             say(f"note: this conversation will not be saved: {error}")
-    with closing(saved) if saved else nullcontext(), open_pair(settings, verbose) as pair:
-        talk, screen = Session(pair, settings), Screen()
+    with closing(saved) if saved else nullcontext(), ExitStack() as opened:
+
+        def load(settings: Settings) -> Pair:
+            opened.close()
+            return opened.enter_context(open_pair(settings, verbose))
+
+        talk, screen = Session(load(settings), settings), Screen()
         if saved and session and (restored := saved.restore(talk)):
             say(restored)
         reader: Reader = PipeReader(sys.stdin.buffer)
@@ -71,7 +79,7 @@ def chat(settings: Settings, verbose: bool, session: str | None, private: bool) 
             for message in told(talk, 1, short=True):
                 screen.note(message)
             say("/help lists the commands; Ctrl-D leaves")
-        Chat(talk, screen, reader, saved).run()
+        Chat(talk, screen, reader, saved, load).run()
 
 
 @click.group(invoke_without_command=True)

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from dspark_gguf.cli.options import FILE, PAIR, SectionedCommand, debug, settings_options
 from dspark_gguf.cli.start import open_pair, say, show
 from dspark_gguf.config import Settings, Speculation
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import Cancelled, UsageError
 from dspark_gguf.visible import visible
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ _depth = partial(click.option, "--depth", show_default=True, type=click.IntRange
 @click.option("--repeats", default=1, show_default=True, type=click.IntRange(1, 1000),
               help="Turns of each prompt.")  # fmt: skip
 @click.option("--methods", default="", metavar="NAME,...",
-              help="plain, fixed-K, K-at-P, model, block, lookup, cascade, optimal. "
-              "[plain, fixed-1, fixed-3, fixed-8, each drafter, optimal]")  # fmt: skip
+              help="plain, fixed-K, K-at-P, model, block, lookup, cascade, default. "
+              "[plain, fixed-1, fixed-3, fixed-8, each drafter, default]")  # fmt: skip
 @click.option("--ways", "old_methods", default="", hidden=True)  # its name in 0.1
 @click.option("--quick", is_flag=True,
               help="Take half a minute: greedy, few methods, one prompt of each kind.")  # fmt: skip
@@ -55,7 +55,7 @@ _depth = partial(click.option, "--depth", show_default=True, type=click.IntRange
 @settings_options(
     *("model", "draft", "chat", "limits.stop", "sampling", "speculation"),
     *("target_options", "draft_options"),
-    without=("speculation.learn", "chat.context_shift"),
+    without=("speculation.learn", "chat.context_shift", "chat.markdown"),
 )
 def bench(
     settings: Settings,
@@ -71,7 +71,8 @@ def bench(
     Plain decoding, fixed drafts, each drafter and the default take turns on the same prompts, at
     temperature 0 and 0.7 unless --temp is given. All speeds are ratios to plain decoding in the
     same turn, for each kind of text. Options of speculation add one more method, `yours`.
-    Ctrl-C stops and prints what was measured so far. The last line is a JSON object.
+    Ctrl-C stops and prints what was measured so far. --report keeps all figures, as a page and as
+    bench.json.
     """
     from dspark_gguf.measure.bench.plan import make_plan
     from dspark_gguf.measure.bench.run import Bench, bench_conversations
@@ -118,25 +119,28 @@ def _words(text: str) -> tuple[str, ...]:
 @settings_options(*PAIR)
 def profile(
     settings: Settings, verbose: bool, plot: Path | None, as_json: bool, reset: bool, **wanted: Any
-) -> None:
+) -> int:
     """Measure what a pass of each model costs on this machine: what the scheduler relies on."""
     if reset:
         from dspark_gguf.learned import forget_all
 
         click.echo(f"forgotten: what was learned of {forget_all()} pairs")
-        return
+        return 0
 
+    from dspark_gguf.chat.terminal import interruptible
     from dspark_gguf.measure.charts import require_svg, save_chart
     from dspark_gguf.measure.profile import as_text, cost_chart
     from dspark_gguf.measure.profile import profile as measure
 
     if plot:
         require_svg(plot)
-    with open_pair(settings, verbose) as pair:
+    with open_pair(settings, verbose) as pair, interruptible(pair.interrupt):
         tables = measure(pair, **wanted)
+        stopped = pair.interrupt.is_set()
     show(as_json, tables[0].as_dict(), lambda: as_text(tables))
     if plot:
         save_chart(plot, cost_chart(tables, in_ms=True))
+    return _end(stopped)
 
 
 @click.command(cls=SectionedCommand)
@@ -145,14 +149,18 @@ def profile(
 @_positions
 @_depth(default=12)
 @settings_options(*PAIR, "chat.chat_template")
-def trace(output: Path, **wanted: Any) -> None:
-    """Record the draft's guesses at every position of greedy answers, for `replay`."""
+def trace(output: Path, **wanted: Any) -> int:
+    """Record the draft's guesses at every position of greedy answers, for `replay`.
+
+    Ctrl-C ends it with the texts that are done.
+    """
     from dspark_gguf.measure.chains import save_chains
 
-    texts = _recorded(**wanted)
+    texts, stopped = _recorded(**wanted)
     save_chains(output, texts)
     positions = sum(text.positions for text in texts)
     click.echo(visible(f"{len(texts)} texts, {positions} positions: {output}"))
+    return _end(stopped)
 
 
 @click.command(cls=SectionedCommand)
@@ -162,7 +170,7 @@ def trace(output: Path, **wanted: Any) -> None:
 @_depth(default=8)
 @click.option("--plot", type=FILE, help="Reliability diagram: FILE.svg.")
 @settings_options(*PAIR, "chat.chat_template")
-def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> None:
+def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> int:
     """Check if the draft's confidence is true, before and after Sequential Temperature Scaling.
 
     What is recorded with a model also adds to what the scheduler knows about the pair.
@@ -173,7 +181,8 @@ def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> None:
 
     if plot:
         require_svg(plot)
-    found = Reliability.of(load_chains(chains) if chains else _recorded(**wanted, learning=True))
+    texts, stopped = (load_chains(chains), False) if chains else _recorded(**wanted, learning=True)
+    found = Reliability.of(texts)
     click.echo(found.as_text())
     for name, points in found.curves().items():
         title = f"reliability of the first token, {name}: predicted, and the share that survived"
@@ -181,21 +190,38 @@ def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> None:
         click.echo(bars({f"{x:.2f}": y for x, y in points}, most=1.0))
     if plot:
         save_chart(plot, found.chart())
+    return _end(stopped)
+
+
+def _end(stopped: bool) -> int:
+    """The exit code; says so if Ctrl-C ended the work."""
+    if stopped:
+        say("interrupted: this is what was measured until then")
+    return 130 if stopped else 0
 
 
 def _recorded(
     settings: Settings, verbose: bool, prompts: Path | None, learning: bool = False, **each: int
-) -> list[Chains]:
+) -> tuple[list[Chains], bool]:
+    """Chains of each prompt, and whether Ctrl-C ended it before the last of them."""
     from dspark_gguf.chat.progress import track
+    from dspark_gguf.chat.terminal import interruptible
     from dspark_gguf.measure.prompts import read_prompts
     from dspark_gguf.measure.trace import learn, record
 
     wanted = read_prompts(prompts)
-    with open_pair(settings, verbose) as pair:
-        texts = [record(pair, prompt, **each) for prompt in track(wanted, len(wanted))]
+    texts: list[Chains] = []
+    with open_pair(settings, verbose) as pair, interruptible(pair.interrupt):
+        try:
+            for prompt in track(wanted, len(wanted), title="texts"):
+                texts.append(record(pair, prompt, **each))
+        except Cancelled:
+            if not texts:
+                raise
+        stopped = pair.interrupt.is_set()
         if learning and settings.speculation.mode == "auto":
             learn(pair, settings.speculation, texts)
-    return texts
+    return texts, stopped
 
 
 @click.command()
@@ -250,10 +276,12 @@ def doctor(as_json: bool, settings: Settings, verbose: bool) -> int:
     are shortened and user names left out. Without -m it looks at the demo pair. Exit codes: 0 all
     is well, 1 a problem, 3 models that do not fit each other.
     """
+    from dspark_gguf.chat.progress import working
     from dspark_gguf.doctor import examine
 
     asked = click.get_current_context().get_parameter_source("debug")
-    shown = [traceback.print_exception] if asked is ParameterSource.COMMANDLINE else []
-    report = examine(settings, say, verbose, *shown)
+    shown = traceback.print_exception if asked is ParameterSource.COMMANDLINE else str
+    with working() as now:
+        report = examine(settings, say, verbose, shown, now)
     show(as_json, report.as_dict(), report.as_text)
     return report.exit_code

@@ -28,6 +28,7 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
     from dspark_gguf.catalog.local import local_files
     from dspark_gguf.catalog.pairs import known_pairs, similar_names
     from dspark_gguf.engine import library
+    from dspark_gguf.learned import seconds_per_byte
 
     if local:
         if name:
@@ -43,7 +44,8 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
         problem = f"no pair is called {name!r}{similar_names(name)}"
         raise UsageError(problem, "See `dspark-gguf models`.")
     memory = listing.machine_gigabytes()
-    rows = [listing.facts(pair, memory) for pair in pairs]
+    speed = seconds_per_byte()
+    rows = [listing.facts(pair, memory, speed) for pair in pairs]
     show(
         as_json,
         rows,
@@ -111,6 +113,7 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     from dspark_gguf.catalog import NO_DRAFT, listing
     from dspark_gguf.catalog import suggest as catalog
     from dspark_gguf.catalog.resolve import locate
+    from dspark_gguf.chat.progress import track
     from dspark_gguf.engine import library
     from dspark_gguf.engine.gguf import read_header
 
@@ -128,6 +131,8 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
         drafts += catalog.candidates(read_header(target), skipped)
         for line in skipped if verbose else ():
             say(f"does not fit: {line}")
-    found = catalog.suggestions(target, drafts, settings, say)
+    found = catalog.suggestions(
+        target, drafts, settings, say, lambda each: track(each, len(each), title="drafts")
+    )
     name = listing.quote(settings.model)
     show(as_json, [each.as_dict() for each in found], lambda: catalog.as_text(name, found))

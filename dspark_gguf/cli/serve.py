@@ -22,7 +22,7 @@ from dspark_gguf.errors import UsageError
               help="Most answers at once. Default: as many as pay.")  # fmt: skip
 @click.option("--queue", type=click.IntRange(min=0), default=64, show_default=True, metavar="N",
               help="Most requests that wait; more get 429.")  # fmt: skip
-@settings_options(*ALL, without=("chat.context_shift",))
+@settings_options(*ALL, without=("chat.context_shift", "chat.markdown"))
 def serve(
     host: str,
     port: int,

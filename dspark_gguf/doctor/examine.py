@@ -28,11 +28,12 @@ def examine(
     say: Say = lambda line: None,
     verbose: bool = False,
     on_error: Callable[[Exception], object] = lambda error: None,
+    on_check: Callable[[str], object] = lambda name: None,
 ) -> Report:
     """Examine the machine and, if there is one, the pair; about ten seconds for a small one.
 
     `say` is called with a line when something takes long, `on_error` with every exception that
-    ended a check; `verbose` shows llama.cpp's log.
+    ended a check, `on_check` with the name of each; `verbose` shows llama.cpp's log.
 
     Raises:
         UsageError: a draft without a target.
@@ -40,7 +41,7 @@ def examine(
     """
     if settings.model is None and settings.draft not in (None, NO_DRAFT):
         raise UsageError("this draft has no target", "Name it with -m TARGET.gguf.")
-    report = Report(on_error)
+    report = Report(on_error, on_check)
     report.check("versions", _versions)
     if report.check("build", _features, settings, verbose) is None:
         return report  # llama.cpp cannot be loaded

@@ -18,8 +18,8 @@ from dspark_gguf.measure.charts import text_table
 from dspark_gguf.measure.check import NEAR_TIE
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.sampling import margin
-from dspark_gguf.schedule.expected import expected_ranges, expected_speedup, ranges_text
-from dspark_gguf.schedule.learning import policy_for
+from dspark_gguf.schedule.expected import expected_speedup
+from dspark_gguf.speedup import speedup_here
 
 #: Seconds for reading the contexts before a comparison.
 _READING = 3.0
@@ -29,8 +29,6 @@ _READING = 3.0
 _SHALLOW, _DEEP, _SHORTEST = 16, 320, 64
 #: Numbers of rows to show of the cost table, as far as they were measured.
 _SHOWN = (1, 2, 3, 4, 5, 6, 8, 9, 13, 17)
-#: Verified draft tokens of this pair that say more about it than the usual acceptance does.
-_ENOUGH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,31 +94,19 @@ def costs(pair: Pair, speculation: Speculation) -> Section:
 
 
 def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
-    """Plain speed, and what to expect with this draft, and why."""
-    limit = min(settings.speculation.max_draft_steps, pair.most_drafts)
-    target = known.target_seconds[: limit + 1]
-    plain = 1.0 / float(target[0])
-    text = f"plain {plain:.1f} tokens a second; "
-    facts: dict[str, Any] = {"plain_tokens_per_second": round(plain, 2)}
+    """Whether this pair is faster than its target alone, plain speed, and the most to hope for."""
+    here = speedup_here(pair, settings, known)
+    plain = 1.0 / float(known.target_seconds[0])
+    text = f"{here}; plain {plain:.1f} tokens a second"
+    facts: dict[str, Any] = {"speedup": here.as_dict(), "plain_tokens_per_second": round(plain, 2)}
     if pair.draft is None:
-        # A pass of more rows that took less than one of one row was disturbed.
-        gains = {
-            count: round(count / max(1.0, plain * float(known.target_seconds[count - 1])), 3)
-            for count in (4, 8)
-        }
-        text += "without a draft model, where text repeats: "
-        text += ", ".join(f"{count} tokens a pass x{gain:.2f}" for count, gain in gains.items())
-        return Section(text + "; elsewhere plain", facts | {"copying": gains})
-    draft_seconds = known.draft_seconds[:limit]
-    usual = expected_ranges(target, draft_seconds)
+        return Section(text, facts)
+    limit = min(settings.speculation.max_draft_steps, pair.most_drafts)
+    target, draft_seconds = known.target_seconds[: limit + 1], known.draft_seconds[:limit]
     most, length = expected_speedup(target, draft_seconds, 1.0)
-    text += f"expected: {ranges_text(usual)}; if every draft token were accepted x{most:.2f}"
-    text += f" with {length} draft tokens a round" if length else ""
-    facts |= {"usual": usual, "bound": round(most, 3)}
-    own = _own_forecast(pair, settings, known, limit)
-    if own is not None:
-        text += f"; x{own:.2f} from what this pair has done here so far"
-        facts["learned"] = round(own, 3)
+    text += f"; x{most:.2f} if every draft token were accepted"
+    text += f", with {length} of them a round" if length else ""
+    facts["bound"] = round(most, 3)
     too_slow = Finding(
         f"this draft is too slow: x{most:.2f} at best, if all its tokens were accepted",
         "Use a smaller draft, or none (prompt lookup costs nothing); with this one, drafting "
@@ -128,18 +114,6 @@ def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
         wrong=False,
     )
     return Section(text, facts, (too_slow,) * (most < 1.1))
-
-
-def _own_forecast(pair: Pair, settings: Settings, known: LearnedCosts, limit: int) -> float | None:
-    """The scheduler's forecast of speed over plain; None before it knows the pair."""
-    speculation, draft = settings.speculation, pair.draft_cache()
-    kind = "" if draft is None else draft.kind
-    learned = pair.learned(speculation)
-    seen = learned.calibration(kind, speculation.acceptance, settings.sampling.temperature)
-    if seen.tested < _ENOUGH:
-        return None
-    policy = policy_for(known, seen, limit)
-    return max(1.0, policy.rate / policy.plain_rate)
 
 
 def logits(pair: Pair, known: LearnedCosts | None) -> Section:

@@ -41,13 +41,18 @@ class Section:
 
 @dataclass
 class Report:
-    """Sections by name, in the order of the checks; `on_error` gets what ended a check."""
+    """Sections by name, in the order of the checks.
+
+    `on_error` gets what ended a check, `on_check` the name of each before it begins.
+    """
 
     on_error: Callable[[Exception], object] = lambda error: None
+    on_check: Callable[[str], object] = lambda name: None
     sections: dict[str, Section] = field(default_factory=dict)
 
     def check(self, name: str, work: Callable[..., Section], *args: Any) -> Any:
         """Do one check; returns the section's value, None where the check failed."""
+        self.on_check(name)
         try:
             self.sections[name] = section = work(*args)
         except Exception as error:

@@ -164,6 +164,7 @@ class Pair:
             draft = facts.get("draft", {}).get("file")
             about = {"machine": facts["machine"], "target": self.target.stamp(), "draft": draft}
             known = self._learned = Learned(path, about)
+            known.target_bytes = self.target.size
             self.notes += [known.note] if known.note else []
         leave_out = speculation.drafter == "lookup" or is_hopeless(known.costs, speculation)
         draft = None if leave_out else self.draft_cache()
@@ -180,6 +181,10 @@ class Pair:
         """Save what was learned, now and then."""
         if self._learned is not None:
             self._learned.after_answer(tokens)
+
+    def kept(self) -> Learned:
+        """What earlier runs have learned of this pair, as its file has it."""
+        return Learned(learned_path(self._facts(Speculation())))
 
     def measure_again(self, budget: float) -> None:
         """While nobody waits: for about `budget` seconds, measure what is known least.
@@ -225,6 +230,11 @@ class Pair:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def has_draft(self) -> bool:
+        """Whether there is a draft model, loaded or not."""
+        return self._draft_path is not None
 
     @property
     def most_drafts(self) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
 from statistics import median
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from dspark_gguf.config import Speculation
 from dspark_gguf.cost import LearnedCosts
@@ -37,19 +37,25 @@ _FEWEST = 2
 _SCORE = 5e-5
 
 Name = TypeVar("Name")
+#: Passes work on, and shows how much of it is done.
+Watch: TypeAlias = Callable[[list[Any]], Iterable[Any]]
 
 
 def interleave(
-    work: Mapping[Name, Callable[[], float]], repeats: int, budget: float = inf, least: int = 0
+    work: Mapping[Name, Callable[[], float]],
+    repeats: int,
+    budget: float = inf,
+    least: int = 0,
+    watch: Watch = iter,
 ) -> dict[Name, list[float]]:
     """Seconds of each work, taking turns, so that a busy moment of the machine affects all.
 
     `work` does it once and returns the seconds that count. After `budget` seconds no more begins,
-    unless fewer than `least` are done, of all together.
+    unless fewer than `least` are done, of all together. `watch` may show how far it is.
     """
     taken: dict[Name, list[float]] = {name: [] for name in work}
     started = perf_counter()
-    for k, name in enumerate([*work] * repeats):
+    for k, name in enumerate(watch([*work] * repeats)):
         if k >= least and perf_counter() - started > budget:
             break
         taken[name].append(work[name]())
@@ -230,12 +236,13 @@ def passes(
     repeats: int,
     budget: float = inf,
     least: int = 0,
+    watch: Watch = iter,
 ) -> dict[int, list[float]]:
     """Number of rows -> seconds of passes over them after `depth` tokens; see `interleave`."""
     ids = tokens(cache, depth + max(wanted))
     pass_seconds(cache, ids, depth, 1)  # the first also allocates memory
     work = {rows: partial(pass_seconds, cache, ids, depth, rows) for rows in wanted}
-    taken = interleave(work, repeats, budget, least)
+    taken = interleave(work, repeats, budget, least, watch)
     prefill(cache, ids[:depth])
     return taken
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,9 @@ from dspark_gguf.tally import Answer
 #: Logits that a row may move with the number of rows computed beside it: up to about 1.0 was seen
 #: with 4-bit weights on a CPU. A wider gap is no rounding.
 NEAR_TIE = 1.0
+
+#: Tokens of a draft, unless told: as many rows as the kernels for small batches take, and more.
+_DRAFTS = 8
 
 Verdict = Literal["equal", "near-tie", "wrong"]
 
@@ -54,10 +57,12 @@ class Check:
     margin: float | None = None  # the wider of the two gaps, in logits, between the best two there
     plain: str = ""  # text of the first token that differs, plain decoding
     speculative: str = ""  # the same, speculative decoding
+    drafted: int = 0  # draft tokens that were verified
 
     def __str__(self) -> str:
         if self.position is None:
-            return f"equal: {self.tokens} tokens, {self.accepted} of them drafted"
+            said = f"equal: {self.tokens} tokens; of {self.drafted} drafted, {self.accepted} stood"
+            return said if self.drafted else f"{said}: nothing was tested, try another prompt"
         return (
             f"{self.verdict}: token {self.position} is {self.plain!r} plain and "
             f"{self.speculative!r} speculative; the best two logits there are {self.margin:.3f} "
@@ -73,9 +78,14 @@ def report(pair: Pair, settings: Settings, prompt: Sequence[int], as_json: bool)
 
 
 def check(pair: Pair, prompt: Sequence[int], settings: Settings) -> Check:
-    """Decode `prompt` plainly and speculatively, both greedy, and compare."""
-    plain, plain_rows = _answer(pair, prompt, settings, "off")
-    fast, rows = _answer(pair, prompt, settings, "on")
+    """Decode `prompt` plainly and with forced drafts, both greedy, and compare."""
+    asked = settings.speculation
+    force: dict[str, Any] = {"mode": "on"}
+    if asked.rule == "auto" and asked.draft_min_prob is None:
+        # However unsure the draft is, and whether or not it pays: a rejection is tested too.
+        force |= {"draft_min_prob": 0.0, "draft_max": asked.draft_max or _DRAFTS}
+    plain, plain_rows = _answer(pair, prompt, settings, {"mode": "off"})
+    fast, rows = _answer(pair, prompt, settings, force)
     differs = _first_difference(fast.tokens, rows.best)
     wrong = differs is not None  # not even the best token of the target's own row
     wanted = rows.best if wrong else plain.tokens
@@ -83,22 +93,23 @@ def check(pair: Pair, prompt: Sequence[int], settings: Settings) -> Check:
         differs = _first_difference(plain.tokens, fast.tokens)
     accepted = fast.tally.accepted
     if differs is None:
-        return Check("equal", len(plain.tokens), accepted)
+        return Check("equal", len(plain.tokens), accepted, drafted=fast.tally.drafted)
     gap = max(plain_rows.margins[differs], rows.margins[differs])
     verdict: Verdict = "wrong" if wrong or gap > NEAR_TIE else "near-tie"
-    texts = [
+    one, other = (
         pair.vocabulary.detokenize(tokens[differs : differs + 1], special=True)
         for tokens in (wanted, fast.tokens)
-    ]
-    return Check(verdict, differs + 1, accepted, differs, gap, *texts)
+    )
+    drafted = fast.tally.drafted
+    return Check(verdict, differs + 1, accepted, differs, gap, one, other, drafted)
 
 
 def _answer(
-    pair: Pair, prompt: Sequence[int], settings: Settings, mode: str
+    pair: Pair, prompt: Sequence[int], settings: Settings, how: Mapping[str, Any]
 ) -> tuple[Answer, WitnessSampler]:
     """From empty caches: neither way reads what the other computed."""
     sampling = settings.sampling.model_copy(update={"temperature": 0.0})
-    speculation = settings.speculation.model_copy(update={"mode": mode})
+    speculation = settings.speculation.model_copy(update=dict(how))
     decoder = Decoder.for_pair(pair, sampling, speculation)
     decoder.sampler = witness = WitnessSampler(sampling, pair.vocabulary.end_tokens)
     decoder.reset()

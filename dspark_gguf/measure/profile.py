@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median
@@ -10,12 +10,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dspark_gguf.chat.progress import track, uninterrupted
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
 from dspark_gguf.engine.states import StateCache
 from dspark_gguf.engine.timing import block_seconds, chain_seconds, passes
-from dspark_gguf.errors import ResourceError
+from dspark_gguf.errors import Cancelled, ResourceError
 from dspark_gguf.measure.charts import Axis, Line, bars, chart, text_table, up_to
 
 #: Passes of each kind; their median counts.
@@ -51,7 +52,7 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
     """Measure passes of up to so many rows; both caches are empty afterwards.
 
     `depths` are tokens in the caches; without any, of a short and a long context. A ResourceError
-    names one beyond the context.
+    names one beyond the context. An interrupt ends it with the depths that are done, if any.
     """
     draft = pair.draft_cache()
     n_ctx = pair.target_cache.n_ctx if draft is None else min(pair.target_cache.n_ctx, draft.n_ctx)
@@ -69,21 +70,35 @@ def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
         )
     tables = []
     for depth in depths:
-        target, step, once = _medians(pair.target_cache, range(1, rows + 1), depth), 0.0, False
-        if isinstance(draft, BlockDraftCache):
-            step, once = block_seconds(pair.target_cache, draft, depth), True
-        elif isinstance(draft, StateCache):
-            _, step = chain_seconds(pair.target_cache, draft, depth, 2)
-        elif draft is not None:
-            [step] = _medians(draft, [1], depth)
-        tables.append(Table(depth, target, step, once))
+        try:
+            tables.append(_table(pair, draft, depth, rows))
+        except Cancelled:
+            if not tables:
+                raise
+            break
     for cache in pair.caches.values():
         cache.trim(0)
     return tables
 
 
-def _medians(cache: Cache, rows: Sequence[int], depth: int) -> list[float]:
-    return [median(times) for times in passes(cache, rows, depth, _REPEATS).values()]
+def _table(pair: Pair, draft: Cache | None, depth: int, rows: int) -> Table:
+    def watch(work: list[int]) -> Iterator[int]:
+        title = f"passes after {depth:,} tokens"
+        return track(uninterrupted(work, pair.interrupt), len(work), title=title)
+
+    def medians(cache: Cache, counts: Sequence[int]) -> list[float]:
+        taken = passes(cache, counts, depth, _REPEATS, watch=watch)
+        return [median(times) for times in taken.values()]
+
+    target = pair.target_cache
+    seconds, step, once = medians(target, range(1, rows + 1)), 0.0, False
+    if isinstance(draft, BlockDraftCache):
+        step, once = block_seconds(target, draft, depth), True
+    elif isinstance(draft, StateCache):
+        _, step = chain_seconds(target, draft, depth, 2)
+    elif draft is not None:
+        [step] = medians(draft, [1])
+    return Table(depth, seconds, step, once)
 
 
 def as_text(tables: Sequence[Table]) -> str:
@@ -121,7 +136,7 @@ def cost_chart(tables: Sequence[Table], in_ms: bool = False) -> Markup:
     """What a pass costs by its rows: times one row, or in milliseconds."""
     curves = [[1e3 * s for s in table.target] if in_ms else table.ratios for table in tables]
     lines = [
-        Line(f"{table.depth} tokens of context", list(enumerate(curve, 1)))
+        Line(f"after {table.depth:,} tokens", list(enumerate(curve, 1)))
         for table, curve in zip(tables, curves, strict=True)
     ]
     rows = len(tables[0].target)

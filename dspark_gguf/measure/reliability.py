@@ -19,7 +19,7 @@ from dspark_gguf.measure.charts import SHARES, Axis, Line, chart, text_table
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-_BINS = 15
+_BINS, _FEW = 15, 5
 _TEMPERATURES = np.geomspace(0.2, 5.0, 65)
 
 
@@ -129,18 +129,23 @@ class Reliability:
         return text_table(["position", "temperature", *figures], rows)
 
     def curves(self) -> dict[str, list[tuple[float, float]]]:
-        """The reliability diagram of the first position, before and after."""
+        """The reliability diagram of the first position, before and after.
+
+        Without bins of a few tokens, whose shares are accidents.
+        """
         chances = {"before": self.before, "after": self.after}
-        return {
-            name: [(x, y) for x, y, _ in bins(each[:, 0], self.survived[:, 0])]
-            for name, each in chances.items()
-        }
+        curves = {}
+        for name, each in chances.items():
+            found = bins(each[:, 0], self.survived[:, 0])
+            enough = [(x, y) for x, y, size in found if size >= _FEW]
+            curves[name] = enough or [(x, y) for x, y, _ in found]
+        return curves
 
     def chart(self) -> Markup:
         """The same, drawn."""
         lines = [Line(name, points) for name, points in self.curves().items()]
-        x, y = (Axis(name, 0, 1, SHARES) for name in ("predicted", "survived"))
-        title = "Predicted confidence and the share that survived"
+        x, y = (Axis(name, 0, 1, SHARES) for name in ("predicted", "accepted"))
+        title = "Predicted confidence and the share that was accepted"
         return chart(title, x, y, lines, diagonal=True)
 
 

@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.calibration import log_odds
+from dspark_gguf.chat.progress import uninterrupted
 from dspark_gguf.config import MAX_DRAFT, Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.draft import LookupDrafter
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache, prefill
+from dspark_gguf.errors import Cancelled
 from dspark_gguf.measure.chains import Chains, Guesses
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.sampling import Row, margin, top_probability
@@ -26,7 +28,8 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
     """The chains of one greedy answer: `depth` draft tokens at each of its first `positions`.
 
     A block draft has at most as many tokens as its block, and a confidence head's own value
-    replaces the top probability. Copies are recorded as far as they go.
+    replaces the top probability. Copies are recorded as far as they go. Raises `Cancelled` if the
+    user asks to stop.
     """
     cache = pair.draft_cache()
     n_vocab = pair.vocabulary.n_vocab
@@ -34,6 +37,8 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
     plain = Decoder.for_pair(pair, Sampling(temperature=0), Speculation(mode="off"))
     # The tokens after the last position say whether its chain survives.
     text = plain.answer(tokens, Limits(max_tokens=positions + depth)).tokens
+    if pair.interrupt.is_set():
+        raise Cancelled
     prefixes = [[*tokens, *text[:t]] for t in range(min(positions, len(text)))]
     chains: list[Chain]
     if cache is None:
@@ -44,11 +49,12 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
         # Backwards: the target then only takes tokens back, and reads nothing twice.
         target = pair.target_cache
         prefill(target, [*tokens, *text])
-        chains = [_followed_chain(target, cache, one, depth, n_vocab) for one in reversed(prefixes)]
+        ends = uninterrupted(reversed(prefixes), pair.interrupt)
+        chains = [_followed_chain(target, cache, one, depth, n_vocab) for one in ends]
         chains.reverse()
     else:
         tracer = Tracer(cache, depth, n_vocab)
-        chains = [tracer.chain(prefix) for prefix in prefixes]
+        chains = [tracer.chain(each) for each in uninterrupted(prefixes, pair.interrupt)]
     survived = np.zeros((len(chains), depth), dtype=np.bool_)
     for t, (drafted, _) in enumerate(chains):
         _mark_right(survived[t], drafted, text[t:])

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from dspark_gguf.cli import main
 from dspark_gguf.measure.bench.conversations import COPYING, Cell, as_text
-from dspark_gguf.measure.bench.plan import OPTIMAL, PLAIN, choose_prompts
+from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN, choose_prompts
 from tests.tiny_gguf import Tiny, write_llama
 
 
@@ -29,14 +29,14 @@ def bench(tmp_path_factory):
 def test_a_table_and_an_object(bench):
     result = bench("--conversations", "2,1", "--domains", "maths,extraction", "--repeats", 2)
     assert result.exit_code == 0, result.stderr
-    *lines, last = result.stdout.strip().splitlines()
-    facts = json.loads(last)
-    cells = facts["conversations"]
+    lines = result.stdout.strip().splitlines()
+    words = ("--conversations", "2,1", "--domains", "maths,extraction", "--json")
+    cells = json.loads(bench(*words).stdout)["conversations"]
     assert [(cell["text"], cell["conversations"]) for cell in cells] == [
         ("new text", 1), ("new text", 2), ("copying", 1), ("copying", 2),
     ]  # fmt: skip
     for cell in cells:
-        assert set(cell["tokens_per_second"]) == {PLAIN, OPTIMAL}
+        assert set(cell["tokens_per_second"]) == {PLAIN, DEFAULT}
         figures = cell["over_plain"]
         assert 0 < figures["low"] <= figures["median"] <= figures["high"]
     table = [line.split() for line in lines if line.startswith(("new text", "copying"))]
@@ -50,9 +50,9 @@ def test_the_kinds_that_copy_are_kinds():
 
 def test_ratios_are_those_of_the_same_turn():
     """A machine that becomes half as fast between two turns changes none of them."""
-    cell = Cell("text", 2, {PLAIN: [10.0, 5.0, 10.0], OPTIMAL: [12.0, 6.0, 11.0]})
+    cell = Cell("text", 2, {PLAIN: [10.0, 5.0, 10.0], DEFAULT: [12.0, 6.0, 11.0]})
     assert cell.ratios == pytest.approx([1.1, 1.2, 1.2])
-    one = Cell("text", 1, {PLAIN: [5.0], OPTIMAL: [5.0]})
+    one = Cell("text", 1, {PLAIN: [5.0], DEFAULT: [5.0]})
     row = as_text([one, cell]).splitlines()[-1].split()
     assert row == ["text", "2", "10.0", "2.00", "11.0", "1.20", "(1.10-1.20)"]
 

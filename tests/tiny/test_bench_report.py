@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -48,12 +49,13 @@ class Checker(HTMLParser):
 
 def facts(name="target"):
     return {
-        "version": "0.1", "llama_cpp": "1",
+        "version": "0.1", "llama_cpp": "1", "date": "2026-01-02", "command": f"bench -m {name}",
         "target": {"name": name, "bytes": 2**20, "place": "CPU"},
         "draft": {"name": name, "bytes": 2**20, "place": "CPU", "kind": "model"},
         "machine": {"devices": [["CPU", name]], "cores": 2},
         "settings": {"tokens": 8, "repeats": 2, "threads": 2, "prompts": 2},
         "methods": {"plain": "nothing", "fixed-3": name}, "turns": {"measured": 2, "wanted": 2},
+        "interrupted": False,
         "peak_memory_bytes": {"ours": 2**20, "all": None},
     }  # fmt: skip
 
@@ -61,8 +63,8 @@ def facts(name="target"):
 def page(domain="chat", name="target", reliability=True):
     found = results(
         {
-            (0, domain): {"plain": 1.0, "fixed-3": 2.0, "optimal": 0.9},
-            (1, "code"): {"plain": 1.0, "fixed-3": 0.8, "optimal": 0.8},
+            (0, domain): {"plain": 1.0, "fixed-3": 2.0, "default": 0.9},
+            (1, "code"): {"plain": 1.0, "fixed-3": 0.8, "default": 0.8},
         }
     )
     for sample in found.samples:
@@ -141,7 +143,9 @@ def test_text_stands_out_from_its_ground(scheme):
         name: sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), channels(colour), strict=True))
         for name, colour in colours.items()
     }
-    for name in ("ink", "quiet", "slow", "c0", "c1", "c2", "c3"):
+    light["warn"], back = light["back"], light["warn"]  # text on the warning
+    assert (max(light["ink"], back) + 0.05) / (min(light["ink"], back) + 0.05) >= 4.5
+    for name in ("ink", "quiet", "slow", "fast", "same", "c0", "c1", "c2", "c3"):
         high, low = sorted((light[name], light["back"]), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= (3.0 if name.startswith("c") else 4.5), name
 
@@ -149,11 +153,48 @@ def test_text_stands_out_from_its_ground(scheme):
 def test_the_figures_on_the_page():
     """Medians with their spread, the losses, and only what was tried often enough."""
     text = page()
-    assert "fixed-3 is slower than plain decoding on chat 0.50" in text
+    assert "the default is faster than plain decoding on chat 1.11x, code 1.25x" in text
     assert '<td class="slow">0.50</td>' in text
+    assert '<td class="fast">1.25</td>' in text
     assert "<td>67%</td><td>33%</td></tr>" in text  # the third place was tried four times in all
     assert "<td>100.00</td><td>1.00</td>" in text
     assert "not known" in text
+
+
+def answer(seconds):
+    """The sentence under the title, and the page."""
+    found = results(
+        {(k, "chat"): {"plain": one, "default": x} for k, (one, x) in enumerate(seconds)}
+    )
+    text = render(found, facts(), Rest([Table(16, [0.1, 0.2], 0.05)], None))
+    return re.search('<p class="answer">(.*)</p>', text)[1], text
+
+
+def test_the_title_is_a_question_and_the_first_sentence_answers_it():
+    """With the figures of what a user gets, and when and how they were measured."""
+    said, text = answer([(1.0, 0.5), (1.0, 0.5), (1.0, 0.4)])
+    assert said == "Faster here: typically 2.14x plain decoding, from 2.00x (chat) to 2.00x (chat)."
+    assert "not to be trusted" not in text
+    assert "2026-01-02" in text
+    assert "<code>bench -m target</code>" in text
+    assert "optimal" not in text
+    said, _ = answer([(1.0, 1.0)] * 3)
+    assert said.startswith("Not faster here: typically 1.00x")
+
+
+def test_a_busy_machine_gets_a_warning_above_all_and_no_verdict():
+    """Nor a colour that says more than can be told."""
+    said, text = answer([(1.0, 1.1), (2.0, 1.4), (1.0, 0.9), (2.0, 1.8)])
+    assert "No verdict: plain decoding" in said
+    assert "changed 2.0-fold" in said
+    assert text.index("not to be trusted") < text.index("<h1>")
+    assert not re.search('t-(fast|slow)"', text)
+
+
+def test_bars_show_their_spread():
+    """From the slowest turn to the fastest; none where there was one turn."""
+    assert 'class="span"' in answer([(1.0, 0.5), (1.0, 0.4), (1.0, 0.6)])[1]
+    assert 'class="span"' not in answer([(1.0, 0.5)])[1]
 
 
 def test_without_a_draft_model():
@@ -165,12 +206,13 @@ def test_without_a_draft_model():
 
 def test_the_page_is_written_whole(tmp_path):
     """Into a folder that is made; one that cannot be made is named."""
-    found = results({(0, "chat"): {"plain": 1.0, "optimal": 0.9}})
+    found = results({(0, "chat"): {"plain": 1.0, "default": 0.9}})
     rest = Rest([Table(16, [0.1, 0.2], 0.05)], None)
     require_folder(tmp_path / "new" / "folder")
     path = write_report(tmp_path / "new" / "folder", found, facts(), rest)
     assert path.name == "index.html"
-    assert [file.name for file in path.parent.iterdir()] == ["index.html"]
+    assert {file.name for file in path.parent.iterdir()} == {"index.html", "bench.json"}
+    assert json.loads((path.parent / "bench.json").read_text("utf-8")) == facts()
     parse(path.read_text("utf-8"))
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write a report"):

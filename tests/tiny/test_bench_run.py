@@ -17,9 +17,9 @@ from dspark_gguf.measure.bench.turns import Ours
 from tests.tiny_gguf import Tiny, write_llama
 
 SHORT = ["bench", "--tokens", 8, "--per-domain", 1, "-c", 2048]
-SMALL = [*SHORT, "--domains", "maths,code", "--methods", "fixed-3,optimal", "--temp", 0]
+SMALL = [*SHORT, "--domains", "maths,code", "--methods", "fixed-3,default", "--temp", 0]
 
-FIGURE = {"median": float, "low": float, "high": float}
+FIGURE = {"median": float, "low": float, "high": float, "turns": int}
 ROW = {
     "method": str, "temperature": float, "peer": bool, "ratio_by_domain": dict,
     "tokens_per_second": FIGURE, "first_token_seconds": FIGURE, "tokens_per_round": float,
@@ -36,7 +36,8 @@ SCHEMA = {
                  "threads": int, "sampling": dict},
     "methods": dict, "turns": {"measured": int, "wanted": int}, "interrupted": bool,
     "peak_memory_bytes": {"ours": int, "all": int},
-    "results": list, "plain_wins": list, "slower_than_plain": list,
+    "date": str, "command": str,
+    "results": list, "speedup": list, "plain_wins": list, "slower_than_plain": list,
 }  # fmt: skip
 
 
@@ -75,23 +76,24 @@ def once(bench):
     before = peak_bytes()
     result = bench(*SMALL)
     assert result.exit_code == 0, result.output
-    lines = result.stdout.strip().splitlines()
+    found = json.loads(bench(*SMALL, "--json").stdout)
     return SimpleNamespace(
-        text="\n".join(lines[:-1]),
-        object=json.loads(lines[-1]),
+        text=result.stdout,
+        object=found,
         said=result.stderr,
         peaks=(before, peak_bytes()),
     )
 
 
-def test_header_table_plot_and_one_line_of_json(once):
-    """In this order; what each method is comes first, no progress bar off a terminal."""
+def test_header_table_and_plot(once):
+    """In this order; what each method is comes first, no progress bar off a terminal, no JSON."""
     places = [
         once.text.index(part)
         for part in ("always 3 drafts, no threshold: llama.cpp's default", "== greedy ==",
                      "x plain  ", "tok/s", "| is plain decoding", "peak memory: ")
     ]  # fmt: skip
     assert places == sorted(places)
+    assert "{" not in once.text
     assert "\x1b" not in once.said + once.text
     assert "%" not in once.said.replace("up to", "")
 
@@ -99,7 +101,7 @@ def test_header_table_plot_and_one_line_of_json(once):
 def test_the_json_object_keeps_its_schema(once):
     """Scripts read it: no key is missing or new without a change here."""
     require(SCHEMA, once.object)
-    assert [row["method"] for row in once.object["results"]] == ["plain", "fixed-3", "optimal"]
+    assert [row["method"] for row in once.object["results"]] == ["plain", "fixed-3", "default"]
     for row in once.object["results"]:
         require(ROW, row)
         assert list(row["ratio_by_domain"]) == ["maths", "code"]
@@ -122,7 +124,7 @@ def test_the_figures_agree_with_each_other(once):
 
 def test_json_alone(bench):
     """`--json`: nothing else on stdout, at both temperatures unless one is given."""
-    result = bench(*SHORT, "--domains", "code", "--methods", "optimal", "--json")
+    result = bench(*SHORT, "--domains", "code", "--methods", "default", "--json")
     found = json.loads(result.stdout)
     assert found["settings"]["temperatures"] == [0.0, 0.7]
     assert [row["temperature"] for row in found["results"]] == [0.0, 0.0, 0.7, 0.7]
@@ -140,17 +142,17 @@ def test_without_a_draft_model_copies_are_measured(bench, pair):
     result = bench(*SHORT, "-m", pair[0], "--domains", "code", "--quick", "--json")
     found = json.loads(result.stdout)
     assert found["draft"] is None
-    assert list(found["methods"]) == ["plain", "fixed-3", "optimal"]
+    assert list(found["methods"]) == ["plain", "fixed-3", "default"]
     assert found["methods"]["fixed-3"].startswith("always 3 copied tokens")
 
 
 def test_a_report(bench, tmp_path, monkeypatch):
-    """The page beside the table, whose last line is still JSON."""
+    """The page, and all figures beside it."""
     for name, small in {"_ROWS": 3, "_DEPTH": 2, "_TEXTS": 2}.items():
         monkeypatch.setattr(f"dspark_gguf.measure.bench.report.{name}", small)
     result = bench(*SMALL, "-c", 160, "--report", tmp_path / "report")
     assert result.exit_code == 0, result.output
-    json.loads(result.stdout.strip().splitlines()[-1])
+    json.loads((tmp_path / "report" / "bench.json").read_text("utf-8"))
     page = (tmp_path / "report" / "index.html").read_text("utf-8")
     assert "tiny-target" in page
     assert "<h2>Are the draft&#39;s" in page or "Are the draft's confidences true?" in page
@@ -169,10 +171,12 @@ def test_ctrl_c_prints_what_was_measured_so_far(bench, monkeypatch, tmp_path):
     monkeypatch.setattr(Ours, "answer", answer)
     result = bench(*SMALL, "--report", tmp_path / "report")
     assert result.exit_code == 130
-    assert list((tmp_path / "report").iterdir()) == []  # no page of a part
     assert "interrupted: 1 of 2 turns measured" in result.stdout
     assert "== greedy ==" in result.stdout
-    found = json.loads(result.stdout.strip().splitlines()[-1])
+    found = json.loads((tmp_path / "report" / "bench.json").read_text("utf-8"))
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert "of 2: it was stopped before its end" in page
+    assert 'id="costs"' not in page
     assert found["interrupted"]
     assert found["turns"] == {"measured": 1, "wanted": 2}
     assert list(found["results"][0]["ratio_by_domain"]) == ["maths"]

@@ -7,10 +7,12 @@ import json
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 from dspark_gguf.chat.loop import Chat
 from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.terminal import PipeReader, Screen
+from dspark_gguf.cli import main
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.settings_files import load_settings
@@ -81,13 +83,14 @@ def test_a_setting_is_shown_and_reset(session):
 
 def test_models_and_settings_on_one_screen(session):
     """What differs from the defaults, and how another model is taken."""
-    said, _ = notes(session, "/set temp 0", "Hello.", "/show", "/model other.gguf")
+    said, _ = notes(session, "/set temp 0", "Hello.", "/show", "/model", "/model a b c")
     assert "set temperature: 0.0" in said
     assert "set max_tokens: 4" in said
     assert not any(line.startswith("set top_k") for line in said)
     assert "messages 2" in said
     assert any(line.startswith("context ") and " of 512 tokens used" in line for line in said)
-    assert said[-1] == "another one: leave with Ctrl-D, then `dspark-gguf chat -m other.gguf`"
+    assert said[-2].startswith("target ")
+    assert said[-1] == "/model takes a model and perhaps a draft. Type /model NAME DRAFT."
 
 
 def test_the_conversation_is_shown_again(session):
@@ -193,3 +196,21 @@ def test_copy_asks_the_terminal(session, monkeypatch):
     Chat(session, screen, FakeReader("/copy", "/copy code")).run()
     sent = [text.removeprefix("\x1b]52;c;").removesuffix("\x07") for text in written]
     assert [base64.b64decode(each).decode() for each in sent] == [answer, "b = 2\n"]
+
+
+def test_another_model_goes_on_with_the_conversation(tiny_files, tmp_path):
+    """In the same chat; with the present one where the other cannot be loaded or is not there."""
+    lines = ["Hello.", f"/model {tiny_files.wide}", "More.", "/history", "/model nowhere.gguf",
+             f"/model {tiny_files.text}", f"/model {tiny_files.target} {tiny_files.draft}", "/show"]  # fmt: skip
+    words = ["chat", "-m", str(tiny_files.target), "-n", "4", "-c", "512", "--no-learn"]
+    done = CliRunner().invoke(main, words, input="\n".join(lines))
+    said = done.stderr
+    assert said.count("target wide") == 1, said
+    assert ">>> Hello." in said
+    assert ">>> More." in said
+    assert "cannot read nowhere.gguf" in said
+    assert "is not a GGUF model" in said
+    *_, shown = said.split("is not a GGUF model")
+    assert "; draft draft on CPU" in shown
+    assert "messages       4" in shown
+    assert done.exit_code != 0  # two of its lines failed

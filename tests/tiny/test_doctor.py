@@ -25,7 +25,7 @@ def test_a_pair_that_is_well(dspark, tiny_files):
     assert sections["memory"]["fits"]
     assert sections["pair"]["places"] == {"target": "CPU", "draft": "CPU"}
     assert sections["costs"]["milliseconds"]["1"] > 0
-    assert sections["speed"]["usual"].keys() == {"code", "chat"}
+    assert sections["speed"]["speedup"]["kinds"].keys() == {"code", "chat"}
     assert sections["logits"]["differences"][0]["depth"] == 16
     assert all(not finding["wrong"] for part in sections.values() for finding in part["findings"])
 
@@ -62,7 +62,7 @@ def test_a_broken_draft_does_not_hide_the_target(dspark, tiny_files, tmp_path, n
     assert result.exit_code == 1
     assert BROKEN[name][0] in json.dumps(sections)
     assert sections["costs"]["milliseconds"]["1"] > 0
-    assert "without a draft" in sections["speed"]["text"]
+    assert "copied text" in sections["speed"]["text"]
 
 
 def test_a_draft_that_means_nothing_does_not_hide_the_target(dspark, tiny_files):
@@ -71,7 +71,7 @@ def test_a_draft_that_means_nothing_does_not_hide_the_target(dspark, tiny_files)
     sections = told(result)
     assert result.exit_code == 1
     assert "'qwen9'" in sections["models"]["findings"][0]["problem"]
-    assert "without a draft" in sections["speed"]["text"]
+    assert "copied text" in sections["speed"]["text"]
 
 
 def test_a_draft_with_another_tokenizer_is_no_fault(dspark, tiny_files, tmp_path):

@@ -175,18 +175,20 @@ def test_the_speed_to_expect_and_why(tiny_files):
         section = measured.speed(pair, Settings(), costs)
         assert section.facts["plain_tokens_per_second"] == pytest.approx(100.0)
         assert section.facts["bound"] == pytest.approx(13 / 2.2, abs=1e-3)
-        assert "x5.91 with 12 draft tokens a round" in section.text
+        assert "x5.91 if every draft token were accepted, with 12 of them a round" in section.text
         assert section.findings == ()
-        assert "learned" not in section.facts
+        assert section.facts["speedup"]["basis"] == "expected"
         calibration = pair.learned(Speculation(learn=False)).calibration("model", "match", 0.8)
         for _ in range(60):
             calibration.observe([9.0] * 4, [1.0] * 4)
         quiet = Settings(speculation=Speculation(learn=False))
         # 240 guesses, all right: the pair's own figure comes near to the bound.
-        assert 4.0 < measured.speed(pair, quiet, costs).facts["learned"] < 5.91
+        here = measured.speed(pair, quiet, costs).facts["speedup"]
+        assert here["basis"] == "learned"
+        assert 4.0 < here["typical"] < 5.91
     with load_pair(tiny_files.target) as pair:
-        copying = measured.speed(pair, Settings(), costs).facts["copying"]
-        assert copying == {4: pytest.approx(4.0), 8: pytest.approx(8.0)}
+        kinds = measured.speed(pair, Settings(), costs).facts["speedup"]["kinds"]
+        assert kinds == {"new text": [1.0, 1.0], "copied text": [4.0, 8.0]}
 
 
 def test_a_context_is_read_only_where_it_is_cheap(tiny_files):

@@ -12,9 +12,9 @@ import pytest
 from dspark_gguf import load_pair
 from dspark_gguf.catalog import found as catalog
 from dspark_gguf.catalog.found import Found, choose, drafts_here, find_draft
-from dspark_gguf.catalog.kinds import share_of_a_pass
 from dspark_gguf.engine import library
 from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.kinds import share_of_a_pass
 from dspark_gguf.engine.model import Model, file_stamp
 from dspark_gguf.errors import ModelError, ResourceError
 from dspark_gguf.learned import Learned, learned_dir, learned_of

@@ -17,6 +17,7 @@ from dspark_gguf.engine.gguf import read_header, read_tokens
 from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.naming import family_of
 from dspark_gguf.schedule.expected import expected_ranges
+from dspark_gguf.speedup import Speedup
 from tests.tiny_dflash import write_dflash
 from tests.tiny_gguf import Tiny, write_llama
 
@@ -107,11 +108,13 @@ def test_an_estimate_is_in_proportion_to_the_sizes(kind):
     found = _estimated(Candidate("d", "pair p", kind, 100), costs, 1000)
     steps = [0.1 * (k + 1) if kind == "plain" else 0.1 for k in range(7)]
     wanted = expected_ranges(costs.target_seconds[:8], steps, kind)
-    assert found.basis == "estimated"
+    assert found.speedup.basis == "estimated"
     for name, both in wanted.items():
-        assert found.expected[name] == pytest.approx(both, rel=0.05)
+        assert found.speedup.kinds[name] == pytest.approx(both, rel=0.05)
+    dearer = _estimated(Candidate("d", "pair p", kind, 100), costs, 1000, over=3.0)
+    assert dearer.speedup.typical < found.speedup.typical
     unknown = _estimated(Candidate("d", "pair p", kind, None), costs, 1000)
-    assert (unknown.expected, unknown.basis) == (None, "size not known")
+    assert (unknown.speedup, unknown.problem) == (None, "size not known")
 
 
 @pytest.mark.parametrize(
@@ -119,19 +122,22 @@ def test_an_estimate_is_in_proportion_to_the_sizes(kind):
     [
         (Candidate("a b.gguf", "llama.cpp", "plain", 1, Path("x")), "-d 'a b.gguf'"),
         (Candidate("o/r:Q8_0", "pair p", "plain", 1, None, "dspark-gguf pull o/r:Q8_0"),
-         "get the best: dspark-gguf pull o/r:Q8_0; use it: dspark-gguf chat -m t -d o/r:Q8_0"),
+         "get the best: dspark-gguf pull o/r:Q8_0\nuse it: dspark-gguf chat -m t -d o/r:Q8_0"),
         (Candidate("x", "made from the target", "plain", 1, None, "--make-draft Q2_K"),
          "dspark-gguf suggest -m t --make-draft Q2_K"),
     ],
 )  # fmt: skip
 def test_what_to_do_next(best, advice):
     """The best one that pays; none of them where none does."""
-    pays = replace(best, expected={"code": (1.4, 2.1), "chat": (1.0, 1.2)}, basis="measured")
+    kinds = {"code": (1.4, 2.1), "chat": (1.0, 1.2)}
+    pays = replace(best, speedup=Speedup("expected", 1.4, 1.0, 2.1, kinds=kinds))
     text = as_text("t", [pays])
     assert "code 1.4-2.1x, chat 1.0-1.2x" in text
     assert advice in text
-    not_paying = replace(best, expected={"code": (1.0, 1.04), "chat": (1.0, 1.0)}, basis="measured")
+    not_paying = replace(best, speedup=Speedup("measured", 1.0, 1.0, 1.04))
     assert "none of them pays" in as_text("t", [not_paying])
+    unclear = replace(best, speedup=Speedup("measured", 2.0, 1.0, 3.0, doubt="it is too loud"))
+    assert "no verdict: it is too loud" in as_text("t", [unclear])
     assert "no draft for t" in as_text("t", [])
 
 
@@ -143,12 +149,10 @@ def test_suggest(tiny_files, model_folder):
     assert done.exit_code == 0, done.stderr
     rows = {row["origin"]: row for row in json.loads(done.stdout)}
     assert set(rows) == {"llama.cpp", "made from the target"}
-    assert rows["llama.cpp"]["basis"] == "measured"
-    assert rows["made from the target"]["basis"] == "estimated"
-    worth = [sum(map(sum, row["expected"].values())) for row in json.loads(done.stdout)]
-    assert worth == sorted(worth, reverse=True)
+    assert rows["llama.cpp"]["speedup"]["basis"] == "expected"
+    assert rows["made from the target"]["speedup"]["basis"] == "estimated"
     text = CliRunner().invoke(main, words).stdout
-    assert "over plain decoding" in text
+    assert "times plain decoding" in text
 
 
 def test_a_recurrent_target(tiny_files, model_folder):
@@ -156,7 +160,21 @@ def test_a_recurrent_target(tiny_files, model_folder):
     words = ["-m", str(tiny_files.mamba), "-d", str(tiny_files.draft), "--no-learn"]
     done = CliRunner().invoke(main, ["suggest", *words])
     assert done.exit_code == 0, done.stderr
-    assert "measured" in done.stdout
+    assert "expected" in done.stdout
+
+
+def test_those_that_pay_come_first_and_files_before_estimates():
+    """A measured gain beats a larger one that is only estimated."""
+
+    def draft(name, typical, path=None, doubt=""):
+        speedup = Speedup("estimated", typical, typical, typical, doubt=doubt)
+        return Candidate(name, "x", "plain", 1, path, speedup=speedup)
+
+    here, slow = draft("here", 1.3, Path("x")), draft("slow", 1.0, Path("y"))
+    far, unclear = draft("far", 1.8), draft("unclear", 3.0, Path("z"), "busy")
+    unknown = Candidate("unknown", "x", "plain", None)
+    found = sorted([unknown, slow, unclear, far, here], key=catalog._rank)
+    assert [each.draft for each in found] == ["here", "far", "unclear", "slow", "unknown"]
 
 
 def test_a_block_draft_is_no_target(tmp_path, model_folder):

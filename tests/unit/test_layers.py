@@ -30,6 +30,7 @@ figures
 cost
 learned schedule
 engine
+speedup
 ending
 draft
 assemble

@@ -11,7 +11,7 @@ from typing import Any
 from dspark_gguf.batching import Batcher
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.measure.bench.plan import OPTIMAL, PLAIN
+from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
 from dspark_gguf.measure.charts import text_table
 from dspark_gguf.noise import Noise
 
@@ -20,7 +20,7 @@ COPYING = ("summarising", "rewriting", "extraction", "code editing")
 #: Decoding without drafts, and what one gets without options.
 METHODS = {
     PLAIN: Speculation(mode="off", learn=False),
-    OPTIMAL: Speculation(learn=False),
+    DEFAULT: Speculation(learn=False),
 }
 
 HEADER = """\
@@ -50,7 +50,7 @@ class Cell:
     @property
     def ratios(self) -> list[float]:
         """The default over plain batching in the same turn, ascending."""
-        pairs = zip(self.speeds[OPTIMAL], self.speeds[PLAIN], strict=True)
+        pairs = zip(self.speeds[DEFAULT], self.speeds[PLAIN], strict=True)
         return sorted(ours / plain for ours, plain in pairs)
 
     @property
@@ -135,7 +135,7 @@ def as_text(cells: Sequence[Cell]) -> str:
                 str(cell.conversations),
                 f"{cell.plain:.1f}",
                 "-" if over is None else f"{over:.2f}",
-                f"{median(cell.speeds[OPTIMAL]):.1f}",
+                f"{median(cell.speeds[DEFAULT]):.1f}",
                 f"{median(cell.ratios):.2f} ({low:.2f}-{high:.2f})",
             ]
         )

@@ -15,10 +15,12 @@ from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.prompts import Prompt, read_prompts
 from dspark_gguf.paths import packaged
 
-PLAIN, STATIC, OPTIMAL, YOURS = "plain", "fixed-3", "optimal", "yours"
+PLAIN, STATIC, DEFAULT, YOURS = "plain", "fixed-3", "default", "yours"
 
 _STATIC = re.compile(r"fixed-(\d+)|(\d+)-at-(0?\.\d+|1(?:\.0*)?)")
-_NAMES = "plain, fixed-K, K-at-P (such as 8-at-0.5), cascade, optimal"
+_NAMES = "plain, fixed-K, K-at-P (such as 8-at-0.5), cascade, default"
+#: The rule of the default, which was the name of this method in 0.1.
+_OLD = {"optimal": DEFAULT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def make_plan(
 
     `prompts`, `domains` and `per_domain` are for `choose_prompts`; `rest` is of the plan itself.
     """
-    yours = settings.speculation.model_copy(update={"learn": True})
+    yours = settings.speculation
     each = (1 if quick else 2) if per_domain is None else per_domain
     temperatures = (0.0,) if quick else (0.0, 0.7)
     if "temperature" in settings.sampling.model_fields_set:
@@ -60,7 +62,7 @@ def make_plan(
         choose_prompts(prompts, domains, each),
         temperatures,
         tokens or (32 if quick else 48),
-        None if yours == Speculation() else yours,
+        None if yours.is_default else yours,
         quick,
         **rest,
     )
@@ -104,10 +106,10 @@ class Method:
 def default_methods(draft_kind: str, quick: bool = False) -> list[str]:
     """The names that are compared by default."""
     if quick:
-        return [PLAIN, STATIC, OPTIMAL]
+        return [PLAIN, STATIC, DEFAULT]
     if not draft_kind:
-        return [PLAIN, STATIC, "fixed-8", OPTIMAL]
-    return [PLAIN, "fixed-1", STATIC, "fixed-8", draft_kind, "lookup", OPTIMAL]
+        return [PLAIN, STATIC, "fixed-8", DEFAULT]
+    return [PLAIN, "fixed-1", STATIC, "fixed-8", draft_kind, "lookup", DEFAULT]
 
 
 def make_methods(
@@ -118,9 +120,8 @@ def make_methods(
     `draft_kind` is that of the draft, such as ``model``, or empty without one; `yours` are the
     user's own settings. A UsageError names a method that is unknown, or lacks its draft.
     """
-    methods = [
-        _method(name, draft_kind) for name in dict.fromkeys([PLAIN, *names]) if name != YOURS
-    ]
+    wanted = dict.fromkeys(_OLD.get(name, name) for name in [PLAIN, *names])
+    methods = [_method(name, draft_kind) for name in wanted if name != YOURS]
     if yours is not None:
         yours = yours.model_copy(update={"learn": False})
         methods.append(Method(YOURS, "the options that you gave", yours))
@@ -151,7 +152,7 @@ def _method(name: str, draft_kind: str) -> Method:
     known = {
         PLAIN: ("one token a pass, no draft", {"mode": "off"}),
         "cascade": (f"{both}, as many as pay here", {}),
-        OPTIMAL: (f"what you get without options: {both}, as many as pay here", {}),
+        DEFAULT: (f"what you get without options: {both}, as many as pay here", {}),
     } | {
         drafter: (f"{drafter_class(drafter).about}, as many as pay here", {"drafter": drafter})
         for drafter in known_drafters()

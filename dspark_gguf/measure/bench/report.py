@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -22,6 +23,7 @@ from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.measure.reliability import Reliability
 from dspark_gguf.measure.trace import record
 from dspark_gguf.paths import replacing
+from dspark_gguf.speedup import measured
 from dspark_gguf.tally import Tally
 
 _ROWS, _DEPTH, _TEXTS = 13, 4, 8
@@ -30,7 +32,7 @@ _ROWS, _DEPTH, _TEXTS = 13, 4, 8
 class Rest(NamedTuple):
     """What the page shows besides the turns."""
 
-    costs: Sequence[Table]  # of passes, in a short and a longer context
+    costs: Sequence[Table]  # of passes, in a short and a longer context; empty: not measured
     reliability: Reliability | None  # of the draft's confidences
 
 
@@ -55,41 +57,72 @@ def require_folder(folder: Path) -> None:
 
 
 def write_report(folder: Path, results: Results, facts: dict[str, Any], rest: Rest) -> Path:
-    """Write ``index.html`` into `folder`; returns its path."""
+    """Write ``index.html`` into `folder`, and ``bench.json``; returns the path of the page."""
     path = folder / "index.html"
-    with replacing(path) as temporary:
-        temporary.write_text(render(results, facts, rest), encoding="utf-8")
+    for file, content in (
+        (path, render(results, facts, rest)),
+        (folder / "bench.json", json.dumps(facts, indent=1)),
+    ):
+        with replacing(file) as temporary:
+            temporary.write_text(content, encoding="utf-8")
     return path
 
 
 def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
     """The page."""
-    TEMPLATES.filters |= {"cell": _cell, "mib": _mib}
+    TEMPLATES.filters |= {"cell": _cell, "mib": _mib, "tone": _tone}
     curves = rest.reliability.curves() if rest.reliability else {}
     return TEMPLATES.get_template("bench/report.html").render(
         facts=facts,
-        parts=["prompt", "target", "draft", "controller"],
+        answer=_answer(results.regimes()),
+        parts=["prompt", "target", "draft", "rest"],
         regimes=[_regime(regime) for regime in results.regimes()],
         style=Markup(STYLE.strip()),
         light=LIGHT,
         costs=rest.costs,
         cost_heads=[head for t in rest.costs for head in (f"ms at {t.depth}", "times one")],
-        cost_cells=cost_cells(rest.costs),
-        cost_chart=cost_chart(rest.costs),
+        cost_cells=cost_cells(rest.costs) if rest.costs else None,
+        cost_chart=cost_chart(rest.costs) if rest.costs else None,
         reliability_rows=[[name, *point] for name in curves for point in curves[name]],
         reliability_chart=rest.reliability.chart() if rest.reliability else None,
     )
 
 
+def _answer(regimes: Sequence[Regime]) -> str:
+    """One sentence: whether what a user gets is faster, by how much, and where."""
+    found = [regime.speedup for regime in regimes if regime.speedup]
+    if not found or not any(regime.drafting for regime in regimes):
+        return "Nothing was compared with plain decoding."
+    spread = max(regime.spread for regime in regimes)
+    together = [each for regime in regimes for each in regime.drawn.comparisons]
+    speedup = measured(together, spread)
+    words = f"{speedup.words[:1].upper()}{speedup.words[1:]}"
+    if speedup.doubt:
+        return f"{words}: {speedup.doubt}."
+    ratios = [(r.median, kind) for each in regimes for kind, r in each.drawn.ratios.items()]
+    least, most = (f"{ratio:.2f}x ({kind})" for ratio, kind in (min(ratios), max(ratios)))
+    return f"{words}: typically {speedup.typical:.2f}x plain decoding, from {least} to {most}."
+
+
+def _tone(ratio: Figure, spread: float) -> str:
+    """Its colour: whether it is faster or slower, as far as that can be told."""
+    if not ratio.differs(spread):
+        return "same"
+    return "fast" if ratio.median > 1.0 else "slow"
+
+
 def _regime(regime: Regime) -> dict[str, Any]:
     rows, domains = regime.rows, regime.domains
     others = [row for row in rows.values() if row.method != PLAIN]
-    drawn = dict.fromkeys((STATIC, text.drawn(rows)))
+    drawn = dict.fromkeys((regime.drawn.method, STATIC))
     accepted = {method: found for method, row in rows.items() if (found := _accepted(row.tally))}
     longest = max(map(len, accepted.values()), default=0)
     return {
         "name": str(regime),
-        "verdict": text.verdict(regime),
+        "headline": text.headline(regime),
+        "warning": text.unsteadiness(regime),
+        "details": text.details(regime, [regime.drawn]),
+        "spread": regime.spread,
         "others": [row.method for row in others],
         "domains": domains,
         "drawn": [row for method in drawn for row in others if row.method == method],

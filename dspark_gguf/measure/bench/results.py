@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
-from dspark_gguf.measure.bench.plan import PLAIN
+from dspark_gguf.learned import Comparison
+from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN, YOURS
 from dspark_gguf.measure.bench.turns import Sample
+from dspark_gguf.speedup import Speedup, exceeds, is_one_sided, measured
 from dspark_gguf.tally import Tally
+
+#: A ratio that is nearer to 1 is 1.
+_LITTLE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +24,13 @@ class Figure:
     median: float
     low: float
     high: float
+    turns: int = 1
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Figure:
         """Of one value or more."""
         found = sorted(values)
-        return cls(median(found), found[0], found[-1])
+        return cls(median(found), found[0], found[-1], len(found))
 
     def __format__(self, form: str) -> str:
         """The median, ± half of what lies between the extremes."""
@@ -34,6 +40,11 @@ class Figure:
     def as_dict(self) -> dict[str, float]:
         """Plain values."""
         return {name: round(value, 4) for name, value in asdict(self).items()}
+
+    def differs(self, spread: float) -> bool:
+        """Whether a ratio is another than 1, with plain decoding's own `spread`."""
+        told = not exceeds(spread, self.median) or is_one_sided(self.low, self.high, self.turns)
+        return told and abs(self.median - 1.0) >= _LITTLE
 
 
 def shown(value: Figure | float | None, form: str) -> str:
@@ -51,6 +62,8 @@ class Row:
     speed: Figure  # tokens per second, over the turns
     first_token: Figure  # seconds to it, over the turns
     tally: Tally  # sums over the turns
+    comparisons: Sequence[Comparison]  # seconds of each turn, and plain decoding's
+    speeds: Sequence[float]  # tokens per second of each turn
 
     @property
     def losses(self) -> dict[str, Figure]:
@@ -119,6 +132,26 @@ class Regime:
         return [row for row in self.rows.values() if row.method != PLAIN and not row.is_peer]
 
     @property
+    def spread(self) -> float:
+        """The factor by which plain decoding's own speed changed, without a tenth at each end."""
+        speeds = self.rows[PLAIN].speeds
+        some = speeds if len(speeds) > 1 else [*speeds, *speeds]
+        low, *_, high = quantiles(some, n=10, method="inclusive")
+        return high / low if low else 1.0
+
+    @property
+    def drawn(self) -> Row:
+        """What a user gets: with the options that were given, else without any."""
+        rows = self.rows
+        return next((rows[name] for name in (YOURS, DEFAULT) if name in rows), [*rows.values()][-1])
+
+    @property
+    def speedup(self) -> Speedup | None:
+        """Of what is drawn; None where nothing can be compared."""
+        found = self.drawn.comparisons
+        return measured(found, self.spread) if found else None
+
+    @property
     def plain_wins(self) -> list[str]:
         """The kinds of text on which no method of drafting is faster; peers do not count."""
         won = {
@@ -160,11 +193,14 @@ class Results:
     def _row(self, samples: list[Sample], plain: list[Sample]) -> Row:
         method, tally = samples[0].method, Tally()
         ratios: dict[str, list[float]] = {}  # within each turn
+        comparisons: list[Comparison] = []
         for mine, base in zip(samples, plain, strict=True):
             tally.merge(mine.tally)
             speed, unit = mine.tally.tokens_per_second, base.tally.tokens_per_second
             if speed and unit:
                 ratios.setdefault(mine.task.domain, []).append(speed / unit)
+                seconds = mine.tally.decode_seconds
+                comparisons.append((seconds, seconds * speed / unit))
         return Row(
             method,
             method in self.peers,
@@ -172,6 +208,8 @@ class Results:
             Figure.of(sample.tally.tokens_per_second for sample in samples),
             Figure.of(sample.tally.first_token_seconds for sample in samples),
             tally,
+            comparisons,
+            [sample.tally.tokens_per_second for sample in samples],
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -182,6 +220,16 @@ class Results:
                 {"method": row.method, "temperature": regime.temperature} | row.as_dict()
                 for regime in regimes
                 for row in regime.rows.values()
+            ],
+            "speedup": [
+                {
+                    "temperature": regime.temperature,
+                    "method": regime.drawn.method,
+                    "plain_spread": round(regime.spread, 3),
+                    **found.as_dict(),
+                }
+                for regime in regimes
+                if (found := regime.speedup)
             ],
             "plain_wins": [
                 {"temperature": regime.temperature, "domain": domain}

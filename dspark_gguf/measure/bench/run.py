@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from datetime import datetime
+from pathlib import Path
+from shlex import join as quote
 from typing import Any
 
 import psutil
@@ -21,15 +24,21 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled, ResourceError
 from dspark_gguf.measure.bench import conversations, text
 from dspark_gguf.measure.bench.peers import binding_version, peers
-from dspark_gguf.measure.bench.plan import BenchPlan, Method, default_methods, make_methods
-from dspark_gguf.measure.bench.report import measure_rest, require_folder, write_report
+from dspark_gguf.measure.bench.plan import DEFAULT, BenchPlan, Method, default_methods, make_methods
+from dspark_gguf.measure.bench.report import (
+    Rest,
+    measure_rest,
+    require_folder,
+    write_report,
+)
 from dspark_gguf.measure.bench.results import Results
 from dspark_gguf.measure.bench.turns import Ours, Program, Task, play, warm_up
+from dspark_gguf.speedup import measured
 from dspark_gguf.visible import as_json
 
 INTERRUPTED = 130
 #: The JSON object's version: a new number when a key changes its meaning.
-FORMAT = 2
+FORMAT = 3
 #: Before the first turn: no prompt of the bench, so that nothing of them is learned.
 _WARM_UP = "Count from one to twenty in words."
 
@@ -49,7 +58,7 @@ class Bench:
 
     def run(self, echo: Callable[[str], object]) -> int:
         """Measure, and print line by line with `echo`; returns the exit code."""
-        plan, code, rest = self.plan, 0, None
+        plan, code, rest = self.plan, 0, Rest((), None)
         if plan.report:
             require_folder(plan.report)
         say = str if plan.as_json else echo
@@ -61,8 +70,9 @@ class Bench:
                     rest = measure_rest(self.pair, plan.prompts, plan.tokens)
             except Cancelled:
                 code = INTERRUPTED
+        self._keep()
         facts = self.facts(len(tasks), interrupted=bool(code))
-        if plan.report and rest:
+        if plan.report and self.results.turns:
             path = write_report(plan.report, self.results, facts, rest)
             print(f"report: {path}", file=sys.stderr)  # noqa: T201
         if code:
@@ -70,9 +80,25 @@ class Bench:
         if self.results.turns:
             width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
             say("\n" + text.as_text(self.results, width))
-            say("\n" + text.memory(*facts["peak_memory_bytes"].values()) + "\n")
-        echo(as_json(facts, sys.stdout))
+            say("\n" + text.memory(*facts["peak_memory_bytes"].values()))
+        if plan.as_json:
+            echo(as_json(facts, sys.stdout))
         return code
+
+    def _keep(self) -> None:
+        """Let `doctor` and `suggest` know what was measured, unless the machine was too busy."""
+        found = [
+            comparison
+            for regime in self.results.regimes()
+            if (row := regime.rows.get(DEFAULT)) and row.comparisons
+            if not measured(row.comparisons, regime.spread).doubt
+            for comparison in row.comparisons
+        ]
+        if found:
+            known = self.pair.kept()
+            known.compare(found)
+            with suppress(OSError):
+                known.save()
 
     def _program(self, method: Method) -> Ours:
         """It knows what passes cost, and nothing of what another method learns."""
@@ -102,7 +128,7 @@ class Bench:
             self.results.peers = frozenset(names)
             self.programs += others
             say(text.header(self._abouts(), len(tasks), most))
-            for turn in track(play(self.programs, tasks), len(tasks)):
+            for turn in track(play(self.programs, tasks), len(tasks), title="turns"):
                 self.results.samples += turn
 
     def tasks(self) -> list[Task]:
@@ -138,6 +164,8 @@ class Bench:
         return {
             "bench": FORMAT,
             "version": __version__,
+            "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}".strip(),
+            "command": _command(sys.argv[1:]),
             "llama_cpp": binding_version(),
             "machine": library.machine(),
             "target": _file(self.pair.target),
@@ -185,15 +213,24 @@ def bench_conversations(
             cells += track(work, len(chosen) * len(counts))
         except Cancelled:
             code = INTERRUPTED
-    say(conversations.as_text(cells) + "\n")
+    say(conversations.as_text(cells))
     facts = bench.facts(0, interrupted=bool(code))
-    facts = {name: facts[name] for name in ("bench", "version", "machine", "target", "draft")}
-    echo(as_json({**facts, "conversations": [cell.as_dict() for cell in cells]}, sys.stdout))
+    facts = {
+        name: facts[name]
+        for name in ("bench", "version", "date", "command", "machine", "target", "draft")
+    }
+    if plan.as_json:
+        echo(as_json({**facts, "conversations": [cell.as_dict() for cell in cells]}, sys.stdout))
     return code
 
 
 def _file(model: Model) -> dict[str, Any]:
     return {"name": model.name, "bytes": model.size, "place": model.place}
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command line, without the user's home."""
+    return quote(["dspark-gguf", *words]).replace(str(Path.home()), "~")
 
 
 def peak_bytes() -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
-from dspark_gguf.measure.bench.plan import OPTIMAL, PLAIN, YOURS
-from dspark_gguf.measure.bench.results import Figure, Regime, Results, shown
+from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
+from dspark_gguf.measure.bench.results import Figure, Regime, Results, Row, shown
 from dspark_gguf.measure.charts import bars, text_table
 
 #: Columns of the first table, with the gaps: names of domains, then at least so many for each
@@ -59,40 +59,61 @@ def memory(ours: int, all_: int) -> str:
 
 
 def verdict(regime: Regime) -> list[str]:
-    """Lines that say where plain decoding wins."""
-    wins, speed = regime.plain_wins, regime.rows[PLAIN].speed
-    if not regime.drafting:
-        first = "no method of drafting was measured"
-    elif wins == regime.domains:
-        first = (
-            "plain decoding wins everywhere: no method of drafting is faster on any kind of text"
-        )
-    elif wins:
-        first = f"plain decoding wins on {', '.join(wins)}: no method of drafting is faster there"
-    else:
-        first = "on every kind of text some method of drafting is faster than plain decoding"
-    lines = [f"{regime}: {first}"]
-    if speed.high >= _UNSTEADY * speed.low:
-        lines.append(
-            f"  an unsteady machine: plain decoding alone ran at {speed.low:.1f} to "
-            f"{speed.high:.1f} tokens a second; close other programs, raise --repeats, trust no "
-            "single figure"
-        )
-    for row in regime.drafting:
-        if row.losses:
-            slower = _slower(row.losses, len(regime.domains))
-            lines.append(f"  {row.method} is slower than plain decoding on {slower}")
+    """Lines that say whether it is faster, and where: no more than can be told."""
+    warning = unsteadiness(regime)
+    return [
+        *[warning] * bool(warning),
+        f"{regime}: {headline(regime)}",
+        *details(regime, regime.drafting),
+    ]
+
+
+def details(regime: Regime, rows: Sequence[Row]) -> list[str]:
+    """On what kinds of text these methods are faster or slower than plain decoding."""
+    lines = []
+    for row in rows:
+        differs = {
+            domain: ratio for domain, ratio in row.ratios.items() if ratio.differs(regime.spread)
+        }
+        for word, sign in (("faster", 1), ("slower", -1)):
+            found = {d: r for d, r in differs.items() if sign * (r.median - 1.0) > 0.0}
+            if found:
+                where = _where(found, len(regime.domains))
+                lines.append(f"  {name_of(row.method)} is {word} than plain decoding on {where}")
     return lines
 
 
-def _slower(losses: Mapping[str, Figure], kinds: int) -> str:
-    named = {domain: f"{domain} {ratio.median:.2f}" for domain, ratio in losses.items()}
-    if len(losses) == kinds > 2:
-        least, *_, most = sorted(losses, key=lambda domain: losses[domain].median)
+def headline(regime: Regime) -> str:
+    """Whether it is faster here: one sentence about what a user gets."""
+    if not regime.drafting or regime.speedup is None:
+        return "no method of drafting was measured"
+    return f"{name_of(regime.drawn.method)} is {regime.speedup}"
+
+
+def unsteadiness(regime: Regime) -> str:
+    """A warning, where plain decoding's own speed changed too much to trust single figures."""
+    if regime.spread < _UNSTEADY:
+        return ""
+    speed = regime.rows[PLAIN].speed
+    return (
+        f"an unsteady machine: plain decoding alone ran at {speed.low:.1f} to {speed.high:.1f} "
+        "tokens a second; close other programs or raise --repeats, and trust no single figure"
+    )
+
+
+def name_of(method: str) -> str:
+    """As a user knows it: what one gets without options is the default, by whatever rule."""
+    return "the default" if method == DEFAULT else method
+
+
+def _where(found: Mapping[str, Figure], kinds: int) -> str:
+    named = {domain: f"{domain} {ratio.median:.2f}x" for domain, ratio in found.items()}
+    if len(found) == kinds > 2:
+        least, *_, most = sorted(found, key=lambda domain: found[domain].median)
         return f"every kind of text: from {named[least]} to {named[most]}"
     return ", ".join(
-        named[domain] + " (not in every turn)" * (ratio.high >= 1.0)
-        for domain, ratio in losses.items()
+        named[domain] + " (not in every turn)" * (ratio.low <= 1.0 <= ratio.high)
+        for domain, ratio in found.items()
     )
 
 
@@ -115,15 +136,9 @@ def _ratios(regime: Regime, width: int) -> str:
 
 def _plot(regime: Regime) -> str:
     """Bars of the method that a user gets, with a mark where plain decoding is."""
-    method = drawn(regime.rows)
-    values = {domain: ratio.median for domain, ratio in regime.rows[method].ratios.items()}
+    row = regime.drawn
+    values = {domain: ratio.median for domain, ratio in row.ratios.items()}
     if not values:
-        return f"{method}: nothing to plot"
+        return f"{name_of(row.method)}: nothing to plot"
     most = max(1.2, *values.values())
-    return f"{method}, x plain; | is plain decoding\n" + bars(values, most, mark=1.0)
-
-
-def drawn(methods: Iterable[str]) -> str:
-    """The method whose bars are drawn."""
-    names = [*methods]
-    return next((method for method in (YOURS, OPTIMAL) if method in names), names[-1])
+    return f"{name_of(row.method)}, x plain; | is plain decoding\n" + bars(values, most, mark=1.0)

@@ -1,0 +1,82 @@
+"""Markdown while it is still coming: finished blocks stay, the last one is drawn again."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from markdown_it import MarkdownIt
+from rich.console import Console
+from rich.markdown import Markdown
+
+#: Seconds between two drawings of an unfinished block.
+_EVERY = 0.08
+
+
+class MarkdownStream:
+    """Shows text as it arrives. Each drawing is one write, so that nothing flickers.
+
+    Of an unfinished block that is higher than the screen, the end is shown until it is finished.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._parser = MarkdownIt().enable("table")
+        self._text = ""
+        self._height, self._drawn = 0, 0.0  # lines of the unfinished block on the screen, and when
+
+    @property
+    def works(self) -> bool:
+        """Whether this terminal can move its cursor."""
+        console = self._console
+        dumb = console.is_dumb_terminal or console.legacy_windows
+        return console.is_terminal and not dumb
+
+    def feed(self, text: str) -> None:
+        """More of the text."""
+        self._text += text
+        finished = self._finished() if "\n" in text else ""
+        if finished:
+            self._text = self._text[len(finished) :]
+            self._put(self._erasing() + self._rendered(finished) + "\n")
+        if finished or monotonic() - self._drawn >= _EVERY:
+            self._draw()
+
+    def end(self) -> None:
+        """Show the rest; the next text is another document."""
+        if self._text.strip() or self._height:
+            self._put(self._erasing() + self._rendered(self._text))
+        self._text = ""
+
+    def _finished(self) -> str:
+        """The blocks before the last one, which may still grow."""
+        tokens = self._parser.parse(self._text)
+        starts = [each.map[0] for each in tokens if each.level == 0 and each.map]
+        if len(starts) < 2:
+            return ""
+        return "".join(self._text.splitlines(keepends=True)[: starts[-1]])
+
+    def _draw(self) -> None:
+        lines = self._rendered(self._text).splitlines()
+        shown = lines[-max(1, self._console.height - 1) :]
+        self._put(self._erasing() + "\n".join(shown))
+        self._height, self._drawn = len(shown), monotonic()
+
+    def _rendered(self, text: str) -> str:
+        """With the terminal's colours, ending in a newline unless it is empty."""
+        if not text.strip():
+            return ""
+        with self._console.capture() as captured:
+            # Links keep their address: it can be read, and clicked on where terminals see to it.
+            self._console.print(
+                Markdown(text, code_theme="ansi_dark", hyperlinks=False), soft_wrap=False
+            )
+        return captured.get()
+
+    def _erasing(self) -> str:
+        """What takes the unfinished block off the screen."""
+        up, self._height = self._height - 1, 0
+        return (f"\x1b[{up}A" if up > 0 else "") + "\r\x1b[J" if up >= 0 else ""
+
+    def _put(self, text: str) -> None:
+        self._console.file.write(text)
+        self._console.file.flush()

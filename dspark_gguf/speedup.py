@@ -1,0 +1,177 @@
+"""Is it faster here? One answer for whoever asks; what was measured beats what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, quantiles
+from typing import Any, Literal
+
+from dspark_gguf.config import Settings
+from dspark_gguf.cost import Floats, LearnedCosts
+from dspark_gguf.engine.kinds import kind_of_draft
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.learned import Comparison
+from dspark_gguf.schedule.expected import expected_ranges, ranges_text
+from dspark_gguf.schedule.learning import policy_for
+
+#: So many answers that were compared say more than any forecast; so many verified draft tokens say
+#: more than what is usual; fewer answers than these say nothing.
+_ENOUGH_ANSWERS, _ENOUGH_TOKENS, _FEW = 8, 200, 3
+#: What differs by less is as fast; so much may plain decoding's speed change on a quiet machine.
+_SAME, _STEADY = 1.05, 1.1
+#: So many comparisons that all point one way are no accident, whatever the spread: 1 in 32.
+_ONE_SIDED = 6
+
+Basis = Literal["measured", "learned", "expected", "estimated"]
+Told = Literal["faster", "sometimes", "same", "slower", "unclear"]
+_WORDS: Mapping[Told, str] = {
+    "faster": "faster here",
+    "sometimes": "faster here on some texts",
+    "same": "not faster here",
+    "slower": "slower here",
+    "unclear": "no verdict",
+}
+_BUSY = "measure again when the machine is idle"
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """Speed over plain decoding on this machine: what to expect, or what was."""
+
+    basis: Basis
+    typical: float  # over all texts
+    low: float  # the least that is usual
+    high: float  # the most
+    count: int = 0  # answers or draft tokens that it was learned from
+    kinds: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # least and most of each
+    doubt: str = ""  # why there is no verdict
+
+    @property
+    def told(self) -> Told:
+        """The verdict."""
+        if self.doubt:
+            return "unclear"
+        if (self.low if self.kinds else self.typical) >= _SAME:
+            return "faster"
+        if self.high >= _SAME:
+            return "sometimes"
+        return "slower" if self.typical <= 1.0 / _SAME else "same"
+
+    @property
+    def pays(self) -> bool:
+        """Whether some texts are faster."""
+        return self.told in ("faster", "sometimes")
+
+    @property
+    def words(self) -> str:
+        """The verdict in words."""
+        return _WORDS[self.told]
+
+    @property
+    def figures(self) -> str:
+        """The numbers, such as ``1.42x (1.10-1.80x)``: half of the answers are in between."""
+        if self.kinds:
+            return ranges_text(self.kinds)
+        ends = [f"{end:.2f}" for end in (self.low, self.high)]
+        return f"{self.typical:.2f}x" + (f" ({'-'.join(ends)}x)" if ends[0] != ends[1] else "")
+
+    @property
+    def source(self) -> str:
+        """What the numbers rest on."""
+        return {
+            "measured": f"measured over {self.count} answer{'s' * (self.count != 1)}",
+            "learned": f"forecast from {self.count:,} tokens drafted here",
+            "expected": "expected from what passes cost here",
+            "estimated": "estimated from the sizes of the files",
+        }[self.basis]
+
+    def __str__(self) -> str:
+        said = f"{self.words}: {self.figures} plain decoding, {self.source}"
+        return f"{said}; {self.doubt}" if self.doubt else said
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        found = {name: round(getattr(self, name), 3) for name in ("typical", "low", "high")}
+        kinds = {kind: [round(end, 3) for end in both] for kind, both in self.kinds.items()}
+        return {"told": self.told, "basis": self.basis, **found, "count": self.count,
+                "kinds": kinds}  # fmt: skip
+
+
+def speedup_here(pair: Pair, settings: Settings, costs: LearnedCosts | None = None) -> Speedup:
+    """What is known of a pair on this machine; its costs are measured first if they are not known.
+
+    From answers that were compared with plain decoding if there were enough, else the scheduler's
+    forecast from what its guesses were worth, else from `costs` and the usual agreement.
+    """
+    speculation = settings.speculation
+    learned = pair.learned(speculation)
+    costs = costs or learned.costs
+    limit = min(speculation.max_draft_steps, pair.most_drafts)
+    if len(learned.comparisons) >= _ENOUGH_ANSWERS:
+        return measured(learned.comparisons)
+    if not pair.has_draft:
+        return _copying(costs)
+    if draft := pair.caches.get("draft"):  # else it is not loaded, because it is too slow
+        temperature = settings.sampling.temperature
+        seen = learned.calibration(draft.kind, speculation.acceptance, temperature)
+        if seen.tested >= _ENOUGH_TOKENS:
+            policy = policy_for(costs, seen, limit)
+            one = max(1.0, policy.rate / policy.plain_rate)
+            return Speedup("learned", one, one, one, int(seen.tested), doubt=_doubt(costs))
+    kind = "plain" if pair.draft is None else kind_of_draft(pair.draft.header, pair.target.header)
+    return expected(costs, costs.draft_seconds[:limit], kind=kind)
+
+
+def expected(
+    costs: LearnedCosts, draft_seconds: Floats, basis: Basis = "expected", kind: str = "plain"
+) -> Speedup:
+    """From what passes cost here and how often guesses of such a draft are right elsewhere.
+
+    `draft_seconds` are of 1, 2, ... draft steps, cumulative.
+    """
+    kinds = expected_ranges(costs.target_seconds[: len(draft_seconds) + 1], draft_seconds, kind)
+    ends = [end for both in kinds.values() for end in both]
+    return Speedup(basis, fmean(ends), min(ends), max(ends), kinds=kinds, doubt=_doubt(costs))
+
+
+def _copying(costs: LearnedCosts) -> Speedup:
+    """Without a draft model: a pass that copies 3 or 7 tokens, where the text repeats itself."""
+    one = float(costs.target_seconds[0])
+    # A pass of more rows that took less than one of one row was disturbed.
+    few, many = (n / max(1.0, float(costs.target_seconds[n - 1]) / one) for n in (4, 8))
+    kinds = {"new text": (1.0, 1.0), "copied text": (min(few, many), max(few, many))}
+    return Speedup("expected", 1.0, 1.0, max(few, many), kinds=kinds, doubt=_doubt(costs))
+
+
+def _doubt(costs: LearnedCosts) -> str:
+    doubtful = any(costs.is_doubtful(rows) for rows in (1, 2))
+    return f"costs were measured on a busy machine: {_BUSY}" if doubtful else ""
+
+
+def measured(comparisons: Sequence[Comparison], spread: float = 1.0) -> Speedup:
+    """From seconds that answers took, each with those of plain decoding at the same time.
+
+    `spread` is the factor by which plain decoding's own speed changed meanwhile.
+    """
+    took, plain = (sum(seconds) for seconds in zip(*comparisons, strict=True))
+    ratios = [one / ours for ours, one in comparisons]
+    some = ratios if len(ratios) > 1 else ratios * 2
+    low, _, high = quantiles(some, n=4, method="inclusive")
+    sided = is_one_sided(min(ratios), max(ratios), len(ratios))
+    doubt = ""
+    if len(ratios) < _FEW:
+        doubt = "that is too little to tell"
+    elif exceeds(spread, plain / took) and not sided:
+        doubt = f"plain decoding's own speed changed {spread:.1f}-fold meanwhile: {_BUSY}"
+    return Speedup("measured", plain / took, low, high, len(ratios), doubt=doubt)
+
+
+def exceeds(spread: float, ratio: float) -> bool:
+    """Whether plain decoding's own spread is more than the difference from it."""
+    return spread > max(ratio, 1.0 / ratio, _STEADY)
+
+
+def is_one_sided(low: float, high: float, count: int) -> bool:
+    """Whether so many ratios between these all say the same."""
+    return count >= _ONE_SIDED and (low > 1.0 or high < 1.0)
