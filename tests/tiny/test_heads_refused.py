@@ -153,7 +153,7 @@ def test_models_without_heads(tmp_path):
 def test_heads_are_loaded_only_when_used(tmp_path):
     """They take memory: a plain target leaves them in the file."""
     path = write_mtp(tmp_path / "model.gguf", Made("qwen35"))
-    with pair_of(path, None) as pair:
+    with pair_of(path, "none") as pair:
         assert not pair.target.has_heads
     with pair_of(path, "mtp") as pair:
         assert pair.target.has_heads
