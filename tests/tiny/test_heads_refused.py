@@ -16,7 +16,7 @@ from dspark_gguf.engine.quantize import quantize
 from dspark_gguf.errors import EngineError, ModelError, PairError, UsageError
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_eagle3 import Eagle, write_assistant, write_cycle_llama, write_eagle3, write_gemma4
-from tests.tiny_heads import CYCLE, HEADS, TRUNK, Made, write_mtp
+from tests.tiny_heads import CYCLE, HEADS, ONE_HEAD, SEVERAL, TRUNK, Made, write_mtp
 
 OPTIONS = {
     "n_ctx": 256, "flash_attn": "off", "cache_type_k": "f32", "cache_type_v": "f32", "threads": 1,
@@ -121,7 +121,7 @@ def test_a_block_draft_counts_layers_without_heads(tmp_path):
     assert "layer 5, not 4 layers" in block.why_not_for(hybrid)
 
 
-@pytest.mark.parametrize("arch", ["hy_v3", "mimo2", "qwen35", "qwen35moe", "qwen3next", "glm4moe"])
+@pytest.mark.parametrize("arch", [*ONE_HEAD, *SEVERAL])
 def test_a_stripped_model_is_a_plain_target(tmp_path, arch):
     """Quantizers drop the heads and keep their count: the same text; asked for, the heads are
     refused by name, where llama.cpp would end the process.
