@@ -150,6 +150,15 @@ def test_models_without_heads(tmp_path):
         assert pair.draft_cache().kind == "model"
 
 
+def test_states_of_another_width_than_promised(tmp_path, monkeypatch):
+    """Read at the wrong width they would be nonsense, and pairs would be read beyond their end."""
+    path = write_mtp(tmp_path / "model.gguf", Made())
+    with pair_of(path, "mtp") as pair:
+        monkeypatch.setattr(llama_cpp, "llama_model_n_embd_out", lambda model: 256)
+        with pytest.raises(PairError, match=r"states of 256 numbers in model.gguf"):
+            pair.draft_cache()
+
+
 def test_heads_are_loaded_only_when_used(tmp_path):
     """They take memory: a plain target leaves them in the file."""
     path = write_mtp(tmp_path / "model.gguf", Made("qwen35"))
