@@ -24,6 +24,11 @@ ONES = np.ones(WIDTH, dtype=np.float32)
 #: What of a model's blocks a file has.
 ALL, TRUNK, HEADS = "all", "trunk", "heads"
 _DELTA_NETS = ("qwen35", "qwen35moe", "qwen3next")
+_LATENT, _INDEXED = ("deepseek2", "deepseek32", "glm-dsa"), ("deepseek32", "glm-dsa")
+#: Architectures with one head, as far as they can be written here, and with several.
+ONE_HEAD = (*_DELTA_NETS, *_LATENT, "glm4moe", "cohere2moe")
+SEVERAL = ("hy_v3", "mimo2", "step35")
+_EXPERTS = (*_DELTA_NETS[1:], *_LATENT, "glm4moe", "cohere2moe")
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,13 @@ class Made:
     @property
     def attention_heads(self):
         """Of queries, and of keys and values."""
+        if self.arch in _LATENT:
+            return 4, 1
         return (2, 1) if self.is_hybrid else (4, 2)
 
     @property
     def experts(self):
-        return 4 if self.arch in ("qwen35moe", "qwen3next", "glm4moe") else 0
+        return 4 if self.arch in _EXPERTS else 0
 
 
 def embedding():
@@ -106,20 +113,54 @@ def attention_layer(draw, made, adds):
 
     Names without their block.
     """
+    if made.arch in _LATENT:
+        found = latent_attention(draw, adds) | feed_forward(draw, made, adds)
+        return found | (indexer(draw) if made.arch in _INDEXED else {})
     heads, kv_heads = made.attention_heads
     size = WIDTH // heads
     q = draw(WIDTH * (1 + made.is_hybrid), WIDTH, scale=2.0)
     k, v = draw(size * kv_heads, WIDTH, scale=2.0), draw(size * kv_heads, WIDTH)
     late = made.is_hybrid or made.arch == "glm4moe"
-    norms = "attn_norm", "post_attention_norm" if late else "ffn_norm"
+    norms = ["attn_norm", "post_attention_norm" if late else "ffn_norm"]
+    if made.arch == "cohere2moe":  # attention and feed-forward side by side
+        del norms[1]
     found = {f"{name}.weight": ONES for name in norms}
     if made.arch == "mimo2":
         found["attn_qkv.weight"] = np.concatenate([q, k, v])
     else:
         found |= {"attn_q.weight": q, "attn_k.weight": k, "attn_v.weight": v}
-        found |= {f"attn_{name}_norm.weight": ONES[:size] for name in "qk"}
+        if made.arch != "cohere2moe":
+            found |= {f"attn_{name}_norm.weight": ONES[:size] for name in "qk"}
     found["attn_output.weight"] = adds * draw(WIDTH, WIDTH, scale=3.0)
     return found | feed_forward(draw, made, adds)
+
+
+#: Of latent attention: numbers that are kept of a token, and of a query, rotated or not.
+_KEPT, _ROTATED, _PLAIN = 32, 16, 16
+
+
+def latent_attention(draw, adds, heads=4):
+    """DeepSeek's: what is kept of a token is small."""
+    ones, size = ONES[:_KEPT], _PLAIN + _ROTATED
+    return {
+        "attn_norm.weight": ONES, "ffn_norm.weight": ONES,
+        "attn_q_a_norm.weight": ones, "attn_kv_a_norm.weight": ones,
+        "attn_q_a.weight": draw(_KEPT, WIDTH, scale=2.0),
+        "attn_q_b.weight": draw(heads * size, _KEPT, scale=2.0),
+        "attn_kv_a_mqa.weight": draw(_KEPT + _ROTATED, WIDTH, scale=2.0),
+        "attn_k_b.weight": draw(heads, _KEPT, _PLAIN, scale=2.0),
+        "attn_v_b.weight": draw(heads, _PLAIN, _KEPT),
+        "attn_output.weight": adds * draw(WIDTH, heads * _PLAIN, scale=3.0),
+    }  # fmt: skip
+
+
+def indexer(draw, heads=2, size=WIDTH):
+    """What chooses the tokens to attend to; here all of them are."""
+    return {
+        "indexer.k_norm.weight": ONES[:size], "indexer.k_norm.bias": 0 * ONES[:size],
+        "indexer.proj.weight": draw(heads, WIDTH), "indexer.attn_k.weight": draw(size, WIDTH),
+        "indexer.attn_q_b.weight": draw(heads * size, _KEPT),
+    }  # fmt: skip
 
 
 def feed_forward(draw, made, adds):
@@ -210,10 +251,22 @@ def _write_shape(writer, made, counted):
     writer.add_feed_forward_length(INNER)
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
-    writer.add_key_length(WIDTH // heads)
-    writer.add_value_length(WIDTH // heads)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(WIDTH // heads)
+    if made.arch in _LATENT:
+        writer.add_key_length(_KEPT + _ROTATED)
+        writer.add_value_length(_KEPT)
+        writer.add_key_length_mla(_PLAIN + _ROTATED)
+        writer.add_value_length_mla(_PLAIN)
+        writer.add_q_lora_rank(_KEPT)
+        writer.add_kv_lora_rank(_KEPT)
+        if made.arch in _INDEXED:
+            for key, value in (("head_count", 2), ("key_length", WIDTH), ("top_k", 1024)):
+                writer.add_uint32(f"{made.arch}.attention.indexer.{key}", value)
+            writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    else:
+        writer.add_key_length(WIDTH // heads)
+        writer.add_value_length(WIDTH // heads)
     writer.add_expert_feed_forward_length(WIDTH if made.experts else 0)
     if counted:
         writer.add_nextn_predict_layers(counted)
@@ -221,7 +274,7 @@ def _write_shape(writer, made, counted):
         writer.add_expert_count(made.experts)
         writer.add_expert_used_count(2)
         writer.add_expert_shared_feed_forward_length(WIDTH)
-    if made.arch == "glm4moe":
+    if made.arch in ("glm4moe", "cohere2moe", *_LATENT):
         writer.add_expert_shared_count(1)
         writer.add_leading_dense_block_count(0)
     if made.is_hybrid:
@@ -232,6 +285,8 @@ def _write_shape(writer, made, counted):
         writer.add_ssm_group_count(2)
         if made.arch != "qwen3next":
             writer.add_rope_dimension_sections([4, 4, 8, 0])
-    if made.arch == "mimo2":
+    if made.arch == "cohere2moe":
+        writer.add_logit_scale(1.0)
+    if made.arch in ("mimo2", "step35", "cohere2moe"):
         writer.add_sliding_window(1024)  # of the heads alone, which are to say what the trunk says
-        writer.add_sliding_window_pattern([False] * made.trunk + [True] * counted)
+        writer.add_sliding_window_pattern([made.arch != "mimo2"] * made.trunk + [True] * counted)

@@ -30,7 +30,7 @@ from dspark_gguf.engine.kinds import NAMES, kind_of_draft, most_guesses, share_o
 from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_of
-from dspark_gguf.naming import HubName, family_of, is_sidecar
+from dspark_gguf.naming import SIDECARS, HubName, family_of, is_sidecar
 from dspark_gguf.schedule.expected import expected_ranges, is_hopeless, ranges_text
 from dspark_gguf.schedule.learning import policy_for
 
@@ -156,12 +156,12 @@ def _may_be_a_draft(path: Path) -> bool:
 
 def neighbours(path: Path) -> Iterator[Path]:
     """GGUF files of the same repository; else of the same folder, and of those for one kind."""
-    parts = path.parts
-    if "snapshots" in parts[:-2]:
-        root = Path(*parts[: parts.index("snapshots") + 2])
+    # Of the hub's cache: models--ORG--REPO/snapshots/REVISION/...
+    root = next((each for each in path.parents if each.parent.name == "snapshots"), None)
+    if root is not None and root.parents[1].name.startswith("models--"):
         yield from (root / name for name in hub.files_of(root) if name.lower().endswith(".gguf"))
         return
-    kinds = tuple(NAMES)
+    kinds = tuple(kind.rstrip("-") for kind in SIDECARS)
     with suppress(OSError):
         folders = [each for each in path.parent.iterdir() if each.name.lower().startswith(kinds)]
         for folder in (path.parent, *(each for each in sorted(folders) if each.is_dir())):

@@ -102,15 +102,17 @@ def _examine_models(
     report: Report, files: tuple[Path, Path | None], devices: Sequence[Device], settings: Settings
 ) -> None:
     from dspark_gguf.doctor import models
-    from dspark_gguf.engine.memory import DEFAULT_CONTEXT
     from dspark_gguf.engine.pair import Pair
 
     target, draft = files
     options, draft_options = settings.target_options, settings.draft_options
     needs = {"target": report.check("target", models.file, target, options)}
     if draft is not None:
-        most = needs["target"].n_ctx if needs["target"] else DEFAULT_CONTEXT
-        needs["draft"] = report.check("draft", models.draft, draft, draft_options, target, most)
+        if needs["target"]:
+            most = needs["target"].n_ctx
+            needs["draft"] = report.check("draft", models.draft, draft, draft_options, target, most)
+        else:  # nothing is known of what it is for
+            needs["draft"] = report.check("draft", models.file, draft, draft_options)
     known = {role: need for role, need in needs.items() if need is not None}
     if "target" not in known:
         return

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
+import llama_cpp
+
 from dspark_gguf.config import MAX_DRAFT, DraftOptions
 from dspark_gguf.engine.block import open_block_caches
 from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
@@ -20,6 +22,7 @@ from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.states import MOST_FLAGGED, StateCache
 from dspark_gguf.engine.token_map import token_map
 from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.errors import PairError
 
 
 def open_drafts(
@@ -90,12 +93,25 @@ def _open_state_caches(
     made, heads = _class_of(draft), None
     if isinstance(draft, HeadDraft):
         heads = 0 if draft.is_assistant else draft.heads
+        _require_width(model, draft, targets[0])
     other = None if heads else context  # heads of the target's own kind need nothing of it
     model = model.with_options(swa_full=True)
     room = open_context(
         model, cells, MOST_FLAGGED, interrupt, features_of=other, heads=heads, n_seq=n_seq
     )
     return [made(model, draft, target, n_ctx, room) for target in targets]
+
+
+def _require_width(model: Model, draft: HeadDraft, target: SequenceCache) -> None:
+    """Refuse, with a `PairError`, states of another width than the header promises."""
+    pointers = model.pointer, llama_cpp.llama_get_model(target.pointer)
+    widths = [llama_cpp.llama_model_n_embd_out(one) for one in pointers]
+    if widths != [draft.width] * 2:
+        raise PairError(
+            f"llama.cpp reads states of {widths[0]} numbers in {draft.header.path.name} and gives "
+            f"{widths[1]}, not {draft.width}",
+            "Use another draft, or none; report it with the model's name.",
+        )
 
 
 def _class_of(draft: HeadDraft | EagleDraft) -> type[StateCache]:

@@ -38,7 +38,9 @@ _ONE_HEAD = frozenset((
 _SEVERAL_HEADS = frozenset(("hy_v3", "mimo2", "step35"))
 HAVE_HEADS = _ONE_HEAD | _SEVERAL_HEADS
 #: They do not load, even as plain targets, if they count heads that are not there.
-_WANT_THEIR_HEADS = frozenset(("qwen35", "qwen35moe", "qwen3next"))
+_WANT_THEIR_HEADS = frozenset((
+    "deepseek4", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next",
+))  # fmt: skip
 
 #: What a file that is no model is, and how it is used.
 _NAMES: dict[Kind, str] = {
@@ -113,7 +115,9 @@ def heads_size(header: Header) -> int:
 
 def states_width(header: Header) -> int:
     """Numbers in a state that a model hands to its heads, or that a draft expects."""
-    return int(header.get("embedding_length_out", 0) or header.get("embedding_length", 0))
+    width = int(header.get("embedding_length_out", 0) or header.get("embedding_length", 0))
+    streams = header.get("hyper_connection.count", 0) if header.architecture == "deepseek4" else 0
+    return width * max(int(streams), 1)
 
 
 def _why_other_states(target: Header, draft: Header) -> str:

@@ -76,6 +76,19 @@ def test_beside_the_target(shelf, dspark, kind, place):
     assert answer["text"] == plain["text"] != ""
 
 
+def test_a_folder_called_snapshots_is_no_repository(shelf):
+    """What lies deeper in it is another model's; in the hub's cache it is the same repository's."""
+    for folder, count in (("snapshots/x", 0), ("models--org--m/snapshots/0123", 1)):
+        target = write_cycle_llama(_made(shelf / folder / NAME))
+        write_eagle3(_made(target.parent / "deeper" / "eagle3-a.gguf"))
+        assert len(here(target)) == count
+
+
+def _made(path):
+    path.parent.mkdir(parents=True)
+    return path
+
+
 def test_inside_the_target(shelf, dspark):
     """Its own head: every guess of this one is right."""
     target = write_mtp(shelf / NAME, CYCLE)

@@ -98,6 +98,13 @@ def test_a_stripped_model_is_loaded_without_its_heads():
     assert not overrides_for(header("hy_v3", TRUNK, **SIZE))
 
 
+def test_states_of_several_streams():
+    """DeepSeek-V4 hands out all of its hyper-connection's streams."""
+    four = {**SIZE, "hyper_connection__count": 4}
+    file = header("deepseek4", TRUNK + HEAD, name="model.gguf", **four)
+    assert target_draft(file, file).width == 4 * 8
+
+
 def test_drafts_that_need_their_target():
     """Each names the first thing that does not fit; its own heads fit a model."""
     own = header("qwen35", TRUNK + HEAD, name="model.gguf", **SIZE)

@@ -16,7 +16,7 @@ from dspark_gguf.engine.quantize import quantize
 from dspark_gguf.errors import EngineError, ModelError, PairError, UsageError
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_eagle3 import Eagle, write_assistant, write_cycle_llama, write_eagle3, write_gemma4
-from tests.tiny_heads import CYCLE, HEADS, TRUNK, Made, write_mtp
+from tests.tiny_heads import CYCLE, HEADS, ONE_HEAD, SEVERAL, TRUNK, Made, write_mtp
 
 OPTIONS = {
     "n_ctx": 256, "flash_attn": "off", "cache_type_k": "f32", "cache_type_v": "f32", "threads": 1,
@@ -121,7 +121,7 @@ def test_a_block_draft_counts_layers_without_heads(tmp_path):
     assert "layer 5, not 4 layers" in block.why_not_for(hybrid)
 
 
-@pytest.mark.parametrize("arch", ["hy_v3", "mimo2", "qwen35", "qwen35moe", "qwen3next", "glm4moe"])
+@pytest.mark.parametrize("arch", [*ONE_HEAD, *SEVERAL])
 def test_a_stripped_model_is_a_plain_target(tmp_path, arch):
     """Quantizers drop the heads and keep their count: the same text; asked for, the heads are
     refused by name, where llama.cpp would end the process.
@@ -150,10 +150,19 @@ def test_models_without_heads(tmp_path):
         assert pair.draft_cache().kind == "model"
 
 
+def test_states_of_another_width_than_promised(tmp_path, monkeypatch):
+    """Read at the wrong width they would be nonsense, and pairs would be read beyond their end."""
+    path = write_mtp(tmp_path / "model.gguf", Made())
+    with pair_of(path, "mtp") as pair:
+        monkeypatch.setattr(llama_cpp, "llama_model_n_embd_out", lambda model: 256)
+        with pytest.raises(PairError, match=r"states of 256 numbers in model.gguf"):
+            pair.draft_cache()
+
+
 def test_heads_are_loaded_only_when_used(tmp_path):
     """They take memory: a plain target leaves them in the file."""
     path = write_mtp(tmp_path / "model.gguf", Made("qwen35"))
-    with pair_of(path, None) as pair:
+    with pair_of(path, "none") as pair:
         assert not pair.target.has_heads
     with pair_of(path, "mtp") as pair:
         assert pair.target.has_heads
