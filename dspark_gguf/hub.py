@@ -215,5 +215,6 @@ def _unreachable(what: str, error: Exception) -> DSparkError:
     reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
     return DSparkError(
         f"cannot reach the hub for {what} ({reason[:200]})",
-        "Run it again when you are online; it keeps the files that are complete.",
+        "Run it again when you are online (behind a proxy, set HTTPS_PROXY); complete files are "
+        "kept.",
     )

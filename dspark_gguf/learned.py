@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from dspark_gguf.calibration import Calibration, CalibrationRecord
 from dspark_gguf.cost import CostsRecord, LearnedCosts
-from dspark_gguf.paths import cache_path, replacing
+from dspark_gguf.paths import cache_path, remove_parts, replacing
 
 _Seconds = Annotated[float, Field(gt=0, lt=1e6)]
 #: Seconds that an answer took, and that plain decoding takes for it at the same time.
@@ -108,6 +108,7 @@ class Learned:
             "target_bytes": self.target_bytes,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        remove_parts(self.path.parent, older=3600.0)
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
 

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,7 +161,12 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
             os.close(handle)
 
 
-def remove_parts(folder: Path) -> None:
-    """Delete what killed processes left of `replacing`; no other process may be writing there."""
+def remove_parts(folder: Path, older: float = 0.0) -> None:
+    """Delete what killed processes left of `replacing` more than so many seconds ago.
+
+    With 0, no other process may be writing there.
+    """
     for part in folder.glob(f".*{_PART}"):
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if not older or time.time() - part.stat().st_mtime > older:
+                part.unlink()

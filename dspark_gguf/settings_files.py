@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dspark_gguf.config import Settings
+from dspark_gguf.config import SPELLINGS, Settings
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import packaged
 from dspark_gguf.visible import shortened
@@ -19,6 +19,7 @@ from dspark_gguf.visible import shortened
 _MOST_YAML = 2**20
 
 Tree = dict[str, Any]
+COMMAND_LINE = "the command line"
 
 _short = partial(shortened, most=300)
 
@@ -41,7 +42,11 @@ def validate(values: Tree, source: str) -> Settings:
         if wanted.startswith(("greater", "less")):
             wanted = f"a value {wanted}"
         found = _short(repr(first.get("input")))
-        raise UsageError(f"{key} in {source} is {found}", f"It takes {_short(wanted)}.") from None
+        where = f"{key} in {source}"
+        if source == COMMAND_LINE and "." in key and not key.startswith("draft_options"):
+            field = key.rpartition(".")[2]
+            where = SPELLINGS.get(field, "--" + field.replace("_", "-")).split()[-1]
+        raise UsageError(f"{where} is {found}", f"It takes {_short(wanted)}.") from None
 
 
 def _place(values: Any, places: tuple[int | str, ...]) -> str:
@@ -124,4 +129,4 @@ def load_settings(config: str | None, flags: Tree, below: Tree | None = None) ->
         tree = read_yaml(name)
         validate(tree, f"--config {name}")
         values = merge(values, tree)
-    return validate(merge(values, flags), "the command line")
+    return validate(merge(values, flags), COMMAND_LINE)

@@ -12,7 +12,7 @@ from dspark_gguf.cost import Floats, LearnedCosts
 from dspark_gguf.engine.kinds import kind_of_draft
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.learned import Comparison
-from dspark_gguf.schedule.expected import expected_ranges, ranges_text
+from dspark_gguf.schedule.expected import expected_ranges, is_hopeless, ranges_text
 from dspark_gguf.schedule.learning import policy_for
 
 #: So many answers that were compared say more than any forecast; so many verified draft tokens say
@@ -110,9 +110,9 @@ def speedup_here(pair: Pair, settings: Settings, costs: LearnedCosts | None = No
     limit = min(speculation.max_draft_steps, pair.most_drafts)
     if len(learned.comparisons) >= _ENOUGH_ANSWERS:
         return measured(learned.comparisons)
-    if not pair.has_draft:
+    if not pair.has_draft or is_hopeless(costs, speculation):
         return _copying(costs)
-    if draft := pair.caches.get("draft"):  # else it is not loaded, because it is too slow
+    if draft := pair.caches.get("draft"):
         temperature = settings.sampling.temperature
         seen = learned.calibration(draft.kind, speculation.acceptance, temperature)
         if seen.tested >= _ENOUGH_TOKENS:

@@ -245,7 +245,7 @@ def load_pair(
     pair.found = "; ".join(found)
     if model in (None, "demo"):
         pair.notes.append(
-            "this is the tiny demo pair, one model in two quantizations: on a few CPU cores it "
-            "shows how speculation works, not a speed-up"
+            "this is the tiny demo pair, one model in two quantizations: on a few CPU cores its "
+            "draft gains nothing, copying from the conversation does"
         )
     return pair

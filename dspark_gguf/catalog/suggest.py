@@ -29,7 +29,7 @@ from dspark_gguf.engine.quantize import quantize, quantized_size
 from dspark_gguf.errors import DSparkError, ModelError
 from dspark_gguf.naming import family_of, is_sidecar
 from dspark_gguf.paths import cache_path, caching, require_space, size_on_disk
-from dspark_gguf.schedule.expected import USUAL_AGREEMENT
+from dspark_gguf.schedule.expected import USUAL_AGREEMENT, is_hopeless
 from dspark_gguf.speedup import Speedup, expected, speedup_here
 
 #: A quantization of the target is offered as a draft if its share of the size is below this.
@@ -233,6 +233,9 @@ def _measured(
         if draft is not None and pair.draft_cache() is None:
             raise DSparkError("; ".join(pair.notes), "Choose another draft.")
         costs = pair.learned(settings.speculation, progress).costs
+        if draft is not None and is_hopeless(costs, settings.speculation):
+            most = min(settings.speculation.max_draft_steps, pair.most_drafts)
+            return costs, expected(costs, costs.draft_seconds[:most])  # copies alone might pay
         return costs, speedup_here(pair, settings)
 
 

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ _MIB = 1024**2
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 _NAME = re.compile(r"\w[\w.-]{0,63}")
-_CHAT, _CACHES, _LOCK = "chat.json", "caches.json", "lock"
+_CHAT, _CACHES, _LOCK, _HOLDER = "chat.json", "caches.json", "lock", "open-in"
 
 
 class SavedSession:
@@ -70,6 +71,8 @@ class SavedSession:
 
     def close(self) -> None:
         """Unlock it."""
+        with contextlib.suppress(OSError):
+            (self.folder / _HOLDER).unlink()
         self._lock.release()
 
     def settings(self) -> dict[str, Any]:
@@ -192,8 +195,11 @@ def _lock(folder: Path) -> FileLock:
     with _using(folder):
         try:
             lock.acquire(timeout=0)
+            (folder / _HOLDER).write_text(f"{os.getpid()}, since {datetime.now():%Y-%m-%d %H:%M}")
         except Timeout:
             problem = f'session "{folder.name}" is open in another process'
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                problem += f" ({(folder / _HOLDER).read_text()})"
             raise UsageError(problem, "Close it there or choose another name.") from None
     return lock
 

@@ -26,6 +26,33 @@ from dspark_gguf.cli.train import train
 from dspark_gguf.errors import Cancelled, DSparkError
 from dspark_gguf.visible import visible
 
+#: The commands as ``--help`` lists them, each in a line of 80 columns.
+_GROUPS = {
+    "Talk": {
+        "chat": "chat with a model; a draft makes it faster",
+        "run": "answer a prompt, or a file of them, for scripts",
+        "serve": "serve models over HTTP, as OpenAI and Anthropic do",
+        "sessions": "list or delete conversations that were kept",
+    },
+    "Models": {
+        "models": "which pair for this machine, and what is on it",
+        "suggest": "drafts for your model, and how fast each is here",
+        "pull": "download a pair or a model",
+        "inspect": "describe a GGUF file",
+        "lookup": "prepare texts of your own to copy from",
+        "train": "train a draft for your own model",
+    },
+    "Measure": {
+        "doctor": "is it faster here, and what is wrong if not",
+        "bench": "compare ways of decoding on your machine",
+        "profile": "what a pass of each model costs here",
+        "calibrate": "whether the draft's confidence is true",
+        "trace": "record what a draft guesses",
+        "replay": "try a rule on what was recorded",
+    },
+    "Shell": {"completion": "print the script that completes commands and options"},
+}
+
 
 class Program(click.Group):
     """Translates every way a command can end into one message and an exit code.
@@ -48,6 +75,12 @@ class Program(click.Group):
                 traceback.print_exc()
             code = _explain(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """In groups, as a newcomer looks for them."""
+        for title, commands in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([*commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; `| head -1` that has read enough is no error (for click it is one)."""
@@ -82,7 +115,8 @@ def _explain(error: Exception) -> int:
 def main() -> None:
     """Speculative decoding for llama.cpp: the target's own answers, sooner.
 
-    A small draft model guesses; the large target checks all guesses in one pass.
+    A small draft model guesses; the large target checks all guesses in one pass. Begin with
+    `dspark-gguf chat`, and `dspark-gguf models` for models of your own.
     """
 
 

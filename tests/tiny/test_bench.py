@@ -290,3 +290,10 @@ def test_temperatures_are_both_unless_one_is_given():
     assert make_plan(Settings(), quick=True).temperatures == (0.0,)
     given = Settings.model_validate({"sampling": {"temperature": 0.8}})
     assert make_plan(given, quick=True).temperatures == (0.8,)
+
+
+def test_a_mistyped_method_is_refused_before_models_are_loaded():
+    """With the one that was meant."""
+    with pytest.raises(UsageError, match=r"'defalt'\. Did you mean default"):
+        make_plan(Settings(), methods=("plain", "defalt"))
+    assert make_plan(Settings(), methods=("yours", "block", "optimal")).methods

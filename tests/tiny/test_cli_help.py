@@ -39,3 +39,13 @@ def test_a_changed_option_is_noticed(monkeypatch):
     assert render.rendered() != before
     assert isinstance(option, click.Option)
     assert "Something else." in CliRunner().invoke(main, ["run", "--help"]).output
+
+
+def test_every_command_is_in_a_group_and_on_one_line():
+    """With a summary that is not cut off at 80 columns."""
+    said = CliRunner().invoke(main, ["--help"], terminal_width=80).stdout
+    assert "..." not in said.partition("Talk:")[2]
+    listed = [
+        line.split()[0] for line in said.partition("Talk:")[2].splitlines() if line[:2] == "  "
+    ]
+    assert sorted(listed) == sorted(main.commands)

@@ -201,7 +201,8 @@ def test_copy_asks_the_terminal(session, monkeypatch):
 def test_another_model_goes_on_with_the_conversation(tiny_files, tmp_path):
     """In the same chat; with the present one where the other cannot be loaded or is not there."""
     lines = ["Hello.", f"/model {tiny_files.wide}", "More.", "/history", "/model nowhere.gguf",
-             f"/model {tiny_files.text}", f"/model {tiny_files.target} {tiny_files.draft}", "/show"]  # fmt: skip
+             f"/model {tiny_files.text}", f"/model {tiny_files.target} {tiny_files.draft}",
+             "/show"]  # fmt: skip
     words = ["chat", "-m", str(tiny_files.target), "-n", "4", "-c", "512", "--no-learn"]
     done = CliRunner().invoke(main, words, input="\n".join(lines))
     said = done.stderr

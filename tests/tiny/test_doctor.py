@@ -25,7 +25,8 @@ def test_a_pair_that_is_well(dspark, tiny_files):
     assert sections["memory"]["fits"]
     assert sections["pair"]["places"] == {"target": "CPU", "draft": "CPU"}
     assert sections["costs"]["milliseconds"]["1"] > 0
-    assert sections["speed"]["speedup"]["kinds"].keys() == {"code", "chat"}
+    kinds = set(sections["speed"]["speedup"]["kinds"])
+    assert kinds in ({"code", "chat"}, {"new text", "copied text"})  # by what drafts cost just now
     assert sections["logits"]["differences"][0]["depth"] == 16
     assert all(not finding["wrong"] for part in sections.values() for finding in part["findings"])
 

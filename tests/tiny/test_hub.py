@@ -15,7 +15,7 @@ from dspark_gguf.errors import ResourceError
 from tests.children import ENDING, PATIENCE, run_python, started
 from tests.fake_hub import TOKEN, serving
 
-TARGET_REPO, DRAFT_REPO = "codebasic/Qwen3-8B-GGUF", "Qwen/Qwen3-0.6B-GGUF"
+TARGET_REPO, DRAFT_REPO = "Qwen/Qwen3-8B-GGUF", "Qwen/Qwen3-0.6B-GGUF"
 #: huggingface_hub writes what it gets in pieces of 10 MiB.
 PIECE = 10 * 1024 * 1024
 
@@ -24,7 +24,7 @@ PIECE = 10 * 1024 * 1024
 def pair_hub(tiny_files):
     """The repositories of the pair qwen3-8b, with tiny models in them."""
     target = {
-        "Qwen3-8B-Q4_0.gguf": tiny_files.target,
+        "Qwen3-8B-Q4_K_M.gguf": tiny_files.target,
         "Qwen3-8B-Q8_0.gguf": tiny_files.wide,
         "mmproj-Q4_0.gguf": tiny_files.wide,
     }
@@ -38,11 +38,11 @@ def test_pull_a_pair(pair_hub, tiny_files, tmp_path):
     done = pair_hub.run(tmp_path, "pull", "qwen3-8b")
     assert done.returncode == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]
-    assert [path.name for path in paths] == ["Qwen3-8B-Q4_0.gguf", "Qwen3-0.6B-Q8_0.gguf"]
+    assert [path.name for path in paths] == ["Qwen3-8B-Q4_K_M.gguf", "Qwen3-0.6B-Q8_0.gguf"]
     assert [path.read_bytes() for path in paths] == [
         file.read_bytes() for file in (tiny_files.target, tiny_files.draft)
     ]
-    assert f"downloading {TARGET_REPO}:Qwen3-8B-Q4_0.gguf" in done.stderr
+    assert f"downloading {TARGET_REPO}:Qwen3-8B-Q4_K_M.gguf" in done.stderr
     assert "dspark-gguf chat -m qwen3-8b" in done.stderr
     again = pair_hub.run(tmp_path, "pull", "qwen3-8b")
     assert again.stdout == done.stdout
@@ -70,7 +70,7 @@ def test_a_llama_by_name(pair_hub, tmp_path):
     program = """
 from dspark_gguf import DSparkLlama
 options = {"n_ctx": 256, "verbose": False}
-for names in (["qwen3-8b"], ["codebasic/Qwen3-8B-GGUF:Q4_0"]):
+for names in (["qwen3-8b"], ["Qwen/Qwen3-8B-GGUF:Q4_K_M"]):
     llama = DSparkLlama(*names, **options)
     print(type(llama.drafter).__name__, llama.model_path.rpartition("/")[2])
     llama.close()
@@ -78,7 +78,7 @@ for names in (["qwen3-8b"], ["codebasic/Qwen3-8B-GGUF:Q4_0"]):
     done = run_python("-c", program, env=pair_hub.environment(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "Cascade Qwen3-8B-Q4_0.gguf", "LookupDrafter Qwen3-8B-Q4_0.gguf",
+        "Cascade Qwen3-8B-Q4_K_M.gguf", "LookupDrafter Qwen3-8B-Q4_K_M.gguf",
     ]  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_another_draft_for_a_pair(pair_hub, tiny_files, tmp_path):
         tmp_path, "run", "-m", "qwen3-8b", "-d", tiny_files.target, "-n", "2", "abc"
     )
     assert done.returncode == 0, done.stderr
-    assert [name for name, _, _ in pair_hub.sent] == ["Qwen3-8B-Q4_0.gguf"]
+    assert [name for name, _, _ in pair_hub.sent] == ["Qwen3-8B-Q4_K_M.gguf"]
 
 
 def test_inspect_a_model_of_the_hub(pair_hub, tmp_path):
@@ -227,11 +227,11 @@ def test_a_hub_that_goes_away(large, tmp_path):
 def test_gated_and_missing(pair_hub, tmp_path):
     """What to do about it, in words; with a token it works, which no other host is told."""
     pair_hub.gated.add(TARGET_REPO)
-    refused = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q4_0")
+    refused = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q4_K_M")
     assert refused.returncode == 1
     assert "Accept its licence" in refused.stderr
     assert "HF_TOKEN" in refused.stderr
-    done = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q4_0", HF_TOKEN=TOKEN)
+    done = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q4_K_M", HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr
     assert pair_hub.told == [None]
     missing = pair_hub.run(tmp_path, "pull", "org/nothing:Q4_0")
@@ -239,7 +239,7 @@ def test_gated_and_missing(pair_hub, tmp_path):
     assert "the hub has no repository for org/nothing:Q4_0, or it is private" in missing.stderr
     wrong = pair_hub.run(tmp_path, "pull", TARGET_REPO + ":Q5_K_M", HF_TOKEN=TOKEN)
     assert wrong.returncode == 2
-    assert "no model of that name: it has Q4_0, Q8_0" in wrong.stderr
+    assert "no model of that name: it has Q4_K_M, Q8_0" in wrong.stderr
     for each in (refused, missing, wrong):
         assert "Traceback" not in each.stderr
         assert each.stdout == ""
@@ -268,7 +268,7 @@ def test_unverified_and_incomplete_pairs(tiny_files, tmp_path):
     repositories = {
         "bartowski/Meta-Llama-3.1-8B-Instruct-GGUF": {"m-Q4_K_M.gguf": tiny_files.target},
         "bartowski/Llama-3.2-1B-Instruct-GGUF": {"d-Q4_K_M.gguf": tiny_files.draft},
-        TARGET_REPO: {"m-Q4_0.gguf": tiny_files.target},
+        TARGET_REPO: {"m-Q4_K_M.gguf": tiny_files.target},
         "deepseek-ai/dspark_qwen3_8b_block7": {"model.safetensors": tiny_files.draft},
     }
     with serving(repositories) as there:

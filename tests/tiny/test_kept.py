@@ -288,7 +288,7 @@ def test_caches_are_bounded(files, shelf, monkeypatch):
 def test_one_process_at_a_time(files):
     """Two chats in one session would overwrite each other's turns."""
     kept = SavedSession("talk")
-    with pytest.raises(UsageError, match="open in another process"):
+    with pytest.raises(UsageError, match=r"open in another process \(\d+, since 2"):
         SavedSession("talk")
     kept.close()
     SavedSession("talk").close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -9,7 +11,7 @@ from pydantic import ValidationError
 from dspark_gguf import config
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, Limits, ModelOptions, Settings, Speculation
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import packaged
+from dspark_gguf.paths import packaged, remove_parts
 from dspark_gguf.settings_files import load_settings, merge, preset_names, read_yaml, validate
 from tests.properties import given, st
 from tests.properties import settings as examples
@@ -210,7 +212,7 @@ def test_a_wrong_value_is_blamed_on_its_source(tmp_path):
     path.write_text("sampling: {temperature: -1}\n")
     with pytest.raises(UsageError, match=r"mine\.yaml"):
         load_settings(str(path), {"sampling": {"temperature": 1.0}})
-    with pytest.raises(UsageError, match="the command line"):
+    with pytest.raises(UsageError, match=r"^--temperature is"):
         load_settings(None, {"sampling": {"temperature": -1}})
 
 
@@ -275,3 +277,25 @@ def test_a_renamed_value_works_and_says_so_once(tmp_path, capfd):
         config._say_renamed.cache_clear()
         assert [make().acceptance for _ in range(2)] == ["rejection"] * 2
         assert capfd.readouterr().err == "acceptance ratio is now called rejection\n"
+
+
+def test_an_option_is_called_as_it_is_typed():
+    """On the command line; in a file, by its place there."""
+    with pytest.raises(UsageError, match=r"^--temperature is -1\. It takes a value greater"):
+        load_settings(None, {"sampling": {"temperature": -1}})
+    with pytest.raises(UsageError, match=r"^--ctx-size is -5"):
+        load_settings(None, {"target_options": {"n_ctx": -5}})
+    with pytest.raises(UsageError, match=r"^draft_options.n_ctx in the command line is -5"):
+        load_settings(None, {"draft_options": {"n_ctx": -5}})
+
+
+def test_parts_of_files_are_removed_once_they_are_old(tmp_path):
+    """What a killed process left; not what another one is writing."""
+    old, new = tmp_path / ".a.json.1.part", tmp_path / ".b.json.2.part"
+    for path in (old, new):
+        path.write_text("")
+    os.utime(old, (0, 0))
+    remove_parts(tmp_path, older=3600.0)
+    assert [path.name for path in tmp_path.iterdir()] == [new.name]
+    remove_parts(tmp_path)
+    assert not new.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ def make_plan(
 
     `prompts`, `domains` and `per_domain` are for `choose_prompts`; `rest` is of the plan itself.
     """
+    for name in rest.get("methods", ()):  # before the models are loaded
+        if name != YOURS:
+            _method(_OLD.get(name, name), "block" if name == "block" else "model")
     yours = settings.speculation
     each = (1 if quick else 2) if per_domain is None else per_domain
     temperatures = (0.0,) if quick else (0.0, 0.7)
@@ -159,6 +163,8 @@ def _method(name: str, draft_kind: str) -> Method:
     }
     if name not in known:
         names = f"{_NAMES}, {', '.join(known_drafters())}"
-        raise UsageError(f"unknown method of decoding {name!r}", f"--methods takes {names}.")
+        close = get_close_matches(name, [*known, STATIC, *_OLD], n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise UsageError(f"unknown method of decoding {name!r}", f"{hint}--methods takes {names}.")
     about, values = known[name]
     return Method(name, about, Speculation.model_validate({**values, "learn": False}))
