@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -40,22 +40,18 @@ def streamed(answers: Answers, events: AsyncGenerator[str, None]) -> StreamingRe
     )
 
 
-async def guarded(events: AsyncIterator[str], shape: str = "openai") -> AsyncGenerator[str, None]:
-    """The events, and an error in the client's shape where they break off."""
+async def guarded(
+    events: AsyncIterator[str], broken: Callable[[Refusal], Iterable[str]]
+) -> AsyncGenerator[str, None]:
+    """The events, and those of `broken` where they break off."""
     try:
         async for each in events:
             yield each
     except Exception as error:
         if not isinstance(error, Refusal | DSparkError):
             traceback.print_exc(file=sys.stderr)
-        refusal = refusal_of(error)
-        if shape == "anthropic":
-            yield event(refusal.as_anthropic(), "error")
-        elif shape == "responses":
-            yield event({**refusal.as_dict()["error"], "type": "error"}, "error")
-        else:
-            yield event(refusal.as_dict())
-            yield event("[DONE]")
+        for each in broken(refusal_of(error)):
+            yield each
 
 
 async def _spoken(answers: Answers, events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
