@@ -23,7 +23,7 @@ from dspark_gguf.serve.schemas import (
     require_grammar,
     schema_grammar,
 )
-from dspark_gguf.serve.told import Message, with_instructions, without_calls
+from dspark_gguf.serve.told import Message, with_instructions, with_one_system, without_calls
 from dspark_gguf.serve.tools import CallReader
 from dspark_gguf.serve.turns import Turn
 
@@ -90,12 +90,12 @@ class Desk:
             if isinstance(ids, str):
                 return vocabulary.tokenize(ids), False
             return require_ids(ids, vocabulary, "prompt"), False
-        messages, more = list(asked.messages), dict[str, Any]()
+        messages, more = with_one_system(asked.messages), dict[str, Any]()
         if not messages:
             raise invalid("messages is empty", "messages")
         system = self.settings.chat.system
         if system and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": system})
+            messages = [{"role": "system", "content": system}, *messages]
         if asked.tools and asked.tool_choice != "none":
             if self.knows_tools:
                 more["tools"] = [{"type": "function", "function": dict(t)} for t in asked.tools]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from dspark_gguf import __version__
@@ -34,13 +34,12 @@ class Tokens(BaseModel):
 
 @router.get("/health")
 @router.get("/v1/health")
-async def health(request: Request) -> Response:
+async def health(request: Request) -> dict[str, str]:
     """Whether answers can be had."""
     engine = service_of(request).engine
     if engine.is_stopping:
-        refusal = Refusal(503, "the engine has ended", "unavailable")
-        return JSONResponse(refusal.as_dict(), 503, refusal.headers)
-    return JSONResponse({"status": "ok"})
+        raise Refusal(503, "the engine has ended", "unavailable")
+    return {"status": "ok"}
 
 
 @router.get("/v1/models")

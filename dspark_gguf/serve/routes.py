@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from dspark_gguf.serve.bodies import ChatBody, CompletionBody
 from dspark_gguf.serve.chat import ChatForm
@@ -14,7 +14,7 @@ from dspark_gguf.serve.form import Form
 from dspark_gguf.serve.messages import MessagesBody, MessagesForm
 from dspark_gguf.serve.responses import ResponsesBody, ResponsesForm
 from dspark_gguf.serve.service import service_of
-from dspark_gguf.serve.streams import guarded, streamed, unless_left
+from dspark_gguf.serve.streams import Streamed, Whole, guarded, unless_left
 
 router = APIRouter()
 
@@ -50,12 +50,12 @@ async def _answered(request: Request, form: Form[Any]) -> Response:
     service = service_of(request)
     if form.body.stream:
         answers = await service.answers(form.asked)
-        return streamed(answers, guarded(form.events(answers), form.broken))
+        return Streamed(answers, guarded(form.events(answers), form.broken))
 
     async def work() -> dict[str, Any]:
         return await form.whole(await service.answers(form.asked))
 
-    return JSONResponse(await unless_left(request, work()))
+    return Whole(await unless_left(request, work()))
 
 
 @router.post("/v1/messages/count_tokens")

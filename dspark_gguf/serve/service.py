@@ -34,11 +34,11 @@ class Service:
 
     def __post_init__(self) -> None:
         self.desk = Desk(self.pair, self.settings)
-        # One thread: templates and tokenizers wait for each other, and never for a pass.
-        self._clerk = ThreadPoolExecutor(1, "desk")
+        # A few threads: a text that takes long holds up neither a pass nor all other texts.
+        self._clerk = ThreadPoolExecutor(4, "desk")
 
     def close(self) -> None:
-        """End its thread."""
+        """End its threads."""
         self._clerk.shutdown(cancel_futures=True)
 
     @property

@@ -18,6 +18,15 @@ def with_instructions(messages: list[Message], tools: Sequence[Mapping[str, Any]
     return [{"role": "system", "content": text}, first, *rest]
 
 
+def with_one_system(messages: list[Message]) -> list[Message]:
+    """The system messages at the beginning as one: many templates take no second one."""
+    count = next((k for k, each in enumerate(messages) if each["role"] != "system"), len(messages))
+    if count < 2:
+        return messages
+    content = "\n\n".join(each["content"] for each in messages[:count])
+    return [{"role": "system", "content": content}, *messages[count:]]
+
+
 def without_calls(message: Message) -> Message:
     """Calls and results as text, for templates that know neither."""
     if message["role"] == "tool":

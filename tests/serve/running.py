@@ -45,7 +45,7 @@ class Running:
         self.thread.start()
         assert ready.wait(20)
         self.url = addresses[0]
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Authorization": f"Bearer {key}".encode()} if key else {}
         self.http = httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
     def close(self):

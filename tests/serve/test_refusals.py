@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from dspark_gguf.errors import ResourceError
+from dspark_gguf.serve.bodies import ChatBody, CompletionBody
+from dspark_gguf.serve.streams import Streamed
 from tests.serve.running import running
 
 
@@ -76,6 +82,19 @@ def test_a_body_that_is_too_large_is_413(server):
 
     kind = {"content-type": "application/json"}
     refused(server.http.post("/tokenize", content=pieces(), headers=kind), 413)
+    refused(server.http.post("/v1/responses", json={"input": [{}] * 300_000}), 413)
+
+
+def test_a_body_is_refused_at_its_first_fault():
+    """To find and list a million of them took minutes, in which nobody was answered."""
+    for body, fields in (
+        (CompletionBody, {"prompt": [{}] * 1000}), (ChatBody, {"messages": [1] * 1000}),
+        (ChatBody, {"messages": [{"role": "user", "content": [1] * 1000}]}),
+        (CompletionBody, {"logit_bias": {str(k): "x" for k in range(2000)}}),
+    ):  # fmt: skip
+        with pytest.raises(ValidationError) as refusal:
+            body(**fields)
+        assert refusal.value.error_count() < 8
 
 
 def test_unknown_routes_are_404_in_the_same_shape(server):
@@ -94,6 +113,12 @@ def test_a_key_is_asked_for(tiny_pair):
         plain.close()
 
 
+def test_a_key_may_have_any_characters(tiny_pair):
+    with running(tiny_pair, key="clé") as server:
+        for headers in ({"Authorization": "Bearer clé".encode()}, {"x-api-key": "clé".encode()}):
+            assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 200
+
+
 def long(server, stream=True, **body):
     """A request that goes on until somebody ends it."""
     messages = [{"role": "user", "content": "hello"}]
@@ -109,6 +134,31 @@ def test_a_client_that_leaves_a_stream_ends_the_answer(server):
     server.until(lambda: server.engine.metrics.answers.get("cancelled", 0) > before or
                  server.is_idle())  # fmt: skip
     server.until(server.is_idle)
+
+
+def test_a_client_that_leaves_before_the_first_event_ends_the_answer():
+    class Answers:
+        has_left = False
+
+        def leave(self):
+            self.has_left = True
+
+    async def events():
+        yield "data: never\n\n"
+
+    async def left(message=None):
+        if message is None:
+            return {"type": "http.disconnect"}
+        return await asyncio.sleep(10)
+
+    async def try_it():
+        scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+        with suppress(ClientDisconnect):
+            await asyncio.wait_for(Streamed(answers, events())(scope, left, left), 5)
+
+    answers = Answers()
+    asyncio.run(try_it())
+    assert answers.has_left
 
 
 def test_a_client_that_leaves_before_a_plain_answer_ends_it(tiny_pair):

@@ -95,6 +95,37 @@ def test_rule_2_what_is_no_call_is_text(says):
     assert "".join(d.get("content", "") for d in deltas(stream(server, tools=TOOLS)[0])) == text
 
 
+def test_a_call_that_breaks_off_is_text_and_its_parts_were_never_done(says):
+    server = says('<tool_call>{"name": "add", "arguments": {"a": 1, oops}}</tool_call>')
+    whole = server.chat(tools=TOOLS).json()["choices"][0]
+    assert "tool_calls" not in whole["message"]
+    chunks, _ = stream(server, tools=TOOLS)
+    text = "".join(delta.get("content", "") for delta in deltas(chunks))
+    assert text == whole["message"]["content"]
+    assert text.startswith("<tool_call>")
+    assert whole["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    function = TOOLS[0]["function"]
+    tool = {"name": "add", "input_schema": function["parameters"]}
+    body = {"messages": USER, "tools": [tool], "max_tokens": 200}
+    [block] = server.http.post("/v1/messages", json=body).json()["content"]
+    assert block == {"type": "text", "text": text}
+    body = {"input": "hello", "tools": [{"type": "function", **function}], "stream": True}
+    lines = server.http.post("/v1/responses", json=body).text.splitlines()
+    last = json.loads(lines[-2].removeprefix("data: "))["response"]
+    assert [item["type"] for item in last["output"]] == ["message"]
+    assert last["output"][0]["content"][0]["text"] == text
+
+
+def test_half_a_character_in_arguments_is_no_error(says):
+    server = says('{"name": "add", "arguments": {"a": "\\ud83d"}}')
+    [call] = server.chat(tools=TOOLS).json()["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"a": "\ud83d"}
+    tool = {"name": "add", "input_schema": TOOLS[0]["function"]["parameters"]}
+    body = {"messages": USER, "tools": [tool], "max_tokens": 200}
+    answer = server.http.post("/v1/messages", json=body)
+    assert answer.status_code == 200
+
+
 def test_rule_3_usage_id_and_model(says):
     server = says("Hello there.")
     chunks, _ = stream(server, stream_options={"include_usage": True})
@@ -282,3 +313,7 @@ def test_a_template_gets_tools_and_arguments_as_it_reads_them(tmp_path):
         assert text.startswith("<|im_start|>system\nYou may call")
         assert '"name": "add"' in text
         assert "<tool_response>\n2\n</tool_response>" in text
+        two = [{"role": "system", "content": "one"}, {"role": "developer", "content": "two"}]
+        text = prompt(server, ChatBody(messages=[*two, *USER]))
+        assert text.count("<|im_start|>system") == 1, "many templates take no second one"
+        assert "one\n\ntwo" in text
