@@ -128,7 +128,8 @@ def long(server, stream=True, **body):
 
 def test_a_client_that_leaves_a_stream_ends_the_answer(server):
     with long(server) as answer:
-        next(answer.iter_lines())
+        first = next(answer.iter_lines())
+        assert first.startswith("data: {"), first
         server.until(lambda: server.engine.running == 1)
     before = server.engine.metrics.answers.get("cancelled", 0)
     server.until(lambda: server.engine.metrics.answers.get("cancelled", 0) > before or
