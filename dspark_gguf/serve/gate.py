@@ -6,6 +6,8 @@ Starlette's own base class for this hides that a client has left.
 from __future__ import annotations
 
 import hmac
+import re
+import socket
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -18,6 +20,8 @@ from dspark_gguf.serve.refusals import Refusal
 MOST_BYTES = 8 * 1024**2
 #: Most brackets in it: objects, unlike text, take long to read, and meanwhile nobody is answered.
 _MOST_PARTS = 2**18
+#: Names that no other site can have: numbers, and those that lead to this machine or network.
+_OURS = re.compile(r"|[\d.]+|\[[\da-f:.]+\]|([\w-]+\.)*(localhost|local|internal)")
 #: What needs no key: the page asks for it, and probes have none.
 _OPEN = ("/", "/health", "/v1/health")
 
@@ -34,14 +38,17 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope["path"], headers)
+        refusal = self._refusal(scope, headers)
         if refusal is not None:
             await refusal.response(scope["path"])(scope, receive, send)
             return
         await self._app(scope, _Counted(receive), send)
 
-    def _refusal(self, path: str, headers: Headers) -> Refusal | None:
-        if self._key is not None and path not in _OPEN:
+    def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
+        if self._key is None and _is_foreign(scope, headers.get("host", "")):
+            problem = "this address is not known here: use 127.0.0.1, or start it with --api-key"
+            return Refusal(403, problem, "unknown_host")
+        if self._key is not None and scope["path"] not in _OPEN:
             kind, _, token = headers.get("authorization", "").partition(" ")
             given = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
             # The bytes that were sent: whatever they are, headers are decoded as latin-1.
@@ -67,6 +74,15 @@ class _Counted:
         if self._parts > _MOST_PARTS:
             raise HTTPException(413, f"the request has more than {_MOST_PARTS} lists and objects")
         return dict(message)
+
+
+def _is_foreign(scope: Scope, host: str) -> bool:
+    """Whether a page of another site may ask: its name can be made to lead to this machine."""
+    here = str((scope.get("server") or ("",))[0])
+    if not here.startswith(("127.", "::1")):
+        return False
+    name = re.sub(r":\d+$", "", host).lower()
+    return not (_OURS.fullmatch(name) or name == socket.gethostname().lower())
 
 
 def too_large() -> Refusal:

@@ -44,7 +44,9 @@ class Refusal(Exception):  # noqa: N818 - not a fault of the server
     def as_anthropic(self) -> dict[str, Any]:
         """In Anthropic's shape."""
         kind = "api_error" if self.kind == "server_error" else self.kind
-        return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # By these words its clients know that they must shorten the conversation.
+        long = "prompt is too long: " if self.code == "context_length_exceeded" else ""
+        return {"type": "error", "error": {"type": kind, "message": long + self.message}}
 
     def response(self, path: str) -> JSONResponse:
         """To a request for `path`, in the shape that its clients expect."""

@@ -236,11 +236,19 @@ def test_rule_12_no_cors_and_both_kinds_of_keys(server, tiny_pair):
     )
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert server.url.startswith("http://127.0.0.1:")
+    for host in ("localhost:8080", "[::1]:80", "127.0.0.1", "host.docker.internal:8080"):
+        assert server.http.get("/v1/models", headers={"Host": host}).status_code == 200
+    for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil"):
+        assert server.http.get("/v1/models", headers={"Host": host}).status_code == 403, (
+            "a name of another site that leads here makes its pages ours"
+        )
     with running(tiny_pair, key="k") as locked:
         for headers in ({"Authorization": "Bearer k"}, {"x-api-key": "k"}):
             found = httpx.get(f"{locked.url}/v1/models", headers=headers)
             assert found.status_code == 200
         assert httpx.get(f"{locked.url}/v1/models").status_code == 401
+        named = {"Host": "models.example", "x-api-key": "k"}
+        assert httpx.get(f"{locked.url}/v1/models", headers=named).status_code == 200
 
 
 def test_rule_13_logprobs_with_drafts(server):
