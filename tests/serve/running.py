@@ -56,6 +56,17 @@ class Running:
         self.service.close()
         assert not self.thread.is_alive()
 
+    def slowed(self, seconds):
+        """Each pass takes so much longer, until the event that this returns is set."""
+        step, done = self.engine.batcher.step, threading.Event()
+
+        def slowly():
+            done.wait(seconds)
+            return step()
+
+        self.engine.batcher.step = slowly
+        return done
+
     def chat(self, text="hello", **body):
         messages = [{"role": "user", "content": text}]
         return self.http.post("/v1/chat/completions", json={"messages": messages, **body})

@@ -164,34 +164,20 @@ def test_a_client_that_leaves_before_the_first_event_ends_the_answer():
 
 def test_a_client_that_leaves_before_a_plain_answer_ends_it(tiny_pair):
     with running(tiny_pair, n_ctx=1024) as server:
-        slow = threading.Event()
-        step = server.engine.batcher.step
-
-        def one_by_one():
-            slow.wait(0.05)
-            return step()
-
-        server.engine.batcher.step = one_by_one
+        done = server.slowed(0.05)
         with pytest.raises(httpx.ReadTimeout):
             server.http.post(
                 "/v1/chat/completions", timeout=0.5,
                 json={"messages": [{"role": "user", "content": "hello"}]},
             )  # fmt: skip
         server.until(server.is_idle, 5)
-        slow.set()
+        done.set()
         assert server.engine.metrics.answers == {"cancelled": 1}
 
 
 def test_a_full_queue_is_429_and_who_leaves_the_queue_harms_nobody(tiny_pair):
     with running(tiny_pair, parallel=1, queue=1) as server:
-        go = threading.Event()
-        step = server.engine.batcher.step
-
-        def held():
-            go.wait(0.02)
-            return step()
-
-        server.engine.batcher.step = held
+        done = server.slowed(0.02)
         with long(server) as first:
             lines = first.iter_lines()
             next(lines)
@@ -203,7 +189,7 @@ def test_a_full_queue_is_429_and_who_leaves_the_queue_harms_nobody(tiny_pair):
                 assert next(second.iter_lines())
             server.until(lambda: server.engine.waiting == 0)
             assert server.engine.running == 1
-            go.set()
+            done.set()
             assert "[DONE]" in "".join(lines)
         assert server.chat(max_tokens=1).status_code == 200
 
@@ -254,13 +240,7 @@ def test_an_engine_that_has_ended_says_so_and_keeps_nobody_waiting(tiny_pair):
 def test_a_signal_lets_answers_finish_and_ends_long_ones_with_a_reason(tiny_pair, monkeypatch):
     monkeypatch.setattr("dspark_gguf.serve.app.GRACE", 0.3)
     with running(tiny_pair, n_ctx=1024) as server:
-        step, wait = server.engine.batcher.step, threading.Event()
-
-        def slowly():
-            wait.wait(0.02)
-            return step()
-
-        server.engine.batcher.step = slowly
+        server.slowed(0.02)
 
         def text(most):
             with long(server, max_tokens=most) as answer:

@@ -190,15 +190,7 @@ def test_rule_7_cancelling():
 def test_rule_8_comments_against_silence(tiny_pair, monkeypatch):
     monkeypatch.setattr(streams, "SILENCE", 0.05)
     with running(tiny_pair) as server:
-        from threading import Event
-
-        step = server.engine.batcher.step
-
-        def slowly():
-            Event().wait(0.3)
-            return step()
-
-        server.engine.batcher.step = slowly
+        server.slowed(0.3)
         _, comments = stream(server, max_tokens=2)
         assert len(comments) >= 3
 
