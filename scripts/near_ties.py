@@ -26,9 +26,10 @@ def near_ties(
             for mine, theirs, (ends, gaps) in zip(said, alone[k], known[k], strict=True):
                 if mine == theirs:
                     continue
-                place = _parted(mine, theirs)
+                body = made[k][1]
+                place = _parted(mine, theirs) - (len(body["prompt"]) if body.get("echo") else 0)
                 first = next((n for n, end in enumerate(ends) if end > place), len(ends) - 1)
-                is_text = "tools" not in made[k][1]  # else it is not all that was said
+                is_text = "tools" not in body  # else it is not all that was said
                 gap = gaps[first] if is_text else min(gaps)
                 wrong += gap > NEAR_TIE
                 print(f"request {k}, token {first} of {len(ends)}: {gap:.3f} apart", flush=True)
