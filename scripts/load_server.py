@@ -16,8 +16,6 @@ import argparse
 import asyncio
 import json
 import random
-import re
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -36,9 +34,9 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.near_ties import near_ties
+from scripts.our_server import our_server
 
 EXACT = ["-fa", "off", "-ctk", "f32", "-ctv", "f32", "-fad", "off", "-ctkd", "f32", "-ctvd", "f32"]
-START = "from dspark_gguf.cli import main; main()"
 SCHEMA = {
     "type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
     "additionalProperties": False,
@@ -264,19 +262,8 @@ def main() -> None:
             words = ["-m", str(files[0]), "-d", str(files[1]), "-c", "4096", *EXACT]
             words += ["--spec", "on", "--draft-max", "3", "--draft-p-min", "0", "--no-learn"]
             words += ["--repeat-penalty", "1.3"]
-        command = [sys.executable, "-c", START, "serve", "--port", "0", "-t", "1"]
-        server = subprocess.Popen(
-            [*command, "--parallel", "8", *words], stderr=subprocess.PIPE, text=True
-        )
-        try:
-            for line in server.stderr:
-                print(line, end="")
-                if at := re.search(r"http://\S+:\d+", line):
-                    break
-            wrong = asyncio.run(load(at[0], server.pid, options))
-        finally:
-            server.terminate()
-            server.wait(30)
+        with our_server(["-t", "1", "--parallel", "8", *words]) as (url, server):
+            wrong = asyncio.run(load(url, server.pid, options))
     print(f"{wrong} differ by more than rounding, exit code of the server {server.returncode}")
     sys.exit(1 if wrong or server.returncode else 0)
 

@@ -12,29 +12,25 @@ taken from the PATH unless it is given; without one, the rest is measured.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import re
 import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dspark_gguf import Decoder, Limits, ModelOptions, Pair, Sampling, load_pair
-from dspark_gguf.config import DraftOptions, Settings
+from dspark_gguf import Decoder, Limits, ModelOptions, Sampling, load_pair
+from dspark_gguf.config import DraftOptions
 from dspark_gguf.measure.bench.peers import _draft_words, _model_words, serving
-from dspark_gguf.serve.app import make_server
-from dspark_gguf.serve.engine import Engine
-from dspark_gguf.serve.service import Service
+from scripts.our_server import our_server
 
 PROMPTS = [
     "Write a short story about a fox.", "Explain how a bicycle stays upright.",
@@ -44,6 +40,8 @@ PROMPTS = [
 ]  # fmt: skip
 #: Cells for a prompt and its answer, in llama-server's slots.
 ROOM = 1024
+#: Seconds after each turn: two after an answer, our server measures its passes again for a moment.
+_PAUSE = 3.0
 
 
 def over_http(url: str, count: int, tokens: int) -> float:
@@ -71,24 +69,6 @@ def alone(decoder: Decoder, tokens: int) -> float:
     return len(answer.tokens) / (perf_counter() - started)
 
 
-@contextmanager
-def ours(pair: Pair, most: int) -> Iterator[str]:
-    """Our server in this process; its address."""
-    engine = Engine(pair, parallel=most)
-    service, ready, at = Service(pair, Settings(), engine), threading.Event(), []
-    server = make_server(service, port=0, ready=lambda url: (at.append(url), ready.set()))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
-    thread.start()
-    ready.wait()
-    try:
-        yield at[0]
-    finally:
-        server.should_exit = True
-        thread.join()
-        engine.close()
-        service.close()
-
-
 def measure(work: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
     """The median of each, in turns; the first turn warms up."""
     speeds: dict[str, list[float]] = {name: [] for name in work}
@@ -96,6 +76,7 @@ def measure(work: dict[str, Callable[[], float]], repeats: int) -> dict[str, flo
         for name, each in work.items():
             speed = each()
             speeds[name] += [speed] if turn else []
+            sleep(_PAUSE)
     return {name: median(each) for name, each in speeds.items()}
 
 
@@ -118,9 +99,13 @@ def main() -> None:
     table: dict[int, dict[str, float]] = {}
     with ExitStack() as stack:
         one = stack.enter_context(load_pair(*models, **threads))
-        many = stack.enter_context(load_pair(*models, conversations=max(counts), **threads))
+        draft = one.draft_cache()
         decoder = Decoder.for_pair(one, Sampling(temperature=0.0, ignore_eos=True))
-        url = stack.enter_context(ours(many, max(counts)))
+        paths = [str(one.target.path), *([str(draft.model.path)] if draft else [])]
+        files = [word for pair in zip(("-m", "-d"), paths, strict=False) for word in pair]
+        own = [*files, "--parallel", str(max(counts))]
+        own += ["-t", str(options.threads)] if options.threads else []
+        url, _ = stack.enter_context(our_server(own))
         for count in counts:
             work = {"serve": lambda n=count: over_http(url, n, options.tokens)}
             if count == 1:
