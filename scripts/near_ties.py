@@ -21,16 +21,22 @@ def near_ties(
     wrong, known = 0, {}
     with load_pair(model) as pair:
         for k, said in different:
+            body = made[k][1]
             if k not in known:
                 known[k] = [margins(pair, turn) for turn in _turns(pair, *made[k])]
-            for mine, theirs, (ends, gaps) in zip(said, alone[k], known[k], strict=True):
-                if mine == theirs:
-                    continue
-                body = made[k][1]
-                place = _parted(mine, theirs) - (len(body["prompt"]) if body.get("echo") else 0)
-                first = next((n for n, end in enumerate(ends) if end > place), len(ends) - 1)
-                is_text = "tools" not in body  # else it is not all that was said
-                gap = gaps[first] if is_text else min(gaps)
+            echo = len(body["prompt"]) if body.get("echo") else 0
+            for mine, theirs, (plain, ends, gaps) in zip(said, alone[k], known[k], strict=True):
+                gap, first = 0.0, 0
+                if mine != theirs and "tools" in body:  # the arguments are not all that was said
+                    gap = min(gaps)
+                elif mine != theirs:
+                    # The one given alone had drafts, and may have parted from plain decoding too.
+                    for text in {mine[echo:], theirs[echo:]} - {plain}:
+                        place = _parted(text, plain)
+                        first = next((n for n, end in enumerate(ends) if end > place), -1)
+                        # At the end of a token, a longer one may have begun with it.
+                        least = max(0, first - 2) if place in ends else first
+                        gap = max(gap, min(gaps[least : first + 1] or gaps[-1:]))
                 wrong += gap > NEAR_TIE
                 print(f"request {k}, token {first} of {len(ends)}: {gap:.3f} apart", flush=True)
     return wrong
@@ -44,8 +50,11 @@ def _turns(pair: Pair, path: str, body: dict) -> list[Turn]:
     return [turn for turn, _ in Desk(pair, Settings()).turns(asked)]
 
 
-def margins(pair: Pair, turn: Turn) -> tuple[list[int], list[float]]:
-    """Characters up to the end of each token, and by how much the token won: nats or logits."""
+def margins(pair: Pair, turn: Turn) -> tuple[str, list[int], list[float]]:
+    """The plain answer, its characters up to the end of each token, and by how much that won.
+
+    That is in nats, or without sampling in logits.
+    """
     decoder = Decoder.for_pair(pair, turn.sampling, Speculation(mode="off"))
     decoder.sampler = witness = WitnessSampler(turn.sampling, pair.vocabulary.end_tokens)
     gaps: list[float] = []
@@ -66,7 +75,8 @@ def margins(pair: Pair, turn: Turn) -> tuple[list[int], list[float]]:
         tokens += round.tokens
         ends.append(len(pair.vocabulary.detokenize(tokens)))
     greedy = turn.sampling.temperature == 0
-    return ends, (witness.margins if greedy else gaps)[: len(ends)]
+    text = pair.vocabulary.detokenize(tokens)
+    return text, ends, (witness.margins if greedy else gaps)[: len(ends)]
 
 
 def _parted(one: str, other: str) -> int:

@@ -195,12 +195,13 @@ class CallReader:
             first = self._first(head, body, _read(body, head.end()))
         values = read.value if isinstance(read.value, list) else [read.value]
         calls = [call for each in values if (call := _call(each))]
-        is_known = bool(opener) or all(call.name in self._tools for call in calls)
-        if calls and len(calls) == len(values) and is_known:
+        is_bare = not opener and _BARE.match(body) is not None
+        may_be = opener or (is_bare and all(call.name in self._tools for call in calls))
+        if calls and len(calls) == len(values) and may_be:
             calls[0] = replace(first, done=True) if first else calls[0]
             return _Found(calls, read.end, False, first)
-        waits = read.waits if opener else read.waits and _BARE.match(body) is not None
-        return _Found([], 0, waits or _may_be_named(opener, body), first)
+        waits = (read.waits and (opener or is_bare)) or _may_be_named(opener, body)
+        return _Found([], 0, bool(waits), first)
 
     def _function(self, name: str, body: str, place: int) -> _Found:
         """Qwen3-Coder's way; a value is JSON unless the tool wants text there."""
@@ -263,11 +264,9 @@ def _may_be_named(opener: str, body: str) -> bool:
 
 def _without_end(value: str) -> str:
     """A value without what may be the end of its parameter."""
-    for end in ("\n</parameter>", "</parameter>"):
-        for length in range(len(end), 0, -1):
-            if value.endswith(end[:length]):
-                return value[:-length]
-    return value
+    ends = [end[:k] for end in ("\n</parameter>", "</parameter>") for k in range(len(end), 0, -1)]
+    found = next((end for end in ends if value.endswith(end)), "")
+    return value.removesuffix(found)
 
 
 def _call(value: Any) -> Call | None:

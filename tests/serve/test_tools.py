@@ -63,6 +63,7 @@ CASES = {
         ("", [ONE]),
 }  # fmt: skip
 TEXTS = [
+    '{"1type": "function", "function": {"name": "add", "arguments": {"a": 1}}}',
     "hello", "", " x < y [1] {2}", '{"answer": 42}', '{"name": "unknown", "parameters": {}}',
     "<tool_call>no json</tool_call> and more", f"<tool_call>{ADD[:-3]}", "[TOOL_CALLS]nothing",
     '[1, 2, {"a": 3}]', "{ not json } at all", "a <tool_call", "[", '{"name": 3}',
