@@ -3,9 +3,11 @@
     python scripts/load_server.py [--seconds 600] [--clients 16] [--seed N] [-m MODEL -d DRAFT]
 
 Every kind of request is first answered alone. Under load each finished answer must be the same; the
-server must stay as large as it was, with as many threads, and `/health` must answer within 0.2 s.
-Without -m, tiny models in F32, whose sums do not depend on what shares a pass; with real models,
-answers may part where two tokens are nearly equal, and the count of those is printed.
+server must stay as large as it was, with as many threads, and `/health`, asked by another process,
+must answer within 0.2 s. The packages openai, anthropic, langchain-openai and llm ask too, where
+they are installed. Without -m, tiny models in F32, whose sums do not depend on what shares a pass.
+With real models answers may part where two tokens are nearly equal: each that differs is decoded
+again, plainly and alone, and says how close the draw was where it parts. Exit code 1: one was not.
 """
 
 from __future__ import annotations
@@ -14,32 +16,32 @@ import argparse
 import asyncio
 import json
 import random
-import re
-import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
-from time import perf_counter
+from statistics import median
+from time import perf_counter, sleep
 
 import httpx
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.near_ties import near_ties
+from scripts.our_server import our_server
+
 EXACT = ["-fa", "off", "-ctk", "f32", "-ctv", "f32", "-fad", "off", "-ctkd", "f32", "-ctvd", "f32"]
-START = "from dspark_gguf.cli import main; main()"
 SCHEMA = {
     "type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
     "additionalProperties": False,
 }  # fmt: skip
 TOOL = {"name": "add", "description": "Adds.", "parameters": SCHEMA}
-#: Fields that differ from answer to answer.
-CHANGING = re.compile(
-    r'"(id|call_id|item_id|created|created_at|timings|usage|cached_tokens)": '
-    r'("[^"]*"|\d+|\{[^{}]*(\{[^{}]*\})?[^{}]*\}),? ?'
-)
 
 
 def requests(rng: random.Random) -> list[tuple[str, dict]]:
@@ -68,42 +70,94 @@ def requests(rng: random.Random) -> list[tuple[str, dict]]:
 
 @dataclass
 class Found:
-    """What was seen."""
+    """What was seen; `different` has the number of a request, and its texts."""
 
     done: int = 0
     left: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
-    different: list[str] = field(default_factory=list)
-    slowest_health: float = 0.0
-    sizes: list[float] = field(default_factory=list)
+    different: list[tuple[int, list[str]]] = field(default_factory=list)
 
 
-def plain(text: str) -> str:
-    """An answer without what changes; streams without how they were cut."""
-    lines = [line[6:] for line in text.splitlines() if line.startswith("data: {")]
-    if not lines:
-        return CHANGING.sub("", json.dumps(json.loads(text)))
-    said: Counter[str] = Counter()
-    out: dict[str, str] = {}
-    for line in map(json.loads, lines):
-        if line.get("error"):
-            return json.dumps(line)
-        for choice in line.get("choices", ()):
-            delta = choice.get("delta", choice)
-            name = str(choice["index"])
-            text = delta.get("content") or delta.get("text") or ""
-            out[name] = out.get(name, "") + text
-            said[choice["finish_reason"]] += 1
-        delta = line.get("delta")
-        out["delta"] = out.get("delta", "") + (
-            delta.get("text", "") if isinstance(delta, dict) else delta or ""
-        )
-    return json.dumps([out, sorted(k for k in said if k)])
+def texts(answer: str) -> list[str]:
+    """What each choice says, with the arguments of calls; streams without how they were cut."""
+    lines = [line[6:] for line in answer.splitlines() if line.startswith("data: {")]
+    said: dict[int, str] = {}
+    for record in map(json.loads, lines or [answer]):
+        if record.get("error") or record.get("type") == "error":
+            return [json.dumps(record)]
+        for choice in record.get("choices", ()):
+            message = choice.get("delta") or choice.get("message") or choice
+            said[choice["index"]] = said.get(choice["index"], "") + _said(message)
+        if isinstance(delta := record.get("delta"), str | dict):
+            said[0] = said.get(0, "") + (delta if isinstance(delta, str) else _said(delta))
+        for item in [] if lines else [*record.get("content", ()), *record.get("output", ())]:
+            said[0] = said.get(0, "") + "".join(map(_said, item.get("content") or [item]))
+    return [said[k] for k in sorted(said)]
+
+
+def _said(message: dict) -> str:
+    calls = (each["function"]["arguments"] for each in message.get("tool_calls", ()))
+    return (message.get("content") or message.get("text") or "") + "".join(calls)
+
+
+def packages(url: str, body: dict) -> dict[str, Callable[[], str]]:
+    """Other people's clients that are installed: each says the answer to the same chat."""
+    messages, most, seed = body["messages"], body["max_tokens"], body["seed"]
+    base, options = f"{url}/v1", {"api_key": "x", "max_retries": 0, "timeout": 300}
+
+    def by_openai() -> str:
+        from openai import OpenAI
+
+        with OpenAI(base_url=base, **options) as one:
+            stream = one.chat.completions.create(
+                model="x", messages=messages, max_tokens=most, seed=seed, stream=True
+            )
+            return "".join(c.delta.content or "" for chunk in stream for c in chunk.choices)
+
+    def by_anthropic() -> str:
+        from anthropic import Anthropic
+
+        with (
+            Anthropic(base_url=url, **options) as one,
+            one.messages.stream(
+                model="x", messages=messages, max_tokens=most, extra_body={"seed": seed}
+            ) as stream,
+        ):
+            return "".join(stream.text_stream)
+
+    def by_langchain() -> str:
+        from langchain_openai import ChatOpenAI
+
+        model = ChatOpenAI(model="x", base_url=base, max_tokens=most, seed=seed, **options)
+        return model.invoke(messages[0]["content"]).content
+
+    def by_llm() -> str:
+        from llm.default_plugins.openai_models import Chat
+
+        model = Chat("x", model_name="x", api_base=base)
+        return model.prompt(messages[0]["content"], key="x", max_tokens=most, seed=seed).text()
+
+    made = {
+        "openai": by_openai, "anthropic": by_anthropic, "langchain_openai": by_langchain,
+        "llm": by_llm,
+    }  # fmt: skip
+    return {name: ask for name, ask in made.items() if find_spec(name)}
+
+
+async def package(
+    ask: Callable[[], str], alone: list[list[str]], k: int, found: Found, end: float
+) -> None:
+    """One of them, again and again until the end."""
+    while perf_counter() < end:
+        said = [await asyncio.to_thread(ask)]
+        found.done += 1
+        if said != alone[k]:
+            found.different.append((k, said))
 
 
 async def client(
     http: httpx.AsyncClient,
-    alone: list[str],
+    alone: list[list[str]],
     made: list,
     rng: random.Random,
     found: Found,
@@ -125,54 +179,67 @@ async def client(
             await asyncio.sleep(float(answer.headers["retry-after"]) * rng.random())
             continue
         found.done += 1
-        if answer.status_code != 200 or plain(answer.text) != alone[k]:
-            found.different.append(f"{path} {str(body)[:200]}\n  {answer.text[:300]}")
+        if answer.status_code != 200 or texts(answer.text) != alone[k]:
+            found.different.append((k, texts(answer.text)))
 
 
-async def watch(http: httpx.AsyncClient, process: psutil.Process, found: Found, end: float) -> None:
-    """Health, and the size of the server, all the time."""
-    while perf_counter() < end:
-        started = perf_counter()
-        answer = await http.get("/health")
-        assert answer.status_code == 200
-        found.slowest_health = max(found.slowest_health, perf_counter() - started)
-        found.sizes.append(process.memory_info().rss / 1024**2)
-        await asyncio.sleep(0.2)
+def watch(url: str, pid: int, seconds: float) -> tuple[list[float], list[float]]:
+    """In a process of its own: seconds that `/health` took, and MiB of the server, in order."""
+    process, end = psutil.Process(pid), perf_counter() + seconds
+    taken, sizes = [], []
+    with httpx.Client(base_url=url, timeout=30) as http:
+        while perf_counter() < end:
+            started = perf_counter()
+            assert http.get("/health").status_code == 200
+            taken.append(perf_counter() - started)
+            sizes.append(process.memory_info().rss / 1024**2)
+            sleep(0.1)
+    return taken, sizes
 
 
-async def load(url: str, process: psutil.Process, options: argparse.Namespace) -> Found:
-    """All of it; raises where something is wrong."""
-    rng, found = random.Random(options.seed), Found()
+async def load(url: str, pid: int, options: argparse.Namespace) -> int:
+    """All of it; how many answers differ and are no near-ties."""
+    rng, found, process = random.Random(options.seed), Found(), psutil.Process(pid)
     made = requests(rng)
     limits = httpx.Limits(max_connections=options.clients)
-    async with (
-        httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http,
-        httpx.AsyncClient(base_url=url, timeout=30) as aside,
-    ):
-        alone = []
-        for path, body in made:
-            answer = await http.post(path, json=body)
-            assert answer.status_code == 200, answer.text
-            alone.append(plain(answer.text))
-        threads = process.num_threads()
-        end = perf_counter() + options.seconds
-        await asyncio.gather(
-            watch(aside, process, found, end),
-            *(
-                client(http, alone, made, random.Random(f"{options.seed} {k}"), found, end)
-                for k in range(options.clients)
-            ),
-        )
-        for _ in range(100):
-            slots = (await aside.get("/slots")).json()
-            if not any(slot["is_processing"] for slot in slots):
-                break
-            await asyncio.sleep(0.1)
-        else:
-            raise AssertionError(f"slots are still busy: {slots}")
-        print(f"threads: {threads} before, {process.num_threads()} after", flush=True)
-        print((await aside.get("/metrics")).text.split("# HELP dspark")[1])
-    return found
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
+            alone = []
+            for path, body in made:
+                answer = await http.post(path, json=body)
+                assert answer.status_code == 200, answer.text
+                alone.append(texts(answer.text))
+            threads, end = process.num_threads(), perf_counter() + options.seconds
+            seen = pool.submit(watch, url, pid, options.seconds)
+            await asyncio.gather(
+                *(
+                    client(http, alone, made, random.Random(f"{options.seed} {k}"), found, end)
+                    for k in range(options.clients)
+                ),
+                *(package(ask, alone, 1, found, end) for ask in packages(url, made[1][1]).values()),
+            )
+            for _ in range(100):
+                slots = (await http.get("/slots")).json()
+                if not any(slot["is_processing"] for slot in slots):
+                    break
+                await asyncio.sleep(0.1)
+            else:
+                raise AssertionError(f"slots are still busy: {slots}")
+            print((await http.get("/metrics")).text.split("# HELP dspark")[1])
+        taken, sizes = seen.result()
+    taken.sort()
+    tenth = max(1, len(sizes) // 10)
+    print(
+        f"{found.done} answers, {found.left} clients left, statuses {dict(found.statuses)}, "
+        f"{len(found.different)} differ; /health: median {median(taken):.3f} s, 99 of 100 within "
+        f"{taken[int(len(taken) * 0.99)]:.3f} s, all within {taken[-1]:.3f} s; "
+        f"{max(sizes[: 2 * tenth]):.0f} MiB early, {max(sizes[-tenth:]):.0f} MiB late; "
+        f"threads: {threads} before, {process.num_threads()} after",
+        flush=True,
+    )
+    if not found.different or options.model is None:
+        return len(found.different)
+    return near_ties(options.model, made, alone, found.different)
 
 
 def main() -> None:
@@ -195,28 +262,10 @@ def main() -> None:
             words = ["-m", str(files[0]), "-d", str(files[1]), "-c", "4096", *EXACT]
             words += ["--spec", "on", "--draft-max", "3", "--draft-p-min", "0", "--no-learn"]
             words += ["--repeat-penalty", "1.3"]
-        command = [sys.executable, "-c", START, "serve", "--port", "0", "-t", "1"]
-        server = subprocess.Popen(
-            [*command, "--parallel", "8", *words], stderr=subprocess.PIPE, text=True
-        )
-        try:
-            for line in server.stderr:
-                print(line, end="")
-                if at := re.search(r"http://\S+:\d+", line):
-                    break
-            found = asyncio.run(load(at[0], psutil.Process(server.pid), options))
-        finally:
-            server.terminate()
-            server.wait(30)
-    tenth = max(1, len(found.sizes) // 10)
-    early, late = max(found.sizes[: 2 * tenth]), max(found.sizes[-tenth:])
-    print(
-        f"{found.done} answers, {found.left} clients left, statuses {dict(found.statuses)}, "
-        f"{len(found.different)} differ, /health within {found.slowest_health:.3f} s, "
-        f"{early:.0f} MiB early, {late:.0f} MiB late, exit code {server.returncode}"
-    )
-    for each in found.different[:5]:
-        print(each)
+        with our_server(["-t", "1", "--parallel", "8", *words]) as (url, server):
+            wrong = asyncio.run(load(url, server.pid, options))
+    print(f"{wrong} differ by more than rounding, exit code of the server {server.returncode}")
+    sys.exit(1 if wrong or server.returncode else 0)
 
 
 if __name__ == "__main__":

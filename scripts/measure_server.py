@@ -1,33 +1,36 @@
-"""Tokens a second over HTTP: one client beside the same conversation without a server, then many.
+"""Tokens a second over HTTP: this server beside `chat` and `llama-server`, for 1, 2, 4, 8 clients.
 
     python scripts/measure_server.py [-m MODEL -d DRAFT] [--clients 1,2,4,8] [--repeats 3]
+        [--server PATH/llama-server]
 
-Everything runs in one process on one pair, in turns, so that what else the machine does disturbs
-all alike. Each figure is the median over the repeats.
+For each number of clients all take turns, so that what else the machine does disturbs all alike.
+Each figure is the median over the repeats. Behind them, the ratio of this server to each other:
+above 1, it is faster. `chat` is one conversation in this process, without HTTP. `llama-server` is
+taken from the PATH unless it is given; without one, the rest is measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import statistics
+import json
+import re
+import shutil
 import sys
-import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter
+from statistics import median
+from time import perf_counter, sleep
 
 import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dspark_gguf import Limits, ModelOptions, Sampling, load_pair
-from dspark_gguf.config import DraftOptions, Settings
-from dspark_gguf.noise import Noise
-from dspark_gguf.serve.app import make_server
-from dspark_gguf.serve.engine import Engine
-from dspark_gguf.serve.service import Service
-from dspark_gguf.serve.turns import Turn
+from dspark_gguf import Decoder, Limits, ModelOptions, Sampling, load_pair
+from dspark_gguf.config import DraftOptions
+from dspark_gguf.measure.bench.peers import _draft_words, _model_words, serving
+from scripts.our_server import our_server
 
 PROMPTS = [
     "Write a short story about a fox.", "Explain how a bicycle stays upright.",
@@ -35,19 +38,23 @@ PROMPTS = [
     "Describe a market in the morning.", "Summarise how bread is made.",
     "Write a letter to a friend about a journey.", "Explain what a matrix is.",
 ]  # fmt: skip
+#: Cells for a prompt and its answer, in llama-server's slots.
+ROOM = 1024
+#: Seconds after each turn: two after an answer, our server measures its passes again for a moment.
+_PAUSE = 3.0
 
 
-def over_http(url: str, count: int, tokens: int, seed: int) -> float:
-    """Tokens a second of so many streams at once."""
+def over_http(url: str, count: int, tokens: int) -> float:
+    """Tokens a second of so many greedy streams at once, prompts included."""
 
     def one(k: int) -> int:
         body = {
             "messages": [{"role": "user", "content": PROMPTS[k % len(PROMPTS)]}],
-            "max_tokens": tokens, "seed": seed, "stream": True, "temperature": 0.0,
+            "max_tokens": tokens, "stream": True, "temperature": 0.0, "ignore_eos": True,
         }  # fmt: skip
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=600) as answer:
-            lines = [line for line in answer.iter_lines() if '"predicted_n": ' in line]
-        return int(lines[-1].split('"predicted_n": ')[1].split(",")[0])
+            found = re.findall(r'"predicted_n": ?(\d+)', "".join(answer.iter_text()))
+        return int(found[-1])
 
     started = perf_counter()
     with ThreadPoolExecutor(count) as pool:
@@ -55,16 +62,22 @@ def over_http(url: str, count: int, tokens: int, seed: int) -> float:
     return total / (perf_counter() - started)
 
 
-def without(engine: Engine, tokens: int) -> float:
-    """The first prompt given to the engine itself."""
-    prompt = engine.pair.template.encode([{"role": "user", "content": PROMPTS[0]}])
-    over = threading.Event()
-    turn = Turn(prompt, Sampling(temperature=0.0), Limits(max_tokens=tokens), Noise.of(1))
-    turn.post = lambda news: over.set() if news.is_over else None
+def alone(decoder: Decoder, tokens: int) -> float:
+    """The first prompt, as `chat` answers it."""
     started = perf_counter()
-    engine.submit([turn])
-    over.wait()
-    return len(turn.answer.tokens) / (perf_counter() - started)
+    answer = decoder.answer([{"role": "user", "content": PROMPTS[0]}], Limits(max_tokens=tokens))
+    return len(answer.tokens) / (perf_counter() - started)
+
+
+def measure(work: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """The median of each, in turns; the first turn warms up."""
+    speeds: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(repeats + 1):
+        for name, each in work.items():
+            speed = each()
+            speeds[name] += [speed] if turn else []
+            sleep(_PAUSE)
+    return {name: median(each) for name, each in speeds.items()}
 
 
 def main() -> None:
@@ -75,31 +88,41 @@ def main() -> None:
     parser.add_argument("--clients", default="1,2,4,8")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--server", default=shutil.which("llama-server"))
     options = parser.parse_args()
     counts = [int(each) for each in options.clients.split(",")]
-    with load_pair(
-        options.model, options.draft, conversations=max(counts),
-        target_options=ModelOptions(threads=options.threads),
-        draft_options=DraftOptions(threads=options.threads),
-    ) as pair:  # fmt: skip
-        engine = Engine(pair, parallel=max(counts))
-        service, ready, at = Service(pair, Settings(), engine), threading.Event(), []
-        server = make_server(service, port=0, ready=lambda url: (at.append(url), ready.set()))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
-        thread.start()
-        ready.wait()
-        found: dict[object, list[float]] = {}
-        for seed in range(options.repeats + 1):
-            speeds = {"no server": without(engine, options.tokens)}
-            speeds |= {n: over_http(at[0], n, options.tokens, seed) for n in counts}
-            for name, speed in speeds.items() if seed else ():  # the first one warms up
-                found.setdefault(name, []).append(speed)
-        server.should_exit = True
-        thread.join()
-        engine.close()
-        service.close()
-    for name, speeds in found.items():
-        print(f"{name}: {statistics.median(speeds):.1f} tokens/s {[round(x, 1) for x in speeds]}")
+    threads = {
+        "target_options": ModelOptions(threads=options.threads),
+        "draft_options": DraftOptions(threads=options.threads),
+    }
+    models = (options.model, options.draft)
+    table: dict[int, dict[str, float]] = {}
+    with ExitStack() as stack:
+        one = stack.enter_context(load_pair(*models, **threads))
+        draft = one.draft_cache()
+        decoder = Decoder.for_pair(one, Sampling(temperature=0.0, ignore_eos=True))
+        paths = [str(one.target.path), *([str(draft.model.path)] if draft else [])]
+        files = [word for pair in zip(("-m", "-d"), paths, strict=False) for word in pair]
+        own = [*files, "--parallel", str(max(counts))]
+        own += ["-t", str(options.threads)] if options.threads else []
+        url, _ = stack.enter_context(our_server(own))
+        for count in counts:
+            work = {"serve": lambda n=count: over_http(url, n, options.tokens)}
+            if count == 1:
+                work["chat"] = lambda: alone(decoder, options.tokens)
+            with ExitStack() as others:
+                words = _model_words(one, ROOM * count) if options.server else []
+                drafts = _draft_words(one, options.server) if options.server else []
+                for name, more in (("llama-server", []), ("its draft", drafts)):
+                    if words and (more or name == "llama-server"):
+                        command = (options.server, [*words, *more], count)
+                        there = others.enter_context(serving(*command))
+                        work[name] = lambda at=there, n=count: over_http(at, n, options.tokens)
+                table[count] = found = measure(work, options.repeats)
+            cells = [f"{name} {speed:.1f}" for name, speed in found.items()]
+            cells += [f"{found['serve'] / x:.3f} x {name}" for name, x in found.items()][1:]
+            print(f"{count} clients, tokens/s: {', '.join(cells)}", flush=True)
+    print(json.dumps({"tokens_per_second": table}))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from dspark_gguf import __version__
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.serve import info, page, routes
-from dspark_gguf.serve.gate import Gate, is_anthropic
+from dspark_gguf.serve.gate import Gate
 from dspark_gguf.serve.refusals import Refusal, invalid, refusal_of
 from dspark_gguf.serve.service import Service
 from dspark_gguf.serve.streams import ClientLeft
@@ -46,8 +46,7 @@ async def _refused(request: Request, error: Exception) -> Response:
         refusal = invalid("the request holds half a character (a lone surrogate)")
     else:
         refusal = refusal_of(error)
-    shape = refusal.as_anthropic() if is_anthropic(request.url.path) else refusal.as_dict()
-    return JSONResponse(shape, refusal.status, refusal.headers)
+    return refusal.response(request.url.path)
 
 
 async def _left(request: Request, error: Exception) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,15 +11,22 @@ from pydantic import ValidationError
 from dspark_gguf.chat.think import OPEN
 from dspark_gguf.config import Limits, Sampling, Settings
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.noise import Noise, random_seed
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.serve.pieces import PieceMaker
 from dspark_gguf.serve.refusals import invalid
-from dspark_gguf.serve.schemas import after_thinking, own_grammar, require_grammar, schema_grammar
-from dspark_gguf.serve.tools import CallReader, call_schema, instructions
+from dspark_gguf.serve.schemas import (
+    after_thinking,
+    call_schema,
+    own_grammar,
+    require_grammar,
+    schema_grammar,
+)
+from dspark_gguf.serve.told import Message, with_instructions, with_one_system, without_calls
+from dspark_gguf.serve.tools import CallReader
 from dspark_gguf.serve.turns import Turn
 
-Message = dict[str, Any]
 #: Bounds of a request.
 MOST_CHOICES, MOST_STOPS, MOST_TOP = 16, 16, 20
 
@@ -83,22 +89,20 @@ class Desk:
             vocabulary = self.pair.vocabulary
             if isinstance(ids, str):
                 return vocabulary.tokenize(ids), False
-            if any(not 0 <= token < vocabulary.n_vocab for token in ids):
-                raise invalid(f"token ids are from 0 to {vocabulary.n_vocab - 1}", "prompt")
-            return list(ids), False
-        messages, more = list(asked.messages), dict[str, Any]()
+            return require_ids(ids, vocabulary, "prompt"), False
+        messages, more = with_one_system(asked.messages), dict[str, Any]()
         if not messages:
             raise invalid("messages is empty", "messages")
         system = self.settings.chat.system
         if system and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": system})
+            messages = [{"role": "system", "content": system}, *messages]
         if asked.tools and asked.tool_choice != "none":
             if self.knows_tools:
                 more["tools"] = [{"type": "function", "function": dict(t)} for t in asked.tools]
             else:
-                messages = _with_instructions(messages, asked.tools)
+                messages = with_instructions(messages, asked.tools)
         if not self.knows_tools:
-            messages = [_without_calls(each) for each in messages]
+            messages = [without_calls(each) for each in messages]
         think = self.settings.chat.think if asked.think is None else asked.think
         text = self.pair.template.render(messages, think, **more)
         return self.pair.template.tokenize(text), text.rstrip().endswith(OPEN)
@@ -129,13 +133,14 @@ class Desk:
         seed = random_seed() if sampling.seed is None else sampling.seed
         tools = {str(tool["name"]): tool.get("parameters") or {} for tool in asked.tools}
         reads_calls = bool(tools) and asked.tool_choice != "none"
+        is_sure = asked.tool_choice not in ("auto", "none")
         splits = asked.splits and asked.messages is not None and (self.thinks or inside)
         return [
             (
                 Turn(prompt, sampling, limits, Noise.of(seed, k), k, asked.top, asked.drafts),
                 PieceMaker(
                     inside if splits else None,
-                    CallReader(tools, asked.many_calls) if reads_calls else None,
+                    CallReader(tools, asked.many_calls, is_sure) if reads_calls else None,
                 ),
             )
             for k in range(asked.n)
@@ -180,24 +185,8 @@ class Desk:
         return None if asked.grammar is None else own_grammar(asked.grammar)
 
 
-def _with_instructions(
-    messages: list[Message], tools: Sequence[Mapping[str, Any]]
-) -> list[Message]:
-    text, (first, *rest) = instructions(tools), messages
-    if first["role"] == "system":
-        return [{**first, "content": f"{first['content']}\n\n{text}"}, *rest]
-    return [{"role": "system", "content": text}, first, *rest]
-
-
-def _without_calls(message: Message) -> Message:
-    """Calls and results as text, for templates that know neither."""
-    if message["role"] == "tool":
-        content = f"<tool_response>\n{message['content']}\n</tool_response>"
-        return {"role": "user", "content": content}
-    if not message.get("tool_calls"):
-        return message
-    calls = "".join(
-        f"\n<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
-        for call in message["tool_calls"]
-    )
-    return {"role": message["role"], "content": (message["content"] + calls).strip()}
+def require_ids(ids: list[int], vocabulary: Vocabulary, param: str) -> list[int]:
+    """The same ids; a `Refusal` if the vocabulary has not all of them."""
+    if ids and not 0 <= min(ids) <= max(ids) < vocabulary.n_vocab:
+        raise invalid(f"token ids are from 0 to {vocabulary.n_vocab - 1}", param)
+    return ids

@@ -20,8 +20,17 @@ class Block:
     number: int
     kind: Kind
     text: str = ""  # of a call: its arguments
-    call: Call | None = None
+    call: Call | None = None  # the part of it that came last
     id: str = field(default_factory=lambda: secrets.token_hex(12))
+
+    @property
+    def is_whole(self) -> bool:
+        """Off for a call that was none after all: what was said comes again as text."""
+        return self.call is None or self.call.done
+
+    def takes(self, kind: Kind, call: Call | None) -> bool:
+        """Whether more of this kind, or of this call, belongs to it."""
+        return kind == self.kind and (not call or not self.call or call.id == self.call.id)
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,16 @@ async def steps(pieces: AsyncIterator[Piece]) -> AsyncIterator[Step]:
     async for piece in pieces:
         kind: Kind = "thought" if piece.thought else "call" if piece.call else "text"
         text = piece.thought or piece.text or (piece.call.arguments if piece.call else "")
-        if block and ((text and kind != block.kind) or kind == "call" or piece.finish):
+        says = bool(text or piece.call)
+        if block and (piece.finish or (says and not block.takes(kind, piece.call))):
             yield Step("closes", block)
             block = None
-        if block is None and (text or (piece.finish and not count)):
-            block = Block(count, kind, call=piece.call)
-            count += 1
+        if block is None and (says or (piece.finish and not count)):
+            block = Block(count, kind)
+            block.call, count = piece.call, count + 1
             yield Step("opens", block)
+        if block:
+            block.call = piece.call or block.call
         if block and text:
             block.text += text
             yield Step("grows", block, text)
@@ -54,3 +66,13 @@ async def steps(pieces: AsyncIterator[Piece]) -> AsyncIterator[Step]:
             if block:
                 yield Step("closes", block)
             yield Step("ends", block or Block(count, "text"), finish=piece.finish)
+
+
+async def whole(pieces: AsyncIterator[Piece]) -> tuple[list[Block], str]:
+    """All blocks of an answer, and its finish."""
+    blocks, finish = list[Block](), "stop"
+    async for step in steps(pieces):
+        if step.what == "closes" and step.block.is_whole:
+            blocks.append(step.block)
+        finish = step.finish
+    return blocks, finish

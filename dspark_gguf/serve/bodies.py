@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
-from dspark_gguf.serve.asked import Asked, Message
+from dspark_gguf.serve.asked import Asked
 from dspark_gguf.serve.refusals import invalid
+from dspark_gguf.serve.told import Message
 
 #: Names of `Sampling` that clients may give.
 _SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "typical_p", "repeat_penalty", "frequency_penalty",
     "presence_penalty", "repeat_last_n", "logit_bias", "ignore_eos", "seed",
 )  # fmt: skip
-_Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+#: Bounds of a request.
+MOST_MESSAGES, MOST_TOOLS, _MOST_BIASES = 10_000, 256, 1024
+
+
+def _few(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > _MOST_BIASES:
+        raise ValueError(f"at most {_MOST_BIASES} tokens")
+    return value
+
+
 _Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _AtFirst(FailFast):
+    __hash__ = object.__hash__  # a union wants one
+
+
+_T = TypeVar("_T")
+#: A list that is refused at its first wrong item: to list millions of faults takes minutes.
+Items = Annotated[list[_T], _AtFirst()]
+_Bias = Annotated[dict[str, _Number], BeforeValidator(_few)]
 
 
 class Body(BaseModel):
@@ -36,10 +56,10 @@ class Body(BaseModel):
     frequency_penalty: _Number | None = None
     presence_penalty: _Number | None = None
     repeat_last_n: int | None = None
-    logit_bias: dict[str, _Number] | None = None
+    logit_bias: _Bias | None = None
     ignore_eos: bool | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     speculation: str | None = None
 
     def asked(self) -> Asked:
@@ -49,8 +69,6 @@ class Body(BaseModel):
             values["top_p"] = 1e-6
         if values["seed"] is not None and values["seed"] < 0:
             values["seed"] = None
-        if values["logit_bias"] is not None and len(values["logit_bias"]) > 1024:
-            raise invalid("logit_bias of at most 1024 tokens", "logit_bias")
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         most = self.max_tokens
         return Asked(
@@ -67,14 +85,57 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
+class StreamBody(Body):
+    """What chats and completions have in common."""
+
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+
+    def asked(self) -> Asked:
+        """The request that this is."""
+        asked = super().asked()
+        asked.n = 1 if self.n is None else self.n
+        asked.grammar, asked.schema = self.grammar, self.json_schema
+        return asked
+
+    @property
+    def asks_usage(self) -> bool:
+        """Whether a stream gets the usage in a chunk of its own."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ToolBody(Body):
+    """What chats and responses have in common."""
+
+    tools: Items[dict[str, Any]] | None = Field(default=None, max_length=MOST_TOOLS)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+
+    def asked(self) -> Asked:
+        """The request that this is."""
+        asked = super().asked()
+        found = (self.tool(each, k) for k, each in enumerate(self.tools or ()))
+        asked.tools = [each for each in found if each]
+        if asked.tools or isinstance(self.tool_choice, str):
+            asked.tool_choice = choice_of(self.tool_choice)
+        asked.many_calls = self.parallel_tool_calls is not False
+        return asked
+
+    def tool(self, tool: dict[str, Any], k: int) -> dict[str, Any] | None:
+        """Number `k`; None: it is left out."""
+        raise NotImplementedError
+
+
 class ChatMessage(BaseModel):
     """A message; what else a template knows of it goes there as it is."""
 
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | list[dict[str, Any]] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    content: str | Items[dict[str, Any]] | None = None
+    tool_calls: Items[dict[str, Any]] | None = None
 
     def plain(self, place: str) -> Message:
         """With text as content, and the arguments of calls as objects: what templates read."""
@@ -88,21 +149,14 @@ class ChatMessage(BaseModel):
         return message
 
 
-class ChatBody(Body):
+class ChatBody(StreamBody, ToolBody):
     """``/v1/chat/completions``."""
 
-    messages: list[ChatMessage] = Field(max_length=10_000)
-    stream_options: StreamOptions | None = None
+    messages: Items[ChatMessage] = Field(max_length=MOST_MESSAGES)
     max_completion_tokens: int | None = None
-    n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[dict[str, Any]] | None = Field(default=None, max_length=256)
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
-    grammar: str | None = None
-    json_schema: dict[str, Any] | None = None
     reasoning_format: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
@@ -112,30 +166,42 @@ class ChatBody(Body):
         asked.messages = [each.plain(f"messages[{k}]") for k, each in enumerate(self.messages)]
         if self.max_completion_tokens is not None:
             asked.max_tokens = max(0, self.max_completion_tokens)
-        asked.n = 1 if self.n is None else self.n
         asked.top = (self.top_logprobs or 0) if self.logprobs else None
-        asked.tools = [function_of(each, k) for k, each in enumerate(self.tools or ())]
-        asked.tool_choice = choice_of(self.tool_choice)
-        asked.many_calls = self.parallel_tool_calls is not False
-        asked.schema = schema_of(self.response_format) if self.response_format else self.json_schema
-        asked.grammar = self.grammar
+        if self.response_format:
+            asked.schema = schema_of(self.response_format)
         think = (self.chat_template_kwargs or {}).get("enable_thinking")
         asked.think = think if isinstance(think, bool) else None
         asked.splits = self.reasoning_format != "none"
         return asked
 
+    def tool(self, tool: dict[str, Any], k: int) -> dict[str, Any]:
+        """Name, description and parameters."""
+        function = tool.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise invalid(f"tools[{k}] is not a function with a name", "tools")
+        return tool_of(function, k)
 
-class CompletionBody(Body):
+
+class CompletionBody(StreamBody):
     """``/v1/completions``."""
 
-    prompt: str | list[int] | list[str] | list[list[int]] = ""
+    prompt: str | Items[int] | Items[str] | Items[Items[int]] = ""
     suffix: str | None = None
     echo: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: int | None = None
     logprobs: int | bool | None = None
-    grammar: str | None = None
-    json_schema: dict[str, Any] | None = None
+
+    def asked(self) -> Asked:
+        """The request that this is, but for the prompts."""
+        asked = super().asked()
+        if self.logprobs is not None and self.logprobs is not False:
+            asked.top = int(self.logprobs)
+        return asked
+
+    def prompts(self) -> list[str | list[int]]:
+        """Each of them as text or ids."""
+        given: Any = self.prompt
+        is_one = isinstance(given, str) or all(isinstance(each, int) for each in given)
+        return [given] if is_one else given
 
 
 def text_of(content: str | list[dict[str, Any]] | None, place: str) -> str:
@@ -154,22 +220,18 @@ def text_of(content: str | list[dict[str, Any]] | None, place: str) -> str:
     return "\n".join(texts)
 
 
-def function_of(tool: dict[str, Any], k: int) -> dict[str, Any]:
-    """Name, description and parameters of a tool."""
-    function = tool.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise invalid(f"tools[{k}] is not a function with a name", "tools")
-    return tool_of(function["name"], function.get("description"), function.get("parameters"), k)
-
-
-def tool_of(name: str, description: Any, parameters: Any, k: int) -> dict[str, Any]:
-    """The same, checked."""
-    if not name or len(name) > 128:
+def tool_of(tool: dict[str, Any], k: int, parameters: str = "parameters") -> dict[str, Any]:
+    """Name, description and parameters of a tool, which has these under a name of its own."""
+    name, schema = tool.get("name"), tool.get(parameters)
+    if not isinstance(name, str) or not 0 < len(name) <= 128:
         raise invalid(f"tools[{k}]: a name of 1 to 128 characters is needed", "tools")
-    if parameters is not None and not isinstance(parameters, dict):
-        raise invalid(f"tools[{k}]: parameters must be a JSON schema", "tools")
-    given = {"name": name, "description": str(description) if description else ""}
-    return {**given, "parameters": parameters or {"type": "object", "properties": {}}}
+    if schema is not None and not isinstance(schema, dict):
+        raise invalid(f"tools[{k}]: {parameters} must be a JSON schema", "tools")
+    return {
+        "name": name,
+        "description": str(tool.get("description") or ""),
+        "parameters": schema or {"type": "object", "properties": {}},
+    }
 
 
 def choice_of(choice: str | dict[str, Any] | None) -> str:

@@ -2,113 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Sequence
 
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.serve.pieces import Answers, Piece
-from dspark_gguf.serve.streams import event
+from dspark_gguf.serve.bodies import ChatBody
+from dspark_gguf.serve.choices import Choice, ChoicesForm
+from dspark_gguf.serve.form import Record
+from dspark_gguf.serve.pieces import Piece
+from dspark_gguf.serve.service import Service
 from dspark_gguf.serve.tools import Call
 from dspark_gguf.serve.turns import Scored
-from dspark_gguf.serve.usage import timings, usage
-
-Record = dict[str, Any]
 
 
-def with_numbers(head: Record, answers: Answers) -> Record:
-    """`head` with what the answers took."""
-    return {**head, "usage": usage(answers.turns), "timings": timings(answers.turns)}
+class ChatForm(ChoicesForm[ChatBody]):
+    """Of one request."""
+
+    kind, chunk, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    def __init__(self, service: Service, body: ChatBody) -> None:
+        super().__init__(service, body)
+        self._calls = defaultdict[int, list[str]](list)  # ids of those that were begun
+
+    def starts(self, count: int) -> list[Record]:
+        """The role of each."""
+        return [_choice(k, {"role": "assistant", "content": ""}, None) for k in range(count)]
+
+    def grown(self, piece: Piece) -> Record:
+        """A delta."""
+        choice = _choice(piece.index, self._delta(piece), piece.finish)
+        if self.body.logprobs and piece.scored:
+            choice["logprobs"] = _scores(piece.scored, self.vocabulary)
+        return choice
+
+    def _delta(self, piece: Piece) -> Record:
+        if piece.thought:
+            return {"reasoning_content": piece.thought}
+        if piece.call is None:
+            return {"content": piece.text} if piece.text else {}
+        begun = self._calls[piece.index]
+        if piece.call.id in begun:
+            call: Record = {"function": {"arguments": piece.call.arguments}}
+        else:
+            begun.append(piece.call.id)
+            call = _call(piece.call)
+        return {"tool_calls": [{"index": begun.index(piece.call.id), **call}]}
+
+    def choice(self, k: int, choice: Choice) -> Record:
+        """A message."""
+        message: Record = {"role": "assistant", "content": choice.text}
+        if choice.thought:
+            message["reasoning_content"] = choice.thought
+        if calls := [_call(each) for each in choice.calls.values() if each.done]:
+            message["tool_calls"] = calls
+        scores = _scores(choice.scored, self.vocabulary) if self.body.logprobs else None
+        return {
+            "index": k, "message": message, "logprobs": scores, "finish_reason": choice.finish,
+        }  # fmt: skip
 
 
-async def chat_events(
-    answers: Answers, head: Record, vocabulary: Vocabulary, asks_usage: bool, with_scores: bool
-) -> AsyncIterator[str]:
-    """The chunks of a stream; the numbers come with the last one, or after it if asked for."""
-    count = len(answers.turns)
-    calls, ended = [0] * count, 0
-    for index in range(count):
-        yield _chunk(head, index, {"role": "assistant", "content": ""})
-    async for piece in answers.pieces():
-        ended += piece.finish is not None
-        scores = _scores(piece.scored, vocabulary) if with_scores and piece.scored else None
-        head_ = head
-        if ended == count and not asks_usage:
-            head_ = with_numbers(head, answers)
-        yield _chunk(head_, piece.index, _delta(piece, calls), piece.finish, scores)
-    if asks_usage:
-        yield event({**with_numbers(head, answers), "choices": []})
-    yield event("[DONE]")
-
-
-def _delta(piece: Piece, calls: list[int]) -> Record:
-    if piece.call is not None:
-        place = calls[piece.index]
-        calls[piece.index] += 1
-        return {"tool_calls": [{"index": place, **_call(piece.call)}]}
-    if piece.thought:
-        return {"reasoning_content": piece.thought}
-    return {"content": piece.text} if piece.text else {}
-
-
-def _chunk(
-    head: Record,
-    index: int,
-    delta: Record,
-    finish: str | None = None,
-    scores: Record | None = None,
-) -> str:
-    choice: Record = {"index": index, "delta": delta, "finish_reason": finish}
-    if scores is not None:
-        choice["logprobs"] = scores
-    return event({**head, "choices": [choice]})
-
-
-async def chat_answer(
-    answers: Answers, head: Record, vocabulary: Vocabulary, with_scores: bool
-) -> Record:
-    """The whole answer at once, from the same pieces."""
-    choices = [Choice() for _ in answers.turns]
-    async for piece in answers.pieces():
-        choices[piece.index].add(piece)
-    return {
-        **with_numbers(head, answers),
-        "choices": [
-            {
-                "index": k,
-                "message": choice.message(),
-                "logprobs": _scores(choice.scored, vocabulary) if with_scores else None,
-                "finish_reason": choice.finish,
-            }
-            for k, choice in enumerate(choices)
-        ],
-    }
-
-
-class Choice:
-    """The pieces of one answer, put together."""
-
-    def __init__(self) -> None:
-        self.text = self.thought = ""
-        self.calls: list[Call] = []
-        self.scored: list[Scored] = []
-        self.finish = "stop"
-
-    def add(self, piece: Piece) -> None:
-        """Append one."""
-        self.text += piece.text
-        self.thought += piece.thought
-        self.calls += [piece.call] if piece.call else []
-        self.scored += piece.scored
-        self.finish = piece.finish or self.finish
-
-    def message(self) -> Record:
-        """In OpenAI's shape."""
-        message: Record = {"role": "assistant", "content": self.text}
-        if self.thought:
-            message["reasoning_content"] = self.thought
-        if self.calls:
-            message["tool_calls"] = [_call(each) for each in self.calls]
-        return message
+def _choice(index: int, delta: Record, finish: str | None) -> Record:
+    return {"index": index, "delta": delta, "finish_reason": finish}
 
 
 def _call(call: Call) -> Record:

@@ -87,8 +87,9 @@ class Engine:
         return self.batcher.parallel
 
     def turns(self) -> list[Turn]:
-        """Those that are being answered."""
-        return [turn for turn in list(self._turns) if turn.request and turn.request.run]
+        """Those that are being answered, the oldest first."""
+        found = [turn for turn in list(self._turns) if turn.request and turn.request.run]
+        return sorted(found, key=lambda turn: turn.began)
 
     def submit(self, turns: Sequence[Turn]) -> None:
         """Queue turns, all or none.
@@ -222,7 +223,9 @@ class Engine:
 
     def _end_all(self, error: Exception) -> None:
         """End every turn with this error."""
-        self._inbox.clear()
-        for turn in list(self._turns):
+        with self._news:  # none comes in between that would be ended here and begun later
+            self._inbox.clear()
+            turns = list(self._turns)
+        for turn in turns:
             self._cancel(turn)
             self._over(turn, Round(()), error)

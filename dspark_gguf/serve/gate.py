@@ -6,17 +6,22 @@ Starlette's own base class for this hides that a client has left.
 from __future__ import annotations
 
 import hmac
+import re
+import socket
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dspark_gguf.serve.refusals import Refusal
 
 #: Most bytes of a body.
 MOST_BYTES = 8 * 1024**2
+#: Most brackets in it: objects, unlike text, take long to read, and meanwhile nobody is answered.
+_MOST_PARTS = 2**18
+#: Names that no other site can have: numbers, and those that lead to this machine or network.
+_OURS = re.compile(r"|[\d.]+|\[[\da-f:.]+\]|([\w-]+\.)*(localhost|local|internal)")
 #: What needs no key: the page asks for it, and probes have none.
 _OPEN = ("/", "/health", "/v1/health")
 
@@ -33,42 +38,53 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope["path"], headers)
+        refusal = self._refusal(scope, headers)
         if refusal is not None:
-            shape = refusal.as_anthropic() if is_anthropic(scope["path"]) else refusal.as_dict()
-            await JSONResponse(shape, refusal.status)(scope, receive, send)
+            await refusal.response(scope["path"])(scope, receive, send)
             return
         await self._app(scope, _Counted(receive), send)
 
-    def _refusal(self, path: str, headers: Headers) -> Refusal | None:
-        if self._key is not None and path not in _OPEN:
+    def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
+        if self._key is None and _is_foreign(scope, headers.get("host", "")):
+            problem = "this address is not known here: use 127.0.0.1, or start it with --api-key"
+            return Refusal(403, problem, "unknown_host")
+        if self._key is not None and scope["path"] not in _OPEN:
             kind, _, token = headers.get("authorization", "").partition(" ")
             given = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
-            if not hmac.compare_digest(given.encode(), self._key.encode()):
+            # The bytes that were sent: whatever they are, headers are decoded as latin-1.
+            if not hmac.compare_digest(given.encode("latin-1"), self._key.encode()):
                 return Refusal(401, "a valid API key is needed", "invalid_api_key")
         length = headers.get("content-length", "0")
-        return too_large() if not length.isdigit() or int(length) > MOST_BYTES else None
+        return too_large() if not length.isdecimal() or int(length) > MOST_BYTES else None
 
 
 class _Counted:
-    """Ends a body without a length, too."""
+    """Ends a body without a length, too, and one that would be read for seconds."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive, self._bytes = receive, 0
+        self._receive, self._bytes, self._parts = receive, 0, 0
 
     async def __call__(self) -> Message:
         message: Any = await self._receive()
-        self._bytes += len(message.get("body", b""))
+        body = message.get("body", b"")
+        self._bytes += len(body)
+        self._parts += body.count(b"{") + body.count(b"[")
         if self._bytes > MOST_BYTES:
             raise HTTPException(413, too_large().message)
+        if self._parts > _MOST_PARTS:
+            raise HTTPException(413, f"the request has more than {_MOST_PARTS} lists and objects")
         return dict(message)
+
+
+def _is_foreign(scope: Scope, host: str) -> bool:
+    """Whether a page of another site may ask: its name can be made to lead to this machine."""
+    here = str((scope.get("server") or ("",))[0])
+    if not here.startswith(("127.", "::1")):
+        return False
+    name = re.sub(r":\d+$", "", host).lower()
+    return not (_OURS.fullmatch(name) or name == socket.gethostname().lower())
 
 
 def too_large() -> Refusal:
     """Of the body."""
     return Refusal(413, f"the request is larger than {MOST_BYTES} bytes", "request_too_large")
-
-
-def is_anthropic(path: str) -> bool:
-    """Whether its clients expect errors in Anthropic's shape."""
-    return path.startswith("/v1/messages")

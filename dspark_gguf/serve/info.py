@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from dspark_gguf import __version__
-from dspark_gguf.serve.refusals import Refusal, invalid
+from dspark_gguf.serve.asked import require_ids
+from dspark_gguf.serve.bodies import Items
+from dspark_gguf.serve.refusals import Refusal
 from dspark_gguf.serve.service import Service, service_of
 
 router = APIRouter()
@@ -27,18 +29,17 @@ class Text(BaseModel):
 class Tokens(BaseModel):
     """``/detokenize``."""
 
-    tokens: list[int] = Field(default_factory=list)
+    tokens: Items[int] = Field(default_factory=list)
 
 
 @router.get("/health")
 @router.get("/v1/health")
-async def health(request: Request) -> Response:
+async def health(request: Request) -> dict[str, str]:
     """Whether answers can be had."""
     engine = service_of(request).engine
     if engine.is_stopping:
-        refusal = Refusal(503, "the engine has ended", "unavailable")
-        return JSONResponse(refusal.as_dict(), 503, refusal.headers)
-    return JSONResponse({"status": "ok"})
+        raise Refusal(503, "the engine has ended", "unavailable")
+    return {"status": "ok"}
 
 
 @router.get("/v1/models")
@@ -129,30 +130,29 @@ async def tokenize(request: Request, body: Text) -> dict[str, Any]:
     """Ids of a text."""
     service = service_of(request)
 
-    def ids() -> list[int]:
-        return service.vocabulary.tokenize(
+    vocabulary = service.vocabulary
+
+    def found() -> list[Any]:
+        ids = vocabulary.tokenize(
             body.content, special=body.parse_special, add_bos=body.add_special
         )
+        if not body.with_pieces:
+            return ids
+        return [{"id": each, "piece": vocabulary.detokenize([each], special=True)} for each in ids]
 
-    found = await service.at_desk(ids)
-    if not body.with_pieces:
-        return {"tokens": found}
-    pieces = (service.vocabulary.piece(each, special=True) for each in found)
-    return {
-        "tokens": [
-            {"id": each, "piece": piece.decode("utf-8", "replace")}
-            for each, piece in zip(found, pieces, strict=True)
-        ]
-    }
+    return {"tokens": await service.at_desk(found)}
 
 
 @router.post("/detokenize")
 async def detokenize(request: Request, body: Tokens) -> dict[str, Any]:
     """The text of ids."""
-    vocabulary = service_of(request).vocabulary
-    if any(not 0 <= token < vocabulary.n_vocab for token in body.tokens):
-        raise invalid(f"token ids are from 0 to {vocabulary.n_vocab - 1}", "tokens")
-    return {"content": vocabulary.detokenize(body.tokens, special=True)}
+    service = service_of(request)
+
+    def text() -> str:
+        ids = require_ids(body.tokens, service.vocabulary, "tokens")
+        return service.vocabulary.detokenize(ids, special=True)
+
+    return {"content": await service.at_desk(text)}
 
 
 @router.post("/v1/embeddings")

@@ -6,36 +6,40 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.serve.asked import Asked, Message
-from dspark_gguf.serve.blocks import Block, Step, steps
-from dspark_gguf.serve.bodies import Body, text_of, tool_of
+from dspark_gguf.serve.asked import Asked
+from dspark_gguf.serve.blocks import Block, Step, steps, whole
+from dspark_gguf.serve.bodies import (
+    MOST_MESSAGES,
+    MOST_TOOLS,
+    Body,
+    Items,
+    text_of,
+    tool_of,
+)
+from dspark_gguf.serve.form import Form, Record
 from dspark_gguf.serve.pieces import Answers
-from dspark_gguf.serve.refusals import invalid
+from dspark_gguf.serve.refusals import Refusal, invalid
 from dspark_gguf.serve.streams import event
+from dspark_gguf.serve.told import Message
 from dspark_gguf.serve.usage import timings, usage
-
-Record = dict[str, Any]
 
 
 class Turned(BaseModel):
     """A message."""
 
     role: str
-    content: str | list[dict[str, Any]]
+    content: str | Items[dict[str, Any]]
 
 
 class MessagesBody(Body):
     """The request; tools of other types than functions are left out."""
 
-    model_config = ConfigDict(extra="ignore")
-
-    messages: list[Turned] = Field(max_length=10_000)
-    system: str | list[dict[str, Any]] | None = None
-    stop_sequences: list[str] | None = None
-    tools: list[dict[str, Any]] | None = Field(default=None, max_length=256)
+    messages: Items[Turned] = Field(max_length=MOST_MESSAGES)
+    system: str | Items[dict[str, Any]] | None = None
+    stop_sequences: Items[str] | None = None
+    tools: Items[dict[str, Any]] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
 
@@ -48,7 +52,7 @@ class MessagesBody(Body):
         for k, message in enumerate(self.messages):
             asked.messages += _messages(message, f"messages[{k}]")
         asked.tools = [
-            tool_of(str(each.get("name", "")), each.get("description"), each["input_schema"], k)
+            tool_of(each, k, "input_schema")
             for k, each in enumerate(self.tools or ())
             if "input_schema" in each
         ]
@@ -90,6 +94,55 @@ def _messages(message: Turned, place: str) -> list[Message]:
     return out
 
 
+class MessagesForm(Form[MessagesBody]):
+    """Of one request."""
+
+    kind, prefix = "message", "msg"
+
+    def broken(self, refusal: Refusal) -> list[str]:
+        """An error in Anthropic's shape."""
+        return [event(refusal.as_anthropic(), "error")]
+
+    async def whole(self, answers: Answers) -> Record:
+        """The whole message."""
+        blocks, finish = await whole(answers.pieces())
+        message = self._message(answers) | self._stopped(answers, finish)
+        content = [_content(each, each.text) for each in blocks]
+        return {**message, "content": content, "timings": timings(answers.turns)}
+
+    async def events(self, answers: Answers) -> AsyncIterator[str]:
+        """The events of a stream."""
+        start = self._message(answers)
+        start["usage"]["input_tokens"] = len(answers.turns[0].prompt)
+        yield _event("message_start", message=start)
+        async for step in steps(answers.pieces()):
+            if step.what == "ends":
+                ended = self._stopped(answers, step.finish)
+                numbers = {"usage": _usage(answers), "timings": timings(answers.turns)}
+                yield _event("message_delta", delta=ended, **numbers)
+            else:
+                yield _of_block(step)
+        yield _event("message_stop")
+
+    def _message(self, answers: Answers) -> Record:
+        return {
+            "id": self.head["id"], "type": "message", "role": "assistant",
+            "model": self.head["model"], "content": [], "stop_reason": None,
+            "stop_sequence": None, "usage": _usage(answers),
+        }  # fmt: skip
+
+    def _stopped(self, answers: Answers, finish: str) -> Record:
+        """Why it ended, in Anthropic's words."""
+        turn = answers.turns[0]
+        names = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+        if finish == "stop" and turn.limits.stop:
+            said = self.vocabulary.detokenize(turn.answer.tokens)
+            places = {said.find(stop): stop for stop in turn.limits.stop if stop in said}
+            if places:
+                return {"stop_reason": "stop_sequence", "stop_sequence": places[min(places)]}
+        return {"stop_reason": names[finish], "stop_sequence": None}
+
+
 def _usage(answers: Answers) -> Record:
     count = usage(answers.turns)
     cached = count["prompt_tokens_details"]["cached_tokens"]
@@ -101,66 +154,13 @@ def _usage(answers: Answers) -> Record:
     }
 
 
-def _message(head: Record, answers: Answers) -> Record:
-    return {
-        "id": head["id"], "type": "message", "role": "assistant", "model": head["model"],
-        "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(answers),
-    }  # fmt: skip
-
-
-def _stopped(answers: Answers, finish: str, vocabulary: Vocabulary) -> Record:
-    """Why it ended, in Anthropic's words."""
-    turn = answers.turns[0]
-    names = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
-    if finish == "stop" and turn.limits.stop:
-        said = vocabulary.detokenize(turn.answer.tokens)
-        for stop in turn.limits.stop:
-            if stop in said:
-                return {"stop_reason": "stop_sequence", "stop_sequence": stop}
-    return {"stop_reason": names[finish], "stop_sequence": None}
-
-
-def _content(block: Block) -> Record:
+def _content(block: Block, text: str = "") -> Record:
     if block.call is not None:
-        arguments = json.loads(block.text) if block.text else {}
-        return {
-            "type": "tool_use",
-            "id": block.call.id,
-            "name": block.call.name,
-            "input": arguments,
-        }
+        call = {"type": "tool_use", "id": block.call.id, "name": block.call.name}
+        return {**call, "input": json.loads(text or "{}")}
     if block.kind == "thought":
-        return {"type": "thinking", "thinking": block.text, "signature": ""}
-    return {"type": "text", "text": block.text}
-
-
-async def message_answer(answers: Answers, head: Record, vocabulary: Vocabulary) -> Record:
-    """The whole message."""
-    content, finish = [], "stop"
-    async for step in steps(answers.pieces()):
-        if step.what == "closes":
-            content.append(_content(step.block))
-        finish = step.finish
-    message = _message(head, answers)
-    ended = _stopped(answers, finish, vocabulary)
-    return {**message, "content": content, **ended, "timings": timings(answers.turns)}
-
-
-async def message_events(
-    answers: Answers, head: Record, vocabulary: Vocabulary
-) -> AsyncIterator[str]:
-    """The events of a stream."""
-    start = _message(head, answers)
-    start["usage"]["input_tokens"] = len(answers.turns[0].prompt)
-    yield _event("message_start", message=start)
-    async for step in steps(answers.pieces()):
-        if step.what == "ends":
-            ended = _stopped(answers, step.finish, vocabulary)
-            numbers = {"usage": _usage(answers), "timings": timings(answers.turns)}
-            yield _event("message_delta", delta=ended, **numbers)
-        else:
-            yield _of_block(step)
-    yield _event("message_stop")
+        return {"type": "thinking", "thinking": text, "signature": ""}
+    return {"type": "text", "text": text}
 
 
 def _of_block(step: Step) -> str:

@@ -82,7 +82,7 @@ def _per(count: float, of: float) -> float:
 
 
 def _metric(name: str, kind: str, text: str, value: float) -> list[str]:
-    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value:g}"]
+    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value}"]
 
 
 def _by_position(name: str, total: Tally) -> list[str]:

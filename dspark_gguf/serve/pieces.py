@@ -17,7 +17,8 @@ from dspark_gguf.serve.turns import News, Scored, Turn
 class Piece:
     """A part of answer number `index`.
 
-    It is a thought, text, a call, or the end with its `finish`: stop, length or tool_calls.
+    It is a thought, text, a part of a call, or the end with its `finish`: stop, length or
+    tool_calls.
     """
 
     index: int
@@ -72,7 +73,7 @@ class PieceMaker:
         found = [text] if self._calls is None else self._calls.feed(text, ends)
         for each in found:
             if isinstance(each, Call):
-                self._called = True
+                self._called = self._called or each.done
                 yield Piece(index, call=each)
             elif each:
                 yield Piece(index, text=each)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.responses import JSONResponse
+
 from dspark_gguf.errors import DSparkError, ResourceError, UsageError
 from dspark_gguf.visible import visible
 
@@ -28,7 +30,8 @@ class Refusal(Exception):  # noqa: N818 - not a fault of the server
     @property
     def headers(self) -> dict[str, str]:
         """What goes with it."""
-        return {"Retry-After": "1"} if self.status in (429, 503) else {}
+        own = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
+        return own.get(429 if self.status == 503 else self.status, {})
 
     def as_dict(self) -> dict[str, Any]:
         """In OpenAI's shape."""
@@ -41,7 +44,15 @@ class Refusal(Exception):  # noqa: N818 - not a fault of the server
     def as_anthropic(self) -> dict[str, Any]:
         """In Anthropic's shape."""
         kind = "api_error" if self.kind == "server_error" else self.kind
-        return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # By these words its clients know that they must shorten the conversation.
+        long = "prompt is too long: " if self.code == "context_length_exceeded" else ""
+        return {"type": "error", "error": {"type": kind, "message": long + self.message}}
+
+    def response(self, path: str) -> JSONResponse:
+        """To a request for `path`, in the shape that its clients expect."""
+        is_anthropic = path.startswith("/v1/messages")
+        shape = self.as_anthropic() if is_anthropic else self.as_dict()
+        return JSONResponse(shape, self.status, self.headers)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> Refusal:

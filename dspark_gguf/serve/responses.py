@@ -7,28 +7,23 @@ from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
-from pydantic import Field
-
-from dspark_gguf.serve.asked import Asked, Message
-from dspark_gguf.serve.blocks import Block, Step, steps
-from dspark_gguf.serve.bodies import Body, ChatMessage, choice_of, schema_of, text_of, tool_of
+from dspark_gguf.serve.asked import Asked
+from dspark_gguf.serve.blocks import Block, Step, steps, whole
+from dspark_gguf.serve.bodies import ChatMessage, Items, ToolBody, schema_of, text_of, tool_of
+from dspark_gguf.serve.form import Form, Record
 from dspark_gguf.serve.pieces import Answers
-from dspark_gguf.serve.refusals import invalid
+from dspark_gguf.serve.refusals import Refusal, invalid
 from dspark_gguf.serve.streams import event
+from dspark_gguf.serve.told import Message
 from dspark_gguf.serve.usage import timings, usage
 
-Record = dict[str, Any]
 
-
-class ResponsesBody(Body):
+class ResponsesBody(ToolBody):
     """The request. Tools and items of types that are not known here are left out."""
 
-    input: str | list[dict[str, Any]] = Field(max_length=2**24)
+    input: str | Items[dict[str, Any]]
     instructions: str | None = None
     max_output_tokens: int | None = None
-    tools: list[dict[str, Any]] | None = Field(default=None, max_length=256)
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
     previous_response_id: str | None = None
 
@@ -42,17 +37,13 @@ class ResponsesBody(Body):
         asked.messages = _messages(self.input)
         if self.instructions:
             asked.messages.insert(0, {"role": "system", "content": self.instructions})
-        asked.tools = [
-            tool_of(str(each.get("name", "")), each.get("description"), each.get("parameters"), k)
-            for k, each in enumerate(self.tools or ())
-            if each.get("type") == "function"
-        ]
-        if asked.tools:
-            asked.tool_choice = choice_of(self.tool_choice)
-        asked.many_calls = self.parallel_tool_calls is not False
         form = (self.text or {}).get("format")
         asked.schema = schema_of(form) if isinstance(form, dict) else None
         return asked
+
+    def tool(self, tool: Record, k: int) -> Record | None:
+        """Functions only."""
+        return tool_of(tool, k) if tool.get("type") == "function" else None
 
 
 def _messages(given: str | list[Record]) -> list[Message]:
@@ -98,6 +89,56 @@ def _joined(messages: list[Message]) -> list[Message]:
     return out
 
 
+class ResponsesForm(Form[ResponsesBody]):
+    """Of one request."""
+
+    kind, prefix = "response", "resp"
+
+    def broken(self, refusal: Refusal) -> list[str]:
+        """An error as an event of this protocol."""
+        return [event({**refusal.as_dict()["error"], "type": "error"}, "error")]
+
+    async def whole(self, answers: Answers) -> Record:
+        """The whole response."""
+        blocks, finish = await whole(answers.pieces())
+        return _ended(self._response([_item(each) for each in blocks]), answers, finish)
+
+    async def events(self, answers: Answers) -> AsyncIterator[str]:
+        """The events of a stream, numbered."""
+        numbers, output = count(), list[Record]()
+
+        def made(name: str, /, **values: Any) -> str:
+            return event({"type": name, "sequence_number": next(numbers), **values}, name)
+
+        response = self._response(output)
+        yield made("response.created", response=response)
+        yield made("response.in_progress", response=response)
+        async for step in steps(answers.pieces()):
+            if step.what == "closes" and step.block.is_whole:
+                output.append(_item(step.block))
+            if step.what == "ends":
+                ended = _ended(response, answers, step.finish)
+                yield made(f"response.{ended['status']}", response=ended)
+                continue
+            for name, values in _of_block(step):
+                yield made(name, output_index=step.block.number, **values)
+
+    def _response(self, output: list[Record]) -> Record:
+        body = self.body
+        return {
+            "id": self.head["id"].replace("-", "_"), "object": "response",
+            "created_at": self.head["created"], "model": self.head["model"],
+            "status": "in_progress", "output": output, "error": None,
+            "incomplete_details": None, "instructions": body.instructions, "metadata": {},
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "tool_choice": body.tool_choice or "auto",
+            "tools": [each for each in body.tools or () if each.get("type") == "function"],
+            "temperature": body.temperature, "top_p": body.top_p,
+            "max_output_tokens": body.max_output_tokens,
+            "text": body.text or {"format": {"type": "text"}}, "previous_response_id": None,
+        }  # fmt: skip
+
+
 def _item(block: Block, status: str = "completed") -> Record:
     if block.call is not None:
         return {
@@ -120,20 +161,6 @@ def _part(block: Block) -> Record:
     return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": []}
 
 
-def _response(head: Record, body: ResponsesBody, output: list[Record]) -> Record:
-    return {
-        "id": head["id"].replace("-", "_"), "object": "response", "created_at": head["created"],
-        "model": head["model"], "status": "in_progress", "output": output, "error": None,
-        "incomplete_details": None, "instructions": body.instructions, "metadata": {},
-        "parallel_tool_calls": body.parallel_tool_calls is not False,
-        "tool_choice": body.tool_choice or "auto",
-        "tools": [each for each in body.tools or () if each.get("type") == "function"],
-        "temperature": body.temperature, "top_p": body.top_p,
-        "max_output_tokens": body.max_output_tokens,
-        "text": body.text or {"format": {"type": "text"}}, "previous_response_id": None,
-    }  # fmt: skip
-
-
 def _ended(response: Record, answers: Answers, finish: str) -> Record:
     found = usage(answers.turns)
     numbers = {
@@ -151,39 +178,6 @@ def _ended(response: Record, answers: Answers, finish: str) -> Record:
         "usage": numbers,
         "timings": timings(answers.turns),
     }
-
-
-async def response_answer(answers: Answers, head: Record, body: ResponsesBody) -> Record:
-    """The whole response."""
-    output, finish = list[Record](), "stop"
-    async for step in steps(answers.pieces()):
-        if step.what == "closes":
-            output.append(_item(step.block))
-        finish = step.finish
-    return _ended(_response(head, body, output), answers, finish)
-
-
-async def response_events(
-    answers: Answers, head: Record, body: ResponsesBody
-) -> AsyncIterator[str]:
-    """The events of a stream, numbered."""
-    numbers, output = count(), list[Record]()
-
-    def made(name: str, /, **values: Any) -> str:
-        return event({"type": name, "sequence_number": next(numbers), **values}, name)
-
-    response = _response(head, body, output)
-    yield made("response.created", response=response)
-    yield made("response.in_progress", response=response)
-    async for step in steps(answers.pieces()):
-        if step.what == "closes":
-            output.append(_item(step.block))
-        if step.what == "ends":
-            ended = _ended(response, answers, step.finish)
-            yield made(f"response.{ended['status']}", response=ended)
-            continue
-        for name, values in _of_block(step):
-            yield made(name, output_index=step.block.number, **values)
 
 
 def _of_block(step: Step) -> list[tuple[str, Record]]:
@@ -211,4 +205,5 @@ def _of_block(step: Step) -> list[tuple[str, Record]]:
         return [("response.output_item.added", {"item": item}), *opened]
     if step.what == "grows":
         return [(f"{base}.delta", {**place, "delta": step.text})]
-    return [*done, ("response.output_item.done", {"item": _item(block)})]
+    status = "completed" if block.is_whole else "incomplete"
+    return [*done, ("response.output_item.done", {"item": _item(block, status)})]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dspark_gguf.chat.think import CLOSE, OPEN
@@ -38,6 +39,22 @@ def schema_grammar(schema: Any) -> str:
         return grammar_text(Sampling(json_schema=text)) or ""
     except UsageError as error:
         raise invalid(str(error)) from None
+
+
+def call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The JSON schema of a call of one of the `tools`."""
+    choices = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": tool["name"]},
+                "arguments": tool.get("parameters") or {"type": "object"},
+            },
+            "required": ["name", "arguments"],
+        }
+        for tool in tools
+    ]
+    return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
 
 def own_grammar(text: str) -> str:

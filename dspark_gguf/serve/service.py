@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import time
@@ -17,7 +17,8 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.serve.asked import Asked, Desk
 from dspark_gguf.serve.engine import Engine
-from dspark_gguf.serve.pieces import Answers
+from dspark_gguf.serve.pieces import Answers, PieceMaker
+from dspark_gguf.serve.turns import Turn
 
 T = TypeVar("T")
 
@@ -33,11 +34,11 @@ class Service:
 
     def __post_init__(self) -> None:
         self.desk = Desk(self.pair, self.settings)
-        # One thread: templates and tokenizers wait for each other, and never for a pass.
-        self._clerk = ThreadPoolExecutor(1, "desk")
+        # A few threads: a text that takes long holds up neither a pass nor all other texts.
+        self._clerk = ThreadPoolExecutor(4, "desk")
 
     def close(self) -> None:
-        """End its thread."""
+        """End its threads."""
         self._clerk.shutdown(cancel_futures=True)
 
     @property
@@ -54,19 +55,24 @@ class Service:
         """Done beside the loop, which must not wait for long texts."""
         return await asyncio.get_running_loop().run_in_executor(self._clerk, work, *args)
 
-    async def answers(self, *asked: Asked) -> Answers:
-        """Queue requests; the answers are numbered through.
+    async def answers(self, asked: Callable[[], list[Asked]]) -> Answers:
+        """Queue what `asked` gives, which is called at the desk; answers are numbered through.
 
         Raises:
             Refusal: what cannot be answered, or not now.
             DSparkError: likewise.
 
         """
-        self.engine.require_room(sum(max(1, each.n) for each in asked))
-        made = [one for each in asked for one in await self.at_desk(self.desk.turns, each)]
+        self.engine.require_room(1)
+        return Answers(self.engine, await self.at_desk(self._turns, asked))
+
+    def _turns(self, asked: Callable[[], list[Asked]]) -> list[tuple[Turn, PieceMaker]]:
+        found = asked()
+        self.engine.require_room(sum(max(1, each.n) for each in found))
+        made = [one for each in found for one in self.desk.turns(each)]
         for k, (turn, _) in enumerate(made):
             turn.index = k
-        return Answers(self.engine, made)
+        return made
 
     def head(self, kind: str, prefix: str) -> dict[str, Any]:
         """The first fields of an answer."""
@@ -82,12 +88,3 @@ def service_of(request: Request) -> Service:
     """The one of the app that got the request."""
     found: Service = request.app.state.service
     return found
-
-
-def prompts_of(values: Any) -> Sequence[str | list[int]]:
-    """OpenAI's ``prompt``: a text, its ids, or several of either."""
-    if isinstance(values, str):
-        return [values]
-    if all(isinstance(each, int) for each in values):
-        return [list(values)]
-    return list(values)

@@ -6,12 +6,13 @@ import asyncio
 import json
 import sys
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from fastapi import Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.serve.pieces import Answers
@@ -32,33 +33,47 @@ def event(data: Any, name: str | None = None) -> str:
     return (f"event: {name}\n" if name else "") + f"data: {text}\n\n"
 
 
-def streamed(answers: Answers, events: AsyncGenerator[str, None]) -> StreamingResponse:
-    """The response that sends the events, with comments against silence."""
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(
-        _spoken(answers, events), media_type="text/event-stream", headers=headers
-    )
+class Streamed(StreamingResponse):
+    """Sends the events of answers, with comments against silence."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, answers: Answers, events: AsyncGenerator[str, None]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(_spoken(events), headers=headers)
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whoever has left before the first event ends the answers, too."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answers.leave()
 
 
-async def guarded(events: AsyncIterator[str], shape: str = "openai") -> AsyncGenerator[str, None]:
-    """The events, and an error in the client's shape where they break off."""
+class Whole(JSONResponse):
+    """An answer at once; half a character that a model spelled out in JSON stays spelled out."""
+
+    def render(self, content: Any) -> bytes:
+        """In ASCII."""
+        return json.dumps(content).encode()
+
+
+async def guarded(
+    events: AsyncIterator[str], broken: Callable[[Refusal], Iterable[str]]
+) -> AsyncGenerator[str, None]:
+    """The events, and those of `broken` where they break off."""
     try:
         async for each in events:
             yield each
     except Exception as error:
         if not isinstance(error, Refusal | DSparkError):
             traceback.print_exc(file=sys.stderr)
-        refusal = refusal_of(error)
-        if shape == "anthropic":
-            yield event(refusal.as_anthropic(), "error")
-        elif shape == "responses":
-            yield event({**refusal.as_dict()["error"], "type": "error"}, "error")
-        else:
-            yield event(refusal.as_dict())
-            yield event("[DONE]")
+        for each in broken(refusal_of(error)):
+            yield each
 
 
-async def _spoken(answers: Answers, events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+async def _spoken(events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
     task: asyncio.Task[str] | None = None
     try:
         while True:
@@ -69,7 +84,6 @@ async def _spoken(answers: Answers, events: AsyncGenerator[str, None]) -> AsyncI
                 return
             yield text
     finally:
-        answers.leave()
         if task is not None and not task.done():
             task.cancel()
             with suppress(asyncio.CancelledError):

@@ -1,8 +1,12 @@
-"""Tool calls: found in what a model says, and asked for by a grammar.
+"""Tool calls, found in what a model says, piece by piece.
 
 Families: Hermes and Qwen (``<tool_call>{...}</tool_call>``, or ``<function=...>`` inside), Mistral
 (``[TOOL_CALLS]``), Llama 3 (a bare object, perhaps after ``<|python_tag|>``). What cannot be read
 as a call is text, and never lost.
+
+The arguments of a call stream as soon as the tag, or the grammar of a required call, makes it one,
+its name is that of a tool, and its arguments have begun. If it then breaks off or is no JSON after
+all, it is never `done`, and its whole text follows as text.
 """
 
 from __future__ import annotations
@@ -11,45 +15,88 @@ import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _MISTRAL, _PYTHON = "[TOOL_CALLS]", "<|python_tag|>"
 _OPENERS = (_OPEN, _MISTRAL, _PYTHON)
-_FUNCTION = re.compile(r"\s*<function=([^>\s]+)>(.*?)</function>\s*", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+#: Qwen3-Coder's way to write a call.
+_FUNCTION, _END = re.compile(r"\s*<function=([^>\s]+)>"), re.compile(r"\s*</function>\s*")
+_PARAMETER = re.compile(r"\s*<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_VALUE = re.compile(r"\s*<parameter=([^>\s]+)>\n?(.*)", re.DOTALL)
 _NAMED = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")
+#: An object, or the first of a list, up to its arguments.
+_HEAD = re.compile(
+    r'\s*\[?\s*\{\s*"name"\s*:\s*"([^"\\]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
+#: What a call without a tag may begin with.
+_BARE = re.compile(r'[\[{\s]*(\Z|"\w*\Z|"(name|id|type|function|arguments|parameters)")', re.ASCII)
+_TAGS = ("<parameter=", "</function>")
 _BETWEEN = re.compile(r"[\s;,]*")
-_STRING = re.compile(r'"(?:\\.|[^"\\])*("|$)', re.DOTALL)
-_JSON = json.JSONDecoder()
+#: Where JSON may only seem wrong, because it ends in the middle of a word, number or escape.
+_BEGUN = re.compile(r"\s*(-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4})?")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_constant)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call; `arguments` is JSON text. Mistral's templates want ids of nine characters."""
+    """A call, or a part of one: parts with the same `id` follow each other, and the last is `done`.
+
+    `arguments` is JSON text. Mistral's templates want ids of nine characters.
+    """
 
     name: str
     arguments: str
     id: str = field(default_factory=lambda: secrets.token_hex(5)[:9], compare=False)
+    done: bool = True
+
+    def plus(self, part: Call) -> Call:
+        """With the part that follows."""
+        return replace(self, arguments=self.arguments + part.arguments, done=part.done)
+
+
+class _Found(NamedTuple):
+    """What stands where a call may begin: calls and where they end, or whether it `waits` for more.
+
+    `first` is the first call as far as it is certain already.
+    """
+
+    calls: list[Call]
+    end: int
+    waits: bool = False
+    first: Call | None = None
 
 
 class CallReader:
-    """Tells calls from text in a stream; `tools`: name -> schema of the parameters.
+    """Tells calls from text in a stream.
 
-    With `many` off, only the first call is one.
+    Args:
+        tools: name -> schema of the parameters.
+        many: off: only the first call is one.
+        is_sure: whether a grammar holds the model to a call.
+
     """
 
-    def __init__(self, tools: Mapping[str, Mapping[str, Any]], many: bool = True) -> None:
-        self._tools, self._many = tools, many
+    def __init__(
+        self, tools: Mapping[str, Mapping[str, Any]], many: bool = True, is_sure: bool = False
+    ) -> None:
+        self._tools, self._many, self._is_sure = tools, many, is_sure
         self._held = ""
         self._said = self._called = False
         self._fresh = True  # nothing but white space since the start or the last call
+        self._part: Call | None = None  # as far as it was handed out
 
     def feed(self, text: str, ends: bool = False) -> Iterator[str | Call]:
         """Text and calls, in order. What may belong to a call is held back until the text `ends`.
 
-        Text that is joined again, with the calls taken out, is what was said.
+        Text that is joined again, with the calls that are done taken out, is what was said.
         """
         self._held += text
         while self._held:
@@ -61,16 +108,29 @@ class CallReader:
             if place and not (self._fresh and not self._held[:place].strip(self._between)):
                 yield from self._text(place)
                 continue
-            found = self._calls(self._held[place:], ends)
-            if found is None:
+            is_call = self._many or not self._called
+            found = self._found(self._held[place:])
+            if found.waits and not ends:
+                if found.first and found.first.name in self._tools and is_call:
+                    yield from self._grown(found.first)
                 return
-            calls, length = found
-            if not calls or (self._called and not self._many):
-                yield from self._text(place + max(length, 1))
+            if not found.calls or not is_call:
+                self._part = None
+                yield from self._text(place + max(found.end, 1))
                 continue
-            self._held = self._held[place + length :]
+            self._held = self._held[place + found.end :]
             self._called = self._fresh = True
-            yield from calls if self._many else calls[:1]
+            yield from self._grown(found.calls[0])
+            yield from found.calls[1:] if self._many else ()
+            self._part = None
+
+    def _grown(self, call: Call) -> Iterator[Call]:
+        """The part of a call that was not handed out yet."""
+        sent = self._part or replace(call, arguments="", done=False)
+        fresh = call.arguments[len(sent.arguments) :]
+        if fresh or call.done or self._part is None:
+            yield replace(call, arguments=fresh, id=sent.id)
+            self._part = replace(call, id=sent.id)
 
     @property
     def _between(self) -> str | None:
@@ -104,65 +164,109 @@ class CallReader:
             return len(held)
         return kept
 
-    def _calls(self, text: str, ends: bool) -> tuple[list[Call], int] | None:
-        """The calls that `text` begins with, and their length; None: more text is needed."""
+    def _found(self, text: str) -> _Found:
+        """What `text` begins with; without calls, the end is that of what cannot be one."""
         opener = next((each for each in _OPENERS if text.startswith(each)), "")
-        body, waits = text[len(opener) :], not ends
-        if not opener and "}" not in body and waits:
-            return None
-        if opener == _OPEN:
-            calls, length = self._function(body) or self._values(body)
-            rest = body[length:].lstrip() if calls else ""
-            if calls and rest.startswith(_CLOSE):
-                return calls, len(text) - len(rest) + len(_CLOSE)
-            if calls and waits and _CLOSE.startswith(rest):
-                return None
-            waits = waits and _CLOSE not in _STRING.sub("", body)
-        elif opener == _MISTRAL and (named := _NAMED.match(body)):
-            value, length = _value(body, named.end())
-            arguments = value if isinstance(value, dict) else None
-            calls = [] if arguments is None else [Call(named[1], _dumped(arguments))]
+        body, place = text[len(opener) :], len(opener)
+        if opener == _OPEN and (head := _FUNCTION.match(body)):
+            found = self._function(head[1], body, head.end())
+        elif opener == _MISTRAL and (head := _NAMED.match(body)):
+            read = _read(body, head.end())
+            first = self._first(head, body, read)
+            calls = [replace(first, done=True)] if isinstance(read.value, dict) else []
+            found = _Found(calls, read.end, read.waits, first)
         else:
-            calls, length = self._values(body, known=not opener)
-        if calls:
-            return calls, len(opener) + length
-        return None if waits and not self._is_other(opener, body) else ([], len(opener))
+            found = self._values(opener, body)
+        if not found.calls:
+            return found._replace(end=place)
+        rest = body[found.end :].lstrip() if opener == _OPEN else "no tag"
+        if rest.startswith(_CLOSE):
+            return found._replace(end=len(text) - len(rest) + len(_CLOSE))
+        return found._replace(end=place + found.end, waits=_CLOSE.startswith(rest))
 
-    def _is_other(self, opener: str, body: str) -> bool:
-        """Whether it is certain already that no call comes of it."""
-        if opener:
-            return False
-        return _value(body, 0)[1] > 0 or not re.match(r'[\[{\s]*("|$)', body)
+    def _first(self, head: re.Match[str], body: str, read: _Read) -> Call:
+        """A call whose arguments begin behind its `head`, as far as they are certain."""
+        return Call(head[1], body[head.end() : read.certain], done=False)
 
-    def _function(self, body: str) -> tuple[list[Call], int] | None:
-        """Qwen3-Coder's way; a value is JSON unless the tool wants text there."""
-        found = _FUNCTION.match(body)
-        if found is None:
-            return None
-        properties = self._tools.get(found[1], {}).get("properties", {})
-        arguments = {
-            name: text if _is_text(properties, name) else _json_or_text(text)
-            for name, text in _PARAMETER.findall(found[2])
-        }
-        return [Call(found[1], _dumped(arguments))], found.end()
-
-    def _values(self, body: str, known: bool = False) -> tuple[list[Call], int]:
-        """Calls written as an object or a list of them; `known`: only of tools that there are."""
-        value, length = _value(body, 0)
-        values = value if isinstance(value, list) else [value]
+    def _values(self, opener: str, body: str) -> _Found:
+        """Calls written as an object or a list of them; without a tag, of known tools only."""
+        read, first = _read(body, 0), None
+        if (head := _HEAD.match(body)) and (opener or self._is_sure):
+            first = self._first(head, body, _read(body, head.end()))
+        values = read.value if isinstance(read.value, list) else [read.value]
         calls = [call for each in values if (call := _call(each))]
-        if len(calls) < len(values) or (known and any(c.name not in self._tools for c in calls)):
-            return [], 0
-        return calls, length
+        is_bare = not opener and _BARE.match(body) is not None
+        may_be = opener or (is_bare and all(call.name in self._tools for call in calls))
+        if calls and len(calls) == len(values) and may_be:
+            calls[0] = replace(first, done=True) if first else calls[0]
+            return _Found(calls, read.end, False, first)
+        waits = (read.waits and (opener or is_bare)) or _may_be_named(opener, body)
+        return _Found([], 0, bool(waits), first)
+
+    def _function(self, name: str, body: str, place: int) -> _Found:
+        """Qwen3-Coder's way; a value is JSON unless the tool wants text there."""
+        properties, parts = self._tools.get(name, {}).get("properties", {}), list[str]()
+        while found := _PARAMETER.match(body, place):
+            key, value = found[1], found[2]
+            value = value if _is_text(properties, key) else _json_or_text(value)
+            parts.append(f"{_dumped(key)}: {_dumped(value)}")
+            place = found.end()
+        if end := _END.match(body, place):
+            call = Call(name, f"{{{', '.join(parts)}}}")
+            return _Found([call], end.end(), False, replace(call, done=False))
+        opened = _VALUE.match(body, place)
+        if opened and _is_text(properties, opened[1]):
+            begun = _dumped(_without_end(opened[2]))[:-1]
+            parts.append(f"{_dumped(opened[1])}: {begun}")
+        first = Call(name, f"{{{', '.join(parts)}", done=False)
+        return _Found([], 0, opened is not None or _may_be(body[place:], _TAGS), first)
 
 
-def _value(text: str, start: int) -> tuple[Any, int]:
-    """The JSON value there and its end; an end of 0: there is none, or not yet."""
+class _Read(NamedTuple):
+    """A JSON value and its end; an end of 0: there is none, or it `waits` for more text.
+
+    Up to `certain`, more text changes nothing.
+    """
+
+    value: Any
+    end: int
+    certain: int
+    waits: bool = False
+
+
+def _read(text: str, start: int) -> _Read:
     start += len(text[start:]) - len(text[start:].lstrip())
     try:
-        return _JSON.raw_decode(text, start)
+        value, end = _JSON.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        is_string = error.msg.startswith("Unterminated string")
+        waits = is_string or _BEGUN.fullmatch(text, error.pos) is not None
+        return _Read(None, 0, len(text) if is_string else error.pos, waits)
     except (ValueError, RecursionError):
-        return None, 0
+        return _Read(None, 0, start)
+    return _Read(value, end, end)
+
+
+def _may_be(text: str, tags: Sequence[str]) -> bool:
+    """Whether one of the tags, or white space before it, may begin here."""
+    text = text.lstrip()
+    return any(tag.startswith(text) or (text.startswith(tag) and ">" not in text) for tag in tags)
+
+
+def _may_be_named(opener: str, body: str) -> bool:
+    """Whether a tag or a name, for which more text is needed, may begin here."""
+    if not opener:
+        return any(each.startswith(body) for each in _OPENERS)
+    if opener == _MISTRAL:
+        return re.fullmatch(r"\s*[\w.-]+\s*(\[\w*\]?\w*)*\s*", body) is not None
+    return opener == _OPEN and _may_be(body, ["<function="])
+
+
+def _without_end(value: str) -> str:
+    """A value without what may be the end of its parameter."""
+    ends = [end[:k] for end in ("\n</parameter>", "</parameter>") for k in range(len(end), 0, -1)]
+    found = next((end for end in ends if value.endswith(end)), "")
+    return value.removesuffix(found)
 
 
 def _call(value: Any) -> Call | None:
@@ -185,7 +289,7 @@ def _dumped(value: Any) -> str:
 
 def _json_or_text(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return text
 
@@ -193,31 +297,3 @@ def _json_or_text(text: str) -> Any:
 def _is_text(properties: Any, name: str) -> bool:
     schema = properties.get(name) if isinstance(properties, dict) else None
     return isinstance(schema, dict) and schema.get("type") == "string"
-
-
-def call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The JSON schema of a call of one of the `tools`."""
-    choices = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": tool["name"]},
-                "arguments": tool.get("parameters") or {"type": "object"},
-            },
-            "required": ["name", "arguments"],
-        }
-        for tool in tools
-    ]
-    return choices[0] if len(choices) == 1 else {"anyOf": choices}
-
-
-def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
-    """For models whose template knows no tools: what Hermes' template tells them."""
-    lines = "\n".join(_dumped({"type": "function", "function": dict(tool)}) for tool in tools)
-    return (
-        "You may call one or more functions to assist with the user query.\n\nYou are provided "
-        f"with function signatures within <tools></tools> XML tags:\n<tools>\n{lines}\n</tools>\n\n"
-        "For each function call, return a json object with function name and arguments within "
-        f'{_OPEN}{_CLOSE} XML tags:\n{_OPEN}\n{{"name": <function-name>, "arguments": '
-        f"<args-json-object>}}\n{_CLOSE}"
-    )

@@ -45,7 +45,7 @@ class Running:
         self.thread.start()
         assert ready.wait(20)
         self.url = addresses[0]
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Authorization": f"Bearer {key}".encode()} if key else {}
         self.http = httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
     def close(self):
@@ -55,6 +55,17 @@ class Running:
         self.engine.close()
         self.service.close()
         assert not self.thread.is_alive()
+
+    def slowed(self, seconds):
+        """Each pass takes so much longer, until the event that this returns is set."""
+        step, done = self.engine.batcher.step, threading.Event()
+
+        def slowly():
+            done.wait(seconds)
+            return step()
+
+        self.engine.batcher.step = slowly
+        return done
 
     def chat(self, text="hello", **body):
         messages = [{"role": "user", "content": text}]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dspark_gguf.serve.metrics import Metrics
+
 openai = pytest.importorskip("openai")
 
 
@@ -81,6 +83,11 @@ def test_metrics_count_what_was_done(server):
     assert value("vllm:spec_decode_num_draft_tokens_total ") == drafted
     assert value('llamacpp:spec_decode_num_accepted_tokens_per_pos{position="0"}') > 0
     assert value("llamacpp:requests_processing ") == 0
+
+
+def test_large_counts_are_exact():
+    metrics = Metrics(prompt_tokens=123_456_789)
+    assert "\nllamacpp:prompt_tokens_total 123456789\n" in metrics.text(0, 0)
 
 
 def test_embeddings_are_not_of_a_pair(server):

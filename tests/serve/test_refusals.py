@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from dspark_gguf.errors import ResourceError
+from dspark_gguf.serve.bodies import ChatBody, CompletionBody
+from dspark_gguf.serve.streams import Streamed
 from tests.serve.running import running
 
 
@@ -76,6 +82,19 @@ def test_a_body_that_is_too_large_is_413(server):
 
     kind = {"content-type": "application/json"}
     refused(server.http.post("/tokenize", content=pieces(), headers=kind), 413)
+    refused(server.http.post("/v1/responses", json={"input": [{}] * 300_000}), 413)
+
+
+def test_a_body_is_refused_at_its_first_fault():
+    """To find and list a million of them took minutes, in which nobody was answered."""
+    for body, fields in (
+        (CompletionBody, {"prompt": [{}] * 1000}), (ChatBody, {"messages": [1] * 1000}),
+        (ChatBody, {"messages": [{"role": "user", "content": [1] * 1000}]}),
+        (CompletionBody, {"logit_bias": {str(k): "x" for k in range(2000)}}),
+    ):  # fmt: skip
+        with pytest.raises(ValidationError) as refusal:
+            body(**fields)
+        assert refusal.value.error_count() < 8
 
 
 def test_unknown_routes_are_404_in_the_same_shape(server):
@@ -94,6 +113,12 @@ def test_a_key_is_asked_for(tiny_pair):
         plain.close()
 
 
+def test_a_key_may_have_any_characters(tiny_pair):
+    with running(tiny_pair, key="clé") as server:
+        for headers in ({"Authorization": "Bearer clé".encode()}, {"x-api-key": "clé".encode()}):
+            assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 200
+
+
 def long(server, stream=True, **body):
     """A request that goes on until somebody ends it."""
     messages = [{"role": "user", "content": "hello"}]
@@ -103,7 +128,8 @@ def long(server, stream=True, **body):
 
 def test_a_client_that_leaves_a_stream_ends_the_answer(server):
     with long(server) as answer:
-        next(answer.iter_lines())
+        first = next(answer.iter_lines())
+        assert first.startswith("data: {"), first
         server.until(lambda: server.engine.running == 1)
     before = server.engine.metrics.answers.get("cancelled", 0)
     server.until(lambda: server.engine.metrics.answers.get("cancelled", 0) > before or
@@ -111,36 +137,47 @@ def test_a_client_that_leaves_a_stream_ends_the_answer(server):
     server.until(server.is_idle)
 
 
+def test_a_client_that_leaves_before_the_first_event_ends_the_answer():
+    class Answers:
+        has_left = False
+
+        def leave(self):
+            self.has_left = True
+
+    async def events():
+        yield "data: never\n\n"
+
+    async def left(message=None):
+        if message is None:
+            return {"type": "http.disconnect"}
+        return await asyncio.sleep(10)
+
+    async def try_it():
+        scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+        with suppress(ClientDisconnect):
+            await asyncio.wait_for(Streamed(answers, events())(scope, left, left), 5)
+
+    answers = Answers()
+    asyncio.run(try_it())
+    assert answers.has_left
+
+
 def test_a_client_that_leaves_before_a_plain_answer_ends_it(tiny_pair):
     with running(tiny_pair, n_ctx=1024) as server:
-        slow = threading.Event()
-        step = server.engine.batcher.step
-
-        def one_by_one():
-            slow.wait(0.05)
-            return step()
-
-        server.engine.batcher.step = one_by_one
+        done = server.slowed(0.05)
         with pytest.raises(httpx.ReadTimeout):
             server.http.post(
                 "/v1/chat/completions", timeout=0.5,
                 json={"messages": [{"role": "user", "content": "hello"}]},
             )  # fmt: skip
         server.until(server.is_idle, 5)
-        slow.set()
+        done.set()
         assert server.engine.metrics.answers == {"cancelled": 1}
 
 
 def test_a_full_queue_is_429_and_who_leaves_the_queue_harms_nobody(tiny_pair):
     with running(tiny_pair, parallel=1, queue=1) as server:
-        go = threading.Event()
-        step = server.engine.batcher.step
-
-        def held():
-            go.wait(0.02)
-            return step()
-
-        server.engine.batcher.step = held
+        done = server.slowed(0.02)
         with long(server) as first:
             lines = first.iter_lines()
             next(lines)
@@ -152,7 +189,7 @@ def test_a_full_queue_is_429_and_who_leaves_the_queue_harms_nobody(tiny_pair):
                 assert next(second.iter_lines())
             server.until(lambda: server.engine.waiting == 0)
             assert server.engine.running == 1
-            go.set()
+            done.set()
             assert "[DONE]" in "".join(lines)
         assert server.chat(max_tokens=1).status_code == 200
 
@@ -203,13 +240,7 @@ def test_an_engine_that_has_ended_says_so_and_keeps_nobody_waiting(tiny_pair):
 def test_a_signal_lets_answers_finish_and_ends_long_ones_with_a_reason(tiny_pair, monkeypatch):
     monkeypatch.setattr("dspark_gguf.serve.app.GRACE", 0.3)
     with running(tiny_pair, n_ctx=1024) as server:
-        step, wait = server.engine.batcher.step, threading.Event()
-
-        def slowly():
-            wait.wait(0.02)
-            return step()
-
-        server.engine.batcher.step = slowly
+        server.slowed(0.02)
 
         def text(most):
             with long(server, max_tokens=most) as answer:

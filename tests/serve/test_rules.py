@@ -71,10 +71,16 @@ def test_rule_1_deltas_of_tool_calls(says):
     whole = server.chat(tools=TOOLS).json()["choices"][0]
     chunks, _ = stream(server, tools=TOOLS)
     found = [call for delta in deltas(chunks) for call in delta.get("tool_calls", ())]
-    assert [call["index"] for call in found] == [0, 1]
-    assert len({call["id"] for call in found}) == 2
+    assert [call["index"] for call in found if "id" in call] == [0, 1]
+    assert len({call["id"] for call in found if "id" in call}) == 2
     assert all("null" not in json.dumps(delta) for delta in deltas(chunks))
-    streamed = [call["function"] for call in found]
+    streamed = [call["function"] for call in found if "id" in call]
+    for call in found:
+        if "id" not in call:
+            assert set(call) == {"index", "function"}
+            assert set(call["function"]) == {"arguments"}
+            streamed[call["index"]]["arguments"] += call["function"]["arguments"]
+    assert len(found) > 2, "the arguments come in pieces"
     assert streamed == [call["function"] for call in whole["message"]["tool_calls"]]
     assert [json.loads(each["arguments"]) for each in streamed] == [{"a": 1}, {"a": 22}]
     finishes = [c["choices"][0]["finish_reason"] for c in chunks]
@@ -87,6 +93,37 @@ def test_rule_2_what_is_no_call_is_text(says):
     server = says(text)
     assert server.chat(tools=TOOLS).json()["choices"][0]["message"]["content"] == text
     assert "".join(d.get("content", "") for d in deltas(stream(server, tools=TOOLS)[0])) == text
+
+
+def test_a_call_that_breaks_off_is_text_and_its_parts_were_never_done(says):
+    server = says('<tool_call>{"name": "add", "arguments": {"a": 1, oops}}</tool_call>')
+    whole = server.chat(tools=TOOLS).json()["choices"][0]
+    assert "tool_calls" not in whole["message"]
+    chunks, _ = stream(server, tools=TOOLS)
+    text = "".join(delta.get("content", "") for delta in deltas(chunks))
+    assert text == whole["message"]["content"]
+    assert text.startswith("<tool_call>")
+    assert whole["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    function = TOOLS[0]["function"]
+    tool = {"name": "add", "input_schema": function["parameters"]}
+    body = {"messages": USER, "tools": [tool], "max_tokens": 200}
+    [block] = server.http.post("/v1/messages", json=body).json()["content"]
+    assert block == {"type": "text", "text": text}
+    body = {"input": "hello", "tools": [{"type": "function", **function}], "stream": True}
+    lines = server.http.post("/v1/responses", json=body).text.splitlines()
+    last = json.loads(lines[-2].removeprefix("data: "))["response"]
+    assert [item["type"] for item in last["output"]] == ["message"]
+    assert last["output"][0]["content"][0]["text"] == text
+
+
+def test_half_a_character_in_arguments_is_no_error(says):
+    server = says('{"name": "add", "arguments": {"a": "\\ud83d"}}')
+    [call] = server.chat(tools=TOOLS).json()["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"a": "\ud83d"}
+    tool = {"name": "add", "input_schema": TOOLS[0]["function"]["parameters"]}
+    body = {"messages": USER, "tools": [tool], "max_tokens": 200}
+    answer = server.http.post("/v1/messages", json=body)
+    assert answer.status_code == 200
 
 
 def test_rule_3_usage_id_and_model(says):
@@ -153,15 +190,7 @@ def test_rule_7_cancelling():
 def test_rule_8_comments_against_silence(tiny_pair, monkeypatch):
     monkeypatch.setattr(streams, "SILENCE", 0.05)
     with running(tiny_pair) as server:
-        from threading import Event
-
-        step = server.engine.batcher.step
-
-        def slowly():
-            Event().wait(0.3)
-            return step()
-
-        server.engine.batcher.step = slowly
+        server.slowed(0.3)
         _, comments = stream(server, max_tokens=2)
         assert len(comments) >= 3
 
@@ -199,11 +228,19 @@ def test_rule_12_no_cors_and_both_kinds_of_keys(server, tiny_pair):
     )
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert server.url.startswith("http://127.0.0.1:")
+    for host in ("localhost:8080", "[::1]:80", "127.0.0.1", "host.docker.internal:8080"):
+        assert server.http.get("/v1/models", headers={"Host": host}).status_code == 200
+    for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil"):
+        assert server.http.get("/v1/models", headers={"Host": host}).status_code == 403, (
+            "a name of another site that leads here makes its pages ours"
+        )
     with running(tiny_pair, key="k") as locked:
         for headers in ({"Authorization": "Bearer k"}, {"x-api-key": "k"}):
             found = httpx.get(f"{locked.url}/v1/models", headers=headers)
             assert found.status_code == 200
         assert httpx.get(f"{locked.url}/v1/models").status_code == 401
+        named = {"Host": "models.example", "x-api-key": "k"}
+        assert httpx.get(f"{locked.url}/v1/models", headers=named).status_code == 200
 
 
 def test_rule_13_logprobs_with_drafts(server):
@@ -276,3 +313,7 @@ def test_a_template_gets_tools_and_arguments_as_it_reads_them(tmp_path):
         assert text.startswith("<|im_start|>system\nYou may call")
         assert '"name": "add"' in text
         assert "<tool_response>\n2\n</tool_response>" in text
+        two = [{"role": "system", "content": "one"}, {"role": "developer", "content": "two"}]
+        text = prompt(server, ChatBody(messages=[*two, *USER]))
+        assert text.count("<|im_start|>system") == 1, "many templates take no second one"
+        assert "one\n\ntwo" in text

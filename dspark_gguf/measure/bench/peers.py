@@ -209,12 +209,15 @@ def _model_words(pair: Pair, room: int) -> list[str]:
 
 
 @contextmanager
-def serving(program: str, words: Sequence[str]) -> Iterator[str]:
-    """A server on a free port, in a session of its own, so that Ctrl-C does not reach it."""
+def serving(program: str, words: Sequence[str], slots: int = 1) -> Iterator[str]:
+    """A server on a free port, in a session of its own, so that Ctrl-C does not reach it.
+
+    It answers as many requests at once as it has `slots`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [program, *words, "--host", "127.0.0.1", "--port", str(port), "-np", "1"]
+    command = [program, *words, "--host", "127.0.0.1", "--port", str(port), "-np", str(slots)]
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(

@@ -1,0 +1,84 @@
+"""How close the draws were where answers of a server part from those that were given alone."""
+
+from __future__ import annotations
+
+from dspark_gguf import Decoder, Pair, Speculation, load_pair
+from dspark_gguf.config import Settings
+from dspark_gguf.dist import Dist
+from dspark_gguf.measure.check import NEAR_TIE, WitnessSampler
+from dspark_gguf.noise import GumbelDraw, Noise
+from dspark_gguf.serve.asked import Desk
+from dspark_gguf.serve.bodies import ChatBody, CompletionBody
+from dspark_gguf.serve.messages import MessagesBody
+from dspark_gguf.serve.responses import ResponsesBody
+from dspark_gguf.serve.turns import Turn
+
+
+def near_ties(
+    model: str, made: list, alone: list[list[str]], different: list[tuple[int, list[str]]]
+) -> int:
+    """Decodes what differs again, and says how close each draw was; how many were not."""
+    wrong, known = 0, {}
+    with load_pair(model) as pair:
+        for k, said in different:
+            body = made[k][1]
+            if k not in known:
+                known[k] = [margins(pair, turn) for turn in _turns(pair, *made[k])]
+            echo = len(body["prompt"]) if body.get("echo") else 0
+            for mine, theirs, (plain, ends, gaps) in zip(said, alone[k], known[k], strict=True):
+                gap, first = 0.0, 0
+                if mine != theirs and "tools" in body:  # the arguments are not all that was said
+                    gap = min(gaps)
+                elif mine != theirs:
+                    # The one given alone had drafts, and may have parted from plain decoding too.
+                    for text in {mine[echo:], theirs[echo:]} - {plain}:
+                        place = _parted(text, plain)
+                        first = next((n for n, end in enumerate(ends) if end > place), -1)
+                        # At the end of a token, a longer one may have begun with it.
+                        least = max(0, first - 2) if place in ends else first
+                        gap = max(gap, min(gaps[least : first + 1] or gaps[-1:]))
+                wrong += gap > NEAR_TIE
+                print(f"request {k}, token {first} of {len(ends)}: {gap:.3f} apart", flush=True)
+    return wrong
+
+
+def _turns(pair: Pair, path: str, body: dict) -> list[Turn]:
+    kinds = {"chat/completions": ChatBody, "completions": CompletionBody,
+             "messages": MessagesBody, "responses": ResponsesBody}  # fmt: skip
+    asked = kinds[path.removeprefix("/v1/")](**body).asked()
+    asked.prompt = body.get("prompt", "")
+    return [turn for turn, _ in Desk(pair, Settings()).turns(asked)]
+
+
+def margins(pair: Pair, turn: Turn) -> tuple[str, list[int], list[float]]:
+    """The plain answer, its characters up to the end of each token, and by how much that won.
+
+    That is in nats, or without sampling in logits.
+    """
+    decoder = Decoder.for_pair(pair, turn.sampling, Speculation(mode="off"))
+    decoder.sampler = witness = WitnessSampler(turn.sampling, pair.vocabulary.end_tokens)
+    gaps: list[float] = []
+
+    class Draw(GumbelDraw):
+        def scored(self, dist: Dist) -> tuple[int, float]:
+            token, gap = super().scored(dist)
+            gaps.append(gap)
+            return token, gap
+
+    class Noted(Noise):
+        def at(self, position: int) -> Draw:
+            return Draw(super().at(position).key)
+
+    tokens, ends = [], []
+    draws = Noted(turn.draws.key)
+    for round in decoder.generate(turn.prompt, turn.limits, draws):
+        tokens += round.tokens
+        ends.append(len(pair.vocabulary.detokenize(tokens)))
+    greedy = turn.sampling.temperature == 0
+    text = pair.vocabulary.detokenize(tokens)
+    return text, ends, (witness.margins if greedy else gaps)[: len(ends)]
+
+
+def _parted(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
