@@ -14,7 +14,7 @@ import numpy as np
 
 from dspark_gguf.catalog.demo import Progress
 from dspark_gguf.catalog.found import drafts_inside, names_of, neighbours
-from dspark_gguf.catalog.listing import as_table, quote
+from dspark_gguf.catalog.listing import quote
 from dspark_gguf.catalog.local import local_files
 from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair, pairs_for
 from dspark_gguf.catalog.resolve import find_local
@@ -31,6 +31,7 @@ from dspark_gguf.naming import family_of, is_sidecar
 from dspark_gguf.paths import cache_path, caching, require_space, size_on_disk
 from dspark_gguf.schedule.expected import USUAL_AGREEMENT, is_hopeless
 from dspark_gguf.speedup import Speedup, expected, speedup_here
+from dspark_gguf.visible import visible
 
 #: A quantization of the target is offered as a draft if its share of the size is below this.
 _SMALLER = 0.9
@@ -207,7 +208,7 @@ def suggestions(
             else:
                 found.append(replace(draft, speedup=speedup))
                 if draft.kind == "plain":
-                    over.append(own.draft_seconds[0] / _step(draft, costs, size))
+                    over.append(own.draft_seconds[0] / _step(draft, own, size))
     done = {each.draft for each in found}
     found += [_estimated(each, costs, size, max(over)) for each in drafts if each.draft not in done]
     return sorted(found, key=_rank)
@@ -262,27 +263,20 @@ def as_text(target: str, found: Sequence[Candidate]) -> str:
             f"no draft for {target} in the list or on this machine. Without one, what the "
             "conversation already said is still copied where that pays."
         )
-    table = as_table(
-        ("draft", "GB", "from", "times plain decoding", ""),
-        (
-            (
-                each.draft,
-                "?" if each.size is None else f"{each.size / 1e9:.2f}",
-                each.origin,
-                each.speedup.figures if each.speedup else "-",
-                each.speedup.basis if each.speedup else each.problem,
-            )
-            for each in found
-        ),
-    )
+    table = f"drafts for {target}, with the speed to expect in times plain decoding:"
+    for each in found:
+        size = "? GB" if each.size is None else f"{each.size / 1e9:.2f} GB"
+        known = each.speedup
+        said = f"{known.figures} ({known.basis})" if known else each.problem
+        table += f"\n\n  {visible(each.draft)}\n    {said}; {size}, {visible(each.origin)}"
     usual = ", ".join(
         f"{low:.0%}-{high:.0%} on {kind}" for kind, (low, high) in USUAL_AGREEMENT.items()
     )
     return (
         f"{table}\n\n{_advice(target, found)}\n\n"
-        "measured: half of the answers were within the range. expected: from what passes cost\n"
-        "here (--no-learn measures again); estimated: from the sizes of both files; both if\n"
-        f"guesses behind right ones are right as often as usual: {usual}"
+        "measured: half of the answers were in the range. expected: from what passes\n"
+        "cost here (--no-learn measures again). estimated: from the sizes of the files.\n"
+        f"Both if guesses are as good as usual: {usual} are right."
     )
 
 

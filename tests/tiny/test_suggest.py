@@ -132,7 +132,7 @@ def test_what_to_do_next(best, advice):
     kinds = {"code": (1.4, 2.1), "chat": (1.0, 1.2)}
     pays = replace(best, speedup=Speedup("expected", 1.4, 1.0, 2.1, kinds=kinds))
     text = as_text("t", [pays])
-    assert "code 1.4-2.1x, chat 1.0-1.2x" in text
+    assert "code 1.4-2.1x, chat 1.0-1.2x (expected)" in text
     assert advice in text
     not_paying = replace(best, speedup=Speedup("measured", 1.0, 1.0, 1.04))
     assert "none of them pays" in as_text("t", [not_paying])

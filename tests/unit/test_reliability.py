@@ -81,7 +81,7 @@ def test_measured_on_texts_it_was_not_fitted_to(tmp_path):
     assert result.exit_code == 0, result.output
     assert "Brier" in result.stdout
     drawn = ElementTree.parse(tmp_path / "d.svg").getroot()
-    assert {"before", "after", "predicted", "survived"} <= set(drawn.itertext())
+    assert {"before", "after", "predicted", "accepted"} <= set(drawn.itertext())
     assert "var(" not in (tmp_path / "d.svg").read_text("utf-8")  # few programs know variables
     for name in ("d.png", "d.txt", "d"):
         refused = CliRunner().invoke(main, [*words, "--plot", name])
