@@ -192,3 +192,17 @@ def test_after_an_edit_far_back_no_pair_is_stale(files, name):
             rows = draft.propose(tokens[-1], 3).rows
             found = np.stack([rows[k].copy() for k in range(3)])
             np.testing.assert_allclose(found, fresh_rows(files, ANY[name], tokens, 3), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["hy_v3, copy", "mimo2, 3 heads, copy"])
+def test_it_follows_while_another_decoder_answers(files, name):
+    """Plain answers after an edit: what it reads meanwhile is what the target reads."""
+    with open_pair(files, ANY[name], n_ctx=1024) as pair:
+        on, off = (Decoder.for_pair(pair, GREEDY, how) for how in (drafting(3), PLAIN))
+        tokens = [*PROMPT, *on.answer(PROMPT, Limits(max_tokens=30)).tokens]
+        draft, target = pair.draft_cache(), pair.target_cache
+        draft.propose(tokens[-1], 2)
+        edited = [*tokens[:-1], 70, *CYCLE]  # the newest token, whose pair was read, is another one
+        off.answer(edited, Limits(max_tokens=400))
+        assert draft.length > len(edited)
+        assert draft.tokens == target.tokens[: draft.length]
