@@ -4,7 +4,8 @@
 is that layer again, and reads the token alone: it is right only while its cache holds every token,
 each at its place. *cycle*: no layer adds anything, so that a token has one successor. The head
 reads the state alone and moves it one token on: it is right only with the state of the token
-before, its own where the target's is not there yet. *random*: wrong.
+before, its own where the target's is not there yet. Of several, each rolls the state by one more
+place: it is right only with what the head before it made. *random*: wrong.
 """
 
 from __future__ import annotations
@@ -207,12 +208,16 @@ def blocks_of(made):
     blocks = [recurrent_layer(draw, made) for _ in range(made.trunk - 1)]
     blocks.append(attention_layer(draw, made, adds))
     eye, none = np.eye(WIDTH, dtype=np.float32), np.zeros((WIDTH, WIDTH), dtype=np.float32)
-    for _ in range(made.heads):
+    for k in range(made.heads):
         if made.how == "random":
             block, mixed = attention_layer(draw, made, adds), draw(WIDTH, 2 * WIDTH)
         else:
-            parts = (eye, none) if made.how == "copy" else (none, mover(made.steps))
+            before, after = (np.roll(eye, n * (made.heads > 1), axis=0) for n in (k, k + 1))
+            moved = after @ mover(made.steps) @ before.T
+            parts = (eye, none) if made.how == "copy" else (none, moved)
             block, mixed = dict(blocks[made.trunk - 1]), np.concatenate(parts, axis=1)
+            if made.how == "cycle" and made.heads > 1:
+                block["nextn.shared_head_head.weight"] = cycle_output() @ after.T
         block["nextn.eh_proj.weight"] = mixed
         for name in ("enorm", "hnorm", "shared_head_norm"):
             block[f"nextn.{name}.weight"] = ONES

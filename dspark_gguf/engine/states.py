@@ -179,10 +179,12 @@ class StateCache(Follower):
             self._states[held : held + part] = rows[done : done + part]
             self._said += self._target.tokens[start + done : start + done + part]
             done += part
-        if take > _LONG or self.seen == self._end:
-            self._kept[self.seen - 1] = rows[take - 1].copy()
-            while len(self._kept) > _KEPT:
-                del self._kept[min(self._kept)]
+        # Where reading may begin again: at the end of the prompt, and of long passes.
+        for row in {self._end - 1 - start, take - 1 if take > _LONG else -1}:
+            if 0 <= row < take:
+                self._kept[start + row] = rows[row].copy()
+        while len(self._kept) > _KEPT:
+            del self._kept[min(self._kept)]
 
     def _states_before(self, start: int, stop: int) -> Floats:
         """What goes with the tokens from `start` to `stop`: the state before each."""

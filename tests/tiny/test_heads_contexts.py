@@ -4,6 +4,7 @@ small contexts, interrupts, a shifted context.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from dspark_gguf import Decoder, Limits, Speculation
@@ -14,13 +15,16 @@ from dspark_gguf.schedule import Fixed
 from tests.fakes import rows_of
 from tests.tiny.test_heads import (
     ANY,
+    CLOSE,
     EXACT,
     GREEDY,
     PLAIN,
     PROMPT,
     RIGHT,
+    VARIED,
     drafting,
     files,
+    fresh_rows,
     open_pair,
     plain_and,
 )
@@ -49,16 +53,23 @@ def test_a_long_prompt_in_many_passes(files, name):
      "eagle3 of a hybrid", "assistant"],
 )  # fmt: skip
 def test_an_edit_costs_few_tokens(files, name):
-    """The same question again: at most one token of the prompt is read twice, where the target can
-    take back single tokens; a hybrid goes back to the end of the prompt, where a state was kept.
+    """The same question again, and one that goes on from the middle of a long answer: at most one
+    token is read twice, where the target can take back single tokens.
     """
-    with open_pair(files, ANY[name]) as pair:
+    prompt = [*CYCLE, *PROMPT]
+    with open_pair(files, ANY[name], n_ctx=1024) as pair:
         decoder = Decoder.for_pair(pair, GREEDY, drafting(3))
-        first = decoder.answer(PROMPT, Limits(max_tokens=100))
-        again = decoder.answer(PROMPT, Limits(max_tokens=100))
+        first = decoder.answer(prompt, Limits(max_tokens=450))  # more states than are kept
+        again = decoder.answer(prompt, Limits(max_tokens=450))
         assert again.tokens == first.tokens
         assert again.tally.drafted == again.tally.accepted > 0
-        assert again.cached_tokens >= len(PROMPT) - 2
+        # The state at the end of the prompt was kept: no token is read twice.
+        assert again.cached_tokens == len(prompt) - (2 if name == "assistant" else 1)
+        if pair.target_cache.rollback == "removal":
+            edited = [*prompt, *first.tokens[:50], 70, *PROMPT]
+            answer = decoder.answer(edited, Limits(max_tokens=40))
+            assert answer.tally.drafted == answer.tally.accepted > 0
+            assert answer.cached_tokens >= len(prompt) + 50 - 1
 
 
 def test_beyond_the_drafts_context(files):
@@ -165,3 +176,33 @@ def test_when_the_context_is_shifted(files, name):
         assert said[0] == said[1]
         assert len(said[0]) == 120
         assert drafted > 30
+
+
+@pytest.mark.parametrize("name", ["random", "random hybrid", "random, 3 heads", "random eagle3"])
+def test_after_an_edit_far_back_no_pair_is_stale(files, name):
+    """What the draft says after it is what one says that has read nothing else."""
+    prompt = [*CYCLE, *PROMPT]
+    with open_pair(files, ANY[name], n_ctx=1024) as pair:
+        decoder, draft = Decoder.for_pair(pair, VARIED, drafting(3)), pair.draft_cache()
+        tokens = [*prompt, *decoder.answer(prompt, Limits(max_tokens=400)).tokens]
+        for edited in (prompt, [*prompt, 70, 71, 72], [*tokens[:40], 80, 81]):
+            answer = decoder.answer(edited, Limits(max_tokens=9))
+            tokens = [*edited, *answer.tokens]
+            assert answer.tally.drafted > 0
+            rows = draft.propose(tokens[-1], 3).rows
+            found = np.stack([rows[k].copy() for k in range(3)])
+            np.testing.assert_allclose(found, fresh_rows(files, ANY[name], tokens, 3), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["hy_v3, copy", "mimo2, 3 heads, copy"])
+def test_it_follows_while_another_decoder_answers(files, name):
+    """Plain answers after an edit: what it reads meanwhile is what the target reads."""
+    with open_pair(files, ANY[name], n_ctx=1024) as pair:
+        on, off = (Decoder.for_pair(pair, GREEDY, how) for how in (drafting(3), PLAIN))
+        tokens = [*PROMPT, *on.answer(PROMPT, Limits(max_tokens=30)).tokens]
+        draft, target = pair.draft_cache(), pair.target_cache
+        draft.propose(tokens[-1], 2)
+        edited = [*tokens[:-1], 70, *CYCLE]  # the newest token, whose pair was read, is another one
+        off.answer(edited, Limits(max_tokens=400))
+        assert draft.length > len(edited)
+        assert draft.tokens == target.tokens[: draft.length]
