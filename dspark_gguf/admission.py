@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dspark_gguf.config import Limits, Sampling, Speculation
-from dspark_gguf.decoder import Generation
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.errors import DSparkError
+from dspark_gguf.generation import Generation
 from dspark_gguf.noise import Draws
 from dspark_gguf.places import Place, Places
 from dspark_gguf.records import Round

@@ -16,13 +16,14 @@ import numpy as np
 from dspark_gguf.admission import Admission, Request
 from dspark_gguf.config import MOST_ROWS, Limits, Sampling, Speculation
 from dspark_gguf.cost import Costs, seconds_at
-from dspark_gguf.decoder import Decoder, Generation, require_room
+from dspark_gguf.decoder import Decoder, require_room
 from dspark_gguf.ending import Ending
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.engine.sequence import decode_together
 from dspark_gguf.engine.template import Prompt
 from dspark_gguf.errors import CacheFullError, Cancelled, DSparkError
+from dspark_gguf.generation import Generation
 from dspark_gguf.learned import Learned
 from dspark_gguf.noise import Draws, Noise
 from dspark_gguf.places import Place

@@ -6,29 +6,22 @@ where it has the setting. ``Settings`` is the whole; Python code can use the par
 
 from __future__ import annotations
 
-import re
-import sys
-from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic import ValidationInfo as Info
+from pydantic import Field, field_validator, model_validator
+
+from dspark_gguf.model_options import DraftOptions as DraftOptions
+from dspark_gguf.model_options import ModelOptions as ModelOptions
+from dspark_gguf.settings_part import Part
 
 #: Most draft tokens of a round; the engine reserves rows for one more.
 MAX_DRAFT = 64
 #: Most rows of a pass that several conversations share.
 MOST_ROWS = 128
 
-CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 #: Logits are float32: a much larger bias would erase them.
 Bias = Annotated[float, Field(ge=-1e9, le=1e9)]
-#: Field and old value -> its name now; the old one works until the next version.
-RENAMED: dict[tuple[str | None, str], str] = {
-    ("acceptance", "ratio"): "rejection",
-    ("acceptance", "auto"): "match",
-}
-
 #: Spellings on the command line of a field that has others than its name.
 SPELLINGS = {
     "model": "-m --model", "draft": "-d --draft -md --model-draft", "system": "-sys --system",
@@ -45,139 +38,7 @@ SPELLINGS = {
 }  # fmt: skip
 
 
-def current_value(field: str | None, value: Any) -> Any:
-    """`value`, under its present name where it was renamed; stderr says so, once."""
-    new = RENAMED.get((field, value)) if isinstance(value, str) else None
-    if new:
-        _say_renamed(f"{field} {value} is now called {new}")
-    return new or value
-
-
-@cache
-def _say_renamed(line: str) -> None:
-    sys.stderr.write(line + "\n")
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _under_its_present_name(cls, value: Any, info: Info) -> Any:
-        return current_value(info.field_name, value)
-
-
-class ModelOptions(_Part):
-    """How llama.cpp loads one model and its context."""
-
-    n_gpu_layers: Annotated[int, Field(ge=-1)] | Literal["all", "none"] | None = None
-    """Layers on the GPU: a number, all (or -1) or none. Default: all, if this build can use it."""
-    n_ctx: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Context size in tokens; 0: 8192, or the training length if that is less."""
-    n_batch: int = Field(default=512, ge=1, le=2**20)
-    """Prompt tokens in one call of llama.cpp."""
-    n_ubatch: int = Field(default=512, ge=1, le=2**20)
-    """Tokens computed at once; the compute buffer grows with it."""
-    threads: int = Field(default=0, ge=0, le=512)
-    """CPU threads for generating; 0: one per physical core."""
-    threads_batch: int = Field(default=0, ge=0, le=512)
-    """CPU threads for reading prompts; 0: as for generating."""
-    flash_attn: Literal["auto", "on", "off"] = "auto"
-    """Flash attention."""
-    cache_type_k: CacheType = "f16"
-    """Type of the keys in the KV cache."""
-    cache_type_v: CacheType = "f16"
-    """Type of the values in the KV cache; a quantized one needs flash attention."""
-    swa_full: bool = True
-    """Keep every token in sliding-window layers. Off: less memory, but editing an earlier turn
-    makes the model read more of the conversation again."""
-    mmap: bool = True
-    """Map the file into memory instead of reading it."""
-    mlock: bool = False
-    """Lock the weights in memory."""
-    extra_buffers: Literal["auto", "on", "off"] = "auto"
-    """Repack weights for faster code, such as AMX; auto: if a trial on this machine went well."""
-    kv_offload: bool = True
-    """Keep the KV cache of layers on the GPU there too."""
-    split_mode: Literal["layer", "row", "none"] = "layer"
-    """How to split the model over several GPUs."""
-    main_gpu: int = Field(default=0, ge=0)
-    """The GPU to use in split mode none."""
-    tensor_split: tuple[float, ...] = ()
-    """Share of the model for each GPU, such as 3,1."""
-    devices: tuple[str, ...] = ()
-    """Devices to use, such as CUDA0,CUDA1. Default: all."""
-    n_cpu_moe: Annotated[int, Field(ge=0)] | Literal["all"] = 0
-    """Layers, counted from the first, whose experts stay in main memory: a number, or all."""
-    override_tensor: tuple[str, ...] = ()
-    """Where tensors go whose name fits a regular expression, such as exps=CPU."""
-    rpc: tuple[str, ...] = ()
-    """llama.cpp's RPC servers to compute on too, such as 10.0.0.2:50052; in trusted networks only.
-    Their devices are RPC0, RPC1 and so on."""
-    rope_scaling: Literal["none", "linear", "yarn", "longrope"] | None = None
-    """How to scale RoPE. Default: as the model says."""
-    rope_freq_base: float = Field(default=0.0, ge=0)
-    """Base frequency of RoPE; 0: the model's."""
-    rope_freq_scale: float = Field(default=0.0, ge=0)
-    """Frequency scale of RoPE; 0: the model's."""
-    yarn_orig_ctx: int = Field(default=0, ge=0)
-    """YaRN: the training length; 0: the model's."""
-    yarn_ext_factor: float = -1.0
-    """YaRN: extrapolation mix; -1: the model's."""
-    yarn_attn_factor: float = -1.0
-    """YaRN: attention magnitude; -1: the model's."""
-    yarn_beta_fast: float = -1.0
-    """YaRN: low correction; -1: the model's."""
-    yarn_beta_slow: float = -1.0
-    """YaRN: high correction; -1: the model's."""
-
-    @field_validator("n_gpu_layers", mode="before")
-    @classmethod
-    def _layers(cls, value: Any) -> Any:
-        if isinstance(value, str) and not re.fullmatch(r"all|none|-?\d+", value.strip()):
-            raise ValueError("all, none or a number")
-        return value
-
-    @field_validator("n_cpu_moe", mode="before")
-    @classmethod
-    def _experts(cls, value: Any) -> Any:
-        if isinstance(value, str) and not re.fullmatch(r"all|\d+", value.strip()):
-            raise ValueError("all or a number")
-        return value
-
-    @field_validator("override_tensor")
-    @classmethod
-    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for one in value:
-            pattern, _, place = one.rpartition("=")
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"a regular expression ({pattern}: {error})") from None
-            if not (pattern and place):
-                raise ValueError("PATTERN=PLACE")
-        return value
-
-    @field_validator("tensor_split")
-    @classmethod
-    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(share < 0 for share in value) or (value and not sum(value)):
-            raise ValueError("shares of 0 or more, at least one of them above 0")
-        return value
-
-
-class DraftOptions(ModelOptions):
-    """The same for the draft, with smaller buffers."""
-
-    n_ctx: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Context size in tokens; 0: the target's, or the training length if that is less."""
-    n_batch: int = Field(default=256, ge=1, le=2**20)
-    n_ubatch: int = Field(default=256, ge=1, le=2**20)
-
-
-class Sampling(_Part):
+class Sampling(Part):
     """How a token is drawn from the target's logits; llama.cpp's names, order and defaults.
 
     The order: logit bias, penalties, top-k, typical, top-p, min-p, temperature.
@@ -219,7 +80,7 @@ class Sampling(_Part):
         return self
 
 
-class Limits(_Part):
+class Limits(Part):
     """Where an answer ends."""
 
     max_tokens: int | None = Field(default=None, ge=0)
@@ -240,7 +101,7 @@ class Limits(_Part):
         return value
 
 
-class Speculation(_Part):
+class Speculation(Part):
     """When to draft, how much, and which draft tokens to accept."""
 
     mode: Literal["on", "off", "auto"] = "auto"
@@ -309,7 +170,7 @@ class Speculation(_Part):
         return 0.6 if self.draft_min_prob is None else self.draft_min_prob
 
 
-class Chat(_Part):
+class Chat(Part):
     """The conversation around the model."""
 
     system: str | None = None
@@ -324,7 +185,7 @@ class Chat(_Part):
     """Turn thinking on or off, if the template can. Default: as the template has it."""
 
 
-class Settings(_Part):
+class Settings(Part):
     """All settings."""
 
     model: str | None = None

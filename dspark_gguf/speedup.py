@@ -8,10 +8,11 @@ from statistics import fmean, quantiles
 from typing import Any, Literal
 
 from dspark_gguf.config import Settings
-from dspark_gguf.cost import Floats, LearnedCosts
+from dspark_gguf.cost import Floats
 from dspark_gguf.engine.kinds import kind_of_draft
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.learned import Comparison
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.schedule.expected import expected_ranges, is_hopeless, ranges_text
 from dspark_gguf.schedule.learning import policy_for
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from dspark_gguf.decoder import Generation
 from dspark_gguf.engine.protocol import Pass
 from dspark_gguf.engine.sequence import decode_together
+from dspark_gguf.generation import Generation
 from dspark_gguf.records import NO_DRAFT, Draft
 from dspark_gguf.schedule import SharedCosts, allot
 

@@ -35,10 +35,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dspark_gguf import Decoder, Limits, Sampling, Speculation
 from dspark_gguf.config import DraftOptions, ModelOptions
-from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.learned import Learned
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.noise import Noise
 from dspark_gguf.records import Round
 from tests.tiny_dflash import Block, write_dflash

@@ -12,8 +12,9 @@ from unittest.mock import patch
 import numpy as np
 
 from dspark_gguf.calibration import Calibration
-from dspark_gguf.cost import FixedCosts, LearnedCosts
+from dspark_gguf.cost import FixedCosts
 from dspark_gguf.engine import timing
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.records import Draft, Round, Segment, Verdict
 from dspark_gguf.schedule import LookupRule, Optimal
 

@@ -20,7 +20,7 @@ from dspark_gguf import hub
 from dspark_gguf.catalog.local import files_here
 from dspark_gguf.catalog.pairs import OWN_HEADS, pairs_for
 from dspark_gguf.config import Speculation
-from dspark_gguf.cost import Floats, LearnedCosts
+from dspark_gguf.cost import Floats
 from dspark_gguf.engine import library
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.dflash import ARCHITECTURE
@@ -30,6 +30,7 @@ from dspark_gguf.engine.kinds import NAMES, kind_of_draft, most_guesses, share_o
 from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_of
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.naming import SIDECARS, HubName, family_of, is_sidecar
 from dspark_gguf.schedule.expected import expected_ranges, is_hopeless, ranges_text
 from dspark_gguf.schedule.learning import policy_for

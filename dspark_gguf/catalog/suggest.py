@@ -19,7 +19,6 @@ from dspark_gguf.catalog.local import local_files
 from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair, pairs_for
 from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.config import Settings
-from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.dflash import ARCHITECTURE
 from dspark_gguf.engine.gguf import Header, read_header
@@ -27,6 +26,7 @@ from dspark_gguf.engine.kinds import kind_of_draft, share_of_a_pass
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.quantize import quantize, quantized_size
 from dspark_gguf.errors import DSparkError, ModelError
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.naming import family_of, is_sidecar
 from dspark_gguf.paths import cache_path, caching, require_space, size_on_disk
 from dspark_gguf.schedule.expected import USUAL_AGREEMENT, is_hopeless

@@ -13,8 +13,9 @@ import click
 from pydantic.fields import FieldInfo
 
 from dspark_gguf.cli.completion import VALUES
-from dspark_gguf.config import SPELLINGS, Settings, current_value
+from dspark_gguf.config import SPELLINGS, Settings
 from dspark_gguf.errors import UsageError
+from dspark_gguf.settings_part import current_value
 
 #: Part of the settings -> title in ``--help``, in its order.
 _TITLES = {

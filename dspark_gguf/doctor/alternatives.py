@@ -9,7 +9,6 @@ from functools import partial
 from statistics import median
 from threading import Event
 
-from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.doctor.measured import affordable_depth, text_tokens
 from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.engine import library
@@ -19,6 +18,7 @@ from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.engine.timing import interleave, pass_seconds
 from dspark_gguf.errors import ModelError, ResourceError
+from dspark_gguf.learned_costs import LearnedCosts
 
 #: Seconds for each comparison.
 _BUDGET = 2.0

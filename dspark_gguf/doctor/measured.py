@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from dspark_gguf.config import Settings, Speculation
-from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache, prefill
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.measure.charts import text_table
 from dspark_gguf.measure.check import NEAR_TIE
 from dspark_gguf.measure.prompts import read_prompts

@@ -6,11 +6,11 @@ import ctypes
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from dspark_gguf.decoder import Generation
 from dspark_gguf.draft import AnswerGrammar, within
 from dspark_gguf.ending import Endless
 from dspark_gguf.engine.chain import Chain
 from dspark_gguf.engine.grammar import Grammar
+from dspark_gguf.generation import Generation
 from dspark_gguf.noise import Noise
 
 

@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 from dspark_gguf.config import Speculation
-from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.protocol import Cache, prefill
@@ -18,6 +17,7 @@ from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.states import StateCache
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import Learned
+from dspark_gguf.learned_costs import LearnedCosts
 
 #: Rows, the most useful first: what the time does not allow is interpolated.
 _ROWS = (1, 2, 4, 3, 6, 9, 5, 17, 7, 8, 33, 13, 65, 11, 10, 12, 25, 49)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.config import Speculation
-from dspark_gguf.cost import Costs, LearnedCosts
+from dspark_gguf.cost import Costs
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.schedule.base import Bounded as Bounded
 from dspark_gguf.schedule.base import Fixed as Fixed
 from dspark_gguf.schedule.base import Plan as Plan

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.config import Speculation
-from dspark_gguf.cost import LearnedCosts
+from dspark_gguf.learned_costs import LearnedCosts
 
 #: How often a draft token survives when those before it did, from the least to the most agreeable
 #: text. Measured with quantizations of one model (F32 to Q8_0 targets, a Q2_K draft): first tokens

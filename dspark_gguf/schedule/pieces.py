@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dspark_gguf.config import MOST_ROWS
-from dspark_gguf.cost import LearnedCosts, seconds_at
+from dspark_gguf.cost import seconds_at
+from dspark_gguf.learned_costs import LearnedCosts
 
 #: Smaller pieces waste passes: one takes nearly as long as a piece of so many tokens.
 _LEAST = 16

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
-from dspark_gguf.cost import FixedCosts, LearnedCosts, seconds_at
+from dspark_gguf.cost import FixedCosts, seconds_at
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.records import Draft, Round
 from dspark_gguf.schedule.expected import LEAST_GAIN, expected_speedup
 

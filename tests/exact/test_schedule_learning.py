@@ -9,7 +9,8 @@ import pytest
 
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Sampling
-from dspark_gguf.cost import FixedCosts, LearnedCosts
+from dspark_gguf.cost import FixedCosts
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.measure.chains import Chains
 from dspark_gguf.measure.replay import replay
 from dspark_gguf.schedule import (

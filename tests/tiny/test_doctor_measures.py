@@ -8,9 +8,9 @@ import pytest
 
 from dspark_gguf import load_pair
 from dspark_gguf.config import ModelOptions, Settings, Speculation
-from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.doctor import alternatives, measured
 from dspark_gguf.doctor.measured import differences
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.testing import TableModel
 from tests.fakes import rows_of
 

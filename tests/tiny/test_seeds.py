@@ -12,10 +12,10 @@ from dspark_gguf.chat import bulk, transcript
 from dspark_gguf.chat.batch import Job
 from dspark_gguf.chat.session import Session
 from dspark_gguf.config import DraftOptions, ModelOptions
-from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import ResourceError
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.settings_files import load_settings
 from tests.tiny_dflash import write_dflash
 from tests.tiny_gguf import EOS, IM_END

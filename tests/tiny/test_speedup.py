@@ -12,8 +12,8 @@ from dspark_gguf.chat.loop import Chat
 from dspark_gguf.chat.session import Session
 from dspark_gguf.cli import main
 from dspark_gguf.config import Settings, Speculation
-from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.learned import Learned
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.speedup import Speedup, expected, measured, speedup_here
 from tests.fakes import FakeReader, FakeScreen
 

@@ -8,13 +8,13 @@ import pytest
 
 from dspark_gguf import Decoder, Limits, Sampling, Speculation
 from dspark_gguf.config import DraftOptions, ModelOptions
-from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.draft import LookupDrafter, Store
 from dspark_gguf.dropin.books import borrow
 from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import prefill
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.schedule import Bounded
 from tests.fakes import Letters
 from tests.strikes import places, traced

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from dspark_gguf.catalog import suggest as catalog
 from dspark_gguf.catalog.suggest import Candidate, _estimated, as_text, make_draft
 from dspark_gguf.cli import main
-from dspark_gguf.cost import LearnedCosts
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.gguf import read_header, read_tokens
 from dspark_gguf.errors import ModelError, UsageError
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.naming import family_of
 from dspark_gguf.schedule.expected import expected_ranges
 from dspark_gguf.speedup import Speedup

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from dspark_gguf import config
+from dspark_gguf import settings_part
 from dspark_gguf.cli import main
 from dspark_gguf.config import Settings
 
@@ -125,7 +125,7 @@ def test_options_of_a_brief_command_are_named():
 
 def test_a_renamed_value_is_accepted_and_said():
     """Not offered any more."""
-    config._say_renamed.cache_clear()
+    settings_part._say_renamed.cache_clear()
     result = CliRunner().invoke(main, ["run", "--acceptance", "ratio", "--show-config"])
     assert yaml.safe_load(result.stdout)["speculation"]["acceptance"] == "rejection"
     assert result.stderr == "acceptance ratio is now called rejection\n"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from dspark_gguf import config
+from dspark_gguf import settings_part
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, Limits, ModelOptions, Settings, Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import packaged, remove_parts
@@ -274,7 +274,7 @@ def test_a_renamed_value_works_and_says_so_once(tmp_path, capfd):
         lambda: Speculation(acceptance="ratio"),
         lambda: load_settings(str(path), {}).speculation,
     ):
-        config._say_renamed.cache_clear()
+        settings_part._say_renamed.cache_clear()
         assert [make().acceptance for _ in range(2)] == ["rejection"] * 2
         assert capfd.readouterr().err == "acceptance ratio is now called rejection\n"
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from dspark_gguf.cost import FixedCosts, LearnedCosts, load_table
+from dspark_gguf.cost import FixedCosts, load_table
 from dspark_gguf.errors import UsageError
+from dspark_gguf.learned_costs import LearnedCosts
 from tests.fakes import round_of
 
 

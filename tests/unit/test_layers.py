@@ -18,6 +18,8 @@ errors visible
 paths dist arrays
 naming
 hub
+settings_part
+model_options
 config
 settings_files
 records
@@ -28,12 +30,14 @@ verify
 calibration
 figures
 cost
+learned_costs
 learned schedule
 engine
 speedup
 ending
 draft
 assemble
+generation
 decoder
 places together
 admission

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dspark_gguf.calibration import N_KNOTS, Calibration
-from dspark_gguf.cost import FixedCosts, LearnedCosts
+from dspark_gguf.cost import FixedCosts
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.schedule import LookupRule, Optimal
 from dspark_gguf.schedule.stopping import solve
 from tests.fakes import round_of

@@ -10,7 +10,8 @@ import pytest
 
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Speculation
-from dspark_gguf.cost import FixedCosts, LearnedCosts, load_table
+from dspark_gguf.cost import FixedCosts, load_table
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.measure.replay_many import extended, replay_many
 from dspark_gguf.records import Draft, Round, Segment, Verdict

@@ -1,0 +1,211 @@
+"""Costs that are learned on line: from a profile, then from every round."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.cost import Floats
+from dspark_gguf.figures import BELIEVED, SURE, Figure, fill_in
+from dspark_gguf.records import Round
+
+#: A step of a draft, which is the smaller model, costs hardly more than a pass of the target.
+_MOST_STEP, _MOST_FIRST = 1.1, 3.0
+#: Variances of the common level over that of an observation: after a profile, which may have been
+#: disturbed as a whole, and what each observation adds, so that in the long run it follows by an
+#: eighth (a longer context, a machine that throttles).
+_LEVEL_DOUBT, _LEVEL_DRIFT = 2.5, 1 / 56
+#: Passes after which a number of rows that was not seen since may be tried again.
+_STALE = 512
+#: After so many passes what lies between sure figures is filled in again: up to 0.15 ms.
+_FILL_EVERY = 8
+#: No pass takes so long (else a file is damaged), and no more observations are counted.
+_MOST_SECONDS, _MOST_SEEN = 1e6, 1_000_000
+#: First draft steps after at least _LONG missed tokens say what reading costs; after at most
+#: _USUAL, what a first draft step usually costs.
+_USUAL, _LONG = 2, 16
+
+_Seconds = Annotated[float, Field(gt=0, lt=_MOST_SECONDS)]
+_Times = Annotated[int, Field(ge=0, le=_MOST_SEEN)]
+_Unseen = tuple[Annotated[float, Field(ge=0, le=0)], Literal[0]]
+_Rows = Annotated[int, Field(ge=1, le=MAX_DRAFT + 1)]
+
+
+class CostsRecord(BaseModel, allow_inf_nan=False):
+    """What `LearnedCosts` knows, as it is kept in a file.
+
+    The figures are seconds, and how often they were seen, of a first draft step, a further one,
+    reading a token, and a pass of so many rows.
+    """
+
+    level: _Seconds
+    profiled: Annotated[int, Field(ge=0)] = 12
+    figures: dict[Literal["first", "step", "read"] | _Rows, tuple[_Seconds, _Times] | _Unseen]
+
+
+class LearnedCosts:
+    """Costs from a short profile and from every round since.
+
+    All figures are relative to a common level, which follows quickly what makes everything slower
+    at once. A number of rows that was never run is filled in between its neighbours. What is kept
+    of earlier runs is believed less: another day, another load.
+    """
+
+    limit = MAX_DRAFT
+    rereads = False  # whether a rejection costs a pass over what was accepted
+
+    def __init__(self) -> None:
+        self.level = 1.0
+        self._level_doubt, self._passes = _LEVEL_DOUBT, 0
+        self.profiled = 0  # most draft tokens of a round that the profile had in mind
+        self._rows: dict[int, Figure] = {}
+        self._first, self._step, self._read = Figure(), Figure(), Figure()
+        self._curve: Floats | None = None  # of the target's seconds, over the level
+
+    def covers(self, limit: int, drafts: bool) -> bool:
+        """Whether enough was measured for `limit` draft tokens, with `drafts` or copies alone."""
+        passes = 1 in self._rows and len(self._rows) > 1
+        return passes and self.profiled >= limit and (self._step.seen > 0 or not drafts)
+
+    @property
+    def measured_rows(self) -> list[int]:
+        """Numbers of rows that were run."""
+        return sorted(self._rows)
+
+    @property
+    def target_seconds(self) -> Floats:
+        """Of a target pass of 1, 2, ... ``limit + 1`` rows, with everything around it."""
+        if self._curve is None:
+            self._curve = fill_in(self._rows, self.limit + 1)
+        return self._curve * self.level
+
+    @property
+    def redo_seconds(self) -> Floats:
+        """Of reading 0, 1, ... accepted tokens again, and the one before them."""
+        return self.target_seconds * self.rereads
+
+    @property
+    def draft_seconds(self) -> Floats:
+        """Of 1, 2, ... ``limit`` draft steps, cumulative; a target pass each, until measured."""
+        one = float(self.target_seconds[0]) / self.level
+        step = self._step.bound(_MOST_STEP * one) if self._step.seen else one
+        # It reads up to two tokens; that of a block draft is the whole block.
+        most = max(_MOST_FIRST * step, _MOST_STEP * one)
+        first = self._first.bound(most) if self._first.seen else step
+        step = min(step, first)  # which reads more
+        steps = np.arange(self.limit, dtype=np.float64)
+        return (first + step * steps) * self.level
+
+    def catch_up_seconds(self, tokens: int) -> float:
+        """Of reading `tokens` before the first draft step; the usual ones are part of that step."""
+        if tokens <= _USUAL:
+            return 0.0
+        step = self._step.value
+        return (self._read.bound(step) if self._read.seen else step) * tokens * self.level
+
+    def is_doubtful(self, rows: int) -> bool:
+        """Whether a pass of so many rows was seen less often than it takes to be believed."""
+        figure = self._rows.get(rows)
+        return figure is None or figure.seen < BELIEVED or self._passes - figure.at > _STALE
+
+    def least_certain(self) -> list[int]:
+        """Numbers of rows that were run, the ones seen least and longest ago first."""
+        return sorted(self._rows, key=lambda rows: (self._rows[rows].seen, self._rows[rows].at))
+
+    def observe(self, round: Round) -> None:
+        """Learn from a finished round."""
+        if not round.tokens or round.prefill_seconds:
+            return
+        seconds = round.seconds - round.draft_seconds
+        if round.reread <= self.limit:
+            if round.reread:  # before the pass: its share of the seconds is taken off
+                curve = self.target_seconds
+                own, again = float(curve[round.drafted]), float(curve[round.reread - 1])
+                seconds *= own / (own + again)
+            self.add_pass(1 + round.drafted, seconds)
+        for segment in round.draft.segments:
+            for k, step in enumerate(segment.seconds):
+                if k:
+                    self.add_draft_step(step)
+                else:
+                    self.add_first_draft_step(step, segment.caught_up)
+
+    def add_profile(self, passes: Mapping[int, float], sure: Collection[int]) -> None:
+        """What a profile measured: seconds by rows, and those of them that are sure."""
+        for rows, seconds in passes.items():
+            for _ in range(BELIEVED if rows in sure else 1):
+                self.add_pass(rows, seconds)
+        self._level_doubt = _LEVEL_DOUBT
+
+    def add_pass(self, rows: int, seconds: float) -> None:
+        """A target pass of `rows` took `seconds`."""
+        if seconds <= 0.0 or rows > self.limit + 1:
+            return
+        figure = self._rows.get(rows, Figure())
+        self._see(figure, seconds, is_pass=True)
+        self._rows[rows] = figure  # last, so that no exception leaves one that was never seen
+        self._passes += 1
+        figure.at = self._passes
+        if self._curve is None or figure.seen < SURE or self._passes % _FILL_EVERY == 0:
+            self._curve = fill_in(self._rows, self.limit + 1)
+        else:
+            self._curve[rows - 1] = figure.value
+
+    def add_draft_step(self, seconds: float) -> None:
+        """A draft step after the first took `seconds`."""
+        if seconds > 0.0:
+            self._see(self._step, seconds)
+
+    def add_first_draft_step(self, seconds: float, caught_up: int) -> None:
+        """The first draft step, which read `caught_up` tokens, took `seconds`."""
+        if seconds <= 0.0:
+            return
+        if caught_up <= _USUAL:
+            self._see(self._first, seconds)
+        elif caught_up >= _LONG and self._step.seen:
+            step = self._step.value * self.level
+            self._see(self._read, max((seconds - step) / (caught_up - 1), step / 1000))
+
+    def _see(self, figure: Figure, seconds: float, is_pass: bool = False) -> None:
+        """Take in an observation: in part it tells of the level, in part of this figure alone."""
+        value = seconds / self.level
+        if not figure.seen:
+            figure.value, figure.seen, figure.last = value, 1, (value,)
+            return
+        surprise, noise, doubt = figure.weigh(value)
+        # A draft's figure that may have been disturbed must not move all those of the target.
+        moves_level = is_pass or figure.seen >= BELIEVED
+        level_doubt = self._level_doubt if moves_level else 0.0
+        whole = level_doubt + doubt + noise
+        gain = level_doubt / whole
+        figure.value *= surprise ** (doubt / whole)
+        self.level *= surprise**gain
+        if moves_level:
+            self._level_doubt = self._level_doubt * (1.0 - gain) + _LEVEL_DRIFT
+        figure.seen = min(figure.seen + 1, _MOST_SEEN)
+        figure.last = (*figure.last[-2:], seconds / self.level)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What was learned, as a `CostsRecord` has it."""
+        figures: dict[Any, Figure] = {**self._rows}
+        figures |= {"first": self._first, "step": self._step, "read": self._read}
+        pairs = {str(name): [one.value, one.seen] for name, one in figures.items() if one.seen}
+        return {"level": self.level, "profiled": self.profiled, "figures": pairs}
+
+    def restore(self, values: CostsRecord | dict[str, Any]) -> None:
+        """Take over what `as_dict` gave; a ValueError says that it does not fit."""
+        known = CostsRecord.model_validate(values)
+        seen = {name: pair for name, pair in known.figures.items() if pair[1]}
+        figures = {name: Figure(value, min(n, BELIEVED)) for name, (value, n) in seen.items()}
+        first, step, read = (figures.pop(n, Figure()) for n in ("first", "step", "read"))
+        for figure in (first, step, read):  # which must not move the level before it is checked
+            figure.seen = min(figure.seen, BELIEVED - 1)
+        self.level, self.profiled = known.level, known.profiled
+        self._level_doubt = _LEVEL_DOUBT
+        self._first, self._step, self._read = first, step, read
+        self._rows = {int(rows): figure for rows, figure in figures.items()}
+        self._curve = None
