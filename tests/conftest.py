@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import site
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,14 @@ def short_profile():
         for module in ("engine.pair", "dropin.llama"):
             patch.setattr(f"dspark_gguf.{module}._PROFILE_SECONDS", 0.25)
         yield
+
+
+@pytest.fixture(autouse=True)
+def quiet_log():
+    """A command with `-v` is the last one that shows llama.cpp's log."""
+    yield
+    if library := sys.modules.get("dspark_gguf.engine.library"):
+        library._command_log.verbose = False
 
 
 @pytest.fixture(autouse=True)

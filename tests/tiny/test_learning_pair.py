@@ -140,7 +140,7 @@ def test_profile(tiny_files, tmp_path):
     assert "common factor" in shown.stdout
     drawn = ElementTree.parse(tmp_path / "c.svg").getroot()
     assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
-    assert "16 tokens of context" in "".join(drawn.itertext())
+    assert "after 16 tokens" in "".join(drawn.itertext())
     refused = run("profile", *pair, "--plot", tmp_path / "c.png")
     assert (refused.exit_code, "FILE.svg" in refused.stderr) == (2, True)
     (tmp_path / "t.json").write_text(run("profile", *pair, "--rows", 5, "--json").stdout)
