@@ -289,6 +289,8 @@ def test_the_table_of_pairs(home, monkeypatch):
     assert max(map(len, lines)) <= 89
     assert "for machines with 16 GB:" in lines  # 15.6 GiB are what 16 GB tell
     assert "for machines with 32 GB (this one has 16):" in lines
+    titles = [line for line in lines if line.startswith("for ")]
+    assert len(titles) == len(set(titles)) == 5  # whatever the order of the list
     rows = {line.strip("* ").split()[0]: line for line in lines if line}
     assert rows["qwen3-8b"].startswith("*")
     assert rows["qwen3-8b"].endswith("draft only")
