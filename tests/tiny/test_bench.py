@@ -113,7 +113,7 @@ def test_warming_up_is_short_and_not_counted():
 def clock(monkeypatch):
     """The decoder's clock stands still but for the models."""
     clock = Clock()
-    monkeypatch.setattr("dspark_gguf.decoder.perf_counter", clock)
+    monkeypatch.setattr("dspark_gguf.generation.perf_counter", clock)
     return clock
 
 
