@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,10 @@ def open_pair(
         Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model does not allow
         if settings.speculation.mode != "off":
             if settings.speculation.stopping_rule in ("prefix", "optimal"):
-                pair.learned(settings.speculation, tell)
+                # In a thread that ends: OpenMP keeps threads for each that ever ran a pass, and
+                # with more of them than cores, passes of whoever comes next would be slower.
+                with ThreadPoolExecutor(1) as thread:
+                    thread.submit(pair.learned, settings.speculation, tell).result()
             elif settings.speculation.drafter != "lookup":
                 pair.draft_cache()
         if verbose or sys.stderr.isatty() or not settings.speculation.lossless:

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from threading import Condition, Thread
 from time import monotonic
 from typing import Any
@@ -52,14 +53,17 @@ class Engine:
     ) -> None:
         self.pair, self.queue = pair, queue
         self.metrics = Metrics()
-        self.batcher = Batcher(pair, speculation, parallel)
         self._news = Condition()
         self._inbox: deque[Turn] = deque()
         self._turns: set[Turn] = set()
         self._ends_at: float | None = None
         self._is_closed = self._is_measuring = False
-        self._thread = Thread(target=self._run, name="engine", daemon=True)
+        made: Future[Batcher] = Future()
+        self._thread = Thread(
+            target=self._run, args=(made, speculation, parallel), name="engine", daemon=True
+        )
         self._thread.start()
+        self.batcher = made.result()
 
     @property
     def is_alive(self) -> bool:
@@ -135,7 +139,16 @@ class Engine:
         self._thread.join()
         self.pair.interrupt.clear()
 
-    def _run(self) -> None:
+    def _run(
+        self, made: Future[Batcher], speculation: Speculation | None, parallel: int | None
+    ) -> None:
+        # Costs are measured here, too: OpenMP keeps threads for each thread that ever ran a pass,
+        # and with more of them than cores, they sleep at each step of a pass instead of spinning.
+        try:
+            made.set_result(Batcher(self.pair, speculation, parallel))
+        except BaseException as error:
+            made.set_exception(error)
+            return
         try:
             while self._wait():
                 self._go_on()

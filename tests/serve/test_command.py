@@ -7,9 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+from threading import current_thread
 
 import httpx
 import pytest
+
+from dspark_gguf import load_pair
+from dspark_gguf.engine.context import Context
+from dspark_gguf.serve.engine import Engine
 
 START = "from dspark_gguf.cli import main; main()"
 
@@ -73,3 +78,18 @@ def test_without_its_packages_it_says_what_to_install(dspark, monkeypatch):
     done = dspark("serve")
     assert done.exit_code == 2
     assert 'pip install "dspark-gguf[serve]"' in done.output
+
+
+def test_all_passes_are_run_by_one_thread(tiny_files, monkeypatch):
+    """OpenMP keeps threads for each thread that ran a pass: with two such, both become slower."""
+    ran = set()
+    real = Context.run
+    monkeypatch.setattr(
+        Context, "run", lambda self, parts: (ran.add(current_thread()), real(self, parts))[1]
+    )
+    with load_pair(tiny_files.target, tiny_files.draft, conversations=2) as pair:
+        engine = Engine(pair)
+        try:
+            assert [thread.name for thread in ran] == ["engine"]  # costs were measured
+        finally:
+            engine.close()
