@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from dspark_gguf.settings_part import Part
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+#: What a number of layers may be written as.
+_COUNTS = {
+    "n_gpu_layers": ("all, none or a number", r"all|none|-?\d+"),
+    "n_cpu_moe": ("all or a number", r"all|\d+"),
+}
 
 
 class ModelOptions(Part):
@@ -76,18 +81,12 @@ class ModelOptions(Part):
     yarn_beta_slow: float = -1.0
     """YaRN: high correction; -1: the model's."""
 
-    @field_validator("n_gpu_layers", mode="before")
+    @field_validator("n_gpu_layers", "n_cpu_moe", mode="before")
     @classmethod
-    def _layers(cls, value: Any) -> Any:
-        if isinstance(value, str) and not re.fullmatch(r"all|none|-?\d+", value.strip()):
-            raise ValueError("all, none or a number")
-        return value
-
-    @field_validator("n_cpu_moe", mode="before")
-    @classmethod
-    def _experts(cls, value: Any) -> Any:
-        if isinstance(value, str) and not re.fullmatch(r"all|\d+", value.strip()):
-            raise ValueError("all or a number")
+    def _layers(cls, value: Any, info: ValidationInfo) -> Any:
+        words, pattern = _COUNTS[info.field_name or ""]
+        if isinstance(value, str) and not re.fullmatch(pattern, value.strip()):
+            raise ValueError(words)
         return value
 
     @field_validator("override_tensor")

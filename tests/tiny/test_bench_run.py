@@ -204,6 +204,7 @@ def test_a_terminated_bench_ends_its_peers(bench, monkeypatch):
     ("words", "code", "got"),
     [
         (["--methods", "fastest"], 2, "unknown method of decoding"),
+        (["--methods", "optmal"], 2, "Did you mean default?"),  # by its old name
         (["--domains", "poetry"], 2, "unknown domain"),
         (["--prompts", "missing.jsonl"], 2, "missing.jsonl"),
         (["--tokens", "2000"], 4, "the longest prompt and its answer"),

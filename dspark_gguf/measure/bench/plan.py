@@ -164,7 +164,7 @@ def _method(name: str, draft_kind: str) -> Method:
     if name not in known:
         names = f"{_NAMES}, {', '.join(known_drafters())}"
         close = get_close_matches(name, [*known, STATIC, *_OLD], n=1)
-        hint = f"Did you mean {close[0]}? " if close else ""
+        hint = f"Did you mean {_OLD.get(close[0], close[0])}? " if close else ""
         raise UsageError(f"unknown method of decoding {name!r}", f"{hint}--methods takes {names}.")
     about, values = known[name]
     return Method(name, about, Speculation.model_validate({**values, "learn": False}))
