@@ -234,10 +234,12 @@ def _measured(
         if draft is not None and pair.draft_cache() is None:
             raise DSparkError("; ".join(pair.notes), "Choose another draft.")
         costs = pair.learned(settings.speculation, progress).costs
-        if draft is not None and is_hopeless(costs, settings.speculation):
+        here = speedup_here(pair, settings)
+        is_forecast = here.basis != "measured"
+        if draft is not None and is_forecast and is_hopeless(costs, settings.speculation):
             most = min(settings.speculation.max_draft_steps, pair.most_drafts)
-            return costs, expected(costs, costs.draft_seconds[:most])  # copies alone might pay
-        return costs, speedup_here(pair, settings)
+            here = expected(costs, costs.draft_seconds[:most])  # copies alone might pay
+        return costs, here
 
 
 def _step(draft: Candidate, costs: LearnedCosts, target_size: int) -> float:

@@ -7,7 +7,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from dspark_gguf import load_pair
+from dspark_gguf import load_pair, speedup
+from dspark_gguf.catalog import suggest
 from dspark_gguf.chat.loop import Chat
 from dspark_gguf.chat.session import Session
 from dspark_gguf.cli import main
@@ -106,8 +107,11 @@ def test_comparisons_are_kept_with_the_pair(tmp_path):
     assert Learned(path).note == ""
 
 
-def test_one_answer_for_whoever_asks(tiny_files, model_folder):
+@pytest.mark.parametrize("hopeless", [False, True])
+def test_one_answer_for_whoever_asks(tiny_files, model_folder, monkeypatch, hopeless):
     """What answers of this pair took beats what its costs promise, in every command."""
+    for module in (suggest, speedup):
+        monkeypatch.setattr(module, "is_hopeless", lambda *_: hopeless)
     words = ["-m", str(tiny_files.target), "-d", str(tiny_files.draft)]
     with load_pair(tiny_files.target, tiny_files.draft) as pair:
         pair.draft_cache()
