@@ -8,6 +8,7 @@ pays for.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
 from time import perf_counter
 from typing import Any
 
@@ -214,8 +215,9 @@ class Batcher:
         while behind and read + behind[0].live.unread <= piece:
             read += behind[0].live.unread
             answering.append(behind.pop(0))
-        self._costs.set_count(max(1, len(answering)))
         runs = [each.live for each in answering]
+        depth = fmean(len(each.live.tokens) for each in running)
+        self._costs.set_count(max(1, len(runs)), depth)
         drafts = draft_together(runs, self._few, self._costs)
         room = self._context.n_batch - sum(run.unread for run in runs)
         most = max(0, min(self._most_rows - len(runs), room))

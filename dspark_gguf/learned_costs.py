@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import copy
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
 
+from dspark_gguf.attention_costs import Attention, Shares
 from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.cost import Floats
 from dspark_gguf.figures import BELIEVED, SURE, Figure, fill_in
@@ -29,6 +32,10 @@ _MOST_SECONDS, _MOST_SEEN = 1e6, 1_000_000
 #: _USUAL, what a first draft step usually costs.
 _USUAL, _LONG = 2, 16
 
+#: Of the first observation of a figure at least so much is its own, not attention's.
+_LEAST_OWN = 0.25
+_ROWS = np.arange(1.0, MAX_DRAFT + 2)
+
 _Seconds = Annotated[float, Field(gt=0, lt=_MOST_SECONDS)]
 _Times = Annotated[int, Field(ge=0, le=_MOST_SEEN)]
 _Unseen = tuple[Annotated[float, Field(ge=0, le=0)], Literal[0]]
@@ -39,20 +46,22 @@ class CostsRecord(BaseModel, allow_inf_nan=False):
     """What `LearnedCosts` knows, as it is kept in a file.
 
     The figures are seconds, and how often they were seen, of a first draft step, a further one,
-    reading a token, and a pass of so many rows.
+    reading a token, and a pass of so many rows; `attention` has what `Attention` knows.
     """
 
     level: _Seconds
     profiled: Annotated[int, Field(ge=0)] = 12
     figures: dict[Literal["first", "step", "read"] | _Rows, tuple[_Seconds, _Times] | _Unseen]
+    attention: dict[Literal["target", "draft", "row"], _Seconds] = {}
 
 
 class LearnedCosts:
     """Costs from a short profile and from every round since.
 
     All figures are relative to a common level, which follows quickly what makes everything slower
-    at once. A number of rows that was never run is filled in between its neighbours. What is kept
-    of earlier runs is believed less: another day, another load.
+    at once, and are those near the start of a context: attention adds its own. A number of rows
+    that was never run is filled in between its neighbours. What is kept of earlier runs is believed
+    less: another day, another load.
     """
 
     limit = MAX_DRAFT
@@ -64,7 +73,8 @@ class LearnedCosts:
         self.profiled = 0  # most draft tokens of a round that the profile had in mind
         self._rows: dict[int, Figure] = {}
         self._first, self._step, self._read = Figure(), Figure(), Figure()
-        self._curve: Floats | None = None  # of the target's seconds, over the level
+        self._curve: Floats | None = None  # of the target's seconds near the start, over the level
+        self.attention = Attention()
 
     def covers(self, limit: int, drafts: bool) -> bool:
         """Whether enough was measured for `limit` draft tokens, with `drafts` or copies alone."""
@@ -79,9 +89,14 @@ class LearnedCosts:
     @property
     def target_seconds(self) -> Floats:
         """Of a target pass of 1, 2, ... ``limit + 1`` rows, with everything around it."""
+        return (self._base + self.attention.of_passes(_ROWS)) * self.level
+
+    @property
+    def _base(self) -> Floats:
+        """Of a target pass near the start of a context, over the level."""
         if self._curve is None:
             self._curve = fill_in(self._rows, self.limit + 1)
-        return self._curve * self.level
+        return self._curve
 
     @property
     def redo_seconds(self) -> Floats:
@@ -91,21 +106,36 @@ class LearnedCosts:
     @property
     def draft_seconds(self) -> Floats:
         """Of 1, 2, ... ``limit`` draft steps, cumulative; a target pass each, until measured."""
-        one = float(self.target_seconds[0]) / self.level
+        one = float(self._base[0])
         step = self._step.bound(_MOST_STEP * one) if self._step.seen else one
         # It reads up to two tokens; that of a block draft is the whole block.
         most = max(_MOST_FIRST * step, _MOST_STEP * one)
         first = self._first.bound(most) if self._first.seen else step
         step = min(step, first)  # which reads more
-        steps = np.arange(self.limit, dtype=np.float64)
-        return (first + step * steps) * self.level
+        deep, _ = self.attention.of_draft_step()
+        return (first - step + (step + deep) * _ROWS[:-1]) * self.level
 
     def catch_up_seconds(self, tokens: int) -> float:
         """Of reading `tokens` before the first draft step; the usual ones are part of that step."""
         if tokens <= _USUAL:
             return 0.0
         step = self._step.value
-        return (self._read.bound(step) if self._read.seen else step) * tokens * self.level
+        each = self._read.bound(step) if self._read.seen else step
+        return (each + self.attention.of_reading(tokens)) * tokens * self.level
+
+    @property
+    def at_start(self) -> LearnedCosts:
+        """The same costs, of one conversation near its start."""
+        other = copy(self)
+        other.attention = replace(self.attention, depth=0.0, conversations=1)
+        return other
+
+    def expect_attention(self, target: float, draft: float, row: float) -> None:
+        """Guesses for what a token of context costs, over a pass and over a draft step.
+
+        And for a further row of a pass, over the first. What was learned is kept.
+        """
+        self.attention.expect(target * float(self._base[0]), draft * self._step.value, row)
 
     def is_doubtful(self, rows: int) -> bool:
         """Whether a pass of so many rows was seen less often than it takes to be believed."""
@@ -117,7 +147,13 @@ class LearnedCosts:
         return sorted(self._rows, key=lambda rows: (self._rows[rows].seen, self._rows[rows].at))
 
     def observe(self, round: Round) -> None:
-        """Learn from a finished round."""
+        """Learn from a finished round of a conversation that has its passes for itself."""
+        if round.prompt_tokens:
+            self.attention.begin(round.prompt_tokens)
+        self._learn_from(round)
+        self.attention.depth += len(round.tokens)
+
+    def _learn_from(self, round: Round) -> None:
         if not round.tokens or round.prefill_seconds:
             return
         seconds = round.seconds - round.draft_seconds
@@ -146,7 +182,7 @@ class LearnedCosts:
         if seconds <= 0.0 or rows > self.limit + 1:
             return
         figure = self._rows.get(rows, Figure())
-        self._see(figure, seconds, is_pass=True)
+        self._see(figure, seconds, *self.attention.of_pass(rows), is_pass=True)
         self._rows[rows] = figure  # last, so that no exception leaves one that was never seen
         self._passes += 1
         figure.at = self._passes
@@ -158,43 +194,62 @@ class LearnedCosts:
     def add_draft_step(self, seconds: float) -> None:
         """A draft step after the first took `seconds`."""
         if seconds > 0.0:
-            self._see(self._step, seconds)
+            self._see(self._step, seconds, *self.attention.of_draft_step())
 
     def add_first_draft_step(self, seconds: float, caught_up: int) -> None:
         """The first draft step, which read `caught_up` tokens, took `seconds`."""
         if seconds <= 0.0:
             return
         if caught_up <= _USUAL:
-            self._see(self._first, seconds)
+            self._see(self._first, seconds, *self.attention.of_draft_step())
         elif caught_up >= _LONG and self._step.seen:
-            step = self._step.value * self.level
-            self._see(self._read, max((seconds - step) / (caught_up - 1), step / 1000))
+            deep, _ = self.attention.of_draft_step()
+            step = (self._step.value + deep) * self.level
+            each = max((seconds - step) / (caught_up - 1), step / 1000)
+            self._see(self._read, each, self.attention.of_reading(caught_up))
 
-    def _see(self, figure: Figure, seconds: float, is_pass: bool = False) -> None:
-        """Take in an observation: in part it tells of the level, in part of this figure alone."""
+    def _see(
+        self,
+        figure: Figure,
+        seconds: float,
+        deep: float = 0.0,
+        shares: Shares = (),
+        is_pass: bool = False,
+    ) -> None:
+        """Take in an observation: it tells of the level, of this figure, and of attention.
+
+        Of attention with its `deep` seconds, over the level, if `shares` says what they show.
+        """
         value = seconds / self.level
         if not figure.seen:
+            value = max(value - deep, value * _LEAST_OWN)
             figure.value, figure.seen, figure.last = value, 1, (value,)
             return
-        surprise, noise, doubt = figure.weigh(value)
+        own = figure.value / (figure.value + deep)
+        surprise, noise, doubt = figure.weigh(value * own)
         # A draft's figure that may have been disturbed must not move all those of the target.
         moves_level = is_pass or figure.seen >= BELIEVED
         level_doubt = self._level_doubt if moves_level else 0.0
-        whole = level_doubt + doubt + noise
+        deep_shares = [(factor, share * (1.0 - own)) for factor, share in shares]
+        whole = level_doubt + own * own * doubt + noise
+        whole += sum(factor.doubt * share * share for factor, share in deep_shares)
         gain = level_doubt / whole
-        figure.value *= surprise ** (doubt / whole)
+        figure.value *= surprise ** (own * doubt / whole)
+        for factor, share in deep_shares:
+            factor.follow(surprise, share, whole)
         self.level *= surprise**gain
         if moves_level:
             self._level_doubt = self._level_doubt * (1.0 - gain) + _LEVEL_DRIFT
         figure.seen = min(figure.seen + 1, _MOST_SEEN)
-        figure.last = (*figure.last[-2:], seconds / self.level)
+        figure.last = (*figure.last[-2:], seconds / self.level * own)
 
     def as_dict(self) -> dict[str, Any]:
         """What was learned, as a `CostsRecord` has it."""
         figures: dict[Any, Figure] = {**self._rows}
         figures |= {"first": self._first, "step": self._step, "read": self._read}
         pairs = {str(name): [one.value, one.seen] for name, one in figures.items() if one.seen}
-        return {"level": self.level, "profiled": self.profiled, "figures": pairs}
+        known = {"level": self.level, "profiled": self.profiled, "figures": pairs}
+        return known | {"attention": self.attention.as_dict()}
 
     def restore(self, values: CostsRecord | dict[str, Any]) -> None:
         """Take over what `as_dict` gave; a ValueError says that it does not fit."""
@@ -209,3 +264,4 @@ class LearnedCosts:
         self._first, self._step, self._read = first, step, read
         self._rows = {int(rows): figure for rows, figure in figures.items()}
         self._curve = None
+        self.attention.restore(known.attention)

@@ -305,10 +305,10 @@ def segment(name, count, right, scores, seconds=(), behind=0, untried=0):
     return Segment(name, tokens, (None,) * count, tuple(scores), seconds, behind, untried=more)
 
 
-def play(rule, text, machine, length=300, played=None, start=0):
-    """Let `rule` write an answer of `length` tokens on a machine."""
+def play(rule, text, machine, length=300, played=None, start=0, behind=PROMPT):
+    """Let `rule` write an answer of `length` tokens; a draft is `behind` by so many at first."""
     played, trouble = played or Played(), machine.trouble
-    position, behind = 0, PROMPT
+    position = 0
     while position < length:
         plan = rule.plan(64, behind, length - position)
         slower = trouble.slower(start + position)

@@ -33,6 +33,9 @@ _REPEATS = 2
 #: Repeats within this factor agree. On a quiet machine nine of ten figures do so.
 _AGREES, _MOSTLY = 1.1, 0.8
 _FEWEST = 2
+#: What attention costs a further row of a pass on a GPU, over the first; both guesses of
+#: `_attention_of` where nothing is known of the model.
+_ROW_ON_GPU, _UNKNOWN = 0.05, (0.3, 5e-5)
 #: Seconds for one more row of a block, until the first rounds measure it.
 _SCORE = 5e-5
 
@@ -83,7 +86,7 @@ def measure(
     Measuring takes about `budget` seconds and empties the caches; `say` is given a line before.
     """
     costs = learned.costs
-    costs.rereads = target.rollback == "replay"
+    costs.rereads, costs.attention.depth = target.rollback == "replay", 0.0
     limit = min(speculation.max_lookup_tokens, target.max_rows - 1)
     if not costs.covers(limit, drafts=draft is not None):
         who = "the model costs" if draft is None else "both models cost"
@@ -92,7 +95,26 @@ def measure(
     elif not learned.is_checked:
         measure_again(target, draft, costs, _CHECK_SECONDS, _CHECKED)
     learned.is_checked = True
+    row, target_share = _attention_of(target)
+    _, draft_share = _attention_of(draft)
+    costs.expect_attention(target_share, draft_share, row)
     return learned
+
+
+def _attention_of(cache: SequenceCache | None) -> tuple[float, float]:
+    """What reading attention costs until it was seen.
+
+    That of a further row of a pass over that of the first, which a CPU computes anew; and that of a
+    token of context over a pass, as their bytes. A block reads the context once, however long.
+    """
+    if cache is None or isinstance(cache, BlockDraftCache):
+        return 0.0, 0.0
+    model = getattr(cache, "model", None)  # None: of a ``Llama``
+    if model is None:
+        return _UNKNOWN
+    on_gpu = min(1.0, model.gpu_layers / max(model.n_layer, 1)) * model.options.kv_offload
+    share = cache.context.cache_bytes / cache.context.n_ctx / model.size
+    return on_gpu * _ROW_ON_GPU + (1.0 - on_gpu), share
 
 
 def measure_again(
@@ -113,6 +135,7 @@ def measure_again(
     works: list[tuple[SequenceCache, int, float]] = []
     if draft is not None and draft.rollback == "removal":
         works.append((draft, 1, float(costs.draft_seconds[0])))
+    costs.attention.depth, costs.attention.conversations = target.length, 1
     seconds = costs.target_seconds
     works += [(target, n, float(seconds[n - 1])) for n in rows or costs.least_certain()]
     for cache, count, expected in works:

@@ -80,6 +80,7 @@ def is_hopeless(costs: LearnedCosts, speculation: Speculation) -> bool:
         return False
     if any(costs.is_doubtful(rows) for rows in (1, 2)):
         return False
+    costs = costs.at_start
     target, draft = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
     return expected_speedup(target, draft, 1.0)[0] <= LEAST_GAIN
 

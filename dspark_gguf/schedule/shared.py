@@ -41,9 +41,14 @@ class SharedCosts:
         self._steps: dict[int, float] = {}  # seconds of a draft step by the number of conversations
         self.set_count(1)
 
-    def set_count(self, count: int) -> None:
-        """So many conversations are in the next round; takes over what `whole` has learned."""
+    def set_count(self, count: int, depth: float = 0.0) -> None:
+        """So many conversations are in the next round; takes over what `whole` has learned.
+
+        Their contexts are of `depth` tokens on average.
+        """
         self.count = count
+        if isinstance(self.whole, LearnedCosts):
+            self.whole.attention.depth, self.whole.attention.conversations = depth, count
         whole, drafts = self.whole.target_seconds, self.whole.draft_seconds
         self.pass_seconds = seconds_at(whole, np.arange(1, MOST_ROWS + 1))
         self.target_seconds = seconds_at(whole, count * np.arange(1, MAX_DRAFT + 2)) / count

@@ -29,6 +29,7 @@ sampling noise
 verify
 calibration
 figures
+attention_costs
 cost
 learned_costs
 learned schedule

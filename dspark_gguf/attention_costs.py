@@ -1,0 +1,100 @@
+"""What a long context costs: attention reads all of it in every pass, in part for each row anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dspark_gguf.figures import Floats
+
+#: Variances of the log of a figure that was guessed from sizes of files, of one from an earlier
+#: run, and of the surest.
+GUESSED, KEPT, _SUREST = 30.0, 1.0, 0.02
+
+#: What is added to it by a jump from one depth to another, of more than so many tokens.
+_JUMP, _NEAR = 3.0, 1000.0
+
+
+@dataclass(slots=True)
+class Factor:
+    """A figure, and how much it is doubted: the variance of its log. 0 is not known, and stays."""
+
+    value: float = 0.0
+    doubt: float = GUESSED
+
+    def follow(self, surprise: float, weight: float, whole: float) -> None:
+        """Take its part of a surprise that shows it with `weight`; `whole` is the variance."""
+        gain = self.doubt * weight / whole
+        self.value *= surprise**gain
+        self.doubt = max(self.doubt * (1.0 - gain * weight), _SUREST)
+
+
+#: The factors that an observation shows, each with its share of what attention adds.
+Shares = tuple[tuple[Factor, float], ...]
+
+
+@dataclass(slots=True)
+class Attention:
+    """Seconds that attention adds to passes, over the common level.
+
+    Reading a context of `depth` tokens adds ``target * depth`` to a pass over one row, ``draft *
+    depth`` to a draft step. A further row of the same conversation costs `row` times that: hardly
+    anything where reading memory is what takes time, and all of it again where computing is.
+    """
+
+    depth: float = 0.0  # tokens of context; of several conversations: the mean
+    conversations: int = 1  # that share each pass
+    target: Factor = field(default_factory=Factor)
+    draft: Factor = field(default_factory=Factor)
+    row: Factor = field(default_factory=lambda: Factor(1.0))
+
+    def expect(self, target: float, draft: float, row: float) -> None:
+        """Guesses for what is not known yet."""
+        if not self.target.value:
+            self.target, self.row = Factor(target), Factor(row)
+        if not self.draft.value:
+            self.draft = Factor(draft)
+
+    def begin(self, depth: float) -> None:
+        """A prompt of `depth` tokens was read: what is strange next is what depth changes."""
+        moved = abs(depth - self.depth) / max(depth, self.depth, _NEAR)
+        for each in (self.target, self.draft, self.row):
+            each.doubt = min(each.doubt + _JUMP * moved, GUESSED)
+        self.depth, self.conversations = depth, 1
+
+    def of_passes(self, rows: Floats) -> Floats:
+        """Seconds that it adds to target passes of so many rows."""
+        first = np.minimum(rows, self.conversations)
+        found: Floats = self.depth * self.target.value * (first + self.row.value * (rows - first))
+        return found
+
+    def of_pass(self, rows: int) -> tuple[float, Shares]:
+        """Seconds that it adds to one, and what they show."""
+        first = min(rows, self.conversations)
+        further = self.row.value * (rows - first)
+        reads = first + further
+        seconds = self.depth * self.target.value * reads
+        return seconds, ((self.target, 1.0), (self.row, further / reads))
+
+    def of_draft_step(self) -> tuple[float, Shares]:
+        """Seconds that it adds to a draft step, and what they show."""
+        return self.depth * self.draft.value, ((self.draft, 1.0),)
+
+    def of_reading(self, tokens: int) -> float:
+        """Seconds that it adds to each of the last `tokens` when a draft reads them."""
+        before = max(0.0, self.depth - tokens / 2)
+        return before * self.draft.value * self.row.value
+
+    def restore(self, values: Mapping[Any, float]) -> None:
+        """What an earlier run has learned."""
+        for name in ("target", "draft", "row"):
+            if value := values.get(name):
+                setattr(self, name, Factor(value, KEPT))
+
+    def as_dict(self) -> dict[str, float]:
+        """What `restore` takes."""
+        names = ("target", "draft", "row")
+        return {name: value for name in names if (value := getattr(self, name).value)}
