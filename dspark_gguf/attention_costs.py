@@ -65,6 +65,11 @@ class Attention:
             each.doubt = min(each.doubt + _JUMP * moved, GUESSED)
         self.depth, self.conversations = depth, 1
 
+    @property
+    def state(self) -> tuple[float, ...]:
+        """What `of_passes` hangs on."""
+        return self.depth, self.conversations, self.target.value, self.row.value
+
     def of_passes(self, rows: Floats) -> Floats:
         """Seconds that it adds to target passes of so many rows."""
         first = np.minimum(rows, self.conversations)

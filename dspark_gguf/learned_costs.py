@@ -75,6 +75,7 @@ class LearnedCosts:
         self._first, self._step, self._read = Figure(), Figure(), Figure()
         self._curve: Floats | None = None  # of the target's seconds near the start, over the level
         self.attention = Attention()
+        self._found: tuple[object, Floats] | None = None  # `target_seconds`, and what they hang on
 
     def covers(self, limit: int, drafts: bool) -> bool:
         """Whether enough was measured for `limit` draft tokens, with `drafts` or copies alone."""
@@ -89,7 +90,12 @@ class LearnedCosts:
     @property
     def target_seconds(self) -> Floats:
         """Of a target pass of 1, 2, ... ``limit + 1`` rows, with everything around it."""
-        return (self._base + self.attention.of_passes(_ROWS)) * self.level
+        state = (self.level, self._passes, *self.attention.state)
+        if self._found is None or self._found[0] != state:
+            seconds = (self._base + self.attention.of_passes(_ROWS)) * self.level
+            seconds.flags.writeable = False
+            self._found = state, seconds
+        return self._found[1]
 
     @property
     def _base(self) -> Floats:
@@ -263,5 +269,5 @@ class LearnedCosts:
         self._level_doubt = _LEVEL_DOUBT
         self._first, self._step, self._read = first, step, read
         self._rows = {int(rows): figure for rows, figure in figures.items()}
-        self._curve = None
+        self._curve = self._found = None
         self.attention.restore(known.attention)
