@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dspark_gguf.records import Round
-from dspark_gguf.schedule.base import Plan, no_plan
+from dspark_gguf.schedule.base import Floats, Plan, no_plan
 from dspark_gguf.schedule.expected import likely_saving
 from dspark_gguf.schedule.learning import INCOME, Account, Learning, policy_for, usual_seconds
 from dspark_gguf.schedule.stopping import Policy
@@ -14,8 +14,9 @@ from dspark_gguf.schedule.stopping import Policy
 #: Drafts between two solutions of the stopping problem: each takes about a millisecond, and a
 #: solution four drafts old is as good in replay.
 _SOLVE_EVERY = 4
-#: It is also solved again once a plain pass takes so much more or less than it counted on.
-_MOVED = 0.05
+#: It is also solved again once passes over so many more rows than one cost so much more or less,
+#: over a plain pass, than it counted on. If all of them do, the policy is as good as it was.
+_ROWS_MORE, _MOVED = (1, 3, 8), 0.05
 #: Rounds without a draft before it is tried again: doubled from the first to the last.
 _FIRST_WAIT, _LONGEST_WAIT = 4, 128
 #: Tokens within which it must pay to read what the drafter missed.
@@ -61,15 +62,15 @@ class Optimal(Learning):
 
     def current(self) -> Policy:
         """The present policy, solved again if it is too old."""
-        if self.policy is None or self._age >= _SOLVE_EVERY or self._costs_moved(self.policy):
+        policy, seconds = self.policy, self.costs.target_seconds
+        scale = 1.0 if policy is None else float(seconds[0]) * policy.plain_rate
+        if policy is None or self._age >= _SOLVE_EVERY or _is_other(policy, seconds, scale):
             self._age = 0
-            guess = self.policy.rate if self.policy else None
-            self.policy = policy_for(self.costs, self.calibration, self.limit, guess)
-        return self.policy
-
-    def _costs_moved(self, policy: Policy) -> bool:
-        """Whether a policy's seconds are out of date: nothing drafts by them any more, perhaps."""
-        return abs(float(self.costs.target_seconds[0]) * policy.plain_rate - 1.0) > _MOVED
+            guess = policy.rate / scale if policy else None
+            self.policy = policy = policy_for(self.costs, self.calibration, self.limit, guess)
+        elif scale != 1.0:
+            self.policy = policy = policy.slowed(scale)
+        return policy
 
     @property
     def rate(self) -> float:
@@ -141,6 +142,13 @@ class Optimal(Learning):
             return 0.0
         seconds = self.costs.target_seconds
         return float((seconds[tried - 1] - seconds[tried - 2]) / seconds[0])
+
+
+def _is_other(policy: Policy, seconds: Floats, scale: float) -> bool:
+    """Whether passes over several rows have become dearer or cheaper over a plain one."""
+    before = policy.target_seconds
+    rows = [more for more in _ROWS_MORE if more < len(before)]
+    return any(abs(seconds[k] / (before[k] * scale) - 1.0) > _MOVED for k in rows)
 
 
 class OptimalPlan:

@@ -22,7 +22,7 @@ here that is one coordinate of the state, and the bound follows from what the ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,16 @@ class Policy:
     #: Worth of a first step after k free tokens, by their survival [limit, grid]; the seconds of
     #: that step are taken off.
     opening: Floats
+
+    def slowed(self, factor: float) -> Policy:
+        """The same where everything takes `factor` times as long: worths are in tokens."""
+        return replace(
+            self,
+            rate=self.rate / factor,
+            plain_rate=self.plain_rate / factor,
+            target_seconds=self.target_seconds * factor,
+            redo_seconds=self.redo_seconds * factor,
+        )
 
     def worth_of_steps(self, survival: Floats) -> Floats:
         """Worth of looking after 0, 1, ... tokens of this survival, beyond these tokens."""
