@@ -18,12 +18,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
-
-import httpx
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -45,16 +45,22 @@ _PAUSE = 3.0
 
 
 def over_http(url: str, count: int, tokens: int) -> float:
-    """Tokens a second of so many greedy streams at once, prompts included."""
+    """Tokens a second of so many greedy streams at once, prompts included.
+
+    A client that takes little of the machine: httpx's took 0.5 ms a token of the server's time.
+    """
+    place = urlsplit(url).netloc
 
     def one(k: int) -> int:
         body = {
             "messages": [{"role": "user", "content": PROMPTS[k % len(PROMPTS)]}],
             "max_tokens": tokens, "stream": True, "temperature": 0.0, "ignore_eos": True,
         }  # fmt: skip
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=600) as answer:
-            found = re.findall(r'"predicted_n": ?(\d+)', "".join(answer.iter_text()))
-        return int(found[-1])
+        with closing(HTTPConnection(place, timeout=600)) as connection:
+            kind = {"Content-Type": "application/json"}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), kind)
+            said = connection.getresponse().read()
+        return int(re.findall(rb'"predicted_n": ?(\d+)', said)[-1])
 
     started = perf_counter()
     with ThreadPoolExecutor(count) as pool:

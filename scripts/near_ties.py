@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from dspark_gguf import Decoder, Pair, Speculation, load_pair
-from dspark_gguf.config import Settings
+from dspark_gguf.config import Sampling, Settings
 from dspark_gguf.dist import Dist
 from dspark_gguf.measure.check import NEAR_TIE, WitnessSampler
 from dspark_gguf.noise import GumbelDraw, Noise
+from dspark_gguf.sampling import Row, Sampler
 from dspark_gguf.serve.asked import Desk
 from dspark_gguf.serve.bodies import ChatBody, CompletionBody
 from dspark_gguf.serve.messages import MessagesBody
 from dspark_gguf.serve.responses import ResponsesBody
 from dspark_gguf.serve.turns import Turn
+
+#: By how many nats the cut-offs of top-p and min-p, which rounding moves too, are tried elsewhere.
+_EDGES = (0.02, 0.1, 0.5)
 
 
 def near_ties(
@@ -21,6 +28,10 @@ def near_ties(
     wrong, known = 0, {}
     with load_pair(model) as pair:
         for k, said in different:
+            if len(said) != len(alone[k]):  # such as an error in the place of two answers
+                wrong += 1
+                print(f"request {k}: {said}", flush=True)
+                continue
             body = made[k][1]
             if k not in known:
                 known[k] = [margins(pair, turn) for turn in _turns(pair, *made[k])]
@@ -53,16 +64,22 @@ def _turns(pair: Pair, path: str, body: dict) -> list[Turn]:
 def margins(pair: Pair, turn: Turn) -> tuple[str, list[int], list[float]]:
     """The plain answer, its characters up to the end of each token, and by how much that won.
 
-    That is in nats, or without sampling in logits.
+    That is in nats, or without sampling in logits. Where a token that a cut-off keeps out, or just
+    lets in, would win or has won, it is the distance to that cut-off.
     """
     decoder = Decoder.for_pair(pair, turn.sampling, Speculation(mode="off"))
-    decoder.sampler = witness = WitnessSampler(turn.sampling, pair.vocabulary.end_tokens)
+    decoder.sampler = witness = Edges(turn.sampling, pair.vocabulary.end_tokens)
     gaps: list[float] = []
 
     class Draw(GumbelDraw):
         def scored(self, dist: Dist) -> tuple[int, float]:
             token, gap = super().scored(dist)
-            gaps.append(gap)
+            others = (
+                edge
+                for edge, other in witness.others
+                if super(Draw, self).scored(other)[0] != token
+            )
+            gaps.append(min(gap, *others, math.inf))
             return token, gap
 
     class Noted(Noise):
@@ -77,6 +94,34 @@ def margins(pair: Pair, turn: Turn) -> tuple[str, list[int], list[float]]:
     greedy = turn.sampling.temperature == 0
     text = pair.vocabulary.detokenize(tokens)
     return text, ends, (witness.margins if greedy else gaps)[: len(ends)]
+
+
+class Edges(WitnessSampler):
+    """Also notes the `others` of the last row: its distributions if cut-offs were elsewhere."""
+
+    def __init__(self, settings: Sampling, end_tokens: tuple[int, ...]) -> None:
+        super().__init__(settings, end_tokens)
+        self._samplers = [
+            (abs(edge), Sampler(_moved(settings, edge), end_tokens))
+            for size in (_EDGES if settings.temperature else ())
+            for edge in (size, -size)
+        ]
+        self.others: list[tuple[float, Dist]] = []
+
+    def __call__(self, row: Row, *args: Any, **options: Any) -> Dist:
+        """The distribution of the next token."""
+        self.others = [(edge, one(row, *args, **options)) for edge, one in self._samplers]
+        return super().__call__(row, *args, **options)
+
+
+def _moved(settings: Sampling, edge: float) -> Sampling:
+    """Cut-offs that let more tokens in, or with a negative edge fewer."""
+    top_p = 1 - (1 - settings.top_p) * math.exp(-edge)
+    values = {
+        "min_p": min(1.0, settings.min_p * math.exp(-edge)), "top_p": max(top_p, 1e-9),
+        "top_k": settings.top_k and max(1, settings.top_k + (1 if edge > 0 else -1)),
+    }  # fmt: skip
+    return settings.model_copy(update=values)
 
 
 def _parted(one: str, other: str) -> int:

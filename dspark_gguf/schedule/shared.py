@@ -54,12 +54,15 @@ class SharedCosts:
         self.target_seconds = seconds_at(whole, count * np.arange(1, MAX_DRAFT + 2)) / count
         self.redo_seconds: Floats = self.target_seconds * self.whole.rereads
         self.draft_seconds: Floats = drafts[:MAX_DRAFT] * (self._growth(count) / count)
+        self._is_hopeless: bool | None = None  # all conversations ask, each in every round
 
     @property
     def is_hopeless(self) -> bool:
         """Whether draft steps would win nothing even if they were always right."""
-        best, _ = expected_speedup(self.target_seconds, self.draft_seconds, 1.0)
-        return self.count > 1 and best <= LEAST_GAIN
+        if self._is_hopeless is None:
+            best, _ = expected_speedup(self.target_seconds, self.draft_seconds, 1.0)
+            self._is_hopeless = self.count > 1 and best <= LEAST_GAIN
+        return self._is_hopeless
 
     def _growth(self, count: int) -> float:
         """Seconds of a draft step of so many conversations, over that of one."""

@@ -1,6 +1,7 @@
 """The one thread that owns both models, and answers all requests together.
 
-Requests come in through a bounded queue. What they become goes out by each turn's `post`.
+Requests come in through a bounded queue. What a pass made of them goes out at once, by each turn's
+`post`: whoever waits is woken once for each pass, as every wake-up takes time from the next one.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Condition, Thread
 from time import monotonic
@@ -21,7 +22,7 @@ from dspark_gguf.errors import Cancelled, DSparkError
 from dspark_gguf.records import Round
 from dspark_gguf.serve.metrics import Metrics
 from dspark_gguf.serve.refusals import Refusal, refusal_of
-from dspark_gguf.serve.turns import Turn
+from dspark_gguf.serve.turns import News, Turn, post_all
 
 _PLAIN = Speculation(mode="off")
 #: After so many idle seconds, costs are measured again for at most so many.
@@ -56,6 +57,8 @@ class Engine:
         self._news = Condition()
         self._inbox: deque[Turn] = deque()
         self._turns: set[Turn] = set()
+        self._told: list[News] = []
+        self._call: Callable[..., object] = print
         self._ends_at: float | None = None
         self._is_closed = self._is_measuring = False
         made: Future[Batcher] = Future()
@@ -95,8 +98,8 @@ class Engine:
         found = [turn for turn in list(self._turns) if turn.request and turn.request.run]
         return sorted(found, key=lambda turn: turn.began)
 
-    def submit(self, turns: Sequence[Turn]) -> None:
-        """Queue turns, all or none.
+    def submit(self, turns: Sequence[Turn], call: Callable[..., object]) -> None:
+        """Queue turns, all or none; `call` runs a function where they are waited for.
 
         Raises:
             Refusal: the queue is full (429), or the server ends (503).
@@ -104,6 +107,7 @@ class Engine:
         """
         with self._news:
             self.require_room(len(turns))
+            self._call = call
             self._turns.update(turns)
             self._inbox.extend(turns)
             if self._is_measuring:
@@ -155,11 +159,13 @@ class Engine:
         finally:  # whatever it was: nobody must wait for ever
             self._is_closed = True
             self._end_all(stopping())
+            self._hand_out()
 
     def _go_on(self) -> None:
         """One pass; if it fails, all answers fail, and the next ones are answered."""
         try:
             self._admit()
+            self._hand_out()  # what is refused waits for no pass
             self._step()
         except Cancelled:
             pass  # it is closed
@@ -167,6 +173,18 @@ class Engine:
             if not isinstance(error, DSparkError):
                 traceback.print_exc(file=sys.stderr)
             self._end_all(refusal_of(error))
+        finally:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Tell those who wait what the pass has brought."""
+        told, self._told = self._told, []
+        if not told:
+            return
+        try:
+            self._call(post_all, told)
+        except RuntimeError:  # the loop has ended
+            self.leave([news.turn for news in told])
 
     def _wait(self) -> bool:
         """Until there is something to do; False: it is closed."""
@@ -220,15 +238,15 @@ class Engine:
                 continue
             if request.is_over:
                 self._over(turn, round, request.error)
-            else:
-                turn.post(turn.news(round))
+            elif round.text or turn.top is not None:
+                self._told.append(turn.news(round))
 
     def _over(self, turn: Turn, round: Round, error: Exception | None = None) -> None:
         reason = "error" if error else round.finish_reason or "stop"
         self.metrics.add_answer(turn.answer, reason)
         with self._news:
             self._turns.discard(turn)
-        turn.post(turn.news(round, error))
+        self._told.append(turn.news(round, error))
 
     def _cancel(self, turn: Turn) -> None:
         if turn.request is not None:

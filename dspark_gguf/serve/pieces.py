@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from dspark_gguf.chat.think import CLOSE, OPEN, ThinkSplitter
 from dspark_gguf.serve.engine import Engine
@@ -90,10 +89,9 @@ class Answers:
         self.turns = [turn for turn, _ in made]
         self._engine, self._makers = engine, [maker for _, maker in made]
         self._queue: asyncio.Queue[News] = asyncio.Queue()
-        post = partial(_post, asyncio.get_running_loop(), self._queue)
         for turn in self.turns:
-            turn.post = post
-        engine.submit(self.turns)
+            turn.post = self._queue.put_nowait
+        engine.submit(self.turns, asyncio.get_running_loop().call_soon_threadsafe)
 
     def leave(self) -> None:
         """Nobody listens any more."""
@@ -112,10 +110,3 @@ class Answers:
                 left -= news.is_over
         finally:
             self.leave()
-
-
-def _post(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[News], news: News) -> None:
-    try:
-        loop.call_soon_threadsafe(queue.put_nowait, news)
-    except RuntimeError:  # the loop has ended
-        news.turn.has_left = True

@@ -55,7 +55,7 @@ async def _answered(request: Request, form: Form[Any]) -> Response:
     async def work() -> dict[str, Any]:
         return await form.whole(await service.answers(form.asked))
 
-    return Whole(await unless_left(request, work()))
+    return Whole(await unless_left(request.receive, work()))
 
 
 @router.post("/v1/messages/count_tokens")

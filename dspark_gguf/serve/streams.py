@@ -8,10 +8,10 @@ import sys
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import suppress
+from time import monotonic
 from typing import Any, TypeVar
 
-from fastapi import Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from dspark_gguf.errors import DSparkError
@@ -33,22 +33,47 @@ def event(data: Any, name: str | None = None) -> str:
     return (f"event: {name}\n" if name else "") + f"data: {text}\n\n"
 
 
-class Streamed(StreamingResponse):
+class Streamed(Response):
     """Sends the events of answers, with comments against silence."""
 
     media_type = "text/event-stream"
 
     def __init__(self, answers: Answers, events: AsyncGenerator[str, None]) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_spoken(events), headers=headers)
-        self._answers = answers
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._answers, self._events = answers, events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Whoever has left before the first event ends the answers, too."""
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(ClientLeft):
+                await unless_left(receive, self._speak(send))
         finally:
             self._answers.leave()
+
+    async def _speak(self, send: Send) -> None:
+        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(head)
+        self._spoke = monotonic()
+        comments = asyncio.create_task(self._comment(send))
+        try:
+            async for text in self._events:
+                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                self._spoke = monotonic()
+        finally:
+            comments.cancel()
+            await self._events.aclose()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _comment(self, send: Send) -> None:
+        """A timer of its own: one for each event would take longer than the event."""
+        while True:
+            silence = monotonic() - self._spoke
+            if silence >= SILENCE:
+                text, silence = b": at work\n\n", 0.0
+                await send({"type": "http.response.body", "body": text, "more_body": True})
+                self._spoke = monotonic()
+            await asyncio.sleep(SILENCE - silence)
 
 
 class Whole(JSONResponse):
@@ -73,31 +98,9 @@ async def guarded(
             yield each
 
 
-async def _spoken(events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
-    task: asyncio.Task[str] | None = None
-    try:
-        while True:
-            task = asyncio.create_task(_next(events))
-            while not (await asyncio.wait({task}, timeout=SILENCE))[0]:
-                yield ": at work\n\n"
-            if (text := task.result()) is None:
-                return
-            yield text
-    finally:
-        if task is not None and not task.done():
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        await events.aclose()
-
-
-async def _next(events: AsyncIterator[str]) -> Any:
-    return await anext(events, None)
-
-
-async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_left(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled if the client leaves."""
-    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -110,6 +113,6 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
                 await each
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

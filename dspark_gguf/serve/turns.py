@@ -43,7 +43,7 @@ class Turn:
     """A prompt to be answered.
 
     Attributes:
-        post: called by the engine's thread; it must not block.
+        post: called with each news, where they are waited for; it must not block.
         drafts: off: plain decoding, for this one alone.
         top: with each token's log-probability, those of so many others; None: none at all.
         has_left: whether nobody waits for it any more.
@@ -79,6 +79,12 @@ class Turn:
         scored, self._scored = tuple(self._scored), []
         is_over = error is not None or (self.request is not None and self.request.is_over)
         return News(self, round, scored, is_over, error)
+
+
+def post_all(told: Sequence[News]) -> None:
+    """Hand out what a pass brought."""
+    for news in told:
+        news.turn.post(news)
 
 
 def score(row: npt.NDArray[np.float32], token: int, top: int) -> Scored:

@@ -204,12 +204,14 @@ def test_rule_9_an_overflow_is_400_with_both_numbers(server):
 
 def test_rule_10_busy_is_429_with_retry_after(tiny_pair):
     with running(tiny_pair, parallel=1, queue=0) as server:
+        server.slowed(0.05)
         body = {"messages": USER, "stream": True}
         with server.http.stream("POST", "/v1/chat/completions", json=body) as first:
-            next(first.iter_lines())
+            lines = first.iter_lines()  # kept: httpx hangs up when nobody holds it any more
+            next(lines)
             answer = server.chat(max_tokens=1)
-        assert answer.status_code in (200, 429)  # 200: the first one had ended
-        assert answer.status_code == 200 or int(answer.headers["retry-after"]) >= 1
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
 
 
 def test_rule_11_conversations_that_alternate_keep_their_caches(tiny_pair):

@@ -1,0 +1,114 @@
+"""What the loop does, which all requests and streams share: no long work, and few wake-ups."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from dspark_gguf.engine.template import ChatTemplate
+from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.serve import asked
+from dspark_gguf.serve.engine import Engine
+from dspark_gguf.serve.run import attentive
+from dspark_gguf.serve.streams import Streamed
+from tests.serve.test_rules import TOOLS, USER
+
+SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}}
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Threads in which work was done that takes long with long texts, by the work's name."""
+    found = {}
+
+    def watch(of, name):
+        work = getattr(of, name)
+
+        def noted(*args, **options):
+            found.setdefault(name, set()).add(threading.current_thread())
+            return work(*args, **options)
+
+        monkeypatch.setattr(of, name, noted)
+
+    watch(Vocabulary, "tokenize")
+    watch(ChatTemplate, "render")
+    watch(asked, "schema_grammar")
+    watch(asked, "require_grammar")
+    return found
+
+
+def test_no_text_or_schema_is_read_where_all_requests_wait(server, threads):
+    short = {"model": "x", "max_tokens": 2}
+    format = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    for path, body in (
+        ("/v1/chat/completions", {"messages": USER, "stream": True}),
+        ("/v1/chat/completions", {"messages": USER, "response_format": format}),
+        ("/v1/chat/completions", {"messages": USER, "tools": TOOLS, "tool_choice": "required"}),
+        ("/v1/completions", {"prompt": "hello"}),
+        ("/v1/messages", {"messages": USER}),
+        ("/v1/messages/count_tokens", {"messages": USER}),
+        ("/v1/responses", {"input": "hello"}),
+        ("/tokenize", {"content": "hello"}),
+    ):
+        answer = server.http.post(path, json={**short, **body})
+        assert answer.status_code == 200, answer.text
+    assert set(found := threads) == {"tokenize", "render", "schema_grammar", "require_grammar"}
+    assert server.thread not in set().union(*found.values())
+
+
+def test_those_who_wait_are_woken_once_for_each_pass(server, monkeypatch):
+    calls, hand_out = [], Engine._hand_out
+
+    def counted(engine):
+        call = engine._call
+        engine._call = lambda *args: calls.append(len(args[1])) or call(*args)
+        hand_out(engine)
+        engine._call = call
+
+    monkeypatch.setattr(Engine, "_hand_out", counted)
+    before = server.engine.metrics.passes
+    answer = server.chat(n=3, max_tokens=40).json()
+    assert len(answer["choices"]) == 3
+    assert max(calls) == 3
+    assert len(calls) <= server.engine.metrics.passes - before
+
+
+def test_a_stream_makes_no_task_for_an_event():
+    tasks = set()
+
+    async def events():
+        for _ in range(20):
+            await asyncio.sleep(0)
+            tasks.update(asyncio.all_tasks())
+            yield "data: x\n\n"
+
+    async def receive():
+        await asyncio.sleep(10)
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def try_it():
+        answers = SimpleNamespace(leave=lambda: None)
+        await asyncio.wait_for(Streamed(answers, events())({}, receive, send), 5)
+
+    asyncio.run(try_it())
+    assert [each.get("body") for each in sent] == [None, *[b"data: x\n\n"] * 20, b""]
+    assert "content-length" not in dict(sent[0]["headers"])
+    assert len(tasks) <= 5
+
+
+def test_no_thread_holds_up_the_loop_for_long():
+    interval = sys.getswitchinterval()
+    with attentive():
+        assert gc.get_freeze_count() > 1000
+        assert sys.getswitchinterval() < interval
+    assert gc.get_freeze_count() == 0
+    assert sys.getswitchinterval() == interval
