@@ -18,8 +18,9 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.schedule import Fixed, Optimal
 from tests.fakes import Scripted
+from tests.tiny_cycle import CYCLE
 from tests.tiny_eagle3 import Eagle, write_assistant, write_cycle_llama, write_eagle3, write_gemma4
-from tests.tiny_heads import CYCLE, HEADS, ONE_HEAD, SEVERAL, TRUNK, Made, write_mtp
+from tests.tiny_heads import HEADS, ONE_HEAD, SEVERAL, TRUNK, Made, write_mtp
 
 #: Caches that hold numbers as they were computed, so that the order of passes changes nothing.
 EXACT = {

@@ -28,7 +28,7 @@ from tests.tiny.test_heads import (
     open_pair,
     plain_and,
 )
-from tests.tiny_heads import CYCLE
+from tests.tiny_cycle import CYCLE
 
 __all__ = ["files"]  # a fixture
 

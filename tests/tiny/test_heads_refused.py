@@ -14,9 +14,10 @@ from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.heads import target_draft
 from dspark_gguf.engine.quantize import quantize
 from dspark_gguf.errors import EngineError, ModelError, PairError, UsageError
+from tests.tiny_cycle import CYCLE
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_eagle3 import Eagle, write_assistant, write_cycle_llama, write_eagle3, write_gemma4
-from tests.tiny_heads import CYCLE, HEADS, ONE_HEAD, SEVERAL, TRUNK, Made, write_mtp
+from tests.tiny_heads import HEADS, ONE_HEAD, SEVERAL, TRUNK, Made, write_mtp
 
 OPTIONS = {
     "n_ctx": 256, "flash_attn": "off", "cache_type_k": "f32", "cache_type_v": "f32", "threads": 1,
