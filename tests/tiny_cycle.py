@@ -11,11 +11,13 @@ ONES = np.ones(WIDTH, dtype=np.float32)
 
 
 def embedding():
-    """Rows that an RMS norm leaves alone; those of the cycle are orthogonal."""
-    rows = np.random.default_rng(5).standard_normal((N_TOKENS, WIDTH))
+    """Rows that norms leave alone, with a mean of zero; those of the cycle are orthogonal."""
+    rows = np.random.default_rng(45).standard_normal((N_TOKENS, WIDTH))
+    rows -= rows.mean(axis=1, keepdims=True)
     rows /= np.sqrt((rows**2).mean(axis=1, keepdims=True))
-    basis, _ = np.linalg.qr(np.random.default_rng(6).standard_normal((WIDTH, WIDTH)))
-    rows[list(CYCLE)] = basis[: len(CYCLE)] * WIDTH**0.5
+    some = np.random.default_rng(6).standard_normal((WIDTH, WIDTH))
+    basis, _ = np.linalg.qr(some - some.mean(axis=0))
+    rows[list(CYCLE)] = basis.T[: len(CYCLE)] * WIDTH**0.5
     return rows.astype(np.float32)
 
 

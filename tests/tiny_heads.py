@@ -27,13 +27,14 @@ from tests.tiny_cycle import (
     mover,
 )
 from tests.tiny_gguf import Tiny, finish, write_vocabulary
+from tests.tiny_new_heads import NEW, write_new_shape
 
 #: What of a model's blocks a file has.
 ALL, TRUNK, HEADS = "all", "trunk", "heads"
 _DELTA_NETS = ("qwen35", "qwen35moe", "qwen3next")
 _LATENT, _INDEXED = ("deepseek2", "deepseek32", "glm-dsa"), ("deepseek32", "glm-dsa")
-#: Architectures with one head, as far as they can be written here, and with several.
-ONE_HEAD = (*_DELTA_NETS, *_LATENT, "glm4moe", "cohere2moe")
+#: Architectures with one head, and with several.
+ONE_HEAD = (*_DELTA_NETS, *_LATENT, "glm4moe", "cohere2moe", *NEW)
 SEVERAL = ("hy_v3", "mimo2", "step35")
 _EXPERTS = (*_DELTA_NETS[1:], *_LATENT, "glm4moe", "cohere2moe")
 
@@ -64,6 +65,8 @@ class Made:
     @property
     def trunk(self):
         """Layers before the heads."""
+        if self.arch in NEW:
+            return NEW[self.arch][0]
         return 4 if self.is_hybrid else self.layers
 
     @property
@@ -171,30 +174,39 @@ def recurrent_layer(draw, made):
     return found | feed_forward(draw, made, adds)
 
 
-def blocks_of(made):
-    """The layers, then the heads."""
-    draw, adds = drawing(made.seed), np.float32(made.how != "cycle")
-    blocks = [
+def layers_of(made, draw, adds):
+    """Those before the heads, and what a head has of the last one."""
+    if made.arch in NEW:
+        return NEW[made.arch][1](draw, adds, np.float32(made.recurrent))
+    layers = [
         recurrent_layer(draw, made) if made.is_hybrid else attention_layer(draw, made, adds * 0)
         for _ in range(made.trunk - 1)
     ]
-    blocks.append(attention_layer(draw, made, adds))
+    layers.append(attention_layer(draw, made, adds))
+    return layers, layers[-1]
+
+
+def blocks_of(made):
+    """The layers, then the heads."""
+    draw, adds = drawing(made.seed), np.float32(made.how != "cycle")
+    blocks, last = layers_of(made, draw, adds)
     eye, none = np.eye(WIDTH, dtype=np.float32), np.zeros((WIDTH, WIDTH), dtype=np.float32)
     for k in range(made.heads):
         if made.how == "random":
-            block, mixed = attention_layer(draw, made, adds), draw(WIDTH, 2 * WIDTH)
+            block, mixed = dict(layers_of(made, draw, adds)[1]), draw(WIDTH, 2 * WIDTH)
         else:
             before, after = (np.roll(eye, n * (made.heads > 1), axis=0) for n in (k, k + 1))
             moved = after @ mover(made.steps) @ before.T
             parts = (eye, none) if made.how == "copy" else (none, moved)
-            block, mixed = dict(blocks[made.trunk - 1]), np.concatenate(parts, axis=1)
+            block, mixed = dict(last), np.concatenate(parts, axis=1)
             if made.how == "cycle" and (made.heads > 1 or made.agreement < 1.0):
                 block["nextn.shared_head_head.weight"] = (
                     cycle_output(made.agreement, made.seed) @ after.T
                 )
         block["nextn.eh_proj.weight"] = mixed
-        for name in ("enorm", "hnorm", "shared_head_norm"):
-            block[f"nextn.{name}.weight"] = ONES
+        norm = "layer_output_norm" if made.arch == "bailingmoe3" else "nextn.shared_head_norm"
+        for name in ("nextn.enorm", "nextn.hnorm", norm):
+            block[f"{name}.weight"] = ONES
         blocks.append(block)
     return blocks
 
@@ -206,7 +218,7 @@ def write_mtp(path: Path, made: Made = Made(), keep=ALL, counts_heads=True, **to
     """
     writer = gguf.GGUFWriter(path, made.arch)
     counted = made.heads * counts_heads
-    _write_shape(writer, made, counted)
+    (write_new_shape if made.arch in NEW else _write_shape)(writer, made, counted)
     write_vocabulary(writer, Tiny(template=made.template, **tokens))
     output = cycle_output() if made.how == "cycle" else drawing(9)(N_TOKENS, WIDTH, scale=4.0)
     common = {"token_embd.weight": embedding(), "output_norm.weight": ONES}

@@ -115,13 +115,17 @@ WRONG = {
     "random hybrid": partial(own, made=Made("qwen35", "random", recurrent=0.2)),
     "random hybrid without snapshots": partial(own, made=Made("qwen3next", "random",
                                                               recurrent=0.2)),
+    "random bailingmoe3": partial(own, made=Made("bailingmoe3", "random", recurrent=0.2)),
+    "random nemotron": partial(own, made=Made("nemotron_h_moe", "random", recurrent=0.2)),
     "random, 3 heads": partial(own, made=Made("mimo2", "random", heads=3)),
     "random eagle3": partial(eagle, draft=Eagle(random=True)),
     "random eagle3 of a hybrid": partial(eagle, draft=Eagle(random=True), target=_deep_hybrid),
     "eagle3 of half the tokens": partial(eagle, draft=Eagle(reduced=True)),
     "attending assistant": partial(assistant, adds=3),
 }  # fmt: skip
-ANY = {**{name: make for name, (make, _) in RIGHT.items()}, **WRONG}
+#: llama.cpp normalizes the states that it hands out of rows that it gives logits for, of this one.
+BY_ROWS = {"random deepseek4": partial(own, made=Made("deepseek4", "random", recurrent=0.2))}
+ANY = {**{name: make for name, (make, _) in RIGHT.items()}, **WRONG, **BY_ROWS}
 
 
 def open_pair(files, make, conversations=1, **options):
@@ -156,10 +160,10 @@ def test_a_right_draft_is_always_accepted(files, name, most):
             assert answer.tally.rounds == rounds
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", [*WRONG, *BY_ROWS])
 def test_a_wrong_draft_changes_nothing(files, name):
     """The text is plain decoding's, with rejections at every depth."""
-    with open_pair(files, WRONG[name]) as pair:
+    with open_pair(files, ANY[name]) as pair:
         for sampling in (GREEDY, SEEDED, VARIED):
             plain, answer = plain_and(pair, sampling, drafting(3))
             assert plain.tokens == answer.tokens

@@ -122,7 +122,20 @@ def test_a_block_draft_counts_layers_without_heads(tmp_path):
     assert "layer 5, not 4 layers" in block.why_not_for(hybrid)
 
 
-@pytest.mark.parametrize("arch", [*ONE_HEAD, *SEVERAL])
+#: Their headers list something for each block.
+LISTS = ("nemotron_h_moe", "deepseek4")
+
+
+@pytest.mark.parametrize("arch", LISTS)
+def test_a_stripped_model_that_llama_cpp_cannot_load(tmp_path, arch):
+    """It is refused by name: the count can be corrected, lists of another length cannot."""
+    stripped = write_mtp(tmp_path / "stripped.gguf", Made(arch), keep=TRUNK)
+    for opened in (lambda: pair_of(stripped, None), lambda: DSparkLlama(str(stripped))):
+        with pytest.raises(ModelError, match=f"left them out, and .* cannot load a {arch} like"):
+            opened()
+
+
+@pytest.mark.parametrize("arch", sorted({*ONE_HEAD, *SEVERAL} - {*LISTS}))
 def test_a_stripped_model_is_a_plain_target(tmp_path, arch):
     """Quantizers drop the heads and keep their count: the same text; asked for, the heads are
     refused by name, where llama.cpp would end the process.
