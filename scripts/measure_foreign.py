@@ -7,6 +7,7 @@ proposed tokens that stand, and tokens a pass of the target. No clock is involve
 measures nothing else. Then the default, lookup included, over plain decoding before and after it:
 *cold*, each prompt with nothing learned but what passes cost; *warm*, after another prompt of each
 kind. Prompts are read outside the figures; what the draft reads of them counts.
+`--table NAME --step SHARE`: no clock, passes and draft steps are charged what they cost on a rig.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
+
+import numpy as np
+from measure_heads import TABLES, Measured
 
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
+from dspark_gguf.cost import Costs, FixedCosts, load_table
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.learned import Learned
 from dspark_gguf.measure.bench.plan import choose_prompts
+from dspark_gguf.records import Round
+from dspark_gguf.schedule import StoppingRule, make_stopping_rule
 from dspark_gguf.tally import Tally
 
 PLAIN, DEFAULT = Speculation(mode="off"), Speculation(learn=False)
@@ -30,20 +38,31 @@ HEAD = ("text", "stand", "tokens a pass", "cold, x plain", "tokens a pass", "war
 class Bench:
     """Answers of one pair."""
 
-    def __init__(self, pair: Pair, tokens: int) -> None:
-        self.pair, self.limits = pair, Limits(max_tokens=tokens)
+    def __init__(self, pair: Pair, tokens: int, costs: Measured | None) -> None:
+        self.pair, self.limits, self.costs = pair, Limits(max_tokens=tokens), costs
         self.sampling = Sampling(temperature=0, ignore_eos=True)
+        self.rounds: list[Round] = []  # of the last answer, without the first, which reads
 
     def answer(
         self, prompt: Sequence[int], how: Speculation, learned: Learned | None = None
     ) -> Tally:
         """One answer from empty caches."""
-        decoder = Decoder.for_pair(self.pair, self.sampling, how, learned)
+        decoder = Decoder.for_pair(self.pair, self.sampling, how, learned, schedule=self._schedule)
         decoder.reset()
-        return decoder.answer(prompt, self.limits).tally
+        tally, self.rounds = Tally(), list(decoder.generate(prompt, self.limits))
+        for round in self.rounds:
+            tally.add(round)
+        del self.rounds[0]
+        return tally
+
+    def _schedule(self, how: Speculation, costs: Costs | None, *sources: Any) -> StoppingRule:
+        return make_stopping_rule(how, self.costs or costs, *sources)
 
     def compared(self, prompt: Sequence[int], known: Learned, repeats: int) -> list[str]:
-        """Cells of the default, with plain decoding before and after it."""
+        """Cells of the default, with plain decoding before and after it if the clock decides."""
+        if self.costs:
+            passes = self.answer(prompt, DEFAULT, known).tokens_per_round
+            return [f"{self.costs.over_plain(self.rounds):.2f}", f"{passes:.2f}"]
         ratios, passes, before = list[float](), 0.0, speed(self.answer(prompt, PLAIN))
         for _ in range(repeats):
             tally = self.answer(prompt, DEFAULT, known)
@@ -51,6 +70,14 @@ class Bench:
             ratios.append(2 * speed(tally) / (before + after))
             passes, before = tally.tokens_per_round, after
         return [f"{median(ratios):.2f}", f"{passes:.2f}"]
+
+
+def rig_costs(table: str, step: float) -> Measured:
+    """Rows as a table has them, draft steps of so many plain passes, reading at a tenth of that."""
+    rows = load_table(TABLES / f"{table}.json").target_seconds
+    costs = FixedCosts(rows / rows[0], step * np.arange(1, len(rows)))
+    costs.catch_up_seconds = lambda tokens: step / 10 * tokens * (tokens > 2)  # type: ignore[method-assign]
+    return Measured(costs)
 
 
 def speed(tally: Tally) -> float:
@@ -66,6 +93,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--domains", default="")
     parser.add_argument("--forced", action="store_true")
+    parser.add_argument("--table", help="cost table of tests/data/tables, instead of the clock")
+    parser.add_argument("--step", type=float, default=0.2, help="a draft step, in plain passes")
     asked = parser.parse_args()
     domains = [name for name in asked.domains.split(",") if name]
     options = {
@@ -73,12 +102,13 @@ def main() -> None:
         "draft_options": DraftOptions(n_ctx=2048),
     }
     head = HEAD[:3] if asked.forced else HEAD
+    costs = rig_costs(asked.table, asked.step) if asked.table else None
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     with load_pair(asked.target, asked.draft, **options) as pair:
         pair.learned(DEFAULT)
         kind = pair.draft_cache().kind
         always = Speculation(mode="on", drafter=kind, draft_max=5, draft_min_prob=0.0, learn=False)
-        bench, warm = Bench(pair, asked.tokens), pair.copy_costs()
+        bench, warm = Bench(pair, asked.tokens, costs), pair.copy_costs()
         first: dict[str, list[int]] = {}
         for prompt in choose_prompts(None, domains, 2):
             tokens = pair.template.encode(prompt.messages)

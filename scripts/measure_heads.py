@@ -49,7 +49,7 @@ TABLES = Path(__file__).resolve().parent.parent / "tests" / "data" / "tables"
 class Measured(FixedCosts):
     """What was measured, catching up included; the target's rows by another machine's `curve`."""
 
-    def __init__(self, costs: LearnedCosts, curve: FixedCosts | None = None) -> None:
+    def __init__(self, costs: LearnedCosts | FixedCosts, curve: FixedCosts | None = None) -> None:
         rows = costs.target_seconds
         if curve is not None:
             rows = curve.target_seconds * float(rows[0] / curve.target_seconds[0])
