@@ -1,5 +1,5 @@
 """Tiny EAGLE-3 drafts, and a Gemma 4 with its assistant, made to be right on the cycle of
-``tiny_heads``: each moves what the target knew of a token one token on.
+``tiny_cycle``: each moves what the target knew of a token one token on.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from tests.tiny_gguf import Tiny, finish, write_vocabulary
-from tests.tiny_heads import (
+from tests.tiny_cycle import (
     CYCLE,
     INNER,
     N_TOKENS,
@@ -23,21 +22,25 @@ from tests.tiny_heads import (
     mover,
     successor,
 )
+from tests.tiny_gguf import Tiny, finish, write_vocabulary
 
 N_HEADS, SIZE = 4, 16
 
 
 @dataclass(frozen=True)
 class Eagle:
-    """What to write: right or `random`; of every other token (`reduced`); with embeddings and an
-    output of its own; `wide` in numbers; reading these layers."""
+    """What to write: right, or after a share of the tokens (`agreement`), or `random`; of every
+    other token (`reduced`); with embeddings and an output of its own; `wide` in numbers; reading
+    these layers."""
 
     random: bool = False
+    agreement: float = 1.0
     reduced: bool = False
     own: bool = True
     wide: int = WIDTH
     layers: tuple[int, ...] = (0, 1, 2)
     padding: int = 0
+    seed: int = 0
 
 
 def _begin(path, arch, width, layers, heads=N_HEADS):
@@ -63,12 +66,15 @@ def _layer(draw, adds, width=WIDTH):
     }  # fmt: skip
 
 
-def write_cycle_llama(path: Path, random=False, layers=3) -> Path:
-    """A llama that says the cycle; `random`: something else, from what all layers add."""
+def write_cycle_llama(path: Path, random=False, layers=3, agreement=1.0, seed=0) -> Path:
+    """A llama that says the cycle, after a share of its tokens; `random`: something else, from what
+    all layers add."""
     writer = _begin(path, "llama", WIDTH, layers)
     writer.add_rope_dimension_count(SIZE)
     write_vocabulary(writer, Tiny())
-    output = drawing(9)(N_TOKENS, WIDTH, scale=4.0) if random else cycle_output()
+    output = cycle_output(agreement, seed)
+    if random:
+        output = drawing(9)(N_TOKENS, WIDTH, scale=4.0)
     writer.add_tensor("token_embd.weight", embedding())
     writer.add_tensor("output_norm.weight", ONES)
     writer.add_tensor("output.weight", output)
@@ -109,7 +115,7 @@ def write_eagle3(path: Path, eagle: Eagle = Eagle()) -> Path:
         eye = np.eye(WIDTH, dtype=np.float32)
         fuse = np.concatenate([eye, 0 * eye, 0 * eye], axis=1)
         layer |= _moving_feed_forward()
-        output = cycle_output()
+        output = cycle_output(eagle.agreement, eagle.seed)
     for name in ("attn_q", "attn_k", "attn_v"):  # over the token and the state
         layer[name] = np.concatenate([layer[name], layer[name][::-1]], axis=1)
     layer["attn_norm_2"] = np.ones(width, np.float32)

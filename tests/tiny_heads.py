@@ -16,32 +16,42 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from tests.tiny_cycle import (
+    INNER,
+    N_TOKENS,
+    ONES,
+    WIDTH,
+    cycle_output,
+    drawing,
+    embedding,
+    mover,
+)
 from tests.tiny_gguf import Tiny, finish, write_vocabulary
+from tests.tiny_new_heads import NEW, write_new_shape
 
-WIDTH, INNER, N_TOKENS = 64, 128, 263
-#: The tokens of the cycle, in order; those after them are never said.
-CYCLE = tuple(range(65, 105))
-ONES = np.ones(WIDTH, dtype=np.float32)
 #: What of a model's blocks a file has.
 ALL, TRUNK, HEADS = "all", "trunk", "heads"
 _DELTA_NETS = ("qwen35", "qwen35moe", "qwen3next")
 _LATENT, _INDEXED = ("deepseek2", "deepseek32", "glm-dsa"), ("deepseek32", "glm-dsa")
-#: Architectures with one head, as far as they can be written here, and with several.
-ONE_HEAD = (*_DELTA_NETS, *_LATENT, "glm4moe", "cohere2moe")
+#: Architectures with one head, and with several.
+ONE_HEAD = (*_DELTA_NETS, *_LATENT, "glm4moe", "cohere2moe", *NEW)
 SEVERAL = ("hy_v3", "mimo2", "step35")
 _EXPERTS = (*_DELTA_NETS[1:], *_LATENT, "glm4moe", "cohere2moe")
 
 
 @dataclass(frozen=True)
 class Made:
-    """What to write. `steps`: how many tokens a cycle's head moves on, wrong unless 1.
-    `recurrent`: how much a hybrid's other layers add."""
+    """What to write. `steps`: how many tokens a cycle's head moves on, wrong unless 1. `agreement`:
+    after what share of a cycle's tokens it is right. `recurrent`: how much a hybrid's other layers
+    add. `layers`: of other trunks, all but the last add nothing."""
 
     arch: str = "hy_v3"
     how: str = "copy"
     heads: int = 1
     steps: int = 1
+    agreement: float = 1.0
     recurrent: float = 0.0
+    layers: int = 1
     seed: int = 1
     template: str | None = Tiny().template
 
@@ -55,7 +65,9 @@ class Made:
     @property
     def trunk(self):
         """Layers before the heads."""
-        return 4 if self.is_hybrid else 1
+        if self.arch in NEW:
+            return NEW[self.arch][0]
+        return 4 if self.is_hybrid else self.layers
 
     @property
     def attention_heads(self):
@@ -67,46 +79,6 @@ class Made:
     @property
     def experts(self):
         return 4 if self.arch in _EXPERTS else 0
-
-
-def embedding():
-    """Rows that an RMS norm leaves alone; those of the cycle are orthogonal."""
-    rows = np.random.default_rng(5).standard_normal((N_TOKENS, WIDTH))
-    rows /= np.sqrt((rows**2).mean(axis=1, keepdims=True))
-    basis, _ = np.linalg.qr(np.random.default_rng(6).standard_normal((WIDTH, WIDTH)))
-    rows[list(CYCLE)] = basis[: len(CYCLE)] * WIDTH**0.5
-    return rows.astype(np.float32)
-
-
-def successor(token, steps=1):
-    """What comes so many steps after a token of the cycle."""
-    return CYCLE[(CYCLE.index(token) + steps) % len(CYCLE)]
-
-
-def cycle_output():
-    """The output head that says each token's successor."""
-    vectors, rows = embedding(), np.zeros((N_TOKENS, WIDTH), dtype=np.float32)
-    for token in CYCLE:
-        rows[successor(token)] = vectors[token]
-    return rows
-
-
-def mover(steps=1):
-    """The matrix that turns a token of the cycle into one further on."""
-    vectors = embedding()
-    pairs = ((vectors[successor(token, steps)], vectors[token]) for token in CYCLE)
-    return (sum(np.outer(*pair) for pair in pairs) / WIDTH).astype(np.float32)
-
-
-def drawing(seed):
-    """A function that draws matrices, ``(rows, columns)``, with a scale."""
-    rng = np.random.default_rng(seed)
-
-    def draw(*shape, scale=1.0):
-        values = rng.standard_normal(shape) * scale * shape[-1] ** -0.5
-        return values.astype(np.float32)
-
-    return draw
 
 
 def attention_layer(draw, made, adds):
@@ -202,25 +174,39 @@ def recurrent_layer(draw, made):
     return found | feed_forward(draw, made, adds)
 
 
+def layers_of(made, draw, adds):
+    """Those before the heads, and what a head has of the last one."""
+    if made.arch in NEW:
+        return NEW[made.arch][1](draw, adds, np.float32(made.recurrent))
+    layers = [
+        recurrent_layer(draw, made) if made.is_hybrid else attention_layer(draw, made, adds * 0)
+        for _ in range(made.trunk - 1)
+    ]
+    layers.append(attention_layer(draw, made, adds))
+    return layers, layers[-1]
+
+
 def blocks_of(made):
     """The layers, then the heads."""
     draw, adds = drawing(made.seed), np.float32(made.how != "cycle")
-    blocks = [recurrent_layer(draw, made) for _ in range(made.trunk - 1)]
-    blocks.append(attention_layer(draw, made, adds))
+    blocks, last = layers_of(made, draw, adds)
     eye, none = np.eye(WIDTH, dtype=np.float32), np.zeros((WIDTH, WIDTH), dtype=np.float32)
     for k in range(made.heads):
         if made.how == "random":
-            block, mixed = attention_layer(draw, made, adds), draw(WIDTH, 2 * WIDTH)
+            block, mixed = dict(layers_of(made, draw, adds)[1]), draw(WIDTH, 2 * WIDTH)
         else:
             before, after = (np.roll(eye, n * (made.heads > 1), axis=0) for n in (k, k + 1))
             moved = after @ mover(made.steps) @ before.T
             parts = (eye, none) if made.how == "copy" else (none, moved)
-            block, mixed = dict(blocks[made.trunk - 1]), np.concatenate(parts, axis=1)
-            if made.how == "cycle" and made.heads > 1:
-                block["nextn.shared_head_head.weight"] = cycle_output() @ after.T
+            block, mixed = dict(last), np.concatenate(parts, axis=1)
+            if made.how == "cycle" and (made.heads > 1 or made.agreement < 1.0):
+                block["nextn.shared_head_head.weight"] = (
+                    cycle_output(made.agreement, made.seed) @ after.T
+                )
         block["nextn.eh_proj.weight"] = mixed
-        for name in ("enorm", "hnorm", "shared_head_norm"):
-            block[f"nextn.{name}.weight"] = ONES
+        norm = "layer_output_norm" if made.arch == "bailingmoe3" else "nextn.shared_head_norm"
+        for name in ("nextn.enorm", "nextn.hnorm", norm):
+            block[f"{name}.weight"] = ONES
         blocks.append(block)
     return blocks
 
@@ -232,7 +218,7 @@ def write_mtp(path: Path, made: Made = Made(), keep=ALL, counts_heads=True, **to
     """
     writer = gguf.GGUFWriter(path, made.arch)
     counted = made.heads * counts_heads
-    _write_shape(writer, made, counted)
+    (write_new_shape if made.arch in NEW else _write_shape)(writer, made, counted)
     write_vocabulary(writer, Tiny(template=made.template, **tokens))
     output = cycle_output() if made.how == "cycle" else drawing(9)(N_TOKENS, WIDTH, scale=4.0)
     common = {"token_embd.weight": embedding(), "output_norm.weight": ONES}

@@ -89,21 +89,18 @@ class ForeignText:
         before = self.ids[kept:]
         del self.ids[kept:], self._id_ends[kept:]
         for place, text in _stretches(bytes(self._text[at:])):
-            end = at + place
-            for token in continued(self._draft, text, special=True, at_start=end == 0):
-                end += len(self._draft.piece(token, special=True))
-                self.ids.append(token)
-                self._id_ends.append(end)
+            ids = continued(self._draft, text, special=True) if at + place else []
+            # With spaces of the tokenizer's own it is still better than nothing.
+            ids = ids or self._draft.tokenize(text, add_bos=False)
+            spelled = [self._draft.piece(token, special=True) for token in ids]
+            self.ids += ids
+            self._id_ends += [at + place + end for end in _ends(spelled, text.encode())]
         self.same = min(self.same, kept + common_prefix(before, self.ids[kept:]))
 
 
-def continued(
-    words: Vocabulary, text: str, *, special: bool = False, at_start: bool = False
-) -> list[int]:
-    """Tokens of `text` in the middle of a text, or at its start; empty if they do not spell it."""
+def continued(words: Vocabulary, text: str, *, special: bool = False) -> list[int]:
+    """Tokens of `text` in the middle of a text; empty if they do not spell it."""
     wanted = text.encode()
-    if at_start:
-        return words.tokenize(text, special=special, add_bos=False)
     ids = words.tokenize(_BREAK + text, special=special, add_bos=False)
     spelled = [words.piece(token, special=special) for token in ids]
     for count, end in enumerate(accumulate(map(len, spelled)), 1):
@@ -140,6 +137,15 @@ def _stretches(data: bytes) -> Iterator[tuple[int, str]]:
         if text:
             yield start, text
         start = after
+
+
+def _ends(pieces: Sequence[bytes], text: bytes) -> Iterator[int]:
+    """Where each piece of a text ends; a space that the tokenizer put before one is no part."""
+    end = 0
+    for piece in pieces:
+        own = piece if text.startswith(piece, end) else piece.removeprefix(b" ")
+        end = min(end + len(own), len(text))
+        yield end
 
 
 def _is_boundary(data: bytes | bytearray, at: int) -> bool:
@@ -211,11 +217,12 @@ class ForeignDrafter(Stepwise):
             if not plan.goes_on():
                 break
             started, unseen = perf_counter(), [token]
-        return self._said(tokens, guesses, scores, seconds, caught_up, ended)
+        return self._said(tokens, plan.length, guesses, scores, seconds, caught_up, ended)
 
     def _said(
         self,
         tokens: Sequence[int],
+        most: int,
         guesses: Sequence[int],
         scores: Sequence[float],
         seconds: Sequence[float],
@@ -238,7 +245,8 @@ class ForeignDrafter(Stepwise):
             own.append(min(scores[first : last + 1], default=0.0))
             start = end
         if ended and (not guesses or said):
-            said, own = [*said, self.target.eos], [*own, scores[-1]]
+            said, own = [*said, self.target.eot], [*own, scores[-1]]
+        said, own = said[:most], own[:most]  # a guess may be several of them
         dists = Segment.of_guesses(self.name, said, own, len(said)).dists
         return Draft(Segment(self.name, tuple(said), dists, tuple(own), tuple(seconds), caught_up))
 

@@ -42,6 +42,12 @@ _WANT_THEIR_HEADS = frozenset((
     "deepseek4", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next",
 ))  # fmt: skip
 
+#: What may be listed for each layer; llama.cpp wants as many as it has blocks.
+_BY_LAYER = (
+    "attention.head_count", "attention.head_count_kv", "feed_forward_length", "expert_used_count",
+    "expert_feed_forward_length", "swiglu_clamp_exp", "swiglu_clamp_shexp",
+)  # fmt: skip
+
 #: What a file that is no model is, and how it is used.
 _NAMES: dict[Kind, str] = {
     "block": "a block draft",
@@ -100,9 +106,19 @@ def require_model(header: Header) -> None:
 
 
 def overrides_for(header: Header) -> dict[str, int]:
-    """Keys to override when a file is loaded, so that it loads as a model without heads."""
+    """Keys to override when a file is loaded, so that it loads as a model without heads.
+
+    A ModelError says that it cannot be loaded: lists by layer cannot be overridden.
+    """
     if not are_stripped(header) or header.architecture not in _WANT_THEIR_HEADS:
         return {}
+    if any(isinstance(header.get(key), list) for key in _BY_LAYER):
+        name, architecture = header.path.name, header.architecture
+        raise ModelError(
+            f"{name} counts prediction heads, but whoever quantized it left them out, and "
+            f"llama.cpp cannot load a {architecture} like that",
+            "Use another file of this model, or quantize it again with its heads.",
+        )
     keys = {"nextn_predict_layers": 0, "block_count": header.layers}
     return {f"{header.architecture}.{key}": value for key, value in keys.items()}
 

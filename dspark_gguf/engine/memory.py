@@ -43,7 +43,7 @@ class Footprint:
             self._blocks, self.layers = slice(self.layers, self.layers + heads), heads
         self._attention_layers = self._count_attention_layers(recurrent=values > 0)
         # 0 if it has none, or one of an unknown kind. Some hybrids have both in every layer.
-        self.state_bytes = 4 * values * (self.layers - self._attention_layers or self.layers)
+        self.state_bytes = 4 * values * self._count_recurrent_layers()
 
     def cache_bytes(self, n_ctx: int, states: int = 1) -> int:
         """Size of a KV cache of `n_ctx` tokens, with so many recurrent states.
@@ -112,9 +112,13 @@ class Footprint:
             return self._number("token_shift_count", 2) * width + width * head
         if reach := self._number("shortconv.l_cache"):
             return width * (reach - 1)
+        reach = self._number("ssm.conv_kernel")
+        if head := self._number("kda.head_dim"):
+            inner = self._number("attention.head_count") * head
+            return 3 * ((reach or 4) - 1) * inner + head * inner
         inner, state = self._number("ssm.inner_size"), self._number("ssm.state_size")
         channels = inner + 2 * self._number("ssm.group_count") * state
-        return max(self._number("ssm.conv_kernel") - 1, 0) * channels + state * inner
+        return max(reach - 1, 0) * channels + state * inner
 
     def _count_attention_layers(self, recurrent: bool) -> int:
         architecture = self._header.architecture
@@ -127,6 +131,15 @@ class Footprint:
             return sum(count > 0 for count in heads[self._blocks])
         interval = self._number("full_attention_interval") or _INTERVALS.get(architecture, 1)
         return self.layers // interval
+
+    def _count_recurrent_layers(self) -> int:
+        heads, inner = (
+            self._numbers(key, 1)[self._blocks]
+            for key in ("attention.head_count_kv", "feed_forward_length")
+        )
+        if len(heads) == len(inner) > 1 and 0 in inner:  # Nemotron-H: a layer is one thing alone
+            return sum(not any(each) for each in zip(heads, inner, strict=True))
+        return self.layers - self._attention_layers or self.layers
 
     def _number(self, key: str, default: int = 0) -> int:
         return max(self._numbers(key, default))

@@ -31,6 +31,8 @@ class Vocabulary:
         self.kind: str = _KINDS.get(kind, str(kind))  # of the tokenizer
         self.bos: int = llama_cpp.llama_vocab_bos(self.pointer)
         self.eos: int = llama_cpp.llama_vocab_eos(self.pointer)
+        found = llama_cpp.llama_vocab_eot(self.pointer)
+        self.eot: int = self.eos if found < 0 else found  # ends a turn
         self.adds_bos: bool = (
             self.bos >= 0
             and self.kind not in _NEVER_FIRST

@@ -15,7 +15,7 @@ from dspark_gguf.draft import LookupDrafter
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache, prefill
-from dspark_gguf.errors import Cancelled
+from dspark_gguf.errors import Cancelled, UsageError
 from dspark_gguf.measure.chains import Chains, Guesses
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.sampling import Row, margin, top_probability
@@ -28,10 +28,17 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
     """The chains of one greedy answer: `depth` draft tokens at each of its first `positions`.
 
     A block draft has at most as many tokens as its block, and a confidence head's own value
-    replaces the top probability. Copies are recorded as far as they go. Raises `Cancelled` if the
-    user asks to stop.
+    replaces the top probability. Copies are recorded as far as they go.
+
+    Raises:
+        UsageError: a draft with other token ids.
+        Cancelled: the user asks to stop.
+
     """
     cache = pair.draft_cache()
+    if not has_chains(cache):
+        problem = "a draft with another tokenizer has no chains of the target's tokens to record"
+        raise UsageError(problem, "Measure it with `dspark-gguf bench`.")
     n_vocab = pair.vocabulary.n_vocab
     tokens = pair.template.encode(prompt.messages)
     plain = Decoder.for_pair(pair, Sampling(temperature=0), Speculation(mode="off"))
@@ -62,6 +69,11 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
     found = found.reshape(len(chains), depth, 2)
     guesses = lookup_guesses(LookupDrafter(pair.vocabulary), prefixes, text)
     return Chains(prompt.domain, found[..., 0], survived, found[..., 1], guesses)
+
+
+def has_chains(cache: Cache | None) -> bool:
+    """Whether what a draft guesses are the target's tokens; so it is where there is none."""
+    return getattr(cache, "kind", "") not in ("foreign", "mapped")
 
 
 def lookup_guesses(

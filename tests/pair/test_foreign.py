@@ -9,6 +9,10 @@ import pytest
 from dspark_gguf import Batcher, Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.draft.foreign import ForeignDrafter, ForeignText, aligned
+from dspark_gguf.errors import UsageError
+from dspark_gguf.measure.bench.report import measure_rest
+from dspark_gguf.measure.prompts import Prompt
+from dspark_gguf.measure.trace import record
 from tests.tiny_gguf import Tiny, write_llama
 
 HARD = [
@@ -153,3 +157,11 @@ def test_a_draft_that_knows_the_text_is_right(demo_files, pair):
             right += 1
     assert letters.n_vocab < target.n_vocab
     assert right >= 0.95 * total > 20
+
+
+def test_no_chains_of_it_are_recorded(pair):
+    """The target's ids are other texts to the draft, or none: nothing is taught by that."""
+    with pytest.raises(UsageError, match="has no chains of the target's tokens"):
+        record(pair, Prompt("chat", [{"role": "user", "content": "x"}]), 2, 2)
+    prompts = [Prompt("chat", [{"role": "user", "content": x}]) for x in "ab"]
+    assert measure_rest(pair, prompts, 2).reliability is None

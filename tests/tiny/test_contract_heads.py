@@ -18,8 +18,9 @@ from dspark_gguf.engine.context import open_context
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.pairs import PairBatch
 from dspark_gguf.errors import EngineError
+from tests.tiny_cycle import CYCLE, WIDTH
 from tests.tiny_eagle3 import write_cycle_llama
-from tests.tiny_heads import CYCLE, HEADS, TRUNK, WIDTH, Made, write_mtp
+from tests.tiny_heads import HEADS, TRUNK, Made, write_mtp
 
 OPTIONS = ModelOptions(n_ctx=64, flash_attn="off", cache_type_k="f32", cache_type_v="f32")
 NAMES = symbols.LAYERS + symbols.STATES + symbols.OWN_STATE + symbols.HEAD

@@ -9,7 +9,10 @@ import pytest
 
 from dspark_gguf import Decoder, Limits, Speculation
 from dspark_gguf.config import DraftOptions, ModelOptions
+from dspark_gguf.engine.gguf import read_header
+from dspark_gguf.engine.memory import Footprint
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.noise import Noise
 from dspark_gguf.schedule import Fixed
 from tests.fakes import rows_of
@@ -28,7 +31,8 @@ from tests.tiny.test_heads import (
     open_pair,
     plain_and,
 )
-from tests.tiny_heads import CYCLE
+from tests.tiny_cycle import CYCLE
+from tests.tiny_heads import TRUNK, Made, write_mtp
 
 __all__ = ["files"]  # a fixture
 
@@ -206,3 +210,15 @@ def test_it_follows_while_another_decoder_answers(files, name):
         off.answer(edited, Limits(max_tokens=400))
         assert draft.length > len(edited)
         assert draft.tokens == target.tokens[: draft.length]
+
+
+@pytest.mark.parametrize("arch", ["bailingmoe3", "nemotron_h_moe"])
+def test_the_size_of_a_state_is_what_llama_cpp_saves(tmp_path, arch):
+    """Of Kimi's delta attention, and of Mamba-2 with layers that have neither it nor attention."""
+    path = write_mtp(tmp_path / "x.gguf", Made(arch), keep=TRUNK, counts_heads=False)
+    with Pair(path, None, ModelOptions(n_ctx=256)) as pair:
+        prefill(pair.target_cache, PROMPT)
+        saved = len(pair.target_cache._rollback._marks[-1].data)
+        known = Footprint(read_header(path), pair.target.options).state_bytes
+        assert pair.target_cache.rollback == "snapshots"
+        assert 0 < saved - known < 300

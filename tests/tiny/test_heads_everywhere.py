@@ -17,7 +17,8 @@ from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine.pair import Pair
 from tests.crowd import EXACT, LEARNED, Alone, live, prompts, settings_of
 from tests.tiny.test_heads import ANY, RIGHT, files, own, plain_and, sidecar
-from tests.tiny_heads import CYCLE, Made, write_mtp
+from tests.tiny_cycle import CYCLE
+from tests.tiny_heads import Made, write_mtp
 
 __all__ = ["files"]  # a fixture
 ALWAYS = Speculation(mode="on", draft_min_prob=0.0, draft_max=3, learn=False)

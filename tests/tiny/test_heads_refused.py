@@ -14,9 +14,10 @@ from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.heads import target_draft
 from dspark_gguf.engine.quantize import quantize
 from dspark_gguf.errors import EngineError, ModelError, PairError, UsageError
+from tests.tiny_cycle import CYCLE
 from tests.tiny_dflash import Block, write_dflash
 from tests.tiny_eagle3 import Eagle, write_assistant, write_cycle_llama, write_eagle3, write_gemma4
-from tests.tiny_heads import CYCLE, HEADS, ONE_HEAD, SEVERAL, TRUNK, Made, write_mtp
+from tests.tiny_heads import HEADS, ONE_HEAD, SEVERAL, TRUNK, Made, write_mtp
 
 OPTIONS = {
     "n_ctx": 256, "flash_attn": "off", "cache_type_k": "f32", "cache_type_v": "f32", "threads": 1,
@@ -121,7 +122,20 @@ def test_a_block_draft_counts_layers_without_heads(tmp_path):
     assert "layer 5, not 4 layers" in block.why_not_for(hybrid)
 
 
-@pytest.mark.parametrize("arch", [*ONE_HEAD, *SEVERAL])
+#: Their headers list something for each block.
+LISTS = ("nemotron_h_moe", "deepseek4")
+
+
+@pytest.mark.parametrize("arch", LISTS)
+def test_a_stripped_model_that_llama_cpp_cannot_load(tmp_path, arch):
+    """It is refused by name: the count can be corrected, lists of another length cannot."""
+    stripped = write_mtp(tmp_path / "stripped.gguf", Made(arch), keep=TRUNK)
+    for opened in (lambda: pair_of(stripped, None), lambda: DSparkLlama(str(stripped))):
+        with pytest.raises(ModelError, match=f"left them out, and .* cannot load a {arch} like"):
+            opened()
+
+
+@pytest.mark.parametrize("arch", sorted({*ONE_HEAD, *SEVERAL} - {*LISTS}))
 def test_a_stripped_model_is_a_plain_target(tmp_path, arch):
     """Quantizers drop the heads and keep their count: the same text; asked for, the heads are
     refused by name, where llama.cpp would end the process.

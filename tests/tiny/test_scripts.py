@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 from dspark_gguf import load_pair
 from dspark_gguf.config import ModelOptions
+from dspark_gguf.cost import FixedCosts
 from dspark_gguf.engine.rollback import Rollback
 from tests.fakes import restore_stale
 from tests.fakes import rows_of as decode_text
@@ -106,3 +108,23 @@ def test_what_extra_buffers_cost(tiny_files, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["rows", "1", "2", "4", "8", "16", "32"]
     assert all(len(line.split()) == 7 for line in lines[1:])
+
+
+def test_the_scheduler_and_the_best_fixed_depth():
+    """One rig of `measure_heads`: the depth matters there, and the scheduler is not below the best
+    one that is chosen afterwards. Costs are given, so no clock decides.
+    """
+    module = script("measure_heads")
+    given = FixedCosts(1.0 + 0.1 * np.arange(65), 0.1 * np.arange(1, 65))
+    given.rereads, given.catch_up_seconds = False, lambda tokens: 0.01 * tokens * (tokens > 2)
+    with ExitStack() as stack:
+        rig = module.Rig(stack, "MTP head", 0.7, layers=2, texts=3, tokens=60)
+        costs = module.Measured(given)
+        (cell,) = rig.cells([costs])
+        speeds = [costs.over_plain(rig.rounds(costs, depth=depth)) for depth in (1, 6)]
+        accepted = [round.accepted for round in rig.rounds(costs, depth=1)]
+    assert cell.depth in (2, 3, 4)
+    assert cell.fixed > 1.05 * max(speeds) > 1.2
+    assert 0.6 < np.mean(accepted) < 0.8
+    assert cell.warm >= 0.98 * cell.fixed
+    assert cell.cold >= 0.95 * cell.fixed

@@ -21,7 +21,7 @@ from dspark_gguf.measure.charts import LIGHT, SHARES, STYLE, TEMPLATES, Axis, Li
 from dspark_gguf.measure.profile import Table, cost_cells, cost_chart, profile
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.measure.reliability import Reliability
-from dspark_gguf.measure.trace import record
+from dspark_gguf.measure.trace import has_chains, record
 from dspark_gguf.paths import replacing
 from dspark_gguf.speedup import measured
 from dspark_gguf.tally import Tally
@@ -40,7 +40,8 @@ def measure_rest(pair: Pair, prompts: Sequence[Prompt], positions: int) -> Rest:
     """Profile the pair, and record what its draft guesses on the first prompts."""
     costs = profile(pair, (), _ROWS)
     few = prompts[:_TEXTS]
-    if pair.draft_cache() is None or len(few) < 2:
+    cache = pair.draft_cache()
+    if cache is None or not has_chains(cache) or len(few) < 2:
         return Rest(costs, None)
     texts = [record(pair, prompt, positions, _DEPTH) for prompt in track(few, len(few))]
     return Rest(costs, Reliability.of(texts))
