@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Event
 from time import perf_counter
 from typing import TypeVar
@@ -15,11 +15,15 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from dspark_gguf.errors import Cancelled
+from dspark_gguf.waiting import Tell, untold
 
 T = TypeVar("T")
 #: Seconds that the time left is estimated from. rich's 30 are less than many an answer takes.
@@ -63,12 +67,36 @@ def uninterrupted(items: Iterable[T], interrupt: Event) -> Iterator[T]:
         yield item
 
 
+class _Left(ProgressColumn):
+    """Counts down the seconds that work should take, if that is known."""
+
+    def render(self, task: Task) -> Text:
+        """As it is now."""
+        seconds = task.fields["ends"] - perf_counter()
+        if task.fields["ends"] == 0.0:
+            return Text("...")
+        return Text(f"- about {seconds:.0f} s left" if seconds >= 1.0 else "- nearly done")
+
+
 @contextmanager
-def working() -> Iterator[Callable[[str], object]]:
-    """Inside, the line that is given last stands on stderr, where that is a terminal."""
+def working() -> Iterator[Tell]:
+    """Inside, the line that is told last stands on stderr, where that is a terminal.
+
+    It is there from the first one on, so that other programs' bars can come before.
+    """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield str
+        yield untold
         return
-    with console.status("") as status:
-        yield lambda text: status.update(f"{text} ...")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), _Left())
+    with ExitStack() as shown:
+        progress = Progress(*columns, console=console, transient=True)
+        task = progress.add_task("", total=None, ends=0.0)
+
+        def tell(text: str, seconds: float = 0.0) -> None:
+            ends = perf_counter() + seconds if seconds else 0.0
+            progress.update(task, description=text, ends=ends)
+            if not progress.live.is_started:
+                shown.enter_context(progress)
+
+        yield tell

@@ -132,7 +132,7 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
         for line in skipped if verbose else ():
             say(f"does not fit: {line}")
     found = catalog.suggestions(
-        target, drafts, settings, say, lambda each: track(each, len(each), title="drafts")
+        target, drafts, settings, lambda each: track(each, len(each), title="measuring")
     )
     name = listing.quote(settings.model)
     show(as_json, [each.as_dict() for each in found], lambda: catalog.as_text(name, found))

@@ -180,8 +180,8 @@ class SectionedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click does, in sections."""
-        titles: dict[str | None, str] = {None: "Options", **_TITLES, _COMMON_PART: "General"}
-        parts: dict[str | None, list[click.Parameter]] = {part: [] for part in titles}
+        titles = ((None, "Options"), *_TITLES.items(), (_COMMON_PART, "General"))
+        parts: dict[str | None, list[click.Parameter]] = {part: [] for part, _ in titles}
         shows_all, hides = ctx.meta.get(ALL_OPTIONS, False), False
         for option in self.get_params(ctx):
             flag = _FLAGS.get(option.name or "")
@@ -193,14 +193,15 @@ class SectionedCommand(click.Command):
             else:
                 hides = True
         is_brief = sum(each.name in _FLAGS for each in self.params) < len(_FLAGS)
-        for part, options in parts.items():
+        for part, title in titles:
+            options = parts[part]
             text = _DRAFT_OPTIONS if part == "draft_options" else ""
             if part == "target_options" and is_brief and shows_all:
                 names = ", ".join(option.opts[-1] for option in options)
                 text = f"As in `dspark-gguf run --help-all`: {names}."
             if not options:
                 continue
-            with formatter.section(titles[part]):
+            with formatter.section(title):
                 if text:  # the names of options stay whole
                     width = formatter.width - formatter.current_indent
                     lines = wrap(text, width, break_on_hyphens=False)

@@ -448,10 +448,10 @@ def test_heads_without_memory_for_them(shelf, monkeypatch):
     """A target that loads only without its own heads: the draft gives way."""
     target, load = write_mtp(shelf / NAME, CYCLE), Model._load
 
-    def only_without(model):
+    def only_without(model, tell):
         if model.has_heads:
             raise ResourceError("no memory on the GPU", "")
-        return load(model)
+        return load(model, tell)
 
     monkeypatch.setattr(Model, "_load", only_without)
     with load_pair(target) as pair:
