@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Event
 from time import perf_counter
@@ -38,17 +38,7 @@ def track(
     title: str = "",
 ) -> Iterator[T]:
     """Pass `items` on and count them, from `done` on; with `tokens_of` an item, show the speed."""
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
-        yield from items
-        return
-    columns: list[ProgressColumn] = [TextColumn("{task.description}")] * bool(title)
-    columns += [BarColumn(), MofNCompleteColumn()]
-    if tokens_of:
-        columns.append(TextColumn("{task.fields[speed]}"))
-    columns += [TimeRemainingColumn(), TextColumn("left")]
-    with Progress(*columns, console=console, speed_estimate_period=_PERIOD) as progress:
-        task = progress.add_task(title, total=total, completed=done, speed="")
+    with counting(total, done, title) as show:
         tokens, start = 0, perf_counter()
         for item in items:
             yield item
@@ -56,7 +46,28 @@ def track(
             if tokens_of:
                 tokens += tokens_of(item)
                 speed = f"{tokens / (perf_counter() - start):.1f} tokens/s"
-            progress.update(task, advance=1, speed=speed)
+            done += 1
+            show(done, speed)
+
+
+def tracked(items: Sequence[T], title: str) -> Iterator[T]:
+    """Pass all of `items` on, and count them."""
+    return track(items, len(items), title=title)
+
+
+@contextmanager
+def counting(total: int, done: int = 0, title: str = "") -> Iterator[Callable[..., object]]:
+    """Inside, call what it gives with how many are done, perhaps a fraction, and a short text."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield lambda done, text="": None
+        return
+    columns: list[ProgressColumn] = [TextColumn("{task.description}")] * bool(title)
+    columns += [BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")]
+    columns += [TimeRemainingColumn(), TextColumn("left")]
+    with Progress(*columns, console=console, speed_estimate_period=_PERIOD) as progress:
+        task = progress.add_task(title, total=total, completed=done, text="")
+        yield lambda done, text="": progress.update(task, completed=done, text=text)
 
 
 def uninterrupted(items: Iterable[T], interrupt: Event) -> Iterator[T]:

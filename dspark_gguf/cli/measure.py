@@ -201,10 +201,10 @@ def _end(stopped: bool) -> int:
 
 
 def _recorded(
-    settings: Settings, verbose: bool, prompts: Path | None, learning: bool = False, **each: int
+    settings: Settings, verbose: bool, prompts: Path | None, learning: bool = False, **each: Any
 ) -> tuple[list[Chains], bool]:
     """Chains of each prompt, and whether Ctrl-C ended it before the last of them."""
-    from dspark_gguf.chat.progress import track
+    from dspark_gguf.chat.progress import counting
     from dspark_gguf.chat.terminal import interruptible
     from dspark_gguf.measure.prompts import read_prompts
     from dspark_gguf.measure.trace import learn, record
@@ -213,8 +213,11 @@ def _recorded(
     texts: list[Chains] = []
     with open_pair(settings, verbose) as pair, interruptible(pair.interrupt):
         try:
-            for prompt in track(wanted, len(wanted), title="texts"):
-                texts.append(record(pair, prompt, **each))
+            with counting(len(wanted), title="texts") as show:
+                for done, prompt in enumerate(wanted):
+                    now = partial(lambda done, share: show(done + share), done)
+                    texts.append(record(pair, prompt, **each, show=now))
+                    show(done + 1)
         except Cancelled:
             if not texts:
                 raise

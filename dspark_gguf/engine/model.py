@@ -194,7 +194,7 @@ def _progress(show: Callable[[float], object], stopped: list[BaseException]) -> 
     def on_progress(share: float, data: Any) -> bool:
         try:
             taken = perf_counter() - started
-            if taken > _PATIENCE:
+            if taken > _PATIENCE and share < 1.0:
                 show(taken / max(share, 0.01) - taken)
         except BaseException as error:
             stopped.append(error)

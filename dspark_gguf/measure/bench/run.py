@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from shlex import join as quote
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import psutil
 
 from dspark_gguf import __version__
-from dspark_gguf.chat.progress import track
+from dspark_gguf.chat.progress import track, tracked
 from dspark_gguf.chat.terminal import ended_by_signals, interruptible
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.decoder import Decoder
@@ -78,9 +79,8 @@ class Bench:
         if code:
             say(f"\ninterrupted: {self.results.turns} of {len(tasks)} turns measured")
         if self.results.turns:
-            width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-            say("\n" + text.as_text(self.results, width))
-            say("\n" + text.memory(*facts["peak_memory_bytes"].values()))
+            say("\n" + text.as_text(self.results, width()))
+            say("\n" + text.memory(**facts["peak_memory_bytes"], width=width()))
         if plan.as_json:
             echo(as_json(facts, sys.stdout))
         return code
@@ -127,8 +127,8 @@ class Bench:
             self.results.methods += names
             self.results.peers = frozenset(names)
             self.programs += others
-            say(text.header(self._abouts(), len(tasks), most))
-            for turn in track(play(self.programs, tasks), len(tasks), title="turns"):
+            say(text.header(self._abouts(), len(tasks), most, width()))
+            for turn in play(self.programs, tasks, partial(tracked, title="answers")):
                 self.results.samples += turn
 
     def tasks(self) -> list[Task]:
@@ -222,6 +222,12 @@ def bench_conversations(
     if plan.as_json:
         echo(as_json({**facts, "conversations": [cell.as_dict() for cell in cells]}, sys.stdout))
     return code
+
+
+def width() -> int:
+    """Columns for what is printed."""
+    columns = shutil.get_terminal_size((text.WIDTH, 24)).columns
+    return columns if sys.stdout.isatty() else text.WIDTH
 
 
 def _file(model: Model) -> dict[str, Any]:
