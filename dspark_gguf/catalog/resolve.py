@@ -141,6 +141,8 @@ def _place_of_model(
     name: str | Path, role: str, progress: Progress, newest: bool
 ) -> Path | hub.Download:
     text, path = str(name), Path(os.path.expanduser(name))
+    if not text.strip():
+        raise UsageError("the name of a model is empty", "Name a file, or leave the option out.")
     if isinstance(name, Path) or os.path.lexists(path):
         return path
     if text.startswith(_FROM_PACKAGE):

@@ -209,10 +209,13 @@ class Pair:
         for role, cache in self.caches.items():
             model = cache.model
             kind = f" ({cache.draft.kind})" if isinstance(cache, Follower) else ""
+            if role == "draft" and model.path == self.target.path:  # whose size is told
+                what = "its own prediction heads, "
+            else:
+                what = f"{model.name} on {model.place}, {model.size / _MIB:.0f} + "
             parts.append(
-                f"{role}{kind} {model.name} on {model.place}, {model.size / _MIB:.0f} + "
-                f"{cache.context.cache_bytes / _MIB:.0f} MiB for {cache.context.n_ctx} tokens"
-                f"{shared}"
+                f"{role}{kind} {what}{cache.context.cache_bytes / _MIB:.0f} MiB for "
+                f"{cache.context.n_ctx} tokens{shared}"
             )
         return "; ".join([*parts, self._speculation_summary(speculation)])
 
