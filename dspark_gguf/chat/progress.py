@@ -28,6 +28,8 @@ from dspark_gguf.waiting import Tell, untold
 T = TypeVar("T")
 #: Seconds that the time left is estimated from. rich's 30 are less than many an answer takes.
 _PERIOD = 3600.0
+#: Seconds after which work that should be done is late.
+_LATE = 1.0
 
 
 def track(
@@ -86,7 +88,9 @@ class _Left(ProgressColumn):
         seconds = task.fields["ends"] - perf_counter()
         if task.fields["ends"] == 0.0:
             return Text("...")
-        return Text(f"- about {seconds:.0f} s left" if seconds >= 1.0 else "- nearly done")
+        if seconds >= 1.0:
+            return Text(f"- about {seconds:.0f} s left")
+        return Text("- nearly done" if seconds > -_LATE else "- takes longer than usual")
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class TerminalReader:
         return self._session.prompt(prompt, default=default)
 
     def edited(self, text: str) -> str:
-        """In $EDITOR if the text is long and there is one, else at the prompt; "": left as it was."""
+        """In $EDITOR if the text is long and there is one, else at the prompt; "": leave it."""
         has_editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
         if has_editor and (len(text) > _LONG or "\n" in text):
             return (click.edit(text, extension=".md") or "").rstrip("\n")

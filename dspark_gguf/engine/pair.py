@@ -203,21 +203,21 @@ class Pair:
         return copied
 
     def summary(self, speculation: Speculation) -> str:
-        """One line: where both models are, weights + cache in MiB, and what speculation does."""
+        """Lines: where each model is, MiB of its weights and its cache; what speculation does."""
         parts, count = [], len(self.target_caches)
         shared = f", shared by up to {count} conversations" if count > 1 else ""
         for role, cache in self.caches.items():
             model = cache.model
             kind = f" ({cache.draft.kind})" if isinstance(cache, Follower) else ""
             if role == "draft" and model.path == self.target.path:  # whose size is told
-                what = "its own prediction heads, "
+                what = "the target's own prediction heads:"
             else:
-                what = f"{model.name} on {model.place}, {model.size / _MIB:.0f} + "
+                what = f"{model.name} on {model.place}: {model.size / _MIB:.0f} MiB, and"
             parts.append(
-                f"{role}{kind} {what}{cache.context.cache_bytes / _MIB:.0f} MiB for "
-                f"{cache.context.n_ctx} tokens{shared}"
+                f"{role}{kind} {what} {cache.context.cache_bytes / _MIB:.0f} MiB for "
+                f"{cache.context.n_ctx:,} tokens{shared}"
             )
-        return "; ".join([*parts, self._speculation_summary(speculation)])
+        return "\n".join([*parts, self._speculation_summary(speculation)])
 
     def close(self) -> None:
         """Save what was learned, and free both models."""

@@ -110,7 +110,13 @@ def test_ctrl_c_ends_the_first_measurement(command, monkeypatch):
     assert "unexpected" not in done.stderr
 
 
-@pytest.mark.parametrize(("seconds", "end"), [(0.0, "..."), (9.2, "- about 9 s left")])
+@pytest.mark.parametrize(
+    ("seconds", "end"),
+    [
+        (0.0, "..."), (9.2, "- about 9 s left"), (0.5, "- nearly done"),
+        (-2.0, "- takes longer than usual"),
+    ],
+)  # fmt: skip
 def test_work_is_shown_on_a_terminal_alone(monkeypatch, capsys, seconds, end):
     """From its first line on; elsewhere nothing."""
     with working() as tell:
