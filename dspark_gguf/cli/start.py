@@ -21,6 +21,7 @@ from dspark_gguf.waiting import Tell, untold
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
+    from dspark_gguf.learned import Learned
 
 
 _REPLACED = "dspark-gguf.replaced"
@@ -76,19 +77,20 @@ def _working(quiet: bool) -> AbstractContextManager[Tell]:
     return working()
 
 
-def _prepare(pair: Pair, speculation: Speculation) -> None:
+def _prepare(pair: Pair, speculation: Speculation) -> Learned | None:
     """Load the draft and measure what both models cost, as far as that is wanted and unknown."""
     from dspark_gguf.chat.terminal import interruptible
 
     if speculation.mode == "off":
-        return
+        return None
     if speculation.stopping_rule in ("prefix", "optimal"):
         # In a thread that ends: OpenMP keeps threads for each that ever ran a pass, and with more
         # of them than cores, passes of whoever comes next would be slower.
         with interruptible(pair.interrupt), ThreadPoolExecutor(1) as thread:
-            thread.submit(pair.learned, speculation).result()
-    elif speculation.drafter != "lookup":
+            return thread.submit(pair.learned, speculation).result()
+    if speculation.drafter != "lookup":
         pair.draft_cache()
+    return None
 
 
 @contextmanager
@@ -122,7 +124,7 @@ def open_pair(
         )
         try:
             Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model does not allow
-            _prepare(pair, settings.speculation)
+            learned = _prepare(pair, settings.speculation)
         except BaseException:
             pair.close()
             raise
@@ -131,6 +133,8 @@ def open_pair(
             if pair.found:
                 tell(pair.found)
             tell(pair.summary(settings.speculation))
+            if learned and learned.costs.was_disturbed:
+                tell("costs were measured on a busy machine: they are corrected while you use it")
         for note in pair.notes:
             tell(f"note: {note}")
         yield pair
