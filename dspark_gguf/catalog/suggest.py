@@ -277,8 +277,8 @@ def as_text(target: str, found: Sequence[Candidate]) -> str:
     )
     return (
         f"{table}\n\n{_advice(target, found)}\n\n"
-        "measured: half of the answers were in the range. expected: from what passes\n"
-        "cost here (--no-learn measures again). estimated: from the sizes of the files.\n"
+        "measured: half of the answers were in the range. expected: from what passes "
+        "cost here (--no-learn measures again). estimated: from the sizes of the files. "
         f"Both if guesses are as good as usual: {usual} are right."
     )
 
@@ -289,9 +289,9 @@ def _advice(target: str, found: Sequence[Candidate]) -> str:
         return f"no verdict: {best.speedup.doubt if best.speedup else best.problem}"
     if not best.speedup.pays:
         return "none of them pays on this machine: use the target without a draft"
-    use = f"dspark-gguf chat -m {target} -d {quote(best.draft)}"
+    use = f"\n    dspark-gguf chat -m {target} -d {quote(best.draft)}"
     if best.how.startswith("--"):
-        return f"make the best: dspark-gguf suggest -m {target} {best.how}"
+        return f"make the best:\n    dspark-gguf suggest -m {target} {best.how}"
     if best.path is None:
-        return f"get the best: {best.how}\nuse it: {use}"
-    return f"use the best: {use}"
+        return f"get the best:\n    {best.how}\nuse it:{use}"
+    return f"use the best:{use}"

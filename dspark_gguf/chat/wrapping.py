@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from typing import TextIO
 
 from rich.cells import cell_len
 
+#: Columns where there is no terminal.
+WIDTH = 100
 _FENCES = ("```", "~~~")
 #: An indented line is code, unless it is an item of a list.
 _INDENT, _ITEMS = 4, "-*+0123456789"
@@ -82,6 +86,12 @@ class Wrapper:
         self._blanks = self._word = ""
         self._is_glued = is_glue
         return "\n" * breaks + text
+
+
+def columns(stream: TextIO) -> int:
+    """How wide lines on this stream may be."""
+    wide = (WIDTH, 24)
+    return shutil.get_terminal_size(wide).columns if stream.isatty() else WIDTH
 
 
 def folded(text: str, width: int) -> str:

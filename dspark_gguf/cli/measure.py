@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from functools import partial
 from pathlib import Path
@@ -280,11 +281,12 @@ def doctor(as_json: bool, settings: Settings, verbose: bool) -> int:
     is well, 1 a problem, 3 models that do not fit each other.
     """
     from dspark_gguf.chat.progress import working
+    from dspark_gguf.chat.wrapping import columns
     from dspark_gguf.doctor import examine
 
     asked = click.get_current_context().get_parameter_source("debug")
     shown = traceback.print_exception if asked is ParameterSource.COMMANDLINE else str
     with working() as now:
         report = examine(settings, say, verbose, shown, now)
-    show(as_json, report.as_dict(), report.as_text)
+    show(as_json, report.as_dict(), lambda: report.as_text(columns(sys.stdout)))
     return report.exit_code

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import io
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,9 +56,9 @@ def say(line: str) -> None:
     """A line on stderr; on a terminal it breaks between words."""
     text = visible(line)
     if sys.stderr.isatty():
-        from dspark_gguf.chat.wrapping import folded
+        from dspark_gguf.chat.wrapping import columns, folded
 
-        text = folded(text, shutil.get_terminal_size().columns)
+        text = folded(text, columns(sys.stderr))
     click.echo(text, err=True)
 
 

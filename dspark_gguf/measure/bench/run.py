@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -17,6 +16,7 @@ import psutil
 from dspark_gguf import __version__
 from dspark_gguf.chat.progress import track, tracked
 from dspark_gguf.chat.terminal import ended_by_signals, interruptible
+from dspark_gguf.chat.wrapping import columns
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine import library
@@ -79,8 +79,9 @@ class Bench:
         if code:
             say(f"\ninterrupted: {self.results.turns} of {len(tasks)} turns measured")
         if self.results.turns:
-            say("\n" + text.as_text(self.results, width()))
-            say("\n" + text.memory(**facts["peak_memory_bytes"], width=width()))
+            width = columns(sys.stdout)
+            say("\n" + text.as_text(self.results, width))
+            say("\n" + text.memory(**facts["peak_memory_bytes"], width=width))
         if plan.as_json:
             echo(as_json(facts, sys.stdout))
         return code
@@ -127,7 +128,7 @@ class Bench:
             self.results.methods += names
             self.results.peers = frozenset(names)
             self.programs += others
-            say(text.header(self._abouts(), len(tasks), most, width()))
+            say(text.header(self._abouts(), len(tasks), most, columns(sys.stdout)))
             for turn in play(self.programs, tasks, partial(tracked, title="answers")):
                 self.results.samples += turn
 
@@ -222,12 +223,6 @@ def bench_conversations(
     if plan.as_json:
         echo(as_json({**facts, "conversations": [cell.as_dict() for cell in cells]}, sys.stdout))
     return code
-
-
-def width() -> int:
-    """Columns for what is printed."""
-    columns = shutil.get_terminal_size((text.WIDTH, 24)).columns
-    return columns if sys.stdout.isatty() else text.WIDTH
 
 
 def _file(model: Model) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
+from dspark_gguf.chat.wrapping import WIDTH
 from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
 from dspark_gguf.measure.bench.results import Figure, Regime, Results, Row, shown
 from dspark_gguf.measure.charts import bars, text_table
 
-#: Columns where there is no terminal.
-WIDTH = 100
 #: Columns of the first table, with the gaps: names of domains, then at least so many for each
 #: method.
 _NAME, _CELL = 14, 12
