@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from functools import partial
 
@@ -116,7 +115,6 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     from dspark_gguf.catalog import suggest as catalog
     from dspark_gguf.catalog.resolve import locate
     from dspark_gguf.chat.progress import tracked
-    from dspark_gguf.chat.wrapping import columns, folded
     from dspark_gguf.engine import library
     from dspark_gguf.engine.gguf import read_header
 
@@ -136,6 +134,4 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
             say(f"does not fit: {line}")
     found = catalog.suggestions(target, drafts, settings, partial(tracked, title="measuring"))
     name = listing.quote(settings.model)
-    text = catalog.as_text(name, found)
-    text = folded(text, columns(sys.stdout)) if sys.stdout.isatty() else text
-    show(as_json, [each.as_dict() for each in found], lambda: text)
+    show(as_json, [each.as_dict() for each in found], lambda: catalog.as_text(name, found))

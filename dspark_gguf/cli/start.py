@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -54,17 +54,21 @@ def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def say(line: str) -> None:
     """A line on stderr; on a terminal it breaks between words."""
-    text = visible(line)
-    if sys.stderr.isatty():
-        from dspark_gguf.chat.wrapping import columns, folded
-
-        text = folded(text, columns(sys.stderr))
-    click.echo(text, err=True)
+    click.echo(_fitting(line, sys.stderr), err=True)
 
 
 def show(as_json: bool, values: Any, text: Callable[[], str]) -> None:
     """A result on stdout: its plain values as one line of JSON, or its text."""
-    click.echo(json_line(values, sys.stdout) if as_json else visible(text()))
+    click.echo(json_line(values, sys.stdout) if as_json else _fitting(text(), sys.stdout))
+
+
+def _fitting(text: str, stream: TextIO) -> str:
+    """As it is shown there."""
+    if not stream.isatty():
+        return visible(text)
+    from dspark_gguf.chat.wrapping import columns, folded
+
+    return folded(visible(text), columns(stream))
 
 
 def _working(quiet: bool) -> AbstractContextManager[Tell]:
