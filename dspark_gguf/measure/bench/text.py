@@ -92,7 +92,8 @@ def headline(regime: Regime) -> str:
     """Whether it is faster here: one sentence about what a user gets."""
     if not regime.drafting or regime.speedup is None:
         return "no method of drafting was measured"
-    return f"{name_of(regime.drawn.method)} is {regime.speedup}"
+    verb = "has" if regime.speedup.doubt else "is"
+    return f"{name_of(regime.drawn.method)} {verb} {regime.speedup}"
 
 
 def unsteadiness(regime: Regime) -> str:
