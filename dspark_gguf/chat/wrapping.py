@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 from rich.cells import cell_len
@@ -90,8 +91,11 @@ class Wrapper:
 
 def columns(stream: TextIO) -> int:
     """How wide lines on this stream may be."""
-    wide = (WIDTH, 24)
-    return shutil.get_terminal_size(wide).columns if stream.isatty() else WIDTH
+    if not stream.isatty():
+        return WIDTH
+    with suppress(OSError, ValueError):  # else that of stdout would count, which may be a pipe
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns)
+    return WIDTH
 
 
 def folded(text: str, width: int) -> str:
