@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from threading import Event
+from itertools import islice
+from threading import Event, Timer
 from time import perf_counter
 from typing import TypeVar
 
@@ -28,6 +29,8 @@ from dspark_gguf.waiting import Tell, untold
 T = TypeVar("T")
 #: Seconds that the time left is estimated from. rich's 30 are less than many an answer takes.
 _PERIOD = 3600.0
+#: Seconds of silence before a prompt that is read is spoken of.
+_PATIENCE = 1.0
 #: Seconds after which work that should be done is late.
 _LATE = 1.0
 
@@ -115,3 +118,17 @@ def working() -> Iterator[Tell]:
                 shown.enter_context(progress)
 
         yield tell
+
+
+def waited_for(items: Iterator[T], text: str) -> Iterator[T]:
+    """Pass items on; if the first of them takes long, `text` stands on stderr until it is there."""
+    with working() as tell:
+        timer = Timer(_PATIENCE, tell, [text])
+        timer.start()
+        try:
+            found = list(islice(items, 1))
+        finally:
+            timer.cancel()
+            timer.join()
+    yield from found
+    yield from items

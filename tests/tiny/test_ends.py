@@ -205,7 +205,7 @@ def test_what_was_typed_is_nobody_elses(tmp_path, monkeypatch):
             assert modes.pop("lock")
             assert modes == {
                 "dspark-gguf": 0o700, "history": 0o600, "sessions": 0o700, "talk": 0o700,
-                "chat.json": 0o600, "open-in": 0o600,
+                "chat.json": 0o600,
             }  # fmt: skip
             for path in (data, *data.rglob("*")):
                 path.chmod(0o777 if path.is_dir() else 0o666)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from dspark_gguf import load_pair
 from dspark_gguf.catalog import suggest
 from dspark_gguf.catalog.suggest import Candidate
-from dspark_gguf.chat.progress import uninterrupted, working
+from dspark_gguf.chat.progress import uninterrupted, waited_for, working
 from dspark_gguf.cli import main
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.engine import timing
@@ -127,6 +127,29 @@ def test_work_is_shown_on_a_terminal_alone(monkeypatch, capsys, seconds, end):
     with working() as tell:
         tell("measuring", seconds)
     assert f"measuring {end}" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+
+
+def test_a_long_prompt_is_spoken_of(monkeypatch, capsys):
+    """Only if it takes long; the line is gone before the answer, an error comes through."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+    def rounds(seconds):
+        sleep(seconds)
+        yield from "ab"
+        raise Cancelled
+
+    for patience, said in ((0.0, "reading ..."), (9.0, "")):
+        monkeypatch.setattr("dspark_gguf.chat.progress._PATIENCE", patience)
+        items = waited_for(rounds(0.2), "reading")
+        assert next(items) == "a"
+        shown = capsys.readouterr().err
+        assert said in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+        assert bool(shown) == bool(said)
+        assert next(items) == "b"
+        with pytest.raises(Cancelled):
+            next(items)
+        assert capsys.readouterr().err == ""
 
 
 def test_a_trace_keeps_the_texts_that_are_done(command, monkeypatch, tmp_path):
