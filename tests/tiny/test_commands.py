@@ -232,6 +232,6 @@ def test_another_model_goes_on_with_the_conversation(tiny_files, tmp_path):
     assert "cannot read nowhere.gguf" in said
     assert "is not a GGUF model" in said
     *_, shown = said.split("is not a GGUF model")
-    assert "; draft draft on CPU" in shown
+    assert "\ndraft draft on CPU: " in shown
     assert "messages       4" in shown
     assert done.exit_code != 0  # two of its lines failed
