@@ -148,6 +148,11 @@ class LearnedCosts:
         figure = self._rows.get(rows)
         return figure is None or figure.seen < BELIEVED or self._passes - figure.at > _STALE
 
+    @property
+    def was_disturbed(self) -> bool:
+        """Whether a busy machine made what matters most: passes of one row and of two."""
+        return any(self._rows.get(rows, Figure()).seen < BELIEVED for rows in (1, 2))
+
     def least_certain(self) -> list[int]:
         """Numbers of rows that were run, the ones seen least and longest ago first."""
         return sorted(self._rows, key=lambda rows: (self._rows[rows].seen, self._rows[rows].at))

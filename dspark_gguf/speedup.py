@@ -146,8 +146,7 @@ def _copying(costs: LearnedCosts) -> Speedup:
 
 
 def _doubt(costs: LearnedCosts) -> str:
-    doubtful = any(costs.is_doubtful(rows) for rows in (1, 2))
-    return f"costs were measured on a busy machine: {_BUSY}" if doubtful else ""
+    return f"costs were measured on a busy machine: {_BUSY}" if costs.was_disturbed else ""
 
 
 def measured(comparisons: Sequence[Comparison], spread: float = 1.0) -> Speedup:

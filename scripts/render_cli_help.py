@@ -1,4 +1,4 @@
-"""Write what `--help` of every command says into docs/cli.md.
+"""Write what `--help-all` of every command says into docs/cli.md.
 
     python scripts/render_cli_help.py
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from dspark_gguf.cli import main
+from dspark_gguf.cli.options import ALL_OPTIONS
 
 PROGRAM = "dspark-gguf"
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
@@ -21,8 +22,8 @@ WIDTH = 100
 
 HEAD = """# The command line
 
-What `--help` of every command says. Written by `python scripts/render_cli_help.py`: run it again
-after changing an option.
+What `--help-all` of every command says (`--help` has the frequent options alone). Written by
+`python scripts/render_cli_help.py`: run it again after changing an option.
 """
 
 
@@ -39,6 +40,7 @@ def _contexts(
 ) -> Iterator[click.Context]:
     """Of a command and all commands below it, in the order of their help."""
     context = click.Context(command, parent, name, terminal_width=WIDTH, **command.context_settings)
+    context.meta[ALL_OPTIONS] = True
     yield context
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

@@ -82,10 +82,10 @@ def in_terminal(command, arguments, **options):
     return _terminals[-1]
 
 
-def program_in_terminal(*words, env, **options):
-    """``dspark-gguf`` with these words in a terminal."""
+def program_in_terminal(*words, env, term="xterm", **options):
+    """``dspark-gguf`` with these words in a terminal of this kind."""
     command, *arguments = [*PROGRAM, *(str(word) for word in words)]
-    env = {**env, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+    env = {**env, "TERM": term, "PROMPT_TOOLKIT_NO_CPR": "1"}
     return in_terminal(command, arguments, env=env, **options)
 
 

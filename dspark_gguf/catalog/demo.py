@@ -44,7 +44,7 @@ def demo_file(file_type: str, progress: Progress = lambda line: None) -> Path:
     with suppress(OSError, ValueError):
         if json.loads(stamp.read_text()) == _stamp(source, path):
             return path
-    progress(f"making the demo model {path.name} (once, a few seconds) in {path.parent}")
+    progress(f"making the demo model {path.name} (once, a few seconds)")
 
     from dspark_gguf.engine.quantize import quantize
 

@@ -20,6 +20,7 @@ from dspark_gguf.catalog.pairs import OWN_HEADS, known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.naming import HubName
+from dspark_gguf.waiting import Tell, untold
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
@@ -140,6 +141,8 @@ def _place_of_model(
     name: str | Path, role: str, progress: Progress, newest: bool
 ) -> Path | hub.Download:
     text, path = str(name), Path(os.path.expanduser(name))
+    if not text.strip():
+        raise UsageError("the name of a model is empty", "Name a file, or leave the option out.")
     if isinstance(name, Path) or os.path.lexists(path):
         return path
     if text.startswith(_FROM_PACKAGE):
@@ -219,12 +222,14 @@ def load_pair(
     chat_template: str | None = None,
     conversations: int = 1,
     progress: Progress = lambda line: None,
+    tell: Tell = untold,
 ) -> Pair:
     """Load a target and a draft GGUF; without arguments, the demo pair.
 
     Models are named as for `resolve`; without a draft, one that is there is found, and the pair's
     `found` says how. `chat_template` is Jinja text or a file, instead of the
-    target's own. A `Batcher` can answer as many `conversations` in one pass.
+    target's own. A `Batcher` can answer as many `conversations` in one pass. `progress`
+    is called with a line about downloads, `tell` with what takes long and how long.
 
     Raises:
         DSparkError: see `resolve` and ``engine.pair.Pair``.
@@ -234,7 +239,7 @@ def load_pair(
 
     found: list[str] = []
     target_path, draft_path = resolve(model, draft, progress, found.append)
-    options = target_options, draft_options, chat_template, conversations
+    options = target_options, draft_options, chat_template, conversations, tell
     try:
         pair = Pair(target_path, draft_path, *options)
     except (ModelError, ResourceError) as error:
@@ -242,10 +247,10 @@ def load_pair(
             raise
         pair = Pair(target_path, None, *options)  # its own heads give way
         pair.notes.append(f"{error.problem}: its prediction heads are not used")
-    pair.found = "; ".join(found)
     if model in (None, "demo"):
-        pair.notes.append(
+        found.append(
             "this is the tiny demo pair, one model in two quantizations: on a few CPU cores its "
             "draft gains nothing, copying from the conversation does"
         )
+    pair.found = "; ".join(found)
     return pair

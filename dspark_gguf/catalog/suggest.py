@@ -186,23 +186,26 @@ def suggestions(
     target: Path,
     drafts: Sequence[Candidate],
     settings: Settings,
-    progress: Progress,
-    watch: Callable[[Sequence[Candidate]], Iterable[Candidate]] = iter,
+    watch: Callable[[Sequence[Candidate | None]], Iterable[Candidate | None]] = iter,
 ) -> list[Candidate]:
     """The speed to expect from each draft, the best first; what is here is measured.
 
-    `watch` may show how far it is. Ctrl-C ends the measuring: the rest is estimated.
+    `watch` may show how far it is: with the target alone, None, and the drafts. Ctrl-C ends the
+    measuring: the rest is estimated.
     """
     if not drafts:
         return []
     size, over = size_on_disk(target), [1.0]
-    costs, _ = _measured(target, None, settings, progress)
+    work = iter(watch([None, *(each for each in drafts if each.path is not None)]))
+    next(work)
+    costs, _ = _measured(target, None, settings)
     found: list[Candidate] = []
     with suppress(KeyboardInterrupt):
-        for draft in watch([each for each in drafts if each.path is not None]):
-            assert draft.path is not None
+        for draft in work:
+            if draft is None or draft.path is None:
+                continue
             try:
-                own, speedup = _measured(target, draft.path, settings, progress)
+                own, speedup = _measured(target, draft.path, settings)
             except DSparkError as error:
                 found.append(replace(draft, problem=error.problem))
             else:
@@ -225,15 +228,13 @@ def _rank(draft: Candidate) -> tuple[bool, bool, bool, float]:
     return draft.kind == "foreign", not speedup.pays, draft.path is None, -speedup.typical
 
 
-def _measured(
-    target: Path, draft: Path | None, settings: Settings, progress: Progress
-) -> tuple[LearnedCosts, Speedup]:
+def _measured(target: Path, draft: Path | None, settings: Settings) -> tuple[LearnedCosts, Speedup]:
     """Costs of a pair, as the first start of `chat` would learn them, and what `doctor` says."""
     pair = Pair(target, draft, settings.target_options, settings.draft_options)
     with pair:
         if draft is not None and pair.draft_cache() is None:
             raise DSparkError("; ".join(pair.notes), "Choose another draft.")
-        costs = pair.learned(settings.speculation, progress).costs
+        costs = pair.learned(settings.speculation).costs
         here = speedup_here(pair, settings)
         is_forecast = here.basis != "measured"
         if draft is not None and is_forecast and is_hopeless(costs, settings.speculation):
@@ -276,8 +277,8 @@ def as_text(target: str, found: Sequence[Candidate]) -> str:
     )
     return (
         f"{table}\n\n{_advice(target, found)}\n\n"
-        "measured: half of the answers were in the range. expected: from what passes\n"
-        "cost here (--no-learn measures again). estimated: from the sizes of the files.\n"
+        "measured: half of the answers were in the range. expected: from what passes "
+        "cost here (--no-learn measures again). estimated: from the sizes of the files. "
         f"Both if guesses are as good as usual: {usual} are right."
     )
 
@@ -288,9 +289,9 @@ def _advice(target: str, found: Sequence[Candidate]) -> str:
         return f"no verdict: {best.speedup.doubt if best.speedup else best.problem}"
     if not best.speedup.pays:
         return "none of them pays on this machine: use the target without a draft"
-    use = f"dspark-gguf chat -m {target} -d {quote(best.draft)}"
+    use = f"\n    dspark-gguf chat -m {target} -d {quote(best.draft)}"
     if best.how.startswith("--"):
-        return f"make the best: dspark-gguf suggest -m {target} {best.how}"
+        return f"make the best:\n    dspark-gguf suggest -m {target} {best.how}"
     if best.path is None:
-        return f"get the best: {best.how}\nuse it: {use}"
-    return f"use the best: {use}"
+        return f"get the best:\n    {best.how}\nuse it:{use}"
+    return f"use the best:{use}"

@@ -63,8 +63,10 @@ def _undo(chat: Chat, argument: str) -> None:
 @command("edit", usage="[TEXT]", summary="change the last message and answer it again")
 def _edit(chat: Chat, argument: str) -> None:
     text = argument or chat.reader.edited(escape(chat.session.require_message()))
-    if text.strip():
-        chat.show(chat.session.edit(unescape(text)))
+    if not text.strip():
+        chat.screen.note("left as it was")
+        return
+    chat.show(chat.session.edit(unescape(text)))
 
 
 @command("system", usage="[TEXT|none]", summary="show or set the system prompt")

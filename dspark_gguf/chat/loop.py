@@ -7,6 +7,7 @@ from contextlib import closing, suppress
 
 from dspark_gguf.catalog import resolve
 from dspark_gguf.chat.commands import Leave, is_command, run_command, unescape
+from dspark_gguf.chat.progress import waited_for
 from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.session import Answering, Session
 from dspark_gguf.chat.status import status_line
@@ -163,7 +164,7 @@ class Chat:
         self.screen.markdown = self.session.settings.chat.markdown
         with silent_keys(), interruptible(self.session.pair.interrupt), closing(rounds):
             splitter = None
-            for round in rounds:
+            for round in waited_for(rounds, "reading"):
                 splitter = splitter or ThinkSplitter(inside=self.session.opens_thought)
                 for text, thought in splitter.feed(round.text, round.finish_reason is not None):
                     self.screen.write(text, dim=thought)

@@ -6,7 +6,7 @@ import sys
 
 from dspark_gguf.chat.batch import Job
 from dspark_gguf.chat.bulk import Outcome, answer_all, as_dict
-from dspark_gguf.chat.progress import track
+from dspark_gguf.chat.progress import track, waited_for
 from dspark_gguf.chat.results import Results
 from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.status import status_line
@@ -57,7 +57,7 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
             rounds = session.compared(session.decoder.generate(prompt, settings.limits))
         else:
             rounds = session.ask(text)
-        for round in rounds:
+        for round in waited_for(rounds, "reading"):
             answer.add(round)
             if not as_json:
                 screen.write(round.text)

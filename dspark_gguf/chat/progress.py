@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from threading import Event
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from threading import Event, Timer
 from time import perf_counter
 from typing import TypeVar
 
@@ -15,15 +16,23 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from dspark_gguf.errors import Cancelled
+from dspark_gguf.waiting import Tell, untold
 
 T = TypeVar("T")
 #: Seconds that the time left is estimated from. rich's 30 are less than many an answer takes.
 _PERIOD = 3600.0
+#: Seconds of silence before a prompt that is read is spoken of.
+_PATIENCE = 1.0
+#: Seconds after which work that should be done is late.
+_LATE = 1.0
 
 
 def track(
@@ -34,17 +43,7 @@ def track(
     title: str = "",
 ) -> Iterator[T]:
     """Pass `items` on and count them, from `done` on; with `tokens_of` an item, show the speed."""
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
-        yield from items
-        return
-    columns: list[ProgressColumn] = [TextColumn("{task.description}")] * bool(title)
-    columns += [BarColumn(), MofNCompleteColumn()]
-    if tokens_of:
-        columns.append(TextColumn("{task.fields[speed]}"))
-    columns += [TimeRemainingColumn(), TextColumn("left")]
-    with Progress(*columns, console=console, speed_estimate_period=_PERIOD) as progress:
-        task = progress.add_task(title, total=total, completed=done, speed="")
+    with counting(total, done, title) as show:
         tokens, start = 0, perf_counter()
         for item in items:
             yield item
@@ -52,7 +51,28 @@ def track(
             if tokens_of:
                 tokens += tokens_of(item)
                 speed = f"{tokens / (perf_counter() - start):.1f} tokens/s"
-            progress.update(task, advance=1, speed=speed)
+            done += 1
+            show(done, speed)
+
+
+def tracked(items: Sequence[T], title: str) -> Iterator[T]:
+    """Pass all of `items` on, and count them."""
+    return track(items, len(items), title=title)
+
+
+@contextmanager
+def counting(total: int, done: int = 0, title: str = "") -> Iterator[Callable[..., object]]:
+    """Inside, call what it gives with how many are done, perhaps a fraction, and a short text."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield lambda done, text="": None
+        return
+    columns: list[ProgressColumn] = [TextColumn("{task.description}")] * bool(title)
+    columns += [BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")]
+    columns += [TimeRemainingColumn(), TextColumn("left")]
+    with Progress(*columns, console=console, speed_estimate_period=_PERIOD) as progress:
+        task = progress.add_task(title, total=total, completed=done, text="")
+        yield lambda done, text="": progress.update(task, completed=done, text=text)
 
 
 def uninterrupted(items: Iterable[T], interrupt: Event) -> Iterator[T]:
@@ -63,12 +83,52 @@ def uninterrupted(items: Iterable[T], interrupt: Event) -> Iterator[T]:
         yield item
 
 
+class _Left(ProgressColumn):
+    """Counts down the seconds that work should take, if that is known."""
+
+    def render(self, task: Task) -> Text:
+        """As it is now."""
+        seconds = task.fields["ends"] - perf_counter()
+        if task.fields["ends"] == 0.0:
+            return Text("...")
+        if seconds >= 1.0:
+            return Text(f"- about {seconds:.0f} s left")
+        return Text("- nearly done" if seconds > -_LATE else "- takes longer than usual")
+
+
 @contextmanager
-def working() -> Iterator[Callable[[str], object]]:
-    """Inside, the line that is given last stands on stderr, where that is a terminal."""
+def working() -> Iterator[Tell]:
+    """Inside, the line that is told last stands on stderr, where that is a terminal.
+
+    It is there from the first one on, so that other programs' bars can come before.
+    """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield str
+        yield untold
         return
-    with console.status("") as status:
-        yield lambda text: status.update(f"{text} ...")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), _Left())
+    with ExitStack() as shown:
+        progress = Progress(*columns, console=console, transient=True)
+        task = progress.add_task("", total=None, ends=0.0)
+
+        def tell(text: str, seconds: float = 0.0) -> None:
+            ends = perf_counter() + seconds if seconds else 0.0
+            progress.update(task, description=text, ends=ends)
+            if not progress.live.is_started:
+                shown.enter_context(progress)
+
+        yield tell
+
+
+def waited_for(items: Iterator[T], text: str) -> Iterator[T]:
+    """Pass items on; if the first of them takes long, `text` stands on stderr until it is there."""
+    with working() as tell:
+        timer = Timer(_PATIENCE, tell, [text])
+        timer.start()
+        try:
+            found = list(islice(items, 1))
+        finally:
+            timer.cancel()
+            timer.join()
+    yield from found
+    yield from items

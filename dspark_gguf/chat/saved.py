@@ -196,6 +196,7 @@ def _lock(folder: Path) -> FileLock:
         try:
             lock.acquire(timeout=0)
             (folder / _HOLDER).write_text(f"{os.getpid()}, since {datetime.now():%Y-%m-%d %H:%M}")
+            make_private(folder / _HOLDER)
         except Timeout:
             problem = f'session "{folder.name}" is open in another process'
             with contextlib.suppress(OSError, UnicodeDecodeError):

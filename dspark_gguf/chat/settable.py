@@ -92,6 +92,8 @@ def _place(key: str) -> tuple[str, str]:
         raise UsageError(f"{name} has a command of its own", f"Type /{name}.")
     if name in _LOADED:
         hint = f"Leave with Ctrl-D and start again with {_LOADED[name]}."
+        if _LOADED[name] in ("--model", "--model-draft"):
+            hint = "Type /model NAME [DRAFT] to go on with another."
         raise UsageError(f"{key} is settled when the model is loaded", hint)
     near = nearest(name, _PLACES)
     hint = f"Did you mean {near}? " if near else ""

@@ -46,11 +46,14 @@ class TerminalReader:
         return self._session.prompt(prompt, default=default)
 
     def edited(self, text: str) -> str:
-        """In $EDITOR if the text is long and there is one, else at the prompt."""
+        """In $EDITOR if the text is long and there is one, else at the prompt; "": leave it."""
         has_editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
         if has_editor and (len(text) > _LONG or "\n" in text):
             return (click.edit(text, extension=".md") or "").rstrip("\n")
-        return self.line("edit> ", default=text)
+        try:
+            return self.line("edit> ", default=text)
+        except (EOFError, KeyboardInterrupt):
+            return ""
 
     def agreed(self, question: str) -> bool:
         """Whether the answer is yes; it is not part of the history."""

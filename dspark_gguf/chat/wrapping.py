@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
 
 from rich.cells import cell_len
 
+#: Columns where there is no terminal.
+WIDTH = 100
 _FENCES = ("```", "~~~")
 #: An indented line is code, unless it is an item of a list.
 _INDENT, _ITEMS = 4, "-*+0123456789"
@@ -82,6 +87,15 @@ class Wrapper:
         self._blanks = self._word = ""
         self._is_glued = is_glue
         return "\n" * breaks + text
+
+
+def columns(stream: TextIO) -> int:
+    """How wide lines on this stream may be."""
+    if not stream.isatty():
+        return WIDTH
+    with suppress(OSError, ValueError):  # else that of stdout would count, which may be a pipe
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns)
+    return WIDTH
 
 
 def folded(text: str, width: int) -> str:

@@ -21,10 +21,9 @@ from dspark_gguf.cli.measure import bench, calibrate, doctor, profile, replay, t
 from dspark_gguf.cli.models import inspect, models, pull, suggest
 from dspark_gguf.cli.run import run
 from dspark_gguf.cli.serve import serve
-from dspark_gguf.cli.start import settle
+from dspark_gguf.cli.start import say, settle
 from dspark_gguf.cli.train import train
 from dspark_gguf.errors import Cancelled, DSparkError
-from dspark_gguf.visible import visible
 
 #: The commands as ``--help`` lists them, each in a line of 80 columns.
 _GROUPS = {
@@ -106,7 +105,7 @@ def _explain(error: Exception) -> int:
     elif isinstance(error, OSError) and error.strerror:
         place = error.filename or "a file"
         text = f"cannot read or write {place}: {error.strerror}. Check the path and the free space."
-    click.echo(visible(f"dspark-gguf: {text}"), err=True)
+    say(f"dspark-gguf: {text}")
     return code
 
 

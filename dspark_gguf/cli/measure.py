@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from functools import partial
 from pathlib import Path
@@ -201,10 +202,10 @@ def _end(stopped: bool) -> int:
 
 
 def _recorded(
-    settings: Settings, verbose: bool, prompts: Path | None, learning: bool = False, **each: int
+    settings: Settings, verbose: bool, prompts: Path | None, learning: bool = False, **each: Any
 ) -> tuple[list[Chains], bool]:
     """Chains of each prompt, and whether Ctrl-C ended it before the last of them."""
-    from dspark_gguf.chat.progress import track
+    from dspark_gguf.chat.progress import counting
     from dspark_gguf.chat.terminal import interruptible
     from dspark_gguf.measure.prompts import read_prompts
     from dspark_gguf.measure.trace import learn, record
@@ -213,8 +214,11 @@ def _recorded(
     texts: list[Chains] = []
     with open_pair(settings, verbose) as pair, interruptible(pair.interrupt):
         try:
-            for prompt in track(wanted, len(wanted), title="texts"):
-                texts.append(record(pair, prompt, **each))
+            with counting(len(wanted), title="texts") as show:
+                for done, prompt in enumerate(wanted):
+                    now = partial(lambda done, share: show(done + share), done)
+                    texts.append(record(pair, prompt, **each, show=now))
+                    show(done + 1)
         except Cancelled:
             if not texts:
                 raise
@@ -277,11 +281,12 @@ def doctor(as_json: bool, settings: Settings, verbose: bool) -> int:
     is well, 1 a problem, 3 models that do not fit each other.
     """
     from dspark_gguf.chat.progress import working
+    from dspark_gguf.chat.wrapping import columns
     from dspark_gguf.doctor import examine
 
     asked = click.get_current_context().get_parameter_source("debug")
     shown = traceback.print_exception if asked is ParameterSource.COMMANDLINE else str
     with working() as now:
         report = examine(settings, say, verbose, shown, now)
-    show(as_json, report.as_dict(), report.as_text)
+    show(as_json, report.as_dict(), lambda: report.as_text(columns(sys.stdout)))
     return report.exit_code

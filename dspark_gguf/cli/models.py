@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 
 import click
 
@@ -113,7 +114,7 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     from dspark_gguf.catalog import NO_DRAFT, listing
     from dspark_gguf.catalog import suggest as catalog
     from dspark_gguf.catalog.resolve import locate
-    from dspark_gguf.chat.progress import track
+    from dspark_gguf.chat.progress import tracked
     from dspark_gguf.engine import library
     from dspark_gguf.engine.gguf import read_header
 
@@ -131,8 +132,6 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
         drafts += catalog.candidates(read_header(target), skipped)
         for line in skipped if verbose else ():
             say(f"does not fit: {line}")
-    found = catalog.suggestions(
-        target, drafts, settings, say, lambda each: track(each, len(each), title="drafts")
-    )
+    found = catalog.suggestions(target, drafts, settings, partial(tracked, title="measuring"))
     name = listing.quote(settings.model)
     show(as_json, [each.as_dict() for each in found], lambda: catalog.as_text(name, found))

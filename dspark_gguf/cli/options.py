@@ -34,6 +34,18 @@ PAIR = ("model", "draft", "target_options", "draft_options", "speculation.learn"
 #: Every setting.
 ALL = ("model", "draft", *list(_TITLES)[1:])
 
+#: Settings that ``--help`` explains; ``--help-all`` has all of them.
+_FREQUENT = {
+    "model", "draft", "chat.system", "chat.think", "chat.markdown", "limits.max_tokens",
+    "limits.stop", "sampling.temperature", "sampling.top_k", "sampling.top_p", "sampling.seed",
+    "sampling.json_schema", "speculation.mode", "speculation.draft_max",
+    "target_options.n_gpu_layers", "target_options.n_ctx", "target_options.threads",
+}  # fmt: skip
+#: Whether a command's help has all options: a key of click's `Context.meta`.
+ALL_OPTIONS = "dspark_gguf.all_options"
+#: What every command with settings has comes last.
+_COMMON_PART = "common"
+_COMMON_NAMES = {"--config", "--show-config", "--verbose", "--debug", "--help-all", "--help"}
 _DRAFT_OPTIONS = (
     "Each option for loading the target exists for the draft too, with d after its short name and "
     "-draft after its long one: -ngld, --gpu-layers-draft. `--show-config` prints their defaults."
@@ -159,27 +171,34 @@ def _flags() -> Iterator[Flag]:
 _FLAGS = {flag.parameter: flag for flag in _flags()}
 
 
-def _part(option: click.Parameter) -> str | None:
-    """The part of the settings that an option belongs to; None for a command's own."""
-    flag = _FLAGS.get(option.name or "")
-    return flag.part if flag else None
-
-
 class SectionedCommand(click.Command):
-    """Prints its own options first, then those of the settings by part.
+    """Prints its own options first, then the frequent ones of the settings by part.
 
-    Only commands with all settings explain each option for loading a model.
+    With `ALL_OPTIONS` all of them, but only commands with all settings explain each option for
+    loading a model.
     """
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click does, in sections."""
+        titles = ((None, "Options"), *_TITLES.items(), (_COMMON_PART, "General"))
+        parts: dict[str | None, list[click.Parameter]] = {part: [] for part, _ in titles}
+        shows_all, hides = ctx.meta.get(ALL_OPTIONS, False), False
+        for option in self.get_params(ctx):
+            flag = _FLAGS.get(option.name or "")
+            if flag is None:
+                is_common = not _COMMON_NAMES.isdisjoint(option.opts)
+                parts[_COMMON_PART if is_common else None].append(option)
+            elif shows_all or flag.path in _FREQUENT:
+                parts[flag.part].append(option)
+            else:
+                hides = True
         is_brief = sum(each.name in _FLAGS for each in self.params) < len(_FLAGS)
-        for part, title in ((None, "Options"), *_TITLES.items()):
-            options = [each for each in self.get_params(ctx) if _part(each) == part]
+        for part, title in titles:
+            options = parts[part]
             text = _DRAFT_OPTIONS if part == "draft_options" else ""
-            if part == "target_options" and is_brief:
+            if part == "target_options" and is_brief and shows_all:
                 names = ", ".join(option.opts[-1] for option in options)
-                text = f"As in `dspark-gguf run --help`: {names}."
+                text = f"As in `dspark-gguf run --help-all`: {names}."
             if not options:
                 continue
             with formatter.section(title):
@@ -190,6 +209,9 @@ class SectionedCommand(click.Command):
                 else:
                     records = [option.get_help_record(ctx) for option in options]
                     formatter.write_dl([record for record in records if record])
+        if hides:
+            formatter.write_paragraph()
+            formatter.write_text(f"More options: `{ctx.command_path} --help-all`.")
 
 
 def settings_options(
@@ -221,13 +243,24 @@ def settings_options(
                 return 0
             return function(settings=settings, verbose=verbose, **own)
 
-        for option in (*(flag.option() for flag in reversed(flags)), debug, *_COMMON):
+        for option in (*(flag.option() for flag in reversed(flags)), _help_all, debug, *_COMMON):
             command = option(command)
         return command
 
     return add
 
 
+def _show_all(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[ALL_OPTIONS] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+_help_all = click.option(
+    "--help-all", is_flag=True, is_eager=True, expose_value=False, callback=_show_all,
+    help="Show all options and exit.",
+)  # fmt: skip
 debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 _COMMON = (
     click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log."),

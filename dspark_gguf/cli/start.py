@@ -5,21 +5,22 @@ from __future__ import annotations
 import codecs
 import io
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from dspark_gguf.config import Settings
+from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.visible import as_json as json_line
 from dspark_gguf.visible import visible
+from dspark_gguf.waiting import Tell, untold
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
+    from dspark_gguf.learned import Learned
 
 
 _REPLACED = "dspark-gguf.replaced"
@@ -53,17 +54,46 @@ def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def say(line: str) -> None:
     """A line on stderr; on a terminal it breaks between words."""
-    text = visible(line)
-    if sys.stderr.isatty():
-        from dspark_gguf.chat.wrapping import folded
-
-        text = folded(text, shutil.get_terminal_size().columns)
-    click.echo(text, err=True)
+    click.echo(_fitting(line, sys.stderr), err=True)
 
 
 def show(as_json: bool, values: Any, text: Callable[[], str]) -> None:
     """A result on stdout: its plain values as one line of JSON, or its text."""
-    click.echo(json_line(values, sys.stdout) if as_json else visible(text()))
+    click.echo(json_line(values, sys.stdout) if as_json else _fitting(text(), sys.stdout))
+
+
+def _fitting(text: str, stream: TextIO) -> str:
+    """As it is shown there."""
+    if not stream.isatty():
+        return visible(text)
+    from dspark_gguf.chat.wrapping import columns, folded
+
+    return folded(visible(text), columns(stream))
+
+
+def _working(quiet: bool) -> AbstractContextManager[Tell]:
+    """Shows on a terminal what takes long."""
+    if quiet or not sys.stderr.isatty():
+        return nullcontext(untold)
+    from dspark_gguf.chat.progress import working
+
+    return working()
+
+
+def _prepare(pair: Pair, speculation: Speculation) -> Learned | None:
+    """Load the draft and measure what both models cost, as far as that is wanted and unknown."""
+    from dspark_gguf.chat.terminal import interruptible
+
+    if speculation.mode == "off":
+        return None
+    if speculation.stopping_rule in ("prefix", "optimal"):
+        # In a thread that ends: OpenMP keeps threads for each that ever ran a pass, and with more
+        # of them than cores, passes of whoever comes next would be slower.
+        with interruptible(pair.interrupt), ThreadPoolExecutor(1) as thread:
+            return thread.submit(pair.learned, speculation).result()
+    if speculation.drafter != "lookup":
+        pair.draft_cache()
+    return None
 
 
 @contextmanager
@@ -84,29 +114,30 @@ def open_pair(
     model, draft = settings.model, settings.draft
     if model and not draft and settings.speculation.mode == "off" and not known_pair(model):
         draft = NO_DRAFT  # none is looked for
-    pair = load_pair(
-        model,
-        draft,
-        target_options=settings.target_options,
-        draft_options=settings.draft_options,
-        chat_template=settings.chat.chat_template,
-        conversations=conversations,
-        progress=tell,
-    )
+    with _working(quiet) as now:
+        pair = load_pair(
+            model,
+            draft,
+            target_options=settings.target_options,
+            draft_options=settings.draft_options,
+            chat_template=settings.chat.chat_template,
+            conversations=conversations,
+            progress=tell,
+            tell=now,
+        )
+        try:
+            Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model does not allow
+            learned = _prepare(pair, settings.speculation)
+        except BaseException:
+            pair.close()
+            raise
     with pair:
-        Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model does not allow
-        if settings.speculation.mode != "off":
-            if settings.speculation.stopping_rule in ("prefix", "optimal"):
-                # In a thread that ends: OpenMP keeps threads for each that ever ran a pass, and
-                # with more of them than cores, passes of whoever comes next would be slower.
-                with ThreadPoolExecutor(1) as thread:
-                    thread.submit(pair.learned, settings.speculation, tell).result()
-            elif settings.speculation.drafter != "lookup":
-                pair.draft_cache()
         if verbose or sys.stderr.isatty() or not settings.speculation.lossless:
             if pair.found:
                 tell(pair.found)
             tell(pair.summary(settings.speculation))
+            if learned and learned.costs.was_disturbed:
+                tell("costs were measured on a busy machine: they are corrected while you use it")
         for note in pair.notes:
             tell(f"note: {note}")
         yield pair

@@ -31,8 +31,11 @@ def draft(path: Path, options: DraftOptions, target: Path, most_tokens: int) -> 
     need = draft_need(header, its_target, options, n_ctx)
     if is_own_draft(its_target, path):
         size = heads_size(header) / _MIB
-        text = f"the target's own prediction heads, {size:.0f} + {need.cache / _MIB:.0f} MiB for "
-        return Section(f"{text}{n_ctx} tokens", {"need": asdict(need)}, value=need)
+        text = (
+            f"the target's own prediction heads, {size:.0f} MiB of its weights, and "
+            f"{need.cache / _MIB:.0f} MiB for {n_ctx:,} tokens"
+        )
+        return Section(text, {"need": asdict(need)}, value=need)
     return _described(path, need)
 
 
@@ -51,8 +54,8 @@ def _described(path: Path, need: Need) -> Section:
     kind = f" {facts['draft']['kind']} draft" if "draft" in facts else ""
     text = (
         f"{path.name}: {facts['architecture']}{kind}, {facts['parameters'] / 1e9:.2f} billion "
-        f"parameters, {facts['quantization']['file_type'] or 'mixed'}, {need.weights / _MIB:.0f} + "
-        f"{need.cache / _MIB:.0f} MiB for {n_ctx} tokens"
+        f"parameters, {facts['quantization']['file_type'] or 'mixed'}, {need.weights / _MIB:.0f} "
+        f"MiB, and {need.cache / _MIB:.0f} MiB for {n_ctx:,} tokens"
     )
     if need.on_gpu:
         text += f", {need.on_gpu} of {need.layers} layers on the GPU"

@@ -85,11 +85,12 @@ class Report:
         tree = {"well": self.exit_code == 0, "exit_code": self.exit_code, "sections": sections}
         return discreet(tree)  # type: ignore[no-any-return]
 
-    def as_text(self) -> str:
-        """One screen, without private names."""
-        lines = [_block(name, part.text) for name, part in self.sections.items() if part.text]
+    def as_text(self, width: int = _WIDTH) -> str:
+        """One screen of so many columns, without private names."""
+        parts = self.sections.items()
+        lines = [_block(name, part.text, width) for name, part in parts if part.text]
         found = sorted(self.findings, key=lambda finding: not finding.wrong)
-        lines += [_wrap(str(finding), "  ") for finding in found]
+        lines += [_wrap(str(finding), "  ", width) for finding in found]
         wrong = sum(finding.wrong for finding in found)
         summary = _count(wrong, "problem") if wrong else "no problems"
         if better := len(found) - wrong:
@@ -101,13 +102,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _wrap(text: str, indent: str) -> str:
-    return textwrap.fill(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+def _wrap(text: str, indent: str, width: int) -> str:
+    return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _block(name: str, text: str) -> str:
+def _block(name: str, text: str, width: int) -> str:
     text, indent = f"{name:<{_INDENT}}{text}", " " * _INDENT
-    return text.replace("\n", f"\n{indent}") if "\n" in text else _wrap(text, indent)
+    return text.replace("\n", f"\n{indent}") if "\n" in text else _wrap(text, indent, width)
 
 
 def _finding(error: Exception) -> Finding:

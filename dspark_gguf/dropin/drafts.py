@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import llama_cpp
 
+from dspark_gguf.catalog.resolve import locate, resolve
 from dspark_gguf.config import DraftOptions, Speculation
 from dspark_gguf.draft import Drafter
 from dspark_gguf.dropin.books import borrow
@@ -23,6 +26,7 @@ from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError, UsageError
+from dspark_gguf.waiting import Tell
 
 #: What may be given as `draft_model`.
 DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
@@ -52,6 +56,35 @@ def require_supported(
             raise UsageError(f"{what} {why}", "Leave one of the two out.")
 
 
+def told_once(say: Callable[[str], object]) -> Tell:
+    """Says the first of what takes long."""
+    told = iter([say])
+
+    def tell(text: str, seconds: float = 0.0) -> None:
+        for once in told:
+            once(f"DSparkLlama: {text}, about {seconds:.0f} s")
+            break
+
+    return tell
+
+
+def files_of(
+    model: str, draft: DraftModel, searches: bool, say: Callable[[str], object]
+) -> tuple[Path, DraftModel, bool]:
+    """The target's file, the draft, and whether that was found since nobody named one.
+
+    With `searches`, one is looked for as on the command line; `say` is called with how.
+    """
+    if not (draft is None or isinstance(draft, str | Path)):
+        [target] = locate([(model, "target")], say)
+        return target, draft, False
+    lines: list[str] = []
+    target, path = resolve(model, draft, say, lines.append if searches else None)
+    for line in lines:
+        say(f"DSparkLlama: {line}")
+    return target, path, path is not None and bool(lines)
+
+
 def target_options(path: Path, draft: DraftModel) -> dict[str, Any]:
     """How a target must be loaded for this draft, or to load at all; a `ModelError` if it is none.
 
@@ -79,11 +112,12 @@ def open_cache_of(
     vocabulary: Vocabulary,
     target_path: str,
     pointer: Any,
+    say: Callable[[str], object] | None = None,
 ) -> SequenceCache | None:
     """The cache of a draft model; None if the draft is not a model, or has no room in memory.
 
-    `pointer` is llama.cpp's to the target, which has its own prediction heads. A warning says what
-    of the draft gives way where memory is short.
+    `pointer` is llama.cpp's to the target, which has its own prediction heads. `say`, or a warning,
+    says what of the draft gives way where memory is short.
 
     Raises:
         PairError: another vocabulary than the target's.
@@ -101,7 +135,7 @@ def open_cache_of(
             path, options, header, target.n_ctx, free_for(options), load
         )
         if note:
-            warnings.warn(note, stacklevel=4)
+            (say or partial(warnings.warn, stacklevel=4))(note)
         return found[0] if found else None
     if isinstance(draft, llama_cpp.Llama):
         _require_model(draft)
@@ -110,6 +144,24 @@ def open_cache_of(
         require_same_tokens(vocabulary, theirs, *names)
         return borrow(draft, is_draft=True)
     return None
+
+
+def open_found(
+    draft: DraftModel,
+    on_gpu: bool,
+    say: Callable[[str], object],
+    target: tuple[SequenceCache, Vocabulary, str, Any],
+) -> SequenceCache | None:
+    """As `open_cache_of`, for a draft that nobody named: it gives way where it cannot be used.
+
+    It is kept off the GPU where the target is.
+    """
+    options = DraftOptions() if on_gpu else DraftOptions(n_gpu_layers="none")
+    try:
+        return open_cache_of(draft, options, *target, say=say)
+    except DSparkError as error:
+        say(f"DSparkLlama: {error.problem}: the draft that was found is not used")
+        return None
 
 
 def _require_model(draft: llama_cpp.Llama) -> None:

@@ -12,23 +12,22 @@ import inspect
 import os
 import sys
 import weakref
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from functools import cached_property, partial, wraps
-from pathlib import Path
 from typing import Any
 
 import llama_cpp
 
 from dspark_gguf.assemble import assemble, new_choices
-from dspark_gguf.catalog.resolve import locate, resolve
+from dspark_gguf.catalog.resolve import NO_DRAFT
 from dspark_gguf.config import DraftOptions, Sampling, Speculation
 from dspark_gguf.draft import Choices, Drafter, NoDrafter
 from dspark_gguf.dropin import drafts
 from dspark_gguf.dropin.answer import answer
 from dspark_gguf.dropin.books import borrow
 from dspark_gguf.dropin.logprobs import LogprobsLlama
+from dspark_gguf.dropin.options import require_known
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.facts import llama_facts
@@ -44,10 +43,6 @@ from dspark_gguf.tally import Tally
 
 #: Seconds that measuring a new pair may take.
 _PROFILE_SECONDS = 2.0
-_OURS = {"draft_model", "draft_options", "speculation", "extra_buffers"}
-_OPTIONS = _OURS | set(inspect.signature(llama_cpp.Llama.__init__).parameters)
-#: Names that are so alike are one name with a typo (``difflib``).
-_TYPO = 0.85
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 
 
@@ -59,7 +54,8 @@ class DSparkLlama(LogprobsLlama):
             which brings its draft.
         draft_model: a GGUF with the target's vocabulary or a draft made for the target, named
             likewise; ``mtp``, its own prediction heads; a loaded ``Llama`` that nobody else uses
-            meanwhile; a `Drafter`; or None: drafts are looked up in the conversation.
+            meanwhile; a `Drafter`; ``none``: drafts are looked up in the conversation alone; or
+            None: a draft that is there is found, as on the command line, else they are looked up.
         draft: the same.
         draft_options: how a file is loaded.
         speculation: when to draft, and how much; acceptance is `match`.
@@ -95,18 +91,27 @@ class DSparkLlama(LogprobsLlama):
         #: Sums over all answers so far.
         self.tally = Tally()
         draft_model = draft if draft_model is None else draft_model
-        _require_known(options)
+        draft_model, searches = (None, False) if draft_model == NO_DRAFT else (draft_model, True)
+        require_known(options)
         drafts.require_supported(draft_model, draft_options, self.speculation)
-        progress = partial(print, file=sys.stderr) if options.get("verbose", True) else str
-        if draft_model is None or isinstance(draft_model, str | Path):
-            target, draft_model = resolve(model_path, draft_model, progress)
-        else:
-            [target] = locate([(model_path, "target")], progress)
-        super().__init__(str(target), **drafts.target_options(target, draft_model) | options)
+        self._say = partial(print, file=sys.stderr) if options.get("verbose", True) else str
+        searches &= not (options.get("vocab_only") or options.get("embedding"))
+        searches &= self.speculation.mode != "off" and self.speculation.drafter != "lookup"
+        target, draft_model, self._is_found = drafts.files_of(
+            model_path, draft_model, searches, self._say
+        )
+        loading = drafts.target_options(target, draft_model) | options
+        try:
+            super().__init__(str(target), **loading)
+        except ValueError:
+            if not (self._is_found and loading["own_heads"]):
+                raise
+            draft_model = None  # its own heads give way
+            super().__init__(str(target), **loading | {"own_heads": False})
         if type(self.tokenizer_) is llama_cpp.LlamaTokenizer:
             self.tokenizer_ = GrowingTokenizer(self)
         ours = {"draft_options": draft_options, "speculation": speculation}
-        self._asked = {"draft_model": draft_model, **ours}
+        self._asked = {"draft_model": NO_DRAFT if draft_model is None else draft_model, **ours}
         #: What proposes, and what decides how much.
         self.drafter: Drafter = NoDrafter()
         self.stopping_rule: StoppingRule = Fixed(0)
@@ -130,7 +135,11 @@ class DSparkLlama(LogprobsLlama):
         own = drafts.own_drafter(draft)
         if self.speculation.mode != "off":
             target = self._cache, self._vocabulary, self.model_path, self._model.model
-            self._draft = drafts.open_cache_of(draft, options or DraftOptions(), *target)
+            if self._is_found:
+                on_gpu = self.model_params.n_gpu_layers != 0
+                self._draft = drafts.open_found(draft, on_gpu, self._say, target)
+            else:
+                self._draft = drafts.open_cache_of(draft, options or DraftOptions(), *target)
         # The draws of llama.cpp's own chain are accepted unlike ours, and take other times.
         facts = {
             "draws": "llama.cpp",
@@ -141,9 +150,9 @@ class DSparkLlama(LogprobsLlama):
 
         def learn() -> Learned:
             self._learned = Learned(learned_path(facts) if self.speculation.learn else None)
-            return measure(
-                self._learned, self._cache, self._draft, self.speculation, _PROFILE_SECONDS
-            )
+            told = drafts.told_once(self._say)
+            parts = self._learned, self._cache, self._draft, self.speculation
+            return measure(*parts, _PROFILE_SECONDS, told)
 
         parts = assemble(
             self._cache,
@@ -286,11 +295,3 @@ class DSparkLlama(LogprobsLlama):
             self._draft = None
         super().close()
         self._cache = Closed()
-
-
-def _require_known(options: Mapping[str, Any]) -> None:
-    """Refuse names that are nearly those of options; frameworks pass on others that are none."""
-    for name in options:
-        close = get_close_matches(name, _OPTIONS, 1, _TYPO)
-        if close and name not in _OPTIONS:
-            raise UsageError(f"Llama has no option {name!r}", f"Write {close[0]}.")

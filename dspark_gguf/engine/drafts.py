@@ -23,6 +23,7 @@ from dspark_gguf.engine.states import MOST_FLAGGED, StateCache
 from dspark_gguf.engine.token_map import token_map
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import PairError
+from dspark_gguf.waiting import Tell, untold
 
 
 def open_drafts(
@@ -33,6 +34,7 @@ def open_drafts(
     target_path: str | Path,
     interrupt: Event | None = None,
     target: Model | None = None,
+    tell: Tell = untold,
 ) -> list[SequenceCache]:
     """Load a small language model, or a draft made for the target; its own heads are loaded.
 
@@ -52,7 +54,7 @@ def open_drafts(
     if target is not None and is_own_draft(target_header, path):
         draft = target.with_heads(options)
     else:
-        draft = Model(path, options, heads=isinstance(made_for, HeadDraft))
+        draft = Model(path, options, isinstance(made_for, HeadDraft), tell=tell)
     try:
         names = Path(target_path).name, path.name
         is_foreign = made_for is None and bool(difference(vocabulary, draft.vocabulary))

@@ -7,7 +7,9 @@ import ctypes
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import llama_cpp
@@ -21,7 +23,10 @@ from dspark_gguf.engine.placing import override_array, placements
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.paths import size_on_disk
+from dspark_gguf.waiting import Tell, untold
 
+#: Seconds of loading before anybody is told.
+_PATIENCE = 0.5
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 
 
@@ -47,7 +52,12 @@ class Model:
     """
 
     def __init__(
-        self, path: str | Path, options: ModelOptions, heads: bool = False, pointer: Any = None
+        self,
+        path: str | Path,
+        options: ModelOptions,
+        heads: bool = False,
+        pointer: Any = None,
+        tell: Tell = untold,
     ) -> None:
         self.header, self.has_heads = read_header(path), heads
         self.path, self.architecture = self.header.path, self.header.architecture
@@ -58,7 +68,7 @@ class Model:
         self.notes: list[str] = []  # options that could not be honoured, one sentence each
         self.gpu_layers = self._wanted_gpu_layers()
         self.extra_buffers = trial.extra_buffers(options.extra_buffers)
-        self.pointer: Any = self._load()
+        self.pointer: Any = self._load(tell)
         self._free: Callable[[], object] = weakref.finalize(
             self, llama_cpp.llama_model_free, self.pointer
         )
@@ -121,7 +131,7 @@ class Model:
             )
         return wanted_gpu_layers(self.options)
 
-    def _load(self) -> Any:
+    def _load(self, tell: Tell) -> Any:
         options = self.options
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = self.gpu_layers
@@ -145,8 +155,13 @@ class Model:
             params.devices = ctypes.cast(self._device_pointers(), ctypes.c_void_p)
         if not options.mmap:
             require_memory(size_on_disk(self.path), f"the weights of {self.path.name}")
+        stopped: list[BaseException] = []
+        on_progress = _progress(partial(tell, f"loading {self.name}"), stopped)
+        params.progress_callback = on_progress
         with library.listening() as errors:
             model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
+        if stopped:
+            raise stopped[0]
         if not model:
             raise _load_error(self.path, "; ".join(errors))
         return model
@@ -170,6 +185,22 @@ class Model:
         pointers = [known[name] for name in self._devices]
         self._device_array = (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
         return self._device_array
+
+
+def _progress(show: Callable[[float], object], stopped: list[BaseException]) -> Any:
+    """What llama.cpp calls while it loads; Ctrl-C then ends the loading and goes to `stopped`."""
+    started = perf_counter()
+
+    def on_progress(share: float, data: Any) -> bool:
+        try:
+            taken = perf_counter() - started
+            if taken > _PATIENCE and share < 1.0:
+                show(taken / max(share, 0.01) - taken)
+        except BaseException as error:
+            stopped.append(error)
+        return not stopped
+
+    return llama_cpp.llama_progress_callback(on_progress)
 
 
 def overrides_of(values: Mapping[str, int]) -> Any:

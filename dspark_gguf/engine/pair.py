@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from threading import Event
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any
 
 from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
@@ -29,8 +28,8 @@ from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.schedule.expected import is_hopeless
+from dspark_gguf.waiting import Tell, untold
 
-Say: TypeAlias = Callable[[str], object]
 _MIB = 1024**2
 #: The first profile of a pair takes this long, or this share of the time to load the target.
 _PROFILE_SECONDS, _PROFILE_SHARE = 2.0, 0.05
@@ -48,7 +47,8 @@ class Pair:
     a note says so. The same file twice means a target with its own prediction heads, if it has any;
     they are loaded with it. `chat_template` is Jinja text, or a file with it, instead of the one in
     the target's file. At most so many `conversations` can share a pass (see ``batching.py``) and
-    the context: fewer where each needs much memory.
+    the context: fewer where each needs much memory. `tell` is called with what takes long: loading,
+    and the first measurement.
 
     Raises:
         UsageError: no such file, or an unknown device.
@@ -65,20 +65,22 @@ class Pair:
         draft_options: DraftOptions | None = None,
         chat_template: str | None = None,
         conversations: int = 1,
+        tell: Tell = untold,
     ) -> None:
+        self._tell = tell
         self._draft_path = None if draft is None else readable_gguf(draft)
         self._draft_options = draft_options or DraftOptions()
         #: Set it to end work on a long prompt or an answer at the next pass.
         self.interrupt = Event()
         self.draft: Model | None = None
-        self.found = ""  # how the draft was found, if nobody named it
+        self.found = ""  # what pair this is and how its draft was found, if nobody named it
         self._learned: Learned | None = None
         header = read_header(target)
         require_model(header)
         with_heads = self._draft_path is not None and is_own_draft(header, self._draft_path)
         started = perf_counter()
         self._beside = Beside.of(target, target_options, self._draft_options, conversations)
-        self.target = Model(target, target_options or ModelOptions(), with_heads)
+        self.target = Model(target, target_options or ModelOptions(), with_heads, tell=tell)
         self._profile_seconds = max(_PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
@@ -147,15 +149,13 @@ class Pair:
     def _open(self, options: DraftOptions) -> list[SequenceCache]:
         assert self._draft_path is not None  # who calls it has looked
         names = self._draft_path, options, self.target_caches, self.vocabulary, self.target.path
-        return open_drafts(*names, self.interrupt, self.target)
+        return open_drafts(*names, self.interrupt, self.target, self._tell)
 
-    def learned(
-        self, speculation: Speculation, say: Say = str, into: Learned | None = None
-    ) -> Learned:
+    def learned(self, speculation: Speculation, into: Learned | None = None) -> Learned:
         """What is known of this pair on this machine; measures it first where nothing is known.
 
-        Measuring takes about two seconds, once, and leaves both caches empty; `say` is called with
-        a line before. `into` is used and returned in the place of what the pair has learned.
+        Measuring takes about two seconds, once, and leaves both caches empty. `into` is used and
+        returned in the place of what the pair has learned.
         """
         known = into or self._learned
         if known is None:
@@ -168,7 +168,7 @@ class Pair:
             self.notes += [known.note] if known.note else []
         leave_out = speculation.drafter == "lookup" or is_hopeless(known.costs, speculation)
         draft = None if leave_out else self.draft_cache()
-        measure(known, self.target_cache, draft, speculation, self._profile_seconds, say)
+        measure(known, self.target_cache, draft, speculation, self._profile_seconds, self._tell)
         if (
             self._draft_path
             and _HOPELESS not in self.notes
@@ -203,18 +203,21 @@ class Pair:
         return copied
 
     def summary(self, speculation: Speculation) -> str:
-        """One line: where both models are, weights + cache in MiB, and what speculation does."""
+        """Lines: where each model is, MiB of its weights and its cache; what speculation does."""
         parts, count = [], len(self.target_caches)
         shared = f", shared by up to {count} conversations" if count > 1 else ""
         for role, cache in self.caches.items():
             model = cache.model
             kind = f" ({cache.draft.kind})" if isinstance(cache, Follower) else ""
+            if role == "draft" and model.path == self.target.path:  # whose size is told
+                what = "the target's own prediction heads:"
+            else:
+                what = f"{model.name} on {model.place}: {model.size / _MIB:.0f} MiB, and"
             parts.append(
-                f"{role}{kind} {model.name} on {model.place}, {model.size / _MIB:.0f} + "
-                f"{cache.context.cache_bytes / _MIB:.0f} MiB for {cache.context.n_ctx} tokens"
-                f"{shared}"
+                f"{role}{kind} {what} {cache.context.cache_bytes / _MIB:.0f} MiB for "
+                f"{cache.context.n_ctx:,} tokens{shared}"
             )
-        return "; ".join([*parts, self._speculation_summary(speculation)])
+        return "\n".join([*parts, self._speculation_summary(speculation)])
 
     def close(self) -> None:
         """Save what was learned, and free both models."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from math import inf
 from statistics import median
@@ -18,6 +19,7 @@ from dspark_gguf.engine.states import StateCache
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import Learned
 from dspark_gguf.learned_costs import LearnedCosts
+from dspark_gguf.waiting import Tell, untold
 
 #: Rows, the most useful first: what the time does not allow is interpolated.
 _ROWS = (1, 2, 4, 3, 6, 9, 5, 17, 7, 8, 33, 13, 65, 11, 10, 12, 25, 49)
@@ -33,6 +35,8 @@ _REPEATS = 2
 #: Repeats within this factor agree. On a quiet machine nine of ten figures do so.
 _AGREES, _MOSTLY = 1.1, 0.8
 _FEWEST = 2
+#: So many passes are timed even where they take longer than they should.
+_LEAST = 3
 #: What attention costs a further row of a pass on a GPU, over the first; both guesses of
 #: `_attention_of` where nothing is known of the model.
 _ROW_ON_GPU, _UNKNOWN = 0.05, (0.3, 5e-5)
@@ -79,19 +83,22 @@ def measure(
     draft: SequenceCache | None,
     speculation: Speculation,
     budget: float,
-    say: Callable[[str], object] = str,
+    tell: Tell = untold,
 ) -> Learned:
     """`learned`, with the costs of these models measured now if they are not known.
 
-    Measuring takes about `budget` seconds and empties the caches; `say` is given a line before.
+    Measuring takes about `budget` seconds, more where a pass takes one, and empties the caches.
+    `tell` is called before, and when it is seen to take longer.
     """
     costs = learned.costs
     costs.rereads, costs.attention.depth = target.rollback == "replay", 0.0
     limit = min(speculation.max_lookup_tokens, target.max_rows - 1)
     if not costs.covers(limit, drafts=draft is not None):
         who = "the model costs" if draft is None else "both models cost"
-        say(f"measuring what {who} on this machine (once, about {budget:.0f} s)")
-        quick_profile(target, draft, costs, budget, limit)
+        show = partial(tell, f"measuring once what {who} on this machine")
+        quick_profile(target, draft, costs, budget, limit, show)
+        with suppress(OSError):  # now: who knows how this process ends
+            learned.save()
     elif not learned.is_checked:
         measure_again(target, draft, costs, _CHECK_SECONDS, _CHECKED)
     learned.is_checked = True
@@ -165,9 +172,18 @@ def _seconds_behind(cache: SequenceCache, count: int) -> float:
 
 
 def quick_profile(
-    target: Cache, draft: Cache | None, costs: LearnedCosts, budget: float, limit: int
+    target: Cache,
+    draft: Cache | None,
+    costs: LearnedCosts,
+    budget: float,
+    limit: int,
+    show: Callable[[float], object] = lambda left: None,
 ) -> None:
-    """Measure for about `budget` seconds, with at most `limit` draft tokens; empties the caches."""
+    """Measure for about `budget` seconds, with at most `limit` draft tokens; empties the caches.
+
+    `show` is called with the seconds that are left.
+    """
+    show(budget)
     started = perf_counter()
     if isinstance(draft, BlockDraftCache):
         costs.add_draft_step(_SCORE)
@@ -177,12 +193,20 @@ def quick_profile(
     elif isinstance(draft, StateCache):
         _measure_chain(target, draft, costs)
     elif draft is not None:
-        _measure_draft_steps(draft, costs)
+        _measure_draft_steps(draft, costs, budget / 2)
     depth = min(_CONTEXT, target.n_ctx // 2)
     most = min(limit + 1, target.max_rows, target.n_ctx - depth)
     wanted = [rows for rows in _ROWS if rows <= most]
     left = budget - (perf_counter() - started)
-    taken = passes(target, wanted[:_FIRST], depth, 2, left, least=3)
+
+    def watch(work: list[int]) -> Iterator[int]:
+        for k, rows in enumerate(work):
+            begun = perf_counter()
+            yield rows
+            if not k:
+                show(max(left, (_LEAST - 1) * (perf_counter() - begun)))
+
+    taken = passes(target, wanted[:_FIRST], depth, 2, left, _LEAST, watch)
     if (left := budget - (perf_counter() - started)) > 0.0:
         for rows, times in passes(target, wanted, depth, _SWEEPS, left).items():
             taken[rows] = [*taken.get(rows, []), *times]
@@ -270,17 +294,28 @@ def passes(
     return taken
 
 
-def _measure_draft_steps(cache: Cache, costs: LearnedCosts) -> None:
-    """Draft steps over one, two and many tokens, as far as there is room."""
+def _measure_draft_steps(cache: Cache, costs: LearnedCosts, budget: float) -> None:
+    """Draft steps over one, two and many tokens, as far as there is room.
+
+    After about `budget` seconds none is repeated.
+    """
+    ends = perf_counter() + budget
+
+    def least(tokens: int, repeats: int) -> float:
+        best = step(tokens)
+        while (repeats := repeats - 1) and perf_counter() < ends:
+            best = min(best, step(tokens))
+        return best
+
     depth = min(_CONTEXT, cache.n_ctx // 2)
     count = min(_READ, cache.n_ctx - depth)
     step = partial(pass_seconds, cache, tokens(cache, depth + count), depth, rows=1)
     step(1)
-    costs.add_draft_step(min(step(1) for _ in range(8)))
+    costs.add_draft_step(least(1, 8))
     if count > 1:
-        costs.add_first_draft_step(min(step(2) for _ in range(4)), 2)
+        costs.add_first_draft_step(least(2, 4), 2)
     if count > 2:
-        costs.add_first_draft_step(min(step(count) for _ in range(2)), count)
+        costs.add_first_draft_step(least(count, 2), count)
 
 
 def tokens(cache: Cache, count: int) -> list[int]:

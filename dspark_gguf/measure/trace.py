@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,24 @@ from dspark_gguf.measure.chains import Chains, Guesses
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.sampling import Row, margin, top_probability
 
+#: Share of the time that the answer takes, about; the rest is the draft's guesses.
+_ANSWER = 0.3
 #: Draft tokens after one position, and the scores of their rows.
 Chain = tuple[list[int], list[tuple[float, float]]]
 
 
-def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
+def record(
+    pair: Pair,
+    prompt: Prompt,
+    positions: int,
+    depth: int,
+    show: Callable[[float], object] = lambda share: None,
+) -> Chains:
     """The chains of one greedy answer: `depth` draft tokens at each of its first `positions`.
 
     A block draft has at most as many tokens as its block, and a confidence head's own value
-    replaces the top probability. Copies are recorded as far as they go.
+    replaces the top probability. Copies are recorded as far as they go. `show` is called with the
+    share that is done.
 
     Raises:
         UsageError: a draft with other token ids.
@@ -46,6 +55,13 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
     text = plain.answer(tokens, Limits(max_tokens=positions + depth)).tokens
     if pair.interrupt.is_set():
         raise Cancelled
+    show(_ANSWER)
+
+    def watched(prefixes: Iterable[list[int]]) -> Iterator[list[int]]:
+        for k, each in enumerate(uninterrupted(prefixes, pair.interrupt), 1):
+            yield each
+            show(_ANSWER + (1.0 - _ANSWER) * k / len(text))
+
     prefixes = [[*tokens, *text[:t]] for t in range(min(positions, len(text)))]
     chains: list[Chain]
     if cache is None:
@@ -56,12 +72,12 @@ def record(pair: Pair, prompt: Prompt, positions: int, depth: int) -> Chains:
         # Backwards: the target then only takes tokens back, and reads nothing twice.
         target = pair.target_cache
         prefill(target, [*tokens, *text])
-        ends = uninterrupted(reversed(prefixes), pair.interrupt)
+        ends = watched(reversed(prefixes))
         chains = [_followed_chain(target, cache, one, depth, n_vocab) for one in ends]
         chains.reverse()
     else:
         tracer = Tracer(cache, depth, n_vocab)
-        chains = [tracer.chain(each) for each in uninterrupted(prefixes, pair.interrupt)]
+        chains = [tracer.chain(each) for each in watched(prefixes)]
     survived = np.zeros((len(chains), depth), dtype=np.bool_)
     for t, (drafted, _) in enumerate(chains):
         _mark_right(survived[t], drafted, text[t:])

@@ -89,7 +89,7 @@ async def props(request: Request) -> dict[str, Any]:
             "supports_thinking": service.desk.thinks,
         },
         "plain_per_second": round(service.engine.batcher.plain_speed, 3),
-        "speculation": service.pair.summary(service.settings.speculation),
+        "speculation": "; ".join(service.pair.summary(service.settings.speculation).splitlines()),
         "build_info": f"dspark-gguf {__version__}",
     }
 

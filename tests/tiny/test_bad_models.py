@@ -111,8 +111,8 @@ def test_where_both_models_sit(tiny_files):
         assert "speculation off" in off
         pair.draft_cache()
         line = pair.summary(Speculation(acceptance="rejection"))
-        assert line.startswith("target target on CPU, ")
-        assert "; draft draft on CPU, " in line
+        assert line.startswith("target target on CPU: ")
+        assert "\ndraft draft on CPU: " in line
         assert line.endswith(
             "speculation auto: rejection (lossless), up to 12 drafts, as many as pay here"
         )

@@ -232,7 +232,7 @@ def test_a_busy_machine_is_noticed():
     busy = results({(k, "a"): {"plain": one, "x": x} for k, (one, x) in enumerate(seconds)})
     warning, headline, *rest = verdict(busy).splitlines()
     assert "an unsteady machine: plain decoding alone ran at 5.0 to 10.0" in warning
-    assert "no verdict" in headline
+    assert "x has no verdict: " in headline
     assert "changed 2.0-fold" in headline
     assert rest == []  # nor of any kind of text
     calm = results({(0, "a"): {"plain": 1.0, "x": 1.0}, (1, "a"): {"plain": 1.2, "x": 2.0}})

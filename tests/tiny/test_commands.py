@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from dspark_gguf.chat.loop import Chat
 from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.terminal import PipeReader, Screen
+from dspark_gguf.chat.typed import TerminalReader
 from dspark_gguf.cli import main
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.pair import Pair
@@ -60,8 +61,8 @@ def notes(session, *lines, attached=()):
          "string as a number."),
         ("/set ctx-size 4096", "ctx-size is settled when the model is loaded. Leave with Ctrl-D "
          "and start again with --ctx-size."),
-        ("/set model x.gguf", "model is settled when the model is loaded. Leave with Ctrl-D "
-         "and start again with --model."),
+        ("/set model x.gguf", "model is settled when the model is loaded. Type /model NAME "
+         "[DRAFT] to go on with another."),
         ("/set system Be brief.", "system has a command of its own. Type /system."),
         ("/spec onn", "/spec takes on, off or auto. Type /spec auto, for instance."),
         ("/histry", "there is no command /histry. Did you mean /history? /help lists the "
@@ -180,6 +181,25 @@ def test_an_edit_begins_with_what_was_typed(session):
     assert session.last_message == "/help me"
 
 
+@pytest.mark.parametrize("key", [KeyboardInterrupt, EOFError])
+def test_an_edit_can_be_left(session, monkeypatch, key):
+    """By Ctrl-C and Ctrl-D, which end only that: no new answer, and the chat goes on."""
+    session.messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+    ]
+    before = list(session.messages)
+
+    def press(reader, prompt, default=""):
+        raise key
+
+    monkeypatch.setattr(TerminalReader, "line", press)
+    terminal = TerminalReader(private=True)
+    monkeypatch.setattr(FakeReader, "edited", lambda reader, text: terminal.edited(text))
+    assert notes(session, "/edit", "/undo")[0] == ["left as it was", "taken back: hi"]
+    assert session.messages == before[:0]
+
+
 def test_copy_asks_the_terminal(session, monkeypatch):
     """OSC 52, with the last answer or its last block of code."""
     answer = "Two:\n```py\na = 1\n```\nand\n```\nb = 2\n```\n"
@@ -212,6 +232,6 @@ def test_another_model_goes_on_with_the_conversation(tiny_files, tmp_path):
     assert "cannot read nowhere.gguf" in said
     assert "is not a GGUF model" in said
     *_, shown = said.split("is not a GGUF model")
-    assert "; draft draft on CPU" in shown
+    assert "\ndraft draft on CPU: " in shown
     assert "messages       4" in shown
     assert done.exit_code != 0  # two of its lines failed

@@ -6,6 +6,7 @@ import pytest
 
 from dspark_gguf.config import DraftOptions, ModelOptions, Settings
 from dspark_gguf.doctor import examine
+from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.errors import EngineError
 from tests.children import run_python
 from tests.doctor_report import ALL, MACHINE, SMALL, told
@@ -196,3 +197,21 @@ def test_examine_is_for_python_too(tiny_files):
     report = examine(settings)
     assert report.exit_code == 0
     assert "no draft model" in report.sections["pair"].text
+
+
+@pytest.mark.parametrize("load", [0.0, 500.0])
+def test_a_busy_machine_suggests_no_other_options(dspark, tiny_files, monkeypatch, load):
+    """What was faster there was lucky; a problem stays one."""
+    advice = Finding("-t 1 takes x0.5", "Add it.", wrong=False)
+
+    def fail(*_):
+        raise EngineError("a", "B.")
+
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(
+        "dspark_gguf.doctor.alternatives.threads", lambda pair: Section("x", findings=(advice,))
+    )
+    monkeypatch.setattr("dspark_gguf.doctor.alternatives.attention", fail)
+    sections = told(dspark("doctor", "-m", tiny_files.target, "--json", *SMALL))
+    assert len(sections["threads"]["findings"]) == (load == 0.0)
+    assert [finding["problem"] for finding in sections["attention"]["findings"]] == ["a"]

@@ -411,7 +411,7 @@ def test_a_pair_with_heads_inside(tmp_path):
         words = ("run", "-v", "--raw", "-m", "qwen3.6-27b-mtp", "-n", "2", "ABC")
         ran = there.run(home, *words)
         assert ran.returncode == 0, ran.stderr
-        assert "draft (MTP) Qwen3.6-27B-MTP-Q4_K_M on CPU" in ran.stderr
+        assert "draft (MTP) the target's own prediction heads: " in ran.stderr
         assert [sent for sent, _, _ in there.sent] == [name]
         shown = there.run(home, "models", "qwen3.6-27b-mtp")
         assert shown.stdout.count(name) == 2  # the target here, and the draft here
@@ -448,10 +448,10 @@ def test_heads_without_memory_for_them(shelf, monkeypatch):
     """A target that loads only without its own heads: the draft gives way."""
     target, load = write_mtp(shelf / NAME, CYCLE), Model._load
 
-    def only_without(model):
+    def only_without(model, tell):
         if model.has_heads:
             raise ResourceError("no memory on the GPU", "")
-        return load(model)
+        return load(model, tell)
 
     monkeypatch.setattr(Model, "_load", only_without)
     with load_pair(target) as pair:

@@ -183,7 +183,7 @@ def test_heads_are_loaded_only_when_used(tmp_path):
         assert pair.draft_cache().kind == "mtp"
         assert pair.draft.pointer == pair.target.pointer
         assert 0 < pair.draft.size < pair.target.size
-        assert "draft (MTP) model on CPU" in pair.summary(ALWAYS)
+        assert "draft (MTP) the target's own prediction heads: " in pair.summary(ALWAYS)
 
 
 def test_quantized_heads(tmp_path):

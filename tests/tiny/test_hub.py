@@ -66,19 +66,21 @@ def test_a_pair_by_name(pair_hub, tmp_path):
 
 
 def test_a_llama_by_name(pair_hub, tmp_path):
-    """The drop-in takes the same names: a pair brings its draft."""
+    """The drop-in takes the same names: a pair brings its draft, a model finds that of its pair."""
     program = """
 from dspark_gguf import DSparkLlama
 options = {"n_ctx": 256, "verbose": False}
-for names in (["qwen3-8b"], ["Qwen/Qwen3-8B-GGUF:Q4_K_M"]):
-    llama = DSparkLlama(*names, **options)
+model = "Qwen/Qwen3-8B-GGUF:Q4_K_M"
+for names in (["qwen3-8b"], [model], [model, "none"]):
+    llama = DSparkLlama(names[0], draft=names[1] if names[1:] else None, **options)
     print(type(llama.drafter).__name__, llama.model_path.rpartition("/")[2])
     llama.close()
 """
     done = run_python("-c", program, env=pair_hub.environment(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "Cascade Qwen3-8B-Q4_K_M.gguf", "LookupDrafter Qwen3-8B-Q4_K_M.gguf",
+        "Cascade Qwen3-8B-Q4_K_M.gguf", "Cascade Qwen3-8B-Q4_K_M.gguf",
+        "LookupDrafter Qwen3-8B-Q4_K_M.gguf",
     ]  # fmt: skip
 
 

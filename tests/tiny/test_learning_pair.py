@@ -31,8 +31,14 @@ def nothing_learned():
 def measure(files, speculation=None, n_ctx=512, **options):
     """Lines said while a pair learns, after a short answer; and the pair's notes."""
     said = []
-    with load_pair(files.target, files.draft, target_options=ModelOptions(n_ctx=n_ctx)) as pair:
-        pair.learned(speculation or Speculation(), said.append)
+    options = ModelOptions(n_ctx=n_ctx)
+
+    def tell(text, seconds):
+        if text not in said:
+            said.append(text)
+
+    with load_pair(files.target, files.draft, target_options=options, tell=tell) as pair:
+        pair.learned(speculation or Speculation())
         decoder = Decoder.for_pair(pair, Sampling(temperature=0), speculation)
         decoder.answer(PROMPT, Limits(max_tokens=16))
         return said, list(pair.notes)

@@ -16,8 +16,9 @@ from dspark_gguf import hub, load_pair
 from dspark_gguf.catalog import listing
 from dspark_gguf.catalog.local import local_models, ollama_path, stores
 from dspark_gguf.catalog.pairs import known_pairs
+from dspark_gguf.catalog.resolve import resolve
 from dspark_gguf.cli import main
-from dspark_gguf.errors import ModelError
+from dspark_gguf.errors import ModelError, UsageError
 from dspark_gguf.learned import Learned, learned_path, seconds_per_byte
 from dspark_gguf.naming import HubName
 from tests.foreign import gguf_header, gguf_seeds
@@ -344,3 +345,10 @@ def test_how_fast_weights_are_read(home, tiny_files):
 def test_memory_of_this_machine():
     """Somewhere between a very small and a very large one, in GiB."""
     assert 0.5 < listing.machine_gigabytes() < 100_000
+
+
+def test_an_empty_name_is_no_folder():
+    """As a shell gives it where a variable is not set."""
+    for names in (("", None), (" ", None), ("demo", "")):
+        with pytest.raises(UsageError, match="the name of a model is empty"):
+            resolve(*names)

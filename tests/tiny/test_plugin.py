@@ -267,7 +267,11 @@ def test_each_setting_has_its_drafter(tiny_files, tmp_path):
 
 
 def test_it_says_what_it_does(tiny_files, capsys):
-    """One line on stderr, as `Llama` says much there; none if it is not to be verbose."""
+    """A line on stderr, as `Llama` says much there, and one where costs are measured.
+
+    None if it is not to be verbose.
+    """
+    forget_all()
     lines = {}
     for name, options in {
         "copies": {},
@@ -279,6 +283,9 @@ def test_it_says_what_it_does(tiny_files, capsys):
         lines[name] = [
             line for line in capsys.readouterr().err.splitlines() if line.startswith("DSparkLlama")
         ]
+        measured = [line for line in lines[name] if "measuring once" in line]
+        assert len(measured) == (name in ("copies", "both"))
+        lines[name] = [line for line in lines[name] if line not in measured]
         llama.close()
     assert lines["copies"] == [
         "DSparkLlama: drafts from the conversation, as many as the rule optimal allows; same output"

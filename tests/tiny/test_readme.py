@@ -23,8 +23,9 @@ GUIDES = ["README.md", *(f"docs/{name}.md" for name in _GUIDES)]
 
 
 def help_of(*command: str) -> str:
-    """What `--help` of a command says."""
-    return CliRunner().invoke(main, [*command, "--help"]).output
+    """All that the help of a command says."""
+    whole = CliRunner().invoke(main, [*command, "--help-all"])
+    return (whole if not whole.exit_code else CliRunner().invoke(main, [*command, "--help"])).output
 
 
 def test_the_python_example_runs(demo_files, capsys):

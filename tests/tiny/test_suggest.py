@@ -122,7 +122,8 @@ def test_an_estimate_is_in_proportion_to_the_sizes(kind):
     [
         (Candidate("a b.gguf", "llama.cpp", "plain", 1, Path("x")), "-d 'a b.gguf'"),
         (Candidate("o/r:Q8_0", "pair p", "plain", 1, None, "dspark-gguf pull o/r:Q8_0"),
-         "get the best: dspark-gguf pull o/r:Q8_0\nuse it: dspark-gguf chat -m t -d o/r:Q8_0"),
+         "get the best:\n    dspark-gguf pull o/r:Q8_0\n"
+         "use it:\n    dspark-gguf chat -m t -d o/r:Q8_0"),
         (Candidate("x", "made from the target", "plain", 1, None, "--make-draft Q2_K"),
          "dspark-gguf suggest -m t --make-draft Q2_K"),
     ],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
 
 from dspark_gguf.chat.terminal import Screen
-from dspark_gguf.chat.wrapping import Wrapper, folded
+from dspark_gguf.chat.wrapping import WIDTH, Wrapper, columns, folded
 
 WORDS = "Once upon a time there was a fox named Felix who lived in a small village. " * 3
 URL = "https://example.org/" + "a" * 90
@@ -94,3 +96,15 @@ def test_answers_and_notes(monkeypatch, is_terminal):
             assert max(len(line.rstrip()) for line in plain.split("\n")) <= 40
         else:
             assert said == text
+
+
+def test_the_width_is_that_of_the_stream(monkeypatch):
+    """Not that of stdout, which may be a pipe; COLUMNS overrules it."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert columns(io.StringIO()) == WIDTH
+    sizes = {7: os.terminal_size((61, 24))}
+    monkeypatch.setattr("os.get_terminal_size", lambda number: sizes[number])
+    stream = SimpleNamespace(isatty=lambda: True, fileno=lambda: 7)
+    assert columns(stream) == 61
+    monkeypatch.setenv("COLUMNS", "47")
+    assert columns(stream) == 47

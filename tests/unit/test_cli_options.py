@@ -113,14 +113,31 @@ def test_an_option_without_a_use_is_refused(command, option):
 
 
 def test_options_of_a_brief_command_are_named():
-    """What loads a model is explained once, in `run --help`; its names are everywhere."""
+    """What loads a model is explained once, in `run --help-all`; its names are everywhere."""
     for name in ("run", "profile", "doctor", "bench"):
-        text = CliRunner().invoke(main, [name, "--help"]).stdout
+        text = CliRunner().invoke(main, [name, "--help-all"]).stdout
         for option in main.commands[name].params:
             if (option.name or "").startswith("target_options"):
                 assert option.opts[-1] in text
         assert ("Frequency scale of RoPE" in text) == (name == "run")
         assert "--gpu-layers-draft" in text
+
+
+@pytest.mark.parametrize("name", ["chat", "run", "serve", "bench", "profile", "suggest"])
+def test_help_has_the_frequent_options_and_help_all_the_others(name):
+    """Both end well; what is hidden is said, and is shown by the other."""
+    short, whole = (CliRunner().invoke(main, [name, word]) for word in ("--help", "--help-all"))
+    assert (short.exit_code, whole.exit_code) == (0, 0)
+    assert f"{name} --help-all`." in short.stdout.splitlines()[-1]
+    assert "More options" not in whole.stdout
+    assert len(short.stdout.splitlines()) < 100
+    for option in main.commands[name].params:
+        is_own = not isinstance(option, click.Option) or "__" not in (option.name or "")
+        if isinstance(option, click.Option) and not option.hidden:
+            assert option.opts[-1] in whole.stdout or "draft_options" in (option.name or "")
+            assert not is_own or option.opts[-1] in short.stdout
+    assert "--ctx-size" in short.stdout
+    assert "--mlock" not in short.stdout
 
 
 def test_a_renamed_value_is_accepted_and_said():
@@ -129,6 +146,5 @@ def test_a_renamed_value_is_accepted_and_said():
     result = CliRunner().invoke(main, ["run", "--acceptance", "ratio", "--show-config"])
     assert yaml.safe_load(result.stdout)["speculation"]["acceptance"] == "rejection"
     assert result.stderr == "acceptance ratio is now called rejection\n"
-    assert "[match|rejection|typical|threshold]" in main.commands["run"].get_help(
-        click.Context(main.commands["run"])
-    )
+    said = CliRunner().invoke(main, ["run", "--help-all"]).stdout
+    assert "[match|rejection|typical|threshold]" in said

@@ -81,6 +81,20 @@ def test_a_lower_observation_is_taken_at_once():
     assert costs.draft_seconds[0] == pytest.approx(0.04, rel=0.3)
 
 
+def test_a_disturbed_profile_is_told_from_an_old_one():
+    """It is corrected by what is seen; what was not seen for long is not."""
+    costs = LearnedCosts()
+    costs.add_profile({1: 0.01, 2: 0.02}, sure={1})
+    assert costs.was_disturbed
+    for _ in range(2):
+        costs.add_pass(2, 0.02)
+    assert not costs.was_disturbed
+    for _ in range(600):
+        costs.add_pass(1, 0.01)
+    assert costs.is_doubtful(2)
+    assert not costs.was_disturbed
+
+
 def test_what_was_hardly_seen_is_doubtful():
     """Once, or long ago; a figure from a file is neither, but is no longer hard to move."""
     costs = profiled({1: 1.0, 2: 1.1, 4: 3.0}, sure=(1, 2))

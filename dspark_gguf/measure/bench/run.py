@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from shlex import join as quote
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 
 from dspark_gguf import __version__
-from dspark_gguf.chat.progress import track
+from dspark_gguf.chat.progress import track, tracked
 from dspark_gguf.chat.terminal import ended_by_signals, interruptible
+from dspark_gguf.chat.wrapping import columns
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine import library
@@ -78,9 +79,9 @@ class Bench:
         if code:
             say(f"\ninterrupted: {self.results.turns} of {len(tasks)} turns measured")
         if self.results.turns:
-            width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+            width = columns(sys.stdout)
             say("\n" + text.as_text(self.results, width))
-            say("\n" + text.memory(*facts["peak_memory_bytes"].values()))
+            say("\n" + text.memory(**facts["peak_memory_bytes"], width=width))
         if plan.as_json:
             echo(as_json(facts, sys.stdout))
         return code
@@ -127,8 +128,8 @@ class Bench:
             self.results.methods += names
             self.results.peers = frozenset(names)
             self.programs += others
-            say(text.header(self._abouts(), len(tasks), most))
-            for turn in track(play(self.programs, tasks), len(tasks), title="turns"):
+            say(text.header(self._abouts(), len(tasks), most, columns(sys.stdout)))
+            for turn in play(self.programs, tasks, partial(tracked, title="answers")):
                 self.results.samples += turn
 
     def tasks(self) -> list[Task]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
+from dspark_gguf.chat.wrapping import WIDTH
 from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
 from dspark_gguf.measure.bench.results import Figure, Regime, Results, Row, shown
 from dspark_gguf.measure.charts import bars, text_table
@@ -17,25 +19,28 @@ _UNSTEADY = 1.5
 _MIB = 1024**2
 
 
-def header(methods: Mapping[str, str], turns: int, most: int) -> str:
+def header(methods: Mapping[str, str], turns: int, most: int, width: int = WIDTH) -> str:
     """What is compared, each with what it does, and what the figures mean."""
-    width = max(map(len, methods))
+    longest = max(map(len, methods))
+    indent = " " * (longest + 4)
     lines = [
         f"{turns} turn{'s' * (turns != 1)}. In a turn every method answers the same prompt, up to "
-        f"{most} tokens,",
-        "one after the other, each from an empty cache; the order changes from turn to turn. All",
-        "are warmed up, and know nothing at first but what passes cost here.",
+        f"{most} tokens, one after the other, each from an empty cache; the order changes from "
+        "turn to turn. All are warmed up, and know nothing at first but what passes cost here.",
         "",
-        *(f"  {name:<{width}}  {about}" for name, about in methods.items()),
+        *(
+            fill(f"  {name:<{longest}}  {about}", width, subsequent_indent=indent)
+            for name, about in methods.items()
+        ),
         "",
-        "x plain: speed over plain decoding of the same prompt in the same turn, without the time",
-        "to read the prompt; median over the turns, ± half the distance between the extremes.",
+        "x plain: speed over plain decoding of the same prompt in the same turn, without the time "
+        "to read the prompt; median over the turns, ± half the distance between the extremes. "
         "Above 1 is faster than plain decoding, below 1 slower.",
     ]
-    return "\n".join(lines)
+    return "\n".join(fill(line, width) if line[:1].strip() else line for line in lines)
 
 
-def as_text(results: Results, width: int = 100) -> str:
+def as_text(results: Results, width: int = WIDTH) -> str:
     """Tables, plots and verdicts of every temperature, in `width` columns."""
     blocks = []
     for regime in results.regimes():
@@ -45,17 +50,17 @@ def as_text(results: Results, width: int = 100) -> str:
             _ratios(regime, width),
             text_table([*rows[0]], [[*row.values()] for row in rows]),
             _plot(regime),
-            "\n".join(verdict(regime)),
+            "\n".join(fill(line, width, subsequent_indent="  ") for line in verdict(regime)),
         ]
     return "\n\n".join(blocks)
 
 
-def memory(ours: int, all_: int) -> str:
+def memory(ours: int, all: int, width: int = WIDTH) -> str:
     """One line about main memory: most bytes before any peer was loaded, and of the whole run."""
     line = f"peak memory: {ours / _MIB:.0f} MiB"
-    if all_ > ours * 1.02:
-        line += f" when all methods of this package were warm, {all_ / _MIB:.0f} MiB at the end"
-    return line + " (this process, without a GPU's own memory)"
+    if all > ours * 1.02:
+        line += f" when all methods of this package were warm, {all / _MIB:.0f} MiB at the end"
+    return fill(line + " (this process, without a GPU's own memory)", width)
 
 
 def verdict(regime: Regime) -> list[str]:
@@ -87,7 +92,8 @@ def headline(regime: Regime) -> str:
     """Whether it is faster here: one sentence about what a user gets."""
     if not regime.drafting or regime.speedup is None:
         return "no method of drafting was measured"
-    return f"{name_of(regime.drawn.method)} is {regime.speedup}"
+    verb = "has" if regime.speedup.doubt else "is"
+    return f"{name_of(regime.drawn.method)} {verb} {regime.speedup}"
 
 
 def unsteadiness(regime: Regime) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from dspark_gguf.config import Limits
 from dspark_gguf.decoder import Decoder
+from dspark_gguf.engine.timing import Watch
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.noise import Noise
 from dspark_gguf.tally import Answer, Tally
@@ -83,14 +84,19 @@ def warm_up(programs: Sequence[Program], tasks: Sequence[Task]) -> None:
             program.answer(replace(task, most=WARM_UP))
 
 
-def play(programs: Sequence[Program], tasks: Sequence[Task]) -> Iterator[list[Sample]]:
+def play(
+    programs: Sequence[Program], tasks: Sequence[Task], watch: Watch = iter
+) -> Iterator[list[Sample]]:
     """The samples of each turn. The order rotates by one from turn to turn.
 
-    So a machine that becomes slower does not always slow down the same way.
+    So a machine that becomes slower does not always slow down the same way. `watch` may show how
+    many answers are done.
     """
-    for task in tasks:
-        first = task.turn % len(programs)
-        yield [
-            Sample(program.name, task, program.answer(task))
-            for program in (*programs[first:], *programs[:first])
-        ]
+    starts = [(task, task.turn % len(programs)) for task in tasks]
+    work = [(task, one) for task, k in starts for one in (*programs[k:], *programs[:k])]
+    samples: list[Sample] = []
+    for task, program in watch(work):
+        samples.append(Sample(program.name, task, program.answer(task)))
+        if len(samples) == len(programs):
+            yield samples
+            samples = []
