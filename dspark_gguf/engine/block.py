@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from threading import Event
 from typing import Any
 
 import llama_cpp
@@ -12,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.engine import library, symbols
-from dspark_gguf.engine.context import Context, open_context
+from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.model import Model
@@ -123,20 +121,6 @@ class BlockDraftCache(Follower):
     def _nextn(self, count: int) -> npt.NDArray[np.float32]:
         pointer = self._get_nextn(self.pointer)
         return np.ctypeslib.as_array(pointer, (count, self.draft.width)).copy()
-
-
-def open_block_caches(
-    model: Model,
-    draft: BlockDraft,
-    targets: Sequence[SequenceCache],
-    n_ctx: int,
-    interrupt: Event,
-) -> list[SequenceCache]:
-    """The caches of a block draft for all sequences of a target's context, in one new context."""
-    n_seq, context = len(targets), targets[0].context
-    cells = n_ctx if n_seq == 1 else max(n_ctx, context.n_ctx + n_seq * draft.block_size)
-    room = open_context(model, cells, draft.block_size, interrupt, features_of=context, n_seq=n_seq)
-    return [BlockDraftCache(model, draft, target, n_ctx, room) for target in targets]
 
 
 class _Injection:
