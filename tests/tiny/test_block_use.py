@@ -31,12 +31,7 @@ from tests.tiny.test_block import (
     folder,
     target,
 )
-from tests.tiny_dflash import (
-    Block,
-    embedding,
-    sure_of,
-    write_dflash,
-)
+from tests.tiny_dflash import Block, embedding, sure_of, write_dflash
 from tests.tiny_gguf import Tiny, write_llama, write_mamba
 
 __all__ = ["cycle_target", "folder", "target"]  # fixtures

@@ -7,11 +7,7 @@ import os
 
 import pytest
 
-from tests.children import (
-    PROGRAM,
-    ended,
-    run,
-)
+from tests.children import PROGRAM, ended, run
 from tests.tiny.test_ends import ENDLESS, home, model, terminal, transcript
 
 __all__ = ["home", "model"]  # fixtures
