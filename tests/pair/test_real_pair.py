@@ -51,7 +51,7 @@ def test_every_token_is_the_best_of_its_own_row(pair, domain, min_prob):
     speculation = Speculation(mode="on", draft_max=6, draft_min_prob=min_prob)
     decoder = Decoder.for_pair(pair, sampling, speculation)
     decoder.sampler = witness = WitnessSampler(sampling, pair.vocabulary.end_tokens)
-    answer = decoder.answer(encode(pair, PROMPTS[domain]), Limits(max_tokens=64))
+    answer = decoder.answer(encode(pair, PROMPTS[domain]), Limits(max_tokens=40))
     assert answer.tokens == witness.best[: len(answer.tokens)]
     assert answer.tally.accepted > 0
 
@@ -59,7 +59,7 @@ def test_every_token_is_the_best_of_its_own_row(pair, domain, min_prob):
 @pytest.mark.parametrize("domain", PROMPTS)
 def test_the_first_difference_from_plain_decoding_is_a_near_tie(pair, domain):
     """Or there is none. NEAR_TIE is 1.0 logit: a factor of 2.7 between the two best tokens."""
-    settings = Settings(limits=Limits(max_tokens=64), speculation=Speculation(draft_max=6))
+    settings = Settings(limits=Limits(max_tokens=40), speculation=Speculation(draft_max=6))
     found = check(pair, encode(pair, PROMPTS[domain]), settings)
     assert found.accepted > 0
     assert found.margin is None or found.margin <= NEAR_TIE
@@ -96,13 +96,13 @@ class Keeper(Sampler):
 
 @pytest.mark.parametrize("acceptance", ["rejection", "match"])
 def test_first_tokens_at_temperature_1_follow_the_targets_law(pair, acceptance):
-    """Chi-square of 300 tokens, the first that are drafted and verified, against the target's row.
+    """Chi-square of 200 tokens, the first that are drafted and verified, against the target's row.
 
     The odds that a right rule fails are 1 in 1000 (once for each: the draws have fixed seeds). A
     rule that takes every draft token would emit those of the draft, and fail.
     """
     # Here the two dists differ by 0.55 in total variation, and many tokens are likely.
-    n, prompt = 300, pair.vocabulary.tokenize("She opened the door and")
+    n, prompt = 200, pair.vocabulary.tokenize("She opened the door and")
     sampling = Sampling(temperature=1, top_k=0, top_p=1, min_p=0)
     speculation = Speculation(mode="on", acceptance=acceptance, draft_max=1, draft_min_prob=0)
     decoder = Decoder.for_pair(pair, sampling, speculation)

@@ -42,7 +42,7 @@ def test_ctrl_c_keeps_the_chat_and_the_next_answer_is_right(terminal):
     The next answer begins as a new process's does; further on, rows computed in batches of
     other sizes may part at a near-tie.
     """
-    ran = CliRunner().invoke(main, ["run", QUESTION, "--temp", "0", "-c", "1024"])
+    ran = CliRunner().invoke(main, ["run", QUESTION, "--temp", "0", "-c", "1024", "-n", "16"])
     wanted = ran.stdout[:24]
     terminal.sendline("Tell me a very long story about the sea and its ships.")
     terminal.expect(r"ships\.[\s\S]*\r\n[^\x1b\r\n]*\w+ \w+ \w+ \w+")  # the answer has begun
@@ -51,6 +51,8 @@ def test_ctrl_c_keeps_the_chat_and_the_next_answer_is_right(terminal):
     terminal.expect(">>>")
     terminal.sendline("/reset")
     terminal.expect("forgotten")
+    terminal.sendline("/set max_tokens 16")
+    terminal.expect("max_tokens: 16")
     terminal.sendline(QUESTION)
     terminal.expect(STATUS)
     assert wanted in plain(terminal.before)

@@ -113,7 +113,7 @@ def test_decoders(tiny_files, folder, kind):
             decoder.answer(PROMPT, FEW)
 
         drafted = 0
-        for at in places(work, 100):
+        for at in places(work, 60):
             traced(work, at)
             answer = decoder.answer(NEXT, FEW)
             assert answer.tokens == plain.tokens, at
