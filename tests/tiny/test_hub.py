@@ -75,6 +75,22 @@ for names in (["qwen3-8b"], ["Qwen/Qwen3-8B-GGUF:Q4_K_M"]):
     ]  # fmt: skip
 
 
+def test_a_file_of_this_machine_loads_nothing_of_the_hub(tiny_files):
+    """Those libraries took a sixth of the time to start."""
+    program = f"""
+import sys
+from dspark_gguf.cli import main
+words = ["run", "-m", {str(tiny_files.target)!r}, "--spec", "off", "-n", "1", "a"]
+try:
+    main(words)
+finally:
+    print([*{{"huggingface_hub.file_download", "markdown_it"}} & {{*sys.modules}}])
+"""
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n[]\n")
+
+
 def test_another_draft_for_a_pair(pair_hub, tiny_files, tmp_path):
     """-d overrides: the pair's own is not even downloaded."""
     done = pair_hub.run(
