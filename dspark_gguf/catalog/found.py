@@ -29,7 +29,6 @@ from dspark_gguf.engine.kinds import NAMES, kind_of_draft, most_guesses, share_o
 from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_of
-from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.naming import SIDECARS, HubName, family_of, is_sidecar
 from dspark_gguf.schedule.expected import is_hopeless
 from dspark_gguf.speedup import Speedup, expected, forecast, usual
@@ -199,8 +198,8 @@ def _speedup(draft: Found, target: Header, known: Sequence[Learned]) -> Speedup 
         return forecast(own.costs, own.best_known, most) or expected(
             own.costs, seconds, kind=draft.kind
         )
-    curves = [one.costs.target_seconds for one in reversed(known) if _is_measured(one.costs)]
-    passes = curves[0][:_ROWS] if curves else _typical_passes()
+    covered = [one.costs for one in reversed(known) if one.costs.covers(1, drafts=False)]
+    passes = covered[0].target_seconds[:_ROWS] if covered else _typical_passes()
     step = float(passes[0]) * share_of_a_pass(header, target)
     return usual(passes, draft_seconds(draft.kind, step, most), draft.kind)
 
@@ -215,10 +214,6 @@ def _typical_passes() -> Floats:
     """Of 1, 2, ... rows, in passes of one."""
     curve: Floats = 1.0 + _ROW[not library.can_offload()] * np.arange(_ROWS, dtype=np.float64)
     return curve
-
-
-def _is_measured(costs: LearnedCosts) -> bool:
-    return costs.covers(1, drafts=False)
 
 
 def estimated_speed(kind: str, size: int, target_size: int) -> float:
