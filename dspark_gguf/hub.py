@@ -168,6 +168,8 @@ def _written(path: Any) -> int | None:
 
 def require_room(downloads: Sequence[Download]) -> None:
     """Refuse with a `ResourceError` what would fill the disk; what the cache has needs no room."""
+    if not downloads:
+        return  # the import takes a tenth of a second
     from huggingface_hub import try_to_load_from_cache
 
     needed = sum(

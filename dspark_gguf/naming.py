@@ -92,13 +92,8 @@ def _is_of(kind: str, file: str) -> bool:
     return PurePosixPath(file).name.lower().startswith(kind)
 
 
-def models_among(files: Iterable[str]) -> list[list[str]]:
-    """Models in a folder, each as its files; without sidecars, incomplete ones, other kinds."""
-    return [model for model in files_of_models(files) if not is_sidecar(model[0])]
-
-
 def files_of_models(files: Iterable[str]) -> list[list[str]]:
-    """The same with sidecars."""
+    """Models and sidecars in a folder, each as its files; without incomplete and other kinds."""
     names = sorted(files)
     models = []
     for name in names:

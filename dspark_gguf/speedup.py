@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, quantiles
 from typing import Any, Literal
 
+from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Settings
 from dspark_gguf.cost import Floats
 from dspark_gguf.engine.kinds import kind_of_draft
@@ -116,12 +117,19 @@ def speedup_here(pair: Pair, settings: Settings, costs: LearnedCosts | None = No
     if draft := pair.caches.get("draft"):
         temperature = settings.sampling.temperature
         seen = learned.calibration(draft.kind, speculation.acceptance, temperature)
-        if seen.tested >= _ENOUGH_TOKENS:
-            policy = policy_for(costs, seen, limit)
-            one = max(1.0, policy.rate / policy.plain_rate)
-            return Speedup("learned", one, one, one, int(seen.tested), doubt=_doubt(costs))
+        if found := forecast(costs, seen, limit):
+            return found
     kind = "plain" if pair.draft is None else kind_of_draft(pair.draft.header, pair.target.header)
     return expected(costs, costs.draft_seconds[:limit], kind=kind)
+
+
+def forecast(costs: LearnedCosts, seen: Calibration, limit: int) -> Speedup | None:
+    """From what a draft's guesses were worth here; None: too few of them were verified."""
+    if seen.tested < _ENOUGH_TOKENS:
+        return None
+    policy = policy_for(costs, seen, limit)
+    one = max(1.0, policy.rate / policy.plain_rate)
+    return Speedup("learned", one, one, one, int(seen.tested), doubt=_doubt(costs))
 
 
 def expected(
@@ -131,9 +139,17 @@ def expected(
 
     `draft_seconds` are of 1, 2, ... draft steps, cumulative.
     """
-    kinds = expected_ranges(costs.target_seconds[: len(draft_seconds) + 1], draft_seconds, kind)
+    passes = costs.target_seconds[: len(draft_seconds) + 1]
+    return replace(usual(passes, draft_seconds, kind, basis), doubt=_doubt(costs))
+
+
+def usual(
+    target_seconds: Floats, draft_seconds: Floats, kind: str, basis: Basis = "estimated"
+) -> Speedup:
+    """The same from seconds of passes of 1, 2, ... rows, however they were found."""
+    kinds = expected_ranges(target_seconds, draft_seconds, kind)
     ends = [end for both in kinds.values() for end in both]
-    return Speedup(basis, fmean(ends), min(ends), max(ends), kinds=kinds, doubt=_doubt(costs))
+    return Speedup(basis, fmean(ends), min(ends), max(ends), kinds=kinds)
 
 
 def _copying(costs: LearnedCosts) -> Speedup:

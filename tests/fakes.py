@@ -92,9 +92,12 @@ class TableBlock:
     def length(self):
         return len(self.target.tokens)
 
-    seen = length
+    covered = length
 
-    def repair(self):
+    def is_ready(self, length):
+        return length == self.length
+
+    def begin(self, tokens):
         """Nothing is ever missed."""
 
     def propose(self, last, count):

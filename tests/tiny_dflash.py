@@ -8,7 +8,15 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from tests.tiny_gguf import Tiny, finish, weights_of, write_llama, write_vocabulary
+from tests.tiny_gguf import (
+    Tiny,
+    add_layer,
+    add_shape,
+    finish,
+    weights_of,
+    write_llama,
+    write_vocabulary,
+)
 
 #: The id that stands where a token is to be guessed: `<|im_start|>`, which no text begins with.
 MASK = 261
@@ -43,7 +51,11 @@ def embedding(width=64):
 
 def write_cycle_target(path: Path, successor, tiny: Tiny = TINY) -> Path:
     """A llama that says ``successor[token]`` after a token, whatever came before it."""
-    write_llama(path, tiny)
+    return with_rule(write_llama(path, tiny), successor)
+
+
+def with_rule(path: Path, successor, silent=("attn_output.weight", "ffn_down.weight")) -> Path:
+    """The model in the file, made to say it: its layers (`silent`) add nothing."""
     reader = gguf.GGUFReader(path, "r+")
     vectors = embedding()
     output = np.zeros_like(vectors)
@@ -53,7 +65,7 @@ def write_cycle_target(path: Path, successor, tiny: Tiny = TINY) -> Path:
             tensor.data[:] = vectors
         elif tensor.name == "output.weight":
             tensor.data[:] = output
-        elif tensor.name.endswith(("attn_output.weight", "ffn_down.weight")):
+        elif tensor.name.endswith(silent):
             tensor.data[:] = 0.0
     reader.data.flush()
     return path
@@ -78,18 +90,9 @@ def write_dflash(
     vocabulary_of: Path | None = None,
 ) -> Path:
     """A block draft for a target of the same width and vocabulary."""
-    width, heads, ff = tiny.width, tiny.heads, 2 * tiny.width
-    head = width // heads
-    kv_width = (heads // 2) * head
+    width, head = tiny.width, tiny.width // tiny.heads
     writer = gguf.GGUFWriter(path, "dflash")
-    writer.add_block_count(layers)
-    writer.add_context_length(tiny.context)
-    writer.add_embedding_length(width)
-    writer.add_feed_forward_length(ff)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(heads // 2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(head)
+    add_shape(writer, tiny, layers)
     writer.add_uint32("dflash.block_size", block.size)
     writer.add_array("dflash.target_layers", list(block.layers))
     writer.add_bool("dflash.sample_from_anchor", block.anchor_first)
@@ -122,20 +125,9 @@ def write_dflash(
         add_heads(writer, block, draw, (n_vocab, proposed, width))
     if block.selector:
         add_selector(writer, draw, (n_vocab, width, layers))
+    norms = {"attn_norm": width, "ffn_norm": width, "attn_q_norm": head, "attn_k_norm": head}
     for k in range(layers):
-        for name, rows, columns in (
-            ("attn_q", width, width),
-            ("attn_k", kv_width, width),
-            ("attn_v", kv_width, width),
-            ("attn_output", width, width),
-            ("ffn_gate", ff, width),
-            ("ffn_up", ff, width),
-            ("ffn_down", width, ff),
-        ):
-            add(f"blk.{k}.{name}.weight", draw(rows, columns, scale=columns**-0.5))
-        for name, size in (("attn_norm", width), ("ffn_norm", width), ("attn_q_norm", head),
-                           ("attn_k_norm", head)):  # fmt: skip
-            add(f"blk.{k}.{name}.weight", np.ones(size, dtype=np.float32))
+        add_layer(writer, tiny, draw, k, **norms)
     return finish(writer, path)
 
 

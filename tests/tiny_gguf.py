@@ -121,20 +121,40 @@ def weights_of(tiny):
     return draw
 
 
+def add_shape(writer, tiny, layers):
+    """Metadata of layers with half as many heads of keys as of queries."""
+    writer.add_block_count(layers)
+    writer.add_context_length(tiny.context)
+    writer.add_embedding_length(tiny.width)
+    writer.add_feed_forward_length(2 * tiny.width)
+    writer.add_head_count(tiny.heads)
+    writer.add_head_count_kv(tiny.heads // 2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(tiny.width // tiny.heads)
+
+
+def add_layer(writer, tiny, draw, k, **norms):
+    """The matrices of such a layer, and norms of these sizes."""
+    width, inner = tiny.width, 2 * tiny.width
+    for name, rows, columns in (
+        ("attn_q", width, width),
+        ("attn_k", width // 2, width),
+        ("attn_v", width // 2, width),
+        ("attn_output", width, width),
+        ("ffn_gate", inner, width),
+        ("ffn_up", inner, width),
+        ("ffn_down", width, inner),
+    ):
+        writer.add_tensor(f"blk.{k}.{name}.weight", draw(rows, columns, scale=columns**-0.5))
+    for name, size in norms.items():
+        writer.add_tensor(f"blk.{k}.{name}.weight", np.ones(size, dtype=np.float32))
+
+
 def write_llama(path: Path, tiny: Tiny = Tiny()) -> Path:
     """A llama-architecture model in F32 with a byte-level vocabulary."""
-    width, heads, ff = tiny.width, tiny.heads, 2 * tiny.width
-    kv_heads = heads // 2
-    kv_width = width // 2
+    width = tiny.width
     writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tiny.split)
-    writer.add_block_count(tiny.layers)
-    writer.add_context_length(tiny.context)
-    writer.add_embedding_length(width)
-    writer.add_feed_forward_length(ff)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(width // heads)
+    add_shape(writer, tiny, tiny.layers)
     if tiny.pooling:
         writer.add_pooling_type(gguf.PoolingType.MEAN)
         writer.add_causal_attention(False)
@@ -150,18 +170,7 @@ def write_llama(path: Path, tiny: Tiny = Tiny()) -> Path:
     writer.add_tensor("output.weight", np.concatenate([output, pad]))
     writer.add_tensor("output_norm.weight", ones)
     for k in range(tiny.layers):
-        for name, rows, columns in (
-            ("attn_q", width, width),
-            ("attn_k", kv_width, width),
-            ("attn_v", kv_width, width),
-            ("attn_output", width, width),
-            ("ffn_gate", ff, width),
-            ("ffn_up", ff, width),
-            ("ffn_down", width, ff),
-        ):
-            writer.add_tensor(f"blk.{k}.{name}.weight", draw(rows, columns, scale=columns**-0.5))
-        for name in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{k}.{name}.weight", ones)
+        add_layer(writer, tiny, draw, k, attn_norm=width, ffn_norm=width)
     return finish(writer, path)
 
 

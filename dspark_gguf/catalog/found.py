@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 
@@ -30,23 +29,20 @@ from dspark_gguf.engine.kinds import NAMES, kind_of_draft, most_guesses, share_o
 from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_of
-from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.naming import SIDECARS, HubName, family_of, is_sidecar
-from dspark_gguf.schedule.expected import expected_ranges, is_hopeless, ranges_text
-from dspark_gguf.schedule.learning import policy_for
+from dspark_gguf.schedule.expected import is_hopeless
+from dspark_gguf.speedup import Speedup, expected, forecast, usual
 
 #: Headers of files that do not call themselves sidecars are read where there are so few of them:
 #: each takes up to a tenth of a second.
 _FEW = 8
 #: A file of heads alone has fewer tensors, a model for use has more.
 _TENSORS = 100
-#: Tested guesses of a draft that say more about it than its kind does.
-_ENOUGH = 200
 #: What each further row adds to a pass, before this machine was measured: with a GPU, without one.
 _ROW = (0.02, 0.25)
 _ROWS = 17
 #: Guesses of a block that is not here: what is published has 7.
-_BLOCK = 7
+BLOCK = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +52,6 @@ class Found:
     path: Path
     kind: str  # one of `NAMES`
     where: str  # in words
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """The speed to expect from a draft here."""
-
-    speed: float  # over plain decoding, typical
-    text: str
-    is_hopeless: bool = False  # as measured: it would win nothing even if it were always right
 
 
 def names_of(target: Header) -> set[str]:
@@ -91,17 +78,17 @@ def choose(target: Header, found: Sequence[Found]) -> tuple[Found | None, str]:
     if not found:
         return None, ""
     known = learned_of(file_stamp(target.path), library.machine())
-    ranked = sorted(
-        ((_outlook(each, target, known), each) for each in found),
-        key=lambda one: (one[0].is_hopeless, -one[0].speed),
+    (best, chosen), *others = sorted(
+        ((_speedup(each, target, known), each) for each in found),
+        key=lambda one: one[0].typical if one[0] else 0.0,
+        reverse=True,
     )
-    (best, chosen), *others = ranked
-    if best.is_hopeless:
+    if best is None:
         names = ", ".join(f"{each.path.name} ({NAMES[each.kind]})" for each in found)
         return None, f"no draft is used: {names} would win nothing here even if always right"
-    line = f"draft found {chosen.where}: {_called(chosen, target)}, {best.text}"
+    line = f"draft found {chosen.where}: {_called(chosen, target)}, {_words(best)}"
     if others:
-        rest = ", ".join(f"{_called(each, target)} ({one.text})" for one, each in others)
+        rest = ", ".join(f"{_called(each, target)} ({_words(one)})" for one, each in others)
         line += f"; expected to be faster here than {rest}"
     return chosen, f"{line}; --draft none does without"
 
@@ -119,6 +106,10 @@ def find_draft(target: Path) -> tuple[Path | None, str]:
     if not line and unfit:
         line = f"no draft is used: {'; '.join(unfit)}"
     return chosen.path if chosen else None, line
+
+
+def _words(speedup: Speedup | None) -> str:
+    return f"{speedup.figures}, {speedup.source}" if speedup else "too slow here, as measured"
 
 
 def _called(draft: Found, target: Header) -> str:
@@ -191,31 +182,32 @@ def _listed(target: Header) -> Iterator[Found]:
                 yield Found(path, kind_of_draft(header), f"in the list, as {pair.name}")
 
 
-def _outlook(draft: Found, target: Header, known: Sequence[Learned]) -> Outlook:
-    """From what was learned of this draft, of this target with others, or of neither."""
+def _speedup(draft: Found, target: Header, known: Sequence[Learned]) -> Speedup | None:
+    """From what was learned of this draft, of this target with others, or of neither.
+
+    None: as measured, it would win nothing even if it were always right.
+    """
     header = read_header(draft.path)
     most = most_guesses(header, target)
     stamp = file_stamp(draft.path)
     own = next((one for one in reversed(known) if one.about.get("draft") == stamp), None)
     if own is not None and own.costs.covers(1, drafts=True):
-        passes, steps = own.costs.target_seconds[: most + 1], own.costs.draft_seconds[:most]
         if is_hopeless(own.costs, Speculation()):
-            return Outlook(1.0, "too slow here, as measured", is_hopeless=True)
-        if own.best_known.tested >= _ENOUGH:
-            policy = policy_for(own.costs, own.best_known, most)
-            speed = max(1.0, policy.rate / policy.plain_rate)
-            return Outlook(speed, f"{speed:.2f}x by what it did here")
-        return _expected(passes, steps, draft.kind, "costs measured here")
-    curves = [one.costs.target_seconds for one in reversed(known) if _is_measured(one.costs)]
-    passes = curves[0][:_ROWS] if curves else _typical_passes()
-    steps = _steps(draft.kind, float(passes[0]) * share_of_a_pass(header, target), most)
-    return _expected(passes, steps, draft.kind, "estimated from the sizes")
+            return None
+        seconds = own.costs.draft_seconds[:most]
+        return forecast(own.costs, own.best_known, most) or expected(
+            own.costs, seconds, kind=draft.kind
+        )
+    covered = [one.costs for one in reversed(known) if one.costs.covers(1, drafts=False)]
+    passes = covered[0].target_seconds[:_ROWS] if covered else _typical_passes()
+    step = float(passes[0]) * share_of_a_pass(header, target)
+    return usual(passes, draft_seconds(draft.kind, step, most), draft.kind)
 
 
-def _steps(kind: str, seconds: float, most: int) -> Floats:
-    """Of 1, 2, ... guesses, which cost so much each; all those of a block together."""
+def draft_seconds(kind: str, step: float, most: int = BLOCK) -> Floats:
+    """Of 1, 2, ... guesses, which cost `step` seconds each; all those of a block together."""
     count: Floats = np.arange(1.0, most + 1.0, dtype=np.float64)
-    return seconds * (np.ones(most) if kind in ("dspark", "dflash") else count)
+    return step * (np.ones(most) if kind in ("dspark", "dflash") else count)
 
 
 def _typical_passes() -> Floats:
@@ -224,17 +216,6 @@ def _typical_passes() -> Floats:
     return curve
 
 
-def _is_measured(costs: LearnedCosts) -> bool:
-    return costs.covers(1, drafts=False)
-
-
-def _expected(passes: Floats, steps: Floats, kind: str, basis: str) -> Outlook:
-    ranges = expected_ranges(passes, steps, kind)
-    speed = fmean(end for both in ranges.values() for end in both)
-    return Outlook(speed, f"{ranges_text(ranges)} expected, {basis}")
-
-
 def estimated_speed(kind: str, size: int, target_size: int) -> float:
     """Of a sidecar that is still on the hub, by its name and size alone."""
-    steps = _steps(kind, size / max(target_size, 1), _BLOCK)
-    return _expected(_typical_passes(), steps, kind, "").speed
+    return usual(_typical_passes(), draft_seconds(kind, size / max(target_size, 1)), kind).typical

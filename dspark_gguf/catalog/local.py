@@ -59,17 +59,12 @@ def stores(
     ]
 
 
-def local_models(left_out: list[str] | None = None) -> list[LocalModel]:
-    """Every model that is found, each file once, without drafts that need their target.
+def local_files(left_out: list[str] | None = None) -> list[LocalModel]:
+    """Every model and draft that is found, each file once.
 
-    `left_out` gets a line for each file that is no model: a part of a download, a projector, an
+    `left_out` gets a line for each file that is neither: a part of a download, a projector, an
     unreadable one.
     """
-    return [one for one in local_files(left_out) if one.kind == "model"]
-
-
-def local_files(left_out: list[str] | None = None) -> list[LocalModel]:
-    """The same with these drafts."""
     from dspark_gguf.engine.gguf import read_header
     from dspark_gguf.engine.kinds import kind_of_draft
 

@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dspark_gguf.catalog.demo import Progress
-from dspark_gguf.catalog.found import drafts_inside, names_of, neighbours
+from dspark_gguf.catalog.found import BLOCK, draft_seconds, drafts_inside, names_of, neighbours
 from dspark_gguf.catalog.listing import quote
 from dspark_gguf.catalog.local import local_files
 from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair, pairs_for
@@ -37,8 +35,8 @@ from dspark_gguf.visible import visible
 _SMALLER = 0.9
 #: Of drafts with another tokenizer, the largest that have at most this share of the target's size.
 _FOREIGN, _MOST_FOREIGN = 1 / 8, 3
-#: Guesses of a DSpark draft whose file is not here: blocks of 7 are what is published.
-_BLOCK = 7
+#: Draft steps in a row of other drafts than blocks.
+_STEPS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +253,9 @@ def _estimated(
     if draft.size is None:
         return replace(draft, problem="size not known")
     step = over * _step(draft, costs, target_size)
-    steps = np.ones(_BLOCK) if draft.kind in ("dspark", "dflash") else np.arange(1.0, 13.0)
-    return replace(draft, speedup=expected(costs, step * steps, "estimated", draft.kind))
+    most = BLOCK if draft.kind in ("dspark", "dflash") else _STEPS
+    seconds = draft_seconds(draft.kind, step, most)
+    return replace(draft, speedup=expected(costs, seconds, "estimated", draft.kind))
 
 
 def as_text(target: str, found: Sequence[Candidate]) -> str:

@@ -10,16 +10,9 @@ from dspark_gguf.chat.commands import Leave, is_command, run_command, unescape
 from dspark_gguf.chat.progress import waited_for
 from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.session import Answering, Session
+from dspark_gguf.chat.signals import ended_by_signals, interruptible
 from dspark_gguf.chat.status import status_line
-from dspark_gguf.chat.terminal import (
-    PipeReader,
-    Reader,
-    Screen,
-    ended_by_signals,
-    interruptible,
-    read_message,
-    silent_keys,
-)
+from dspark_gguf.chat.terminal import PipeReader, Reader, Screen, read_message, silent_keys
 from dspark_gguf.chat.think import ThinkSplitter
 from dspark_gguf.chat.transcript import with_absolute_paths
 from dspark_gguf.config import Settings

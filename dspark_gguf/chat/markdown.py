@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from markdown_it import MarkdownIt
 from rich.console import Console
-from rich.markdown import Markdown
+
+if TYPE_CHECKING:  # few want Markdown, and its libraries are slow to load
+    from markdown_it import MarkdownIt
 
 #: Seconds between two drawings of an unfinished block.
 _EVERY = 0.08
@@ -20,9 +23,14 @@ class MarkdownStream:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._parser = MarkdownIt().enable("table")
         self._text = ""
         self._height, self._drawn = 0, 0.0  # lines of the unfinished block on the screen, and when
+
+    @cached_property
+    def _parser(self) -> MarkdownIt:
+        from markdown_it import MarkdownIt
+
+        return MarkdownIt().enable("table")
 
     @property
     def works(self) -> bool:
@@ -65,6 +73,8 @@ class MarkdownStream:
         """With the terminal's colours, ending in a newline unless it is empty."""
         if not text.strip():
             return ""
+        from rich.markdown import Markdown
+
         with self._console.capture() as captured:
             # Links keep their address: it can be read, and clicked on where terminals see to it.
             self._console.print(

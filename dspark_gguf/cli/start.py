@@ -82,7 +82,7 @@ def _working(quiet: bool) -> AbstractContextManager[Tell]:
 
 def _prepare(pair: Pair, speculation: Speculation) -> Learned | None:
     """Load the draft and measure what both models cost, as far as that is wanted and unknown."""
-    from dspark_gguf.chat.terminal import interruptible
+    from dspark_gguf.chat.signals import interruptible
 
     if speculation.mode == "off":
         return None

@@ -10,11 +10,11 @@ from dspark_gguf.draft.base import drafter_class as drafter_class
 from dspark_gguf.draft.base import known_drafters as known_drafters
 from dspark_gguf.draft.block import BlockDrafter as BlockDrafter
 from dspark_gguf.draft.cascade import Cascade as Cascade
-from dspark_gguf.draft.eagle3 import EagleDrafter as EagleDrafter
 from dspark_gguf.draft.foreign import ForeignDrafter as ForeignDrafter
 from dspark_gguf.draft.grammar import within as within
 from dspark_gguf.draft.lookup import LookupDrafter as LookupDrafter
 from dspark_gguf.draft.mapped import MappedDrafter as MappedDrafter
 from dspark_gguf.draft.model import ModelDrafter as ModelDrafter
+from dspark_gguf.draft.mtp import EagleDrafter as EagleDrafter
 from dspark_gguf.draft.mtp import HeadDrafter as HeadDrafter
 from dspark_gguf.draft.store import Store as Store

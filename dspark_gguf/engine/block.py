@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
-from threading import Event
-from typing import Any
-
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.engine import library, symbols
-from dspark_gguf.engine.context import Context, open_context
+from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.pairs import PairBatch
 from dspark_gguf.engine.protocol import Block
 from dspark_gguf.engine.sequence import SequenceCache
 
@@ -45,7 +41,7 @@ class BlockDraftCache(Follower):
         waiting = min(_PENDING, model.options.n_ubatch, context.n_batch)
         shape = waiting, len(draft.target_layers) * draft.width
         self._features = np.empty(shape, dtype=np.float32)
-        self._injection = _Injection(self._features, model.has_multi_rope, target.sequence)
+        self._injection = PairBatch(self._features, target.sequence, model.has_multi_rope)
         with library.listening():
             for layer in draft.target_layers:
                 set_layer(target.pointer, layer, True)
@@ -95,7 +91,7 @@ class BlockDraftCache(Follower):
         if not self._pending:
             return
         self._take_back(self.length)  # an earlier injection may have been interrupted
-        batch = self._injection.at(self.length, len(self._pending))
+        batch = self._injection.first(len(self._pending), self.length)
         self._unsure = True
         self.context.decode(batch)
         self.tokens += self._pending
@@ -123,53 +119,6 @@ class BlockDraftCache(Follower):
     def _nextn(self, count: int) -> npt.NDArray[np.float32]:
         pointer = self._get_nextn(self.pointer)
         return np.ctypeslib.as_array(pointer, (count, self.draft.width)).copy()
-
-
-def open_block_caches(
-    model: Model,
-    draft: BlockDraft,
-    targets: Sequence[SequenceCache],
-    n_ctx: int,
-    interrupt: Event,
-) -> list[SequenceCache]:
-    """The caches of a block draft for all sequences of a target's context, in one new context."""
-    n_seq, context = len(targets), targets[0].context
-    cells = n_ctx if n_seq == 1 else max(n_ctx, context.n_ctx + n_seq * draft.block_size)
-    room = open_context(model, cells, draft.block_size, interrupt, features_of=context, n_seq=n_seq)
-    return [BlockDraftCache(model, draft, target, n_ctx, room) for target in targets]
-
-
-class _Injection:
-    """A batch that reads from `features` ``[n, width]``, without a copy."""
-
-    def __init__(self, features: npt.NDArray[np.float32], is_mrope: bool, sequence: int) -> None:
-        rows = len(features)
-        self._is_mrope = is_mrope
-        # A multi-axis rotary embedding needs four positions a token, axis by axis.
-        self._positions = np.zeros(4 * rows, dtype=np.int32)
-        # All rows belong to one sequence, and none has logits.
-        self._sequence = np.full(1, sequence, dtype=np.int32)
-        self._ones = np.ones(rows, dtype=np.int32)
-        self._outputs, self._features = np.zeros(rows, dtype=np.int8), features
-        ids = ctypes.POINTER(ctypes.c_int32)
-        self._rows = (ids * rows)(*[self._sequence.ctypes.data_as(ids)] * rows)
-        batch = llama_cpp.llama_batch()
-        batch.embd = features.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        batch.pos = self._positions.ctypes.data_as(ids)
-        batch.n_seq_id = self._ones.ctypes.data_as(ids)
-        batch.seq_id = ctypes.cast(self._rows, ctypes.POINTER(ids))
-        batch.logits = self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
-        self._batch = batch
-
-    def at(self, position: int, count: int) -> Any:
-        """The batch of the first `count` rows, from `position` on."""
-        axes = 3 if self._is_mrope else 1
-        steps = np.arange(position, position + count, dtype=np.int32)
-        self._positions[: axes * count] = np.tile(steps, axes)
-        if self._is_mrope:
-            self._positions[3 * count : 4 * count] = 0
-        self._batch.n_tokens = count
-        return self._batch
 
 
 def walk(lattice: npt.NDArray[np.float32], k: int, n_vocab: int) -> list[npt.NDArray[np.float32]]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import llama_cpp
 
 from dspark_gguf.config import MAX_DRAFT, DraftOptions
-from dspark_gguf.engine.block import open_block_caches
+from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
 from dspark_gguf.engine.context import open_context
-from dspark_gguf.engine.dflash import BlockDraft
+from dspark_gguf.engine.dflash import BlockDraft, TargetDraft
 from dspark_gguf.engine.eagle3 import EagleCache
 from dspark_gguf.engine.gguf import read_header, readable_gguf
-from dspark_gguf.engine.heads import EagleDraft, HeadDraft, is_own_draft, target_draft
+from dspark_gguf.engine.heads import HeadDraft, is_own_draft, target_draft
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.mtp import AssistantCache, HeadsCache
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
@@ -63,10 +64,8 @@ def open_drafts(
         else:
             require_same_tokens(vocabulary, draft.vocabulary, *names)
         n_ctx, n_seq = options.n_ctx or min(targets[0].n_ctx, draft.n_ctx_train), len(targets)
-        if isinstance(made_for, BlockDraft):
-            return open_block_caches(draft, made_for, targets, n_ctx, interrupt)
-        if isinstance(made_for, HeadDraft | EagleDraft):
-            return _open_state_caches(draft, made_for, targets, n_ctx, interrupt)
+        if made_for is not None:
+            return _open_followers(draft, made_for, targets, n_ctx, interrupt)
         if n_seq > 1 and not options.n_ctx:
             n_ctx = targets[0].context.n_ctx  # they share it, as the target's sequences do
         caches = open_caches(draft, n_ctx, 1, interrupt, is_draft=True, n_seq=n_seq)
@@ -82,25 +81,27 @@ def open_drafts(
         raise
 
 
-def _open_state_caches(
+def _open_followers(
     model: Model,
-    draft: HeadDraft | EagleDraft,
+    draft: TargetDraft,
     targets: Sequence[SequenceCache],
     n_ctx: int,
     interrupt: Event,
 ) -> list[SequenceCache]:
-    """The caches of such a draft for all sequences of a target's context, in one new context."""
-    n_seq, context = len(targets), targets[0].context
-    cells = n_ctx if n_seq == 1 else max(n_ctx, context.n_ctx + n_seq * MAX_DRAFT)
-    made, heads = _class_of(draft), None
+    """The caches of a draft that reads what its target computes, in one new context."""
+    n_seq, context, heads = len(targets), targets[0].context, None
+    if isinstance(draft, BlockDraft):
+        rows = beyond = draft.block_size
+    else:
+        rows, beyond = MOST_FLAGGED, MAX_DRAFT
+        model = model.with_options(swa_full=True)
     if isinstance(draft, HeadDraft):
         heads = 0 if draft.is_assistant else draft.heads
         _require_width(model, draft, targets[0])
+    cells = n_ctx if n_seq == 1 else max(n_ctx, context.n_ctx + n_seq * beyond)
     other = None if heads else context  # heads of the target's own kind need nothing of it
-    model = model.with_options(swa_full=True)
-    room = open_context(
-        model, cells, MOST_FLAGGED, interrupt, features_of=other, heads=heads, n_seq=n_seq
-    )
+    room = open_context(model, cells, rows, interrupt, features_of=other, heads=heads, n_seq=n_seq)
+    made = _class_of(draft)
     return [made(model, draft, target, n_ctx, room) for target in targets]
 
 
@@ -116,9 +117,8 @@ def _require_width(model: Model, draft: HeadDraft, target: SequenceCache) -> Non
         )
 
 
-def _class_of(draft: HeadDraft | EagleDraft) -> type[StateCache]:
-    if isinstance(draft, EagleDraft):
-        return EagleCache
-    if draft.is_assistant:
-        return AssistantCache
-    return HeadsCache if draft.heads > 1 else StateCache
+def _class_of(draft: TargetDraft) -> Any:
+    if isinstance(draft, HeadDraft):
+        many = HeadsCache if draft.heads > 1 else StateCache
+        return AssistantCache if draft.is_assistant else many
+    return BlockDraftCache if isinstance(draft, BlockDraft) else EagleCache

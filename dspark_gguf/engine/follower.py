@@ -41,6 +41,15 @@ class Follower(SequenceCache):
         raise NotImplementedError
 
     @property
+    def covered(self) -> int:
+        """The first token that it has not read."""
+        return self.length
+
+    def is_ready(self, length: int) -> bool:
+        """Whether it can go on from the first `length` tokens."""
+        return self.seen == length
+
+    @property
     def room(self) -> int:
         """Most tokens that it can follow."""
         return self.n_ctx

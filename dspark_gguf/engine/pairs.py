@@ -1,4 +1,4 @@
-"""A batch of llama.cpp that carries tokens and states together."""
+"""A batch of llama.cpp that carries states, with tokens or without."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ Floats = npt.NDArray[np.float32]
 
 
 class PairBatch:
-    """A batch of at most `rows` pairs of a token and a state up to `width` wide."""
+    """A batch of at most as many pairs of a token and a state as `states` has rows.
 
-    def __init__(self, rows: int, width: int, sequence: int) -> None:
-        self._states = np.zeros(rows * width, dtype=np.float32)
-        self._ids, self._positions, self._ones = np.zeros((3, rows), dtype=np.int32)
+    Anybody may write into `states`. A multi-axis rotary embedding (`is_mrope`) needs four positions
+    a token, axis by axis.
+    """
+
+    def __init__(self, states: Floats, sequence: int, is_mrope: bool = False) -> None:
+        rows = len(states)
+        self._states, self._axes = states.reshape(-1), 3 if is_mrope else 1
+        self._positions = np.zeros(4 * rows, dtype=np.int32)
+        self._ids, self._ones = np.zeros((2, rows), dtype=np.int32)
         self._ones[:] = 1
         self._flags = np.zeros(rows, dtype=np.int8)
         self._sequence = np.full(1, sequence, dtype=np.int32)
@@ -35,11 +41,16 @@ class PairBatch:
 
     def at(self, start: int, tokens: Sequence[int], states: Floats, flagged: bool) -> Any:
         """The batch of these pairs from position `start` on; without tokens, of states alone."""
-        count = len(states)
         self._states[: states.size] = states.ravel()
-        self._positions[:count] = np.arange(start, start + count)
-        self._flags[:count] = flagged
+        self._flags[: len(states)] = flagged
         self._batch.token = self._tokens if len(tokens) else None
         self._ids[: len(tokens)] = tokens
+        return self.first(len(states), start)
+
+    def first(self, count: int, start: int) -> Any:
+        """The batch of the first `count` states as they are, from position `start` on."""
+        steps = np.arange(start, start + count, dtype=np.int32)
+        self._positions[: self._axes * count] = np.tile(steps, self._axes)
+        self._positions[self._axes * count : 4 * count] = 0
         self._batch.n_tokens = count
         return self._batch

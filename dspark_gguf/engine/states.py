@@ -60,7 +60,8 @@ class StateCache(Follower):
         self._base = self._end = 0
         self._kept: dict[int, Floats] = {}
         self._chunk = min(_PENDING, max(model.options.n_ubatch, MOST_FLAGGED), context.n_batch)
-        self._batch = PairBatch(self._chunk, max(draft.width, self._target_width), target.sequence)
+        shape = self._chunk, max(draft.width, self._target_width)
+        self._batch = PairBatch(np.zeros(shape, dtype=np.float32), target.sequence)
         self._own = np.empty((0, draft.width), dtype=np.float32)
         self._guessed = 0
         with library.listening():

@@ -16,7 +16,6 @@ from dspark_gguf.calibration import Calibration
 from dspark_gguf.chat.progress import tracked
 from dspark_gguf.config import MAX_DRAFT, Speculation
 from dspark_gguf.cost import FixedCosts
-from dspark_gguf.dist import Dist
 from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, NoDrafter
 from dspark_gguf.engine.protocol import run_alone
 from dspark_gguf.errors import UsageError
@@ -146,7 +145,8 @@ class Steps(NoDrafter):
     """
 
     def __init__(self, guesses: Guesses, costs: FixedCosts) -> None:
-        self._guesses, self._costs = guesses, costs
+        self._guesses = guesses
+        self._seconds = np.diff(costs.draft_seconds, prepend=0.0).tolist()
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """As far as the plan goes."""
@@ -161,12 +161,8 @@ class Steps(NoDrafter):
                 break
         if not steps:
             return NO_DRAFT
-        guesses = _stand_ins(kept, right)
-        dists = tuple(map(Dist.point, guesses))
-        seconds = np.diff(self._costs.draft_seconds[:steps], prepend=0.0)
-        return Draft(
-            Segment("model", guesses, dists, tuple(scores[:steps]), tuple(seconds.tolist()))
-        )
+        guesses, seconds = _stand_ins(kept, right), tuple(self._seconds[:steps])
+        return Draft(Segment("model", guesses, (), tuple(scores[:steps]), seconds))
 
 
 class Lookup(LookupDrafter):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 
 import llama_cpp
 import pytest
+from click.testing import CliRunner
 from pydantic import BaseModel
 
 from dspark_gguf.dropin.llama import DSparkLlama
-from tests.children import run_python
 
 ASKED = "Anna is 31 years old. Who is it, and how old?"
 
@@ -100,14 +99,16 @@ def test_the_server_of_llama_cpp_python(stands_in, demo_files):
     Person.model_validate_json(shaped.json()["choices"][0]["message"]["content"])
 
 
-def test_llm(tmp_path):
+def test_llm(tmp_path, monkeypatch):
     """``llm -m dspark-gguf``: found by its entry point; a conversation goes on."""
+    from llm.cli import cli
+
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
 
     def ask(*arguments):
         options = ["-o", "temperature", "0", "-o", "max_tokens", "12"]
-        environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
-        done = run_python("-m", "llm", *arguments, *options, env=environment)
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(cli, [*arguments, *options])
+        assert done.exit_code == 0, done.output
         return done.stdout.strip()
 
     first = ask("-m", "dspark-gguf", "Say hello.")

@@ -9,12 +9,12 @@ from tests.worlds import finished, random_limits, random_prompt, random_world
 
 @pytest.mark.parametrize("block", range(5))
 def test_greedy_is_plain_decoding(block):
-    """2,500 worlds: same tokens, text and reason, with stops inside drafts, all budgets, all rules.
+    """1,250 worlds: same tokens, text and reason, with stops inside drafts, all budgets, all rules.
 
     Two answers each: the first is abandoned after some rounds or read to its end, the second goes
     on from it, begins anew, or is a shorter edit of it. Rows depend on the whole cache.
     """
-    for case in range(500):
+    for case in range(250):
         rng = np.random.default_rng([block, case])
         world = random_world(rng)
         decoder = world.decoder()

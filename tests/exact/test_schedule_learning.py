@@ -13,10 +13,7 @@ from dspark_gguf.cost import FixedCosts
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.measure.chains import Chains
 from dspark_gguf.measure.replay import replay
-from dspark_gguf.schedule import (
-    Optimal,
-    Prefix,
-)
+from dspark_gguf.schedule import Optimal, Prefix
 from dspark_gguf.schedule.stopping import solve
 from dspark_gguf.testing import agreeing_rows, random_rows
 from dspark_gguf.verify import match, rejection

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.simulated import SPEEDS, TROUBLES, Machine, Quiet, SleepInProfile, behind
+from tests.simulated import behind
+from tests.simulated_machine import SPEEDS, TROUBLES, Machine, Quiet, SleepInProfile
 
 #: A single text scatters by 5 %, whoever knows the costs: drafts are lucky or not.
 BAR, LUCK = 0.95, 0.05

@@ -111,7 +111,7 @@ def test_stop_string_and_logit_bias(dspark):
 
 def test_check_compares_with_plain_decoding(dspark):
     """`--check` ends with equal or near-tie on a sound decoder."""
-    result = dspark("run", "Write a haiku about rain.", "--check", "-n", 48, "-c", 512)
+    result = dspark("run", "Write a haiku about rain.", "--check", "-n", 32, "-c", 512)
     assert result.exit_code == 0
     assert result.stdout.startswith(("equal", "near-tie"))
     found = json.loads(dspark("run", "Hello.", "--check", "--json", "-n", 16, "-c", 512).stdout)
@@ -122,7 +122,7 @@ def test_check_catches_a_rule_that_accepts_everything(dspark, monkeypatch):
     """`--check` can fail: exit code 1 for tokens that the target would not have chosen."""
     monkeypatch.setattr("dspark_gguf.assemble.make_rule", lambda _: lambda t, d, token, rng: token)
     result = dspark(
-        "run", "Tell me about the sea.", "--check", "-n", 64, "--draft-min-prob", 0, "-c", 512
+        "run", "Tell me about the sea.", "--check", "-n", 32, "--draft-min-prob", 0, "-c", 512
     )
     assert result.exit_code == 1
     assert result.stdout.startswith("wrong")

@@ -42,15 +42,16 @@ def encode(pair, text):
     return pair.template.encode([{"role": "user", "content": text}])
 
 
-@pytest.mark.parametrize("domain", PROMPTS)
-@pytest.mark.parametrize("min_prob", [0.0, 0.6])
+@pytest.mark.parametrize(
+    ("domain", "min_prob"), [*((name, 0.0) for name in PROMPTS), ("code", 0.6)]
+)
 def test_every_token_is_the_best_of_its_own_row(pair, domain, min_prob):
     """At temperature 0 no token comes from the draft that its own row of the target denies."""
     sampling = Sampling(temperature=0)
     speculation = Speculation(mode="on", draft_max=6, draft_min_prob=min_prob)
     decoder = Decoder.for_pair(pair, sampling, speculation)
     decoder.sampler = witness = WitnessSampler(sampling, pair.vocabulary.end_tokens)
-    answer = decoder.answer(encode(pair, PROMPTS[domain]), Limits(max_tokens=64))
+    answer = decoder.answer(encode(pair, PROMPTS[domain]), Limits(max_tokens=40))
     assert answer.tokens == witness.best[: len(answer.tokens)]
     assert answer.tally.accepted > 0
 
@@ -58,7 +59,7 @@ def test_every_token_is_the_best_of_its_own_row(pair, domain, min_prob):
 @pytest.mark.parametrize("domain", PROMPTS)
 def test_the_first_difference_from_plain_decoding_is_a_near_tie(pair, domain):
     """Or there is none. NEAR_TIE is 1.0 logit: a factor of 2.7 between the two best tokens."""
-    settings = Settings(limits=Limits(max_tokens=64), speculation=Speculation(draft_max=6))
+    settings = Settings(limits=Limits(max_tokens=40), speculation=Speculation(draft_max=6))
     found = check(pair, encode(pair, PROMPTS[domain]), settings)
     assert found.accepted > 0
     assert found.margin is None or found.margin <= NEAR_TIE
@@ -93,36 +94,30 @@ class Keeper(Sampler):
         return self.dists[-1]
 
 
-def accept_always(target, draft, token, rng):
-    """BIASED: the draft's dist."""
-    return token
-
-
-@pytest.mark.parametrize("acceptance", ["rejection", "match", "biased"])
+@pytest.mark.parametrize("acceptance", ["rejection", "match"])
 def test_first_tokens_at_temperature_1_follow_the_targets_law(pair, acceptance):
-    """Chi-square of 300 tokens, the first that are drafted and verified, against the target's row.
+    """Chi-square of 200 tokens, the first that are drafted and verified, against the target's row.
 
     The odds that a right rule fails are 1 in 1000 (once for each: the draws have fixed seeds). A
-    rule that takes every draft token fails.
+    rule that takes every draft token would emit those of the draft, and fail.
     """
     # Here the two dists differ by 0.55 in total variation, and many tokens are likely.
-    n, prompt = 300, pair.vocabulary.tokenize("She opened the door and")
+    n, prompt = 200, pair.vocabulary.tokenize("She opened the door and")
     sampling = Sampling(temperature=1, top_k=0, top_p=1, min_p=0)
-    rule = "rejection" if acceptance == "biased" else acceptance
-    speculation = Speculation(mode="on", acceptance=rule, draft_max=1, draft_min_prob=0)
+    speculation = Speculation(mode="on", acceptance=acceptance, draft_max=1, draft_min_prob=0)
     decoder = Decoder.for_pair(pair, sampling, speculation)
-    if acceptance == "biased":
-        decoder.rule = accept_always
-    seen = np.zeros(pair.vocabulary.n_vocab)
+    seen, guessed = np.zeros((2, pair.vocabulary.n_vocab))
     for seed in range(n):
         before, first = islice(decoder.generate(prompt, Limits(max_tokens=3), SameFirst(seed)), 2)
         assert first.drafted == 1
         seen[first.tokens[0]] += 1
+        guessed[first.draft.tokens[0]] += 1
     prefill(pair.target_cache, prompt)
     dist = Sampler(sampling)(rows_of(pair.target_cache, before.tokens)[0], ())
     expected = np.zeros_like(seen)
     expected[dist.ids] = dist.probs * n
-    assert (p_value(seen, expected) < 0.001) == (acceptance == "biased")
+    assert p_value(seen, expected) >= 0.001
+    assert p_value(guessed, expected) < 0.001
 
 
 class SameFirst(Noise):
@@ -172,18 +167,17 @@ def test_turn_two_reads_only_what_is_new(pair):
     assert decoder.answer(shorter, Limits(max_tokens=2)).cached_tokens == len(shorter) - 1
 
 
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(temperature=0.8, seed=3)])
-def test_a_block_draft_for_the_real_target(demo_files, tmp_path, sampling):
+def test_a_block_draft_for_the_real_target(demo_files, tmp_path):
     """Random weights for SmolLM2: guesses that are all wrong, and never in the text. The first
     difference from plain decoding, if there is one, is where rounding decides.
     """
     wide = Tiny(width=576, heads=8, context=8192)
     block = Block(size=4, layers=(1, 15, 28))
     path = write_dflash(tmp_path / "random.gguf", block, wide, vocabulary_of=demo_files[0])
-    options = ModelOptions(n_ctx=512)
-    with load_pair(demo_files[0], path, target_options=options) as pair:
-        tokens = encode(pair, PROMPTS["facts"])
-        always = Speculation(mode="on", draft_min_prob=0.0)
+    always = Speculation(mode="on", draft_min_prob=0.0)
+    pair = load_pair(demo_files[0], path, target_options=ModelOptions(n_ctx=512))
+    tokens = encode(pair, PROMPTS["facts"])
+    for sampling in (Sampling(temperature=0), Sampling(temperature=0.8, seed=3)):
         decoder = Decoder.for_pair(pair, sampling, always)
         decoder.sampler = witness = WitnessSampler(sampling, pair.vocabulary.end_tokens)
         answer = decoder.answer(tokens, Limits(max_tokens=40))
@@ -195,3 +189,4 @@ def test_a_block_draft_for_the_real_target(demo_files, tmp_path, sampling):
         plain = Decoder.for_pair(pair, sampling, Speculation(mode="off"))
         text = plain.answer(tokens, Limits(max_tokens=40)).tokens
         assert text[:8] == answer.tokens[:8]
+    pair.close()

@@ -127,9 +127,10 @@ def test_cancelled_before_a_word_leaves_no_trace(session):
     assert session.messages[-1]["content"] == answer
 
 
-def test_a_full_context_stops_with_a_message(session):
+def test_a_full_context_stops_with_a_message(tiny_pair):
     """By default nothing is forgotten: the answer ends with `context`, the next turn is refused."""
-    session.update({"limits": {"max_tokens": None}, "sampling": {"ignore_eos": True}})
+    sampling = {"temperature": 0.0, "ignore_eos": True}
+    session = make(tiny_pair, limits={"max_tokens": None}, sampling=sampling)
     say(session.ask("Tell me a long story."))
     assert session.last.finish_reason == "context"
     assert session.last.prompt_tokens + len(session.last.tokens) == N_CTX

@@ -42,7 +42,7 @@ def test_ctrl_c_keeps_the_chat_and_the_next_answer_is_right(terminal):
     The next answer begins as a new process's does; further on, rows computed in batches of
     other sizes may part at a near-tie.
     """
-    ran = CliRunner().invoke(main, ["run", QUESTION, "--temp", "0", "-c", "1024"])
+    ran = CliRunner().invoke(main, ["run", QUESTION, "--temp", "0", "-c", "1024", "-n", "16"])
     wanted = ran.stdout[:24]
     terminal.sendline("Tell me a very long story about the sea and its ships.")
     terminal.expect(r"ships\.[\s\S]*\r\n[^\x1b\r\n]*\w+ \w+ \w+ \w+")  # the answer has begun
@@ -51,6 +51,8 @@ def test_ctrl_c_keeps_the_chat_and_the_next_answer_is_right(terminal):
     terminal.expect(">>>")
     terminal.sendline("/reset")
     terminal.expect("forgotten")
+    terminal.sendline("/set max_tokens 16")
+    terminal.expect("max_tokens: 16")
     terminal.sendline(QUESTION)
     terminal.expect(STATUS)
     assert wanted in plain(terminal.before)
@@ -191,10 +193,11 @@ def test_a_hostile_file_is_only_shown(tmp_path):
 
 def test_an_answer_with_escapes_in_a_real_terminal(demo_files):
     """End to end: a model that says an escape sequence, because every other token is forbidden."""
-    from dspark_gguf import Pair
+    from llama_cpp import Llama
 
-    with Pair(*demo_files) as pair:
-        ids = [pair.vocabulary.tokenize(text, add_bos=False) for text in ("\x1b", "\x07")]
+    llama = Llama(str(demo_files[0]), vocab_only=True, verbose=False)
+    ids = [llama.tokenize(text, add_bos=False) for text in (b"\x1b", b"\x07")]
+    llama.close()
     words = [word for (token,) in ids for word in ("--logit-bias", f"{token}+1000")]
     asked = ("run", "Hello", "-n", "6", "-c", "256", *words)
     # Where the cursor cannot be moved, no progress is shown: any escape would be the answer's.

@@ -100,14 +100,14 @@ def test_calls_are_found_wherever_the_text_is_cut_in_two_or_three(text):
             assert says(cuts(text, [a, b])) == whole, (a, b)
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.sampled_from(list(CASES)), st.lists(st.integers(0, 150), max_size=12))
 def test_calls_are_found_however_the_text_is_cut(text, places):
     assert read(cuts(text, places)) == CASES[text]
     assert says(cuts(text, places)) == says([text])
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.sampled_from(TEXTS + BROKEN), st.lists(st.integers(0, 90), max_size=12))
 def test_what_is_no_call_is_text_and_whole(text, places):
     assert read(cuts(text, places)) == (text, [])
@@ -120,7 +120,7 @@ def test_nothing_makes_it_fail_or_hang_and_text_without_calls_is_whole(text):
         assert calls or said == text
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_cuts_do_not_matter_to_what_is_nearly_a_call(data):
     text = data.draw(st.sampled_from([*CASES, *BROKEN]))

@@ -15,3 +15,11 @@ def a_draft_is_used(monkeypatch):
     """A tiny draft is as dear as its target, by a clock that no test depends on."""
     for module in ("assemble", "engine.pair"):
         monkeypatch.setattr(f"dspark_gguf.{module}.is_hopeless", lambda *_: False)
+
+
+@pytest.fixture
+def shelf(model_folder):
+    """A folder for a target, which is no program's store; the stores are empty."""
+    folder = model_folder.parent / "shelf"
+    folder.mkdir()
+    return folder

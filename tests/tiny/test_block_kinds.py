@@ -83,7 +83,7 @@ def test_what_is_read_again_is_not_copied_again(pair_of, target, monkeypatch):
         cache = pair.draft_cache()
         text = plain_text(pair, PROMPT, 60)
         taken, read = [], []
-        real_passed, real_at = cache.on_pass, cache._injection.at
+        real_passed, real_first = cache.on_pass, cache._injection.first
 
         def on_pass(count, first):
             before = cache.seen
@@ -94,7 +94,7 @@ def test_what_is_read_again_is_not_copied_again(pair_of, target, monkeypatch):
         monkeypatch.setattr(cache, "on_pass", on_pass)
         injected = []
         monkeypatch.setattr(
-            cache._injection, "at", lambda at, n: injected.append(n) or real_at(at, n)
+            cache._injection, "first", lambda n, at: injected.append(n) or real_first(n, at)
         )
         pair.target_cache.trim(0)
         decoder = Decoder.for_pair(pair, GREEDY, PLAIN)

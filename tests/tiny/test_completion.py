@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from dspark_gguf.catalog.pairs import known_pairs
 from dspark_gguf.cli import main
 from dspark_gguf.settings_files import preset_names
-from tests.children import in_terminal, run
+from tests.children import in_terminal
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -41,8 +41,8 @@ def offered(shell, *words):
     if shell == "fish":
         line["COMP_CWORD"] = words[-1]
     asking = {"_DSPARK_GGUF_COMPLETE": f"{shell}_complete"}
-    done = run("dspark-gguf", env=os.environ | line | asking)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(main, [], env=line | asking, prog_name="dspark-gguf")
+    assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
     if shell == "zsh":  # type, value, help, each on a line of its own
         return lines[1::3]

@@ -87,7 +87,7 @@ def test_block_count_includes_the_heads(opened):
 
 def state_rows(context, flags, states):
     """Logits and own state of the last of some pairs, of which those in `flags` are flagged."""
-    pairs = PairBatch(8, WIDTH, 0)
+    pairs = PairBatch(np.zeros((8, WIDTH), dtype=np.float32), 0)
     batch = pairs.at(0, CYCLE[: len(states)], states, True)
     for k in range(len(states)):
         batch.logits[k] = k in flags
@@ -124,7 +124,8 @@ def test_why_architectures_are_listed(tmp_path):
 def test_a_gap_in_the_pairs_is_refused(opened):
     """Only an empty cache may begin anywhere: a wrong book-keeping cannot pass unseen."""
     _, context = opened(Made())
-    batch, zeros = PairBatch(8, WIDTH, 0), np.zeros((1, WIDTH), dtype=np.float32)
+    zeros = np.zeros((1, WIDTH), dtype=np.float32)
+    batch = PairBatch(zeros.repeat(8, axis=0), 0)
     context.decode(batch.at(0, [65], zeros, False))
     with pytest.raises(EngineError, match="status -1"):
         context.decode(batch.at(2, [65], zeros, False))

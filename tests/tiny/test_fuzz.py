@@ -19,7 +19,7 @@ from tests.children import run_python
 from tests.foreign import FOREIGN, gguf_header, text
 
 #: Derandomized: what the suite finds it finds everywhere; `scripts/fuzz.py` looks further.
-BOUNDED = settings(max_examples=200, deadline=None, derandomize=True)
+BOUNDED = settings(max_examples=100, deadline=None, derandomize=True)
 
 
 def reads(name, data, folder):
@@ -177,7 +177,7 @@ def typed_value(draw):
     return 9, struct.pack("<IQ", kind, len(items)) + b"".join(items)
 
 
-@settings(BOUNDED, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@settings(BOUNDED, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.sampled_from(KEYS), typed_value(), max_size=12),
     st.sampled_from(["llama", "dflash", None]),

@@ -3,12 +3,7 @@
 import numpy as np
 
 from dspark_gguf.config import Sampling
-from dspark_gguf.draft.answer_grammar import (
-    AnswerGrammar,
-    Choices,
-    Constrained,
-    allowed_prefix,
-)
+from dspark_gguf.draft.answer_grammar import AnswerGrammar, Choices, Constrained, allowed_prefix
 from dspark_gguf.draft.grammar import forced_tokens, paying
 from dspark_gguf.sampling import Sampler
 

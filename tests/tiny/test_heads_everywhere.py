@@ -97,7 +97,7 @@ def test_joins_leaves_cancels_and_full_cells(files, name):
     """A random life in a context that is too small for all."""
     alone = OfTarget(files, name)
     with crowd_of(files, name, 3, n_ctx=256) as pair:
-        life = live(pair, alone, 200, how=ALWAYS)
+        life = live(pair, alone, 120, how=ALWAYS)
     alone.pair.close()
     assert life.done > 5
 

@@ -164,7 +164,7 @@ def test_trace_and_calibrate_on_the_demo_pair(demo_files, tmp_path):
     prompts = tmp_path / "p.jsonl"
     lines = [{"domain": "chat", "prompt": "Say hello."}, {"domain": "code", "prompt": "def add("}]
     prompts.write_text("\n".join(json.dumps(line) for line in lines))
-    words = ("--prompts", prompts, "--positions", 24, "-c", 512)
+    words = ("--prompts", prompts, "--positions", 16, "-c", 512)
     result = run("trace", *words, "--depth", 4, "-o", tmp_path / "c.npz")
     assert result.exit_code == 0, result.output
     texts = load_chains(tmp_path / "c.npz")

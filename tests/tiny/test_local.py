@@ -10,16 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from dspark_gguf import hub, load_pair
-from dspark_gguf.catalog import listing
-from dspark_gguf.catalog.local import local_models, ollama_path, stores
-from dspark_gguf.catalog.pairs import known_pairs
-from dspark_gguf.catalog.resolve import resolve
-from dspark_gguf.cli import main
-from dspark_gguf.errors import ModelError, UsageError
-from dspark_gguf.learned import Learned, learned_path, seconds_per_byte
+from dspark_gguf.catalog.local import local_files, ollama_path, stores
+from dspark_gguf.errors import ModelError
 from dspark_gguf.naming import HubName
 from tests.foreign import gguf_header, gguf_seeds
 from tests.foreign import text as gguf_text
@@ -100,7 +94,7 @@ def test_ollama(home):
     for name in ("llama3.2", "gone", "other", "bad"):
         assert ollama_path(name) is None
     # Both names are one file: it is shown once.
-    assert [model.name for model in local_models()] == ["ollama:hub.example/org/model-GGUF:Q4_K_M"]
+    assert [model.name for model in local_files()] == ["ollama:hub.example/org/model-GGUF:Q4_K_M"]
 
 
 OURS = "registry.ollama.ai/library/llama3.2/3b"
@@ -130,7 +124,7 @@ def test_names_as_ollama_takes_them(home, name):
     if name.lower().endswith("llama3.2:3b"):
         assert ("example" in found.name) == ("example" in name)
     assert ollama_path("registry.example/library/tiny") is None
-    assert {model.name for model in local_models()} == {
+    assert {model.name for model in local_files()} == {
         "ollama:registry.example/library/llama3.2:3b", "ollama:llama3.2:3b",
         "ollama:hf.co/org/Model-GGUF:Q4_K_M", "ollama:tiny:latest", "ollama:me/mine:latest",
     }  # fmt: skip
@@ -141,7 +135,7 @@ def link(place, target):
     place.symlink_to(target)
 
 
-def test_links_of_other_programs(home):
+def test_links_of_other_programs(home, dspark):
     """Linked folders are looked into; dead links, circles and folders named like files are not."""
     put(home / "disk/org/far.gguf")
     put(home / "disk/repo/snapshots/0123/h.gguf")
@@ -156,8 +150,8 @@ def test_links_of_other_programs(home):
     link(home / "hub/models--org--d/snapshots/0123/d.gguf", home / "nothing")
     link(home / "hub/models--org--d/snapshots/dead", home / "nothing")
     names = [str(home / ".lmstudio/models/org/far.gguf"), "org/h:h.gguf"]
-    assert [model.name for model in local_models()] == names
-    printed = CliRunner().invoke(main, ["models", "--local"])
+    assert [model.name for model in local_files()] == names
+    printed = dspark("models", "--local")
     assert printed.exit_code == 0
     assert "far.gguf" in printed.stdout
     assert (
@@ -169,7 +163,7 @@ def test_links_of_other_programs(home):
         (".lmstudio/models/dead.gguf", "the link points to nothing"),
         ("disk", "is a directory"),
     ):
-        refused = CliRunner().invoke(main, ["inspect", str(home / name)])
+        refused = dspark("inspect", str(home / name))
         assert refused.exit_code == 2
         assert said in refused.stderr
 
@@ -199,7 +193,7 @@ def test_what_may_not_be_read_or_vanishes(home, monkeypatch):
     for name in ("scandir", "listdir"):
         monkeypatch.setattr(os, name, refusing(getattr(os, name)))
     monkeypatch.setattr(os.path, "isfile", vanishing)
-    assert [model.path.name for model in local_models()] == ["c.gguf"]
+    assert [model.path.name for model in local_files()] == ["c.gguf"]
 
 
 NOT_MODELS = {
@@ -215,7 +209,7 @@ NOT_MODELS = {
 
 
 @pytest.mark.parametrize("kind", NOT_MODELS)
-def test_what_is_no_model(home, kind):
+def test_what_is_no_model(home, kind, dspark):
     """It is not listed among the models, but said; `inspect` and -m say what it is."""
     data, said = NOT_MODELS[kind]
     if isinstance(data, tuple):
@@ -226,16 +220,16 @@ def test_what_is_no_model(home, kind):
         ) + bytes(512)  # fmt: skip
     path = put(home / ".lmstudio/models/org/m/m-Q4_0.gguf", data)
     left_out = []
-    assert local_models(left_out) == []
+    assert local_files(left_out) == []
     assert re.search(said, left_out[0])
-    printed = CliRunner().invoke(main, ["models", "--local"])
+    printed = dspark("models", "--local")
     assert "m-Q4_0.gguf: " in printed.stdout
     with pytest.raises(ModelError, match=said):
         load_pair(path)
-    assert re.search(said, CliRunner().invoke(main, ["inspect", str(path)]).output)
+    assert re.search(said, dspark("inspect", str(path)).output)
 
 
-def test_every_store(home, tiny_files):
+def test_every_store(home, tiny_files, dspark):
     """Each with what can be pasted after -m; projectors and halves of split models are none."""
     put(home / ".lmstudio/models/org/m-GGUF/m-Q4_0.gguf")
     put(home / ".lmstudio/models/org/m-GGUF/mmproj-m.gguf")
@@ -246,109 +240,35 @@ def test_every_store(home, tiny_files):
     link = home / "hub/models--org--h--GGUF/snapshots/0123/sub/h.gguf"
     link.parent.mkdir(parents=True)
     link.symlink_to(blob)
-    found = {(model.source, model.name, model.size) for model in local_models()}
+    found = {(model.source, model.name, model.size) for model in local_files()}
     assert found == {
         ("LM Studio", str(home / ".lmstudio/models/org/m-GGUF/m-Q4_0.gguf"), SIZE),
         ("llama.cpp", str(home / ".cache/llama.cpp/org_m-00001-of-00002.gguf"), 2 * SIZE + 2),
         ("Hugging Face cache", "org/h--GGUF:sub/h.gguf", SIZE),
     }
-    printed = CliRunner().invoke(main, ["models", "--local"])
+    printed = dspark("models", "--local")
     assert printed.exit_code == 0
     assert "Hugging Face cache  0.00  -m org/h--GGUF:sub/h.gguf" in printed.stdout
-    as_json = json.loads(CliRunner().invoke(main, ["models", "--local", "--json"]).stdout)
+    as_json = json.loads(dspark("models", "--local", "--json").stdout)
     assert {model["name"] for model in as_json} == {name for _, name, _ in found}
 
 
-def test_what_is_offered_can_be_used(home, tiny_files):
+def test_what_is_offered_can_be_used(home, tiny_files, dspark):
     """`inspect` with each name that `models --local` prints."""
     shutil.copy(tiny_files.target, ollama(home, "registry.example/library/tiny/latest"))
     put(home / "hub/models--org--h/snapshots/0123/h.gguf", tiny_files.draft.read_bytes())
     put(home / ".cache/llama.cpp/with space.gguf", tiny_files.draft.read_bytes())
-    names = [model.name for model in local_models()]
+    names = [model.name for model in local_files()]
     assert len(names) == 3
     for name in [*names, "ollama:tiny"]:
-        done = CliRunner().invoke(main, ["inspect", name])
+        done = dspark("inspect", name)
         assert done.exit_code == 0, done.stderr
         assert "architecture      llama" in done.stdout
-    missing = CliRunner().invoke(main, ["inspect", "ollama:huge"])
+    missing = dspark("inspect", "ollama:huge")
     assert missing.exit_code == 2
     assert "models --local" in missing.stderr
 
 
-def test_no_model_anywhere(home):
+def test_no_model_anywhere(home, dspark):
     """It says where was looked."""
-    assert "have no model here" in CliRunner().invoke(main, ["models", "--local"]).stdout
-
-
-def test_the_table_of_pairs(home, monkeypatch):
-    """What fits this machine, and what is here."""
-    monkeypatch.setattr(listing, "machine_gigabytes", lambda: 15.6)
-    folder = home / "hub/models--Qwen--Qwen3-0.6B-GGUF/snapshots/0123"
-    put(folder / "Qwen3-0.6B-Q8_0.gguf")
-    done = CliRunner().invoke(main, ["models"])
-    lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= 89
-    assert "for machines with 16 GB:" in lines  # 15.6 GiB are what 16 GB tell
-    assert "for machines with 32 GB (this one has 16):" in lines
-    titles = [line for line in lines if line.startswith("for ")]
-    assert len(titles) == len(set(titles)) == 5  # whatever the order of the list
-    rows = {line.strip("* ").split()[0]: line for line in lines if line}
-    assert rows["qwen3-8b"].startswith("*")
-    assert rows["qwen3-8b"].endswith("draft only")
-    assert rows["demo"].endswith("yes")
-    assert all(pair.name in rows for pair in known_pairs())
-    assert [name for name, line in rows.items() if line.startswith("*  ")] == [
-        "qwen3-4b", "qwen3-8b",
-    ]  # fmt: skip
-    assert "recommended for this machine:\n  dspark-gguf chat -m qwen3-8b\n" in done.stdout
-    for word in {word for pair in known_pairs() for word in (pair.status,)}:
-        assert f"{word}" in done.stdout.partition("checked: ")[2], word
-    values = json.loads(CliRunner().invoke(main, ["models", "--json"]).stdout)
-    [qwen] = [row for row in values if row["name"] == "qwen3-8b"]
-    assert qwen["downloaded"] == {"target": None, "draft": str(folder / "Qwen3-0.6B-Q8_0.gguf")}
-    assert qwen["gigabytes"] == {"target": 5.0, "draft": 0.64}
-    assert qwen["fits"] is True
-
-
-def test_one_pair(home):
-    """All that the list knows; a wrong name is wrong use."""
-    done = CliRunner().invoke(main, ["models", "qwen3-8b-dspark"])
-    for text in ("deepseek-ai/dspark_qwen3_8b_block7", "convert it", "apache-2.0 + unknown"):
-        assert text in done.stdout
-    wrong = CliRunner().invoke(main, ["models", "qwen3-8c"])
-    assert wrong.exit_code == 2
-    assert "qwen3-8b" in wrong.stderr
-
-
-def test_the_speed_of_a_pair_follows_from_its_size():
-    """A tenth of a nanosecond a byte: 10 GB a second. Of experts, only the active ones are read."""
-    pairs = {pair.name: pair for pair in known_pairs()}
-
-    def speed(name, seconds=1e-10):
-        return listing.facts(pairs[name], 64, seconds)["tokens_per_second"]
-
-    assert speed("qwen3-8b") == pytest.approx(2.0)
-    assert speed("qwen3.6-35b-a3b") == pytest.approx(10 / 21 * 35 / 3, abs=0.01)
-    assert speed("qwen3-8b", None) is None
-
-
-def test_how_fast_weights_are_read(home, tiny_files):
-    """As in passes of the largest model that was loaded here; else as memory is read."""
-    assert 1e-13 < seconds_per_byte() < 1e-8
-    known = Learned(learned_path({"a": "large one"}))
-    known.costs.add_pass(1, 0.5)
-    known.target_bytes = 10**9
-    known.save()
-    assert seconds_per_byte() == pytest.approx(0.5e-9)
-
-
-def test_memory_of_this_machine():
-    """Somewhere between a very small and a very large one, in GiB."""
-    assert 0.5 < listing.machine_gigabytes() < 100_000
-
-
-def test_an_empty_name_is_no_folder():
-    """As a shell gives it where a variable is not set."""
-    for names in (("", None), (" ", None), ("demo", "")):
-        with pytest.raises(UsageError, match="the name of a model is empty"):
-            resolve(*names)
+    assert "have no model here" in dspark("models", "--local").stdout

@@ -70,10 +70,10 @@ def test_in_the_loop(tiny_files):
 
 
 @pytest.mark.usefixtures("again")
-def test_from_the_command_line(tiny_files):
+def test_from_the_command_line(tiny_files, dspark):
     """`run --drafter` and `bench --methods`."""
     words = ["-m", str(tiny_files.target), "-c", "256"]
-    result = CliRunner().invoke(main, ["run", *words, "--drafter", "again", "-n", "8", "hi"])
+    result = dspark("run", *words, "--drafter", "again", "-n", "8", "hi")
     assert result.exit_code == 0, result.output
     assert asked()
     result = CliRunner().invoke(
@@ -95,12 +95,12 @@ def test_in_the_drop_in(tiny_files):
     llama.close()
 
 
-def test_an_unknown_name_lists_the_known_ones(tiny_files):
+def test_an_unknown_name_lists_the_known_ones(tiny_files, dspark):
     """On every path."""
     with pytest.raises(
         UsageError, match="auto, block, eagle3, foreign, lookup, mapped, model, mtp"
     ):
         DSparkLlama(str(tiny_files.target), verbose=False, speculation=Speculation(drafter="no"))
-    result = CliRunner().invoke(main, ["run", "-m", str(tiny_files.target), "--drafter", "no", "x"])
+    result = dspark("run", "-m", str(tiny_files.target), "--drafter", "no", "x")
     assert result.exit_code == 2
     assert "'no'" in result.output

@@ -72,17 +72,18 @@ def test_what_acceptance_rules_change(small_regime, demo_files):
     assert rules["threshold"]["moved"] > 0
 
 
-def test_a_short_soak(tmp_path):
+def test_a_short_soak(tmp_path, monkeypatch):
     """Every kind of cache, each for a chapter: the oracle agrees, and no handle is left open.
 
     The long run is `python scripts/soak.py`; only there memory has time to settle.
     """
     soak = script("soak")
+    monkeypatch.setattr(soak, "TURNS", 25)
     found = soak.soak(len(soak.CAST) * soak.TURNS, seed=1, first=0, folder=tmp_path)
     assert found["worst difference"] < soak.TOLERANCE
     for event in ("edit", "retry", "reset", "abandoned", "interrupted", "settings", "read again"):
-        assert found[event] > 10
-    assert found["greedy answers checked"] > 5
+        assert found[event] > 4
+    assert found["greedy answers checked"] > 2
     before, after = found["handles"]
     assert after == before
 

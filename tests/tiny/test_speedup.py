@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import CliRunner
 
 from dspark_gguf import load_pair, speedup
 from dspark_gguf.catalog import suggest
 from dspark_gguf.chat.loop import Chat
 from dspark_gguf.chat.session import Session
-from dspark_gguf.cli import main
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.learned import Learned
 from dspark_gguf.learned_costs import LearnedCosts
@@ -108,7 +106,7 @@ def test_comparisons_are_kept_with_the_pair(tmp_path):
 
 
 @pytest.mark.parametrize("hopeless", [False, True])
-def test_one_answer_for_whoever_asks(tiny_files, model_folder, monkeypatch, hopeless):
+def test_one_answer_for_whoever_asks(tiny_files, model_folder, monkeypatch, hopeless, dspark):
     """What answers of this pair took beats what its costs promise, in every command."""
     for module in (suggest, speedup):
         monkeypatch.setattr(module, "is_hopeless", lambda *_: hopeless)
@@ -122,10 +120,10 @@ def test_one_answer_for_whoever_asks(tiny_files, model_folder, monkeypatch, hope
         Chat(Session(pair, Settings()), screen, FakeReader("/spec", "/stats")).run()
     assert str(here) == "faster here: 1.50x plain decoding, measured over 8 answers"
     assert sum(str(here) in note for note in screen.notes) == 2
-    done = CliRunner().invoke(main, ["suggest", *words, "--json"])
+    done = dspark("suggest", *words, "--json")
     [row] = [row for row in json.loads(done.stdout) if row["origin"] == "-d"]
     assert row["speedup"] == here.as_dict()
-    done = CliRunner().invoke(main, ["doctor", *words, "--json"])
+    done = dspark("doctor", *words, "--json")
     assert json.loads(done.stdout)["sections"]["speed"]["speedup"] == here.as_dict()
 
 
@@ -145,7 +143,7 @@ def test_a_chat_adds_its_answers(tiny_files, mode):
         assert bool(known.comparisons) == (mode == "auto")
 
 
-def test_a_bench_adds_its_turns(tiny_files, monkeypatch):
+def test_a_bench_adds_its_turns(tiny_files, monkeypatch, dspark):
     """What it measured is what the others say from then on; of a busy machine, nothing is kept."""
     words = ["bench", "-m", tiny_files.target, "-d", tiny_files.draft, "--methods", "default",
              "--tokens", 8, "--temp", 0, "--per-domain", 1, "--domains", "chat",
@@ -157,7 +155,7 @@ def test_a_bench_adds_its_turns(tiny_files, monkeypatch):
             "dspark_gguf.measure.bench.run.measured",
             lambda found, spread, doubt=doubt: Speedup("measured", 1.0, 1.0, 1.0, doubt=doubt),
         )
-        done = CliRunner().invoke(main, [str(word) for word in words])
+        done = dspark(*words)
         assert done.exit_code == 0, done.output
         with load_pair(tiny_files.target, tiny_files.draft) as pair:
             newest = pair.kept().comparisons[-1:]

@@ -113,7 +113,7 @@ def test_decoders(tiny_files, folder, kind):
             decoder.answer(PROMPT, FEW)
 
         drafted = 0
-        for at in places(work, 100):
+        for at in places(work, 60):
             traced(work, at)
             answer = decoder.answer(NEXT, FEW)
             assert answer.tokens == plain.tokens, at
@@ -146,7 +146,7 @@ def test_states_at_every_step(tiny_files, folder, kind):
             return np.stack([found[k].copy() for k in range(3)])
 
         wanted, missing = rows(), 0
-        for at in places(work, 300):
+        for at in places(work, 200):
             traced(work, at)
             found = rows()
             missing += found is None
@@ -207,9 +207,9 @@ WAYS = {
 @pytest.mark.parametrize(
     ("kind", "way", "most"),
     [
-        *[(kind, "sampled", 60) for kind in ("model", "lookup", "llama", "cascade")],
-        *[(kind, "grammar", 40) for kind in ("model", "lookup")],
-        ("lookup", "log-probabilities", 60),
+        *[(kind, "sampled", 40) for kind in ("model", "lookup", "llama", "cascade")],
+        *[(kind, "grammar", 30) for kind in ("model", "lookup")],
+        ("lookup", "log-probabilities", 40),
     ],
 )
 def test_the_drop_in(tiny_files, kind, way, most):

@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from dspark_gguf.catalog import suggest as catalog
 from dspark_gguf.catalog.suggest import Candidate, _estimated, as_text, make_draft
-from dspark_gguf.cli import main
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.gguf import read_header, read_tokens
 from dspark_gguf.errors import ModelError, UsageError
@@ -142,24 +140,24 @@ def test_what_to_do_next(best, advice):
     assert "no draft for t" in as_text("t", [])
 
 
-def test_suggest(tiny_files, model_folder):
+def test_suggest(tiny_files, model_folder, dspark):
     """A file is measured, what is to be made is estimated; the best comes first."""
     shutil.copy(tiny_files.draft, model_folder / "small.gguf")
     words = ["suggest", "-m", str(tiny_files.wide), "--no-learn"]
-    done = CliRunner().invoke(main, [*words, "--json"])
+    done = dspark(*words, "--json")
     assert done.exit_code == 0, done.stderr
     rows = {row["origin"]: row for row in json.loads(done.stdout)}
     assert set(rows) == {"llama.cpp", "made from the target"}
     assert rows["llama.cpp"]["speedup"]["basis"] == "expected"
     assert rows["made from the target"]["speedup"]["basis"] == "estimated"
-    text = CliRunner().invoke(main, words).stdout
+    text = dspark(*words).stdout
     assert "times plain decoding" in text
 
 
-def test_a_recurrent_target(tiny_files, model_folder):
+def test_a_recurrent_target(tiny_files, model_folder, dspark):
     """A draft is measured for it too."""
     words = ["-m", str(tiny_files.mamba), "-d", str(tiny_files.draft), "--no-learn"]
-    done = CliRunner().invoke(main, ["suggest", *words])
+    done = dspark("suggest", *words)
     assert done.exit_code == 0, done.stderr
     assert "expected" in done.stdout
 
@@ -185,7 +183,7 @@ def test_a_block_draft_is_no_target(tmp_path, model_folder):
         make_draft(block, "Q2_K", lambda line: None)
 
 
-def test_a_split_model(tiny_files, tmp_path):
+def test_a_split_model(tiny_files, tmp_path, dspark):
     """Its header is that of the whole; it generates; only its first part names it."""
     write_llama(tmp_path / "m.gguf", Tiny(split=8))
     first, second, third = sorted(tmp_path.glob("m-*.gguf"))
@@ -194,9 +192,7 @@ def test_a_split_model(tiny_files, tmp_path):
     assert parts.parameters == whole.parameters
     assert read_tokens(first) == read_tokens(tiny_files.target)
     words = ["run", "-n", "8", "--temp", "0", "--no-learn", "abc", "-m"]
-    answers = [
-        CliRunner().invoke(main, [*words, str(path)]).stdout for path in (tiny_files.target, first)
-    ]
+    answers = [dspark(*words, str(path)).stdout for path in (tiny_files.target, first)]
     assert answers[0] == answers[1] != ""
     with pytest.raises(UsageError, match=f"not the first part .* {first.name}"):
         read_header(second)

@@ -130,7 +130,7 @@ class Impatient(FakeReader):
 
     @contextmanager
     def interruptible(self, interrupt):
-        """In the place of `terminal.interruptible`."""
+        """In the place of `signals.interruptible`."""
         if self.stops:
             interrupt.set()
         yield

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gguf
-import numpy as np
-
-from tests.tiny_dflash import N_TOKENS, TINY, embedding
+from tests.tiny_dflash import N_TOKENS, TINY, with_rule
 from tests.tiny_gguf import Tiny, write_llama
 from tests.tiny_kinds import _Writer, write_lfm2, write_qwen3next, write_qwen35
 
@@ -46,17 +43,4 @@ WRITERS = {
 
 def write_rule(path: Path, architecture: str) -> Path:
     """A target that says ``SUCCESSOR[token]`` after a token, whatever came before it."""
-    WRITERS[architecture](path, TINY)
-    vectors = embedding()
-    output = np.zeros_like(vectors)
-    np.add.at(output, SUCCESSOR, vectors)
-    reader = gguf.GGUFReader(path, "r+")
-    for tensor in reader.tensors:
-        if tensor.name == "token_embd.weight":
-            tensor.data[:] = vectors
-        elif tensor.name == "output.weight":
-            tensor.data[:] = output
-        elif tensor.name.endswith(_SILENT):
-            tensor.data[:] = 0.0
-    reader.data.flush()
-    return path
+    return with_rule(WRITERS[architecture](path, TINY), SUCCESSOR, _SILENT)

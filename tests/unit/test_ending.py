@@ -74,7 +74,7 @@ def expected(limits, tokens):
     return text, tokens, None
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     tokens=st.lists(st.integers(0, PIECES.n_vocab - 1), max_size=25),
     stop=STOPS,

@@ -28,7 +28,7 @@ def normal(observed, expected):
 def test_draws_follow_the_distribution(count):
     """Along the places of one answer, and at one place over seeds; small and large dists."""
     dist = random_dist(np.random.default_rng(count), count)
-    draws = 20_000 if count < 1000 else 4000
+    draws = 8000 if count < 1000 else 4000
     for sources in (
         [Noise.of(5).at(k) for k in range(draws)],
         [Noise.of(seed).at(7) for seed in range(draws)],

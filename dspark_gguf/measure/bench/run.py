@@ -15,7 +15,7 @@ import psutil
 
 from dspark_gguf import __version__
 from dspark_gguf.chat.progress import track, tracked
-from dspark_gguf.chat.terminal import ended_by_signals, interruptible
+from dspark_gguf.chat.signals import ended_by_signals, interruptible
 from dspark_gguf.chat.wrapping import columns
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.decoder import Decoder

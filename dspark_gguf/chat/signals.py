@@ -1,0 +1,68 @@
+"""Ctrl-C and other signals, as errors that unwind: clean caches, nothing lost."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, current_thread, main_thread
+from types import FrameType
+from typing import Any
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and a closed terminal (SIGHUP) unwind like an error: everything is saved.
+
+    The SystemExit has 128 + the signal's number, as shells report it.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        for other in heard:  # a second one must not cut the saving short
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    with _handling(("SIGTERM", "SIGHUP"), on_signal) as heard:
+        yield
+
+
+@contextmanager
+def interruptible(interrupt: Event) -> Iterator[None]:
+    """Inside, the first Ctrl-C sets `interrupt`, the second raises KeyboardInterrupt.
+
+    So the models stop between two passes, with clean caches, and no text is lost.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if interrupt.is_set():
+            raise KeyboardInterrupt
+        interrupt.set()
+
+    interrupt.clear()
+    try:
+        with _handling(("SIGINT",), on_signal):
+            yield
+    finally:
+        interrupt.clear()
+
+
+@contextmanager
+def _handling(
+    names: Sequence[str], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[list[signal.Signals]]:
+    """Yield those of the signals that go to `handler` inside; afterwards restore their handlers.
+
+    Only the main thread gets signals. An ignored signal stays ignored: `nohup` ignores SIGHUP; a
+    script's shell ignores SIGINT in its background jobs, which get the foreground's Ctrl-C. A
+    handler that was not installed by Python (None) could not be restored.
+    """
+    before: dict[signal.Signals, Any] = {}
+    if current_thread() is main_thread():
+        for number in (signal.Signals[name] for name in names if hasattr(signal, name)):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, handler)
+    try:
+        yield list(before)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,59 @@
+"""A base for drafters whose cache reads what the target computes: heads, EAGLE-3, block drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dspark_gguf.draft.answer_grammar import AnswerGrammar
+from dspark_gguf.draft.model import StepDrafter
+from dspark_gguf.noise import Draws
+from dspark_gguf.records import NO_DRAFT, Draft
+from dspark_gguf.sampling import Row
+from dspark_gguf.schedule import Plan
+
+if TYPE_CHECKING:  # it loads llama.cpp
+    from dspark_gguf.engine.protocol import Passes
+
+
+class FollowingDrafter(StepDrafter):
+    """Drafts from a cache that follows the target's.
+
+    What the target read goes with what it computed. So a draft cannot go on from tokens that
+    another drafter guessed, and where something was lost there is none.
+    """
+
+    follows_guesses = False
+    few: int  # tokens of the rounds before that any first guess reads, at hardly any cost
+
+    def __init__(self, cache: Any, *parts: Any) -> None:
+        super().__init__(cache, *parts)
+        self.most = cache.most_drafts
+
+    def restart(
+        self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
+    ) -> None:
+        """The cache follows the target, which reads again what is missing."""
+        self._draws_anew(draws)
+        self.cache.begin(tokens)
+
+    def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
+        """A chain of guesses; ends early at an unsure row or after an end token."""
+        length = min(plan.length, self.most, self.cache.n_ctx - len(tokens))
+        if length <= 0 or not self.cache.is_ready(len(tokens) - 1):
+            return NO_DRAFT  # or beyond the draft's context, or a pass was interrupted
+
+        def step(drafted: Sequence[int]) -> Passes[tuple[Row, float | None]]:
+            return self._row(tokens[-1], drafted)
+            yield  # the cache runs its own passes
+
+        behind = self.behind(tokens)
+        return (yield from self._chain(tokens, plan, length, behind, self.sampler, step))
+
+    def _row(self, last: int, drafted: Sequence[int]) -> tuple[Row, float | None]:
+        """The row after `drafted`, which came after `last`, and what a confidence head says."""
+        raise NotImplementedError
+
+    def behind(self, tokens: Sequence[int]) -> int:
+        """Tokens that its cache lacks, beyond those that any first guess reads."""
+        return max(1, len(tokens) - int(self.cache.covered) - self.few)

@@ -1,0 +1,107 @@
+"""Tool calls: told from text, required, and given to templates as they read them."""
+
+from __future__ import annotations
+
+import json
+
+from dspark_gguf.serve.bodies import ChatBody
+from tests.serve.running import running
+from tests.serve.scripted import write_script
+from tests.serve.test_rules import PLAIN, TOOLS, USER, deltas, says, stream
+
+__all__ = ["says"]  # fixtures
+
+
+def test_a_call_that_breaks_off_is_text_and_its_parts_were_never_done(says):
+    server = says('<tool_call>{"name": "add", "arguments": {"a": 1, oops}}</tool_call>')
+    whole = server.chat(tools=TOOLS).json()["choices"][0]
+    assert "tool_calls" not in whole["message"]
+    chunks, _ = stream(server, tools=TOOLS)
+    text = "".join(delta.get("content", "") for delta in deltas(chunks))
+    assert text == whole["message"]["content"]
+    assert text.startswith("<tool_call>")
+    assert whole["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    function = TOOLS[0]["function"]
+    tool = {"name": "add", "input_schema": function["parameters"]}
+    body = {"messages": USER, "tools": [tool], "max_tokens": 200}
+    [block] = server.http.post("/v1/messages", json=body).json()["content"]
+    assert block == {"type": "text", "text": text}
+    body = {"input": "hello", "tools": [{"type": "function", **function}], "stream": True}
+    lines = server.http.post("/v1/responses", json=body).text.splitlines()
+    last = json.loads(lines[-2].removeprefix("data: "))["response"]
+    assert [item["type"] for item in last["output"]] == ["message"]
+    assert last["output"][0]["content"][0]["text"] == text
+
+
+def test_half_a_character_in_arguments_is_no_error(says):
+    server = says('{"name": "add", "arguments": {"a": "\\ud83d"}}')
+    [call] = server.chat(tools=TOOLS).json()["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"a": "\ud83d"}
+    tool = {"name": "add", "input_schema": TOOLS[0]["function"]["parameters"]}
+    body = {"messages": USER, "tools": [tool], "max_tokens": 200}
+    answer = server.http.post("/v1/messages", json=body)
+    assert answer.status_code == 200
+
+
+def test_a_tool_can_be_required(server):
+    for choice in ("required", {"type": "function", "function": {"name": "add"}}):
+        answer = server.chat(tools=TOOLS, tool_choice=choice, max_tokens=200).json()
+        choice = answer["choices"][0]
+        assert choice["finish_reason"] == "tool_calls"
+        [call] = choice["message"]["tool_calls"]
+        assert call["function"]["name"] == "add"
+        assert isinstance(json.loads(call["function"]["arguments"])["a"], int)
+    bad = {"type": "function", "function": {"name": "sub"}}
+    assert server.chat(tools=TOOLS, tool_choice=bad).status_code == 400
+    none = server.chat(tools=TOOLS, tool_choice="none", max_tokens=5).json()["choices"][0]
+    assert "tool_calls" not in none["message"]
+
+
+def test_a_conversation_with_calls_goes_on(server):
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    messages = [
+        *USER, {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "2"},
+    ]  # fmt: skip
+    body = {"messages": messages, "tools": TOOLS, "max_tokens": 2}
+    assert server.http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+#: What Qwen's template does with tools, calls and results, in short.
+QWEN = (
+    "{% if tools %}<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}</tools>{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }}="
+    "{{ c.function.arguments | tojson }}</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+
+
+def test_a_template_gets_tools_and_arguments_as_it_reads_them(tmp_path):
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    messages = [
+        *USER, {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "2"},
+    ]  # fmt: skip
+    body = ChatBody(messages=messages, tools=TOOLS)
+
+    def prompt(server, body):
+        ids, _ = server.service.desk.prompt(body.asked())
+        return server.service.vocabulary.detokenize(ids, special=True)
+
+    files = [write_script(tmp_path / "qwen.gguf", "yes", QWEN)]
+    with running(files, settings=PLAIN) as server:
+        text = prompt(server, body)
+        assert f"<tools>{json.dumps(TOOLS[0])}</tools>" in text
+        assert '<tool_call>add={"a": 1}</tool_call>' in text
+        assert "<|im_start|>tool\n2" in text
+    files = [write_script(tmp_path / "plain.gguf", "yes")]
+    with running(files, settings=PLAIN) as server:
+        text = prompt(server, body)
+        assert text.startswith("<|im_start|>system\nYou may call")
+        assert '"name": "add"' in text
+        assert "<tool_response>\n2\n</tool_response>" in text
+        two = [{"role": "system", "content": "one"}, {"role": "developer", "content": "two"}]
+        text = prompt(server, ChatBody(messages=[*two, *USER]))
+        assert text.count("<|im_start|>system") == 1, "many templates take no second one"
+        assert "one\n\ntwo" in text
