@@ -32,8 +32,8 @@ from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.facts import llama_facts
 from dspark_gguf.engine.llama import Closed
+from dspark_gguf.engine.measuring import measure
 from dspark_gguf.engine.sequence import SequenceCache
-from dspark_gguf.engine.timing import measure
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import UsageError
 from dspark_gguf.hub import download

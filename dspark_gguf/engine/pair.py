@@ -18,11 +18,11 @@ from dspark_gguf.engine.fitting import Beside, open_what_fits
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.gguf import read_header, readable_gguf
 from dspark_gguf.engine.heads import is_own_draft, require_model
+from dspark_gguf.engine.measuring import measure, measure_again
 from dspark_gguf.engine.memory import Footprint, default_context
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.template import ChatTemplate
-from dspark_gguf.engine.timing import measure, measure_again
 from dspark_gguf.engine.token_map import share_aligned
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError

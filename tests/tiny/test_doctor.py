@@ -111,7 +111,7 @@ def test_costs_that_cannot_be_measured(dspark, tiny_files, monkeypatch):
     def refuse(*_):
         raise EngineError("a", "B.")
 
-    monkeypatch.setattr("dspark_gguf.engine.timing.quick_profile", refuse)
+    monkeypatch.setattr("dspark_gguf.engine.measuring.quick_profile", refuse)
     result = dspark("doctor", "-m", tiny_files.target, "--json", *SMALL)
     sections = told(result)
     assert result.exit_code == 1

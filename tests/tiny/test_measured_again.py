@@ -11,7 +11,7 @@ from dspark_gguf.chat.loop import Chat
 from dspark_gguf.chat.session import Session
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.dropin.llama import DSparkLlama
-from dspark_gguf.engine import timing
+from dspark_gguf.engine import measuring
 from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.settings_files import load_settings
 from tests.fakes import FakeReader, FakeScreen
@@ -82,7 +82,7 @@ def test_small_contexts_learn_too(tiny_files, n_ctx, monkeypatch):
     with pair_of(tiny_files, n_ctx=n_ctx) as pair:
         pair.learned(AUTO)
     drop_in(tiny_files, n_ctx=n_ctx, draft_model=tiny_files.draft).close()
-    monkeypatch.setattr(timing, "quick_profile", None)
+    monkeypatch.setattr(measuring, "quick_profile", None)
     with pair_of(tiny_files, n_ctx=n_ctx) as pair:
         assert pair.learned(AUTO).costs.covers(64, drafts=True)
     llama = drop_in(tiny_files, n_ctx=n_ctx, draft_model=tiny_files.draft)
