@@ -24,7 +24,8 @@ def test_only_the_answer_goes_to_stdout(dspark):
     """Scripts read stdout; on stderr are notes, and where it is no terminal the start-up line only
     if it is asked for.
     """
-    words = ("run", "Say hello in one sentence.", "-n", 16, *GREEDY)
+    # What is measured must not decide whether a draft is used, which a note would say.
+    words = ("run", "Say hello in one sentence.", "-n", 16, "--drafter", "lookup", *GREEDY)
     result = dspark(*words)
     assert result.exit_code == 0
     assert result.stdout == json.loads(dspark(*words, "--json").stdout)["text"].rstrip("\n") + "\n"
