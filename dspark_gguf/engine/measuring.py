@@ -22,9 +22,10 @@ from dspark_gguf.waiting import Tell, untold
 _CHECKED, _CHECK_SECONDS = (1, 4, 2), 0.3
 #: Passes of each kind when figures are measured again; the first may allocate memory.
 _REPEATS = 2
-#: What attention costs a further row of a pass on a GPU, over the first; both guesses of
-#: `_attention_of` where nothing is known of the model.
-_ROW_ON_GPU, _UNKNOWN = 0.05, (0.3, 5e-5)
+#: What attention costs a further row of a pass on a GPU, over the first; how much longer than its
+#: bytes attention takes on a CPU, which computes (1.6 to 9 times on one, as busy as its neighbours
+#: were); both guesses of `_attention_of` where nothing is known of the model.
+_ROW_ON_GPU, _ON_CPU, _UNKNOWN = 0.05, 4.0, (0.5, 1e-4)
 
 
 def measure(
@@ -110,7 +111,7 @@ def _attention_of(cache: SequenceCache | None) -> tuple[float, float]:
     """What reading attention costs until it was seen.
 
     That of a further row of a pass over that of the first, which a CPU computes anew; and that of a
-    token of context over a pass, as their bytes. A block reads the context once, however long.
+    token of context over a pass, by their bytes. A block reads the context once, however long.
     """
     if cache is None or isinstance(cache, BlockDraftCache):
         return 0.0, 0.0
@@ -119,4 +120,4 @@ def _attention_of(cache: SequenceCache | None) -> tuple[float, float]:
         return _UNKNOWN
     on_gpu = min(1.0, model.gpu_layers / max(model.n_layer, 1)) * model.options.kv_offload
     share = cache.context.cache_bytes / cache.context.n_ctx / model.size
-    return on_gpu * _ROW_ON_GPU + (1.0 - on_gpu), share
+    return on_gpu * _ROW_ON_GPU + (1.0 - on_gpu), share * (on_gpu + _ON_CPU * (1.0 - on_gpu))
