@@ -48,6 +48,23 @@ def test_the_key_of_a_pair(tiny_files):
         assert len(files()) == count
 
 
+def test_what_attention_costs_is_guessed_and_kept(tiny_files):
+    """By the bytes of caches and weights, of both models; a drop-in and a second start know it."""
+    with pair_of(tiny_files) as pair:
+        known = pair.learned(AUTO).costs.attention
+        assert known.target.value > 0.0
+        assert known.draft.value > 0.0
+        assert known.row.value == pytest.approx(1.0)  # on a CPU
+        before = known.as_dict()
+    with pair_of(tiny_files) as pair:
+        assert pair.kept().costs.attention.as_dict() == before
+    llama = drop_in(tiny_files)
+    assert llama._learned.costs.attention.target.value > 0.0
+    llama.create_completion([5, 6, 7], max_tokens=4, temperature=0.0)
+    assert llama._learned.costs.attention.depth == 7
+    llama.close()
+
+
 def drop_in(tiny_files, **options):
     options = {"n_ctx": 256, "verbose": False, "n_threads": 2, **options}
     return DSparkLlama(str(tiny_files.target), **options)
