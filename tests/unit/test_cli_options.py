@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Literal, get_args, get_origin
 
 import click
@@ -148,3 +150,10 @@ def test_a_renamed_value_is_accepted_and_said():
     assert result.stderr == "acceptance ratio is now called rejection\n"
     said = CliRunner().invoke(main, ["run", "--help-all"]).stdout
     assert "[match|rejection|typical|threshold]" in said
+
+
+def test_the_commands_without_their_script():
+    """As ``python -m dspark_gguf``."""
+    command = [sys.executable, "-m", "dspark_gguf", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("dspark-gguf")

@@ -53,6 +53,7 @@ train
 serve
 testing
 cli
+__main__
 """.strip().splitlines()
 
 #: Not needed before a command does its work, and slow to load.
