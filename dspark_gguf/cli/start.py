@@ -107,6 +107,7 @@ def open_pair(
     from dspark_gguf.catalog import NO_DRAFT, load_pair
     from dspark_gguf.catalog.pairs import known_pair
     from dspark_gguf.engine import library
+    from dspark_gguf.engine.pair import NOT_USED
     from dspark_gguf.sampling import Sampler
 
     library.set_command_log(verbose)
@@ -132,12 +133,14 @@ def open_pair(
             pair.close()
             raise
     with pair:
-        if verbose or sys.stderr.isatty() or not settings.speculation.lossless:
+        tells_all = verbose or sys.stderr.isatty() or not settings.speculation.lossless
+        if tells_all:
             if pair.found:
                 tell(pair.found)
             tell(pair.summary(settings.speculation))
             if learned and learned.costs.was_disturbed:
                 tell("costs were measured on a busy machine: they are corrected while you use it")
         for note in pair.notes:
-            tell(f"note: {note}")
+            if tells_all or note != NOT_USED:
+                tell(f"note: {note}")
         yield pair

@@ -33,7 +33,8 @@ from dspark_gguf.waiting import Tell, untold
 _MIB = 1024**2
 #: The first profile of a pair takes this long, or this share of the time to load the target.
 _PROFILE_SECONDS, _PROFILE_SHARE = 2.0, 0.05
-_HOPELESS = (
+#: A note of what was decided: nothing is wrong.
+NOT_USED = (
     "the draft model is not used: by what was measured on this machine, it would win nothing even "
     "if it were always right; --drafter or --spec on uses it all the same"
 )
@@ -171,10 +172,10 @@ class Pair:
         measure(known, self.target_cache, draft, speculation, self._profile_seconds, self._tell)
         if (
             self._draft_path
-            and _HOPELESS not in self.notes
+            and NOT_USED not in self.notes
             and is_hopeless(known.costs, speculation)
         ):
-            self.notes.append(_HOPELESS)
+            self.notes.append(NOT_USED)
         return known
 
     def after_answer(self, tokens: int) -> None:

@@ -20,17 +20,24 @@ from tests.children import ENDING, started
 GREEDY = ["--temp", "0", "-c", "512"]
 
 
-def test_only_the_answer_goes_to_stdout(dspark):
+@pytest.mark.parametrize("hopeless", [False, True])
+def test_only_the_answer_goes_to_stdout(dspark, monkeypatch, hopeless):
     """Scripts read stdout; on stderr are notes, and where it is no terminal the start-up line only
-    if it is asked for.
+    if it is asked for, as is what was decided.
     """
-    # What is measured must not decide whether a draft is used, which a note would say.
-    words = ("run", "Say hello in one sentence.", "-n", 16, "--drafter", "lookup", *GREEDY)
+
+    def is_hopeless(costs, speculation):
+        return hopeless and speculation.drafter == "auto"
+
+    for module in ("engine.pair", "assemble"):
+        monkeypatch.setattr(f"dspark_gguf.{module}.is_hopeless", is_hopeless)
+    words = ("run", "Say hello in one sentence.", "-n", 16, *GREEDY)
     result = dspark(*words)
     assert result.exit_code == 0
     assert result.stdout == json.loads(dspark(*words, "--json").stdout)["text"].rstrip("\n") + "\n"
     assert result.stderr == ""
     assert "\x1b" not in result.output
+    assert ("the draft model is not used" in dspark(*words, "--verbose").stderr) == hopeless
     said = dspark(*words, "--verbose", "--drafter", "model").stderr
     assert "its draft gains nothing" in said
     assert "target SmolLM2-135M-Instruct-Q8_0 on CPU" in said
