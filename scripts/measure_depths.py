@@ -1,6 +1,7 @@
 """Does speculation still pay deep in a context? Speed over plain decoding by tokens before it.
 
     python scripts/measure_depths.py TARGET.gguf [-d DRAFT.gguf] [--depths 2048,8192] [--repeats 3]
+        [-fa off]
 
 The context is source code of Python's own library, with one of three tasks after it: to go on, to
 explain, to repeat a part. Plain decoding and the default take turns. The default begins cold each
@@ -54,10 +55,12 @@ def main() -> None:
     parser.add_argument("--depths", default="2048,8192")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("-fa", "--flash-attn", choices=("auto", "on", "off"), default="auto")
     asked = parser.parse_args()
     depths = [int(each) for each in asked.depths.split(",")]
     sampling = Sampling(temperature=0, ignore_eos=True)
-    options = {"target_options": ModelOptions(n_ctx=max(depths) + ROOM)}
+    target = ModelOptions(n_ctx=max(depths) + ROOM, flash_attn=asked.flash_attn)
+    options = {"target_options": target}
     if asked.draft:
         options["draft_options"] = DraftOptions(n_ctx=max(depths) + ROOM)
     print("| depth | task | plain tok/s | x plain | tokens a pass | drafts |")
