@@ -20,7 +20,7 @@ from dspark_gguf.records import Round
 _MOST_STEP, _MOST_FIRST = 1.1, 3.0
 #: Variances of the common level over that of an observation: after a profile, which may have been
 #: disturbed as a whole, and what each observation adds, so that in the long run it follows by an
-#: eighth (a longer context, a machine that throttles).
+#: eighth (another process, a machine that throttles).
 _LEVEL_DOUBT, _LEVEL_DRIFT = 2.5, 1 / 56
 #: Passes after which a number of rows that was not seen since may be tried again.
 _STALE = 512
@@ -31,7 +31,6 @@ _MOST_SECONDS, _MOST_SEEN = 1e6, 1_000_000
 #: First draft steps after at least _LONG missed tokens say what reading costs; after at most
 #: _USUAL, what a first draft step usually costs.
 _USUAL, _LONG = 2, 16
-
 #: Of the first observation of a figure at least so much is its own, not attention's.
 _LEAST_OWN = 0.25
 _ROWS = np.arange(1.0, MAX_DRAFT + 2)

@@ -293,8 +293,7 @@ def main() -> None:
     print(f"seed {asked.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         found = soak(asked.turns, asked.seed, asked.chapter, Path(folder))
-    for name, value in found.items():
-        print(f"{name}: {value}")
+    print("\n".join(f"{name}: {value}" for name, value in found.items()))
 
 
 if __name__ == "__main__":
