@@ -53,3 +53,8 @@ class EngineError(DSparkError):
 
 class Cancelled(Exception):  # noqa: N818 - not an error: somebody pressed Ctrl-C
     """The user asked to stop while the models were working."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file could not be used, in the system's words: without numbers and paths."""
+    return getattr(error, "strerror", None) or str(error)

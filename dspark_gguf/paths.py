@@ -14,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
-from dspark_gguf.errors import DSparkError, ResourceError, UsageError
+from dspark_gguf.errors import DSparkError, ResourceError, UsageError, reason_of
 
 #: The end of the name of a part of a split model, as llama.cpp's gguf-split writes it.
 SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
@@ -64,7 +64,7 @@ def text_or_file(value: str, sign: str, what: str) -> str:
     try:
         return Path(os.path.expanduser(value)).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        problem = f"--{what} is neither text of this kind nor a readable file: {error}"
+        problem = f"--{what} {value} is neither text of this kind nor a file: {reason_of(error)}"
         raise UsageError(problem, "Check the path.") from None
 
 

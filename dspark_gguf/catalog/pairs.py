@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import UsageError, reason_of
 from dspark_gguf.naming import family_of
 from dspark_gguf.paths import packaged
 
@@ -61,7 +61,8 @@ def known_pairs(path: Path | None = None) -> list[KnownPair]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the list of pairs {path}: {error}", "Check it.") from None
+        fault = f"cannot read the list of pairs {path}: {reason_of(error)}"
+        raise UsageError(fault, "Check it.") from None
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue

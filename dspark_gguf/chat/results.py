@@ -22,7 +22,7 @@ from dspark_gguf.chat.batch import Job, Record, parse
 from dspark_gguf.chat.piped import DASH
 from dspark_gguf.chat.terminal import Screen, file_errors, note_on_wait
 from dspark_gguf.config import Settings
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import UsageError, reason_of
 from dspark_gguf.paths import replacing
 from dspark_gguf.visible import as_json
 
@@ -205,7 +205,7 @@ def _locked(path: Path) -> Iterator[None]:
         problem = f"another run is writing to {path}"
         raise UsageError(problem, "Wait for it or name another file.") from None
     except (OSError, NotImplementedError) as error:  # a read-only folder, a disk without locks
-        Screen().note(f"note: {path} is not locked against other runs: {error}")
+        Screen().note(f"note: {path} is not locked against other runs: {reason_of(error)}")
         yield
         return
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dspark_gguf.engine.library import ggml, listening
-from dspark_gguf.errors import ModelError, UsageError
+from dspark_gguf.errors import ModelError, UsageError, reason_of
 from dspark_gguf.paths import shards
 
 #: Arrays up to this length are read; a vocabulary is only counted.
@@ -160,9 +160,8 @@ def readable_gguf(path: str | Path) -> Path:
         reason = "the link points to nothing" if path.is_symlink() else "no such file"
         raise UsageError(f"cannot read {path}: {reason}", "Check the path.") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         hint = "Check the path and its permissions."
-        raise UsageError(f"cannot read {path}: {reason}", hint) from None
+        raise UsageError(f"cannot read {path}: {reason_of(error)}", hint) from None
     if head != b"GGUF":
         what = f"it begins with {head.decode('latin-1')!a}" if head else "it is empty"
         raise ModelError(f"{path} is not a GGUF model: {what}", "Download or convert it again.")

@@ -89,6 +89,9 @@ class ChatTemplate:
         """Token ids of what the user said, of a conversation, or of ids as they are."""
         if isinstance(prompt, str):
             return self.encode([{"role": "user", "content": prompt}])
+        if not isinstance(prompt, Sequence):
+            problem = f"a prompt is text, messages or token ids, not {type(prompt).__name__}"
+            raise UsageError(problem, "Give a list.")
         if prompt and isinstance(prompt[0], Mapping):
             return self.encode(cast(Messages, prompt))
         return list(cast(Sequence[int], prompt))

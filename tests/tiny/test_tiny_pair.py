@@ -8,6 +8,8 @@ import pytest
 from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine.protocol import prefill
+from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import text_or_file
 from tests.fakes import rows_of
 
 PROMPT = [10, 20, 30, 40, 50, 60, 70, 80]
@@ -165,3 +167,14 @@ def count_tokens(monkeypatch):
         return counts
 
     return start
+
+
+def test_what_is_no_prompt_and_no_file(pair):
+    """Named in plain words: no type error, no number of the system's."""
+    with pytest.raises(UsageError, match="token ids, not int"):
+        Decoder.for_pair(pair).answer(3)
+    message = (
+        "^--grammar no.gbnf is neither text of this kind nor a file: No such file or directory"
+    )
+    with pytest.raises(UsageError, match=message):
+        text_or_file("no.gbnf", "::=", "grammar")
