@@ -12,6 +12,7 @@ It is a rig for measuring the controller, never a model.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.catalog.demo import source_model
+from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.quantize import FILE_TYPES, quantize
 from dspark_gguf.paths import replacing
 
@@ -96,12 +98,20 @@ def copy_metadata(
         writer.add_key_value(field.name, value, kind, sub_type=inner)
 
 
+def move_layers(draft: Path, n_layers: int, extra: int) -> None:
+    """Let a block draft for the source read the same layers where the rig has them."""
+    field = gguf.GGUFReader(draft, "r+").fields["dflash.target_layers"]
+    for k in field.data:
+        field.parts[k] += field.parts[k] * extra // n_layers
+
+
 @click.command()
 @click.argument("output", type=Path)
 @click.option("--layers", default=120, show_default=True, help="Extra layers.")
 @click.option("--type", "file_type", default="Q8_0", type=click.Choice(list(FILE_TYPES)))
 @click.option("--seed", default=0, show_default=True, help="Of the permutations.")
-def main(output: Path, layers: int, file_type: str, seed: int) -> None:
+@click.option("--draft", type=Path, help="Block draft of the demo model, for the rig: *.rig.gguf.")
+def main(output: Path, layers: int, file_type: str, seed: int, draft: Path | None) -> None:
     """Write the rig to OUTPUT: a GGUF for measuring the controller, never a model."""
     with tempfile.TemporaryDirectory(dir=output.resolve().parent) as folder:
         wide = Path(folder) / "wide.gguf"
@@ -109,6 +119,11 @@ def main(output: Path, layers: int, file_type: str, seed: int) -> None:
         with replacing(output) as temporary:
             quantize(wide, temporary, file_type)
     print(output)
+    if draft is not None:
+        with replacing(draft.with_suffix(".rig.gguf")) as temporary:
+            shutil.copyfile(draft, temporary)
+            move_layers(temporary, read_header(source_model()).layers, layers)
+        print(draft.with_suffix(".rig.gguf"))
 
 
 if __name__ == "__main__":
