@@ -26,8 +26,9 @@ _HORIZON = 192
 _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: The account, in plain rounds: at first what drafting is likely to save in 30, at most 3, so that
 #: a machine where it can hardly win pays next to nothing for trying; later at most 16. In replay
-#: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere.
-_WINS_OF, _START, _MOST = 30.0, 3.0, 16.0
+#: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere. Where it
+#: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
+_WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
 #: What a trial may cost besides the price of catching up, in plain rounds: a step and a row more.
 _TRIAL = 1.5
 #: What may be spent on rows that look too dear, in plain rounds: one more than the policy wants.
@@ -57,8 +58,10 @@ class Optimal(Learning):
 
     def __post_init__(self) -> None:
         costs, limit = self.costs, self.limit
-        to_win = likely_saving(costs.target_seconds[: limit + 1], costs.draft_seconds[:limit])
-        self._account = Account(min(_START, _WINS_OF * to_win), _MOST)
+        passes, steps = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
+        if start := _WINS_OF * likely_saving(passes, steps):
+            start = max(start, _GUESSES * float(steps[0] / passes[0]))
+        self._account = Account(min(_START, start), _MOST)
 
     def current(self) -> Policy:
         """The present policy, solved again if it is too old."""

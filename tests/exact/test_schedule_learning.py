@@ -111,6 +111,17 @@ def test_nothing_is_spent_where_nothing_is_to_be_won():
     assert sum(round.seconds for round in seen) < 100.1
 
 
+def test_a_first_block_that_falls_short_is_not_the_last():
+    """A block costs more than a pass here: what there is to spend at first pays for two of them."""
+    costs = FixedCosts([1, 1.5, 2, 2.5, 3, 3.25, 3.5, 3.75, 4], 1.1 + 0.04 * np.arange(8))
+    short, long = text(3, 1, score=5.0), text(8, 50)
+    both = (np.concatenate([getattr(short, n), getattr(long, n)]) for n in ("survived", "gap"))
+    survived, gap = both
+    seen = rounds(Optimal(costs, Calibration(), 8), Chains("all", gap, survived, gap), costs)
+    assert seen[0].drafted > seen[0].accepted
+    assert all(round.draft.steps for round in seen[:3])
+
+
 def test_it_comes_back_when_the_text_turns_predictable():
     """Code after 600 tokens of chat: drafting again within 150 tokens, and for good."""
     rule = Optimal(COSTS, Calibration(), 8)
