@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from dspark_gguf.records import Round
 from dspark_gguf.schedule.base import Floats, Plan, no_plan
-from dspark_gguf.schedule.expected import likely_saving
+from dspark_gguf.schedule.expected import LEAST_GAIN, expected_speedup, likely_saving
 from dspark_gguf.schedule.learning import INCOME, Account, Learning, policy_for, usual_seconds
 from dspark_gguf.schedule.stopping import Policy
 
@@ -43,7 +45,7 @@ class Optimal(Learning):
 
     It may decide not to draft, in any round. It then tries again after a number of rounds that
     doubles as long as the answer stays the same, if the price (the drafter reads what it missed)
-    fits into a small share of the time.
+    fits into a small share of the time, and a draft could win at all.
     """
 
     policy: Policy | None = field(default=None, init=False)
@@ -100,12 +102,20 @@ class Optimal(Learning):
             worth_it = self._idle > self._wait and price + _TRIAL <= spare
             # Costs that were hardly seen are no reason to wait: the drafter falls behind meanwhile.
             worth_it = worth_it or (self.costs.is_doubtful(2) and price <= spare)
+            worth_it = worth_it and self._may_win()
             if worth_it:
                 self._wait = min(2 * self._wait, _LONGEST_WAIT)
         if not worth_it:
             return no_plan(room)
         self._idle = 0
         return OptimalPlan(limit, policy, room=room, dear=self.may_try)
+
+    def _may_win(self) -> bool:
+        """Whether a draft that is always right would win; rows hardly seen are taken to be free."""
+        passes, steps = self.costs.target_seconds[: self.limit + 1], self.costs.draft_seconds
+        if self.costs.is_doubtful(2):
+            passes = np.full_like(passes, passes[0])
+        return expected_speedup(passes, steps[: self.limit], 1.0)[0] > LEAST_GAIN
 
     def may_try(self, rows: int) -> bool:
         """Whether a pass over so many rows looks so dear that it is worth another try."""

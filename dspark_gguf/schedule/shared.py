@@ -10,7 +10,6 @@ every step of a jagged table, so here the whole table is searched.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,6 @@ from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
 from dspark_gguf.cost import FixedCosts, seconds_at
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.records import Draft, Round
-from dspark_gguf.schedule.expected import LEAST_GAIN, expected_speedup
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,15 +52,6 @@ class SharedCosts:
         self.target_seconds = seconds_at(whole, count * np.arange(1, MAX_DRAFT + 2)) / count
         self.redo_seconds: Floats = self.target_seconds * self.whole.rereads
         self.draft_seconds: Floats = drafts[:MAX_DRAFT] * (self._growth(count) / count)
-        self._is_hopeless: bool | None = None  # all conversations ask, each in every round
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether draft steps would win nothing even if they were always right."""
-        if self._is_hopeless is None:
-            best, _ = expected_speedup(self.target_seconds, self.draft_seconds, 1.0)
-            self._is_hopeless = self.count > 1 and best <= LEAST_GAIN
-        return self._is_hopeless
 
     def _growth(self, count: int) -> float:
         """Seconds of a draft step of so many conversations, over that of one."""
@@ -111,9 +100,8 @@ class SharedCosts:
         self._steps[count] = old * min(seconds / old, _RISE) ** _GAIN
 
     def catch_up_seconds(self, tokens: int) -> float:
-        """All wait while one drafter reads: for ever where it would win nothing."""
-        seconds = self.whole.catch_up_seconds(tokens)
-        return inf if seconds and self.is_hopeless else seconds
+        """All wait while one drafter reads."""
+        return self.whole.catch_up_seconds(tokens)
 
     def is_doubtful(self, rows: int) -> bool:
         """Whether a plain pass of so many conversations was hardly seen yet."""
