@@ -36,7 +36,7 @@ class SharedCosts:
     def __init__(self, costs: LearnedCosts | FixedCosts, joint: bool = True) -> None:
         self.whole, self.joint = costs, joint
         self._row = self._step = 0.0  # seconds of each in the pass of this round
-        self._steps: dict[int, float] = {}  # seconds of a draft step by the number of conversations
+        self._steps: dict[int, float] = {}  # a draft step's, over one's, by their number
         self.set_count(1)
 
     def set_count(self, count: int, depth: float = 0.0) -> None:
@@ -60,8 +60,7 @@ class SharedCosts:
         if count == 1:
             return 1.0
         if count in self._steps:
-            drafts = self.whole.draft_seconds
-            return self._steps[count] / float(drafts[1] - drafts[0])
+            return self._steps[count]
         return float(self.pass_seconds[count - 1] / self.pass_seconds[0])
 
     def set_pass(self, drafts: Sequence[Draft]) -> None:
@@ -88,16 +87,23 @@ class SharedCosts:
         own = drafts[step] - (drafts[step - 1] if step else 0.0)
         return float(own) * self._growth(count)
 
-    def see_draft_step(self, count: int, longest: int, seconds: float) -> None:
-        """A draft step of `count` conversations, over at most `longest` tokens, took so long."""
-        if count == 1 and longest == 1:
+    def see_draft_step(
+        self, count: int, longest: int, seconds: float, is_block: bool = False
+    ) -> None:
+        """A draft step of `count` conversations, over at most `longest` tokens, took so long.
+
+        Of a block draft it is the only one, whatever it reads.
+        """
+        if count == 1 and (is_block or longest > 1):
+            self.whole.add_first_draft_step(seconds, 1 if is_block else longest)
+        elif count == 1:
             self.whole.add_draft_step(seconds)
-        if count == 1 and longest > 1:
-            self.whole.add_first_draft_step(seconds, longest)
-        if count == 1 or longest > 1:
+        if count == 1 or (longest > 1 and not is_block):
             return
-        old = self._steps.get(count, seconds)
-        self._steps[count] = old * min(seconds / old, _RISE) ** _GAIN
+        drafts = self.whole.draft_seconds
+        grown = seconds / float(drafts[0] if is_block else drafts[1] - drafts[0])
+        old = self._steps.get(count, grown)
+        self._steps[count] = old * min(grown / old, _RISE) ** _GAIN
 
     def catch_up_seconds(self, tokens: int) -> float:
         """All wait while one drafter reads."""
