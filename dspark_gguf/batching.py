@@ -211,7 +211,7 @@ class Batcher:
         running = self._requests.running
         answering = [each for each in running if each.live.unread <= self._few]
         behind = [each for each in running if each.live.unread > self._few]
-        piece, read = self._pieces.size(len(answering)), 0
+        piece, read = self._pieces.size(len(answering)) if behind else 0, 0
         while behind and read + behind[0].live.unread <= piece:
             read += behind[0].live.unread
             answering.append(behind.pop(0))

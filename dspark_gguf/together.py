@@ -55,10 +55,10 @@ def verify_together(
     Unless `joint`, each draft is verified as it is: under `rejection` no choice may depend on what
     comes after a token. If `equal`, all verify the same number of tokens.
     """
-    survivals = [run.scheduler.survival(one) for run, one in zip(runs, drafts, strict=True)]
     lengths = [len(draft) for draft in drafts]
-    known = [each for each in survivals if each is not None]
-    if joint and len(runs) > 1 and len(known) == len(runs):
+    pairs = zip(runs, drafts, strict=True) if any(lengths) and joint and len(runs) > 1 else ()
+    known = [each for run, one in pairs if (each := run.scheduler.survival(one)) is not None]
+    if known and len(known) == len(runs):
         rate = max(run.scheduler.rate for run in runs)
         lengths = allot(known, costs.pass_seconds, rate, most, equal)
     elif sum(lengths) > most:

@@ -20,8 +20,8 @@ import numpy as np
 from dspark_gguf import Decoder, Limits, Sampling
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Speculation
-from dspark_gguf.cost import FixedCosts
 from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.noise import Noise
 from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler, margin
@@ -74,6 +74,35 @@ class Table:
         return self.rows[list(tokens)[len(tokens) - n_rows :]]
 
 
+class Costs(LearnedCosts):
+    """Learns from every round, as with models; but what parts of a round take comes from a table.
+
+    It trembles by 3 %, so that there is something to learn.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._random, self.profiled = np.random.default_rng(0), 12
+        self.add_profile(dict.fromkeys((1, 2, 3, 5, 9, 13, 33), 1.0), ())
+        self.add_first_draft_step(1.0, 1)
+        self.add_draft_step(1.0)
+
+    def _taken(self, seconds: float) -> float:
+        return seconds * float(1.0 + 0.03 * self._random.standard_normal())
+
+    def add_pass(self, rows: int, seconds: float) -> None:
+        """Of so many rows, whatever it took."""
+        super().add_pass(rows, self._taken(0.95 + 0.05 * rows))
+
+    def add_draft_step(self, seconds: float) -> None:
+        """Whatever it took."""
+        super().add_draft_step(self._taken(0.1))
+
+    def add_first_draft_step(self, seconds: float, caught_up: int) -> None:
+        """Whatever it took."""
+        super().add_first_draft_step(self._taken(0.1), caught_up)
+
+
 def decoder(sampling: Sampling) -> Decoder:
     """A target, a draft that is nearly the same, and copies, under the default rule."""
     rng, tokenizer = np.random.default_rng(0), ByteTokenizer()
@@ -84,7 +113,7 @@ def decoder(sampling: Sampling) -> Decoder:
     looking = ModelDrafter(Table(noisy), sampler, tokenizer, margin, shares_noise=True)
     rule = make_stopping_rule(
         speculation,
-        FixedCosts(1.0 + 0.05 * np.arange(65), 0.1 * np.arange(1, 65)),
+        Costs(),
         Source("model", 12),
         Source("lookup", 64, Calibration.of_copies(), is_free=True),
     )

@@ -10,6 +10,7 @@ every step of a jagged table, so here the whole table is searched.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 #: How fast the seconds of a draft step of several conversations follow.
 _GAIN = 0.2
 _RISE = 2.0  # an observation counts as at most this many times what was expected
+#: What `SharedCosts` works out anew for a round.
+_OF_A_ROUND = "pass_seconds", "target_seconds", "redo_seconds", "draft_seconds"
 
 
 class SharedCosts:
@@ -47,11 +50,29 @@ class SharedCosts:
         self.count = count
         if isinstance(self.whole, LearnedCosts):
             self.whole.attention.depth, self.whole.attention.conversations = depth, count
-        whole, drafts = self.whole.target_seconds, self.whole.draft_seconds
-        self.pass_seconds = seconds_at(whole, np.arange(1, MOST_ROWS + 1))
-        self.target_seconds = seconds_at(whole, count * np.arange(1, MAX_DRAFT + 2)) / count
-        self.redo_seconds: Floats = self.target_seconds * self.whole.rereads
-        self.draft_seconds: Floats = drafts[:MAX_DRAFT] * (self._growth(count) / count)
+        for name in _OF_A_ROUND:  # many rounds ask for few of them
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def pass_seconds(self) -> Floats:
+        """Of a pass of 1, 2, ... rows of all conversations."""
+        return seconds_at(self.whole.target_seconds, np.arange(1, MOST_ROWS + 1))
+
+    @cached_property
+    def target_seconds(self) -> Floats:
+        """As any `Costs`, if all do what one does: its share."""
+        rows = self.count * np.arange(1, MAX_DRAFT + 2)
+        return seconds_at(self.whole.target_seconds, rows) / self.count
+
+    @cached_property
+    def redo_seconds(self) -> Floats:
+        """As any `Costs`."""
+        return self.target_seconds * self.whole.rereads
+
+    @cached_property
+    def draft_seconds(self) -> Floats:
+        """As any `Costs`."""
+        return self.whole.draft_seconds[:MAX_DRAFT] * (self._growth(self.count) / self.count)
 
     def _growth(self, count: int) -> float:
         """Seconds of a draft step of so many conversations, over that of one."""
@@ -66,6 +87,9 @@ class SharedCosts:
     def set_pass(self, drafts: Sequence[Draft]) -> None:
         """These drafts are verified in the pass of this round."""
         rows, steps = sum(map(len, drafts)), sum(draft.steps for draft in drafts)
+        if not rows and not steps:
+            self._row = self._step = 0.0
+            return
         most = max((draft.steps for draft in drafts), default=0)
         counts = [sum(draft.steps > step for draft in drafts) for step in range(most)]
         drafting = sum(self.step_seconds(count, step) for step, count in enumerate(counts))

@@ -1,7 +1,8 @@
 """The one thread that owns both models, and answers all requests together.
 
-Requests come in through a bounded queue. What a pass made of them goes out at once, by each turn's
-`post`: whoever waits is woken once for each pass, as every wake-up takes time from the next one.
+Requests come in through a bounded queue. What passes made of them goes out by each turn's `post`.
+Whoever waits is woken once for all of them and not too often, as it takes time from the passes:
+beginnings and ends go out at once, what lies between a few times a second.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from dspark_gguf.serve.turns import News, Turn, post_all
 _PLAIN = Speculation(mode="off")
 #: After so many idle seconds, costs are measured again for at most so many.
 _IDLE_SECONDS, _MEASURING_SECONDS = 2.0, 0.5
+#: Text waits at most so long for that of the next pass. Faster nobody reads.
+_WAITS_SECONDS = 0.05
 
 
 def stopping() -> Refusal:
@@ -57,7 +60,8 @@ class Engine:
         self._news = Condition()
         self._inbox: deque[Turn] = deque()
         self._turns: set[Turn] = set()
-        self._told: list[News] = []
+        self._told: dict[Turn, News] = {}
+        self._told_at = self._pass_seconds = 0.0
         self._call: Callable[..., object] = lambda *_: None  # until somebody waits
         self._ends_at: float | None = None
         self._is_closed = self._is_measuring = False
@@ -177,10 +181,15 @@ class Engine:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Tell those who wait what the pass has brought."""
-        told, self._told = self._told, []
-        if not told:
+        """Tell those who wait what the passes have brought, unless the next one comes soon."""
+        told, now = list(self._told.values()), monotonic()
+        is_urgent = any(news.is_over or not news.turn.has_begun for news in told)
+        is_early = now + self._pass_seconds < self._told_at + _WAITS_SECONDS
+        if not told or (is_early and not is_urgent):
             return
+        self._told, self._told_at = {}, now
+        for news in told:
+            news.turn.has_begun = True
         try:
             self._call(post_all, told)
         except RuntimeError:  # the loop has ended
@@ -232,21 +241,27 @@ class Engine:
 
     def _step(self) -> None:
         self.metrics.add_pass(self.batcher.running)
-        for request, round in self.batcher.step():
+        began = monotonic()
+        rounds = self.batcher.step()
+        self._pass_seconds = monotonic() - began
+        for request, round in rounds:
             turn: Any = request.key
             if turn not in self._turns:
                 continue
             if request.is_over:
                 self._over(turn, round, request.error)
             elif round.text or turn.top is not None:
-                self._told.append(turn.news(round))
+                self._tell(turn, round)
 
     def _over(self, turn: Turn, round: Round, error: Exception | None = None) -> None:
         reason = "error" if error else round.finish_reason or "stop"
         self.metrics.add_answer(turn.answer, reason)
         with self._news:
             self._turns.discard(turn)
-        self._told.append(turn.news(round, error))
+        self._tell(turn, round, error)
+
+    def _tell(self, turn: Turn, round: Round, error: Exception | None = None) -> None:
+        self._told[turn] = turn.news(round, error).after(self._told.get(turn))
 
     def _cancel(self, turn: Turn) -> None:
         if turn.request is not None:

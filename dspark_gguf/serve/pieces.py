@@ -39,14 +39,14 @@ class PieceMaker:
         self._scored: tuple[Scored, ...] = ()
 
     def feed(self, news: News) -> Iterator[Piece]:
-        """Pieces of what a pass brought."""
+        """Pieces of what some passes brought."""
         self._scored += news.scored
-        index, text, ends = news.turn.index, news.round.text, news.is_over
+        index, text, ends = news.turn.index, news.text, news.is_over
         for piece in self._parts(index, text, ends):
             scored, self._scored = self._scored, ()
             yield Piece(index, piece.text, piece.thought, piece.call, scored)
         if ends:
-            reason = "stop" if news.round.finish_reason == "stop" else "length"
+            reason = "stop" if news.finish == "stop" else "length"
             finish = "tool_calls" if self._called and reason == "stop" else reason
             yield Piece(index, scored=self._scored, finish=finish)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
@@ -14,7 +14,7 @@ from dspark_gguf.admission import Request
 from dspark_gguf.config import Limits, Sampling
 from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.noise import Draws
-from dspark_gguf.records import Round
+from dspark_gguf.records import FinishReason, Round
 from dspark_gguf.tally import Answer
 
 
@@ -29,13 +29,21 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a pass brought a turn; `error` ends it."""
+    """What some passes brought a turn; `finish` is why it has ended, or `error`."""
 
     turn: Turn
-    round: Round
+    text: str
     scored: tuple[Scored, ...] = ()
     is_over: bool = False
+    finish: FinishReason | None = None
     error: Exception | None = None
+
+    def after(self, earlier: News | None) -> News:
+        """Both as one, the earlier first."""
+        if earlier is None:
+            return self
+        text, scored = earlier.text + self.text, earlier.scored + self.scored
+        return replace(self, text=text, scored=scored)
 
 
 @dataclass(eq=False)
@@ -47,6 +55,7 @@ class Turn:
         drafts: off: plain decoding, for this one alone.
         top: with each token's log-probability, those of so many others; None: none at all.
         has_left: whether nobody waits for it any more.
+        has_begun: whether something of it was handed out.
         began: when it was submitted, in seconds.
 
     """
@@ -60,6 +69,7 @@ class Turn:
     drafts: bool = True
     post: Callable[[News], object] = print
     has_left: bool = False
+    has_begun: bool = False
     began: float = field(default_factory=perf_counter)
     request: Request | None = None
     _scored: list[Scored] = field(default_factory=list)
@@ -78,11 +88,11 @@ class Turn:
         """A round, with what was noted."""
         scored, self._scored = tuple(self._scored), []
         is_over = error is not None or (self.request is not None and self.request.is_over)
-        return News(self, round, scored, is_over, error)
+        return News(self, round.text, scored, is_over, round.finish_reason, error)
 
 
 def post_all(told: Sequence[News]) -> None:
-    """Hand out what a pass brought."""
+    """Hand out what passes brought."""
     for news in told:
         news.turn.post(news)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import closing
 from importlib.util import find_spec
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from dspark_gguf.catalog import NO_DRAFT, load_pair
@@ -17,11 +15,12 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.train.bar import Bar
-from dspark_gguf.train.generate import SEQUENCES, for_generating, generate, seconds_a_token
-from dspark_gguf.train.plan import GENERATING, Job, forecast
+from dspark_gguf.train.collect import Collector
+from dspark_gguf.train.generate import SEQUENCES, for_generating, seconds_a_token
+from dspark_gguf.train.plan import Job, forecast
 from dspark_gguf.train.prompts import GivenPrompts, OwnPrompts, Source
 from dspark_gguf.train.recipe import Recipe
-from dspark_gguf.train.record import OnLine, Teacher, context_for, record
+from dspark_gguf.train.record import OnLine
 from dspark_gguf.train.shape import Shape, require_trainable
 from dspark_gguf.train.work import Recording, Work
 
@@ -101,45 +100,15 @@ class Training:
 
     def _prepare(self, pair: Pair, work: Work) -> None:
         """Conversations, and what the target reads and says in them."""
-        job, shape = self._job, self._shape
-        recording = self._recording()
-        cost = seconds_a_token(pair)
-        spent = work.spent("generating")
-        self._say(forecast(job, shape, cost, pair.target.size, work.tokens, spent))
-        self._generate(pair, work, min(job.room(shape), 10**12))
-        if not job.disk:
-            return
-        n_ctx = context_for(pair)
-        teacher = Teacher(pair.target, shape.target_layers, n_ctx, pair.interrupt)
-        with closing(teacher), Bar("recording", self._say) as bar:
-            last = perf_counter()
-            for _ in record(teacher, work, recording, job.room(shape)):
-                now = perf_counter()
-                work.spend("recording", now - last)
-                last = now
-                share = recording.tokens / max(1, work.tokens)
-                bar.show(share, f"{recording.tokens:,} tokens")
+        cost, source = seconds_a_token(pair), self._source(pair, work)
+        spent, have = work.spent_on_data, work.tokens
+        self._say(forecast(self._job, self._shape, cost, pair.target.size, have, spent))
+        with Bar("conversations", self._say) as bar:
+            Collector(pair, work, self._recording(), self._job, self._shape, bar).run(source)
 
     def _recording(self) -> Recording:
         folder = self._job.work / "recorded"
         return Recording(folder, len(self._shape.target_layers), self._shape.width)
-
-    def _generate(self, pair: Pair, work: Work, most: int) -> None:
-        job = self._job
-        budget = GENERATING * job.seconds
-        if work.spent("generating") >= budget or work.tokens >= most:
-            return
-        source, last = self._source(pair, work), perf_counter()
-        made = generate(pair, work, source, job.seed)
-        with closing(made), Bar("conversations", self._say) as bar:
-            for _ in made:
-                now = perf_counter()
-                work.spend("generating", now - last)
-                last = now
-                done = max(work.spent("generating") / budget, work.tokens / most)
-                bar.show(done, f"{work.tokens:,} tokens")
-                if done >= 1:
-                    return
 
     def _source(self, pair: Pair, work: Work) -> Source:
         done, seed = len(work.conversations), self._job.seed
@@ -164,8 +133,7 @@ class Training:
         learner = Learner(
             work, records, count, shape, self._header, ends, job.start, self._recipe
         )  # fmt: skip
-        before = sum(work.spent(step) for step in ("generating", "recording"))
-        found = learner.run(max(job.seconds - before, 0.0), self._say)
+        found = learner.run(max(job.seconds - work.spent_on_data, 0.0), self._say)
         work.values["held_out"] = {"tokens_a_pass": found.tokens_a_pass, "right": found.shares}
         self._finish(work, learner)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from dspark_gguf.errors import UsageError
 
 #: The target's likeliest tokens that are kept of each row.
 LIKELY = 16
+#: Seconds that a killed process forgets at most.
+_SAVE_EVERY = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +82,20 @@ class Work:
         """Seconds of earlier runs and this one."""
         return float(self.values["spent"].get(step, 0.0))
 
+    @property
+    def spent_on_data(self) -> float:
+        """Seconds that conversations took, with recording them."""
+        return self.spent("generating") + self.spent("recording")
+
     def spend(self, step: str, seconds: float) -> None:
-        """Count them."""
+        """Count them; kept now and then, in case the process is killed."""
         self.values["spent"][step] = self.spent(step) + seconds
+        if monotonic() - self._saved > _SAVE_EVERY:
+            self.save()
 
     def save(self) -> None:
         """Write the manifest, whole or not at all."""
+        self._saved = monotonic()
         part = self._manifest.with_suffix(".part")
         part.write_text(json.dumps(self.values, indent=1) + "\n", "utf-8")
         os.replace(part, self._manifest)

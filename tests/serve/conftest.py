@@ -13,7 +13,16 @@ try:
 except ImportError:
     collect_ignore_glob = ["test_*.py"]
 else:
+    from dspark_gguf.serve import engine
     from tests.serve.running import THINKING, running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def each_pass_is_handed_out():
+    """Tiny models say all in one moment, which would be one event."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_WAITS_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

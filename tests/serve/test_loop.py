@@ -12,11 +12,11 @@ import pytest
 
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.serve import asked
+from dspark_gguf.serve import asked, engine
 from dspark_gguf.serve.engine import Engine
 from dspark_gguf.serve.run import attentive
 from dspark_gguf.serve.streams import Streamed
-from tests.serve.test_rules import TOOLS, USER
+from tests.serve.test_rules import TOOLS, USER, stream
 
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}}
 
@@ -76,6 +76,29 @@ def test_those_who_wait_are_woken_once_for_each_pass(server, monkeypatch):
     assert len(answer["choices"]) == 3
     assert max(calls) == 3
     assert len(calls) <= server.engine.metrics.passes - before
+
+
+@pytest.mark.parametrize("options", [{"n": 2}, {"logprobs": True, "top_logprobs": 2}])
+def test_text_waits_for_that_of_the_next_passes(server, monkeypatch, options):
+    options |= {"max_tokens": 40, "temperature": 0, "seed": 3}
+    at_once, _ = stream(server, **options)
+    monkeypatch.setattr(engine, "_WAITS_SECONDS", 60.0)
+    later, _ = stream(server, **options)
+
+    def said(chunks):
+        choices = [choice for chunk in chunks for choice in chunk["choices"]]
+        parts = {}
+        for choice in choices:
+            text, scores, ends = parts.setdefault(choice["index"], [[], [], []])
+            text.append(choice["delta"].get("content") or "")
+            content = (choice.get("logprobs") or {}).get("content") or ()
+            scores += [each["token"] for each in content]
+            ends.append(choice["finish_reason"])
+        return {k: ("".join(text), scores, ends[-1]) for k, (text, scores, ends) in parts.items()}
+
+    assert said(later) == said(at_once)
+    # The role, what came first, the rest and the end, of each; and one for the end of another.
+    assert len(later) <= 4 * options.get("n", 1) + 2 < len(at_once)
 
 
 def test_a_stream_makes_no_task_for_an_event():

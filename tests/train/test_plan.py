@@ -25,10 +25,11 @@ def test_sizes_of_a_known_draft():
 
 
 def test_time_and_disk_bound_the_tokens():
-    """0.9 h at 100 tokens a second; what is there already counts; a full disk ends it."""
-    assert "324,000 tokens" in forecast(JOB, SHAPE, 0.01, 10**9, 0)
-    assert "424,000 tokens" in forecast(JOB, SHAPE, 0.01, 10**9, 100_000)
-    assert "100,000 tokens" in forecast(JOB, SHAPE, 0.01, 10**9, 100_000, 3600.0)
+    """1.2 h at 100 tokens a second, less recording; what is there counts; a full disk ends it."""
+    assert "254,117 tokens" in forecast(JOB, SHAPE, 0.01, 10**9, 0)
+    assert "432,000 tokens" in forecast(replace(JOB, disk=0.0), SHAPE, 0.01, 10**9, 0)
+    assert "354,117 tokens" in forecast(JOB, SHAPE, 0.01, 10**9, 100_000)
+    assert "100,000 tokens" in forecast(JOB, SHAPE, 0.01, 10**9, 100_000, 4320.0)
     small = replace(JOB, disk=0.5)
     assert small.room(SHAPE) == int(0.5e9 / SHAPE.token_bytes)
     assert f"{small.room(SHAPE):,} tokens" in forecast(small, SHAPE, 0.01, 10**9, 0)

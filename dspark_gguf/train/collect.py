@@ -1,0 +1,65 @@
+"""The data: the target's conversations, and what it reads and says in them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from time import perf_counter
+
+from dspark_gguf.engine.pair import Pair
+from dspark_gguf.train.bar import Bar
+from dspark_gguf.train.generate import generate
+from dspark_gguf.train.plan import DATA, Job
+from dspark_gguf.train.prompts import Source
+from dspark_gguf.train.record import Teacher, context_for, record
+from dspark_gguf.train.shape import Shape
+from dspark_gguf.train.work import Recording, Work
+
+
+class Collector:
+    """Lets the target write, and read again, until time, disk or what was asked for is used up.
+
+    Each conversation is recorded as soon as it is there: so both share the time as they need it.
+    """
+
+    def __init__(
+        self, pair: Pair, work: Work, recording: Recording, job: Job, shape: Shape, bar: Bar
+    ) -> None:
+        self._pair, self._work, self._recording, self._bar = pair, work, recording, bar
+        self._layers, self._job, self._most = shape.target_layers, job, job.room(shape)
+        self._last = perf_counter()
+
+    def run(self, source: Source) -> None:
+        """Go on with what an earlier run left unrecorded."""
+        with ExitStack() as stack:
+            teacher = None
+            if self._job.disk:
+                n_ctx = context_for(self._pair)
+                teacher = Teacher(self._pair.target, self._layers, n_ctx, self._pair.interrupt)
+                stack.callback(teacher.close)
+            self._record(teacher)
+            if self._done >= 1.0:
+                return
+            with closing(generate(self._pair, self._work, source, self._job.seed)) as made:
+                for _ in made:
+                    self._count("generating")
+                    self._record(teacher)
+                    if self._done >= 1.0:
+                        break
+            self._record(teacher)  # what was not finished
+
+    @property
+    def _done(self) -> float:
+        """From 0 to 1, and beyond."""
+        time = self._work.spent_on_data / (DATA * self._job.seconds)
+        return max(time, self._work.tokens / self._most)
+
+    def _record(self, teacher: Teacher | None) -> None:
+        if teacher is not None:
+            for _ in record(teacher, self._work, self._recording, self._most):
+                self._count("recording")
+
+    def _count(self, step: str) -> None:
+        now = perf_counter()
+        self._work.spend(step, now - self._last)
+        self._last = now
+        self._bar.show(self._done, f"{self._work.tokens:,} tokens")
