@@ -32,12 +32,13 @@ def draft_together(runs: Sequence[Generation], few: int, costs: SharedCosts) -> 
         go_on(k)
     while wanted:
         started = perf_counter()
-        long = [k for k, each in wanted.items() if len(each.tokens) > few]
+        reads = {k: 1 + len(each.tokens) - each.n_rows for k, each in wanted.items()}
+        long = [k for k, read in reads.items() if read > few]
         group = long[:1] or list(wanted)
-        longest = max(len(wanted[k].tokens) for k in group)
+        longest, is_block = max(reads[k] for k in group), wanted[group[0]].n_rows > 1
         for k, rows in zip(group, decode_together([wanted[k] for k in group]), strict=True):
             go_on(k, rows)
-        costs.see_draft_step(len(group), longest, perf_counter() - started)
+        costs.see_draft_step(len(group), longest, perf_counter() - started, is_block)
     return drafts
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dspark_gguf.draft.base import drafter
 from dspark_gguf.draft.follower import FollowingDrafter
+from dspark_gguf.engine.protocol import Block, Pass, Passes
 from dspark_gguf.sampling import Row
-
-if TYPE_CHECKING:  # it loads llama.cpp
-    from dspark_gguf.engine.protocol import Block
 
 
 @drafter("block")
@@ -31,11 +29,10 @@ class BlockDrafter(FollowingDrafter):
         super().__init__(cache, *parts)
         self.few = self.most
 
-    def _row(self, last: int, drafted: Sequence[int]) -> tuple[Row, float | None]:
+    def _step(self, last: int, drafted: Sequence[int]) -> Passes[tuple[Row, float | None]]:
         k = len(drafted)
         if not k:
-            # The whole block: its rows were trained together, and fewer cost nearly as much.
-            self._block = self.cache.propose(last, self.most)
+            self._block = yield Pass(self.cache, self.cache.opening(last), self.most)  # type: ignore[assignment]
         confidence = self._block.confidence
         return self._block.rows[k], None if confidence is None else confidence[k]
 

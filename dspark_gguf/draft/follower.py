@@ -44,13 +44,12 @@ class FollowingDrafter(StepDrafter):
             return NO_DRAFT  # or beyond the draft's context, or a pass was interrupted
 
         def step(drafted: Sequence[int]) -> Passes[tuple[Row, float | None]]:
-            return self._row(tokens[-1], drafted)
-            yield  # the cache runs its own passes
+            return (yield from self._step(tokens[-1], drafted))
 
         behind = self.behind(tokens)
         return (yield from self._chain(tokens, plan, length, behind, self.sampler, step))
 
-    def _row(self, last: int, drafted: Sequence[int]) -> tuple[Row, float | None]:
+    def _step(self, last: int, drafted: Sequence[int]) -> Passes[tuple[Row, float | None]]:
         """The row after `drafted`, which came after `last`, and what a confidence head says."""
         raise NotImplementedError
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dspark_gguf.draft.base import drafter
 from dspark_gguf.draft.follower import FollowingDrafter
+from dspark_gguf.engine.protocol import Pass, Passes
 from dspark_gguf.sampling import Row
 
 
@@ -16,8 +17,9 @@ class HeadDrafter(FollowingDrafter):
     name, about = "mtp", "the prediction heads"
     few = 16
 
-    def _row(self, last: int, drafted: Sequence[int]) -> tuple[Row, None]:
-        return self.cache.go_on(drafted[-1]) if drafted else self.cache.start(last), None
+    def _step(self, last: int, drafted: Sequence[int]) -> Passes[tuple[Row, None]]:
+        rows = yield Pass(self.cache, drafted[-1:] or self.cache.opening(last), 1)
+        return rows[0], None
 
 
 @drafter("eagle3")

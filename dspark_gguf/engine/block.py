@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +12,11 @@ import numpy.typing as npt
 from dspark_gguf.engine import library, symbols
 from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.dflash import BlockDraft
-from dspark_gguf.engine.follower import Follower
+from dspark_gguf.engine.follower import Follower, groups_of
 from dspark_gguf.engine.model import Model
-from dspark_gguf.engine.pairs import PairBatch
-from dspark_gguf.engine.protocol import Block
-from dspark_gguf.engine.sequence import SequenceCache
+from dspark_gguf.engine.pairs import PairBatch, Pairs
+from dspark_gguf.engine.protocol import Block, Pass, Rows
+from dspark_gguf.engine.sequence import SequenceCache, run_together
 
 #: This many features may wait until a draft is wanted: a round without one costs a copy, no pass.
 _PENDING = 256
@@ -88,37 +91,113 @@ class BlockDraftCache(Follower):
 
     def flush(self) -> None:
         """Read the waiting features."""
-        if not self._pending:
-            return
+        inject([self])
+
+    def opening(self, last: int) -> list[int]:
+        """A whole block: its rows were trained together, and fewer cost nearly as much."""
+        return self._block(last, self.most_drafts)
+
+    def _block(self, last: int, count: int) -> list[int]:
+        """The tokens of a block that guesses `count` tokens after `last`."""
+        return [last] + [self.draft.mask_token] * (count + self._skipped - 1)
+
+    @property
+    def _skipped(self) -> int:
+        """Tokens of a block that have no guess."""
+        return 0 if self.draft.anchor_first else 1
+
+    def propose(self, last: int, count: int) -> Block:
+        """One pass: guesses for the `count` tokens after `last`, valid until the next call."""
+        return guess_blocks([self], [self._block(last, count)])[0]
+
+    def decode(self, tokens: Sequence[int], n_rows: int) -> Block:  # type: ignore[override]
+        """The guesses of the block `tokens`."""
+        return guess_blocks([self], [tokens])[0]
+
+    def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
+        """As any cache; of one pass, if that has room for all blocks."""
+        caches = [cast(BlockDraftCache, each.cache) for each in passes]
+        sizes, found = [len(each.tokens) for each in passes], list[Rows]()
+        for group in groups_of([cache.waiting for cache in caches], len(self._features)):
+            inject([caches[k] for k in group])
+        for group in groups_of(sizes, self.context.max_rows):
+            blocks = guess_blocks([caches[k] for k in group], [passes[k].tokens for k in group])
+            # The next pass is made in the place of these rows.
+            found += blocks if len(group) == len(passes) else [each.copy() for each in blocks]
+        return found
+
+    @property
+    def waiting(self) -> int:
+        """Features that wait to be read."""
+        return len(self._pending)
+
+    def waiting_pairs(self) -> Pairs:
+        """These features."""
+        return Pairs(self.sequence, self.length, (), self._features[: self.waiting])
+
+    def begin_injection(self) -> None:
+        """Its features are about to be read."""
         self._take_back(self.length)  # an earlier injection may have been interrupted
-        batch = self._injection.first(len(self._pending), self.length)
         self._unsure = True
-        self.context.decode(batch)
+
+    def end_injection(self) -> None:
+        """Its features were read."""
         self.tokens += self._pending
         self._pending = []
         self._unsure = False
 
-    def propose(self, last: int, count: int) -> Block:
-        """One pass: guesses for the `count` tokens after `last`, valid until the next call."""
-        self.flush()
-        length = self.length
-        skipped = 0 if self.draft.anchor_first else 1
-        tokens = [last] + [self.draft.mask_token] * (count + skipped - 1)
-        try:
-            if self.draft.has_selector:
-                self.decode(tokens, 0)
-                lattice = self._nextn(len(tokens))[skipped:]
-                return Block(walk(lattice, self.draft.selector_top_k, self.n_vocab))
-            rows = self.decode(tokens, len(tokens))[skipped:]
-            if not self.draft.has_confidence_head:
-                return Block(rows)
-            return Block(rows, self._nextn(len(tokens))[skipped:, 0].tolist())
-        finally:
-            self._take_back(length)
+    def guesses(self, first: int, count: int) -> Block:
+        """Those of its block of `count` tokens, from place `first` in the last pass on."""
+        rows, skipped = slice(first + self._skipped, first + count), self._skipped
+        if self.draft.has_selector:
+            lattice = self._nextn(first + count)[rows]
+            return Block(walk(lattice, self.draft.selector_top_k, self.n_vocab))
+        logits = self.context.rows(first, count)[skipped:]
+        if not self.draft.has_confidence_head:
+            return Block(logits)
+        return Block(logits, self._nextn(first + count)[rows, 0].tolist())
 
     def _nextn(self, count: int) -> npt.NDArray[np.float32]:
         pointer = self._get_nextn(self.pointer)
         return np.ctypeslib.as_array(pointer, (count, self.draft.width)).copy()
+
+
+def inject(caches: Sequence[BlockDraftCache]) -> None:
+    """Read the waiting features of sequences of one context, in ascending order, in one pass."""
+    caches = [cache for cache in caches if cache.waiting]
+    if not caches:
+        return
+    for cache in caches:
+        cache.begin_injection()
+    first = caches[0]
+    batch = first._injection.first(first.waiting, first.length)  # its features are in place
+    if len(caches) > 1:
+        batch = first._injection.of([cache.waiting_pairs() for cache in caches], False)
+    first.context.decode(batch)
+    for cache in caches:
+        cache.end_injection()
+
+
+def guess_blocks(caches: Sequence[BlockDraftCache], blocks: Sequence[Sequence[int]]) -> list[Block]:
+    """The guesses of these blocks, from one pass, valid until the next; features are read before.
+
+    The caches are those of sequences of one context, in ascending order.
+    """
+    inject(caches)
+    lengths = [cache.length for cache in caches]
+    parts, first, found = [], 0, list[Block]()
+    try:
+        for cache, tokens in zip(caches, blocks, strict=True):
+            n_rows = 0 if cache.draft.has_selector else len(tokens)
+            parts.append((cache, cache.prepare(tokens, n_rows), n_rows))
+        run_together(parts)
+        for cache, tokens in zip(caches, blocks, strict=True):
+            found.append(cache.guesses(first, len(tokens)))
+            first += len(tokens)
+        return found
+    finally:
+        for cache, length in zip(caches, lengths, strict=True):
+            cache._take_back(length)
 
 
 def walk(lattice: npt.NDArray[np.float32], k: int, n_vocab: int) -> list[npt.NDArray[np.float32]]:

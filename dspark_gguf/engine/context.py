@@ -44,7 +44,7 @@ class Context:
     set. The `owner` of the `pointer`, kept alive until then, frees it; None: this object does.
     """
 
-    cache_bytes = 0  # if this package opened it
+    cache_bytes = max_rows = 0  # if this package opened it; most rows of logits of a pass
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ def open_context(
             "Use a smaller --ctx-size or cache type.",
         )
     context = Context(pointer, n_ctx, model.vocabulary.n_vocab, n_batch, interrupt)
-    context.cache_bytes = size
+    context.cache_bytes, context.max_rows = size, max_rows
     return context
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import llama_cpp
 
-from dspark_gguf.config import MAX_DRAFT, DraftOptions
+from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, DraftOptions
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
 from dspark_gguf.engine.context import open_context
@@ -99,6 +99,7 @@ def _open_followers(
         heads = 0 if draft.is_assistant else draft.heads
         _require_width(model, draft, targets[0])
     cells = n_ctx if n_seq == 1 else max(n_ctx, context.n_ctx + n_seq * beyond)
+    rows = min(n_seq * rows, max(rows, MOST_ROWS))  # all conversations share a pass
     other = None if heads else context  # heads of the target's own kind need nothing of it
     room = open_context(model, cells, rows, interrupt, features_of=other, heads=heads, n_seq=n_seq)
     made = _class_of(draft)

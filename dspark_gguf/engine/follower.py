@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dspark_gguf.engine.sequence import SequenceCache
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from dspark_gguf.engine.context import Context
     from dspark_gguf.engine.dflash import TargetDraft
     from dspark_gguf.engine.model import Model
-    from dspark_gguf.engine.protocol import Block
+    from dspark_gguf.engine.protocol import Block, Pass, Rows
 
 
 class Follower(SequenceCache):
@@ -21,7 +23,6 @@ class Follower(SequenceCache):
     what it needs, and it takes back what the target takes back.
     """
 
-    joins = False
     draft: TargetDraft  # what it is, by its header
 
     def __init__(
@@ -79,6 +80,26 @@ class Follower(SequenceCache):
         """Copy of tokens `done` to `take` of a pass from `start` on, at `first` in its batch."""
         raise NotImplementedError
 
+    def opening(self, last: int) -> list[int]:
+        """What the first pass of a draft after `last` reads; the next pass given is that one."""
+        raise NotImplementedError
+
     def propose(self, last: int, count: int) -> Block:
         """Guesses for the `count` tokens after `last`, each the best one of its row."""
         raise NotImplementedError
+
+    def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
+        """As any cache; one after the other."""
+        return [np.array(cache.decode(tokens, n_rows)) for cache, tokens, n_rows in passes]
+
+
+def groups_of(sizes: Sequence[int], most: int) -> Iterator[range]:
+    """Places that follow each other, together of no more than `most`: as few groups as can be."""
+    start = total = 0
+    for k, size in enumerate(sizes):
+        if k > start and total + size > most:
+            yield range(start, k)
+            start, total = k, 0
+        total += size
+    if sizes:
+        yield range(start, len(sizes))

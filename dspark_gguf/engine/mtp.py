@@ -16,9 +16,11 @@ from dspark_gguf.engine.states import RECENT, StateCache
 class HeadsCache(StateCache):
     """The memory of several heads: the k-th one makes the k-th guess.
 
-    They have the positions in common, and each its own layer: what is read, each reads.
+    They have the positions in common, and each its own layer: what is read, each reads. A pass is
+    of one head, and conversations do not share it.
     """
 
+    joins = False
     draft: HeadDraft
 
     def __init__(self, *parts: Any) -> None:
@@ -71,7 +73,8 @@ class HeadsCache(StateCache):
         self._take_back(self.length)
         self._unsure = True
         self._chain.append(token)
-        states, row = self._own, len(self._chain) - 1
+        self._guessed = len(self._chain)
+        states, row = self._own, self._guessed - 1
         batch = self._batch.at(self.length, self._chain, states, True)
         self._use(row, self.context.decode, batch)
         logits = self._result(row)
@@ -115,8 +118,8 @@ class AssistantCache(StateCache):
         if self._target.length and not self.is_ready(self._target.length):
             self._target.trim(self._target.length - 1)
 
-    def _read_pairs(self, tokens: Sequence[int], states: Floats, flagged: bool = False) -> None:
-        self.context.decode(self._batch.at(self.seen, tokens, states, flagged))
+    def _keep(self, tokens: Sequence[int]) -> None:
+        """Nothing stays."""
 
     def _place(self, guessed: int) -> int:
         return self.seen

@@ -89,6 +89,16 @@ class Block:
     rows: Rows
     confidence: Sequence[float] | None = None
 
+    def __getitem__(self, k: int, /) -> npt.NDArray[np.float32]:
+        return self.rows[k]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def copy(self) -> Block:
+        """The same, valid for good."""
+        return Block([np.array(self.rows[k]) for k in range(len(self))], self.confidence)
+
 
 class Tokenizer(Protocol):
     """Tokens and text."""

@@ -147,6 +147,19 @@ class SequenceCache:
         last = min(len(tokens), self.context.n_batch)
         return self.context.rows(last - n_rows, n_rows)
 
+    def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
+        """The rows of passes of sequences of this context, in ascending order, from one pass."""
+        parts = []
+        for cache, tokens, n_rows in passes:
+            assert isinstance(cache, SequenceCache)
+            parts.append((cache, cache.prepare(tokens, n_rows), n_rows))
+        run_together(parts)
+        rows, end = list[Rows](), 0
+        for _, tokens, n_rows in parts:
+            end += len(tokens)
+            rows.append(self.context.rows(end - n_rows, n_rows))
+        return rows
+
     def prepare(self, tokens: Sequence[int], n_rows: int) -> Sequence[int]:
         """Save the states that a rollback will need; returns the tokens still to read."""
         if self.length + len(tokens) > self.n_ctx:
@@ -184,7 +197,7 @@ class SequenceCache:
             start, end = end, end + n_batch
 
     def _pass(self, tokens: Sequence[int], n_rows: int) -> None:
-        _run([(self, tokens, n_rows)])
+        run_together([(self, tokens, n_rows)])
 
     def begin_pass(self, tokens: Sequence[int], n_rows: int) -> Part:
         """Its part of a pass, to be followed by `end_pass`, unless an exception strikes."""
@@ -223,7 +236,7 @@ class SequenceCache:
         self._unsure = False
 
 
-def _run(parts: Sequence[tuple[SequenceCache, Sequence[int], int]]) -> None:
+def run_together(parts: Sequence[tuple[SequenceCache, Sequence[int], int]]) -> None:
     """One pass over (cache, tokens, rows wanted) of several sequences of a context, in order."""
     begun = [cache.begin_pass(tokens, n_rows) for cache, tokens, n_rows in parts]
     try:
@@ -250,17 +263,9 @@ def decode_together(passes: Sequence[Pass]) -> list[Rows]:
     # llama.cpp wants sequences in ascending order.
     caches = [cast(SequenceCache, each.cache) for each in passes]
     order = sorted(range(len(passes)), key=lambda k: caches[k].sequence)
-    parts = []
-    for k in order:
-        _, tokens, n_rows = passes[k]
-        parts.append((caches[k], caches[k].prepare(tokens, n_rows), n_rows))
-    _run(parts)
-    rows: list[Rows] = [()] * len(passes)
-    end = 0
-    for k, (cache, tokens, n_rows) in zip(order, parts, strict=True):
-        end += len(tokens)
-        rows[k] = cache.context.rows(end - n_rows, n_rows)
-    return rows
+    found = caches[0].decode_all([passes[k] for k in order])
+    rows = dict(zip(order, found, strict=True))
+    return [rows[k] for k in range(len(passes))]
 
 
 def open_caches(

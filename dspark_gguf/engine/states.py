@@ -8,17 +8,18 @@ from flags all its rows: of some models llama.cpp returns the first rows, howeve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
 from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.engine import library, symbols
 from dspark_gguf.engine.context import Context
-from dspark_gguf.engine.follower import Follower
+from dspark_gguf.engine.follower import Follower, groups_of
 from dspark_gguf.engine.heads import EagleDraft, HeadDraft
 from dspark_gguf.engine.model import Model
-from dspark_gguf.engine.pairs import Floats, PairBatch
-from dspark_gguf.engine.protocol import Block, common_prefix
+from dspark_gguf.engine.pairs import Floats, PairBatch, Pairs
+from dspark_gguf.engine.protocol import Block, Pass, Rows, common_prefix
 from dspark_gguf.engine.sequence import SequenceCache
 
 #: So many states may wait until a draft is wanted: a round without one costs a copy, no pass.
@@ -200,38 +201,67 @@ class StateCache(Follower):
         self._take_back(self.length)
         while self.covered < self.seen:
             stop = min(self.covered + self._chunk, self.seen)
-            self._read_pairs(
-                self._said[self.covered : stop], self._states_before(self.covered, stop)
-            )
+            tokens = self._said[self.covered : stop]
+            states = self._states_before(self.covered, stop)
+            batch = self._batch.at(self._place(0), tokens, states, False)
+            self._unsure = True
+            self.context.decode(batch)
+            self._keep(tokens)
 
-    def _read_pairs(self, tokens: Sequence[int], states: Floats, flagged: bool = False) -> None:
-        """One pass over pairs, of which nothing is read unless they are `flagged`."""
-        batch = self._batch.at(self._place(0), tokens, states, flagged)
-        self._unsure = True
-        self.context.decode(batch)
-        self.tokens += tokens
-        self._unsure = False
+    def opening(self, last: int) -> list[int]:
+        """All pairs that wait, and `last` with the newest state."""
+        self._guessed = 0
+        return [*self._said[self.covered :], last]
 
     def start(self, last: int) -> Floats:
-        """Logits of the first guess, ``[n_vocab]``, after the newest token; valid until the next.
-
-        It reads all pairs that wait, and `last` with the newest state.
-        """
-        self._take_back(self.seen - self._first)
-        if self.seen - self.covered >= MOST_FLAGGED:
-            self.flush()
-        tokens = [*self._said[self.covered :], last]
-        self._read_pairs(tokens, self._states_before(self.covered, self.seen + 1), flagged=True)
+        """Logits of the first guess after the newest token, ``[n_vocab]``; valid until the next."""
         self._guessed = 0
-        return self._result(len(tokens) - 1)
+        return guess_together([self], [last])[0]
 
     def go_on(self, token: int) -> Floats:
         """Logits of the guess after `token`, which was guessed with the row before."""
-        self._unsure = True  # what is guessed is cut off again before anything else is read
-        batch = self._batch.at(self._place(self._guessed), [token], self._own, True)
-        self.context.decode(batch)
+        return guess_together([self], [token])[0]
+
+    def decode(self, tokens: Sequence[int], n_rows: int) -> Floats:
+        """The row of the next guess, ``[1, n_vocab]``: the first one after an `opening`."""
+        step = self.go_on if self._guessed else self.start
+        return step(tokens[-1])[None]
+
+    def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
+        """As any cache; of one pass, if that has room for all that they read."""
+        if not self.joins:
+            return super().decode_all(passes)
+        caches = [cast(StateCache, each.cache) for each in passes]
+        most, found = min(self.context.max_rows, self._batch.rows), list[Rows]()
+        for group in groups_of([len(each.tokens) for each in passes], most):
+            rows = guess_together([caches[k] for k in group], [passes[k].tokens[-1] for k in group])
+            # The next pass is made in the place of these rows.
+            found += [row[None] if len(group) == len(passes) else row[None].copy() for row in rows]
+        return found
+
+    def next_pairs(self, token: int) -> Pairs:
+        """What the next guess, after `token`, reads."""
+        if self._guessed:
+            # What is guessed is cut off again before anything else is read.
+            return Pairs(self.sequence, self._place(self._guessed - 1), [token], self._own)
+        self._take_back(self.seen - self._first)
+        if self.seen - self.covered >= MOST_FLAGGED:
+            self.flush()
+        tokens = [*self._said[self.covered :], token]
+        states = self._states_before(self.covered, self.seen + 1)
+        return Pairs(self.sequence, self._place(0), tokens, states)
+
+    def end_guess(self, pairs: Pairs, row: int) -> Floats:
+        """A pass has read these; its logits at `row`."""
+        if not self._guessed:
+            self._keep(pairs.tokens)
         self._guessed += 1
-        return self._result(0)
+        return self._result(row)
+
+    def _keep(self, tokens: Sequence[int]) -> None:
+        """These were read with the target's states, and stay."""
+        self.tokens += tokens
+        self._unsure = False
 
     def _place(self, guessed: int) -> int:
         """The position after so many guessed tokens."""
@@ -249,3 +279,20 @@ class StateCache(Follower):
         while len(rows) < count:
             rows.append(self.go_on(int(rows[-1].argmax())).copy())
         return Block(rows)
+
+
+def guess_together(caches: Sequence[StateCache], tokens: Sequence[int]) -> list[Floats]:
+    """The rows of the next guesses, each after its token, from one pass; errors as `decode`.
+
+    The caches are those of sequences of one context, in ascending order.
+    """
+    parts = [cache.next_pairs(token) for cache, token in zip(caches, tokens, strict=True)]
+    for cache in caches:
+        cache._unsure = True
+    first = caches[0]
+    first.context.decode(first._batch.of(parts, True))
+    rows, end = [], 0
+    for cache, pairs in zip(caches, parts, strict=True):
+        end += len(pairs.tokens)
+        rows.append(cache.end_guess(pairs, end - 1))
+    return rows

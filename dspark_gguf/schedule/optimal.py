@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from dspark_gguf.records import Round
 from dspark_gguf.schedule.base import Floats, Plan, no_plan
-from dspark_gguf.schedule.expected import likely_saving
+from dspark_gguf.schedule.expected import LEAST_GAIN, expected_speedup, likely_saving
 from dspark_gguf.schedule.learning import INCOME, Account, Learning, policy_for, usual_seconds
 from dspark_gguf.schedule.stopping import Policy
 
@@ -26,8 +28,9 @@ _HORIZON = 192
 _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: The account, in plain rounds: at first what drafting is likely to save in 30, at most 3, so that
 #: a machine where it can hardly win pays next to nothing for trying; later at most 16. In replay
-#: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere.
-_WINS_OF, _START, _MOST = 30.0, 3.0, 16.0
+#: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere. Where it
+#: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
+_WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
 #: What a trial may cost besides the price of catching up, in plain rounds: a step and a row more.
 _TRIAL = 1.5
 #: What may be spent on rows that look too dear, in plain rounds: one more than the policy wants.
@@ -42,7 +45,7 @@ class Optimal(Learning):
 
     It may decide not to draft, in any round. It then tries again after a number of rounds that
     doubles as long as the answer stays the same, if the price (the drafter reads what it missed)
-    fits into a small share of the time.
+    fits into a small share of the time, and a draft could win at all.
     """
 
     policy: Policy | None = field(default=None, init=False)
@@ -57,8 +60,10 @@ class Optimal(Learning):
 
     def __post_init__(self) -> None:
         costs, limit = self.costs, self.limit
-        to_win = likely_saving(costs.target_seconds[: limit + 1], costs.draft_seconds[:limit])
-        self._account = Account(min(_START, _WINS_OF * to_win), _MOST)
+        passes, steps = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
+        if start := _WINS_OF * likely_saving(passes, steps):
+            start = max(start, _GUESSES * float(steps[0] / passes[0]))
+        self._account = Account(min(_START, start), _MOST)
 
     def current(self) -> Policy:
         """The present policy, solved again if it is too old."""
@@ -97,12 +102,20 @@ class Optimal(Learning):
             worth_it = self._idle > self._wait and price + _TRIAL <= spare
             # Costs that were hardly seen are no reason to wait: the drafter falls behind meanwhile.
             worth_it = worth_it or (self.costs.is_doubtful(2) and price <= spare)
+            worth_it = worth_it and self._may_win()
             if worth_it:
                 self._wait = min(2 * self._wait, _LONGEST_WAIT)
         if not worth_it:
             return no_plan(room)
         self._idle = 0
         return OptimalPlan(limit, policy, room=room, dear=self.may_try)
+
+    def _may_win(self) -> bool:
+        """Whether a draft that is always right would win; rows hardly seen are taken to be free."""
+        passes, steps = self.costs.target_seconds[: self.limit + 1], self.costs.draft_seconds
+        if self.costs.is_doubtful(2):
+            passes = np.full_like(passes, passes[0])
+        return expected_speedup(passes, steps[: self.limit], 1.0)[0] > LEAST_GAIN
 
     def may_try(self, rows: int) -> bool:
         """Whether a pass over so many rows looks so dear that it is worth another try."""

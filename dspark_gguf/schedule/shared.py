@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,6 @@ from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
 from dspark_gguf.cost import FixedCosts, seconds_at
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.records import Draft, Round
-from dspark_gguf.schedule.expected import LEAST_GAIN, expected_speedup
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 _GAIN = 0.2
 _RISE = 2.0  # an observation counts as at most this many times what was expected
 #: What `SharedCosts` works out anew for a round.
-_OF_A_ROUND = "pass_seconds", "target_seconds", "redo_seconds", "draft_seconds", "is_hopeless"
+_OF_A_ROUND = "pass_seconds", "target_seconds", "redo_seconds", "draft_seconds"
 
 
 class SharedCosts:
@@ -41,7 +39,7 @@ class SharedCosts:
     def __init__(self, costs: LearnedCosts | FixedCosts, joint: bool = True) -> None:
         self.whole, self.joint = costs, joint
         self._row = self._step = 0.0  # seconds of each in the pass of this round
-        self._steps: dict[int, float] = {}  # seconds of a draft step by the number of conversations
+        self._steps: dict[int, float] = {}  # a draft step's, over one's, by their number
         self.set_count(1)
 
     def set_count(self, count: int, depth: float = 0.0) -> None:
@@ -76,14 +74,6 @@ class SharedCosts:
         """As any `Costs`."""
         return self.whole.draft_seconds[:MAX_DRAFT] * (self._growth(self.count) / self.count)
 
-    @cached_property
-    def is_hopeless(self) -> bool:
-        """Whether draft steps would win nothing even if they were always right."""
-        if self.count == 1:
-            return False
-        best, _ = expected_speedup(self.target_seconds, self.draft_seconds, 1.0)
-        return best <= LEAST_GAIN
-
     def _growth(self, count: int) -> float:
         """Seconds of a draft step of so many conversations, over that of one."""
         if not self.joint:
@@ -91,8 +81,7 @@ class SharedCosts:
         if count == 1:
             return 1.0
         if count in self._steps:
-            drafts = self.whole.draft_seconds
-            return self._steps[count] / float(drafts[1] - drafts[0])
+            return self._steps[count]
         return float(self.pass_seconds[count - 1] / self.pass_seconds[0])
 
     def set_pass(self, drafts: Sequence[Draft]) -> None:
@@ -122,21 +111,27 @@ class SharedCosts:
         own = drafts[step] - (drafts[step - 1] if step else 0.0)
         return float(own) * self._growth(count)
 
-    def see_draft_step(self, count: int, longest: int, seconds: float) -> None:
-        """A draft step of `count` conversations, over at most `longest` tokens, took so long."""
-        if count == 1 and longest == 1:
+    def see_draft_step(
+        self, count: int, longest: int, seconds: float, is_block: bool = False
+    ) -> None:
+        """A draft step of `count` conversations, over at most `longest` tokens, took so long.
+
+        Of a block draft it is the only one, whatever it reads.
+        """
+        if count == 1 and (is_block or longest > 1):
+            self.whole.add_first_draft_step(seconds, 1 if is_block else longest)
+        elif count == 1:
             self.whole.add_draft_step(seconds)
-        if count == 1 and longest > 1:
-            self.whole.add_first_draft_step(seconds, longest)
-        if count == 1 or longest > 1:
+        if count == 1 or (longest > 1 and not is_block):
             return
-        old = self._steps.get(count, seconds)
-        self._steps[count] = old * min(seconds / old, _RISE) ** _GAIN
+        drafts = self.whole.draft_seconds
+        grown = seconds / float(drafts[0] if is_block else drafts[1] - drafts[0])
+        old = self._steps.get(count, grown)
+        self._steps[count] = old * min(grown / old, _RISE) ** _GAIN
 
     def catch_up_seconds(self, tokens: int) -> float:
-        """All wait while one drafter reads: for ever where it would win nothing."""
-        seconds = self.whole.catch_up_seconds(tokens)
-        return inf if seconds and self.is_hopeless else seconds
+        """All wait while one drafter reads."""
+        return self.whole.catch_up_seconds(tokens)
 
     def is_doubtful(self, rows: int) -> bool:
         """Whether a plain pass of so many conversations was hardly seen yet."""

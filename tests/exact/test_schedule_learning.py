@@ -13,7 +13,7 @@ from dspark_gguf.cost import FixedCosts
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.measure.chains import Chains
 from dspark_gguf.measure.replay import replay
-from dspark_gguf.schedule import Optimal, Prefix
+from dspark_gguf.schedule import LookupRule, Optimal, Prefix
 from dspark_gguf.schedule.stopping import solve
 from dspark_gguf.testing import agreeing_rows, random_rows
 from dspark_gguf.verify import match, rejection
@@ -109,6 +109,61 @@ def test_nothing_is_spent_where_nothing_is_to_be_won():
     costs = FixedCosts(1.0 + 0.95 * np.arange(9), 0.02 * np.arange(1, 9))
     seen = rounds(Optimal(costs, Calibration(), 8), text(0, 100, score=5.0), costs)
     assert sum(round.seconds for round in seen) < 100.1
+
+
+def test_a_first_block_that_falls_short_is_not_the_last():
+    """A block costs more than a pass here: what there is to spend at first pays for two of them."""
+    costs = FixedCosts([1, 1.5, 2, 2.5, 3, 3.25, 3.5, 3.75, 4], 1.1 + 0.04 * np.arange(8))
+    short, long = text(3, 1, score=5.0), text(8, 50)
+    both = (np.concatenate([getattr(short, n), getattr(long, n)]) for n in ("survived", "gap"))
+    survived, gap = both
+    seen = rounds(Optimal(costs, Calibration(), 8), Chains("all", gap, survived, gap), costs)
+    assert seen[0].drafted > seen[0].accepted
+    assert all(round.draft.steps for round in seen[:3])
+
+
+#: Seconds of 1, 2, ... rows, and of as many guesses as a kind of draft makes; none can win.
+CANNOT_WIN = {
+    "steps dearer than a pass": (1.0 + 0.02 * np.arange(13), 1.2 * np.arange(1, 13)),
+    "steps that a row more makes too dear": (1.0 + 0.3 * np.arange(13), 0.8 * np.arange(1, 13)),
+    "a block that wins less than its rows cost": (1.0 + 0.9 * np.arange(9), np.full(8, 1.1)),
+    "three heads, the first of which reads": (1.0 + 0.4 * np.arange(4), [2.0, 2.7, 3.4]),
+}
+
+
+@pytest.mark.parametrize("table", CANNOT_WIN)
+def test_what_cannot_win_is_never_tried(table):
+    """Not even if it is always right, however long the text; copies are sent as ever."""
+    costs = FixedCosts(*CANNOT_WIN[table])
+    seen = rounds(Optimal(costs, Calibration(), costs.limit), text(8, 2000, score=9.0), costs)
+    assert len(seen) == 2000
+    assert not any(round.draft.steps for round in seen)
+    looking = Optimal(costs, Calibration(), costs.limit)
+    rule = LookupRule(FixedCosts(1.0 + 0.1 * np.arange(13), [9.0]), Calibration.of_copies(), 12,
+                      looking)  # fmt: skip
+    assert rule.plan(8).take([9.0] * 8) == 8
+
+
+def hardly_seen(step):
+    """Costs from a disturbed profile."""
+    costs = LearnedCosts()
+    for rows in (1, 1, 1, 2, 4):
+        costs.add_pass(rows, 0.9 + 0.1 * rows)
+    costs.add_draft_step(step)
+    return costs
+
+
+def test_costs_that_were_hardly_seen_are_tried_only_where_they_may_win():
+    """A step of more than a pass wins nothing, whatever a second row costs; half a pass may."""
+    dear, cheap = (Optimal(hardly_seen(step), Calibration(), 8) for step in (1.05, 0.5))
+    for rule in (dear, cheap):
+        assert rule.costs.is_doubtful(2)
+        rule.calibration.observe([5.0] * 8, [0.0])  # so that the policy is not to draft
+        for _ in range(30):
+            rule.calibration.observe([5.0], [0.0])
+        rule._account.balance = 3.0
+    assert not any(dear.plan(8).length for _ in range(500))
+    assert cheap.plan(8).length
 
 
 def test_it_comes_back_when_the_text_turns_predictable():

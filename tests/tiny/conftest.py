@@ -15,6 +15,7 @@ def a_draft_is_used(monkeypatch):
     """A tiny draft is as dear as its target, by a clock that no test depends on."""
     for module in ("assemble", "engine.pair"):
         monkeypatch.setattr(f"dspark_gguf.{module}.is_hopeless", lambda *_: False)
+    monkeypatch.setattr("dspark_gguf.schedule.Optimal._may_win", lambda _: True)
 
 
 @pytest.fixture

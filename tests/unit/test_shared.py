@@ -103,12 +103,26 @@ def test_a_step_for_several_is_learned_by_their_number():
     assert separate.step_seconds(4, 1) == pytest.approx(0.4)
 
 
+def test_blocks_of_several_are_learned_by_their_number():
+    """A block is all of a draft: its seconds are those of a first step, whatever it reads."""
+    costs = known()
+    for _ in range(8):
+        costs.add_first_draft_step(0.25, 1)
+    shared = SharedCosts(costs)
+    shared.set_count(4)
+    for _ in range(30):
+        shared.see_draft_step(4, 2, 0.5, is_block=True)
+    assert shared.step_seconds(4, 0) == pytest.approx(0.5, rel=0.01)
+    assert shared.step_seconds(1, 0) == pytest.approx(0.25)
+    shared.set_count(4)
+    assert shared.draft_seconds[0] == pytest.approx(0.5 / 4, rel=0.01)
+
+
 def test_what_cannot_win_is_not_even_tried():
     """Eight conversations: a draft step and a row cost more than a token brings."""
     shared = SharedCosts(known(step=0.8))
     rule = make_stopping_rule(Speculation(), shared, Source("model", 8, Calibration()))
     shared.set_count(8)
-    assert shared.is_hopeless
     assert not any(rule.plan(8).length for _ in range(500))
 
 
