@@ -72,7 +72,8 @@ def test_several_conversations_are_as_right_as_one(files, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["hy_v3, copy", "qwen35, copy", "qwen3next, copy", "mimo2, 3 heads, copy", "eagle3 of a hybrid"],
+    ["hy_v3, copy", "qwen35, copy", "qwen3next, copy", "mimo2, 3 heads, copy",
+     "eagle3 of a hybrid"],
 )  # fmt: skip
 def test_what_is_lent_of_a_prompt_has_the_states_of_the_draft_too(files, name):
     """Nothing of it is read again, and all guesses are right, as behind a text that was read."""
