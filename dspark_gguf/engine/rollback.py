@@ -28,6 +28,8 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from dspark_gguf.engine import library
+
 Kind = Literal["removal", "window", "snapshots", "replay"]
 
 #: Marks per cache: an edit then reads about an eighth of the conversation again.
@@ -200,9 +202,10 @@ class Rollback:
         return _State(length, data, is_stop)
 
     def _restore(self, state: _State) -> bool:
-        done = llama_cpp.llama_state_seq_set_data_ext(
-            self._context, _pointer(state.data), len(state.data), self._sequence, _PARTIAL
-        )
+        with library.listening():
+            done = llama_cpp.llama_state_seq_set_data_ext(
+                self._context, _pointer(state.data), len(state.data), self._sequence, _PARTIAL
+            )
         whole = done == len(state.data)
         return whole and self._remove(state.length) and self._end() == state.length - 1
 

@@ -143,13 +143,15 @@ def test_of_prompts_that_come_together_one_reads_what_is_common(files, alone, ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_prompt_many_times_is_read_once(files, alone, kind):
+def test_the_same_prompt_many_times_is_read_once(files, alone, kind, capfd):
     prompt = words(60, 8)
     with pair_of(files, kind, 3) as pair:
         asked = Asked(pair, alone(kind), OFF)
+        capfd.readouterr()
         requests = [asked.submit(prompt, 8) for _ in range(5)]
         asked.finish()
         assert [each.answer.cached_tokens for each in requests] == [0, *[59] * 4]
+    assert "state_read" not in capfd.readouterr().err  # llama.cpp's word on each that it takes over
 
 
 @pytest.mark.parametrize("kind", KINDS)
