@@ -113,7 +113,7 @@ class Rollback:
         """Make it possible to come back to these `length` tokens in later turns."""
         if self.kind == "removal" or not length or self._is_marked(length):
             return
-        self._marks.append(self._state(length, length in self.stops))
+        self._marks.append(self._state(length))
         while len(self._marks) > 1 and (
             len(self._marks) > _MOST_MARKS or _bytes(self._marks) > _MOST_BYTES
         ):
@@ -193,13 +193,13 @@ class Rollback:
             while states and states[-1].length > length:
                 states.pop()
 
-    def _state(self, length: int, is_stop: bool = False) -> _State:
+    def _state(self, length: int) -> _State:
         size = llama_cpp.llama_state_seq_get_size_ext(self._context, self._sequence, _PARTIAL)
         data = np.empty(size, dtype=np.uint8)
         llama_cpp.llama_state_seq_get_data_ext(
             self._context, _pointer(data), size, self._sequence, _PARTIAL
         )
-        return _State(length, data, is_stop)
+        return _State(length, data, length in self.stops)
 
     def _restore(self, state: _State) -> bool:
         with library.listening():
