@@ -9,11 +9,11 @@ from typing import Any
 
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.engine.protocol import Rows
+from dspark_gguf.engine.protocol import Rows, common_prefix
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.generation import Generation
 from dspark_gguf.noise import Draws
-from dspark_gguf.places import Place, Places
+from dspark_gguf.places import WORTH_IT, Place, Places
 from dspark_gguf.records import Round
 from dspark_gguf.tally import Answer
 
@@ -94,10 +94,23 @@ class Admission:
             request, used = self._waiting[0], sum(map(_needed, self.running))
             if self.running and _needed(request) > n_ctx - used:
                 return
-            if request.run is None and not self._begin(request):
+            if request.run is None and (self._is_read_now(request) or not self._begin(request)):
                 return
             if not request.is_over:
                 self.running.append(self._waiting.popleft())
+
+    def _is_read_now(self, request: Request) -> bool:
+        """Whether somebody reads just now what a request begins with: it can copy that then."""
+        prompt = request.prompt[:-1]
+        for other in self.running:
+            place = other.place
+            if place is None or not place.can_lend or other.live.unread == 1:
+                continue
+            common = common_prefix(other.live.tokens[:-1], prompt)
+            if common >= max(place.target.length, self._places.held(prompt)) + WORTH_IT:
+                place.target.lend_at(common)
+                return True
+        return False
 
     def _begin(self, request: Request) -> bool:
         """Give a request a place; False: all are taken."""

@@ -1,7 +1,8 @@
 """Where the conversations of a `Batcher` sit: sequences of one context, and the prefixes they keep.
 
 A finished answer stays in its place until the cells are needed. A new prompt takes the place that
-holds most of it, or a copy of what another place holds.
+holds most of it, or a copy of what another place holds: of a recurrent memory, as it was at the end
+of a message.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.engine.protocol import common_prefix
 from dspark_gguf.engine.sequence import SequenceCache
 
 #: From so many tokens on a prefix is copied from another conversation, or is a loss.
-_WORTH_IT = 16
+WORTH_IT = 16
 #: What holds the tokens themselves, or pairs with the target's states: it can be copied.
 _SHARED = ("model", "mtp", "eagle3")
 
@@ -38,6 +38,21 @@ class Place:
         """The draft's, if it is loaded."""
         return self.pair.draft_cache(self.number) if "draft" in self.pair.caches else None
 
+    @property
+    def can_lend(self) -> bool:
+        """Whether others can copy from here: else their drafts must see the target read."""
+        return self.draft is None or self.draft.joins or self.draft.kind in _SHARED
+
+    def lends(self, prompt: Sequence[int]) -> int:
+        """Tokens of a prompt that another place can copy from here."""
+        return self.target.lends(prompt) if self.can_lend else 0
+
+    def copy(self, source: Place, prompt: Sequence[int]) -> None:
+        """Hold what another place lends of a prompt."""
+        self.target.share(source.target, prompt)
+        if source.draft is not None and self.draft is not None and source.draft.kind in _SHARED:
+            self.draft.share(source.draft, self.target.tokens)
+
     def clear(self) -> None:
         """Give up all cells."""
         self.target.trim(0)
@@ -57,21 +72,29 @@ class Places:
         free = [place for place in self.all if not place.is_busy]
         if not free:
             return None
-        held = {place: common_prefix(place.target.tokens, prompt[:-1]) for place in self.all}
-        most = max(held.values()) if free[0].target.rollback == "removal" else 0
+        begin = prompt[:-1]
+        held = {place: place.target.held(begin) for place in free}
+        lent = {place: place.lends(begin) for place in self.all}
+        source = max(lent, key=lambda place: lent[place])
+        enough = max(*held.values(), lent[source]) - WORTH_IT
 
-        def preference(place: Place) -> tuple[int, bool, int, int]:
-            loses = place.target.length - held[place] > _WORTH_IT
-            return max(held[place], most), not loses, held[place], -place.used
+        def preference(place: Place) -> tuple[bool, bool, int, int]:
+            loses = place.target.length - held[place] > WORTH_IT
+            has_it = max(held[place], lent[source]) > enough
+            return has_it, not loses, held[place], -place.used
 
         best = max(free, key=preference)
-        source = max(self.all, key=lambda place: held[place])
-        if held[source] >= held[best] + _WORTH_IT:
-            _share(source.target, best.target, prompt)
-            if source.draft is not None and best.draft is not None:
-                _share(source.draft, best.draft, prompt)
+        if lent[source] >= held[best] + WORTH_IT:
+            best.copy(source, begin)
         best.is_busy = True
         return best
+
+    def held(self, prompt: Sequence[int]) -> int:
+        """Tokens of a prompt that would not be read again in the place that it got."""
+        return max(
+            place.lends(prompt) if place.is_busy else place.target.held(prompt)
+            for place in self.all
+        )
 
     def leave(self, place: Place) -> None:
         """Its answer has ended; what it holds stays."""
@@ -88,9 +111,3 @@ class Places:
             return False
         min(held, key=lambda place: place.used).clear()
         return True
-
-
-def _share(source: SequenceCache, taker: SequenceCache, prompt: Sequence[int]) -> None:
-    """What a cache holds of a prompt, for another one too, where its memory can do that."""
-    if source.rollback == taker.rollback == "removal" and source.kind in _SHARED:
-        taker.share(source, prompt[:-1])

@@ -1,28 +1,36 @@
 """Several conversations in one pass, replayed on recorded pairs x cost tables from a cold start.
 
-    python scripts/replay_conversations.py [--counts 1,2,4,8] [CHAINS.npz ...]
+    python scripts/replay_conversations.py [--counts 1,2,4,8] [--tables NAME,...] [CHAINS.npz ...]
 
-Each figure is the throughput over plain batching of as many conversations; *lookup* is with copies
-of the conversation alone, *copying* the same for the kinds of text that repeat their prompt.
+Each figure is the throughput over plain batching of as many conversations. *default* is what one
+gets without options, *lookup* copies of the conversation alone, *known* the same where the rule
+knows which copies are right and verifies only those. A recording with copies is split into the
+kinds of text that repeat their prompt and those that do not.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Speculation
-from dspark_gguf.cost import load_table
+from dspark_gguf.cost import FixedCosts, load_table
 from dspark_gguf.measure.bench.conversations import COPYING
-from dspark_gguf.measure.chains import load_chains
+from dspark_gguf.measure.chains import Chains, load_chains
 from dspark_gguf.measure.charts import text_table
-from dspark_gguf.measure.replay_many import replay_many
+from dspark_gguf.measure.replay_many import extended, replay_many
 from dspark_gguf.schedule import SharedCosts, Source, StoppingRule, make_stopping_rule
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
+#: Most copied tokens of a draft; queues of so many texts for each place; turns until a rate holds.
+COPIES, QUEUE, TURNS = 12, 3, 6
 
 
 def rule_of(costs: SharedCosts, steps: int, copies: int) -> StoppingRule:
@@ -32,33 +40,79 @@ def rule_of(costs: SharedCosts, steps: int, copies: int) -> StoppingRule:
     return make_stopping_rule(Speculation(), costs, model, lookup)
 
 
+def known(texts: Sequence[Chains], costs: FixedCosts, count: int) -> float:
+    """Over plain batching: each pass verifies right copies only, as many as the rate asks for."""
+    seconds = extended(costs).target_seconds
+    plain = rate = count / float(seconds[count - 1])
+    for _ in range(TURNS):
+        waiting, going = deque(texts), list[tuple[Chains, int]]()
+        tokens, spent = 0, 0.0
+        while len(waiting) + len(going) >= count:
+            while len(going) < count:
+                going.append((waiting.popleft(), 0))
+            right = [_right(text, place) for text, place in going]
+            most = min(sum(right), len(seconds) - count)
+            worth = np.arange(most + 1) - rate * seconds[count - 1 : count + most]
+            left = verified = int(worth.argmax())
+            for k, one in enumerate(right):
+                take, (text, place) = min(one, left), going[k]
+                going[k], left = (text, place + take + 1), left - take
+            tokens, spent = tokens + count + verified, spent + float(seconds[count + verified - 1])
+            going = [(text, place) for text, place in going if place < text.positions]
+        rate = tokens / spent
+    return rate / plain
+
+
+def _right(text: Chains, place: int) -> int:
+    """Copied tokens that are right at a place, where the answer goes on behind them."""
+    assert text.lookup is not None
+    return min(text.lookup.at(place)[1], text.positions - place - 1, COPIES)
+
+
+def kinds_of(texts: Sequence[Chains]) -> dict[str, list[Chains]]:
+    """The texts of a recording, by what they repeat if copies were recorded."""
+    if texts[0].lookup is None:
+        return {"all": list(texts)}
+    copying = [text for text in texts if text.domain in COPYING]
+    return {"new": [text for text in texts if text.domain not in COPYING], "copying": copying}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chains", nargs="*", type=Path)
     parser.add_argument("--counts", default="1,2,4,8")
+    parser.add_argument("--tables", help="names of cost tables; default: all")
     options = parser.parse_args()
     counts = [int(word) for word in options.counts.split(",")]
+    tables = {path.stem: load_table(path) for path in sorted(DATA.glob("*/*.json"))}
+    names = options.tables.split(",") if options.tables else list(tables)
     rows, least = [], []
-    for path in options.chains or sorted((DATA / "chains").glob("*.npz")):
-        texts = load_chains(path)
-        depth = min(texts[0].depth, 12)
-        copying = [text for text in texts if text.domain in COPYING]
-        copies = 12 if texts[0].lookup is not None else 0
-        for table in sorted((DATA / "tables").glob("*.json")):
-            costs = load_table(table)
-            kinds = [("default", texts, depth, copies), ("lookup", texts, 0, copies)]
-            kinds.append(("copying", copying, 0, copies))
-            for name, some, steps, free in kinds:
-                if not some or not (steps or free):
+    for path in options.chains or sorted(DATA.glob("*/*.npz")):
+        recorded = load_chains(path)
+        depth, copies = min(recorded[0].depth, 12), COPIES * (recorded[0].lookup is not None)
+        for table in names:
+            for kind, some in kinds_of(recorded).items():
+                if not some:
                     continue
-                make_rule = partial(rule_of, steps=steps, copies=free)
-                figures = [
-                    replay_many(some * (1 + 3 * n // len(some)), costs, make_rule, n).over_plain
-                    for n in counts
-                ]
-                least += figures
-                rows.append([path.stem, table.stem, name, *(f"{x:.3f}" for x in figures)])
-    print(text_table(["pair", "table", "drafts", *map(str, counts)], rows))
+                queues = [some * (1 + QUEUE * n // len(some)) for n in counts]
+                ways = {"default": depth, "lookup": 0}
+                figures = {
+                    name: [
+                        replay_many(
+                            queue, tables[table], partial(rule_of, steps=steps, copies=copies), n
+                        ).over_plain
+                        for queue, n in zip(queues, counts, strict=True)
+                    ]
+                    for name, steps in ways.items()
+                    if (copies if name == "lookup" else depth)
+                }
+                least += [one for each in figures.values() for one in each]
+                if copies:
+                    runs = zip(queues, counts, strict=True)
+                    figures["known"] = [known(queue, tables[table], n) for queue, n in runs]
+                for name, each in figures.items():
+                    rows.append([path.stem, table, kind, name, *(f"{x:.3f}" for x in each)])
+    print(text_table(["pair", "table", "text", "drafts", *map(str, counts)], rows))
     print(f"\nover plain batching: {mean(least):.3f} on average, {min(least):.3f} at least")
 
 

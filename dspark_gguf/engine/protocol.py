@@ -82,6 +82,19 @@ def prefill(cache: Cache, tokens: Sequence[int]) -> int:
     return kept
 
 
+class Listener(Protocol):
+    """Is told what a cache reads, such as a draft that works on the target's features."""
+
+    def on_pass(self, count: int, first: int) -> None:
+        """The cache has read `count` more tokens, from place `first` in the batch on.
+
+        The results of the pass are still there.
+        """
+
+    def on_trim(self, length: int) -> None:
+        """All tokens from position `length` on are void, and the cache may have dropped more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """The guesses of one pass of a block draft: logits and, with a confidence head, confidence."""

@@ -11,13 +11,16 @@ replay      other recurrent and hybrid models                nothing: a state is
                                                              pass that may be taken back
 ==========  ===============================================  =====================================
 
-To go back further there are *marks*: states saved at the ends of prompts and in long reads, so that
-after an edit of an earlier turn not everything must be read again.
+To go back further there are *marks*: states saved at the ends of messages and in long reads, so
+that after an edit of an earlier turn not everything must be read again. Another sequence of the
+context can go on from them, too.
 """
 
 from __future__ import annotations
 
 import ctypes
+from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,12 +28,16 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from dspark_gguf.engine import library
+
 Kind = Literal["removal", "window", "snapshots", "replay"]
 
 #: Marks per cache: an edit then reads about an eighth of the conversation again.
 _MOST_MARKS = 8
 #: Bytes that the states of a cache may take; one of each kind is kept whatever its size.
 _MOST_BYTES = 256 * 2**20
+#: Reading so many tokens again is cheaper than one more pass, which a mark costs.
+LONG = 16
 #: Saves only what cannot be removed from a memory: recurrent states and windows.
 _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
@@ -41,6 +48,7 @@ class _State:
 
     length: int
     data: npt.NDArray[np.uint8]
+    is_stop: bool = False
 
 
 class Rollback:
@@ -54,6 +62,7 @@ class Rollback:
         model = llama_cpp.llama_get_model(context)
         self._context, self._memory = context, llama_cpp.llama_get_memory(context)
         self._sequence = sequence
+        self._vocabulary = llama_cpp.llama_model_get_vocab(model)
         self._recurrent = not is_head and bool(
             llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
         )
@@ -62,6 +71,8 @@ class Rollback:
         self.snapshots = int(llama_cpp.llama_n_rs_seq(context)) if self._recurrent else 0
         #: Tokens of the last pass that snapshots can take back; -1: unknown.
         self.last = 0
+        #: Lengths of a prompt where its reading stops for a mark.
+        self.stops: list[int] = []
         self._marks: list[_State] = []
         self._saved: list[_State] = []
         #: See the table above.
@@ -78,6 +89,26 @@ class Rollback:
         elif not self._saved or _bytes(self._saved) < _MOST_BYTES:
             self._saved.append(self._state(length))
 
+    def plan_stops(self, prompt: Sequence[int], held: int) -> None:
+        """Stop at the end of a prompt, and behind the control tokens that end its messages."""
+        count = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
+        control = {
+            token
+            for token in set(prompt[held:])
+            if 0 <= token < count and llama_cpp.llama_vocab_is_control(self._vocabulary, token)
+        }
+        self.stops, last = [], held
+        for length in range(held + LONG + 1, len(prompt) - LONG):
+            if prompt[length - 1] in control and length - last > LONG:
+                self.stops.append(length)
+                last = length
+        self.stops.append(len(prompt))
+
+    def stop_at(self, length: int) -> None:
+        """Stop there too."""
+        if length not in self.stops:
+            insort(self.stops, length)
+
     def mark(self, length: int) -> None:
         """Make it possible to come back to these `length` tokens in later turns."""
         if self.kind == "removal" or not length or self._is_marked(length):
@@ -86,8 +117,26 @@ class Rollback:
         while len(self._marks) > 1 and (
             len(self._marks) > _MOST_MARKS or _bytes(self._marks) > _MOST_BYTES
         ):
-            lengths = [0, *(mark.length for mark in self._marks[:-1])]  # the newest one stays
-            del self._marks[int(np.diff(lengths).argmin())]
+            older = self._marks[:-1]  # the newest one stays
+            gaps = np.diff([0, *(mark.length for mark in older)])
+            del self._marks[min(range(len(older)), key=lambda k: (older[k].is_stop, gaps[k]))]
+
+    def marked(self, length: int) -> int:
+        """The longest prefix of at most `length` tokens whose state is kept; 0: none."""
+        states = [*self._marks, *self._saved]
+        return max((state.length for state in states if state.length <= length), default=0)
+
+    def keeps(self, length: int, held: int) -> int:
+        """How many of the `held` tokens there would be after going `back` to `length`."""
+        return length if self._reaches(length, held) else self.marked(length)
+
+    def take_over(self, other: Rollback, length: int) -> bool:
+        """Go on from the state that another sequence has `marked`; whether that was possible."""
+        states = [*other._marks, *other._saved]
+        if not self._restore(next(state for state in states if state.length == length)):
+            return False
+        self._marks = [state for state in other._marks if state.length <= length]
+        return True
 
     def _is_marked(self, length: int) -> bool:
         return bool(self._marks) and self._marks[-1].length == length
@@ -150,12 +199,13 @@ class Rollback:
         llama_cpp.llama_state_seq_get_data_ext(
             self._context, _pointer(data), size, self._sequence, _PARTIAL
         )
-        return _State(length, data)
+        return _State(length, data, length in self.stops)
 
     def _restore(self, state: _State) -> bool:
-        done = llama_cpp.llama_state_seq_set_data_ext(
-            self._context, _pointer(state.data), len(state.data), self._sequence, _PARTIAL
-        )
+        with library.listening():
+            done = llama_cpp.llama_state_seq_set_data_ext(
+                self._context, _pointer(state.data), len(state.data), self._sequence, _PARTIAL
+            )
         whole = done == len(state.data)
         return whole and self._remove(state.length) and self._end() == state.length - 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Event
-from typing import Protocol, cast
+from typing import cast
 
 import llama_cpp
 import numpy as np
@@ -14,27 +14,10 @@ from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
 from dspark_gguf.engine.context import Context, Part, open_context
 from dspark_gguf.engine.memory import Footprint
 from dspark_gguf.engine.model import Model
-from dspark_gguf.engine.protocol import Pass, Rows, common_prefix
-from dspark_gguf.engine.rollback import Rollback
+from dspark_gguf.engine.protocol import Listener, Pass, Rows, common_prefix
+from dspark_gguf.engine.rollback import LONG, Rollback
 from dspark_gguf.engine.token_map import TokenMap
 from dspark_gguf.errors import CacheFullError, Cancelled, ResourceError
-
-#: More tokens than this before the wanted rows are read in a separate pass, to save a state after
-#: it: reading a few tokens again is cheaper than one more pass.
-_LONG = 16
-
-
-class Listener(Protocol):
-    """Is told what a cache reads, such as a draft that works on the target's features."""
-
-    def on_pass(self, count: int, first: int) -> None:
-        """The cache has read `count` more tokens, from place `first` in the batch on.
-
-        The results of the pass are still there.
-        """
-
-    def on_trim(self, length: int) -> None:
-        """All tokens from position `length` on are void, and the cache may have dropped more."""
 
 
 class SequenceCache:
@@ -76,7 +59,6 @@ class SequenceCache:
             self.max_rows = min(max_rows, 1 + self._rollback.snapshots)
         self._unsure = False
         self._before = False, 0
-        self._prompt_end = 0
 
     @property
     def length(self) -> int:
@@ -99,7 +81,8 @@ class SequenceCache:
         self._take_back(common_prefix(self.tokens, tokens))
         for listener in self.listeners:
             listener.on_trim(self.length)
-        self._prompt_end = len(tokens)
+        if self.rollback != "removal" and not self._is_draft:
+            self._rollback.plan_stops(tokens, self.length)
         if self.length == len(tokens):
             self._rollback.mark(self.length)
         return self.length
@@ -171,15 +154,17 @@ class SequenceCache:
             raise ValueError(f"{n_rows} rows of a context made for {self.max_rows}")
         if self.rollback == "removal":
             return tokens
-        head = len(tokens) - n_rows
+        end = self.length + len(tokens) - n_rows
         revocable = n_rows > 1 or (n_rows == 1 and self._is_draft)
-        ends_prompt = self.length < self._prompt_end <= self.length + head and not self._is_draft
         saves = revocable and self.rollback == "replay" and not self._is_draft
-        if head > _LONG or ends_prompt or (head and saves):
+        stops = [stop for stop in self._rollback.stops if self.length < stop <= end]
+        is_long = end - max([self.length, *stops]) > LONG
+        for stop in [*stops, end] if is_long or saves else stops:
+            head = stop - self.length
             self._read(tokens[:head], 0)
-            if head > _LONG or ends_prompt:
-                self._rollback.mark(self.length)
             tokens = tokens[head:]
+            if is_long or stop in stops:
+                self._rollback.mark(stop)
         if revocable:
             self._rollback.save(self.length)
         return tokens
@@ -217,13 +202,32 @@ class SequenceCache:
         for listener in self.listeners:
             listener.on_pass(len(tokens), first)
 
+    def held(self, prompt: Sequence[int]) -> int:
+        """Tokens of a prompt that it need not read again."""
+        return self._rollback.keeps(common_prefix(self.tokens, prompt), self.length)
+
+    def lends(self, prompt: Sequence[int]) -> int:
+        """Tokens of a prompt that another sequence of the context can `share`."""
+        common = common_prefix(self.tokens, prompt)
+        return common if self.rollback == "removal" else self._rollback.marked(common)
+
+    def lend_at(self, length: int) -> None:
+        """Be able to lend the first `length` tokens of what it will read."""
+        if self.rollback != "removal":
+            self._rollback.stop_at(length)
+
     def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
-        """Hold what another sequence of the context holds of a prompt, in the same cells."""
+        """Hold what another sequence of the context `lends` of a prompt, in the same cells."""
         self.trim(0)
-        length = common_prefix(other.tokens, prompt)
+        length = other.lends(prompt)
+        if not length:
+            return
+        self._unsure = True
         memory = llama_cpp.llama_get_memory(self.pointer)
         llama_cpp.llama_memory_seq_cp(memory, other.sequence, self.sequence, 0, length)
-        self.tokens[:] = other.tokens[:length]
+        if self.rollback == "removal" or self._rollback.take_over(other._rollback, length):
+            self.tokens[:] = other.tokens[:length]
+            self._unsure = False
 
     def _take_back(self, length: int) -> None:
         """Take back to `length`, or further; also what an interrupted pass may have left."""

@@ -127,12 +127,16 @@ class StateCache(Follower):
 
     def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
         """As any cache, after the target did so; also the state of the newest token, if known."""
+        assert isinstance(other, StateCache)
+        if other.is_ready(other._target.length):
+            other.flush()
         super().share(other, prompt[self._first :])
         self.adopt(self.tokens)
-        assert isinstance(other, StateCache)
-        place = self._base - other._base
-        if 0 <= place < len(other._said) - other._base and self._base < self._target.length:
-            self._states[0] = other._states[place]
+        place, state = self._base - other._base, other._kept.get(self._base)
+        if 0 <= place < len(other._said) - other._base:
+            state = other._states[place]
+        if state is not None and self._base < self._target.length:
+            self._states[0] = state
             self._said.append(self._target.tokens[self._base])
 
     def on_trim(self, length: int) -> None:

@@ -70,6 +70,28 @@ def test_several_conversations_are_as_right_as_one(files, name):
         alone.pair.close()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["hy_v3, copy", "qwen35, copy", "qwen3next, copy", "mimo2, 3 heads, copy",
+     "eagle3 of a hybrid"],
+)  # fmt: skip
+def test_what_is_lent_of_a_prompt_has_the_states_of_the_draft_too(files, name):
+    """Nothing of it is read again, and all guesses are right, as behind a text that was read."""
+    greedy = Sampling(temperature=0, ignore_eos=True)
+    begin, alone = [*CYCLE, *CYCLE, *CYCLE][:60], OfTarget(files, name)
+    with crowd_of(files, name, 3) as pair:
+        batcher = Batcher(pair, ALWAYS, parallel=3)
+        texts = [[*begin, *CYCLE[k : k + 4]] for k in range(10, 14)]
+        requests = [batcher.submit(prompt, greedy, Limits(max_tokens=20)) for prompt in texts]
+        list(batcher)
+        for prompt, request in zip(texts, requests, strict=True):
+            assert request.answer.tokens == alone.says(prompt, greedy, 20)
+            tally = request.answer.tally
+            assert tally.drafted == tally.accepted > 0
+        assert [each.answer.cached_tokens for each in requests] == [0, 60, 60, 60]
+    alone.pair.close()
+
+
 @pytest.mark.parametrize("how", [ALWAYS, LEARNED], ids=["fixed", "learned"])
 @pytest.mark.parametrize(
     "name",

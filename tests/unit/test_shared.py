@@ -12,6 +12,7 @@ from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Speculation
 from dspark_gguf.cost import FixedCosts, load_table
 from dspark_gguf.learned_costs import LearnedCosts
+from dspark_gguf.measure.bench.conversations import COPYING
 from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.measure.replay_many import extended, replay_many
 from dspark_gguf.records import Draft, Round, Segment, Verdict
@@ -139,6 +140,27 @@ def test_never_slower_than_plain_batching(table, count):
     assert result.over_plain >= 0.98
     if count == 1:
         assert result.over_plain >= 1.08
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "table",
+    ["tables/cpu-2-cores-f16", "tables/cpu-2-cores-q8_0", "conversations/rig-f16"],
+)
+def test_copies_of_the_conversation_never_cost_plain_batching_anything(table, count):
+    """New texts and texts that copy, from a cold start."""
+    texts = load_chains(DATA / "conversations" / "copies_f16.npz")
+    costs = load_table(DATA / f"{table}.json")
+
+    def rule_of(costs):
+        copies = Source("lookup", 12, Calibration.of_copies(), is_free=True)
+        return make_stopping_rule(Speculation(), costs, None, copies)
+
+    for is_copying in (False, True):
+        some = [text for text in texts if (text.domain in COPYING) == is_copying]
+        queue = some * (1 + 3 * count // len(some))
+        speed = replay_many(queue, costs, rule_of, count).over_plain
+        assert speed >= (1.09 if is_copying and count <= 4 else 0.98)
 
 
 def test_a_table_goes_on_as_steep_as_it_was():

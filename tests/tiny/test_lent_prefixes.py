@@ -1,0 +1,172 @@
+"""A prompt that begins like another conversation goes on from what that one has read."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from dspark_gguf import Batcher, Limits, Speculation
+from tests.crowd import (
+    ALWAYS,
+    COPIES,
+    KINDS,
+    LEARNED,
+    Alone,
+    pair_of,
+    settings_of,
+    write_models,
+)
+from tests.tiny_gguf import IM_END
+
+OFF = Speculation(mode="off")
+START = IM_END - 1
+SEED = settings_of(3, 0.8)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_models(tmp_path_factory.mktemp("kinds"))
+
+
+@pytest.fixture(scope="module")
+def alone(files):
+    made = {}
+
+    def of(kind):
+        return made.setdefault(kind, Alone(files, kind))
+
+    yield of
+    for each in made.values():
+        each.pair.close()
+
+
+def words(count, seed):
+    rng = random.Random(seed)
+    return [rng.randrange(10, 250) for _ in range(count)]
+
+
+def message(count, seed):
+    return [START, *words(count, seed), IM_END]
+
+
+SYSTEM = message(50, 1)
+
+
+def conversation(*seeds):
+    """The system message, further ones, and the beginning of an answer."""
+    tokens = list(SYSTEM)
+    for seed in seeds:
+        tokens += message(30, seed)
+    return [*tokens, START]
+
+
+class Asked:
+    """A batcher whose answers are held against those of each prompt alone."""
+
+    def __init__(self, pair, alone, how, parallel=4):
+        self.batcher, self.alone = Batcher(pair, how, parallel=parallel), alone
+        self.requests = []
+
+    def submit(self, prompt, most):
+        request = self.batcher.submit(prompt, SEED, Limits(max_tokens=most))
+        self.requests.append(request)
+        return request
+
+    def finish(self):
+        list(self.batcher)
+        for each in self.requests:
+            text = self.alone.says(each.prompt, SEED, each.limits.max_tokens)
+            assert each.answer.tokens == text
+
+
+def lent(kind, prompt, other):
+    """What a prompt can take over from another conversation."""
+    common = next(k for k, (a, b) in enumerate(zip(prompt, other, strict=False)) if a != b)
+    return common if kind == "removal" else len(SYSTEM)
+
+
+@pytest.mark.parametrize("how", [OFF, ALWAYS, COPIES], ids=["plain", "drafts", "copies"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_system_message_is_read_once(files, alone, kind, how):
+    first, second, third = conversation(2), conversation(3), conversation(4)
+    with pair_of(files, kind, 3) as pair:
+        asked = Asked(pair, alone(kind), how)
+        finished = asked.submit(first, 12)
+        asked.finish()
+        assert finished.answer.cached_tokens == 0
+        running = asked.submit(second, 40)
+        for _ in range(6):
+            asked.batcher.step()
+        assert 0 < len(running.answer.tokens) < 40
+        late = asked.submit(third, 12)
+        asked.finish()
+        assert running.answer.cached_tokens == lent(kind, second, first)
+        assert late.answer.cached_tokens == lent(kind, third, second)
+        # What was lent is still with the lender, which goes on.
+        longer = [*first, *finished.answer.tokens, IM_END, *message(30, 5), START]
+        again = asked.submit(longer, 12)
+        asked.finish()
+        assert again.answer.cached_tokens >= len(first) + 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_that_went_on_still_lends_its_first_messages(files, alone, kind):
+    with pair_of(files, kind, 2) as pair:
+        asked = Asked(pair, alone(kind), LEARNED, parallel=2)
+        talk = conversation(2)
+        for seed in range(10, 15):
+            said = asked.submit(talk, 10)
+            asked.finish()
+            talk = [*talk, *said.answer.tokens, IM_END, *message(30, seed), START]
+        running = asked.submit(talk, 30)
+        for _ in range(4):
+            asked.batcher.step()
+        other = conversation(3)
+        late = asked.submit(other, 10)
+        asked.finish()
+        assert running.answer.cached_tokens > len(talk) - 40
+        assert late.answer.cached_tokens == lent(kind, other, talk)
+
+
+@pytest.mark.parametrize("how", [OFF, ALWAYS], ids=["plain", "drafts"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_prompts_that_come_together_one_reads_what_is_common(files, alone, kind, how):
+    """There are no messages in these: where they part is seen before it is read."""
+    common = words(70, 7)
+    with pair_of(files, kind, 4) as pair:
+        asked = Asked(pair, alone(kind), how)
+        requests = [asked.submit([*common, 10 + k, *words(25, k)], 10 + k) for k in range(6)]
+        asked.finish()
+        cached = [each.answer.cached_tokens for each in requests]
+        assert cached == [0, *[70] * 5]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_prompt_many_times_is_read_once(files, alone, kind, capfd):
+    prompt = words(60, 8)
+    with pair_of(files, kind, 3) as pair:
+        asked = Asked(pair, alone(kind), OFF)
+        capfd.readouterr()
+        requests = [asked.submit(prompt, 8) for _ in range(5)]
+        asked.finish()
+        assert [each.answer.cached_tokens for each in requests] == [0, *[59] * 4]
+    assert "state_read" not in capfd.readouterr().err  # llama.cpp's word on each that it takes over
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reader_that_is_cancelled_keeps_nobody_waiting(files, alone, kind):
+    common = words(200, 9)
+    with pair_of(files, kind, 3) as pair:
+        asked = Asked(pair, alone(kind), OFF, parallel=3)
+        asked.batcher._pieces.patience = 1e-6  # pieces of 16 tokens beside running answers
+        asked.submit(words(5, 1), 60)
+        asked.batcher.step()
+        reader = asked.batcher.submit([*common, 10], SEED, Limits(max_tokens=5))
+        late = asked.submit([*common, 20], 5)
+        for _ in range(3):
+            asked.batcher.step()
+        assert late.run is None  # it waits for the reader
+        asked.batcher.cancel(reader)
+        asked.finish()
+        assert late.answer.tokens
