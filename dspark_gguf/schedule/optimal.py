@@ -20,7 +20,7 @@ _SOLVE_EVERY = 4
 #: over a plain pass, than it counted on. If all of them do, the policy is as good as it was.
 _ROWS_MORE, _MOVED = (1, 3, 8), 0.05
 #: Rounds without a draft before it is tried again: doubled from the first to the last.
-_FIRST_WAIT, _LONGEST_WAIT = 4, 128
+_FIRST_WAIT, _LONGEST_WAIT, _ASKS_AGAIN = 4, 128, 512
 #: Tokens within which it must pay to read what the drafter missed.
 _HORIZON = 192
 #: The share of it that must win the price back, for an answer may end at any time; and what is
@@ -102,7 +102,8 @@ class Optimal(Learning):
             worth_it = self._idle > self._wait and price + _TRIAL <= spare
             # Costs that were hardly seen are no reason to wait: the drafter falls behind meanwhile.
             worth_it = worth_it or (self.costs.is_doubtful(2) and price <= spare)
-            worth_it = worth_it and self._may_win()
+            # A busy moment may have said that nothing can be won: it is asked again.
+            worth_it = worth_it and (self._idle > _ASKS_AGAIN or self._may_win())
             if worth_it:
                 self._wait = min(2 * self._wait, _LONGEST_WAIT)
         if not worth_it:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -132,12 +133,13 @@ CANNOT_WIN = {
 
 
 @pytest.mark.parametrize("table", CANNOT_WIN)
-def test_what_cannot_win_is_never_tried(table):
-    """Not even if it is always right, however long the text; copies are sent as ever."""
+def test_what_cannot_win_is_hardly_tried(table):
+    """Not even if it is always right: its costs may be wrong. Copies are sent as ever."""
     costs = FixedCosts(*CANNOT_WIN[table])
     seen = rounds(Optimal(costs, Calibration(), costs.limit), text(8, 2000, score=9.0), costs)
-    assert len(seen) == 2000
-    assert not any(round.draft.steps for round in seen)
+    tried = [k for k, round in enumerate(seen) if round.draft.steps]
+    assert 1 <= len(tried) <= 3
+    assert all(after - before > 500 for before, after in pairwise([0, *tried]))
     looking = Optimal(costs, Calibration(), costs.limit)
     rule = LookupRule(FixedCosts(1.0 + 0.1 * np.arange(13), [9.0]), Calibration.of_copies(), 12,
                       looking)  # fmt: skip
