@@ -116,7 +116,7 @@ class Fit:
         with self.autocast():
             logits = network.logits(network(batch.anchors), batch.before)
         weights = batch.valid * self._weights
-        late = min(1.0, max(0.0, (done - 0.1) / 0.5))
+        late = 1.0 if recipe.refines else min(1.0, max(0.0, (done - 0.1) / 0.5))
         loss = distance(logits.float(), batch, weights / weights.sum(), late)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -16,6 +16,7 @@ class Recipe:
         cooling: share of the time in which the rates fall.
         every: seconds between two evaluations, or steps if `steps` says how many there are.
         patience: evaluations without a gain of 0.5 % after which more no longer helps.
+        refines: whether the draft was trained before: the loss of the end from the first step on.
 
     """
 
@@ -31,3 +32,9 @@ class Recipe:
     patience: int = 4
     steps: int | None = None
     seed: int = 0
+    refines: bool = False
+
+    @classmethod
+    def refining(cls, seed: int) -> Recipe:
+        """To go on from a draft: at the full rates it would first forget."""
+        return cls(rate=7e-4, head_rate=1.2e-3, seed=seed, refines=True)

@@ -49,7 +49,8 @@ class Training:
     ) -> None:
         require_libraries()
         self._job, self._options, self._say = job, options, say
-        self._recipe, self._template = recipe or Recipe(seed=job.seed), chat_template
+        usual = Recipe(seed=job.seed) if job.start is None else Recipe.refining(job.seed)
+        self._recipe, self._template = recipe or usual, chat_template
         self._header: Header = read_header(job.target)
         require_trainable(self._header)
         self._shape = Shape.of_target(self._header)
