@@ -100,10 +100,13 @@ class TableBlock:
     def begin(self, tokens):
         """Nothing is ever missed."""
 
-    def propose(self, last, count):
-        start = before = (*self.target.tokens, last)
+    def opening(self, last):
+        return [last]
+
+    def decode(self, tokens, n_rows):
+        start = before = (*self.target.tokens, *tokens)
         rows = []
-        for k in range(count):
+        for k in range(n_rows):
             rows.append(self.rows(before))
             # Without a Markov head a row knows its place, not what stands before it.
             guess = int(rows[-1].argmax()) if self.is_chained else 0
