@@ -48,18 +48,18 @@ class Fit:
         recipe, best, waited = self.recipe, 0.0, 0
         rng = np.random.default_rng(recipe.seed + self.step)
         torch.manual_seed(recipe.seed + self.step)
-        queue, shown = self._queue(train, rng), self._clock()
+        queue, shown = self._queue(train, rng), (self._clock(), self.step)
         while (done := self._done(seconds)) < 1.0:
             began = perf_counter()
             self._learn(batches.drawn(next(queue), recipe.each, rng), done)
             self.seconds += perf_counter() - began  # what the caller does meanwhile is not its own
-            if not held or self._clock() - shown < recipe.every:
+            if not held or not self._is_due(*shown):
                 yield done, None
                 continue
             began = perf_counter()
             found = evaluate(self.network, batches, held, self.autocast)
             self.seconds += perf_counter() - began
-            shown = self._clock()
+            shown = self._clock(), self.step
             gained = found.tokens_a_pass > 1.005 * best
             best, waited = max(best, found.tokens_a_pass), 0 if gained else waited + 1
             if waited >= recipe.patience and self._cooling_from is None:
@@ -83,6 +83,11 @@ class Fit:
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.seen, self.seconds = state["step"], state["seen"], state["seconds"]
+
+    def _is_due(self, clock: float, step: int) -> bool:
+        """Whether to evaluate again, after the last time."""
+        apart = self.recipe.apart if self.recipe.steps is None else 0
+        return self._clock() - clock >= self.recipe.every and self.step - step >= apart
 
     def _clock(self) -> float:
         return self.seconds if self.recipe.steps is None else float(self.step)

@@ -15,6 +15,7 @@ class Recipe:
         rate: of learning; the Markov head learns at `head_rate`.
         cooling: share of the time in which the rates fall.
         every: seconds between two evaluations, or steps if `steps` says how many there are.
+        apart: steps between two evaluations, at least: on a slow machine a minute shows no gain.
         patience: evaluations without a gain of 0.5 % after which more no longer helps.
         refines: whether the draft was trained before: the loss of the end from the first step on.
 
@@ -29,6 +30,7 @@ class Recipe:
     cooling: float = 0.25
     dropout: float = 0.1
     every: float = 60.0
+    apart: int = 50
     patience: int = 4
     steps: int | None = None
     seed: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from threading import Event
 
 import numpy as np
@@ -135,6 +136,15 @@ def test_stops_when_more_no_longer_helps(learned):
     shares = [done for done, _ in fit.run(batches, range(38), [38, 39], 0.0)]
     assert fit.step == len(shares) < 60
     assert shares == sorted(shares)
+
+
+def test_a_slow_machine_is_not_judged_by_the_minute(learned):
+    """Evaluations are so many steps apart, however long these take."""
+    network, _, batches = learned
+    recipe = Recipe(anchors=32, each=16, every=0.0, apart=3, dropout=0.0, rate=1e-5)
+    run = Fit(network, recipe, CPU).run(batches, range(38), [38, 39], 60.0)
+    found = [walk is not None for _, walk in islice(run, 12)]
+    assert found == [False, False, True] * 4
 
 
 def test_served_confidence_is_the_fitted_head(learned, cycle_target, talks, tmp_path):
