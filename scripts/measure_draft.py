@@ -1,13 +1,14 @@
-"""What is a draft with another tokenizer worth? By kind of text, cold and warm.
+"""What is a draft worth? By kind of text, cold and warm.
 
-    python scripts/measure_foreign.py TARGET.gguf -d DRAFT.gguf [--forced] [--tokens 48]
+    python scripts/measure_draft.py TARGET.gguf -d DRAFT.gguf [--forced] [--tokens 48]
 
 One prompt of each kind of text. First, with five draft steps in every round: the share of the
 proposed tokens that stand, and tokens a pass of the target. No clock is involved; `--forced`
 measures nothing else. Then the default, lookup included, over plain decoding before and after it:
 *cold*, each prompt with nothing learned but what passes cost; *warm*, after another prompt of each
 kind. Prompts are read outside the figures; what the draft reads of them counts.
-`--table NAME --step SHARE`: no clock, passes and draft steps are charged what they cost on a rig.
+`--table NAME --step SHARE`: no clock, passes and draft steps (a block is one) are charged what they
+cost on a rig.
 """
 
 from __future__ import annotations
@@ -72,10 +73,14 @@ class Bench:
         return [f"{median(ratios):.2f}", f"{passes:.2f}"]
 
 
-def rig_costs(table: str, step: float) -> Measured:
-    """Rows as a table has them, draft steps of so many plain passes, reading at a tenth of that."""
+def rig_costs(table: str, step: float, is_block: bool) -> Measured:
+    """Rows as a table has them, draft steps of so many plain passes, reading at a tenth of that.
+
+    A block is one step.
+    """
     rows = load_table(TABLES / f"{table}.json").target_seconds
-    costs = FixedCosts(rows / rows[0], step * np.arange(1, len(rows)))
+    steps = np.ones(len(rows) - 1) if is_block else np.arange(1, len(rows))
+    costs = FixedCosts(rows / rows[0], step * steps)
     costs.catch_up_seconds = lambda tokens: step / 10 * tokens * (tokens > 2)  # type: ignore[method-assign]
     return Measured(costs)
 
@@ -102,11 +107,11 @@ def main() -> None:
         "draft_options": DraftOptions(n_ctx=2048),
     }
     head = HEAD[:3] if asked.forced else HEAD
-    costs = rig_costs(asked.table, asked.step) if asked.table else None
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     with load_pair(asked.target, asked.draft, **options) as pair:
         pair.learned(DEFAULT)
         kind = pair.draft_cache().kind
+        costs = rig_costs(asked.table, asked.step, kind == "block") if asked.table else None
         always = Speculation(mode="on", drafter=kind, draft_max=5, draft_min_prob=0.0, learn=False)
         bench, warm = Bench(pair, asked.tokens, costs), pair.copy_costs()
         first: dict[str, list[int]] = {}
