@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 
@@ -22,6 +23,8 @@ from dspark_gguf.paths import data_dir, make_private
 
 #: A text with more characters, or with several lines, is edited in $EDITOR.
 _LONG = 200
+# Without a handler, Python shows its errors: a signal while the history is read would be one.
+logging.getLogger("prompt_toolkit").addHandler(logging.NullHandler())
 
 
 class TerminalReader:

@@ -137,6 +137,17 @@ def test_a_signal_in_the_middle_of_an_answer(home, model, number, name):
     assert assistant["content"]
 
 
+def test_what_goes_wrong_in_the_line_editor_is_no_traceback():
+    """Such as a signal while it reads the history; the exit is raised all the same."""
+    done = run_python(
+        "-c",
+        "import logging, dspark_gguf.chat.typed\n"
+        "try:\n    raise SystemExit(143)\n"
+        "except BaseException:\n    logging.getLogger('prompt_toolkit.buffer').exception('x')",
+    )
+    assert not done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_the_prompt(home, model, number):
     """Nobody is answering; the terminal is left as it was."""
