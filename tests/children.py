@@ -37,7 +37,8 @@ def default_signals():
     """
     ignored = [each for each in signal.valid_signals() if signal.getsignal(each) is signal.SIG_IGN]
     for each in ignored:
-        signal.signal(each, lambda *_: None)
+        interrupts = each is signal.SIGINT  # also in the tests that press Ctrl-C here
+        signal.signal(each, signal.default_int_handler if interrupts else lambda *_: None)
     try:
         yield
     finally:
