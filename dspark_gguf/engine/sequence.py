@@ -132,10 +132,9 @@ class SequenceCache:
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
         """The rows of passes of sequences of this context, in ascending order, from one pass."""
-        parts = []
-        for cache, tokens, n_rows in passes:
-            assert isinstance(cache, SequenceCache)
-            parts.append((cache, cache.prepare(tokens, n_rows), n_rows))
+        caches = [cast(SequenceCache, each.cache) for each in passes]
+        pairs = zip(caches, passes, strict=True)
+        parts = [(cache, cache.prepare(one.tokens, one.n_rows), one.n_rows) for cache, one in pairs]
         run_together(parts)
         rows, end = list[Rows](), 0
         for _, tokens, n_rows in parts:
@@ -267,8 +266,7 @@ def decode_together(passes: Sequence[Pass]) -> list[Rows]:
     # llama.cpp wants sequences in ascending order.
     caches = [cast(SequenceCache, each.cache) for each in passes]
     order = sorted(range(len(passes)), key=lambda k: caches[k].sequence)
-    found = caches[0].decode_all([passes[k] for k in order])
-    rows = dict(zip(order, found, strict=True))
+    rows = dict(zip(order, caches[0].decode_all([passes[k] for k in order]), strict=True))
     return [rows[k] for k in range(len(passes))]
 
 
@@ -287,13 +285,12 @@ def open_caches(
     snapshots = 0 if is_draft else footprint.snapshots(max_rows - 1, n_seq)
     most = min(n_seq * max_rows, max(max_rows, MOST_ROWS))
     context = open_context(model, n_ctx, most, interrupt, snapshots=snapshots, n_seq=n_seq)
-    caches = []
-    for sequence in range(n_seq):
-        cache = SequenceCache(context, model.options.swa_full, max_rows, is_draft, sequence)
+    parts = model.options.swa_full, max_rows, is_draft
+    caches = [SequenceCache(context, *parts, sequence) for sequence in range(n_seq)]
+    for cache in caches:
         cache.model = model
         if n_seq > 1:  # one conversation alone may not need all the room there is
             cache.n_ctx = min(n_ctx, model.n_ctx_train)
-        caches.append(cache)
     return caches
 
 

@@ -228,8 +228,7 @@ class StateCache(Follower):
 
     def decode(self, tokens: Sequence[int], n_rows: int) -> Floats:
         """The row of the next guess, ``[1, n_vocab]``: the first one after an `opening`."""
-        step = self.go_on if self._guessed else self.start
-        return step(tokens[-1])[None]
+        return (self.go_on if self._guessed else self.start)(tokens[-1])[None]
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
         """As any cache; of one pass, if that has room for all that they read."""
@@ -274,8 +273,7 @@ class StateCache(Follower):
     def _result(self, row: int) -> Floats:
         pointer = self._get_own(self.pointer, row)
         self._own = np.ctypeslib.as_array(pointer, (1, self.draft.width)).copy()
-        logits: Floats = self.context.rows(row, 1)[0]
-        return logits
+        return cast(Floats, self.context.rows(row, 1)[0])
 
     def propose(self, last: int, count: int) -> Block:
         """Guesses for the `count` tokens after `last`, each the best one of its row."""
