@@ -132,9 +132,8 @@ class SequenceCache:
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
         """The rows of passes of sequences of this context, in ascending order, from one pass."""
-        caches = [cast(SequenceCache, each.cache) for each in passes]
-        pairs = zip(caches, passes, strict=True)
-        parts = [(cache, cache.prepare(one.tokens, one.n_rows), one.n_rows) for cache, one in pairs]
+        each = [(cast(SequenceCache, one.cache), one.tokens, one.n_rows) for one in passes]
+        parts = [(cache, cache.prepare(tokens, n_rows), n_rows) for cache, tokens, n_rows in each]
         run_together(parts)
         rows, end = list[Rows](), 0
         for _, tokens, n_rows in parts:
@@ -285,8 +284,8 @@ def open_caches(
     snapshots = 0 if is_draft else footprint.snapshots(max_rows - 1, n_seq)
     most = min(n_seq * max_rows, max(max_rows, MOST_ROWS))
     context = open_context(model, n_ctx, most, interrupt, snapshots=snapshots, n_seq=n_seq)
-    parts = model.options.swa_full, max_rows, is_draft
-    caches = [SequenceCache(context, *parts, sequence) for sequence in range(n_seq)]
+    rest = model.options.swa_full, max_rows, is_draft
+    caches = [SequenceCache(context, *rest, sequence) for sequence in range(n_seq)]
     for cache in caches:
         cache.model = model
         if n_seq > 1:  # one conversation alone may not need all the room there is

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.crowd import Alone, write_models
+
 
 @pytest.fixture(scope="session", autouse=True)
 def quick(short_profile):
@@ -24,3 +26,22 @@ def shelf(model_folder):
     folder = model_folder.parent / "shelf"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A target of every kind of memory, with its draft."""
+    return write_models(tmp_path_factory.mktemp("kinds"))
+
+
+@pytest.fixture(scope="module")
+def alone(files):
+    """Answers of one conversation at a time, by the kind of memory."""
+    made = {}
+
+    def of(kind):
+        return made.setdefault(kind, Alone(files, kind))
+
+    yield of
+    for each in made.values():
+        each.pair.close()

@@ -15,34 +15,15 @@ from tests.crowd import (
     KINDS,
     LEARNED,
     LIVELY,
-    Alone,
     live,
     pair_of,
     prompts,
     settings_of,
-    write_models,
 )
 from tests.tiny_dflash import N_TOKENS, Block, write_cycle_target, write_dflash
 
 #: What the cycle target says after each token.
 SUCCESSOR = [(7 * token + 3) % 256 for token in range(N_TOKENS)]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_models(tmp_path_factory.mktemp("kinds"))
-
-
-@pytest.fixture(scope="module")
-def alone(files):
-    made = {}
-
-    def of(kind):
-        return made.setdefault(kind, Alone(files, kind))
-
-    yield of
-    for each in made.values():
-        each.pair.close()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

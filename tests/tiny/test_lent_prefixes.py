@@ -12,33 +12,14 @@ from tests.crowd import (
     COPIES,
     KINDS,
     LEARNED,
-    Alone,
     pair_of,
     settings_of,
-    write_models,
 )
 from tests.tiny_gguf import IM_END
 
 OFF = Speculation(mode="off")
 START = IM_END - 1
 SEED = settings_of(3, 0.8)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_models(tmp_path_factory.mktemp("kinds"))
-
-
-@pytest.fixture(scope="module")
-def alone(files):
-    made = {}
-
-    def of(kind):
-        return made.setdefault(kind, Alone(files, kind))
-
-    yield of
-    for each in made.values():
-        each.pair.close()
 
 
 def words(count, seed):
