@@ -171,5 +171,5 @@ def require_libraries() -> None:
     """Those of the extra, before anything else is done; a `UsageError` without them."""
     for name in ("torch", "gguf"):
         if find_spec(name) is None:
-            hint = 'Install them: pip install "dspark-gguf[train]"'
+            hint = 'Install what training needs: pip install "dspark-gguf[train]"'
             raise UsageError(f"training needs {name}, which is not installed", f"{hint}.")
