@@ -46,6 +46,8 @@ class Learned:
     def __init__(self, path: Path | None = None, about: dict[str, Any] | None = None) -> None:
         self.path, self.about = path, about or {}
         self.costs = LearnedCosts()
+        #: What the scores of its draft meant where that was trained: what they mean at first.
+        self.of_file: CalibrationRecord | None = None
         self.note = ""  # why an existing file was not used
         self._calibrations: dict[str, Calibration] = {}
         #: Of the newest answers that were drafted as one gets it without options.
@@ -68,7 +70,9 @@ class Learned:
         if is_free or acceptance != "match":
             key += f"/{temperature_class(temperature)}"
         if key not in self._calibrations:
-            self._calibrations[key] = Calibration.of_copies() if is_free else Calibration()
+            self._calibrations[key] = made = Calibration.of_copies() if is_free else Calibration()
+            if self.of_file and not is_free and acceptance == "match":
+                made.restore(self.of_file)
         return self._calibrations[key]
 
     @property

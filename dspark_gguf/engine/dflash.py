@@ -11,12 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
+from dspark_gguf.calibration import CalibrationRecord
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.symbols import TRIED
 from dspark_gguf.errors import ModelError, PairError
 
 ARCHITECTURE = "dflash"
 _MASK = "tokenizer.ggml.mask_token_id"
+#: Key of what the scores of a draft meant where it was trained, a `CalibrationRecord` in JSON.
+CALIBRATION = "dspark_gguf.calibration"
 
 #: Targets whose graphs hand out what enters their layers, in the sources of llama.cpp that come
 #: with llama-cpp-python 0.3.36. Asking another one ends the process, so it cannot be tried.
@@ -34,6 +39,14 @@ class TargetDraft:
 
     header: Header
     kind: str  # what it is, for the user
+
+    @property
+    def calibration(self) -> CalibrationRecord | None:
+        """What its scores meant where it was trained, if the file says so."""
+        try:
+            return CalibrationRecord.model_validate_json(self.header.metadata.get(CALIBRATION, ""))
+        except ValidationError:
+            return None
 
     def why_not_for(self, target: Header) -> str:
         """Why it cannot draft for `target`; empty if it can."""

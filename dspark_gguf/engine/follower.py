@@ -10,6 +10,7 @@ import numpy as np
 from dspark_gguf.engine.sequence import SequenceCache
 
 if TYPE_CHECKING:
+    from dspark_gguf.calibration import CalibrationRecord
     from dspark_gguf.engine.context import Context
     from dspark_gguf.engine.dflash import TargetDraft
     from dspark_gguf.engine.model import Model
@@ -35,6 +36,11 @@ class Follower(SequenceCache):
         # What the target computed of what it read before is missing: it reads that again.
         self._target.trim(0)
         self._target.listeners.append(self)
+
+    @property
+    def calibration(self) -> CalibrationRecord | None:
+        """As its file has it."""
+        return self.draft.calibration
 
     @property
     def seen(self) -> int:

@@ -42,6 +42,7 @@ def measure(
     `tell` is called before, and when it is seen to take longer.
     """
     costs = learned.costs
+    learned.of_file = draft.calibration if isinstance(draft, Follower) else None
     costs.rereads = target.rollback == "replay"
     limit = min(speculation.max_lookup_tokens, target.max_rows - 1)
     if not costs.covers(limit, drafts=draft is not None):

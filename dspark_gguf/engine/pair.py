@@ -199,7 +199,7 @@ class Pair:
         """A new `Learned` with the costs known now and nothing else; it is never saved."""
         copied = Learned()
         if self._learned is not None:
-            copied.costs = deepcopy(self._learned.costs)
+            copied.costs, copied.of_file = deepcopy(self._learned.costs), self._learned.of_file
             copied.is_checked = True
         return copied
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dspark_gguf.calibration import Calibration
+from dspark_gguf.engine.dflash import CALIBRATION
 from dspark_gguf.train.network import Layer, Network
 from dspark_gguf.train.shape import Shape
 from dspark_gguf.train.weights import Weights
@@ -25,12 +28,24 @@ _NORMS = {
 }  # fmt: skip
 
 
-def export(network: Network, target: Weights, path: Path, type: str, name: str) -> None:
-    """Write the draft; matrices in `type`, f16 or q8_0. A file in the making has another name."""
+def export(
+    network: Network,
+    target: Weights,
+    path: Path,
+    type: str,
+    name: str,
+    calibration: Calibration | None = None,
+) -> None:
+    """Write the draft; matrices in `type`, f16 or q8_0. A file in the making has another name.
+
+    `calibration` is what its scores meant when it was served: the scheduler begins with that.
+    """
     part = path.with_name(path.name + ".part")
     writer = gguf.GGUFWriter(part, "dflash")
     writer.add_name(name)
     _write_metadata(writer, network)
+    if calibration is not None:
+        writer.add_string(CALIBRATION, json.dumps(calibration.as_dict()))
     _copy_tokenizer(writer, target)
     writer.add_mask_token_id(network.mask)
     kind = gguf.GGMLQuantizationType[type.upper()]

@@ -148,7 +148,8 @@ class Training:
         ranking = fit_confidence(learner.network, learner.batches, learner.held)
         work.values["confidence"] = ranking and ranking._asdict()
         name = f"{self._header.path.stem} DSpark"
-        export(learner.network, learner.target, job.output, job.type, name)
+        file = learner.network, learner.target, job.output, job.type, name
+        export(*file)
         with load_pair(
             job.target,
             job.output,
@@ -165,6 +166,7 @@ class Training:
                 "blocks": len(served.anchors),
             }
             require_right(served, pair, learner.network, learner.batches)
+        export(*file, served.calibration)
 
 
 def require_libraries() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.dflash import BlockDraft
@@ -35,6 +36,7 @@ class Served:
 
     `anchors` are (conversation, place in its text); `guesses` [anchors, block] those served, -1
     where there is none; `accepted` and `trained` [anchors] how many of them stand, and would.
+    `calibration` has learned from all that were served.
     """
 
     anchors: list[tuple[int, int]] = field(default_factory=list)
@@ -42,6 +44,7 @@ class Served:
     accepted: list[int] = field(default_factory=list)
     trained: list[int] = field(default_factory=list)
     equal: float = 1.0  # share of equal first guesses
+    calibration: Calibration = field(default_factory=Calibration)
 
     @property
     def tokens_a_pass(self) -> float:
@@ -73,6 +76,8 @@ def serve(pair: Pair, network: Network, batches: Batches, ks: Sequence[int]) -> 
         for round in decoder.generate(talk.prompt, limits):
             place = len(text) - 1
             text += round.tokens
+            for _, segment, outcomes in round.draft.outcomes(round.tokens):
+                found.calibration.observe(segment.scores, outcomes)
             if text != talk.tokens[: len(text)] and place < last:
                 # A near tie went the other way: the rest is another text.
                 last = place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -66,6 +67,10 @@ def test_from_a_target_to_a_draft(changes, job, cycle_target):
     assert "time: 1 h" in lines[0]
     assert "memory:" in lines[0]
     with load_pair(cycle_target, wanted.output) as pair:
+        # The scheduler begins with what the draft's scores meant when it was served.
+        known = pair.learned(Speculation(learn=False)).calibration("block", "match", 0.0)
+        assert known.tested > 50.0
+        assert known.confidence[np.argmax(known.start)] > 0.9
         prompt = pair.template.encode([{"role": "user", "content": "hello you"}])
         answer = Decoder.for_pair(pair, GREEDY, ALWAYS).answer(prompt, Limits(max_tokens=60))
     # Texts of its own lead through another part of the way.

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
+from dspark_gguf.calibration import Calibration, CalibrationRecord
 from dspark_gguf.learned import Learned, forget_all, learned_dir, learned_path, temperature_class
 
 
@@ -111,3 +112,16 @@ def test_temperature_classes():
     """Greedy is its own world."""
     classes = [temperature_class(t) for t in (0.0, 0.3, 0.8, 1.0, 1.5)]
     assert classes == ["greedy", "cool", "warm", "warm", "hot"]
+
+
+def test_begins_with_what_the_draft_brings():
+    """Of drafts alone, under the rule that it was counted with; what is learned here goes on."""
+    brought, learned = Calibration(), Learned()
+    brought.observe([4.0, 1.0], [1.0, 0.0])
+    learned.of_file = CalibrationRecord.model_validate(brought.as_dict())
+    known = learned.calibration("block", "match", 0.8)
+    assert known.as_dict() == brought.as_dict()
+    known.observe([4.0], [1.0])
+    assert learned.calibration("block", "match", 0.0) is known
+    assert learned.calibration("block", "rejection", 0.8).tested == 0.0
+    assert learned.calibration("lookup", "match", 0.0, is_free=True).tested == 0.0
