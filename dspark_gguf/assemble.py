@@ -128,7 +128,12 @@ def _source(
     calibration = learned.calibration(
         drafter.name, speculation.acceptance, sampling.temperature, drafter.is_free
     )
-    return replace(source, calibration=calibration, follows_guesses=drafter.follows_guesses)
+    return replace(
+        source,
+        calibration=calibration,
+        follows_guesses=drafter.follows_guesses,
+        is_block=drafter.is_block,
+    )
 
 
 def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:

@@ -79,7 +79,8 @@ class Batcher:
         count = len(pair.target_caches)
         self._context = pair.target_cache.context
         draft = pair.caches.get("draft")
-        self._costs = SharedCosts(whole, joint=draft is None or draft.joins)
+        joint, is_block = draft is None or draft.joins, draft is not None and draft.kind == "block"
+        self._costs = SharedCosts(whole, joint, is_block)
         self._pieces = Pieces(whole, patience, self._context.n_batch)
         self._most_rows = min(MOST_ROWS, self._context.n_batch)
         #: Whether its memory makes several passes of one over drafts of different lengths.

@@ -73,6 +73,9 @@ class FixedCosts:
     def add_first_draft_step(self, seconds: float, caught_up: int) -> None:
         """Nothing to learn."""
 
+    def add_block(self, width: int, seconds: float) -> None:
+        """Nothing to learn."""
+
     def catch_up_seconds(self, tokens: int) -> float:
         """Nothing: tables do not have it."""
         return 0.0

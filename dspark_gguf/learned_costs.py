@@ -174,6 +174,9 @@ class LearnedCosts:
                 seconds *= own / (own + again)
             self.add_pass(1 + round.drafted, seconds)
         for segment in round.draft.segments:
+            if segment.width:
+                self.add_block(segment.width, sum(segment.seconds), segment.caught_up)
+                continue
             for k, step in enumerate(segment.seconds):
                 if k:
                     self.add_draft_step(step)
@@ -217,6 +220,22 @@ class LearnedCosts:
             step = (self._step.value + deep) * self.level
             each = max((seconds - step) / (caught_up - 1), step / 1000)
             self._see(self._read, each, self.attention.of_reading(caught_up))
+
+    def add_block(self, width: int, seconds: float, caught_up: int = 1) -> None:
+        """One pass that made `width` guesses and read `caught_up` tokens took `seconds`.
+
+        For one guess that is a first draft step; what it takes for more counts as further steps.
+        """
+        first, deep = self._first, self.attention.of_draft_step()
+        usual = float(self.draft_seconds[width - 1])
+        if caught_up >= _LONG:
+            each = max((seconds - usual) / caught_up, usual / 1000)
+            self._see(self._read, each, self.attention.of_reading(caught_up))
+        elif caught_up <= _USUAL and (width == 1 or not first.seen):
+            self._see(first, seconds, *deep)
+        elif caught_up <= _USUAL:
+            one = first.value * self.level
+            self._see(self._step, max(seconds - one, one / 1000) / (width - 1), *deep)
 
     def _see(
         self,

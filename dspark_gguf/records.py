@@ -28,6 +28,7 @@ class Segment:
     seconds: tuple[float, ...] = ()  # wall time of each draft step; empty if guesses are free
     caught_up: int = 0  # tokens read before the first step
     untried: tuple[int, ...] = ()  # ids guessed after `tokens` that are not to be verified
+    width: int = 0  # guesses that one pass made, and was paid for, where one makes them all
 
     @classmethod
     def of_guesses(
@@ -80,8 +81,8 @@ class Draft:
 
     @property
     def steps(self) -> int:
-        """Draft steps that were paid for."""
-        return sum(len(each.seconds) for each in self.segments)
+        """Draft steps that were paid for; a pass for several guesses counts as many."""
+        return sum(each.width or len(each.seconds) for each in self.segments)
 
     def verify(self, count: int) -> Draft:
         """The same draft, of whose tokens and later guesses the first `count` are verified."""

@@ -117,17 +117,19 @@ def speedup_here(pair: Pair, settings: Settings, costs: LearnedCosts | None = No
     if draft := pair.caches.get("draft"):
         temperature = settings.sampling.temperature
         seen = learned.calibration(draft.kind, speculation.acceptance, temperature)
-        if found := forecast(costs, seen, limit):
+        if found := forecast(costs, seen, limit, draft.kind == "block"):
             return found
     kind = "plain" if pair.draft is None else kind_of_draft(pair.draft.header, pair.target.header)
     return expected(costs, costs.draft_seconds[:limit], kind=kind)
 
 
-def forecast(costs: LearnedCosts, seen: Calibration, limit: int) -> Speedup | None:
+def forecast(
+    costs: LearnedCosts, seen: Calibration, limit: int, is_block: bool = False
+) -> Speedup | None:
     """From what a draft's guesses were worth here; None: too few of them were verified."""
     if seen.tested < _ENOUGH_TOKENS:
         return None
-    policy = policy_for(costs, seen, limit)
+    policy = policy_for(costs, seen, limit, is_block=is_block)
     one = max(1.0, policy.rate / policy.plain_rate)
     return Speedup("learned", one, one, one, int(seen.tested), doubt=_doubt(costs))
 

@@ -33,12 +33,13 @@ def draft_together(runs: Sequence[Generation], few: int, costs: SharedCosts) -> 
     while wanted:
         started = perf_counter()
         reads = {k: 1 + len(each.tokens) - each.n_rows for k, each in wanted.items()}
+        guesses = {k: each.n_rows for k, each in wanted.items()}
         long = [k for k, read in reads.items() if read > few]
         group = long[:1] or list(wanted)
-        longest, is_block = max(reads[k] for k in group), wanted[group[0]].n_rows > 1
+        longest, width = (max(of[k] for k in group) for of in (reads, guesses))
         for k, rows in zip(group, decode_together([wanted[k] for k in group]), strict=True):
             go_on(k, rows)
-        costs.see_draft_step(len(group), longest, perf_counter() - started, is_block)
+        costs.see_draft_step(len(group), longest, perf_counter() - started, width)
     return drafts
 
 

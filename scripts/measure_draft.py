@@ -7,8 +7,8 @@ proposed tokens that stand, and tokens a pass of the target. No clock is involve
 measures nothing else. Then the default, lookup included, over plain decoding before and after it:
 *cold*, each prompt with nothing learned but what passes cost; *warm*, after another prompt of each
 kind. Prompts are read outside the figures; what the draft reads of them counts.
-`--table NAME --step SHARE`: no clock, passes and draft steps (a block is one) are charged what they
-cost on a rig.
+`--table NAME --step SHARE [--further SHARE]`: no clock, passes and draft steps are charged what
+they cost on a rig; a block of one guess is a step, each further guess costs the other share.
 """
 
 from __future__ import annotations
@@ -73,14 +73,10 @@ class Bench:
         return [f"{median(ratios):.2f}", f"{passes:.2f}"]
 
 
-def rig_costs(table: str, step: float, is_block: bool) -> Measured:
-    """Rows as a table has them, draft steps of so many plain passes, reading at a tenth of that.
-
-    A block is one step.
-    """
+def rig_costs(table: str, step: float, further: float) -> Measured:
+    """Rows as a table has them, draft steps of so many plain passes, reading at a tenth of that."""
     rows = load_table(TABLES / f"{table}.json").target_seconds
-    steps = np.ones(len(rows) - 1) if is_block else np.arange(1, len(rows))
-    costs = FixedCosts(rows / rows[0], step * steps)
+    costs = FixedCosts(rows / rows[0], step + further * np.arange(len(rows) - 1))
     costs.catch_up_seconds = lambda tokens: step / 10 * tokens * (tokens > 2)  # type: ignore[method-assign]
     return Measured(costs)
 
@@ -100,7 +96,9 @@ def main() -> None:
     parser.add_argument("--forced", action="store_true")
     parser.add_argument("--table", help="cost table of tests/data/tables, instead of the clock")
     parser.add_argument("--step", type=float, default=0.2, help="a draft step, in plain passes")
+    parser.add_argument("--further", type=float, help="what a further one costs, unless as much")
     asked = parser.parse_args()
+    further = asked.step if asked.further is None else asked.further
     domains = [name for name in asked.domains.split(",") if name]
     options = {
         "target_options": ModelOptions(n_ctx=2048),
@@ -111,7 +109,7 @@ def main() -> None:
     with load_pair(asked.target, asked.draft, **options) as pair:
         pair.learned(DEFAULT)
         kind = pair.draft_cache().kind
-        costs = rig_costs(asked.table, asked.step, kind == "block") if asked.table else None
+        costs = rig_costs(asked.table, asked.step, further) if asked.table else None
         always = Speculation(mode="on", drafter=kind, draft_max=5, draft_min_prob=0.0, learn=False)
         bench, warm = Bench(pair, asked.tokens, costs), pair.copy_costs()
         first: dict[str, list[int]] = {}

@@ -100,7 +100,7 @@ class TableBlock:
     def begin(self, tokens):
         """Nothing is ever missed."""
 
-    def opening(self, last):
+    def opening(self, last, count=1):
         return [last]
 
     def decode(self, tokens, n_rows):

@@ -84,7 +84,8 @@ def costs(pair: Pair, speculation: Speculation) -> Section:
     if pair.draft is not None:
         draft = pair.draft_cache()
         is_block = draft is not None and draft.kind == "block"
-        step = float(draft_seconds[0] if is_block else draft_seconds[1] - draft_seconds[0])
+        whole = float(draft_seconds[pair.most_drafts - 1])
+        step = whole if is_block else float(draft_seconds[1] - draft_seconds[0])
         what = f"a block of {pair.most_drafts} draft tokens" if is_block else "a draft step"
         lines += f"\n{what}: {1e3 * step:.1f} ms, {step / seconds[0]:.2f} of a pass"
         facts["draft_step_milliseconds"] = round(1e3 * step, 3)

@@ -50,6 +50,7 @@ class Drafter(Protocol):
     #: known before any is chosen (`Plan.take`); else each is a draft step.
     is_free: bool
     follows_guesses: bool  # whether it can continue tokens that another drafter guessed
+    is_block: bool  # whether one pass makes all its guesses, as many as were asked for
     most: int  # most tokens of a draft
 
     def restart(
@@ -86,6 +87,7 @@ class NoDrafter:
     about = "nothing"
     is_free = False
     follows_guesses = True
+    is_block = False
     most = MAX_DRAFT
 
     def restart(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from dspark_gguf.draft.base import drafter
 from dspark_gguf.draft.follower import FollowingDrafter
 from dspark_gguf.engine.protocol import Block, Pass, Passes
+from dspark_gguf.records import Draft
 from dspark_gguf.sampling import Row
+from dspark_gguf.schedule import Plan
 
 
 @drafter("block")
 class BlockDrafter(FollowingDrafter):
-    """Drafts from the rows of one pass, and pays for it once.
+    """Drafts from the rows of one pass, as many as the plan has in mind, and pays for it once.
 
     With a sampler above temperature 0 a token is drawn from its row's distribution. A Markov head
     conditions each row on the best token of the row before it: the first draw that is another token
@@ -22,17 +25,22 @@ class BlockDrafter(FollowingDrafter):
     them.
     """
 
-    name, about = "block", "the block draft"
+    name, about, is_block = "block", "the block draft", True
     _block: Block
 
     def __init__(self, cache: Any, *parts: Any) -> None:
         super().__init__(cache, *parts)
         self.few = self.most
 
+    def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
+        """As any drafter that follows."""
+        draft = yield from super().steps(tokens, plan)
+        return Draft(*(replace(each, width=self._length) for each in draft.segments))
+
     def _step(self, last: int, drafted: Sequence[int]) -> Passes[tuple[Row, float | None]]:
-        k = len(drafted)
+        k, width = len(drafted), self._length
         if not k:
-            self._block = yield Pass(self.cache, self.cache.opening(last), self.most)  # type: ignore[assignment]
+            self._block = yield Pass(self.cache, self.cache.opening(last, width), width)  # type: ignore[assignment]
         confidence = self._block.confidence
         return self._block.rows[k], None if confidence is None else confidence[k]
 

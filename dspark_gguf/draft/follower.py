@@ -25,6 +25,7 @@ class FollowingDrafter(StepDrafter):
 
     follows_guesses = False
     few: int  # tokens of the rounds before that any first guess reads, at hardly any cost
+    _length = 0  # most tokens of the present draft
 
     def __init__(self, cache: Any, *parts: Any) -> None:
         super().__init__(cache, *parts)
@@ -39,7 +40,7 @@ class FollowingDrafter(StepDrafter):
 
     def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
         """A chain of guesses; ends early at an unsure row or after an end token."""
-        length = min(plan.length, self.most, self.cache.n_ctx - len(tokens))
+        self._length = length = min(plan.length, self.most, self.cache.n_ctx - len(tokens))
         if length <= 0 or not self.cache.is_ready(len(tokens) - 1):
             return NO_DRAFT  # or beyond the draft's context, or a pass was interrupted
 

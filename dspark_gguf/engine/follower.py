@@ -86,8 +86,11 @@ class Follower(SequenceCache):
         """Copy of tokens `done` to `take` of a pass from `start` on, at `first` in its batch."""
         raise NotImplementedError
 
-    def opening(self, last: int) -> list[int]:
-        """What the first pass of a draft after `last` reads; the next pass given is that one."""
+    def opening(self, last: int, count: int = 1) -> list[int]:
+        """What the first pass of a draft after `last` reads; the next pass given is that one.
+
+        If that pass makes all guesses, `count` of them.
+        """
         raise NotImplementedError
 
     def propose(self, last: int, count: int) -> Block:

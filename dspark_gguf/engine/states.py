@@ -212,7 +212,7 @@ class StateCache(Follower):
             self.context.decode(batch)
             self._keep(tokens)
 
-    def opening(self, last: int) -> list[int]:
+    def opening(self, last: int, count: int = 1) -> list[int]:
         """All pairs that wait, and `last` with the newest state."""
         self._guessed = 0
         return [*self._said[self.covered :], last]

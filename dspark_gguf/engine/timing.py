@@ -78,10 +78,7 @@ def quick_profile(
     show(budget)
     started = perf_counter()
     if isinstance(draft, BlockDraftCache):
-        costs.add_draft_step(_SCORE)
-        before = min(_CONTEXT, target.n_ctx - draft.most_drafts)
-        if before >= 0 and draft.room >= 0:
-            costs.add_first_draft_step(block_seconds(target, draft, before), 1)
+        _measure_blocks(target, draft, costs)
     elif isinstance(draft, StateCache):
         _measure_chain(target, draft, costs)
     elif draft is not None:
@@ -118,18 +115,48 @@ def agreeing(taken: Mapping[Name, Sequence[float]]) -> set[Name]:
     return found if len(found) >= _MOSTLY * len(shortest) else set()
 
 
-def block_seconds(target: Cache, draft: BlockDraftCache, depth: int, repeats: int = 8) -> float:
-    """Median seconds of a block after `depth` tokens, with the features of one round to read."""
+def block_seconds(
+    target: Cache, draft: BlockDraftCache, depth: int, widths: Sequence[int], repeats: int = 5
+) -> list[float]:
+    """Median seconds of blocks of these widths after `depth` tokens.
+
+    With the features of one round to read.
+    """
     ids = tokens(target, depth + draft.most_drafts + 1)
-    taken = []
-    for _ in range(repeats + 1):
+
+    def one(width: int) -> float:
         prefill(target, ids[:depth])
         draft.flush()
         target.decode(ids[depth:-1], 1)
         started = perf_counter()
-        draft.propose(ids[-1], draft.most_drafts)
-        taken.append(perf_counter() - started)
-    return median(taken[1:])  # the first also allocates memory
+        draft.propose(ids[-1], width)
+        return perf_counter() - started
+
+    one(max(widths))  # the first also allocates memory
+    taken = interleave({width: partial(one, width) for width in widths}, repeats)
+    return [median(times) for times in taken.values()]
+
+
+def _measure_blocks(target: Cache, draft: BlockDraftCache, costs: LearnedCosts) -> None:
+    """The narrowest block, the whole one, and reading many tokens before it."""
+    most = draft.most_drafts
+    before = min(_CONTEXT, target.n_ctx - most)
+    if before < 0 or draft.room < 0:
+        costs.add_draft_step(_SCORE)  # nothing can be drafted there
+        return
+    narrow, *whole = block_seconds(target, draft, before, [1, most] if most > 1 else [1])
+    costs.add_first_draft_step(narrow, 1)
+    more = (whole[0] - narrow) / (most - 1) if whole else 0.0
+    costs.add_draft_step(max(more, _SCORE))
+    count = min(_READ, draft.room, target.n_ctx)
+    if count > _CONTEXT:
+        target.trim(0)
+        prefill(target, tokens(target, count))
+        started = perf_counter()
+        draft.flush()
+        costs.add_block(
+            most, perf_counter() - started + float(costs.draft_seconds[most - 1]), count
+        )
 
 
 def chain_seconds(

@@ -49,7 +49,7 @@ def make_stopping_rule(
         steps = first
     looking = None
     if steps is not None and steps.limit:
-        looking = Optimal(costs, steps.calibration, steps.limit, steps.name)
+        looking = Optimal(costs, steps.calibration, steps.limit, steps.name, steps.is_block)
     if guesses is None:
         return looking or Fixed(0)
     behind = steps is None or steps.follows_guesses

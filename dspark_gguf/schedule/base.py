@@ -84,6 +84,7 @@ class Source:
     calibration: Calibration = field(default_factory=Calibration)  # what its scores mean
     is_free: bool = False  # whether its guesses cost nothing
     follows_guesses: bool = True  # whether it can continue another drafter's guesses
+    is_block: bool = False  # whether one pass makes all its guesses, as many as asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ class Learning:
     calibration: Calibration  # what scores mean
     limit: int  # most tokens to draft
     source: str = "model"  # the drafter's name; segments of others say nothing about its scores
+    is_block: bool = False  # whether one pass makes all guesses of a draft
 
     def observe(self, round: Round) -> None:
         """Learn costs and confidences."""
@@ -49,7 +50,7 @@ class Learning:
 
     def forecast(self) -> Forecast:
         """What the best policy would reach."""
-        policy = policy_for(self.costs, self.calibration, self.limit)
+        policy = policy_for(self.costs, self.calibration, self.limit, is_block=self.is_block)
         return Forecast(policy.rate, policy.plain_rate)
 
 
@@ -65,12 +66,37 @@ def survival_of(draft: Draft, confidence: Callable[[Segment], Floats]) -> Floats
     return np.cumprod(np.concatenate([*chances, confidence(last)]))
 
 
+#: Guesses of a block, to choose from; and how much faster fewer must be than more: they guess a
+#: little worse.
+_WIDTHS, _FEWER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48), 1.02
+
+
 def policy_for(
-    costs: Costs, calibration: Calibration, limit: int, guess: float | None = None
+    costs: Costs,
+    calibration: Calibration,
+    limit: int,
+    guess: float | None = None,
+    is_block: bool = False,
+    width: int = 0,
 ) -> Policy:
-    """The policy of the highest rate with at most `limit` tokens a draft."""
+    """The policy of the highest rate with at most `limit` tokens a draft.
+
+    Of a block its width is part of the policy, unless it is given: it is paid for before any score
+    is known.
+    """
     target, draft = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
-    return solve(calibration, target, draft, guess, costs.redo_seconds[:limit])
+    if not is_block:
+        return solve(calibration, target, draft, guess, costs.redo_seconds[:limit])
+    best: Policy | None = None
+    widths = (limit, *(each for each in reversed(_WIDTHS) if each < limit))
+    for count in [width] if width else widths:
+        whole = np.full(count, draft[count - 1])
+        redo = costs.redo_seconds[:count]
+        policy = solve(calibration, target[: count + 1], whole, guess, redo)
+        if best is None or policy.rate > _FEWER * best.rate:
+            best = policy
+    assert best is not None  # a limit is one token at least
+    return best
 
 
 def usual_seconds(costs: Costs, round: Round) -> float:

@@ -16,6 +16,8 @@ from dspark_gguf.schedule.stopping import Policy
 #: Drafts between two solutions of the stopping problem: each takes about a millisecond, and a
 #: solution four drafts old is as good in replay.
 _SOLVE_EVERY = 4
+#: Of a block the width is chosen again with every so many of these: that takes four times as long.
+_WIDEN_EVERY = 8
 #: It is also solved again once passes over so many more rows than one cost so much more or less,
 #: over a plain pass, than it counted on. If all of them do, the policy is as good as it was.
 _ROWS_MORE, _MOVED = (1, 3, 8), 0.05
@@ -30,7 +32,9 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: a machine where it can hardly win pays next to nothing for trying; later at most 16. In replay
 #: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere. Where it
 #: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
+#: Once it is known what scores mean, there is less to find out.
 _WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
+_START_KNOWN = 1.0
 #: What a trial may cost besides the price of catching up, in plain rounds: a step and a row more.
 _TRIAL = 1.5
 #: What may be spent on rows that look too dear, in plain rounds: one more than the policy wants.
@@ -50,6 +54,7 @@ class Optimal(Learning):
 
     policy: Policy | None = field(default=None, init=False)
     _age: int = field(default=0, init=False)  # drafts since the policy was made
+    _solved: int = field(default=0, init=False)  # how often one was made
     _wait: int = field(default=_FIRST_WAIT, init=False)
     _idle: int = field(default=0, init=False)
     _account: Account = field(init=False)
@@ -63,7 +68,8 @@ class Optimal(Learning):
         passes, steps = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
         if start := _WINS_OF * likely_saving(passes, steps):
             start = max(start, _GUESSES * float(steps[0] / passes[0]))
-        self._account = Account(min(_START, start), _MOST)
+        most = _START if self.calibration.tested < _PROVEN else _START_KNOWN
+        self._account = Account(min(most, start), _MOST)
 
     def current(self) -> Policy:
         """The present policy, solved again if it is too old."""
@@ -72,7 +78,10 @@ class Optimal(Learning):
         if policy is None or self._age >= _SOLVE_EVERY or _is_other(policy, seconds, scale):
             self._age = 0
             guess = policy.rate / scale if policy else None
-            self.policy = policy = policy_for(self.costs, self.calibration, self.limit, guess)
+            width = policy.limit if policy and policy.drafts and self._solved % _WIDEN_EVERY else 0
+            self._solved += 1
+            known = self.costs, self.calibration, self.limit
+            self.policy = policy = policy_for(*known, guess, self.is_block, width)
         elif scale != 1.0:
             self.policy = policy = policy.slowed(scale)
         return policy
@@ -109,7 +118,7 @@ class Optimal(Learning):
         if not worth_it:
             return no_plan(room)
         self._idle = 0
-        return OptimalPlan(limit, policy, room=room, dear=self.may_try)
+        return OptimalPlan(min(limit, policy.limit), policy, room=room, dear=self.may_try)
 
     def _may_win(self) -> bool:
         """Whether a draft that is always right would win; rows hardly seen are taken to be free."""

@@ -33,11 +33,13 @@ class SharedCosts:
     """What a round costs one of `count` conversations that share each pass.
 
     With `costs` of whole passes. A draft that runs one pass for each conversation, not one for all,
-    is not `joint`.
+    is not `joint`. Of a block draft one pass makes all guesses of a conversation.
     """
 
-    def __init__(self, costs: LearnedCosts | FixedCosts, joint: bool = True) -> None:
-        self.whole, self.joint = costs, joint
+    def __init__(
+        self, costs: LearnedCosts | FixedCosts, joint: bool = True, is_block: bool = False
+    ) -> None:
+        self.whole, self.joint, self.is_block = costs, joint, is_block
         self._row = self._step = 0.0  # seconds of each in the pass of this round
         self._steps: dict[int, float] = {}  # a draft step's, over one's, by their number
         self.set_count(1)
@@ -111,21 +113,21 @@ class SharedCosts:
         own = drafts[step] - (drafts[step - 1] if step else 0.0)
         return float(own) * self._growth(count)
 
-    def see_draft_step(
-        self, count: int, longest: int, seconds: float, is_block: bool = False
-    ) -> None:
+    def see_draft_step(self, count: int, longest: int, seconds: float, width: int = 1) -> None:
         """A draft step of `count` conversations, over at most `longest` tokens, took so long.
 
-        Of a block draft it is the only one, whatever it reads.
+        It makes up to `width` guesses for each.
         """
-        if count == 1 and (is_block or longest > 1):
-            self.whole.add_first_draft_step(seconds, 1 if is_block else longest)
+        if count == 1 and self.is_block:
+            self.whole.add_block(width, seconds)
+        elif count == 1 and longest > 1:
+            self.whole.add_first_draft_step(seconds, longest)
         elif count == 1:
             self.whole.add_draft_step(seconds)
-        if count == 1 or (longest > 1 and not is_block):
+        if count == 1 or (longest > 1 and not self.is_block):
             return
         drafts = self.whole.draft_seconds
-        grown = seconds / float(drafts[0] if is_block else drafts[1] - drafts[0])
+        grown = seconds / float(drafts[width - 1] if self.is_block else drafts[1] - drafts[0])
         old = self._steps.get(count, grown)
         self._steps[count] = old * min(grown / old, _RISE) ** _GAIN
 

@@ -68,6 +68,11 @@ class Policy:
         return np.array([np.interp(survival[k], _SURVIVAL, self.opening[k]) for k in range(count)])
 
     @property
+    def limit(self) -> int:
+        """Most tokens of a draft."""
+        return len(self.redo_seconds)
+
+    @property
     def drafts(self) -> bool:
         """Whether drafting beats plain decoding."""
         return self.rate > self.plain_rate

@@ -123,6 +123,39 @@ def test_a_first_block_that_falls_short_is_not_the_last():
     assert all(round.draft.steps for round in seen[:3])
 
 
+def known(right, score=2.0):
+    """A calibration of 400 drafts of eight, `right` of whose guesses stand in turn."""
+    made = Calibration()
+    for k in range(400):
+        stand = right[k % len(right)]
+        made.observe([score] * 8, [1.0] * stand + [0.0] * (stand < 8))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("further", "right", "width"),
+    [(0.0, [0, 1, 4], 8), (0.05, [0, 1, 4], 4), (0.1, [0, 0, 1], 1), (0.1, [8, 8, 3], 8)],
+)
+def test_a_block_is_as_wide_as_pays(further, right, width):
+    """Where each guess of it costs, few are asked for, unless nearly all are right."""
+    costs = FixedCosts(1.0 + 0.06 * np.arange(9), 0.12 + further * np.arange(8))
+    rule = Optimal(costs, known(right), 8, is_block=True)
+    assert rule.current().drafts
+    assert rule.plan(8).length == width
+    assert rule.plan(2).length == min(width, 2)  # at the end of an answer
+
+
+def test_less_is_spent_on_finding_out_what_is_known():
+    """Scores that always meant much, in a text where they mean nothing: a pass or two are lost."""
+    costs = FixedCosts(1.0 + 0.1 * np.arange(9), 0.1 * np.arange(1, 9))
+    wrong = text(0, 60, score=4.0)
+    new, old = (
+        sum(round.seconds for round in rounds(Optimal(costs, made, 8), wrong, costs)) - 60.0
+        for made in (Calibration(), known([8], 4.0))
+    )
+    assert old < 2.0 < new
+
+
 #: Seconds of 1, 2, ... rows, and of as many guesses as a kind of draft makes; none can win.
 CANNOT_WIN = {
     "steps dearer than a pass": (1.0 + 0.02 * np.arange(13), 1.2 * np.arange(1, 13)),

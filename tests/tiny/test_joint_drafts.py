@@ -82,7 +82,7 @@ def test_one_pass_makes_the_blocks_of_all(tmp_path, kind, conversations):
         how = Speculation(mode="on", draft_min_prob=0.0, draft_max=4, learn=False)
         lasts = [(30 + 11 * k) % 256 for k in range(conversations)]
         passes, answers = go_on(pair, [[10 + k, 20, last] for k, last in enumerate(lasts)], how)
-        most = pair.draft_cache().opening(1)
+        most = pair.draft_cache().opening(1, 4)
     each, total = len(most), conversations * len(most)
     assert len(passes) == 1 + -(-total // (128 // each * each))
     assert sum(passes[1:]) == total

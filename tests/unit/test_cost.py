@@ -223,3 +223,20 @@ def test_a_disturbed_draft_does_not_move_the_target():
         again.restore(costs.as_dict())
         costs = again
     assert costs.draft_seconds[0] == pytest.approx(0.010, rel=0.2)
+
+
+def test_a_block_costs_what_its_guesses_do():
+    """Narrow and whole ones tell what those between cost."""
+    costs = LearnedCosts()
+    costs.add_profile({1: 1.0, 2: 1.2, 4: 2.0}, {1, 2, 4})
+    for _ in range(20):
+        for rows, seconds in ((1, 1.0), (2, 1.2), (4, 2.0)):
+            costs.add_pass(rows, seconds)
+        costs.add_block(1, 0.2)
+        costs.add_block(6, 0.7)
+    assert costs.draft_seconds[:6] == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6, 0.7], rel=0.02)
+    for _ in range(60):
+        costs.add_block(6, 1.0)
+    assert costs.draft_seconds[5] == pytest.approx(1.0, rel=0.05)
+    costs.add_block(6, float(costs.draft_seconds[5]) + 0.64, 64)
+    assert costs.catch_up_seconds(100) == pytest.approx(1.0, rel=0.05)

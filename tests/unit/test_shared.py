@@ -105,14 +105,14 @@ def test_a_step_for_several_is_learned_by_their_number():
 
 
 def test_blocks_of_several_are_learned_by_their_number():
-    """A block is all of a draft: its seconds are those of a first step, whatever it reads."""
+    """A block is all of a draft: its seconds are those of its first steps, whatever it reads."""
     costs = known()
     for _ in range(8):
         costs.add_first_draft_step(0.25, 1)
-    shared = SharedCosts(costs)
+    shared = SharedCosts(costs, is_block=True)
     shared.set_count(4)
     for _ in range(30):
-        shared.see_draft_step(4, 2, 0.5, is_block=True)
+        shared.see_draft_step(4, 2, 0.5)
     assert shared.step_seconds(4, 0) == pytest.approx(0.5, rel=0.01)
     assert shared.step_seconds(1, 0) == pytest.approx(0.25)
     shared.set_count(4)
