@@ -18,7 +18,6 @@ errors visible waiting
 paths dist arrays
 naming
 hub
-settings_part
 model_options
 config
 settings_files
