@@ -27,8 +27,8 @@ from dspark_gguf.config import Speculation
 from dspark_gguf.cost import FixedCosts, load_table
 from dspark_gguf.measure.bench.conversations import COPYING
 from dspark_gguf.measure.chains import Chains, load_chains
-from dspark_gguf.measure.charts import text_table
 from dspark_gguf.schedule import SharedCosts, Source, StoppingRule, make_stopping_rule
+from dspark_gguf.visible import text_table
 from tests.replay_many import extended, replay_many
 
 DATA = Path(__file__).parent.parent / "tests" / "data"

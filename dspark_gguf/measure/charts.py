@@ -1,17 +1,15 @@
-"""Line charts as SVG, for a page or a file of their own; tables and bars of text."""
+"""Line charts as SVG, for a page or a file of their own; bars of text."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
-from rich.console import Console
-from rich.table import Table
 
 from dspark_gguf.errors import UsageError
 
@@ -112,19 +110,6 @@ def save_chart(path: Path, image: Markup) -> None:
         path.write_text(whole.replace(">", inside, 1), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", "Check the path.") from None
-
-
-def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text, all but the first column aligned right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
-    for k, head in enumerate(heads):
-        table.add_column(head, justify="right" if k else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(width=1000, color_system=None, markup=False, emoji=False, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def bars(values: Mapping[str, float], most: float | None = None, mark: float | None = None) -> str:

@@ -12,8 +12,8 @@ from dspark_gguf.batching import Batcher
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
-from dspark_gguf.measure.charts import text_table
 from dspark_gguf.noise import Noise
+from dspark_gguf.visible import text_table
 
 #: The kinds of text whose answers repeat much of the prompt.
 COPYING = ("summarising", "rewriting", "extraction", "code editing")
