@@ -7,9 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
-from dspark_gguf.serve.asked import Asked
+from dspark_gguf.serve.asked import Asked, Message
 from dspark_gguf.serve.refusals import invalid
-from dspark_gguf.serve.told import Message
 
 #: Names of `Sampling` that clients may give.
 _SAMPLING = (
