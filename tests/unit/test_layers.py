@@ -50,7 +50,6 @@ measure
 doctor
 train
 serve
-testing
 cli
 __main__
 """.strip().splitlines()
