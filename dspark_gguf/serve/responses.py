@@ -14,7 +14,7 @@ from dspark_gguf.serve.form import Form, Record
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.refusals import Refusal, invalid
 from dspark_gguf.serve.streams import event
-from dspark_gguf.serve.usage import timings, usage
+from dspark_gguf.serve.turns import timings, usage
 
 
 class ResponsesBody(ToolBody):
