@@ -77,7 +77,7 @@ def recommended(rows: Sequence[dict[str, Any]]) -> list[str]:
 def pairs_text(rows: Sequence[dict[str, Any]], memory: float) -> str:
     """A table for each size of machine, the recommended pairs, and what the words mean."""
     best = recommended(rows)
-    rows = sorted(rows, key=_size_of_machine)
+    rows = sorted(rows, key=lambda row: 0 if row["memory"] == "any" else int(row["memory"]))
     table = text_table(
         ("", "pair", "GB", "tok/s here", "draft", "checked", "on disk"),
         (
@@ -103,10 +103,6 @@ def pairs_text(rows: Sequence[dict[str, Any]], memory: float) -> str:
     use = "".join(f"\n  dspark-gguf chat -m {name}" for name in best)
     advice = f"* recommended for this machine:{use}\n" if best else ""
     return "\n".join([*parts, "", advice + _LEGEND])
-
-
-def _size_of_machine(row: dict[str, Any]) -> int:
-    return 0 if row["memory"] == "any" else int(row["memory"])
 
 
 def _here(files: dict[str, str | None]) -> str:
