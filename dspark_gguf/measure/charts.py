@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import file_errors
 
 #: The ends of both axes in the drawing's own units, as in ``chart.svg``: at the width of a phone
 #: a unit is about a pixel.
@@ -106,10 +107,8 @@ def save_chart(path: Path, image: Markup) -> None:
     style = re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], STYLE)
     inside = f'><style>{style}</style><rect width="100%" height="100%" fill="white"/>'
     whole = str(image).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    try:
+    with file_errors("write", path):
         path.write_text(whole.replace(">", inside, 1), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "Check the path.") from None
 
 
 def bars(values: Mapping[str, float], most: float | None = None, mark: float | None = None) -> str:
