@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import file_errors
 from dspark_gguf.records import Round
 
 Floats = npt.NDArray[np.float64]
@@ -111,9 +112,8 @@ class _Table(BaseModel, allow_inf_nan=False):
 def load_table(path: Path) -> FixedCosts:
     """A cost table, ``{"target_seconds": [...], "draft_seconds": [...]}``; else a UsageError."""
     try:
-        table = _Table.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "Check the path.") from None
+        with file_errors("read", path):
+            table = _Table.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         fault = ": ".join(map(str, [path, "not a cost table", *first["loc"], first["msg"]]))

@@ -126,6 +126,15 @@ def unwritable(folder: Path, error: OSError) -> DSparkError:
 
 
 @contextlib.contextmanager
+def file_errors(verb: str, path: Path, hint: str = "Check the path.") -> Iterator[None]:
+    """Inside, an OSError is a UsageError: one cannot `verb` the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot {verb} {path}: {reason_of(error)}", hint) from None
+
+
+@contextlib.contextmanager
 def caching(path: Path) -> Iterator[Path]:
     """As `replacing`, in a folder that is made if missing; a `DSparkError` if that cannot be."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 #: C0 but tab and newline, DEL, C1; what reverses the direction of the text around it, so that a
@@ -45,3 +46,22 @@ def as_json(value: Any, stream: TextIO | None = None) -> str:
     except UnicodeEncodeError:
         return visible(json.dumps(value))
     return line
+
+
+def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: bool = True) -> str:
+    """Cells of each column below each other; all but the first are aligned `right`, or none.
+
+    It is as wide as its rows: the terminal wraps, a script reads whole lines.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
+    for k, head in enumerate(heads):
+        table.add_column(head, justify="right" if right and k else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(visible, row))
+    console = Console(width=100_000, color_system=None, markup=False, emoji=False, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())

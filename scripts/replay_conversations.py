@@ -11,6 +11,7 @@ kinds of text that repeat their prompt and those that do not.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -19,14 +20,16 @@ from statistics import mean
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Speculation
 from dspark_gguf.cost import FixedCosts, load_table
 from dspark_gguf.measure.bench.conversations import COPYING
 from dspark_gguf.measure.chains import Chains, load_chains
-from dspark_gguf.measure.charts import text_table
-from dspark_gguf.measure.replay_many import extended, replay_many
 from dspark_gguf.schedule import SharedCosts, Source, StoppingRule, make_stopping_rule
+from dspark_gguf.visible import text_table
+from tests.replay_many import extended, replay_many
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
 #: Most copied tokens of a draft; queues of so many texts for each place; turns until a rate holds.

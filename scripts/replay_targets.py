@@ -22,9 +22,9 @@ import numpy as np
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.cost import FixedCosts, load_table
 from dspark_gguf.measure.chains import Chains, Guesses, load_chains
-from dspark_gguf.measure.charts import text_table
 from dspark_gguf.measure.replay import Grid, play, replay
 from dspark_gguf.schedule import Optimal
+from dspark_gguf.visible import text_table
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
 FIRST, REST = 200, 100

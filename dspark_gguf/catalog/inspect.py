@@ -9,6 +9,7 @@ from typing import Any
 from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.heads import Kind, kind_of, target_draft, why_no_heads
+from dspark_gguf.engine.quantize import FILE_TYPES
 from dspark_gguf.paths import size_on_disk
 
 #: Kinds of files as scripts read them.
@@ -16,15 +17,7 @@ _KINDS: dict[Kind, str] = {
     "model": "model", "block": "block draft", "mtp": "prediction heads", "eagle3": "EAGLE-3 draft",
     "gemma4-assistant": "Gemma 4 assistant",
 }  # fmt: skip
-#: general.file_type of llama.h, as far as people publish them.
-_FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
-    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
-    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
-    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
-    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
-}  # fmt: skip
-
+_FILE_TYPES = {number: name for name, number in FILE_TYPES.items()}
 _SHAPE = {
     "width": "embedding_length", "heads": "attention.head_count",
     "kv_heads": "attention.head_count_kv", "experts": "expert_count", "context": "context_length",

@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -17,7 +17,7 @@ from dspark_gguf.catalog.local import LocalModel
 from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair
 from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.engine.kinds import NAMES
-from dspark_gguf.visible import visible
+from dspark_gguf.visible import text_table
 
 #: A machine sold with 16 GB reports a little less: the firmware keeps some.
 _SHARE_REPORTED = 0.9
@@ -77,8 +77,8 @@ def recommended(rows: Sequence[dict[str, Any]]) -> list[str]:
 def pairs_text(rows: Sequence[dict[str, Any]], memory: float) -> str:
     """A table for each size of machine, the recommended pairs, and what the words mean."""
     best = recommended(rows)
-    rows = sorted(rows, key=_size_of_machine)
-    table = as_table(
+    rows = sorted(rows, key=lambda row: 0 if row["memory"] == "any" else int(row["memory"]))
+    table = text_table(
         ("", "pair", "GB", "tok/s here", "draft", "checked", "on disk"),
         (
             (
@@ -91,6 +91,7 @@ def pairs_text(rows: Sequence[dict[str, Any]], memory: float) -> str:
             )
             for row in rows
         ),
+        right=False,
     )
     head, *lines = table.splitlines()
     parts = [head]
@@ -102,10 +103,6 @@ def pairs_text(rows: Sequence[dict[str, Any]], memory: float) -> str:
     use = "".join(f"\n  dspark-gguf chat -m {name}" for name in best)
     advice = f"* recommended for this machine:{use}\n" if best else ""
     return "\n".join([*parts, "", advice + _LEGEND])
-
-
-def _size_of_machine(row: dict[str, Any]) -> int:
-    return 0 if row["memory"] == "any" else int(row["memory"])
 
 
 def _here(files: dict[str, str | None]) -> str:
@@ -146,12 +143,13 @@ def local_text(models: Sequence[LocalModel], left_out: Sequence[str] = ()) -> st
     models = [model for model in models if model.kind == "model"]
     text = "Ollama, LM Studio, llama.cpp and the Hugging Face cache have no model here"
     if models:
-        table = as_table(
+        table = text_table(
             ("kept by", "GB", "use it with"),
             (
                 (model.source, f"{model.size / 1e9:.2f}", f"-m {quote(model.name)}")
                 for model in sorted(models, key=lambda model: (model.source, model.name))
             ),
+            right=False,
         )
         text = f"{table}\n\nwhich of them can draft for a target: dspark-gguf suggest -m TARGET"
     if drafts:
@@ -160,7 +158,7 @@ def local_text(models: Sequence[LocalModel], left_out: Sequence[str] = ()) -> st
             for one in sorted(drafts, key=lambda one: (one.source, one.name))
         )
         text += "\n\ndrafts, each for the one target that it was made for:\n"
-        text += as_table(("kept by", "GB", "kind", "use it with"), rows)
+        text += text_table(("kept by", "GB", "kind", "use it with"), rows, right=False)
     if left_out:
         text += "\n\nno models:"
     return "\n  ".join([text, *left_out])
@@ -169,18 +167,3 @@ def local_text(models: Sequence[LocalModel], left_out: Sequence[str] = ()) -> st
 def quote(name: str) -> str:
     """As a shell of this system reads it."""
     return subprocess.list2cmdline([name]) if sys.platform == "win32" else shlex.quote(name)
-
-
-def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Text with the cells of each column below each other, for a pipe as for a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for row in rows:
-        table.add_row(*map(visible, row))
-    # Wide enough for any row: the terminal wraps, a script reads whole lines.
-    console = Console(width=100_000, color_system=None, markup=False, emoji=False, highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())

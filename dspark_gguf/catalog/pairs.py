@@ -43,11 +43,6 @@ class KnownPair:
         """The name of its ``target`` or ``draft``."""
         return self.draft if role == "draft" else self.target
 
-    @property
-    def is_of_one_target(self) -> bool:
-        """Whether its draft was made for this very target, not for a family."""
-        return self.kind != "plain"
-
     def gigabytes(self, role: str) -> float | None:
         """Size of its ``target`` or ``draft``, where it is known."""
         number = self.size.split("+")[role == "draft"].strip()
@@ -91,7 +86,8 @@ def pairs_for(names: Iterable[str]) -> list[KnownPair]:
     found = []
     for pair in known_pairs():
         theirs = family_of(pair.target)
-        same = theirs in ours if pair.is_of_one_target else theirs[0] in families
+        # Plain models draft for a family, the others for the very target that they were made for.
+        same = theirs[0] in families if pair.kind == "plain" else theirs in ours
         if same and not pair.target.startswith("package:"):
             found.append(pair)
     return sorted(found, key=lambda pair: family_of(pair.target) not in ours)

@@ -20,10 +20,10 @@ from filelock import FileLock, Timeout
 
 from dspark_gguf.chat.batch import Job, Record, parse
 from dspark_gguf.chat.piped import DASH
-from dspark_gguf.chat.terminal import Screen, file_errors, note_on_wait
+from dspark_gguf.chat.terminal import Screen, note_on_wait
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError, reason_of
-from dspark_gguf.paths import replacing
+from dspark_gguf.paths import file_errors, replacing
 from dspark_gguf.visible import as_json
 
 #: Beginnings of the names of settings that a text depends on; speed and room are not among them.

@@ -78,7 +78,6 @@ class Session:
         return Summary(
             rule_name(self.decoder.rule),
             speculation.lossless,
-            off=speculation.mode == "off",
             plain=self.gain.plain or (forecast.plain if forecast else None),
             drafting=forecast.drafting if forecast else None,
             seed=self.seed if self.settings.sampling.temperature else None,

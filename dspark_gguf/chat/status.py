@@ -17,7 +17,7 @@ _ENDS = {
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How answers are drafted: by which acceptance rule, if at all, and what it is compared with.
+    """How answers are drafted: by which acceptance rule, and what it is compared with.
 
     `plain` are the tokens per second that plain decoding was measured to reach on this machine,
     `drafting` those that drafting should reach; None if not known. `ratio` is the newest answer's
@@ -27,7 +27,6 @@ class Summary:
 
     acceptance: str
     lossless: bool
-    off: bool
     plain: float | None
     drafting: float | None
     seed: int | None  # of the noise that draws; None at temperature 0

@@ -20,6 +20,7 @@ from rich.text import Text
 from dspark_gguf.chat.markdown import MarkdownStream
 from dspark_gguf.chat.wrapping import Wrapper, folded
 from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import file_errors
 from dspark_gguf.visible import printable, visible
 
 PROMPT, MORE = ">>> ", "... "
@@ -167,15 +168,6 @@ class Reader(Protocol):
 
     def agreed(self, question: str) -> bool:
         """Whether the user says yes."""
-
-
-@contextmanager
-def file_errors(verb: str, path: Path, hint: str = "Check the path.") -> Iterator[None]:
-    """Inside, an OSError is a UsageError: one cannot `verb` the file."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"cannot {verb} {path}: {error.strerror}", hint) from None
 
 
 def decode_text(data: bytes, source: str) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dspark_gguf.chat.session import Session
-from dspark_gguf.chat.terminal import PROMPT, file_errors, read_text
+from dspark_gguf.chat.terminal import PROMPT, read_text
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import replacing
+from dspark_gguf.paths import file_errors, replacing
 from dspark_gguf.visible import shortened
 
 #: The most that is shown of a message in a conversation that goes on.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import get_args
 
 import click
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
@@ -16,13 +19,21 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from dspark_gguf.chat.completing import SlashCompleter
+from dspark_gguf.chat.registry import COMMANDS
+from dspark_gguf.chat.settable import SETTABLE
 from dspark_gguf.chat.terminal import MORE, goes_on, is_block
+from dspark_gguf.config import Settings
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.paths import data_dir, make_private
 
 #: A text with more characters, or with several lines, is edited in $EDITOR.
 _LONG = 200
+#: Commands that take one of a few words, and those that take files.
+_WORDS = {
+    "/spec": ("on", "off", "auto"), "/think": ("on", "off"), "/copy": ("code",),
+    "/system": ("none",),
+}  # fmt: skip
+_FILES = ("/read", "/load", "/save", "/model")
 # Without a handler, Python shows its errors: a signal while the history is read would be one.
 logging.getLogger("prompt_toolkit").addHandler(logging.NullHandler())
 
@@ -99,3 +110,43 @@ def _keys() -> KeyBindings:
         event.current_buffer.document = Document((text if is_block(text) else text[:-1]) + "\n")
 
     return keys
+
+
+class SlashCompleter(Completer):
+    """Completes the last word of a slash command."""
+
+    def __init__(self) -> None:
+        self._files = PathCompleter(expanduser=True)
+
+    def get_completions(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> Iterable[Completion]:
+        """As prompt_toolkit asks for them."""
+        *before, word = document.text_before_cursor.split(" ")
+        if before and before[0] in _FILES:
+            yield from self._files.get_completions(Document(word), complete_event)
+            return
+        for each in _fitting(before, word):
+            if each.startswith(word):
+                yield Completion(each, start_position=-len(word))
+
+
+def _fitting(before: list[str], word: str) -> Iterator[str]:
+    """Words that can follow these."""
+    if not before:
+        yield from (f"/{name}" for name in sorted(COMMANDS) if word.startswith("/"))
+    elif before == ["/set"]:
+        yield from sorted(name for names in SETTABLE.values() for name in names)
+    elif before[0] == "/set" and len(before) == 2:
+        yield from ("default", *_values(before[1]))
+    elif len(before) == 1:
+        yield from _WORDS.get(before[0], ())
+
+
+def _values(name: str) -> Iterator[str]:
+    """The values of a setting that has few."""
+    for section, names in SETTABLE.items():
+        if name in names:
+            kind = type(getattr(Settings(), section)).model_fields[name].annotation
+            words = ("on", "off") if kind is bool else get_args(kind)
+            yield from (word for word in words if isinstance(word, str))

@@ -26,30 +26,30 @@ from dspark_gguf.cli.train import train
 from dspark_gguf.errors import Cancelled, DSparkError
 
 #: The commands as ``--help`` lists them, each in a line of 80 columns.
-_GROUPS = {
+_GROUPS: dict[str, dict[click.Command, str]] = {
     "Talk": {
-        "chat": "chat with a model; a draft makes it faster",
-        "run": "answer a prompt, or a file of them, for scripts",
-        "serve": "serve models over HTTP, as OpenAI and Anthropic do",
-        "sessions": "list or delete conversations that were kept",
+        chat: "chat with a model; a draft makes it faster",
+        run: "answer a prompt, or a file of them, for scripts",
+        serve: "serve models over HTTP, as OpenAI and Anthropic do",
+        sessions: "list or delete conversations that were kept",
     },
     "Models": {
-        "models": "which pair for this machine, and what is on it",
-        "suggest": "drafts for your model, and how fast each is here",
-        "pull": "download a pair or a model",
-        "inspect": "describe a GGUF file",
-        "lookup": "prepare texts of your own to copy from",
-        "train": "train a draft for your own model",
+        models: "which pair for this machine, and what is on it",
+        suggest: "drafts for your model, and how fast each is here",
+        pull: "download a pair or a model",
+        inspect: "describe a GGUF file",
+        lookup: "prepare texts of your own to copy from",
+        train: "train a draft for your own model",
     },
     "Measure": {
-        "doctor": "is it faster here, and what is wrong if not",
-        "bench": "compare ways of decoding on your machine",
-        "profile": "what a pass of each model costs here",
-        "calibrate": "whether the draft's confidence is true",
-        "trace": "record what a draft guesses",
-        "replay": "try a rule on what was recorded",
+        doctor: "is it faster here, and what is wrong if not",
+        bench: "compare ways of decoding on your machine",
+        profile: "what a pass of each model costs here",
+        calibrate: "whether the draft's confidence is true",
+        trace: "record what a draft guesses",
+        replay: "try a rule on what was recorded",
     },
-    "Shell": {"completion": "print the script that completes commands and options"},
+    "Shell": {completion: "print the script that completes commands and options"},
 }
 
 
@@ -79,7 +79,7 @@ class Program(click.Group):
         """In groups, as a newcomer looks for them."""
         for title, commands in _GROUPS.items():
             with formatter.section(title):
-                formatter.write_dl([*commands.items()])
+                formatter.write_dl([(each.name or "", about) for each, about in commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; `| head -1` that has read enough is no error (for click it is one)."""
@@ -119,8 +119,6 @@ def main() -> None:
     """
 
 
-for _command in (
-    *(bench, calibrate, chat, completion, doctor, inspect, lookup, models, profile, pull),
-    *(replay, run, serve, sessions, suggest, trace, train),
-):
-    main.add_command(_command)
+for _commands in _GROUPS.values():
+    for _command in _commands:
+        main.add_command(_command)

@@ -44,7 +44,7 @@ def serve(
     if api_key is not None and not api_key.strip():
         raise UsageError("the API key is empty", "Give another, or leave --api-key out.")
 
-    from dspark_gguf.serve.run import serve_pair
+    from dspark_gguf.serve.app import serve_pair
 
     with open_pair(settings, verbose, conversations=parallel or 16) as pair:
         serve_pair(pair, settings, host, port, api_key, parallel, queue, say)

@@ -14,12 +14,12 @@ from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache, prefill
 from dspark_gguf.learned_costs import LearnedCosts
-from dspark_gguf.measure.charts import text_table
 from dspark_gguf.measure.check import NEAR_TIE
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.sampling import margin
 from dspark_gguf.schedule.expected import expected_speedup
 from dspark_gguf.speedup import speedup_here
+from dspark_gguf.visible import text_table
 
 #: Seconds for reading the contexts before a comparison.
 _READING = 3.0

@@ -1,11 +1,13 @@
-"""What may be given to `DSparkLlama` as its draft."""
+"""What may be given to `DSparkLlama`: its options, and its draft."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,6 +32,18 @@ from dspark_gguf.waiting import Tell
 
 #: What may be given as `draft_model`.
 DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
+_OURS = {"draft_model", "draft", "draft_options", "speculation", "extra_buffers"}
+_OPTIONS = _OURS | set(inspect.signature(llama_cpp.Llama.__init__).parameters)
+#: Names that are so alike are one name with a typo (``difflib``).
+_TYPO = 0.85
+
+
+def require_known(options: Iterable[str]) -> None:
+    """Refuse names that are nearly those of options; frameworks pass on others that are none."""
+    for name in options:
+        close = get_close_matches(name, _OPTIONS, 1, _TYPO)
+        if close and name not in _OPTIONS:
+            raise UsageError(f"Llama has no option {name!r}", f"Write {close[0]}.")
 
 
 def require_supported(

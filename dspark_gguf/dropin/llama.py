@@ -27,7 +27,6 @@ from dspark_gguf.dropin import drafts
 from dspark_gguf.dropin.answer import answer
 from dspark_gguf.dropin.books import borrow
 from dspark_gguf.dropin.logprobs import LogprobsLlama
-from dspark_gguf.dropin.options import require_known
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.facts import llama_facts
@@ -92,7 +91,7 @@ class DSparkLlama(LogprobsLlama):
         self.tally = Tally()
         draft_model = draft if draft_model is None else draft_model
         draft_model, searches = (None, False) if draft_model == NO_DRAFT else (draft_model, True)
-        require_known(options)
+        drafts.require_known(options)
         drafts.require_supported(draft_model, draft_options, self.speculation)
         self._say = partial(print, file=sys.stderr) if options.get("verbose", True) else str
         searches &= not (options.get("vocab_only") or options.get("embedding"))

@@ -118,33 +118,13 @@ class BlockDraftCache(Follower):
         """As any cache; of one pass, if that has room for all blocks."""
         caches = [cast(BlockDraftCache, each.cache) for each in passes]
         sizes, found = [len(each.tokens) for each in passes], list[Rows]()
-        for group in groups_of([cache.waiting for cache in caches], len(self._features)):
+        for group in groups_of([len(cache._pending) for cache in caches], len(self._features)):
             inject([caches[k] for k in group])
         for group in groups_of(sizes, self.context.max_rows):
             blocks = guess_blocks([caches[k] for k in group], [passes[k].tokens for k in group])
             # The next pass is made in the place of these rows.
             found += blocks if len(group) == len(passes) else [each.copy() for each in blocks]
         return found
-
-    @property
-    def waiting(self) -> int:
-        """Features that wait to be read."""
-        return len(self._pending)
-
-    def waiting_pairs(self) -> Pairs:
-        """These features."""
-        return Pairs(self.sequence, self.length, (), self._features[: self.waiting])
-
-    def begin_injection(self) -> None:
-        """Its features are about to be read."""
-        self._take_back(self.length)  # an earlier injection may have been interrupted
-        self._unsure = True
-
-    def end_injection(self) -> None:
-        """Its features were read."""
-        self.tokens += self._pending
-        self._pending = []
-        self._unsure = False
 
     def guesses(self, first: int, count: int) -> Block:
         """Those of its block of `count` tokens, from place `first` in the last pass on."""
@@ -164,18 +144,27 @@ class BlockDraftCache(Follower):
 
 def inject(caches: Sequence[BlockDraftCache]) -> None:
     """Read the waiting features of sequences of one context, in ascending order, in one pass."""
-    caches = [cache for cache in caches if cache.waiting]
+    caches = [cache for cache in caches if cache._pending]
     if not caches:
         return
     for cache in caches:
-        cache.begin_injection()
-    first = caches[0]
-    batch = first._injection.first(first.waiting, first.length)  # its features are in place
+        cache._take_back(cache.length)  # an earlier injection may have been interrupted
+        cache._unsure = True
+    first, counts = caches[0], [len(cache._pending) for cache in caches]
+    batch = first._injection.first(counts[0], first.length)  # its features are in place
     if len(caches) > 1:
-        batch = first._injection.of([cache.waiting_pairs() for cache in caches], False)
+        batch = first._injection.of(
+            [
+                Pairs(cache.sequence, cache.length, (), cache._features[:count])
+                for cache, count in zip(caches, counts, strict=True)
+            ],
+            False,
+        )
     first.context.decode(batch)
     for cache in caches:
-        cache.end_injection()
+        cache.tokens += cache._pending
+        cache._pending = []
+        cache._unsure = False
 
 
 def guess_blocks(caches: Sequence[BlockDraftCache], blocks: Sequence[Sequence[int]]) -> list[Block]:

@@ -124,11 +124,6 @@ class BlockDraft(TargetDraft):
             problem = f"{header.path} is an incomplete block draft, without {', '.join(missing)}"
             raise ModelError(problem, "Convert it again with a recent llama.cpp.")
 
-    @classmethod
-    def of(cls, header: Header) -> BlockDraft | None:
-        """The block draft in a file; None for another kind of model."""
-        return cls(header) if header.architecture == ARCHITECTURE else None
-
     def why_not_for(self, target: Header) -> str:
         """Why it cannot draft for `target`; empty if it can."""
         width = target.get("embedding_length", 0)

@@ -14,11 +14,10 @@ from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
 from dspark_gguf.engine.context import open_context
 from dspark_gguf.engine.dflash import BlockDraft, TargetDraft
-from dspark_gguf.engine.eagle3 import EagleCache
 from dspark_gguf.engine.gguf import read_header, readable_gguf
 from dspark_gguf.engine.heads import HeadDraft, is_own_draft, target_draft
 from dspark_gguf.engine.model import Model
-from dspark_gguf.engine.mtp import AssistantCache, HeadsCache
+from dspark_gguf.engine.mtp import AssistantCache, EagleCache, HeadsCache
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.states import MOST_FLAGGED, StateCache
 from dspark_gguf.engine.token_map import token_map

@@ -37,7 +37,7 @@ def model_facts(cache: SequenceCache) -> dict[str, Any]:
     """Of a model that this package loaded, and its context."""
     model = cache.model
     return {
-        "file": model.stamp(),
+        "file": file_stamp(model.path),
         "options": option_facts(model.options),
         "n_ctx": cache.n_ctx,
         "place": [model.place, model.gpu_layers],

@@ -90,10 +90,6 @@ class Model:
         """Free the weights. No context of this model may be in use."""
         self._free()
 
-    def stamp(self) -> list[Any]:
-        """Of its file."""
-        return file_stamp(self.path)
-
     @property
     def place(self) -> str:
         """Where the weights are, for the user."""

@@ -163,7 +163,7 @@ class Pair:
             facts = self._facts(speculation)
             path = learned_path(facts) if speculation.learn else None
             draft = facts.get("draft", {}).get("file")
-            about = {"machine": facts["machine"], "target": self.target.stamp(), "draft": draft}
+            about = {"machine": facts["machine"], "target": facts["target"]["file"], "draft": draft}
             known = self._learned = Learned(path, about)
             known.target_bytes = self.target.size
             self.notes += [known.note] if known.note else []
@@ -246,9 +246,6 @@ class Pair:
         draft = self.caches.get("draft", self.target_cache)
         return min(draft.most_drafts, self.target_cache.max_rows - 1)
 
-    def _left_out(self, speculation: Speculation) -> bool:
-        return self._learned is not None and is_hopeless(self._learned.costs, speculation)
-
     def _facts(self, speculation: Speculation) -> dict[str, Any]:
         facts = {"machine": library.machine(), "target": model_facts(self.target_cache)}
         if self._draft_path is not None and speculation.drafter != "lookup":
@@ -261,8 +258,9 @@ class Pair:
         kind = "lossless" if speculation.lossless else "LOSSY, changes the output"
         kind = kind if speculation.acceptance == "match" else f"{speculation.acceptance} ({kind})"
         most, what = speculation.max_draft_steps, "drafts"
-        no_draft = "draft" not in self.caches or self._left_out(speculation)
-        if no_draft or speculation.drafter == "lookup":
+        known = self._learned
+        left_out = known is not None and is_hopeless(known.costs, speculation)
+        if left_out or "draft" not in self.caches or speculation.drafter == "lookup":
             most, what = speculation.max_lookup_tokens, "tokens copied from the conversation"
         how = f"up to {min(most, self.most_drafts)} {what}"
         if speculation.stopping_rule == "threshold":

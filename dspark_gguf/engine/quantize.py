@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
 
 import llama_cpp
@@ -12,8 +13,12 @@ from dspark_gguf.engine import library
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.errors import EngineError
 
-#: llama.cpp's numbers for whole-file quantizations (``llama_ftype``).
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q2_K": 10, "Q4_K_M": 15}
+#: Name of a whole file's quantization, such as Q4_K_M -> llama.cpp's number (``llama_ftype``).
+FILE_TYPES: dict[str, int] = {
+    re.sub("LLAMA_FTYPE_(ALL_|MOSTLY_)?", "", name): number
+    for name, number in vars(llama_cpp).items()
+    if name.startswith("LLAMA_FTYPE_") and not name.endswith("GUESSED")
+}
 #: Bits of a weight in a row of whole blocks of 256, and in other rows: of the mixtures, the mean.
 _BITS = {
     "F32": (32.0, 32.0), "F16": (16.0, 16.0), "Q4_0": (4.5, 4.5), "Q8_0": (8.5, 8.5),

@@ -16,6 +16,7 @@ from typing import Any
 import llama_cpp
 
 from dspark_gguf.engine import library
+from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.engine.sequence import SequenceCache
 
 #: Options that change where and how fast a model computes, but not what the cache holds.
@@ -28,7 +29,7 @@ _PLACEMENT = {
 def fingerprint(cache: SequenceCache) -> dict[str, Any]:
     """Plain values; a saved cache may be used only where they are the same."""
     return {
-        "file": cache.model.stamp(),
+        "file": file_stamp(cache.model.path),
         "n_ctx": cache.n_ctx,
         "options": cache.model.options.model_dump(mode="json", exclude=_PLACEMENT | {"n_ctx"}),
         "llama_cpp": llama_cpp.__version__,

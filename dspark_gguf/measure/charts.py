@@ -1,19 +1,18 @@
-"""Line charts as SVG, for a page or a file of their own; tables and bars of text."""
+"""Line charts as SVG, for a page or a file of their own; bars of text."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
-from rich.console import Console
-from rich.table import Table
 
 from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import file_errors
 
 #: The ends of both axes in the drawing's own units, as in ``chart.svg``: at the width of a phone
 #: a unit is about a pixel.
@@ -108,23 +107,8 @@ def save_chart(path: Path, image: Markup) -> None:
     style = re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], STYLE)
     inside = f'><style>{style}</style><rect width="100%" height="100%" fill="white"/>'
     whole = str(image).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    try:
+    with file_errors("write", path):
         path.write_text(whole.replace(">", inside, 1), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "Check the path.") from None
-
-
-def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text, all but the first column aligned right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
-    for k, head in enumerate(heads):
-        table.add_column(head, justify="right" if k else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(width=1000, color_system=None, markup=False, emoji=False, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def bars(values: Mapping[str, float], most: float | None = None, mark: float | None = None) -> str:

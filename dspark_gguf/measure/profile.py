@@ -17,7 +17,8 @@ from dspark_gguf.engine.protocol import Cache
 from dspark_gguf.engine.states import StateCache
 from dspark_gguf.engine.timing import block_seconds, chain_seconds, passes
 from dspark_gguf.errors import Cancelled, ResourceError
-from dspark_gguf.measure.charts import Axis, Line, bars, chart, text_table, up_to
+from dspark_gguf.measure.charts import Axis, Line, bars, chart, up_to
+from dspark_gguf.visible import text_table
 
 #: Passes of each kind; their median counts.
 _REPEATS = 5

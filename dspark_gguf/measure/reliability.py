@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.chains import Chains, odds
-from dspark_gguf.measure.charts import SHARES, Axis, Line, chart, text_table
+from dspark_gguf.measure.charts import SHARES, Axis, Line, chart
+from dspark_gguf.visible import text_table
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

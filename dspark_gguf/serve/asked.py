@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,10 +24,11 @@ from dspark_gguf.serve.schemas import (
     require_grammar,
     schema_grammar,
 )
-from dspark_gguf.serve.told import Message, with_instructions, with_one_system, without_calls
 from dspark_gguf.serve.tools import CallReader
 from dspark_gguf.serve.turns import Turn
 
+#: With ``role`` and ``content``, as templates read them.
+Message = dict[str, Any]
 #: Bounds of a request.
 MOST_CHOICES, MOST_STOPS, MOST_TOP = 16, 16, 20
 
@@ -90,7 +92,7 @@ class Desk:
             if isinstance(ids, str):
                 return vocabulary.tokenize(ids), False
             return require_ids(ids, vocabulary, "prompt"), False
-        messages, more = with_one_system(asked.messages), dict[str, Any]()
+        messages, more = _with_one_system(asked.messages), dict[str, Any]()
         if not messages:
             raise invalid("messages is empty", "messages")
         system = self.settings.chat.system
@@ -100,9 +102,9 @@ class Desk:
             if self.knows_tools:
                 more["tools"] = [{"type": "function", "function": dict(t)} for t in asked.tools]
             else:
-                messages = with_instructions(messages, asked.tools)
+                messages = _with_tools(messages, asked.tools)
         if not self.knows_tools:
-            messages = [without_calls(each) for each in messages]
+            messages = [_without_calls(each) for each in messages]
         think = self.settings.chat.think if asked.think is None else asked.think
         text = self.pair.template.render(messages, think, **more)
         return self.pair.template.tokenize(text), text.rstrip().endswith(OPEN)
@@ -190,3 +192,49 @@ def require_ids(ids: list[int], vocabulary: Vocabulary, param: str) -> list[int]
     if ids and not 0 <= min(ids) <= max(ids) < vocabulary.n_vocab:
         raise invalid(f"token ids are from 0 to {vocabulary.n_vocab - 1}", param)
     return ids
+
+
+def _with_tools(messages: list[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Messages that tell a model about tools which its template does not know."""
+    text, (first, *rest) = _instructions(tools), messages
+    if first["role"] == "system":
+        return [{**first, "content": f"{first['content']}\n\n{text}"}, *rest]
+    return [{"role": "system", "content": text}, first, *rest]
+
+
+def _with_one_system(messages: list[Message]) -> list[Message]:
+    """The system messages at the beginning as one: many templates take no second one."""
+    count = next((k for k, each in enumerate(messages) if each["role"] != "system"), len(messages))
+    if count < 2:
+        return messages
+    content = "\n\n".join(each["content"] for each in messages[:count])
+    return [{"role": "system", "content": content}, *messages[count:]]
+
+
+def _without_calls(message: Message) -> Message:
+    """Calls and results as text, for templates that know neither."""
+    if message["role"] == "tool":
+        content = f"<tool_response>\n{message['content']}\n</tool_response>"
+        return {"role": "user", "content": content}
+    if not message.get("tool_calls"):
+        return message
+    calls = "".join(
+        f"\n<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
+        for call in message["tool_calls"]
+    )
+    return {"role": message["role"], "content": (message["content"] + calls).strip()}
+
+
+def _instructions(tools: Sequence[Mapping[str, Any]]) -> str:
+    """What Hermes' template says."""
+    lines = "\n".join(
+        json.dumps({"type": "function", "function": dict(tool)}, ensure_ascii=False)
+        for tool in tools
+    )
+    return (
+        "You may call one or more functions to assist with the user query.\n\nYou are provided "
+        f"with function signatures within <tools></tools> XML tags:\n<tools>\n{lines}\n</tools>\n\n"
+        "For each function call, return a json object with function name and arguments within "
+        f'<tool_call></tool_call> XML tags:\n<tool_call>\n{{"name": <function-name>, "arguments": '
+        f"<args-json-object>}}\n</tool_call>"
+    )

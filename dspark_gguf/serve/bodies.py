@@ -7,15 +7,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
-from dspark_gguf.serve.asked import Asked
+from dspark_gguf.config import Sampling
+from dspark_gguf.serve.asked import Asked, Message
 from dspark_gguf.serve.refusals import invalid
-from dspark_gguf.serve.told import Message
 
-#: Names of `Sampling` that clients may give.
-_SAMPLING = (
-    "temperature", "top_p", "top_k", "min_p", "typical_p", "repeat_penalty", "frequency_penalty",
-    "presence_penalty", "repeat_last_n", "logit_bias", "ignore_eos", "seed",
-)  # fmt: skip
 #: Bounds of a request.
 MOST_MESSAGES, MOST_TOOLS, _MOST_BIASES = 10_000, 256, 1024
 
@@ -64,7 +59,8 @@ class Body(BaseModel):
 
     def asked(self) -> Asked:
         """The part of the request that all routes have."""
-        values = {name: getattr(self, name) for name in _SAMPLING}
+        names = Sampling.model_fields.keys() & Body.model_fields.keys()
+        values = {name: getattr(self, name) for name in names}
         if values["top_p"] == 0.0:  # OpenAI allows it, for the best token alone
             values["top_p"] = 1e-6
         if values["seed"] is not None and values["seed"] < 0:

@@ -12,8 +12,7 @@ from dspark_gguf.serve.form import BodyT, Form, Record
 from dspark_gguf.serve.pieces import Answers, Piece
 from dspark_gguf.serve.streams import event
 from dspark_gguf.serve.tools import Call
-from dspark_gguf.serve.turns import Scored
-from dspark_gguf.serve.usage import timings, usage
+from dspark_gguf.serve.turns import Scored, timings, usage
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from dspark_gguf.serve.asked import Asked
+from dspark_gguf.serve.asked import Asked, Message
 from dspark_gguf.serve.blocks import Block, Step, steps, whole
 from dspark_gguf.serve.bodies import (
     MOST_MESSAGES,
@@ -22,8 +22,7 @@ from dspark_gguf.serve.form import Form, Record
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.refusals import Refusal, invalid
 from dspark_gguf.serve.streams import event
-from dspark_gguf.serve.told import Message
-from dspark_gguf.serve.usage import timings, usage
+from dspark_gguf.serve.turns import timings, usage
 
 
 class Turned(BaseModel):

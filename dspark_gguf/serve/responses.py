@@ -7,15 +7,14 @@ from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
-from dspark_gguf.serve.asked import Asked
+from dspark_gguf.serve.asked import Asked, Message
 from dspark_gguf.serve.blocks import Block, Step, steps, whole
 from dspark_gguf.serve.bodies import ChatMessage, Items, ToolBody, schema_of, text_of, tool_of
 from dspark_gguf.serve.form import Form, Record
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.refusals import Refusal, invalid
 from dspark_gguf.serve.streams import event
-from dspark_gguf.serve.told import Message
-from dspark_gguf.serve.usage import timings, usage
+from dspark_gguf.serve.turns import timings, usage
 
 
 class ResponsesBody(ToolBody):

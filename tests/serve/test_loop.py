@@ -13,8 +13,8 @@ import pytest
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.serve import asked, engine
+from dspark_gguf.serve.app import attentive
 from dspark_gguf.serve.engine import Engine
-from dspark_gguf.serve.run import attentive
 from dspark_gguf.serve.streams import Streamed
 from tests.serve.test_rules import TOOLS, USER, stream
 

@@ -6,10 +6,9 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dspark_gguf.serve.tools import Call, CallReader
+from tests.properties import given, settings, st
 
 TOOLS = {"add": {"properties": {"a": {"type": "integer"}}}, "say": {
     "properties": {"text": {"type": "string"}}}}  # fmt: skip

@@ -142,7 +142,7 @@ def test_confidence_head(anchor_first, cycle_target, folder):
 
 def rows_from_scratch(pair, header, tokens, count):
     """The draft's rows after `tokens`, with contexts and batches made here, step by step."""
-    draft = BlockDraft.of(header)
+    draft = BlockDraft(header)
     n_ctx, rows = pair.target_cache.n_ctx, pair.target_cache.max_rows
     params = context_params(pair.target.options, n_ctx, 512, rows)
     target = llama_cpp.llama_init_from_model(pair.target.pointer, params)

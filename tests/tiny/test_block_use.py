@@ -71,7 +71,7 @@ def test_refusals(target, folder):
     assert "263 tokens, not 266" in refused(Block(), other=padded)
     mamba = write_mamba(folder / "mamba.gguf")
     with pytest.raises(PairError, match="mamba does not hand out the inputs of its layers"):
-        BlockDraft.of(read_header(write_dflash(folder / "no.gguf"))).require_target(
+        BlockDraft(read_header(write_dflash(folder / "no.gguf"))).require_target(
             replace(read_header(mamba), metadata={**read_header(mamba).metadata,
                                                   "mamba.block_count": 4})
         )  # fmt: skip
@@ -109,7 +109,7 @@ def test_an_incomplete_draft(folder):
     header = read_header(write_dflash(folder / "part.gguf"))
     del header.metadata["tokenizer.ggml.mask_token_id"]
     with pytest.raises(ModelError, match="mask_token_id"):
-        BlockDraft.of(header)
+        BlockDraft(header)
 
 
 def test_traced_like_any_other_draft(cycle_target, folder):

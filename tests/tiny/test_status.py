@@ -17,7 +17,7 @@ from dspark_gguf.settings_files import load_settings
 from dspark_gguf.tally import Answer
 from tests.fakes import FakeReader, FakeScreen
 
-SUMMARY = Summary("match", True, False, 20.0, 30.0, None, context=(1240, 8192))
+SUMMARY = Summary("match", True, 20.0, 30.0, None, context=(1240, 8192))
 
 
 def plain(seconds=0.1, draft_seconds=0.0):

@@ -18,7 +18,6 @@ errors visible waiting
 paths dist arrays
 naming
 hub
-settings_part
 model_options
 config
 settings_files
@@ -51,7 +50,6 @@ measure
 doctor
 train
 serve
-testing
 cli
 __main__
 """.strip().splitlines()

@@ -14,10 +14,10 @@ from dspark_gguf.cost import FixedCosts, load_table
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.measure.bench.conversations import COPYING
 from dspark_gguf.measure.chains import load_chains
-from dspark_gguf.measure.replay_many import extended, replay_many
 from dspark_gguf.records import Draft, Round, Segment, Verdict
 from dspark_gguf.schedule import SharedCosts, Source, allot, make_stopping_rule
 from dspark_gguf.schedule.pieces import Pieces
+from tests.replay_many import extended, replay_many
 
 DATA = Path(__file__).parent.parent / "data"
 STAIRS = np.array([10.0, 10.1, 10.2, 10.3, 16.0, 16.1, 16.2, 16.3, 22.0, 22.1, 22.2, 22.3])

@@ -12,8 +12,9 @@ from dspark_gguf.batching import Batcher
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
-from dspark_gguf.measure.charts import text_table
+from dspark_gguf.measure.bench.results import Figure
 from dspark_gguf.noise import Noise
+from dspark_gguf.visible import text_table
 
 #: The kinds of text whose answers repeat much of the prompt.
 COPYING = ("summarising", "rewriting", "extraction", "code editing")
@@ -48,10 +49,10 @@ class Cell:
     speeds: dict[str, list[float]]  # by method
 
     @property
-    def ratios(self) -> list[float]:
-        """The default over plain batching in the same turn, ascending."""
+    def ratio(self) -> Figure:
+        """The default over plain batching in the same turn."""
         pairs = zip(self.speeds[DEFAULT], self.speeds[PLAIN], strict=True)
-        return sorted(ours / plain for ours, plain in pairs)
+        return Figure.of(ours / plain for ours, plain in pairs)
 
     @property
     def plain(self) -> float:
@@ -60,13 +61,11 @@ class Cell:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        low, *_, high = [*self.ratios, self.ratios[-1]]
-        ratio = {"median": median(self.ratios), "low": low, "high": high}
         return {
             "text": self.group,
             "conversations": self.conversations,
             "tokens_per_second": {name: round(median(s), 3) for name, s in self.speeds.items()},
-            "over_plain": {name: round(value, 4) for name, value in ratio.items()},
+            "over_plain": self.ratio.as_dict(),
         }
 
 
@@ -128,7 +127,7 @@ def as_text(cells: Sequence[Cell]) -> str:
     rows = []
     for cell in cells:
         over = cell.plain / one[cell.group] if cell.group in one else None
-        low, high = cell.ratios[0], cell.ratios[-1]
+        ratio = cell.ratio
         rows.append(
             [
                 cell.group,
@@ -136,7 +135,7 @@ def as_text(cells: Sequence[Cell]) -> str:
                 f"{cell.plain:.1f}",
                 "-" if over is None else f"{over:.2f}",
                 f"{median(cell.speeds[DEFAULT]):.1f}",
-                f"{median(cell.ratios):.2f} ({low:.2f}-{high:.2f})",
+                f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})",
             ]
         )
     heads = ["text", "at once", "plain tok/s", "x one", "default tok/s", "x plain"]

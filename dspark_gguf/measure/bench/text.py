@@ -8,7 +8,8 @@ from textwrap import fill
 from dspark_gguf.chat.wrapping import WIDTH
 from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
 from dspark_gguf.measure.bench.results import Figure, Regime, Results, Row, shown
-from dspark_gguf.measure.charts import bars, text_table
+from dspark_gguf.measure.charts import bars
+from dspark_gguf.visible import text_table
 
 #: Columns of the first table, with the gaps: names of domains, then at least so many for each
 #: method.

@@ -1,4 +1,7 @@
-"""Distributions of what a function of random draws returns, without sampling."""
+"""Distributions of what a function of random draws returns, without sampling.
+
+``distribution_of`` walks every path that its draws can take: it shows whether a rule is lossless.
+"""
 
 from __future__ import annotations
 
