@@ -11,15 +11,11 @@ and push the controller's memory out of the processor's caches.
 from __future__ import annotations
 
 import argparse
-import sys
 import timeit
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from statistics import median
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dspark_gguf import Decoder, Limits, Sampling
 from dspark_gguf.calibration import Calibration
@@ -30,8 +26,8 @@ from dspark_gguf.noise import Noise
 from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler, margin
 from dspark_gguf.schedule import Source, make_stopping_rule
+from dspark_gguf.testing import ByteTokenizer
 from dspark_gguf.verify import make_rule
-from tests.table_model import ByteTokenizer
 
 LENGTHS = (500, 2000, 8000, 32000)
 SETTINGS = {

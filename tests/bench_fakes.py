@@ -8,8 +8,8 @@ from dspark_gguf.config import Sampling
 from dspark_gguf.measure.bench.results import Results
 from dspark_gguf.measure.bench.turns import Sample, Task
 from dspark_gguf.tally import Tally
+from dspark_gguf.testing import ByteTokenizer, TableModel, agreeing_rows, random_rows
 from tests.fakes import World
-from tests.table_model import ByteTokenizer, TableModel, agreeing_rows, random_rows
 
 
 class Clock:

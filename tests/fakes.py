@@ -14,8 +14,8 @@ from dspark_gguf.engine.protocol import Block
 from dspark_gguf.records import Draft, Round, Segment, Verdict
 from dspark_gguf.sampling import Sampler, margin
 from dspark_gguf.schedule import make_stopping_rule
+from dspark_gguf.testing import TableModel
 from dspark_gguf.verify import make_rule
-from tests.table_model import TableModel
 
 
 class Letters:

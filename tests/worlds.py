@@ -2,8 +2,8 @@
 
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.tally import Answer
+from dspark_gguf.testing import agreeing_rows, random_rows
 from tests.fakes import Letters, World
-from tests.table_model import agreeing_rows, random_rows
 
 RULES = ("rejection", "match", "typical", "threshold")
 

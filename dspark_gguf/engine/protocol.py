@@ -1,4 +1,4 @@
-"""What decoding needs of a model: the engine and the fakes of the tests both provide it."""
+"""What decoding needs of a model: the engine and the fakes of ``testing`` both provide it."""
 
 from __future__ import annotations
 

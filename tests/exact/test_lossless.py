@@ -18,10 +18,9 @@ from dspark_gguf.noise import Noise
 from dspark_gguf.records import Draft
 from dspark_gguf.sampling import top_probability
 from dspark_gguf.schedule import LookupRule, Optimal, make_stopping_rule
+from dspark_gguf.testing import WalkedDraws, agreeing_rows, distribution_of, random_rows
 from dspark_gguf.verify import Threshold, Typical, match, rejection
-from tests.draws import WalkedDraws, distribution_of
 from tests.fakes import BlockWorld, Letters, World
-from tests.table_model import agreeing_rows, random_rows
 
 FIXED = Speculation(draft_max=2, draft_min_prob=0.0)
 THRESHOLD = Speculation(draft_max=2, draft_min_prob=0.5)

@@ -16,10 +16,10 @@ from dspark_gguf.measure.chains import Chains
 from dspark_gguf.measure.replay import replay
 from dspark_gguf.schedule import LookupRule, Optimal, Prefix
 from dspark_gguf.schedule.stopping import solve
+from dspark_gguf.testing import agreeing_rows, random_rows
 from dspark_gguf.verify import match, rejection
 from tests.exact.test_lossless import off_law
 from tests.fakes import Letters, World, round_of
-from tests.table_model import agreeing_rows, random_rows
 
 #: Seconds of 1, 2, ... rows. Steps make rules drop steps and look across.
 TABLES = {

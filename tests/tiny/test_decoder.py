@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from dspark_gguf.config import Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.draft import NoDrafter
+from dspark_gguf.testing import ByteTokenizer, TableModel, reciting_rows
 from tests.fakes import World
-from tests.table_model import ByteTokenizer, TableModel, reciting_rows
 
 
 def reciting(prompt, answer, **changes):

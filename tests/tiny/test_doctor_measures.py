@@ -11,8 +11,8 @@ from dspark_gguf.config import ModelOptions, Settings, Speculation
 from dspark_gguf.doctor import alternatives, measured
 from dspark_gguf.doctor.measured import differences
 from dspark_gguf.learned_costs import LearnedCosts
+from dspark_gguf.testing import TableModel
 from tests.fakes import rows_of
-from tests.table_model import TableModel
 
 WIDE = 8
 

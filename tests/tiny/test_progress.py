@@ -24,7 +24,7 @@ from dspark_gguf.learned import forget_all
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.measure import profile, trace
 from dspark_gguf.measure.chains import load_chains
-from tests.table_model import TableModel, random_rows
+from dspark_gguf.testing import TableModel, random_rows
 
 
 @pytest.fixture

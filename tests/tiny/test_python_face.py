@@ -11,8 +11,8 @@ from dspark_gguf.draft import NoDrafter
 from dspark_gguf.errors import UsageError
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.schedule import Fixed
+from dspark_gguf.testing import ByteTokenizer, TableModel, reciting_rows
 from dspark_gguf.verify import match
-from tests.table_model import ByteTokenizer, TableModel, reciting_rows
 
 GREEDY, FEW = Sampling(temperature=0), Limits(max_tokens=6)
 EXACT = {

@@ -17,8 +17,8 @@ from dspark_gguf.measure.replay import STATIC, make_rule, play, replay
 from dspark_gguf.measure.trace import Tracer, lookup_guesses
 from dspark_gguf.sampling import margin
 from dspark_gguf.schedule import Fixed, Threshold
+from dspark_gguf.testing import TableModel, agreeing_rows, random_rows
 from tests.fakes import Letters, World
-from tests.table_model import TableModel, agreeing_rows, random_rows
 from tests.tiny.test_scripts import script
 
 TARGETS = script("replay_targets")

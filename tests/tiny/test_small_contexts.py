@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from dspark_gguf.cli import main
 from dspark_gguf.engine.timing import interleave, quick_profile
 from dspark_gguf.learned_costs import LearnedCosts
-from tests.table_model import TableModel, random_rows
+from dspark_gguf.testing import TableModel, random_rows
 from tests.tiny_dflash import write_dflash
 
 

@@ -7,8 +7,8 @@ from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.noise import Noise
 from dspark_gguf.schedule import Fixed
+from dspark_gguf.testing import ByteTokenizer, TableModel, agreeing_rows, random_rows, reciting_rows
 from tests.fakes import Letters, World
-from tests.table_model import ByteTokenizer, TableModel, agreeing_rows, random_rows, reciting_rows
 from tests.worlds import RULES, finished, random_limits, random_prompt, random_world
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dspark_gguf.dist import Dist
-from tests.draws import distribution_of
+from dspark_gguf.testing import distribution_of
 from tests.properties import given, settings, st
 
 #: No clock in a test: a busy machine is no failure.

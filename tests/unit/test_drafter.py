@@ -11,8 +11,8 @@ from dspark_gguf.noise import Noise
 from dspark_gguf.records import NO_DRAFT
 from dspark_gguf.sampling import Sampler, top_probability
 from dspark_gguf.schedule import Bounded
+from dspark_gguf.testing import TableModel, agreeing_rows, random_rows
 from tests.fakes import Letters, World, followed
-from tests.table_model import TableModel, agreeing_rows, random_rows
 
 GREEDY = Sampling(temperature=0)
 N_TOKENS = 6

@@ -9,8 +9,8 @@ from dspark_gguf.config import Sampling, Speculation
 from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter, NoDrafter
 from dspark_gguf.errors import UsageError
 from dspark_gguf.learned import Learned
+from dspark_gguf.testing import TableModel, random_rows
 from tests.fakes import Letters
-from tests.table_model import TableModel, random_rows
 from tests.unit.test_drafter import N_TOKENS
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from dspark_gguf.config import Limits
 from dspark_gguf.ending import Ending
+from dspark_gguf.testing import ByteTokenizer
 from tests.properties import given, settings, st
-from tests.table_model import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
 END = TOKENIZER.end

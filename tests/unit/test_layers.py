@@ -50,6 +50,7 @@ measure
 doctor
 train
 serve
+testing
 cli
 __main__
 """.strip().splitlines()

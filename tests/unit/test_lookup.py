@@ -10,8 +10,8 @@ from dspark_gguf.draft import LookupDrafter
 from dspark_gguf.draft.index import FURTHEST, LEAST, PLACES, RUNS, Index, Match, chain
 from dspark_gguf.records import Draft, Segment
 from dspark_gguf.schedule import Bounded, Fixed
+from dspark_gguf.testing import random_rows, reciting_rows
 from tests.fakes import Letters, World
-from tests.table_model import random_rows, reciting_rows
 
 RNG = np.random.default_rng(0)
 

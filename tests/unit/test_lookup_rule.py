@@ -15,8 +15,8 @@ from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
 from dspark_gguf.records import Draft, Round, Segment, Verdict
 from dspark_gguf.sampling import margin
 from dspark_gguf.schedule import LookupRule, Optimal
+from dspark_gguf.testing import agreeing_rows, random_rows
 from tests.fakes import Letters, World, followed
-from tests.table_model import agreeing_rows, random_rows
 
 RNG = np.random.default_rng(4)
 

@@ -12,8 +12,8 @@ from dspark_gguf.config import Speculation
 from dspark_gguf.dist import Dist
 from dspark_gguf.noise import Independent, Noise
 from dspark_gguf.records import NO_DRAFT, Verdict
+from dspark_gguf.testing import distribution_of
 from dspark_gguf.verify import DistVerifier, Threshold, Typical, make_rule, match, rejection
-from tests.draws import distribution_of
 from tests.fakes import draft_of
 
 N_TOKENS = 4

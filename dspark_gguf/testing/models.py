@@ -1,14 +1,4 @@
-"""Models that are tables, behind a cache that llama.cpp's rules are checked in.
-
-They need no model and no llama.cpp, and are exact::
-
-    tokenizer = ByteTokenizer()
-    rows = random_rows(tokenizer.n_vocab, seed=1)
-    target, draft = TableModel(rows), TableModel(agreeing_rows(rows, agreement=0.7, seed=2))
-
-``TableModel`` computes each row from the whole prefix in its cache, so one wrong token there shows
-in the answer.
-"""
+"""Models that are tables, behind a cache that llama.cpp's rules are checked in."""
 
 from __future__ import annotations
 

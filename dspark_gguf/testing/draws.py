@@ -1,7 +1,4 @@
-"""Distributions of what a function of random draws returns, without sampling.
-
-``distribution_of`` walks every path that its draws can take: it shows whether a rule is lossless.
-"""
+"""Distributions of what a function of random draws returns, without sampling."""
 
 from __future__ import annotations
 

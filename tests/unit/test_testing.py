@@ -10,16 +10,16 @@ import pytest
 from dspark_gguf.dist import Dist
 from dspark_gguf.engine.protocol import prefill
 from dspark_gguf.errors import ResourceError
-from tests.draws import distribution_of
-from tests.fakes import rows_of
-from tests.table_model import (
+from dspark_gguf.testing import (
     ByteTokenizer,
     Misuse,
     TableModel,
     agreeing_rows,
+    distribution_of,
     random_rows,
     reciting_rows,
 )
+from tests.fakes import rows_of
 
 
 def test_every_byte_has_a_token_and_text_comes_back():
