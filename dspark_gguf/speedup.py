@@ -83,7 +83,7 @@ class Speedup:
         """What the numbers rest on."""
         return {
             "measured": f"measured over {self.count} answer{'s' * (self.count != 1)}",
-            "learned": f"forecast from {self.count:,} tokens drafted here",
+            "learned": f"forecast from {self.count:,} draft tokens of this pair",
             "expected": "expected from what passes cost here",
             "estimated": "estimated from the sizes of the files",
         }[self.basis]

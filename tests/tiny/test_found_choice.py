@@ -64,7 +64,7 @@ def test_the_fastest_here_is_chosen(two):
     kept(target, eagle, 0.2, agreement=0.1)
     name, line = chosen(target)
     assert name == "dspark-b.gguf"
-    assert "drafted here" in line  # of the other one
+    assert "draft tokens of this pair" in line  # of the other one
     kept(target, eagle, 0.01, agreement=0.9)
     assert chosen(target)[0] == "eagle3-a.gguf"
 
