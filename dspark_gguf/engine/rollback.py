@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import ctypes
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ LONG = 16
 _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _State:
     """The memory after `length` tokens."""
 
@@ -88,6 +89,16 @@ class Rollback:
             self._saved.append(self._marks[-1])
         elif not self._saved or _bytes(self._saved) < _MOST_BYTES:
             self._saved.append(self._state(length))
+
+    @contextmanager
+    def holding(self, length: int) -> Iterator[None]:
+        """What is read inside may be taken back to these `length` tokens, by any memory."""
+        kept = [] if self.kind == "removal" or not length else [self._state(length)]
+        self._saved += kept
+        try:
+            yield
+        finally:
+            self._saved = [state for state in self._saved if state not in kept]
 
     def plan_stops(self, prompt: Sequence[int], held: int) -> None:
         """Stop at the end of a prompt, and behind the control tokens that end its messages."""
