@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.symbols import TRIED
 from dspark_gguf.errors import ModelError, PairError
@@ -34,6 +35,17 @@ class TargetDraft:
 
     header: Header
     kind: str  # what it is, for the user
+    #: Most pairs of the pass that makes the first guess: more are read in a pass before it. A block
+    #: is as large as it is.
+    rows = 17
+    beyond = MAX_DRAFT  # tokens behind those of its target that it may hold
+
+    def cells(self, n_ctx: int, shared: int, n_seq: int) -> int:
+        """Tokens that its context has room for, `n_ctx` of each of `n_seq` conversations.
+
+        Together these have no more than `shared` tokens.
+        """
+        return n_ctx if n_seq == 1 else min(shared, n_seq * n_ctx) + n_seq * self.beyond
 
     def why_not_for(self, target: Header) -> str:
         """Why it cannot draft for `target`; empty if it can."""
@@ -81,6 +93,7 @@ class BlockDraft(TargetDraft):
         tensors = header.tensors
         self.header = header
         self.block_size: int = header.get("block_size", 16)  # tokens, the anchor included
+        self.rows = self.beyond = self.block_size
         self.target_layers: list[int] = header.get("target_layers", [])  # whose inputs it reads
         self.width: int = header.get("embedding_length", 0)  # which is the target's
         self.mask_token: int = header.metadata.get(_MASK, -1)  # where a token is to be guessed

@@ -11,9 +11,9 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
+from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.engine.context import Context, Part, open_context
-from dspark_gguf.engine.memory import Footprint
+from dspark_gguf.engine.memory import Footprint, rows_of
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import Listener, Pass, Rows, common_prefix
 from dspark_gguf.engine.rollback import LONG, Rollback
@@ -284,8 +284,8 @@ def open_caches(
     footprint = Footprint(model.header, model.options)
     # A draft reads token by token, and snapshots reach back no further than the last pass.
     snapshots = 0 if is_draft else footprint.snapshots(max_rows - 1, n_seq)
-    most = min(n_seq * max_rows, max(max_rows, MOST_ROWS))
-    context = open_context(model, n_ctx, most, interrupt, snapshots=snapshots, n_seq=n_seq)
+    rows = rows_of(max_rows, n_seq)
+    context = open_context(model, n_ctx, rows, interrupt, snapshots=snapshots, n_seq=n_seq)
     swa = model.options.swa_full
     caches = [SequenceCache(context, swa, max_rows, is_draft, k) for k in range(n_seq)]
     for cache in caches:
