@@ -137,8 +137,12 @@ class Admission:
         self.running = [each for each in self.running if each is not request]
         if request.place is not None:
             self._places.leave(request.place)
-            if request.error is not None:
+            if request.run is None:
                 request.place.clear()
+            elif request.error is not None:
+                request.run.abandon()
+            elif request.run.unread > 1:  # it ended while its prompt was read
+                request.place.target.lend_at(request.place.target.length)
         self._pair.after_answer(len(request.answer.tokens))
 
     def make_room(self) -> None:

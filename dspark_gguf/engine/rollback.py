@@ -115,9 +115,11 @@ class Rollback:
                 last = length
         self.stops.append(len(prompt))
 
-    def stop_at(self, length: int) -> None:
-        """Stop there too."""
-        if length not in self.stops:
+    def stop_at(self, length: int, held: int) -> None:
+        """Stop there too; where just so many tokens are held, that is now."""
+        if length == held:
+            self.mark(length)
+        elif length not in self.stops:
             insort(self.stops, length)
 
     def mark(self, length: int) -> None:

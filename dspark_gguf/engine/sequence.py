@@ -212,9 +212,8 @@ class SequenceCache:
         return common if self.rollback == "removal" else self._rollback.marked(common)
 
     def lend_at(self, length: int) -> None:
-        """Be able to lend the first `length` tokens of what it will read."""
-        if self.rollback != "removal":
-            self._rollback.stop_at(length)
+        """Be able to lend the first `length` tokens of what it will read, or has read till now."""
+        self._rollback.stop_at(length, self.length)
 
     def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
         """Hold what another sequence of the context `lends` of a prompt, in the same cells."""
