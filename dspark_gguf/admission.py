@@ -145,6 +145,10 @@ class Admission:
                 request.place.target.lend_at(request.place.target.length)
         self._pair.after_answer(len(request.answer.tokens))
 
+    def free_draft(self) -> bool:
+        """Free the draft's cells of the oldest finished answer, if one has any."""
+        return self._places.give_up_oldest(of_draft=True)
+
     def make_room(self) -> None:
         """Free cells: of the oldest finished answer, else of the newest running one."""
         if self._places.give_up_oldest():

@@ -32,6 +32,7 @@ class SequenceCache:
 
     kind = "model"  # else the name of the drafter that it is for
     is_head = False  # whether it is of prediction heads
+    is_crowded = False  # whether it found no free cells, and waits until others end
     joins = True  # whether its passes can be shared with those of other conversations
     most_drafts = MAX_DRAFT  # tokens of a draft from it
     model: Model  # whose cache it is, if this package loaded it

@@ -1,0 +1,54 @@
+"""A draft with less context than its conversations need together: some are not drafted for."""
+
+from __future__ import annotations
+
+import pytest
+
+from dspark_gguf import Batcher, Limits, ModelOptions, load_pair
+from dspark_gguf.config import DraftOptions
+from tests.crowd import ALWAYS, EXACT, settings_of
+from tests.tiny.test_lent_prefixes import words
+
+
+def counted(cache):
+    """Fills with the tokens of each pass."""
+    decode, seen = cache.context.decode, []
+
+    def watched(batch):
+        decode(batch)
+        seen.append(batch.n_tokens)
+
+    cache.context.decode = watched
+    return seen
+
+
+@pytest.mark.parametrize("n_ctx", [256, 400])
+def test_they_do_not_push_each_other_out(files, alone, n_ctx):
+    """Nothing is read twice, whoever began first is drafted for, and in the end everybody."""
+    target, draft = files["llama"]
+    texts = [words(130 + k, k) for k in range(4)]
+    with load_pair(
+        target, draft, target_options=ModelOptions(n_ctx=1024, **EXACT),
+        draft_options=DraftOptions(n_ctx=n_ctx, **EXACT), conversations=4,
+    ) as pair:  # fmt: skip
+        pair.draft_cache()
+        batcher = Batcher(pair, ALWAYS, parallel=4)
+        reads = [counted(cache) for cache in pair.caches.values()]
+        requests = [
+            batcher.submit(text, settings_of(3, 0.8), Limits(max_tokens=30 + 20 * k))
+            for k, text in enumerate(texts)
+        ]
+        verified = sum(1 + round.drafted for _, round in batcher)
+        first, *_, last = requests
+        assert first.answer.tally.drafted > 15
+        assert last.answer.tally.drafted > 5
+        for request in requests:
+            text = alone("removal").says(
+                request.prompt, settings_of(3, 0.8), request.limits.max_tokens
+            )
+            assert request.answer.tokens == text
+            assert not pair.draft_cache(request.place.number).is_crowded
+        prompts, answers = sum(map(len, texts)), sum(len(r.answer.tokens) for r in requests)
+        assert sum(reads[0]) <= prompts + verified
+        steps = sum(request.answer.tally.drafted for request in requests)
+        assert sum(reads[1]) <= 2 * prompts + answers + steps
