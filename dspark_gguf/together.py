@@ -46,13 +46,15 @@ def draft_together(
         long = [k for k, read in reads.items() if read > few]
         group = long[:1] or list(wanted)
         longest, is_block = max(reads[k] for k in group), wanted[group[0]].n_rows > 1
+        newest = cast(SequenceCache, wanted[group[-1]].cache)
+        length = newest.length
         try:
             found = decode_together([wanted[k] for k in group])
         except CacheFullError as full:
-            if not free():
-                cache = cast(SequenceCache, wanted[group[-1]].cache)
-                cache.trim(0)
-                cache.is_crowded = True
+            is_full = not free()
+            if is_full or newest.length != length:  # it has read a part, and would read that again
+                newest.trim(0)
+                newest.is_crowded = is_full
                 go_on(group[-1], full=full)
             continue
         for k, rows in zip(group, found, strict=True):

@@ -6,7 +6,7 @@ import pytest
 
 from dspark_gguf import Batcher, Limits, ModelOptions, load_pair
 from dspark_gguf.config import DraftOptions
-from tests.crowd import ALWAYS, EXACT, settings_of
+from tests.crowd import ALWAYS, EXACT, live, settings_of
 from tests.tiny.test_lent_prefixes import words
 
 
@@ -52,3 +52,17 @@ def test_they_do_not_push_each_other_out(files, alone, n_ctx):
         assert sum(reads[0]) <= prompts + verified
         steps = sum(request.answer.tally.drafted for request in requests)
         assert sum(reads[1]) <= 2 * prompts + answers + steps
+
+
+def test_texts_stay_their_own_in_a_crowd(files, alone):
+    """Requests come and go; the draft reads in small pieces, and is full in the middle of some."""
+    target, draft = files["llama"]
+    with load_pair(
+        target, draft, target_options=ModelOptions(n_ctx=1024, **EXACT),
+        draft_options=DraftOptions(n_ctx=128, n_batch=32, **EXACT), conversations=3,
+    ) as pair:  # fmt: skip
+        life = live(pair, alone("removal"), 400, how=ALWAYS)
+        assert life.done > 15
+        for cache in (pair.draft_cache(k) for k in range(3)):
+            target_tokens = pair.target_caches[cache.sequence].tokens
+            assert cache.tokens == target_tokens[: cache.length]
