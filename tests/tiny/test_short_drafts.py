@@ -59,10 +59,29 @@ def test_texts_stay_their_own_in_a_crowd(files, alone):
     target, draft = files["llama"]
     with load_pair(
         target, draft, target_options=ModelOptions(n_ctx=1024, **EXACT),
-        draft_options=DraftOptions(n_ctx=128, n_batch=32, **EXACT), conversations=3,
+        draft_options=DraftOptions(n_ctx=256, n_batch=32, **EXACT), conversations=3,
     ) as pair:  # fmt: skip
         life = live(pair, alone("removal"), 400, how=ALWAYS)
         assert life.done > 15
         for cache in (pair.draft_cache(k) for k in range(3)):
             target_tokens = pair.target_caches[cache.sequence].tokens
             assert cache.tokens == target_tokens[: cache.length]
+
+
+def test_a_long_read_that_found_no_cells_begins_again(files, alone):
+    """Pieces of it were read before; a finished answer gives way, and none is read twice over."""
+    target, draft = files["llama"]
+    with load_pair(
+        target, draft, target_options=ModelOptions(n_ctx=1024, **EXACT),
+        draft_options=DraftOptions(n_ctx=256, n_batch=32, **EXACT), conversations=2,
+    ) as pair:  # fmt: skip
+        batcher, sampling = Batcher(pair, ALWAYS, parallel=2), settings_of(3, 0.8)
+        for text, most in ((words(150, 1), 8), (words(120, 2), 20)):
+            request = batcher.submit(text, sampling, Limits(max_tokens=most))
+            list(batcher)
+            assert request.answer.tokens == alone("removal").says(text, sampling, most)
+            assert request.answer.tally.drafted > 3
+        cache = pair.draft_cache(request.place.number)
+        assert request.place.number == 1
+        assert cache.tokens == request.live.tokens[: cache.length]
+        assert cache.length > 130
