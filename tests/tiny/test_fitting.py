@@ -17,8 +17,7 @@ from dspark_gguf.engine.memory import Need, need_of
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import ModelError, ResourceError, UsageError
-from tests.tiny_dflash import write_dflash
-from tests.tiny_eagle3 import write_assistant, write_cycle_llama, write_eagle3, write_gemma4
+from tests.tiny_eagle3 import write_assistant, write_gemma4
 from tests.tiny_gguf import Tiny, write_llama
 from tests.tiny_heads import HEADS, Made, write_mtp
 from tests.tiny_kinds import WRITERS, write_qwen3next
@@ -46,38 +45,6 @@ def test_buffers_are_known_before(tmp_path, log, kind, flash_attn):
         [reserved] = log(r"CPU compute buffer size = +([\d.]+) MiB")
     assert reserved * MIB <= need.buffers + MIB
     assert need.buffers <= 4 * reserved * MIB + MIB
-
-
-@pytest.mark.parametrize("conversations", [1, 3, 40])
-@pytest.mark.parametrize("kind", ["model", "mtp", "sidecar", "eagle3", "assistant", "block"])
-def test_what_conversations_need_of_a_draft_is_known_before(tmp_path, log, kind, conversations):
-    """A joint pass has rows of all of them: its buffers and its cache are counted, not one's."""
-    paths = tmp_path / "target.gguf", tmp_path / "draft.gguf"
-    writers = {
-        "model": (write_llama, write_llama),
-        "mtp": (partial(write_mtp, made=Made()), None),
-        "sidecar": (partial(write_mtp, made=Made()), partial(write_mtp, made=Made(), keep=HEADS)),
-        "eagle3": (write_cycle_llama, write_eagle3),
-        "assistant": (write_gemma4, write_assistant),
-        "block": (write_llama, write_dflash),
-    }
-    write_target, write_draft = writers[kind]
-    target = write_target(paths[0])
-    draft = write_draft(paths[1]) if write_draft else target
-    header, n_ctx = read_header(target), 256
-    options = ModelOptions(n_ctx=n_ctx), DraftOptions()
-    with Pair(target, draft, *options, conversations=conversations) as pair:
-        log("nothing")  # what was said of the target
-        cache, count = pair.draft_cache(), len(pair.target_caches)
-        [reserved] = log(r"CPU compute buffer size = +([\d.]+) MiB")
-        need = draft_need(read_header(draft), header, options[1], n_ctx, n_ctx, count)
-        assert need.cache == cache.context.cache_bytes
-        assert need.n_ctx == cache.context.n_ctx
-    assert reserved * MIB <= need.buffers + MIB / 8
-    if kind != "assistant":  # it attends to no more than the target's cells
-        assert need.buffers <= 4 * reserved * MIB + MIB
-    one = draft_need(read_header(draft), header, options[1], n_ctx)
-    assert (need.buffers > one.buffers) is (conversations > 1)
 
 
 def beside(need, share=1.0):
