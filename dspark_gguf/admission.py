@@ -137,9 +137,17 @@ class Admission:
         self.running = [each for each in self.running if each is not request]
         if request.place is not None:
             self._places.leave(request.place)
-            if request.error is not None:
+            if request.run is None:
                 request.place.clear()
+            elif request.error is not None:
+                request.run.abandon()
+            elif request.run.unread > 1:  # it ended while its prompt was read
+                request.place.target.lend_at(request.place.target.length)
         self._pair.after_answer(len(request.answer.tokens))
+
+    def free_draft(self) -> bool:
+        """Free the draft's cells of the oldest finished answer, if one has any."""
+        return self._places.give_up_oldest(of_draft=True)
 
     def make_room(self) -> None:
         """Free cells: of the oldest finished answer, else of the newest running one."""

@@ -219,7 +219,7 @@ class Batcher:
         runs = [each.live for each in answering]
         depth = fmean(len(each.live.tokens) for each in running)
         self._costs.set_count(max(1, len(runs)), depth)
-        drafts = draft_together(runs, self._few, self._costs)
+        drafts = draft_together(runs, self._few, self._costs, self._requests.free_draft)
         room = self._context.n_batch - sum(run.unread for run in runs)
         most = max(0, min(self._most_rows - len(runs), room))
         joint = self.speculation.acceptance != "rejection"

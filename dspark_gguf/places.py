@@ -53,9 +53,10 @@ class Place:
         if source.draft is not None and self.draft is not None and source.draft.kind in _SHARED:
             self.draft.share(source.draft, self.target.tokens)
 
-    def clear(self) -> None:
-        """Give up all cells."""
-        self.target.trim(0)
+    def clear(self, of_draft: bool = False) -> None:
+        """Give up all cells, or those of the draft."""
+        if not of_draft:
+            self.target.trim(0)
         if self.draft is not None:
             self.draft.trim(0)
 
@@ -97,17 +98,25 @@ class Places:
         )
 
     def leave(self, place: Place) -> None:
-        """Its answer has ended; what it holds stays."""
+        """Its answer has ended; what it holds stays, but others may have it now."""
         self._clock += 1
+        for each in self.all:
+            if each.draft is not None:
+                each.draft.is_crowded = False
         place.is_busy, place.used = False, self._clock
 
-    def give_up_oldest(self) -> bool:
-        """Free the cells of the free place that was used longest ago, if there is one."""
-        free = [place for place in self.all if not place.is_busy]
+    def give_up_oldest(self, of_draft: bool = False) -> bool:
+        """Free the cells of the free place that was used longest ago, if there is one.
+
+        Or those of the draft alone.
+        """
         held = [
-            place for place in free if place.target.length or (place.draft and place.draft.length)
+            place
+            for place in self.all
+            if not place.is_busy
+            and ((place.draft and place.draft.length) or (place.target.length and not of_draft))
         ]
-        if not held:
-            return False
-        min(held, key=lambda place: place.used).clear()
-        return True
+        if held:
+            oldest = min(held, key=lambda place: place.used)
+            oldest.clear(of_draft)
+        return bool(held)

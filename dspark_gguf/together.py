@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from dspark_gguf.engine.protocol import Pass
-from dspark_gguf.engine.sequence import decode_together
+from dspark_gguf.engine.sequence import SequenceCache, decode_together
+from dspark_gguf.errors import CacheFullError
 from dspark_gguf.generation import Generation
 from dspark_gguf.records import NO_DRAFT, Draft
 from dspark_gguf.schedule import SharedCosts, allot
 
 
-def draft_together(runs: Sequence[Generation], few: int, costs: SharedCosts) -> list[Draft]:
+def draft_together(
+    runs: Sequence[Generation], few: int, costs: SharedCosts, free: Callable[[], bool]
+) -> list[Draft]:
     """The drafts of all; each pass of the draft model serves all that want one.
 
-    More than `few` tokens that a draft model missed are read in a pass of their own.
+    More than `few` tokens that a draft model missed are read in a pass of their own. Where its
+    cells do not suffice and `free` finds none, the newest conversation does without until others
+    end: else they would push each other out in turn, and read all again.
     """
     works = [run.draft() for run in runs]
     drafts, wanted = [NO_DRAFT] * len(runs), dict[int, Pass]()
 
-    def go_on(k: int, rows: Any = None) -> None:
+    def go_on(k: int, rows: Any = None, full: CacheFullError | None = None) -> None:
         wanted.pop(k, None)
         try:
-            wanted[k] = works[k].send(rows)
+            each = works[k].throw(full) if full else works[k].send(rows)
+            if cast(SequenceCache, each.cache).is_crowded:
+                each = works[k].throw(CacheFullError("the draft has no free cells", ""))
+            wanted[k] = each
         except StopIteration as done:
             drafts[k] = done.value
+        except CacheFullError:
+            drafts[k] = NO_DRAFT
 
     for k in range(len(runs)):
         go_on(k)
@@ -37,7 +47,18 @@ def draft_together(runs: Sequence[Generation], few: int, costs: SharedCosts) -> 
         long = [k for k, read in reads.items() if read > few]
         group = long[:1] or list(wanted)
         longest, width = (max(of[k] for k in group) for of in (reads, guesses))
-        for k, rows in zip(group, decode_together([wanted[k] for k in group]), strict=True):
+        newest = cast(SequenceCache, wanted[group[-1]].cache)
+        length = newest.length
+        try:
+            found = decode_together([wanted[k] for k in group])
+        except CacheFullError as full:
+            is_full = not free()
+            if is_full or newest.length != length:  # it has read a part, and would read that again
+                newest.trim(0)
+                newest.is_crowded = is_full
+                go_on(group[-1], full=full)
+            continue
+        for k, rows in zip(group, found, strict=True):
             go_on(k, rows)
         costs.see_draft_step(len(group), longest, perf_counter() - started, width)
     return drafts

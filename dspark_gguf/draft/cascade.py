@@ -8,6 +8,7 @@ from dspark_gguf.draft.answer_grammar import AnswerGrammar
 from dspark_gguf.draft.base import Drafter, Stepwise
 from dspark_gguf.draft.lookup import LookupDrafter
 from dspark_gguf.engine.protocol import Passes
+from dspark_gguf.errors import CacheFullError
 from dspark_gguf.noise import Draws
 from dspark_gguf.records import Draft, Round, Segment
 from dspark_gguf.schedule import Plan
@@ -37,7 +38,10 @@ class Cascade(Stepwise):
         if not plan.length or self.lookup.ends(head.tokens):
             return Draft(head)
         start = [*tokens, *head.tokens] if len(head) else tokens
-        stepped = yield from self.other.steps(start, plan)
+        try:
+            stepped = yield from self.other.steps(start, plan)
+        except CacheFullError:  # of several conversations: copies need no cells
+            return Draft(head)
         draft = Draft(head, *stepped.segments)
         if not stepped.segments or self.lookup.ends(draft.tokens):
             return draft

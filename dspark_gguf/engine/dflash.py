@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dspark_gguf.calibration import CalibrationRecord
+from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.symbols import TRIED
 from dspark_gguf.errors import ModelError, PairError
@@ -39,6 +40,17 @@ class TargetDraft:
 
     header: Header
     kind: str  # what it is, for the user
+    #: Most pairs of the pass that makes the first guess: more are read in a pass before it. A block
+    #: is as large as it is.
+    rows = 17
+    beyond = MAX_DRAFT  # tokens behind those of its target that it may hold
+
+    def cells(self, n_ctx: int, shared: int, n_seq: int) -> int:
+        """Tokens that its context has room for, `n_ctx` of each of `n_seq` conversations.
+
+        Together these have no more than `shared` tokens.
+        """
+        return n_ctx if n_seq == 1 else min(shared, n_seq * n_ctx) + n_seq * self.beyond
 
     @property
     def calibration(self) -> CalibrationRecord | None:
@@ -94,6 +106,7 @@ class BlockDraft(TargetDraft):
         tensors = header.tensors
         self.header = header
         self.block_size: int = header.get("block_size", 16)  # tokens, the anchor included
+        self.rows = self.beyond = self.block_size
         self.target_layers: list[int] = header.get("target_layers", [])  # whose inputs it reads
         self.width: int = header.get("embedding_length", 0)  # which is the target's
         self.mask_token: int = header.metadata.get(_MASK, -1)  # where a token is to be guessed

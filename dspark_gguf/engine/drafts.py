@@ -9,17 +9,18 @@ from typing import Any
 
 import llama_cpp
 
-from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, DraftOptions
+from dspark_gguf.config import DraftOptions
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.compatible import difference, require_same_tokens, require_text
 from dspark_gguf.engine.context import open_context
 from dspark_gguf.engine.dflash import BlockDraft, TargetDraft
 from dspark_gguf.engine.gguf import read_header, readable_gguf
 from dspark_gguf.engine.heads import HeadDraft, is_own_draft, target_draft
+from dspark_gguf.engine.memory import rows_of
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.mtp import AssistantCache, EagleCache, HeadsCache
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
-from dspark_gguf.engine.states import MOST_FLAGGED, StateCache
+from dspark_gguf.engine.states import StateCache
 from dspark_gguf.engine.token_map import token_map
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import PairError
@@ -89,16 +90,13 @@ def _open_followers(
 ) -> list[SequenceCache]:
     """The caches of a draft that reads what its target computes, in one new context."""
     n_seq, context, heads = len(targets), targets[0].context, None
-    if isinstance(draft, BlockDraft):
-        rows = beyond = draft.block_size
-    else:
-        rows, beyond = MOST_FLAGGED, MAX_DRAFT
+    if not isinstance(draft, BlockDraft):
         model = model.with_options(swa_full=True)
     if isinstance(draft, HeadDraft):
         heads = 0 if draft.is_assistant else draft.heads
         _require_width(model, draft, targets[0])
-    cells = n_ctx if n_seq == 1 else max(n_ctx, context.n_ctx + n_seq * beyond)
-    rows = min(n_seq * rows, max(rows, MOST_ROWS))  # all conversations share a pass
+    cells = draft.cells(n_ctx, context.n_ctx, n_seq)
+    rows = rows_of(draft.rows, n_seq)
     other = None if heads else context  # heads of the target's own kind need nothing of it
     room = open_context(model, cells, rows, interrupt, features_of=other, heads=heads, n_seq=n_seq)
     made = _class_of(draft)

@@ -84,14 +84,17 @@ def open_what_fits(
     n_ctx: int,
     beside: Beside,
     load: Callable[[DraftOptions], list[T]],
+    shared: int = 0,
+    n_seq: int = 1,
 ) -> tuple[list[T], DraftOptions, str]:
     """What `load` returns for as much of a draft as fits beside a target of `n_ctx` tokens.
 
-    Empty, if that is too little. Then the options that were used, and what gave way, in words.
+    Or beside `n_seq` conversations of so many, that together have `shared` tokens. Empty, if that
+    is too little. Then the options that were used, and what gave way, in words.
     """
     header, most = read_header(path), n_ctx
     n_ctx = asked.n_ctx or min(n_ctx, header.get("context_length", n_ctx))
-    need = partial(draft_need, header, target)
+    need = partial(draft_need, header, target, shared=shared, n_seq=n_seq)
     why = ""
     for options in ways_to_fit(need, asked, n_ctx, beside, most):
         try:
@@ -103,13 +106,27 @@ def open_what_fits(
     return [], asked, what_gave_way(need, asked, None, n_ctx, beside, why)
 
 
-def draft_need(draft: Header, target: Header, options: ModelOptions, n_ctx: int) -> Need:
-    """Memory that a draft of any kind needs; the target's own heads are loaded with it."""
-    made_for, heads = target_draft(draft, target), None
+def draft_need(
+    draft: Header,
+    target: Header,
+    options: ModelOptions,
+    n_ctx: int,
+    shared: int = 0,
+    n_seq: int = 1,
+) -> Need:
+    """Memory that a draft of any kind needs; the target's own heads are loaded with it.
+
+    For `n_seq` conversations, which together have `shared` tokens.
+    """
+    made_for, heads, rows = target_draft(draft, target), None, 1
+    if made_for is not None:
+        n_ctx, rows = made_for.cells(n_ctx, shared, n_seq), made_for.rows
+    elif n_seq > 1 and not options.n_ctx:
+        n_ctx = shared
     if isinstance(made_for, HeadDraft):
         heads = 0 if made_for.is_assistant else made_for.heads
     is_own = is_own_draft(target, draft.path)
-    return need_of(draft, options, n_ctx, is_draft=True, heads=heads, is_loaded=is_own)
+    return need_of(draft, options, n_ctx, True, heads, is_own, n_seq, rows)
 
 
 def ways_to_fit(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
-from math import inf
 from time import perf_counter
+from typing import TypeAlias
 
 from dspark_gguf.config import Speculation
 from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.sequence import SequenceCache
-from dspark_gguf.engine.timing import quick_profile, tokens
+from dspark_gguf.engine.states import StateCache
+from dspark_gguf.engine.timing import guess_seconds, quick_profile, tokens, waits
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import Learned
 from dspark_gguf.learned_costs import LearnedCosts
@@ -22,10 +23,15 @@ from dspark_gguf.waiting import Tell, untold
 _CHECKED, _CHECK_SECONDS = (1, 4, 2), 0.3
 #: Passes of each kind when figures are measured again; the first may allocate memory.
 _REPEATS = 2
+#: Tokens that the guesses of a prediction head need room for, when they are timed.
+_GUESSES = 2
 #: What attention costs a further row of a pass on a GPU, over the first; how much longer than its
 #: bytes attention takes on a CPU, which computes (1.6 to 9 times on one, as busy as its neighbours
 #: were); both guesses of `_attention_of` where nothing is known of the model.
 _ROW_ON_GPU, _ON_CPU, _UNKNOWN = 0.05, 4.0, (0.5, 1e-4)
+
+#: Seconds that it should take, how it is measured, and what takes in the seconds that it took.
+_Work: TypeAlias = tuple[float, Callable[[], tuple[float, ...]], Callable[..., None]]
 
 
 def measure(
@@ -68,42 +74,67 @@ def measure_again(
     budget: float,
     rows: Sequence[int] = (),
 ) -> None:
-    """Time a draft step and passes over so many rows; unless told, those least certain.
+    """Time guesses of the draft and passes over so many rows; unless told, those least certain.
 
     For at most about `budget` seconds, or until an interrupt. It goes on behind the tokens that the
-    caches hold, and takes that back; so only where a cache can drop single tokens.
+    caches hold, and takes that back.
     """
-    if target.rollback != "removal" or isinstance(draft, Follower):
-        return
     ends = perf_counter() + budget
     costs.attention.depth, costs.attention.conversations = target.length, 1
-    works: list[tuple[SequenceCache, int, float]] = []
-    if draft is not None and draft.rollback == "removal":
-        works.append((draft, 1, float(costs.draft_seconds[0])))
-    seconds = costs.target_seconds
-    works += [(target, n, float(seconds[n - 1])) for n in rows or costs.least_certain()]
-    for cache, count, expected in works:
-        fits = count <= cache.max_rows and cache.length + count <= cache.n_ctx
-        if not fits or perf_counter() + _REPEATS * expected > ends:
-            continue
-        least = min(_seconds_behind(cache, count) for _ in range(_REPEATS))
-        if least == inf:
-            return
-        if cache is draft:
-            costs.add_draft_step(least)
-        else:
-            costs.add_pass(count, least)
+    with suppress(Cancelled), ExitStack() as held:
+        own = [] if draft is None or isinstance(draft, Follower) else [draft]
+        for cache in (target, *own):
+            held.enter_context(cache.holding())
+        for expected, measured, learn in _works(target, draft, costs, rows):
+            if perf_counter() + _REPEATS * expected > ends:
+                continue
+            taken = [measured() for _ in range(_REPEATS)]
+            learn(*map(min, zip(*taken, strict=True)))
 
 
-def _seconds_behind(cache: SequenceCache, count: int) -> float:
-    """Seconds of a pass over `count` tokens behind those of the cache; infinite if interrupted."""
+def _works(
+    target: SequenceCache, draft: SequenceCache | None, costs: LearnedCosts, rows: Sequence[int]
+) -> Iterator[_Work]:
+    """What there is room to measure, the draft first."""
+    guess, target_seconds = float(costs.draft_seconds[0]), costs.target_seconds
+    if isinstance(draft, Follower):
+        end, waiting = target.length, waits(draft)
+        is_ready = not end or draft.is_ready(end)
+        if is_ready and end + waiting + _GUESSES <= min(target.n_ctx, draft.room):
+            behind = costs.catch_up_seconds(max(0, draft.seen - draft.covered))
+            last = 1 if isinstance(draft, StateCache) else draft.most_drafts
+            guesses = float(costs.draft_seconds[[0, last - 1]].sum())
+            whole = behind + guesses + float(target_seconds[waiting - 1])
+            yield whole, partial(guess_seconds, target, draft), partial(_learn_guess, costs, draft)
+    elif draft is not None and draft.length + 2 <= draft.n_ctx:
+        yield guess, partial(_seconds_behind, draft, 1, 1), costs.add_draft_step
+        yield guess, partial(_seconds_behind, draft, 2, 1), partial(_learn_first, costs)
+    for count in rows or costs.least_certain():
+        if count <= target.max_rows and target.length + count <= target.n_ctx:
+            measured = partial(_seconds_behind, target, count, count)
+            yield float(target_seconds[count - 1]), measured, partial(costs.add_pass, count)
+
+
+def _learn_guess(costs: LearnedCosts, draft: Follower, first: float, step: float) -> None:
+    if isinstance(draft, StateCache):
+        costs.add_first_draft_step(first, 1)
+        costs.add_draft_step(step if draft.most_drafts > 1 else first)
+    else:
+        costs.add_block(1, first)
+        costs.add_block(draft.most_drafts, step)
+
+
+def _learn_first(costs: LearnedCosts, seconds: float) -> None:
+    costs.add_first_draft_step(seconds, 2)
+
+
+def _seconds_behind(cache: SequenceCache, count: int, n_rows: int) -> tuple[float]:
+    """Seconds of a pass over `count` tokens behind those of the cache."""
     length, ids = cache.length, tokens(cache, count)
     started = perf_counter()
     try:
-        cache.decode(ids, count)
-        return perf_counter() - started
-    except Cancelled:
-        return inf
+        cache.decode(ids, n_rows)
+        return (perf_counter() - started,)
     finally:
         cache.trim(length)
 

@@ -186,19 +186,18 @@ def need_of(
     heads: int | None = None,
     is_loaded: bool = False,
     n_seq: int = 1,
+    rows: int = 1,
 ) -> Need:
     """Memory that the model of this file needs with a context of `n_ctx` tokens.
 
     `heads` as for `Footprint`; with `is_loaded` the weights are there already; the context is for
-    at most `n_seq` conversations.
+    at most `n_seq` conversations, of which a draft has `rows` of logits each.
     """
-    footprint = Footprint(header, options, heads)
-    n_seq = footprint.conversations(min(n_seq, MOST_ROWS))
-    # A draft reads token by token, and keeps no snapshots.
-    states, rows = 1, 1
+    footprint, states = Footprint(header, options, heads), 1  # a draft keeps no snapshots
     if not is_draft:
+        n_seq = footprint.conversations(min(n_seq, MOST_ROWS))
         states, rows = 1 + footprint.snapshots(MAX_DRAFT, n_seq), MAX_DRAFT + 1
-    rows = min(n_seq * rows, max(rows, MOST_ROWS))
+    rows = rows_of(rows, n_seq)
     cache = footprint.cache_bytes(n_ctx, n_seq * states)
     layers = footprint.layers + 1
     on_gpu = min(wanted_gpu_layers(options), layers)
@@ -206,6 +205,11 @@ def need_of(
     kept = 0 if is_loaded else footprint.weights_in(MAIN_MEMORY)
     weights = 0 if is_loaded else footprint.weights
     return Need(weights, cache, n_ctx, layers, on_gpu, buffers, kept)
+
+
+def rows_of(rows: int, n_seq: int) -> int:
+    """Most rows of a pass of so many conversations, if one alone has at most `rows`."""
+    return min(n_seq * rows, max(rows, MOST_ROWS))
 
 
 def default_context(options: ModelOptions, train: int) -> int:

@@ -102,13 +102,18 @@ class AssistantCache(StateCache):
         self.repair()
 
     def on_pass(self, count: int, first: int) -> None:
-        """Keep the last states."""
+        """Keep the last states, and the one before, as all of a pass may be taken back."""
         part, length = min(count, RECENT), self._target.length
         same = min(length - count, len(self._said))
+        before = self._states[0:0]
+        if part == count and self._base < self.seen == length - count:
+            before = self._states[self.seen - 1 - self._base, None].copy()
         self._base = length + 1  # until its states are there
-        self._states[:part] = self._of_target(first + count)[first + count - part :]
+        kept = len(before)
+        self._states[:kept] = before
+        self._states[kept : kept + part] = self._of_target(first + count)[first + count - part :]
         self._said[same:] = self._target.tokens[same:]
-        self._base = length - part
+        self._base = length - part - kept
 
     def _settle(self) -> None:
         self._base = min(self._base, self.seen)

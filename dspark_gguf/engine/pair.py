@@ -115,10 +115,10 @@ class Pair:
             return None
         if self._draft_caches:
             return self._draft_caches[conversation]
-        asked, beside = self._draft_options, self._beside
+        asked, crowd = self._draft_options, (target.context.n_ctx, len(self.target_caches))
         try:
             found, used, note = open_what_fits(
-                path, asked, self.target.header, target.n_ctx, beside, self._open
+                path, asked, self.target.header, target.n_ctx, self._beside, self._open, *crowd
             )
         except DSparkError as error:
             if not self.found:  # who named it is told

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import ctypes
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ LONG = 16
 _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _State:
     """The memory after `length` tokens."""
 
@@ -89,6 +90,16 @@ class Rollback:
         elif not self._saved or _bytes(self._saved) < _MOST_BYTES:
             self._saved.append(self._state(length))
 
+    @contextmanager
+    def holding(self, length: int) -> Iterator[None]:
+        """What is read inside may be taken back to these `length` tokens, by any memory."""
+        kept = [] if self.kind == "removal" or not length else [self._state(length)]
+        self._saved += kept
+        try:
+            yield
+        finally:
+            self._saved = [state for state in self._saved if state not in kept]
+
     def plan_stops(self, prompt: Sequence[int], held: int) -> None:
         """Stop at the end of a prompt, and behind the control tokens that end its messages."""
         count = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
@@ -104,9 +115,11 @@ class Rollback:
                 last = length
         self.stops.append(len(prompt))
 
-    def stop_at(self, length: int) -> None:
-        """Stop there too."""
-        if length not in self.stops:
+    def stop_at(self, length: int, held: int) -> None:
+        """Stop there too; where just so many tokens are held, that is now."""
+        if length == held:
+            self.mark(length)
+        elif length not in self.stops:
             insort(self.stops, length)
 
     def mark(self, length: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from threading import Event
 from typing import cast
 
@@ -10,9 +11,9 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
+from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.engine.context import Context, Part, open_context
-from dspark_gguf.engine.memory import Footprint
+from dspark_gguf.engine.memory import Footprint, rows_of
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.protocol import Listener, Pass, Rows, common_prefix
 from dspark_gguf.engine.rollback import LONG, Rollback
@@ -31,6 +32,7 @@ class SequenceCache:
 
     kind = "model"  # else the name of the drafter that it is for
     is_head = False  # whether it is of prediction heads
+    is_crowded = False  # whether it found no free cells, and waits until others end
     joins = True  # whether its passes can be shared with those of other conversations
     most_drafts = MAX_DRAFT  # tokens of a draft from it
     model: Model  # whose cache it is, if this package loaded it
@@ -52,9 +54,8 @@ class SequenceCache:
         #: Told of every pass and of everything taken back.
         self.listeners: list[Listener] = []
         self._rollback = Rollback(context.pointer, swa_full, sequence, self.is_head)
-        self.rollback = self._rollback.kind
-        #: Most rows of logits of a pass; fewer if the memory cannot take back as many.
-        self.max_rows = max_rows
+        #: How it takes back; most rows of logits of a pass; fewer if it cannot take back as many.
+        self.rollback, self.max_rows = self._rollback.kind, max_rows
         if self.rollback == "snapshots":
             self.max_rows = min(max_rows, 1 + self._rollback.snapshots)
         self._unsure = False
@@ -72,6 +73,11 @@ class SequenceCache:
     def use_threads(self, threads: int, threads_batch: int) -> None:
         """Set the CPU threads of passes over one token, and over more."""
         llama_cpp.llama_set_n_threads(self.pointer, threads, threads_batch)
+
+    def holding(self) -> AbstractContextManager[None]:
+        """What is read inside may be taken back to what it holds now, whatever its memory."""
+        self.trim(self.length)  # also what an interrupted pass may have left
+        return self._rollback.holding(self.length)
 
     def flush(self) -> None:
         """Read what waits to be read; here nothing does."""
@@ -176,11 +182,8 @@ class SequenceCache:
                 raise Cancelled
             if start:
                 self._rollback.mark(self.length)
-            self._pass(tokens[start:end], n_rows if end >= len(tokens) else 0)
+            run_together([(self, tokens[start:end], n_rows if end >= len(tokens) else 0)])
             start, end = end, end + n_batch
-
-    def _pass(self, tokens: Sequence[int], n_rows: int) -> None:
-        run_together([(self, tokens, n_rows)])
 
     def begin_pass(self, tokens: Sequence[int], n_rows: int) -> Part:
         """Its part of a pass, to be followed by `end_pass`, unless an exception strikes."""
@@ -210,9 +213,8 @@ class SequenceCache:
         return common if self.rollback == "removal" else self._rollback.marked(common)
 
     def lend_at(self, length: int) -> None:
-        """Be able to lend the first `length` tokens of what it will read."""
-        if self.rollback != "removal":
-            self._rollback.stop_at(length)
+        """Be able to lend the first `length` tokens of what it will read, or has read till now."""
+        self._rollback.stop_at(length, self.length)
 
     def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
         """Hold what another sequence of the context `lends` of a prompt, in the same cells."""
@@ -282,10 +284,10 @@ def open_caches(
     footprint = Footprint(model.header, model.options)
     # A draft reads token by token, and snapshots reach back no further than the last pass.
     snapshots = 0 if is_draft else footprint.snapshots(max_rows - 1, n_seq)
-    most = min(n_seq * max_rows, max(max_rows, MOST_ROWS))
-    context = open_context(model, n_ctx, most, interrupt, snapshots=snapshots, n_seq=n_seq)
-    rest = model.options.swa_full, max_rows, is_draft
-    caches = [SequenceCache(context, *rest, sequence) for sequence in range(n_seq)]
+    rows = rows_of(max_rows, n_seq)
+    context = open_context(model, n_ctx, rows, interrupt, snapshots=snapshots, n_seq=n_seq)
+    swa = model.options.swa_full
+    caches = [SequenceCache(context, swa, max_rows, is_draft, k) for k in range(n_seq)]
     for cache in caches:
         cache.model = model
         if n_seq > 1:  # one conversation alone may not need all the room there is
@@ -293,8 +295,6 @@ def open_caches(
     return caches
 
 
-def open_cache(
-    model: Model, n_ctx: int, max_rows: int, interrupt: Event, *, is_draft: bool = False
-) -> SequenceCache:
+def open_cache(model: Model, n_ctx: int, max_rows: int, interrupt: Event) -> SequenceCache:
     """The cache of the only sequence of a new context."""
-    return open_caches(model, n_ctx, max_rows, interrupt, is_draft=is_draft)[0]
+    return open_caches(model, n_ctx, max_rows, interrupt)[0]

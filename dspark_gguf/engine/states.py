@@ -26,8 +26,6 @@ from dspark_gguf.engine.sequence import SequenceCache
 _PENDING = 256
 #: States behind these stay, so that what a round takes back needs no second look at the target.
 RECENT = MAX_DRAFT + 8
-#: Most pairs of the pass that makes the first guess: more are read in a pass before it.
-MOST_FLAGGED = 17
 #: States where reading may go on after an edit: at the ends of prompts and of long passes.
 _KEPT, _LONG = 16, 16
 
@@ -51,7 +49,7 @@ class StateCache(Follower):
         n_ctx: int,
         context: Context,
     ) -> None:
-        super().__init__(model, target, n_ctx, context, MOST_FLAGGED)
+        super().__init__(model, target, n_ctx, context, draft.rows)
         self.draft = draft
         needed = symbols.STATES + symbols.OWN_STATE
         self._set_states, self._get_states, self._get_own = symbols.functions(*needed)
@@ -60,7 +58,7 @@ class StateCache(Follower):
         self._states = np.zeros((_PENDING + RECENT, self._target_width), dtype=np.float32)
         self._base = self._end = 0
         self._kept: dict[int, Floats] = {}
-        self._chunk = min(_PENDING, max(model.options.n_ubatch, MOST_FLAGGED), context.n_batch)
+        self._chunk = min(_PENDING, max(model.options.n_ubatch, draft.rows), context.n_batch)
         shape = self._chunk, max(draft.width, self._target_width)
         self._batch = PairBatch(np.zeros(shape, dtype=np.float32), target.sequence)
         self._own = np.empty((0, draft.width), dtype=np.float32)
@@ -248,7 +246,7 @@ class StateCache(Follower):
             # What is guessed is cut off again before anything else is read.
             return Pairs(self.sequence, self._place(self._guessed - 1), [token], self._own)
         self._take_back(self.seen - self._first)
-        if self.seen - self.covered >= MOST_FLAGGED:
+        if self.seen - self.covered >= self.draft.rows:
             self.flush()
         tokens = [*self._said[self.covered :], token]
         states = self._states_before(self.covered, self.seen + 1)

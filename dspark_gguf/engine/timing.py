@@ -10,8 +10,10 @@ from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 from dspark_gguf.engine.block import BlockDraftCache
+from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.protocol import Cache, prefill
 from dspark_gguf.engine.states import StateCache
+from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned_costs import LearnedCosts
 
 #: Rows, the most useful first: what the time does not allow is interpolated.
@@ -23,7 +25,8 @@ _CONTEXT = 16
 _READ = 64
 #: Repeats within this factor agree. On a quiet machine nine of ten figures do so.
 _AGREES, _MOSTLY = 1.1, 0.8
-_FEWEST = 2
+#: So many states a prediction head reads at its first guess, more or less.
+_USUAL = 2
 #: So many passes are timed even where they take longer than they should.
 _LEAST = 3
 #: Seconds for one more row of a block, until the first rounds measure it.
@@ -116,25 +119,13 @@ def agreeing(taken: Mapping[Name, Sequence[float]]) -> set[Name]:
 
 
 def block_seconds(
-    target: Cache, draft: BlockDraftCache, depth: int, widths: Sequence[int], repeats: int = 5
-) -> list[float]:
-    """Median seconds of blocks of these widths after `depth` tokens.
+    target: Cache, draft: BlockDraftCache, depth: int, repeats: int = 5
+) -> tuple[float, float]:
+    """Median seconds of the narrowest block and of the whole one after `depth` tokens.
 
     With the features of one round to read.
     """
-    ids = tokens(target, depth + draft.most_drafts + 1)
-
-    def one(width: int) -> float:
-        prefill(target, ids[:depth])
-        draft.flush()
-        target.decode(ids[depth:-1], 1)
-        started = perf_counter()
-        draft.propose(ids[-1], width)
-        return perf_counter() - started
-
-    one(max(widths))  # the first also allocates memory
-    taken = interleave({width: partial(one, width) for width in widths}, repeats)
-    return [median(times) for times in taken.values()]
+    return _guesses_after(target, draft, depth, repeats)
 
 
 def _measure_blocks(target: Cache, draft: BlockDraftCache, costs: LearnedCosts) -> None:
@@ -144,19 +135,17 @@ def _measure_blocks(target: Cache, draft: BlockDraftCache, costs: LearnedCosts) 
     if before < 0 or draft.room < 0:
         costs.add_draft_step(_SCORE)  # nothing can be drafted there
         return
-    narrow, *whole = block_seconds(target, draft, before, [1, most] if most > 1 else [1])
+    narrow, whole = block_seconds(target, draft, before)
     costs.add_first_draft_step(narrow, 1)
-    more = (whole[0] - narrow) / (most - 1) if whole else 0.0
-    costs.add_draft_step(max(more, _SCORE))
+    costs.add_draft_step(max((whole - narrow) / max(most - 1, 1), _SCORE))
     count = min(_READ, draft.room, target.n_ctx)
     if count > _CONTEXT:
         target.trim(0)
         prefill(target, tokens(target, count))
         started = perf_counter()
         draft.flush()
-        costs.add_block(
-            most, perf_counter() - started + float(costs.draft_seconds[most - 1]), count
-        )
+        seconds = perf_counter() - started
+        costs.add_block(most, seconds + float(costs.draft_seconds[most - 1]), count)
 
 
 def chain_seconds(
@@ -166,29 +155,61 @@ def chain_seconds(
 
     The first reads the states of the last `waiting` of them.
     """
-    ids = tokens(target, depth + 1)
-    taken = []
+    return _guesses_after(target, draft, depth - waiting, repeats, waiting)
+
+
+def _guesses_after(
+    target: Cache, draft: Follower, depth: int, repeats: int, waiting: int = 0
+) -> tuple[float, float]:
+    ids, taken = tokens(target, depth), []
     for _ in range(repeats + 1):
-        prefill(target, ids[: depth - waiting])
-        draft.flush()
-        target.decode(ids[depth - waiting : depth], 1)
-        started = perf_counter()
-        best = int(draft.start(ids[depth]).argmax())
-        first = perf_counter()
-        if draft.most_drafts > 1:
-            draft.go_on(best)
-        taken.append((first - started, perf_counter() - first))
+        prefill(target, ids)
+        taken.append(guess_seconds(target, draft, waiting))
     del taken[0]  # which also allocates memory
     return median(first for first, _ in taken), median(step for _, step in taken)
+
+
+def guess_seconds(target: Cache, draft: Follower, waiting: int = 0) -> tuple[float, float]:
+    """Seconds of the first guess and of the next one, behind what the target holds.
+
+    The first reads what the target computed of `waiting` more tokens, which are taken back: as many
+    as in one round, unless told. Of a block draft: of a block of one guess, and of a whole one.
+    `Cancelled` by an interrupt.
+    """
+    length, waiting = target.length, waiting or waits(draft)
+    ids = tokens(target, waiting + 1)
+    try:
+        draft.flush()
+        target.decode(ids[:-1], 1)
+        if draft.context.interrupt.is_set():
+            raise Cancelled
+        started = perf_counter()
+        if isinstance(draft, StateCache):
+            best = int(draft.start(ids[-1]).argmax())
+        else:
+            draft.propose(ids[-1], 1)
+        first = perf_counter()
+        if not isinstance(draft, StateCache):
+            draft.propose(ids[-1], draft.most_drafts)
+        elif draft.most_drafts > 1:
+            draft.go_on(best)
+        return first - started, perf_counter() - first
+    finally:
+        target.trim(length)
+
+
+def waits(draft: Follower) -> int:
+    """Tokens of the target that wait for a draft after a round, about."""
+    return _USUAL if isinstance(draft, StateCache) else draft.most_drafts
 
 
 def _measure_chain(target: Cache, draft: StateCache, costs: LearnedCosts) -> None:
     """First guesses behind two and behind many tokens, and a further one."""
     room = min(target.n_ctx, draft.n_ctx) - 2
-    if room < _FEWEST:
+    if room < _USUAL:
         costs.add_draft_step(_SCORE)  # nothing can be drafted there
         return
-    first, step = chain_seconds(target, draft, min(_CONTEXT, room), 2)
+    first, step = chain_seconds(target, draft, min(_CONTEXT, room), _USUAL)
     costs.add_draft_step(step if draft.most_drafts > 1 else first)
     costs.add_first_draft_step(first, 1)
     count = min(_READ, room)

@@ -94,7 +94,7 @@ def _table(pair: Pair, draft: Cache | None, depth: int, rows: int) -> Table:
     target = pair.target_cache
     seconds, step, once = medians(target, range(1, rows + 1)), 0.0, False
     if isinstance(draft, BlockDraftCache):
-        [step], once = block_seconds(target, draft, depth, [draft.most_drafts]), True
+        (_, step), once = block_seconds(target, draft, depth), True
     elif isinstance(draft, StateCache):
         _, step = chain_seconds(target, draft, depth, 2)
     elif draft is not None:

@@ -10,13 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from dspark_gguf.engine import measuring
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.serve import asked, engine
 from dspark_gguf.serve.app import attentive
 from dspark_gguf.serve.engine import Engine
 from dspark_gguf.serve.streams import Streamed
+from tests.serve.running import THINKING, running
 from tests.serve.test_rules import TOOLS, USER, stream
+from tests.tiny_dflash import Block, write_dflash
+from tests.tiny_gguf import Tiny, write_llama
 
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}}
 
@@ -135,3 +139,25 @@ def test_no_thread_holds_up_the_loop_for_long():
         assert sys.getswitchinterval() < interval
     assert gc.get_freeze_count() == 0
     assert sys.getswitchinterval() == interval
+
+
+def test_idle_time_measures_a_draft_that_follows_its_target(tmp_path, monkeypatch):
+    """Behind a conversation that goes on as it would have."""
+    tiny = Tiny(context=1024, template=THINKING)
+    target = write_llama(tmp_path / "target.gguf", tiny)
+    block = write_dflash(tmp_path / "block.gguf", Block(), tiny)
+    monkeypatch.setattr(engine, "_IDLE_SECONDS", 0.05)
+    guess_seconds, taken = measuring.guess_seconds, []
+
+    def timed(*caches):
+        taken.append(guess_seconds(*caches))
+        return taken[-1]
+
+    monkeypatch.setattr(measuring, "guess_seconds", timed)
+    with running((target, block)) as server:
+        said = []
+        for count in (1, 2):
+            answer = server.chat(max_tokens=12).json()
+            said.append(answer["choices"][0]["message"]["content"])
+            server.until(lambda count=count: len(taken) >= 2 * count)
+        assert said[0] == said[1]

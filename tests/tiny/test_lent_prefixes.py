@@ -7,6 +7,7 @@ import random
 import pytest
 
 from dspark_gguf import Batcher, Limits, Speculation
+from dspark_gguf.errors import DSparkError
 from tests.crowd import (
     ALWAYS,
     COPIES,
@@ -151,3 +152,70 @@ def test_a_reader_that_is_cancelled_keeps_nobody_waiting(files, alone, kind):
         asked.batcher.cancel(reader)
         asked.finish()
         assert late.answer.tokens
+
+
+@pytest.mark.parametrize("how", [OFF, ALWAYS, COPIES], ids=["plain", "drafts", "copies"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_cancelled_answer_has_read_is_lent(files, alone, kind, how):
+    """As of a finished one: to a prompt that goes on from it, and to one that parts from it."""
+    first, second = conversation(2), conversation(3)
+    with pair_of(files, kind, 3) as pair:
+        asked = Asked(pair, alone(kind), how)
+        cancelled = asked.batcher.submit(first, SEED, Limits(max_tokens=60))
+        while len(cancelled.answer.tokens) < 12:
+            asked.batcher.step()
+        asked.batcher.cancel(cancelled)
+        other = asked.submit(second, 12)
+        asked.finish()
+        said = cancelled.answer.tokens
+        assert said == alone(kind).says(first, SEED, 60)[: len(said)]
+        longer = [*first, *said, IM_END, *message(30, 5), START]
+        again = asked.submit(longer, 12)
+        asked.finish()
+        assert other.answer.cached_tokens == lent(kind, second, first)
+        assert again.answer.cached_tokens >= len(first) + len(said) - 4  # three drafts may fall
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_cancelled_prompt_has_read_is_lent(files, alone, kind):
+    """In the middle of its reading, by any memory: to one that goes on from there, and the next."""
+    prompt = words(200, 9)
+    with pair_of(files, kind, 3) as pair:
+        asked = Asked(pair, alone(kind), OFF, parallel=3)
+        asked.batcher._pieces.patience = 1e-6  # pieces of 16 tokens beside running answers
+        asked.submit(words(5, 1), 60)
+        asked.batcher.step()
+        reader = asked.batcher.submit(prompt, SEED, Limits(max_tokens=5))
+        for _ in range(5):
+            asked.batcher.step()
+        read = reader.place.target.length
+        assert 30 < read < 150
+        asked.batcher.cancel(reader)
+        again = asked.submit(prompt, 5)
+        for _ in range(2):
+            asked.batcher.step()
+        other = asked.submit([*prompt[:read], 10, 11, 12], 5)
+        asked.finish()
+        assert again.answer.cached_tokens == other.answer.cached_tokens == read
+
+
+@pytest.mark.parametrize("how", [OFF, ALWAYS], ids=["plain", "drafts"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_failed_answer_has_read_is_lent(files, alone, kind, how):
+    """Its own tokens are not worth keeping, but its cells are as good as any."""
+
+    def fails(rows, tokens):
+        raise DSparkError("no such token", "Take another.")
+
+    first, second = conversation(2), conversation(3)
+    with pair_of(files, kind, 3) as pair:
+        asked = Asked(pair, alone(kind), how)
+        failed = asked.batcher.submit(first, SEED, Limits(max_tokens=60))
+        while len(failed.answer.tokens) < 12:
+            asked.batcher.step()
+        failed.watch = fails
+        list(asked.batcher)
+        assert failed.error.problem == "no such token"
+        other = asked.submit(second, 12)
+        asked.finish()
+        assert other.answer.cached_tokens == lent(kind, second, first)

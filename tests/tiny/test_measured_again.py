@@ -182,13 +182,3 @@ def test_the_chat_measures_while_somebody_reads(tiny_files, watched):
         assert len(budgets) == (2 if watched else 0)
         assert all(0 < budget <= 0.25 for budget in budgets)
         assert not watched or budgets[1] <= 0.03 * session.last.tally.seconds
-
-
-def test_memories_that_cannot_drop_a_token_are_left_alone(tiny_files):
-    """Measuring behind their tokens would take back more than it added."""
-    with load_pair(tiny_files.target, target_options=ModelOptions(n_ctx=256)) as pair:
-        learned = pair.learned(Speculation(drafter="lookup"))
-        passes = learned.costs._passes
-        pair.target_cache.rollback = "replay"
-        pair.measure_again(5.0)
-        assert learned.costs._passes == passes
