@@ -3,7 +3,7 @@
     python scripts/measure_controller.py [--rounds 400] [--repeats 5]
 
 The models are tables of rows, so that what is measured is all that stands around them: scheduling,
-drafting, sampling, verification, text. A row hangs on the last three tokens, so that a text hardly
+drafting, sampling, verification, text. A row hangs on the last six tokens, so that a text hardly
 repeats itself and a round is a few draft steps, as with models; in the text of "copies" it hangs on
 the last one alone, and nearly all is copied. Lengths take turns; a figure is the median and the
 mean over the rounds of all turns, without the tables' own time. Real models would hide it: their
@@ -34,12 +34,12 @@ from dspark_gguf.verify import make_rule
 LENGTHS = (500, 2000, 8000, 32000)
 #: The last tokens that a row hangs on, and how tokens are drawn.
 SETTINGS = {
-    "greedy": (3, Sampling(temperature=0, ignore_eos=True)),
+    "greedy": (6, Sampling(temperature=0, ignore_eos=True)),
     "greedy, copies": (1, Sampling(temperature=0, ignore_eos=True)),
-    "sampled": (3, Sampling(ignore_eos=True)),
-    "sampled, penalties": (3, Sampling(ignore_eos=True, repeat_penalty=1.1)),
+    "sampled": (6, Sampling(ignore_eos=True)),
+    "sampled, penalties": (6, Sampling(ignore_eos=True, repeat_penalty=1.1)),
     "sampled, penalties of all": (
-        3, Sampling(ignore_eos=True, repeat_penalty=1.1, repeat_last_n=-1),
+        6, Sampling(ignore_eos=True, repeat_penalty=1.1, repeat_last_n=-1),
     ),
 }  # fmt: skip
 
