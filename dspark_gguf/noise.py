@@ -25,7 +25,9 @@ _WORDS = np.uint64(_STEP), [(np.uint64(shift), np.uint64(factor)) for shift, fac
 #: Noise for more tokens than this takes longer than a draw in two steps: first among so many of the
 #: most probable tokens and all others as one, then among those.
 _MANY = 1024
-_TINY = np.finfo(np.float64).tiny
+_TINY = float(np.finfo(np.float64).tiny)
+#: For no more tokens than this, plain Python is faster, with cold caches most of all.
+_FEW = 64
 #: Ids of what is no token: the others of a large distribution, the draw among them, and a coin.
 _OTHERS, _WHICH, _COIN = np.array([-1]), np.array([-2]), np.array([-3])
 
@@ -134,6 +136,8 @@ class GumbelDraw:
             others, many = order[:-_MANY], order[-_MANY:]
             rest = max(0.0, 1.0 - float(probs[many].sum()))
             ids, probs = np.append(ids[many], _OTHERS), np.append(probs[many], rest)
+        if len(ids) <= _FEW:
+            return self._of_few(ids.tolist(), probs.tolist())
         # Not of 0: a token of no probability never wins.
         perturbed = np.log(np.maximum(probs, _TINY)) - np.log(-np.log(self.uniform(ids)))
         best = int(perturbed.argmax())
@@ -145,6 +149,18 @@ class GumbelDraw:
             place = int(np.searchsorted(edges, self.uniform(_WHICH)[0] * edges[-1], side="right"))
             return int(dist.ids[others[min(place, len(others) - 1)]]), gap
         return int(ids[best]), gap
+
+    def _of_few(self, ids: list[int], probs: list[float]) -> tuple[int, float]:
+        """As `scored`, of two tokens or some more."""
+        key, best, most, second = _mixed(self.key) - _STEP, -1, -math.inf, -math.inf
+        for token, prob in zip(ids, probs, strict=True):
+            number = ((_mixed(key + _STEP * token) >> 11) + 0.5) * 2.0**-53
+            perturbed = math.log(max(prob, _TINY)) - math.log(-math.log(number))
+            if perturbed > most:
+                best, most, second = token, perturbed, most
+            elif perturbed > second:
+                second = perturbed
+        return best, most - second
 
 
 @dataclass(frozen=True, slots=True)

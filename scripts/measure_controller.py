@@ -1,11 +1,13 @@
-"""Seconds that the controller takes per round, by length of the conversation.
+"""Milliseconds of processor time that the controller takes per round, by length of the text.
 
     python scripts/measure_controller.py [--rounds 400] [--repeats 5]
 
-The models are tables of one row for each last token, so that what is measured is all that stands
-around them: scheduling, drafting, sampling, verification, text. Lengths take turns; a figure is the
-median over the rounds of all turns. Real models would hide it: their passes grow with the context,
-and push the controller's memory out of the processor's caches.
+The models are tables of rows, so that what is measured is all that stands around them: scheduling,
+drafting, sampling, verification, text. A row hangs on the last six tokens, so that a text hardly
+repeats itself and a round is a few draft steps, as with models; in the text of "copies" it hangs on
+the last one alone, and nearly all is copied. Lengths take turns; a figure is the median and the
+mean over the rounds of all turns, without the tables' own time. Real models would hide it: their
+passes grow with the context, and push the controller's memory out of the processor's caches.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from __future__ import annotations
 import argparse
 import timeit
 from collections.abc import Iterator, Sequence
-from statistics import median
+from statistics import fmean, median
+from time import thread_time
 
 import numpy as np
 
@@ -23,31 +26,36 @@ from dspark_gguf.config import Speculation
 from dspark_gguf.draft import Cascade, LookupDrafter, ModelDrafter
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.noise import Noise
-from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler, margin
 from dspark_gguf.schedule import Source, make_stopping_rule
 from dspark_gguf.testing import ByteTokenizer
 from dspark_gguf.verify import make_rule
 
 LENGTHS = (500, 2000, 8000, 32000)
+#: The last tokens that a row hangs on, and how tokens are drawn.
 SETTINGS = {
-    "greedy": Sampling(temperature=0, ignore_eos=True),
-    "sampled": Sampling(ignore_eos=True),
-    "sampled, penalties": Sampling(ignore_eos=True, repeat_penalty=1.1),
-    "sampled, penalties of all tokens": Sampling(
-        ignore_eos=True, repeat_penalty=1.1, repeat_last_n=-1
+    "greedy": (6, Sampling(temperature=0, ignore_eos=True)),
+    "greedy, copies": (1, Sampling(temperature=0, ignore_eos=True)),
+    "sampled": (6, Sampling(ignore_eos=True)),
+    "sampled, penalties": (6, Sampling(ignore_eos=True, repeat_penalty=1.1)),
+    "sampled, penalties of all": (
+        6, Sampling(ignore_eos=True, repeat_penalty=1.1, repeat_last_n=-1),
     ),
-}
+}  # fmt: skip
 
 
 class Table:
-    """A cache whose rows depend on the last token alone: a step costs the same at any length."""
+    """A cache whose rows depend on the `last` tokens alone: a step costs the same at any length.
+
+    `seconds` is the processor time of all its passes.
+    """
 
     n_ctx = max_rows = 10**6
 
-    def __init__(self, rows: np.ndarray) -> None:
-        self.rows, self.n_vocab = rows, rows.shape[1]
+    def __init__(self, rows: np.ndarray, last: int) -> None:
+        self.rows, self.n_vocab, self.last = rows, rows.shape[1], last
         self.tokens: list[int] = []
+        self.seconds = 0.0
 
     @property
     def length(self) -> int:
@@ -70,8 +78,13 @@ class Table:
 
     def decode(self, tokens: Sequence[int], n_rows: int) -> np.ndarray:
         """Rows of the last ones."""
-        self.tokens += tokens
-        return self.rows[list(tokens)[len(tokens) - n_rows :]]
+        started, known = thread_time(), self.tokens
+        known += tokens
+        ends = range(len(known) - n_rows + 1, len(known) + 1)
+        keys = [hash(tuple(known[end - self.last : end])) % len(self.rows) for end in ends]
+        rows = self.rows[keys]
+        self.seconds += thread_time() - started
+        return rows
 
 
 class Costs(LearnedCosts):
@@ -103,14 +116,14 @@ class Costs(LearnedCosts):
         super().add_first_draft_step(self._taken(0.1), caught_up)
 
 
-def decoder(sampling: Sampling) -> Decoder:
+def decoder(last: int, sampling: Sampling) -> Decoder:
     """A target, a draft that is nearly the same, and copies, under the default rule."""
     rng, tokenizer = np.random.default_rng(0), ByteTokenizer()
     rows = (4 * rng.standard_normal((257, 257))).astype(np.float32)
     noisy = rows + rng.standard_normal(rows.shape).astype(np.float32)
     speculation = Speculation(acceptance="match")
     sampler = Sampler(sampling, tokenizer.end_tokens)
-    looking = ModelDrafter(Table(noisy), sampler, tokenizer, margin, shares_noise=True)
+    looking = ModelDrafter(Table(noisy, last), sampler, tokenizer, margin, shares_noise=True)
     rule = make_stopping_rule(
         speculation,
         Costs(),
@@ -118,17 +131,22 @@ def decoder(sampling: Sampling) -> Decoder:
         Source("lookup", 64, Calibration.of_copies(), is_free=True),
     )
     drafter = Cascade(LookupDrafter(tokenizer), looking)
-    return Decoder(Table(rows), tokenizer, drafter, rule, make_rule(speculation), sampler, seed=1)
+    return Decoder(
+        Table(rows, last), tokenizer, drafter, rule, make_rule(speculation), sampler, seed=1
+    )
 
 
-def rounds(made: Decoder, length: int, count: int) -> Iterator[Round]:
-    """Rounds of an answer to a prompt of this length, without the first ones."""
+def rounds(made: Decoder, length: int, count: int) -> Iterator[tuple[float, float]]:
+    """Seconds around the passes, and tokens verified, of each round but the first ones."""
     prompt = np.random.default_rng(length).integers(0, 250, length).tolist()
-    for k, round in enumerate(made.generate(prompt, Limits(max_tokens=100 * count))):
-        if k > 20:
-            yield round
-        if k == count + 20:
-            return
+    tables = made.target, made.drafter.other.cache
+    answer = made.generate(prompt, Limits(max_tokens=100 * count))
+    for k in range(count + 20):
+        started = thread_time() - sum(table.seconds for table in tables)
+        round = next(answer)
+        seconds = thread_time() - sum(table.seconds for table in tables) - started
+        if k >= 20:
+            yield seconds, round.drafted
 
 
 def noise_milliseconds() -> float:
@@ -145,15 +163,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
-    print("milliseconds a round".ljust(36), *(f"{length:>8}" for length in LENGTHS))
-    for name, sampling in SETTINGS.items():
-        taken: dict[int, list[float]] = {length: [] for length in LENGTHS}
+    print("median / mean ms a round, drafted".ljust(34), *(f"{each:>20}" for each in LENGTHS))
+    for name, (last, sampling) in SETTINGS.items():
+        taken: dict[int, list[tuple[float, float]]] = {length: [] for length in LENGTHS}
         for _ in range(asked.repeats):
             for length in LENGTHS:
-                made = decoder(sampling)
-                taken[length] += [one.seconds for one in rounds(made, length, asked.rounds)]
-        figures = (f"{1e3 * median(taken[length]):8.3f}" for length in LENGTHS)
-        print(name.ljust(36), *figures)
+                taken[length] += rounds(decoder(last, sampling), length, asked.rounds)
+        figures = []
+        for each in taken.values():
+            seconds, drafted = zip(*each, strict=True)
+            one = f"{1e3 * median(seconds):.3f} / {1e3 * fmean(seconds):.3f}, {fmean(drafted):.1f}"
+            figures.append(f"{one:>20}")
+        print(name.ljust(34), *figures)
     print(f"\nnoise of a row of 150,000 ids, default sampling: {noise_milliseconds():.3f} ms")
 
 

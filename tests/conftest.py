@@ -55,8 +55,8 @@ def short_profile():
 def quiet_log():
     """A command with `-v` is the last one that shows llama.cpp's log."""
     yield
-    if library := sys.modules.get("dspark_gguf.engine.library"):
-        library._command_log.verbose = False
+    if log := sys.modules.get("dspark_gguf.engine.log"):
+        log._command_log.verbose = False
 
 
 @pytest.fixture(autouse=True)

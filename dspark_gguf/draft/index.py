@@ -107,9 +107,9 @@ class Match:
 
 
 def likeliest(
-    tokens: Sequence[int], matches: Sequence[Match]
+    tokens: Sequence[int], matches: Sequence[Match], ahead: int
 ) -> tuple[int, float, Sequence[Match]]:
-    """The likeliest next token, its raw score, and the matches that go on with it.
+    """The likeliest token after `ahead` guesses, its raw score, and the matches that have it.
 
     Each match votes with its length for the token that followed it; ties go to the first. The score
     rises with the longest match and with the number of matches, and falls with the votes for other
@@ -117,20 +117,21 @@ def likeliest(
 
     Args:
         tokens: where the matches lie.
-        matches: at least one, in order; none of them at the end of `tokens`.
+        matches: at least one, in order; all have these guesses, none of them ends before them.
+        ahead: guesses since they were found.
 
     """
-    votes: dict[int, int] = {}
+    votes, count = dict[int, int](), len(matches)
     for match in matches:
-        token = tokens[match.place]
-        votes[token] = votes.get(token, 0) + match.length
-    best = max(votes, key=votes.__getitem__)
-    agreeing = [match for match in matches if tokens[match.place] == best]
-    against = 1.0 - votes[best] / sum(votes.values())
-    score = _LENGTH * math.log2(agreeing[0].length) + _COUNT * math.log2(len(matches))
-    score -= _AGAINST * against
-    longer = [Match(match.place + 1, match.length + 1) for match in agreeing]
-    return best, score, [match for match in longer if match.place < len(tokens)]
+        token = tokens[match.place + ahead]
+        votes[token] = votes.get(token, 0) + match.length + ahead
+    best, against = token, 0.0
+    if len(votes) > 1:
+        best = max(votes, key=votes.__getitem__)
+        matches = [match for match in matches if tokens[match.place + ahead] == best]
+        against = 1.0 - votes[best] / sum(votes.values())
+    score = _LENGTH * math.log2(matches[0].length + ahead) + _COUNT * math.log2(count)
+    return best, score - _AGAINST * against, matches
 
 
 def chain(
@@ -140,11 +141,15 @@ def chain(
     guesses: list[int] = []
     scores: list[float] = []
     while len(matches) > 1 and len(guesses) < most:
-        token, score, matches = likeliest(tokens, matches)
+        token, score, matches = likeliest(tokens, matches, len(guesses))
         guesses.append(token)
         scores.append(score)
+        # The latest place is the first to come to the end.
+        if max(match.place for match in matches) + len(guesses) >= len(tokens):
+            matches = [match for match in matches if match.place + len(guesses) < len(tokens)]
     for match in matches[:1]:  # the last one: all that followed it, at once
-        followed = tokens[match.place : match.place + most - len(guesses)]
+        ahead = len(guesses)
+        followed = tokens[match.place + ahead : match.place + most]
         guesses += followed
-        scores += [_LENGTH * math.log2(match.length + k) for k in range(len(followed))]
+        scores += [_LENGTH * math.log2(match.length + ahead + k) for k in range(len(followed))]
     return guesses, scores

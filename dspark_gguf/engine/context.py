@@ -62,6 +62,7 @@ class Context:
         number, flag = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
         # Where the sequence of each token is: of the k-th one in the k-th place of an array.
         self._places = self._sequences.ctypes.data + 4 * np.arange(n_batch, dtype=np.uintp)
+        self._place, self._rows = (0, 0), np.empty((0, n_vocab), dtype=np.float32)
         self._batch = llama_cpp.llama_batch(
             token=self._ids.ctypes.data_as(number),
             pos=self._positions.ctypes.data_as(number),
@@ -78,12 +79,12 @@ class Context:
         """One pass; each sequence has one part, and they are in ascending order."""
         end = 0
         for sequence, position, tokens, n_rows in parts:
-            start, end = end, end + len(tokens)
-            self._ids[start:end] = tokens
-            self._positions[start:end] = np.arange(position, position + end - start)
-            self._sequences[start:end] = sequence
-            self._wanted[start : end - n_rows] = 0
-            self._wanted[end - n_rows : end] = 1
+            first, end = end, end + len(tokens)
+            unwanted = end - n_rows
+            # One by one: between two passes, a slice of an array takes longer than its one token.
+            for k, token in enumerate(tokens, first):
+                self._ids[k], self._positions[k] = token, position + k - first
+                self._sequences[k], self._wanted[k] = sequence, k >= unwanted
         self._batch.n_tokens = end
         self.decode(self._batch)
 
@@ -93,12 +94,15 @@ class Context:
         A view into llama.cpp's memory, valid until the next pass.
         """
         if not count:
-            return np.empty((0, self.n_vocab), dtype=np.float32)
+            return self._rows[:0]
         pointer = llama_cpp.llama_get_logits_ith(self.pointer, first)
         if not pointer:
             problem = f"llama.cpp has no logits at row {first}"
             raise EngineError(problem, "Report this with the model's name.")
-        return np.ctypeslib.as_array(pointer, (count, self.n_vocab))
+        place = ctypes.addressof(pointer.contents), count
+        if place != self._place:  # to make an array of a pointer takes 0.1 ms between two passes
+            self._place, self._rows = place, np.ctypeslib.as_array(pointer, (count, self.n_vocab))
+        return self._rows
 
     def decode(self, batch: Any) -> None:
         """One pass over a batch.

@@ -1,4 +1,4 @@
-"""The llama.cpp library as a whole: its log, what this build can do, and on which devices."""
+"""The llama.cpp library as a whole: what this build can do, and on which devices."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import os
 import re
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import RLock, get_ident
 from typing import Any
 
 import llama_cpp
@@ -21,94 +19,10 @@ import psutil
 from llama_cpp._ggml import libggml
 from llama_cpp.llama_cpp import _lib
 
-from dspark_gguf.visible import visible
+from dspark_gguf.engine.log import listening as listening
+from dspark_gguf.engine.log import set_command_log as set_command_log
 
-# GGML_LOG_LEVEL_* of ggml.h; the binding's own table is off by one.
-DEBUG_LEVEL, ERROR_LEVEL, CONTINUED = 1, 4, 5
-
-
-class _Log:
-    """llama.cpp's log while a block listens to its errors; passes the rest on."""
-
-    def __init__(self) -> None:
-        self._lock = RLock()
-        self._listeners: list[tuple[int, deque[str]]] = []  # thread, errors
-        # ctypes frees a callback without a reference; llama.cpp would then call into nothing.
-        self._ours = llama_cpp.llama_log_callback(self._hear)
-        self._theirs = _installed()
-
-    @contextmanager
-    def listening(self) -> Iterator[deque[str]]:
-        """Collect the last errors that llama.cpp logs in this thread inside the block.
-
-        These lines go nowhere else but to the commands' log. Other threads' lines, and all lines
-        after the block, go where they went before.
-        """
-        errors: deque[str] = deque(maxlen=20)
-        try:
-            with self._lock:
-                found = _installed()
-                if not self._listeners and _address(found[0]) != _address(self._ours):
-                    self._theirs = found
-                    llama_cpp.llama_log_set(self._ours, None)
-                self._listeners.append((get_ident(), errors))
-            yield errors
-        finally:
-            with self._lock:
-                self._listeners = [each for each in self._listeners if each[1] is not errors]
-                # Put back the previous log, unless it was changed meanwhile.
-                if not self._listeners and _address(_installed()[0]) == _address(self._ours):
-                    llama_cpp.llama_log_set(*self._theirs)
-
-    def _hear(self, level: int, text: bytes, _: object) -> None:
-        listeners = [errors for thread, errors in self._listeners if thread == get_ident()]
-        line = text.decode("utf-8", "replace").strip()
-        if level == ERROR_LEVEL and line:
-            for errors in listeners:
-                # Each line begins with the name of the C++ function that wrote it.
-                errors.append(re.sub(r"^\w+: ", "", line))
-        callback, data = self._theirs
-        # Lines from this package's calls go to the commands' log only.
-        if not listeners or _address(callback) == _address(_command_log.callback):
-            callback(level, text, data)
-
-
-class _CommandLog:
-    """The commands' log: nothing, or all but debug lines on stderr."""
-
-    def __init__(self) -> None:
-        self.verbose, self._level = False, DEBUG_LEVEL
-        self.callback = llama_cpp.llama_log_callback(self._write)
-
-    def _write(self, level: int, text: bytes, _: object) -> None:
-        self._level = self._level if level == CONTINUED else level
-        if self.verbose and self._level > DEBUG_LEVEL:
-            sys.stderr.write(visible(text.decode("utf-8", "replace")))
-
-
-def _installed() -> tuple[Any, ctypes.c_void_p]:
-    """llama.cpp's log callback, and its argument."""
-    callback, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
-    return callback, data
-
-
-def _address(callback: Any) -> int | None:
-    return ctypes.cast(callback, ctypes.c_void_p).value
-
-
-_log, _command_log = _Log(), _CommandLog()
-listening = _log.listening
 llama_cpp.llama_backend_init()
-
-
-def set_command_log(verbose: bool = False) -> None:
-    """Install the commands' log: quiet, or `verbose` on stderr without control sequences.
-
-    A program that uses this package as a library keeps its log.
-    """
-    _command_log.verbose = verbose
-    llama_cpp.llama_log_set(_command_log.callback, None)
 
 
 def can_offload(rpc: Sequence[str] = ()) -> bool:

@@ -163,6 +163,7 @@ class _Problem:
         low = np.minimum(x.astype(np.intp), _GRID - 2)
         self._part = x - low
         self._low = low + np.arange(len(low))[:, None] * _GRID  # into a flat [knots * grid]
+        self._high = self._low + 1
 
     def solve(self, rate: float) -> tuple[float, Floats, Floats]:
         """Worth of a round of at least one step, what lies ahead of each step, and openings."""
@@ -171,14 +172,16 @@ class _Problem:
         ahead = np.full((limit, *self.after.shape), -np.inf)
         value = np.zeros_like(self.after)
         for k in range(limit, 0, -1):
-            gain = self.after - rate * self.redo_seconds[k - 1] * self.rejected
+            gain = self.after
+            if redo := rate * self.redo_seconds[k - 1]:
+                gain = gain - redo * self.rejected
             best = gain - rate * self.target_seconds[k]  # stop
             if k < limit:
                 line = self.follow @ value - rate * self.step_seconds[k]
                 ahead[k - 1] = line
                 flat = line.ravel()
-                low = flat[self._low]
-                go = gain + low + self._part * (flat[self._low + 1] - low)
+                low = flat.take(self._low)
+                go = gain + low + self._part * (flat.take(self._high) - low)
                 np.maximum(best, go, out=best)
             value = np.maximum(best, -rate * self.target_seconds[k - 1])  # drop
             opening[k - 1] = self.start @ value

@@ -256,7 +256,8 @@ def test_experts_stay_in_main_memory(experts, monkeypatch):
 @pytest.mark.parametrize("kind", [ModelOptions, DraftOptions])
 def test_tensors_go_where_they_are_sent(experts, monkeypatch, capfd, kind):
     """llama.cpp says of each that it is loaded elsewhere, and of no other."""
-    monkeypatch.setattr(library, "DEBUG_LEVEL", 0)  # what it says of this is for developers
+    # What it says of this is for developers.
+    monkeypatch.setattr("dspark_gguf.engine.log.DEBUG_LEVEL", 0)
     library.set_command_log(True)
     try:
         Model(experts, kind(override_tensor=("blk.1.*_exps=CPU",))).close()

@@ -9,7 +9,7 @@ import threading
 import llama_cpp
 import pytest
 
-from dspark_gguf.engine import library
+from dspark_gguf.engine import library, log
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.errors import ModelError
 from tests.children import run_python
@@ -100,12 +100,12 @@ def heard():
     """The lines that a log of other code gets."""
     found = []
     callback = llama_cpp.llama_log_callback(lambda _, text, data: found.append((text, data)))
-    before = library._installed()
+    before = log._installed()
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(7))
     yield found
-    callback_now, data_now = library._installed()
+    callback_now, data_now = log._installed()
     llama_cpp.llama_log_set(*before)
-    assert library._address(callback_now) == library._address(callback)
+    assert log._address(callback_now) == log._address(callback)
     assert data_now.value == 7
 
 
@@ -165,8 +165,8 @@ def test_each_thread_hears_its_own_errors(heard, damaged):
 
 def test_a_log_that_is_set_meanwhile_stays(heard):
     """Who installs one while we listen keeps it."""
-    theirs, before = llama_cpp.llama_log_callback(lambda *_: None), library._installed()
+    theirs, before = llama_cpp.llama_log_callback(lambda *_: None), log._installed()
     with library.listening():
         llama_cpp.llama_log_set(theirs, None)
-    assert library._address(library._installed()[0]) == library._address(theirs)
+    assert log._address(log._installed()[0]) == log._address(theirs)
     llama_cpp.llama_log_set(*before)

@@ -11,9 +11,9 @@ from tests.tiny.test_scripts import script
 MEASURE = script("measure_controller")
 
 
-def most_memory(sampling, length):
+def most_memory(setting, length):
     """Bytes that the dearest of thirty rounds takes in passing."""
-    made, peaks = MEASURE.decoder(sampling), []
+    made, peaks = MEASURE.decoder(*setting), []
     rounds = MEASURE.rounds(made, length, 30)
     next(rounds)
     tracemalloc.start()
@@ -29,6 +29,6 @@ def most_memory(sampling, length):
 @pytest.mark.parametrize("name", MEASURE.SETTINGS)
 def test_a_round_copies_no_conversation(name):
     """8000 tokens are 62 KiB of references: one copy of them would show."""
-    sampling = MEASURE.SETTINGS[name]
-    short, long = (most_memory(sampling, length) for length in (500, 8000))
+    setting = MEASURE.SETTINGS[name]
+    short, long = (most_memory(setting, length) for length in (500, 8000))
     assert abs(long - short) < 16 * 1024

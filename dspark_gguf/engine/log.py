@@ -1,0 +1,128 @@
+"""llama.cpp's log: what it says of errors, and what the commands print of it."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from collections import deque
+from threading import RLock, get_ident
+from typing import Any
+
+import llama_cpp
+
+from dspark_gguf.visible import visible
+
+# GGML_LOG_LEVEL_* of ggml.h; the binding's own table is off by one.
+DEBUG_LEVEL, ERROR_LEVEL, CONTINUED = 1, 4, 5
+
+
+class _Log:
+    """llama.cpp's log while a block listens to its errors; passes the rest on.
+
+    A block is entered at each pass, when the pass before it has emptied the processor's caches:
+    so it compares addresses, and does little else.
+    """
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._listeners: list[tuple[int, deque[str]]] = []  # thread, errors
+        # ctypes frees a callback without a reference; llama.cpp would then call into nothing.
+        self._ours = llama_cpp.llama_log_callback(self._hear)
+        self._theirs, found = _installed(), _installed()
+        #: What `_look` finds, and theirs: addresses of a callback and of its argument.
+        self._found = [ctypes.c_void_p.from_buffer(each) for each in found]
+        self._places = [ctypes.byref(each) for each in found]
+        self._our_address, self._known = _address(self._ours), [one.value for one in self._found]
+
+    def begin(self, errors: deque[str]) -> None:
+        """Collect this thread's errors."""
+        with self._lock:
+            if not self._listeners and not self._is_ours():
+                found = [one.value for one in self._found]
+                if found != self._known:
+                    self._theirs, self._known = _installed(), found
+                llama_cpp.llama_log_set(self._ours, None)
+            self._listeners.append((get_ident(), errors))
+
+    def end(self, errors: deque[str]) -> None:
+        """Collect no more."""
+        with self._lock:
+            self._listeners = [each for each in self._listeners if each[1] is not errors]
+            # Put back the previous log, unless it was changed meanwhile.
+            if not self._listeners and self._is_ours():
+                llama_cpp.llama_log_set(*self._theirs)
+
+    def _is_ours(self) -> bool:
+        llama_cpp.llama_log_get(*self._places)
+        return self._found[0].value == self._our_address
+
+    def _hear(self, level: int, text: bytes, _: object) -> None:
+        listeners = [errors for thread, errors in self._listeners if thread == get_ident()]
+        line = text.decode("utf-8", "replace").strip()
+        if level == ERROR_LEVEL and line:
+            for errors in listeners:
+                # Each line begins with the name of the C++ function that wrote it.
+                errors.append(re.sub(r"^\w+: ", "", line))
+        callback, data = self._theirs
+        # Lines from this package's calls go to the commands' log only.
+        if not listeners or _address(callback) == _address(_command_log.callback):
+            callback(level, text, data)
+
+
+class listening:  # noqa: N801 - reads as what a block does
+    """Collect the last errors that llama.cpp logs in this thread inside the block.
+
+    These lines go nowhere else but to the commands' log. Other threads' lines, and all lines
+    after the block, go where they went before.
+    """
+
+    __slots__ = ("_errors",)
+
+    def __enter__(self) -> deque[str]:
+        self._errors: deque[str] = deque(maxlen=20)
+        try:
+            _log.begin(self._errors)
+        except BaseException:  # Ctrl-C
+            _log.end(self._errors)
+            raise
+        return self._errors
+
+    def __exit__(self, *_: object) -> None:
+        _log.end(self._errors)
+
+
+class _CommandLog:
+    """The commands' log: nothing, or all but debug lines on stderr."""
+
+    def __init__(self) -> None:
+        self.verbose, self._level = False, DEBUG_LEVEL
+        self.callback = llama_cpp.llama_log_callback(self._write)
+
+    def _write(self, level: int, text: bytes, _: object) -> None:
+        self._level = self._level if level == CONTINUED else level
+        if self.verbose and self._level > DEBUG_LEVEL:
+            sys.stderr.write(visible(text.decode("utf-8", "replace")))
+
+
+def _installed() -> tuple[Any, ctypes.c_void_p]:
+    """llama.cpp's log callback, and its argument."""
+    callback, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
+    return callback, data
+
+
+def _address(callback: Any) -> int | None:
+    return ctypes.cast(callback, ctypes.c_void_p).value
+
+
+_log, _command_log = _Log(), _CommandLog()
+
+
+def set_command_log(verbose: bool = False) -> None:
+    """Install the commands' log: quiet, or `verbose` on stderr without control sequences.
+
+    A program that uses this package as a library keeps its log.
+    """
+    _command_log.verbose = verbose
+    llama_cpp.llama_log_set(_command_log.callback, None)
