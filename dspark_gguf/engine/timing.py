@@ -190,6 +190,8 @@ def guess_seconds(target: Cache, draft: Follower, waiting: int = 0) -> tuple[flo
             draft.propose(ids[-1], 1)
         first = perf_counter()
         if not isinstance(draft, StateCache):
+            if draft.context.interrupt.is_set():
+                raise Cancelled
             draft.propose(ids[-1], draft.most_drafts)
         elif draft.most_drafts > 1:
             draft.go_on(best)
