@@ -32,7 +32,7 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: a machine where it can hardly win pays next to nothing for trying; later at most 16. In replay
 #: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere. Where it
 #: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
-#: Once it is known what scores mean, there is less to find out.
+#: Of a block whose scores are known there is less to find out, and each trial is dear.
 _WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
 _START_KNOWN = 1.0
 #: What a trial may cost besides the price of catching up, in plain rounds: a step and a row more.
@@ -68,7 +68,8 @@ class Optimal(Learning):
         passes, steps = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
         if start := _WINS_OF * likely_saving(passes, steps):
             start = max(start, _GUESSES * float(steps[0] / passes[0]))
-        most = _START if self.calibration.tested < _PROVEN else _START_KNOWN
+        is_known = self.is_block and self.calibration.tested >= _PROVEN
+        most = _START_KNOWN if is_known else _START
         self._account = Account(min(most, start), _MOST)
 
     def current(self) -> Policy:

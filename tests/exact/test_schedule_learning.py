@@ -132,6 +132,11 @@ def known(right, score=2.0):
     return made
 
 
+def block(costs, calibration):
+    """The rule of a block draft."""
+    return Optimal(costs, calibration, 8, is_block=True)
+
+
 @pytest.mark.parametrize(
     ("further", "right", "width"),
     [(0.0, [0, 1, 4], 8), (0.05, [0, 1, 4], 4), (0.1, [0, 0, 1], 1), (0.1, [8, 8, 3], 8)],
@@ -139,7 +144,7 @@ def known(right, score=2.0):
 def test_a_block_is_as_wide_as_pays(further, right, width):
     """Where each guess of it costs, few are asked for, unless nearly all are right."""
     costs = FixedCosts(1.0 + 0.06 * np.arange(9), 0.12 + further * np.arange(8))
-    rule = Optimal(costs, known(right), 8, is_block=True)
+    rule = block(costs, known(right))
     assert rule.current().drafts
     assert rule.plan(8).length == width
     assert rule.plan(2).length == min(width, 2)  # at the end of an answer
@@ -150,7 +155,7 @@ def test_less_is_spent_on_finding_out_what_is_known():
     costs = FixedCosts(1.0 + 0.1 * np.arange(9), 0.1 * np.arange(1, 9))
     wrong = text(0, 60, score=4.0)
     new, old = (
-        sum(round.seconds for round in rounds(Optimal(costs, made, 8), wrong, costs)) - 60.0
+        sum(round.seconds for round in rounds(block(costs, made), wrong, costs)) - 60.0
         for made in (Calibration(), known([8], 4.0))
     )
     assert old < 2.0 < new
