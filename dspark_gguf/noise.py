@@ -27,7 +27,7 @@ _WORDS = np.uint64(_STEP), [(np.uint64(shift), np.uint64(factor)) for shift, fac
 _MANY = 1024
 _TINY = float(np.finfo(np.float64).tiny)
 #: For no more tokens than this, plain Python is faster, with cold caches most of all.
-_FEW = 64
+_FEW = 8
 #: Ids of what is no token: the others of a large distribution, the draw among them, and a coin.
 _OTHERS, _WHICH, _COIN = np.array([-1]), np.array([-2]), np.array([-3])
 
