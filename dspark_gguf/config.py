@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dspark_gguf.model_options import DraftOptions as DraftOptions
 from dspark_gguf.model_options import ModelOptions as ModelOptions
-from dspark_gguf.model_options import Part
+from dspark_gguf.settings_part import Part
 
 #: Most draft tokens of a round; the engine reserves rows for one more.
 MAX_DRAFT = 64

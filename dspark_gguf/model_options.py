@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
+
+from dspark_gguf.settings_part import Part
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 #: What a number of layers may be written as.
@@ -13,14 +15,6 @@ _COUNTS = {
     "n_gpu_layers": ("all, none or a number", r"all|none|-?\d+"),
     "n_cpu_moe": ("all or a number", r"all|\d+"),
 }
-
-
-class Part(BaseModel):
-    """A group of settings; the docstring of a field is the help of its option."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class ModelOptions(Part):

@@ -43,6 +43,7 @@ _depth = partial(click.option, "--depth", show_default=True, type=click.IntRange
 @click.option("--methods", default="", metavar="NAME,...",
               help="plain, fixed-K, K-at-P, model, block, lookup, cascade, default. "
               "[plain, fixed-1, fixed-3, fixed-8, each drafter, default]")  # fmt: skip
+@click.option("--ways", "old_methods", default="", hidden=True)  # its name in 0.1
 @click.option("--quick", is_flag=True,
               help="Take half a minute: greedy, few methods, one prompt of each kind.")  # fmt: skip
 @click.option("--peer", is_flag=True,
@@ -62,6 +63,7 @@ def bench(
     verbose: bool,
     domains: str,
     methods: str,
+    old_methods: str,
     conversations: str,
     **wanted: Any,
 ) -> int:
@@ -76,6 +78,9 @@ def bench(
     from dspark_gguf.measure.bench.plan import make_plan
     from dspark_gguf.measure.bench.run import Bench, bench_conversations
 
+    if old_methods:
+        say("--ways is now called --methods")
+    methods = methods or old_methods
     plan = make_plan(settings, domains=_words(domains), methods=_words(methods), **wanted)
     measured = settings.model_copy(update={"speculation": Speculation(learn=False)})
     if counts := _counts(conversations):

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from dspark_gguf.cli.completion import VALUES
 from dspark_gguf.config import SPELLINGS, Settings
 from dspark_gguf.errors import UsageError
+from dspark_gguf.settings_part import current_value
 
 #: Part of the settings -> title in ``--help``, in its order.
 _TITLES = {
@@ -87,6 +88,18 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str | None]] = {
 _REPEATABLE = ("stop", "logit_bias")
 
 
+class _Choice(click.Choice):  # type: ignore[type-arg]  # not generic in click 8.1
+    """Also takes former names of the values."""
+
+    def __init__(self, field: str, choices: Sequence[str]) -> None:
+        super().__init__(choices)
+        self.field = field
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """As the base class, with the value's present name."""
+        return super().convert(current_value(self.field, value), param, ctx)
+
+
 @dataclass(frozen=True)
 class Flag:
     """A setting and the option that sets it; `part` is empty for those at the top."""
@@ -126,7 +139,7 @@ class Flag:
         if len(kinds) == 1:
             [kind] = kinds
         if get_origin(kind) is Literal:
-            return click.Choice(get_args(kind))
+            return _Choice(self.name, get_args(kind))
         return kind if kind in (bool, int, float) else str
 
     def _help(self) -> str:

@@ -296,4 +296,4 @@ def test_a_mistyped_method_is_refused_before_models_are_loaded():
     """With the one that was meant."""
     with pytest.raises(UsageError, match=r"'defalt'\. Did you mean default"):
         make_plan(Settings(), methods=("plain", "defalt"))
-    assert make_plan(Settings(), methods=("yours", "block", "default")).methods
+    assert make_plan(Settings(), methods=("yours", "block", "optimal")).methods

@@ -130,6 +130,13 @@ def test_json_alone(bench):
     assert [row["temperature"] for row in found["results"]] == [0.0, 0.0, 0.7, 0.7]
 
 
+def test_the_old_name_of_the_option(bench):
+    """`--ways`, for one version; a line says so."""
+    result = bench(*SHORT, "--domains", "code", "--temp", 0, "--ways", "fixed-2", "--json")
+    assert list(json.loads(result.stdout)["methods"]) == ["plain", "fixed-2"]
+    assert "--ways is now called --methods" in result.stderr
+
+
 def test_without_a_draft_model_copies_are_measured(bench, pair):
     """No draft, no draft's columns; the page says what it could not measure."""
     result = bench(*SHORT, "-m", pair[0], "--domains", "code", "--quick", "--json")
@@ -197,7 +204,7 @@ def test_a_terminated_bench_ends_its_peers(bench, monkeypatch):
     ("words", "code", "got"),
     [
         (["--methods", "fastest"], 2, "unknown method of decoding"),
-        (["--methods", "defalt"], 2, "Did you mean default?"),
+        (["--methods", "optmal"], 2, "Did you mean default?"),  # by its old name
         (["--domains", "poetry"], 2, "unknown domain"),
         (["--prompts", "missing.jsonl"], 2, "missing.jsonl"),
         (["--tokens", "2000"], 4, "the longest prompt and its answer"),

@@ -133,7 +133,7 @@ def test_rules_by_name():
     rule = make_rule("threshold:p=0.4,max=5", COSTS)
     assert (rule.min_probability, rule.length) == (0.4, 5)
     assert make_rule("threshold:p_min=0.4,n_max=5", COSTS).length == 5
-    assert make_rule("fixed:max=7", COSTS).length == 7
+    assert make_rule("fixed:k=7", COSTS).length == 7
     assert make_rule("optimal:max=2", COSTS).limit == 2
     assert make_rule("optimal", COSTS).limit == 3
     assert len(set(STATIC)) == 37

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from dspark_gguf import settings_part
 from dspark_gguf.cli import main
 from dspark_gguf.config import Settings
 
@@ -139,6 +140,16 @@ def test_help_has_the_frequent_options_and_help_all_the_others(name):
             assert not is_own or option.opts[-1] in short.stdout
     assert "--ctx-size" in short.stdout
     assert "--mlock" not in short.stdout
+
+
+def test_a_renamed_value_is_accepted_and_said():
+    """Not offered any more."""
+    settings_part._say_renamed.cache_clear()
+    result = CliRunner().invoke(main, ["run", "--acceptance", "ratio", "--show-config"])
+    assert yaml.safe_load(result.stdout)["speculation"]["acceptance"] == "rejection"
+    assert result.stderr == "acceptance ratio is now called rejection\n"
+    said = CliRunner().invoke(main, ["run", "--help-all"]).stdout
+    assert "[match|rejection|typical|threshold]" in said
 
 
 def test_the_commands_without_their_script():

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from dspark_gguf import settings_part
 from dspark_gguf.config import MAX_DRAFT, DraftOptions, Limits, ModelOptions, Settings, Speculation
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import remove_parts
@@ -205,6 +206,19 @@ def test_draft_options_differ_from_the_targets_in_buffers_only():
     target, draft = ModelOptions().model_dump(), DraftOptions().model_dump()
     assert {key for key in target if target[key] != draft[key]} == {"n_batch", "n_ubatch"}
     assert Speculation().max_draft_steps <= Speculation().max_lookup_tokens == MAX_DRAFT
+
+
+def test_a_renamed_value_works_and_says_so_once(tmp_path, capfd):
+    """In Python and in a file, for one version."""
+    path = tmp_path / "old.yaml"
+    path.write_text("speculation: {acceptance: ratio}\n")
+    for make in (
+        lambda: Speculation(acceptance="ratio"),
+        lambda: load_settings(str(path), {}).speculation,
+    ):
+        settings_part._say_renamed.cache_clear()
+        assert [make().acceptance for _ in range(2)] == ["rejection"] * 2
+        assert capfd.readouterr().err == "acceptance ratio is now called rejection\n"
 
 
 def test_an_option_is_called_as_it_is_typed():

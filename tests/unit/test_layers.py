@@ -18,6 +18,7 @@ errors visible waiting
 paths dist arrays
 naming
 hub
+settings_part
 model_options
 config
 settings_files

@@ -20,6 +20,8 @@ PLAIN, STATIC, DEFAULT, YOURS = "plain", "fixed-3", "default", "yours"
 
 _STATIC = re.compile(r"fixed-(\d+)|(\d+)-at-(0?\.\d+|1(?:\.0*)?)")
 _NAMES = "plain, fixed-K, K-at-P (such as 8-at-0.5), cascade, default"
+#: The rule of the default, which was the name of this method in 0.1.
+_OLD = {"optimal": DEFAULT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def make_plan(
     """
     for name in rest.get("methods", ()):  # before the models are loaded
         if name != YOURS:
-            _method(name, "block" if name == "block" else "model")
+            _method(_OLD.get(name, name), "block" if name == "block" else "model")
     yours = settings.speculation
     each = (1 if quick else 2) if per_domain is None else per_domain
     temperatures = (0.0,) if quick else (0.0, 0.7)
@@ -122,7 +124,7 @@ def make_methods(
     `draft_kind` is that of the draft, such as ``model``, or empty without one; `yours` are the
     user's own settings. A UsageError names a method that is unknown, or lacks its draft.
     """
-    wanted = dict.fromkeys([PLAIN, *names])
+    wanted = dict.fromkeys(_OLD.get(name, name) for name in [PLAIN, *names])
     methods = [_method(name, draft_kind) for name in wanted if name != YOURS]
     if yours is not None:
         yours = yours.model_copy(update={"learn": False})
@@ -161,8 +163,8 @@ def _method(name: str, draft_kind: str) -> Method:
     }
     if name not in known:
         names = f"{_NAMES}, {', '.join(known_drafters())}"
-        close = get_close_matches(name, [*known, STATIC], n=1)
-        hint = f"Did you mean {close[0]}? " if close else ""
+        close = get_close_matches(name, [*known, STATIC, *_OLD], n=1)
+        hint = f"Did you mean {_OLD.get(close[0], close[0])}? " if close else ""
         raise UsageError(f"unknown method of decoding {name!r}", f"{hint}--methods takes {names}.")
     about, values = known[name]
     return Method(name, about, Speculation.model_validate({**values, "learn": False}))

@@ -1,0 +1,42 @@
+"""What every group of settings is: frozen, checked, and known by its old names too."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import ValidationInfo as Info
+
+#: Field and old value -> its name now; the old one works until the next version.
+RENAMED: dict[tuple[str | None, str], str] = {
+    ("acceptance", "ratio"): "rejection",
+    ("acceptance", "auto"): "match",
+}
+
+
+def current_value(field: str | None, value: Any) -> Any:
+    """`value`, under its present name where it was renamed; stderr says so, once."""
+    new = RENAMED.get((field, value)) if isinstance(value, str) else None
+    if new:
+        _say_renamed(f"{field} {value} is now called {new}")
+    return new or value
+
+
+@cache
+def _say_renamed(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+class Part(BaseModel):
+    """A group of settings; the docstring of a field is the help of its option."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _under_its_present_name(cls, value: Any, info: Info) -> Any:
+        return current_value(info.field_name, value)
