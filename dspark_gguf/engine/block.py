@@ -9,6 +9,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.engine import library, symbols
 from dspark_gguf.engine.context import Context
 from dspark_gguf.engine.dflash import BlockDraft
@@ -39,7 +40,7 @@ class BlockDraftCache(Follower):
         set_layer, self._get_layer, set_nextn, self._get_nextn = symbols.functions(*needed)
         super().__init__(model, target, n_ctx, context, draft.block_size)
         self.draft = draft
-        self.most_drafts = draft.most_drafts
+        self.most_drafts = min(draft.most_drafts, MAX_DRAFT)
         self._pending: list[int] = []
         waiting = min(_PENDING, model.options.n_ubatch, context.n_batch)
         shape = waiting, len(draft.target_layers) * draft.width

@@ -151,3 +151,16 @@ def test_the_scheduler_learns_what_a_block_is_worth(cycle_target, target, folder
             assert all(round.accepted == 6 for round in late)
         else:
             assert sum(round.drafted > 0 for round in late) <= 2
+
+
+def test_a_block_larger_than_any_draft_is_asked_for_no_more(target, folder):
+    """80 guesses: llama.cpp's graph of the chain has no room for so many, and ends the process."""
+    large = write_dflash(folder / "large.gguf", Block(size=80))
+    with load_pair(target, large) as pair:
+        pair.learned(Speculation(learn=False))
+        assert pair.draft_cache().most_drafts == 64
+        how = Speculation(mode="on", draft_max=64, draft_min_prob=0.0, learn=False)
+        decoder = Decoder.for_pair(pair, Sampling(temperature=0, ignore_eos=True), how)
+        answer = decoder.answer([1, 2, 3], Limits(max_tokens=20))
+    assert len(answer.tokens) == 20
+    assert answer.tally.drafted > 20

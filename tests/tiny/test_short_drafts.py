@@ -54,13 +54,17 @@ def test_they_do_not_push_each_other_out(files, alone, n_ctx):
         assert sum(reads[1]) <= 2 * prompts + answers + steps
 
 
+def in_pieces(files, conversations):
+    """A pair whose draft has a short context, and reads in small pieces."""
+    return load_pair(
+        *files["llama"], target_options=ModelOptions(n_ctx=1024, **EXACT),
+        draft_options=DraftOptions(n_ctx=256, n_batch=32, **EXACT), conversations=conversations,
+    )  # fmt: skip
+
+
 def test_texts_stay_their_own_in_a_crowd(files, alone):
     """Requests come and go; the draft reads in small pieces, and is full in the middle of some."""
-    target, draft = files["llama"]
-    with load_pair(
-        target, draft, target_options=ModelOptions(n_ctx=1024, **EXACT),
-        draft_options=DraftOptions(n_ctx=256, n_batch=32, **EXACT), conversations=3,
-    ) as pair:  # fmt: skip
+    with in_pieces(files, 3) as pair:
         life = live(pair, alone("removal"), 400, how=ALWAYS)
         assert life.done > 15
         for cache in (pair.draft_cache(k) for k in range(3)):
@@ -70,11 +74,7 @@ def test_texts_stay_their_own_in_a_crowd(files, alone):
 
 def test_a_long_read_that_found_no_cells_begins_again(files, alone):
     """Pieces of it were read before; a finished answer gives way, and none is read twice over."""
-    target, draft = files["llama"]
-    with load_pair(
-        target, draft, target_options=ModelOptions(n_ctx=1024, **EXACT),
-        draft_options=DraftOptions(n_ctx=256, n_batch=32, **EXACT), conversations=2,
-    ) as pair:  # fmt: skip
+    with in_pieces(files, 2) as pair:
         batcher, sampling = Batcher(pair, ALWAYS, parallel=2), settings_of(3, 0.8)
         for text, most in ((words(150, 1), 8), (words(120, 2), 20)):
             request = batcher.submit(text, sampling, Limits(max_tokens=most))
