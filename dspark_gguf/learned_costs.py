@@ -42,16 +42,13 @@ _Rows = Annotated[int, Field(ge=1, le=MAX_DRAFT + 1)]
 
 
 class CostsRecord(BaseModel, allow_inf_nan=False):
-    """What `LearnedCosts` knows, as it is kept in a file.
-
-    The figures are seconds, and how often they were seen, of a first draft step, a further one,
-    reading a token, and a pass of so many rows; `attention` has what `Attention` knows.
-    """
+    """What `LearnedCosts` knows, in a file: seconds of figures, and how often each was seen."""
 
     level: _Seconds
     profiled: Annotated[int, Field(ge=0)] = 12
     figures: dict[Literal["first", "step", "read"] | _Rows, tuple[_Seconds, _Times] | _Unseen]
     attention: dict[Literal["target", "draft", "row"], _Seconds] = {}
+    starts: Annotated[int, Field(ge=0)] = 0
 
 
 class LearnedCosts:
@@ -70,6 +67,7 @@ class LearnedCosts:
         self.level = 1.0
         self._level_doubt, self._passes = _LEVEL_DOUBT, 0
         self.profiled = 0  # most draft tokens of a round that the profile had in mind
+        self.starts = 0  # processes that began with what earlier ones had learned
         self._rows: dict[int, Figure] = {}
         self._first, self._step, self._read = Figure(), Figure(), Figure()
         self._curve: Floats | None = None  # of the target's seconds near the start, over the level
@@ -151,6 +149,12 @@ class LearnedCosts:
     def was_disturbed(self) -> bool:
         """Whether a busy machine made what matters most: passes of one row and of two."""
         return any(self._rows.get(rows, Figure()).seen < BELIEVED for rows in (1, 2))
+
+    @property
+    def is_draft_due(self) -> bool:
+        """Whether a draft that looks useless is to be measured again: in starts 1, 2, 4, 8, ..."""
+        unseen = all(len(figure.last) < 2 for figure in (self._first, self._step))
+        return unseen and self.starts.bit_count() == 1
 
     def least_certain(self) -> list[int]:
         """Numbers of rows that were run, the ones seen least and longest ago first."""
@@ -278,7 +282,7 @@ class LearnedCosts:
         figures |= {"first": self._first, "step": self._step, "read": self._read}
         pairs = {str(name): [one.value, one.seen] for name, one in figures.items() if one.seen}
         known = {"level": self.level, "profiled": self.profiled, "figures": pairs}
-        return known | {"attention": self.attention.as_dict()}
+        return known | {"attention": self.attention.as_dict(), "starts": self.starts}
 
     def restore(self, values: CostsRecord | dict[str, Any]) -> None:
         """Take over what `as_dict` gave; a ValueError says that it does not fit."""
@@ -288,7 +292,7 @@ class LearnedCosts:
         first, step, read = (figures.pop(n, Figure()) for n in ("first", "step", "read"))
         for figure in (first, step, read):  # which must not move the level before it is checked
             figure.seen = min(figure.seen, BELIEVED - 1)
-        self.level, self.profiled = known.level, known.profiled
+        self.level, self.profiled, self.starts = known.level, known.profiled, known.starts + 1
         self._level_doubt = _LEVEL_DOUBT
         self._first, self._step, self._read = first, step, read
         self._rows = {int(rows): figure for rows, figure in figures.items()}

@@ -72,13 +72,14 @@ def is_hopeless(costs: LearnedCosts, speculation: Speculation) -> bool:
     """Whether a draft model is left out: on this machine it would not win if always right.
 
     Only where `speculation` leaves the choice of the drafter, and once its costs are known and were
-    measured in a quiet moment: a draft that is not loaded is not measured again.
+    measured in a quiet moment. A draft that is not loaded is not measured, so now and then a
+    process loads it all the same.
     """
     limit = speculation.max_draft_steps
     left_to_us = speculation.drafter == "auto" and speculation.stopping_rule == "optimal"
     if not left_to_us or limit < 1 or not costs.covers(limit, drafts=True):
         return False
-    if any(costs.is_doubtful(rows) for rows in (1, 2)):
+    if costs.is_draft_due or any(costs.is_doubtful(rows) for rows in (1, 2)):
         return False
     costs = costs.at_start
     target, draft = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]

@@ -52,8 +52,8 @@ def test_a_pair_is_measured_once(tiny_files):
     assert len(list(learned_dir().glob("*.json"))) == 2
 
 
-def test_a_draft_that_could_win_nothing_is_not_loaded(tiny_files, monkeypatch):
-    """An earlier run found its steps far too dear: one line says so; --drafter still uses it."""
+def find_draft_dear(tiny_files, monkeypatch, starts):
+    """An earlier run, after so many others, found its steps far too dear."""
     for module in ("assemble", "engine.pair"):
         monkeypatch.setattr(f"dspark_gguf.{module}.is_hopeless", is_hopeless)
     measure(tiny_files)
@@ -61,7 +61,26 @@ def test_a_draft_that_could_win_nothing_is_not_loaded(tiny_files, monkeypatch):
     known = json.loads(path.read_text())
     figures = {name: [seconds, 9] for name, (seconds, _) in known["costs"]["figures"].items()}
     known["costs"]["figures"] = figures | {"first": [1e3, 9], "step": [1e3, 9]}
+    known["costs"]["starts"] = starts
     path.write_text(json.dumps(known))
+
+
+def test_a_busy_moment_does_not_leave_a_draft_out_for_good(tiny_files, monkeypatch):
+    """The next process, and the 2nd, 4th, 8th ... after it, measures its steps again."""
+    for starts, loads in enumerate((True, True, False, True, False)):
+        find_draft_dear(tiny_files, monkeypatch, starts)
+        options = ModelOptions(n_ctx=512)
+        with load_pair(tiny_files.target, tiny_files.draft, target_options=options) as pair:
+            known = pair.learned(Speculation())
+            assert (pair.draft is not None) == loads
+            assert known.costs.starts == starts + 1
+            if loads:
+                assert known.costs.draft_seconds[0] < 500.0
+
+
+def test_a_draft_that_could_win_nothing_is_not_loaded(tiny_files, monkeypatch):
+    """An earlier run found its steps far too dear: one line says so; --drafter still uses it."""
+    find_draft_dear(tiny_files, monkeypatch, starts=2)
     with load_pair(
         tiny_files.target, tiny_files.draft, target_options=ModelOptions(n_ctx=512)
     ) as pair:
