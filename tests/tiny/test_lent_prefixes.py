@@ -136,15 +136,20 @@ def test_the_same_prompt_many_times_is_read_once(files, alone, kind, capfd):
     assert "state_read" not in capfd.readouterr().err  # llama.cpp's word on each that it takes over
 
 
+def in_pieces(pair, alone, prompt):
+    """A request that reads its prompt in pieces of 16 tokens, beside a running answer."""
+    asked = Asked(pair, alone, OFF, parallel=3)
+    asked.batcher._pieces.patience = 1e-6
+    asked.submit(words(5, 1), 60)
+    asked.batcher.step()
+    return asked, asked.batcher.submit(prompt, SEED, Limits(max_tokens=5))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reader_that_is_cancelled_keeps_nobody_waiting(files, alone, kind):
     common = words(200, 9)
     with pair_of(files, kind, 3) as pair:
-        asked = Asked(pair, alone(kind), OFF, parallel=3)
-        asked.batcher._pieces.patience = 1e-6  # pieces of 16 tokens beside running answers
-        asked.submit(words(5, 1), 60)
-        asked.batcher.step()
-        reader = asked.batcher.submit([*common, 10], SEED, Limits(max_tokens=5))
+        asked, reader = in_pieces(pair, alone(kind), [*common, 10])
         late = asked.submit([*common, 20], 5)
         for _ in range(3):
             asked.batcher.step()
@@ -181,11 +186,7 @@ def test_what_a_cancelled_prompt_has_read_is_lent(files, alone, kind):
     """In the middle of its reading, by any memory: to one that goes on from there, and the next."""
     prompt = words(200, 9)
     with pair_of(files, kind, 3) as pair:
-        asked = Asked(pair, alone(kind), OFF, parallel=3)
-        asked.batcher._pieces.patience = 1e-6  # pieces of 16 tokens beside running answers
-        asked.submit(words(5, 1), 60)
-        asked.batcher.step()
-        reader = asked.batcher.submit(prompt, SEED, Limits(max_tokens=5))
+        asked, reader = in_pieces(pair, alone(kind), prompt)
         for _ in range(5):
             asked.batcher.step()
         read = reader.place.target.length
