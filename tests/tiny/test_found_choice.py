@@ -18,14 +18,17 @@ from tests.tiny_eagle3 import Eagle, write_cycle_llama, write_eagle3
 from tests.tiny_heads import Made, write_mtp
 
 
-def kept(target, draft, step, agreement=None, passes=(1.0, 1.05, 1.1, 1.2)):
-    """What was learned of a pair: seconds of passes and of a draft step, and how many stood."""
+def kept(target, draft, step, agreement=None, passes=(1.0, 1.05, 1.1, 1.2), starts=2):
+    """What was learned of a pair: seconds of passes and of a draft step, and how many stood.
+
+    And how often a process has begun with it: in the first two, no draft is given up.
+    """
     about = {"machine": library.machine(), "target": file_stamp(target)}
     about["draft"] = draft and file_stamp(draft)
     known = Learned(learned_dir() / f"{draft and draft.stem}.json", about)
     for rows, seconds in enumerate(passes, 1):
         known.costs.add_profile({rows: seconds}, {rows})
-    known.costs.profiled = 12
+    known.costs.profiled, known.costs.starts = 12, starts
     for _ in range(9 if draft else 0):
         known.costs.add_first_draft_step(step, 1)
         known.costs.add_draft_step(step)
@@ -73,6 +76,8 @@ def test_none_that_would_win_nothing(two):
     """As measured here; a line says so, and a draft that was not measured is still tried."""
     target, eagle, block = two
     kept(target, block, 9.0)
+    assert chosen(target)[0] == "eagle3-a.gguf"
+    kept(target, eagle, 9.0, starts=1)  # a busy moment may have said so
     assert chosen(target)[0] == "eagle3-a.gguf"
     kept(target, eagle, 9.0)
     name, line = chosen(target)
