@@ -46,11 +46,11 @@ _OPTIONS: dict[str, dict[str, float]] = {
     "lookup": {"max": MAX_DRAFT},
     "cascade": {"max": MAX_DRAFT, "steps": 12},
 }
+#: Other names of these options: those of the command line, of llama.cpp, and former ones.
 _SPELLINGS = {
     "k": "max", "n": "max", "length": "max", "limit": "max", "draft_max": "max", "n_max": "max",
     "min_prob": "p", "p_min": "p", "draft_min_prob": "p", "threshold": "p", "looks": "steps",
 }  # fmt: skip
-
 
 #: Stand-ins for the target's token at a place, and for any other.
 RIGHT, WRONG = 1, 0
