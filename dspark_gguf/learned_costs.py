@@ -25,7 +25,7 @@ _LEVEL_DOUBT, _LEVEL_DRIFT = 2.5, 1 / 56
 #: Passes after which a number of rows that was not seen since may be tried again.
 _STALE = 512
 #: After so many passes what lies between sure figures is filled in again: up to 0.15 ms.
-_FILL_EVERY = 8
+_FILL_EVERY = 32
 #: No pass takes so long (else a file is damaged), and no more observations are counted.
 _MOST_SECONDS, _MOST_SEEN = 1e6, 1_000_000
 #: First draft steps after at least _LONG missed tokens say what reading costs; after at most

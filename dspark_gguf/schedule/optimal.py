@@ -13,16 +13,20 @@ from dspark_gguf.schedule.expected import LEAST_GAIN, expected_speedup, likely_s
 from dspark_gguf.schedule.learning import INCOME, Account, Learning, policy_for, usual_seconds
 from dspark_gguf.schedule.stopping import Policy
 
-#: Drafts between two solutions of the stopping problem: each takes about a millisecond, and a
-#: solution four drafts old is as good in replay.
-_SOLVE_EVERY = 4
+#: Drafts between two solutions of the stopping problem, at first and later, and how many solutions
+#: make it one more: each takes about a millisecond, and what is known changes ever more slowly.
+_SOLVE_EVERY, _SOLVE_LATER, _MORE_AFTER = 4, 16, 4
 #: Of a block the width is chosen again with every so many of these: that takes four times as long.
 _WIDEN_EVERY = 8
 #: It is also solved again once passes over so many more rows than one cost so much more or less,
 #: over a plain pass, than it counted on. If all of them do, the policy is as good as it was.
 _ROWS_MORE, _MOVED = (1, 3, 8), 0.05
+#: It stays as it is while everything takes so much more or less.
+_SLOWED = 0.01
 #: Rounds without a draft before it is tried again: doubled from the first to the last.
 _FIRST_WAIT, _LONGEST_WAIT, _ASKS_AGAIN = 4, 128, 512
+#: Meanwhile costs are looked at every so many rounds.
+_LOOK_EVERY = 4
 #: Tokens within which it must pay to read what the drafter missed.
 _HORIZON = 192
 #: The share of it that must win the price back, for an answer may end at any time; and what is
@@ -55,6 +59,7 @@ class Optimal(Learning):
     policy: Policy | None = field(default=None, init=False)
     _age: int = field(default=0, init=False)  # drafts since the policy was made
     _solved: int = field(default=0, init=False)  # how often one was made
+    _seen: Floats | None = field(default=None, init=False)  # the passes' seconds that it knows
     _wait: int = field(default=_FIRST_WAIT, init=False)
     _idle: int = field(default=0, init=False)
     _account: Account = field(init=False)
@@ -72,18 +77,28 @@ class Optimal(Learning):
         most = _START_KNOWN if is_known else _START
         self._account = Account(min(most, start), _MOST)
 
+    @property
+    def rests(self) -> bool:
+        """Whether this round needs no policy: a draft would not pay, and a trial is not due."""
+        waits = self._idle % _LOOK_EVERY and self._idle < self._wait
+        return bool(waits) and self.policy is not None and not self.policy.drafts
+
     def current(self) -> Policy:
         """The present policy, solved again if it is too old."""
         policy, seconds = self.policy, self.costs.target_seconds
+        is_old = self._age >= min(max(_SOLVE_EVERY, self._solved // _MORE_AFTER), _SOLVE_LATER)
+        if policy is not None and seconds is self._seen and not is_old:
+            return policy
+        self._seen = seconds
         scale = 1.0 if policy is None else float(seconds[0]) * policy.plain_rate
-        if policy is None or self._age >= _SOLVE_EVERY or _is_other(policy, seconds, scale):
+        if policy is None or is_old or _is_other(policy, seconds, scale):
             self._age = 0
             guess = policy.rate / scale if policy else None
             width = policy.limit if policy and policy.drafts and self._solved % _WIDEN_EVERY else 0
             self._solved += 1
             known = self.costs, self.calibration, self.limit
             self.policy = policy = policy_for(*known, guess, self.is_block, width)
-        elif scale != 1.0:
+        elif abs(scale - 1.0) > _SLOWED:
             self.policy = policy = policy.slowed(scale)
         return policy
 
@@ -94,6 +109,9 @@ class Optimal(Learning):
 
     def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The plan of the highest rate; without a draft where that is plain decoding."""
+        if self.rests:
+            self._idle += 1
+            return no_plan(limit)
         limit, room = min(limit, self.limit), limit
         left = room if left is None else left
         if limit <= 0 or self.costs.is_doubtful(1):
@@ -143,10 +161,11 @@ class Optimal(Learning):
         super().observe(round)
         if round.draft.is_dictated:
             return
-        gain, price = 0.0, self._price_of_try(round)
+        steps, gain = round.draft.steps, 0.0
+        price = self._price_of_try(round) if steps else 0.0
         self._tries.add(-price)
         self._invested = max(0.0, self._invested - INCOME)
-        if round.draft.steps:
+        if steps:
             plain = float(self.costs.target_seconds[0])
             missed = sum(each.caught_up for each in round.draft.segments)
             gain = round.accepted + 1 - usual_seconds(self.costs, round) / plain + price
@@ -156,7 +175,7 @@ class Optimal(Learning):
             self._invested += self.costs.catch_up_seconds(missed) / plain - repaid
             self._age += 1
             if self.policy is not None and not self.policy.drafts:
-                self._age = _SOLVE_EVERY
+                self._age = _SOLVE_LATER
         self._account.add(gain)
 
     def _price_of_try(self, round: Round) -> float:

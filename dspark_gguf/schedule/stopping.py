@@ -22,6 +22,7 @@ here that is one coordinate of the state, and the bound follows from what the ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,7 +63,7 @@ class Policy:
             redo_seconds=self.redo_seconds * factor,
         )
 
-    def worth_of_steps(self, survival: Floats) -> Floats:
+    def worth_of_steps(self, survival: Sequence[float]) -> Floats:
         """Worth of looking after 0, 1, ... tokens of this survival, beyond these tokens."""
         count = min(len(survival), len(self.opening))
         return np.array([np.interp(survival[k], _SURVIVAL, self.opening[k]) for k in range(count)])
