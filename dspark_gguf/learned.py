@@ -14,7 +14,8 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from dspark_gguf.calibration import Calibration, CalibrationRecord
-from dspark_gguf.learned_costs import CostsRecord, LearnedCosts
+from dspark_gguf.costs_record import CostsRecord
+from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.paths import cache_path, remove_parts, replacing
 
 _Seconds = Annotated[float, Field(gt=0, lt=1e6)]

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from copy import copy
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
 
 from dspark_gguf.attention_costs import Attention, Shares
 from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.cost import Floats
+from dspark_gguf.costs_record import MOST_SEEN, CostsRecord
 from dspark_gguf.figures import BELIEVED, SURE, Figure, fill_in
 from dspark_gguf.records import Round
+from dspark_gguf.switch_costs import Switch
 
 #: A step of a draft, which is the smaller model, costs hardly more than a pass of the target.
 _MOST_STEP, _MOST_FIRST = 1.1, 3.0
@@ -26,29 +27,12 @@ _LEVEL_DOUBT, _LEVEL_DRIFT = 2.5, 1 / 56
 _STALE = 512
 #: After so many passes what lies between sure figures is filled in again: up to 0.15 ms.
 _FILL_EVERY = 32
-#: No pass takes so long (else a file is damaged), and no more observations are counted.
-_MOST_SECONDS, _MOST_SEEN = 1e6, 1_000_000
 #: First draft steps after at least _LONG missed tokens say what reading costs; after at most
 #: _USUAL, what a first draft step usually costs.
 _USUAL, _LONG = 2, 16
 #: Of the first observation of a figure at least so much is its own, not attention's.
 _LEAST_OWN = 0.25
 _ROWS = np.arange(1.0, MAX_DRAFT + 2)
-
-_Seconds = Annotated[float, Field(gt=0, lt=_MOST_SECONDS)]
-_Times = Annotated[int, Field(ge=0, le=_MOST_SEEN)]
-_Unseen = tuple[Annotated[float, Field(ge=0, le=0)], Literal[0]]
-_Rows = Annotated[int, Field(ge=1, le=MAX_DRAFT + 1)]
-
-
-class CostsRecord(BaseModel, allow_inf_nan=False):
-    """What `LearnedCosts` knows, in a file: seconds of figures, and how often each was seen."""
-
-    level: _Seconds
-    profiled: Annotated[int, Field(ge=0)] = 12
-    figures: dict[Literal["first", "step", "read"] | _Rows, tuple[_Seconds, _Times] | _Unseen]
-    attention: dict[Literal["target", "draft", "row"], _Seconds] = {}
-    starts: Annotated[int, Field(ge=0)] = 0
 
 
 class LearnedCosts:
@@ -71,7 +55,7 @@ class LearnedCosts:
         self._rows: dict[int, Figure] = {}
         self._first, self._step, self._read = Figure(), Figure(), Figure()
         self._curve: Floats | None = None  # of the target's seconds near the start, over the level
-        self.attention = Attention()
+        self.attention, self.switch = Attention(), Switch()
         self._found: tuple[object, Floats] | None = None  # `target_seconds`, and what they hang on
 
     def covers(self, limit: int, drafts: bool) -> bool:
@@ -87,9 +71,11 @@ class LearnedCosts:
     @property
     def target_seconds(self) -> Floats:
         """Of a target pass of 1, 2, ... ``limit + 1`` rows, with everything around it."""
-        state = (self.level, self._passes, *self.attention.state)
+        state = (self.level, self._passes, self.switch.charge, *self.attention.state)
         if self._found is None or self._found[0] != state:
-            seconds = (self._base + self.attention.of_passes(_ROWS)) * self.level
+            seconds = self._base + self.attention.of_passes(_ROWS)
+            seconds[1:] += self.switch.charge
+            seconds *= self.level
             seconds.flags.writeable = False
             self._found = state, seconds
         return self._found[1]
@@ -164,6 +150,7 @@ class LearnedCosts:
         """Learn from a finished round of a conversation that has its passes for itself."""
         if round.prompt_tokens:
             self.attention.begin(round.prompt_tokens)
+            self.switch.prompted()
         self._learn_from(round)
         self.attention.depth += len(round.tokens)
 
@@ -176,7 +163,7 @@ class LearnedCosts:
                 curve = self.target_seconds
                 own, again = float(curve[round.drafted]), float(curve[round.reread - 1])
                 seconds *= own / (own + again)
-            self.add_pass(1 + round.drafted, seconds)
+            self._add_own_pass(1 + round.drafted, seconds)
         for segment in round.draft.segments:
             if segment.width:
                 self.add_block(segment.width, sum(segment.seconds), segment.caught_up)
@@ -187,12 +174,22 @@ class LearnedCosts:
                 else:
                     self.add_first_draft_step(step, segment.caught_up)
 
-    def add_profile(self, passes: Mapping[int, float], sure: Collection[int]) -> None:
-        """What a profile measured: seconds by rows, and those of them that are sure."""
+    def _add_own_pass(self, rows: int, seconds: float) -> None:
+        if rows == 1:
+            seconds -= self.switch.of_plain(seconds / self.level) * self.level
+        else:
+            self.switch.drafted()
+        self.add_pass(rows, seconds)
+
+    def add_profile(
+        self, passes: Mapping[int, float], sure: Collection[int], switch: float = 0.0
+    ) -> None:
+        """Seconds by rows that a profile measured, those that are sure, and of a `switch`."""
         for rows, seconds in passes.items():
             for _ in range(BELIEVED if rows in sure else 1):
                 self.add_pass(rows, seconds)
         self._level_doubt = _LEVEL_DOUBT
+        self.switch.expect(switch / self.level, float(self._base[0]))
 
     def add_pass(self, rows: int, seconds: float) -> None:
         """A target pass of `rows` took `seconds`."""
@@ -273,7 +270,7 @@ class LearnedCosts:
         self.level *= surprise**gain
         if moves_level:
             self._level_doubt = self._level_doubt * (1.0 - gain) + _LEVEL_DRIFT
-        figure.seen = min(figure.seen + 1, _MOST_SEEN)
+        figure.seen = min(figure.seen + 1, MOST_SEEN)
         figure.last = (*figure.last[-2:], seconds / self.level * own)
 
     def as_dict(self) -> dict[str, Any]:
@@ -282,7 +279,8 @@ class LearnedCosts:
         figures |= {"first": self._first, "step": self._step, "read": self._read}
         pairs = {str(name): [one.value, one.seen] for name, one in figures.items() if one.seen}
         known = {"level": self.level, "profiled": self.profiled, "figures": pairs}
-        return known | {"attention": self.attention.as_dict(), "starts": self.starts}
+        known |= {"attention": self.attention.as_dict(), "starts": self.starts}
+        return known | {"switch": self.switch.value}
 
     def restore(self, values: CostsRecord | dict[str, Any]) -> None:
         """Take over what `as_dict` gave; a ValueError says that it does not fit."""
@@ -298,3 +296,4 @@ class LearnedCosts:
         self._rows = {int(rows): figure for rows, figure in figures.items()}
         self._curve = self._found = None
         self.attention.restore(known.attention)
+        self.switch = Switch(known.switch)

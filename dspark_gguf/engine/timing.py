@@ -29,6 +29,8 @@ _AGREES, _MOSTLY = 1.1, 0.8
 _USUAL = 2
 #: So many passes are timed even where they take longer than they should.
 _LEAST = 3
+#: In a pass of so many seconds it does not show that it is the first of its shape.
+_LONG = 0.05
 #: Seconds for one more row of a block, until the first rounds measure it.
 _SCORE = 5e-5
 
@@ -104,7 +106,10 @@ def quick_profile(
             taken[rows] = [*taken.get(rows, []), *times]
     # The least, because other programs only make a pass slower. The first real rounds correct
     # a figure that is too low; one that is too high keeps them from being tried.
-    costs.add_profile({rows: min(times) for rows, times in taken.items() if times}, agreeing(taken))
+    least = {rows: min(times) for rows, times in taken.items() if times}
+    is_short = most > 1 and least.get(1, inf) <= _LONG
+    switch = switch_seconds(target, depth) if is_short else 0.0
+    costs.add_profile(least, agreeing(taken), switch)
     costs.profiled = max(costs.profiled, limit)
     target.trim(0)
     if draft is not None:
@@ -231,9 +236,24 @@ def passes(
     ids = tokens(cache, depth + max(wanted))
     pass_seconds(cache, ids, depth, 1)  # the first also allocates memory
     work = {rows: partial(pass_seconds, cache, ids, depth, rows) for rows in wanted}
+    if 1 in work:
+        work[1] = partial(_plain_seconds, cache, ids, depth)
     taken = interleave(work, repeats, budget, least, watch)
     prefill(cache, ids[:depth])
     return taken
+
+
+def _plain_seconds(cache: Cache, ids: Sequence[int], depth: int) -> float:
+    """Of a pass over one row after another one: alone it would pay for the change of shape."""
+    seconds = pass_seconds(cache, ids, depth, 1)
+    return seconds if seconds > _LONG else pass_seconds(cache, ids, depth, 1)
+
+
+def switch_seconds(cache: Cache, depth: int) -> float:
+    """What a plain pass takes longer after a pass of two rows than after a plain one."""
+    ids, shapes = tokens(cache, depth + 2), (2, 1, 1) * _SWEEPS
+    taken = [pass_seconds(cache, ids, depth, rows) for rows in shapes]
+    return min(taken[1::3]) - min(taken[2::3])
 
 
 def _measure_draft_steps(cache: Cache, costs: LearnedCosts, budget: float) -> None:

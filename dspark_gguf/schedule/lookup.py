@@ -72,8 +72,9 @@ class LookupRule:
             self._tokens = _KEEP * self._tokens + round.accepted + 1
             self._seconds = _KEEP * self._seconds + usual_seconds(self.costs, round)
         self._later.append(round)
+        is_last = round.finish_reason is not None
         is_plain = not (round.drafted or round.draft.steps or round.prompt_tokens)
-        if not is_plain or len(self._later) >= _AT_ONCE or self.costs.is_doubtful(1):
+        if is_last or not is_plain or len(self._later) >= _AT_ONCE or self.costs.is_doubtful(1):
             self.catch_up()
 
     def catch_up(self) -> None:

@@ -29,7 +29,7 @@ sampling noise
 verify
 calibration
 figures
-attention_costs
+attention_costs costs_record switch_costs
 cost
 learned_costs
 learned schedule

@@ -1,0 +1,28 @@
+"""What `LearnedCosts` keeps in a file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from dspark_gguf.config import MAX_DRAFT
+
+#: No pass takes so long (else a file is damaged), and no more observations are counted.
+_MOST_SECONDS, MOST_SEEN = 1e6, 1_000_000
+
+_Seconds = Annotated[float, Field(gt=0, lt=_MOST_SECONDS)]
+_Times = Annotated[int, Field(ge=0, le=MOST_SEEN)]
+_Unseen = tuple[Annotated[float, Field(ge=0, le=0)], Literal[0]]
+_Rows = Annotated[int, Field(ge=1, le=MAX_DRAFT + 1)]
+
+
+class CostsRecord(BaseModel, allow_inf_nan=False):
+    """What `LearnedCosts` knows, in a file: seconds of figures, and how often each was seen."""
+
+    level: _Seconds
+    profiled: Annotated[int, Field(ge=0)] = 12
+    figures: dict[Literal["first", "step", "read"] | _Rows, tuple[_Seconds, _Times] | _Unseen]
+    attention: dict[Literal["target", "draft", "row"], _Seconds] = {}
+    starts: Annotated[int, Field(ge=0)] = 0
+    switch: Annotated[float, Field(ge=0, lt=_MOST_SECONDS)] = 0.0
