@@ -39,6 +39,9 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: Of a block whose scores are known there is less to find out, and each trial is dear.
 _WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
 _START_KNOWN = 1.0
+#: For a mere trial the drafter reads what it missed if that takes this and a few times what drafting
+#: is likely to save in _WINS_OF rounds. In short answers more would show.
+_READS, _READS_FOR = 1.0, 3.0
 #: What a trial may cost besides the price of catching up, in plain rounds: a step and a row more.
 _TRIAL = 1.5
 #: What may be spent on rows that look too dear, in plain rounds: one more than the policy wants.
@@ -63,19 +66,25 @@ class Optimal(Learning):
     _wait: int = field(default=_FIRST_WAIT, init=False)
     _idle: int = field(default=0, init=False)
     _account: Account = field(init=False)
+    _likely: float = field(init=False)  # what drafting saves in _WINS_OF rounds, in plain rounds
     #: Plain rounds that were spent on reading what the drafter had missed, and not yet won back.
     _invested: float = field(default=0.0, init=False)
     _tries: Account = field(default_factory=lambda: Account(_TRY, _TRY), init=False)
     _tried: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        costs, limit = self.costs, self.limit
-        passes, steps = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
-        if start := _WINS_OF * likely_saving(passes, steps):
-            start = max(start, _GUESSES * float(steps[0] / passes[0]))
+        costs = self.costs
+        self._likely = self._likely_wins()
+        if start := self._likely:
+            start = max(start, _GUESSES * float(costs.draft_seconds[0] / costs.target_seconds[0]))
         is_known = self.is_block and self.calibration.tested >= _PROVEN
         most = _START_KNOWN if is_known else _START
         self._account = Account(min(most, start), _MOST)
+
+    def _likely_wins(self) -> float:
+        """What drafting is likely to save in _WINS_OF rounds, in plain rounds."""
+        passes, steps = self.costs.target_seconds, self.costs.draft_seconds
+        return _WINS_OF * likely_saving(passes[: self.limit + 1], steps[: self.limit])
 
     @property
     def rests(self) -> bool:
@@ -98,6 +107,7 @@ class Optimal(Learning):
             self._solved += 1
             known = self.costs, self.calibration, self.limit
             self.policy = policy = policy_for(*known, guess, self.is_block, width)
+            self._likely = self._likely_wins()
         elif abs(scale - 1.0) > _SLOWED:
             self.policy = policy = policy.slowed(scale)
         return policy
@@ -130,6 +140,7 @@ class Optimal(Learning):
             worth_it = self._idle > self._wait and price + _TRIAL <= spare
             # Costs that were hardly seen are no reason to wait: the drafter falls behind meanwhile.
             worth_it = worth_it or (self.costs.is_doubtful(2) and price <= spare)
+            worth_it = worth_it and price <= _READS + _READS_FOR * self._likely
             # A busy moment may have said that nothing can be won: it is asked again.
             worth_it = worth_it and (self._idle > _ASKS_AGAIN or self._may_win())
             if worth_it:

@@ -218,6 +218,29 @@ def test_it_comes_back_when_the_text_turns_predictable():
     assert sum(drafting) > 0.7 * len(drafting)
 
 
+@pytest.mark.parametrize(("step", "reads"), [(0.5, False), (0.2, True)])
+def test_a_prompt_is_read_for_a_trial_only_where_drafting_is_likely_to_win(step, reads):
+    """On two cores a second row costs 0.8 of a pass, 50 tokens of a prompt five passes.
+
+    A draft of half a pass wins there only if it is nearly always right; one of a fifth often may.
+    """
+    costs, calibration = LearnedCosts(), Calibration()
+    for rows in [1, 2, 3, 5, 9] * 8:
+        costs.add_pass(rows, 1.0 + 0.8 * (rows > 1) + 0.1 * (rows - 1))
+    for _ in range(8):
+        costs.add_draft_step(step)
+        costs.add_first_draft_step(step, 1)
+        costs.add_first_draft_step(step + 50 * 0.1, 51)
+    for _ in range(60):
+        calibration.observe([1.0] * 8, [0.0])
+    rule = Optimal(costs, calibration, 8)
+    rule._account.balance, rule._idle = 9.0, 8
+    assert not rule.current().drafts
+    assert bool(rule.plan(8, behind=50).length) == reads
+    rule._idle = 8
+    assert rule.plan(8, behind=2).length  # nothing to read: a trial as ever
+
+
 def test_one_slow_pass_does_not_turn_drafting_off():
     """Nor does a fast one turn it on: the forecast hardly moves."""
     costs, calibration = LearnedCosts(), Calibration()
