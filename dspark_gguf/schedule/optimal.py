@@ -16,8 +16,8 @@ from dspark_gguf.schedule.stopping import Policy
 #: Drafts between two solutions of the stopping problem, at first and later, and how many solutions
 #: make it one more: each takes about a millisecond, and what is known changes ever more slowly.
 _SOLVE_EVERY, _SOLVE_LATER, _MORE_AFTER = 4, 16, 4
-#: Of a block the width is chosen again with every so many of these: that takes four times as long.
-_WIDEN_EVERY = 8
+#: Drafts after which the width of a block is chosen again: that takes four times as long.
+_WIDEN_EVERY = 32
 #: It is also solved again once passes over so many more rows than one cost so much more or less,
 #: over a plain pass, than it counted on. If all of them do, the policy is as good as it was.
 _ROWS_MORE, _MOVED = (1, 3, 8), 0.05
@@ -36,11 +36,12 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: a machine where it can hardly win pays next to nothing for trying; later at most 16. In replay
 #: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere. Where it
 #: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
-#: Of a block whose scores are known there is less to find out, and each trial is dear.
+#: Of a block whose scores are known there is less to find out, and each trial is dear: then it is
+#: what they say that it saves, between these two.
 _WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
-_START_KNOWN = 1.0
-#: For a mere trial the drafter reads what it missed if that takes this and a few times what drafting
-#: is likely to save in _WINS_OF rounds. In short answers more would show.
+_START_KNOWN, _MOST_KNOWN = 1.0, 2.0
+#: For a mere trial the drafter reads what it missed if that takes at most this, and so many times
+#: what drafting is likely to save in _WINS_OF rounds. In short answers more would show.
 _READS, _READS_FOR = 1.0, 3.0
 #: What a trial may cost besides the price of catching up, in plain rounds: a step and a row more.
 _TRIAL = 1.5
@@ -61,6 +62,7 @@ class Optimal(Learning):
 
     policy: Policy | None = field(default=None, init=False)
     _age: int = field(default=0, init=False)  # drafts since the policy was made
+    _same_width: int = field(default=0, init=False)  # drafts since a block's width was chosen
     _solved: int = field(default=0, init=False)  # how often one was made
     _seen: Floats | None = field(default=None, init=False)  # the passes' seconds that it knows
     _wait: int = field(default=_FIRST_WAIT, init=False)
@@ -77,9 +79,11 @@ class Optimal(Learning):
         self._likely = self._likely_wins()
         if start := self._likely:
             start = max(start, _GUESSES * float(costs.draft_seconds[0] / costs.target_seconds[0]))
-        is_known = self.is_block and self.calibration.tested >= _PROVEN
-        most = _START_KNOWN if is_known else _START
-        self._account = Account(min(most, start), _MOST)
+        self._account = Account(min(_START, start), _MOST)
+        if start and self.is_block and self.calibration.tested >= _PROVEN:
+            policy = self.current()
+            known = _WINS_OF * (1.0 - policy.plain_rate / max(policy.rate, policy.plain_rate))
+            self._account.balance = min(_MOST_KNOWN, max(_START_KNOWN, known))
 
     def _likely_wins(self) -> float:
         """What drafting is likely to save in _WINS_OF rounds, in plain rounds."""
@@ -101,9 +105,11 @@ class Optimal(Learning):
         self._seen = seconds
         scale = 1.0 if policy is None else float(seconds[0]) * policy.plain_rate
         if policy is None or is_old or _is_other(policy, seconds, scale):
-            self._age = 0
+            self._same_width, self._age = self._same_width + self._age, 0
             guess = policy.rate / scale if policy else None
-            width = policy.limit if policy and policy.drafts and self._solved % _WIDEN_EVERY else 0
+            keeps = policy is not None and policy.drafts and self._same_width < _WIDEN_EVERY
+            width = policy.limit if policy and keeps else 0
+            self._same_width *= bool(width)
             self._solved += 1
             known = self.costs, self.calibration, self.limit
             self.policy = policy = policy_for(*known, guess, self.is_block, width)

@@ -150,15 +150,28 @@ def test_a_block_is_as_wide_as_pays(further, right, width):
     assert rule.plan(2).length == min(width, 2)  # at the end of an answer
 
 
-def test_less_is_spent_on_finding_out_what_is_known():
-    """Scores that always meant much, in a text where they mean nothing: a pass or two are lost."""
+@pytest.mark.parametrize(("right", "most"), [([0, 0, 0, 1], 2.0), ([8], 3.5)])
+def test_less_is_spent_on_finding_out_what_is_known(right, most):
+    """Scores that always won, in a text where they win nothing: a pass is lost, or two for much."""
     costs = FixedCosts(1.0 + 0.1 * np.arange(9), 0.1 * np.arange(1, 9))
     wrong = text(0, 60, score=4.0)
     new, old = (
         sum(round.seconds for round in rounds(block(costs, made), wrong, costs)) - 60.0
-        for made in (Calibration(), known([8], 4.0))
+        for made in (Calibration(), known(right, 4.0))
     )
-    assert old < 2.0 < new
+    assert old < most < new
+
+
+def test_a_block_that_is_known_to_win_much_is_not_given_up_after_a_miss():
+    """Of a block that costs a pass one miss leaves less than nothing of a plain round."""
+    costs = FixedCosts(1.0 + 0.02 * np.arange(9), 0.9 + 0.08 * np.arange(8))
+    unlucky, right = text(0, 1, score=2.0), text(8, 200, score=2.0)
+    both = (np.concatenate([getattr(unlucky, n), getattr(right, n)]) for n in ("survived", "gap"))
+    survived, gap = both
+    rule = block(costs, known([8, 8, 0]))
+    seen = rounds(rule, Chains("all", gap, survived, gap), costs)
+    assert [round.accepted for round in seen[:2]] == [0, 8]
+    assert all(round.drafted for round in seen[:-1])
 
 
 #: Seconds of 1, 2, ... rows, and of as many guesses as a kind of draft makes; none can win.
