@@ -37,9 +37,9 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere. Where it
 #: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
 #: Of a block whose scores are known there is less to find out, and each trial is dear: then it is
-#: what they say that it saves, between these two.
+#: what they say that it saves, and this at least.
 _WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
-_START_KNOWN, _MOST_KNOWN = 1.0, 2.0
+_START_KNOWN = 1.0
 #: For a mere trial the drafter reads what it missed if that takes at most this, and so many times
 #: what drafting is likely to save in _WINS_OF rounds. In short answers more would show.
 _READS, _READS_FOR = 1.0, 3.0
@@ -83,7 +83,7 @@ class Optimal(Learning):
         if start and self.is_block and self.calibration.tested >= _PROVEN:
             policy = self.current()
             known = _WINS_OF * (1.0 - policy.plain_rate / max(policy.rate, policy.plain_rate))
-            self._account.balance = min(_MOST_KNOWN, max(_START_KNOWN, known))
+            self._account.balance = min(_START, max(_START_KNOWN, known))
 
     def _likely_wins(self) -> float:
         """What drafting is likely to save in _WINS_OF rounds, in plain rounds."""

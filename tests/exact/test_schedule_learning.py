@@ -150,16 +150,15 @@ def test_a_block_is_as_wide_as_pays(further, right, width):
     assert rule.plan(2).length == min(width, 2)  # at the end of an answer
 
 
-@pytest.mark.parametrize(("right", "most"), [([0, 0, 0, 1], 2.0), ([8], 3.5)])
-def test_less_is_spent_on_finding_out_what_is_known(right, most):
-    """Scores that always won, in a text where they win nothing: a pass is lost, or two for much."""
+def test_less_is_spent_on_finding_out_what_is_known():
+    """Scores that always won a little, in a text where they win nothing: a pass or two are lost."""
     costs = FixedCosts(1.0 + 0.1 * np.arange(9), 0.1 * np.arange(1, 9))
     wrong = text(0, 60, score=4.0)
     new, old = (
         sum(round.seconds for round in rounds(block(costs, made), wrong, costs)) - 60.0
-        for made in (Calibration(), known(right, 4.0))
+        for made in (Calibration(), known([0, 0, 0, 1], 4.0))
     )
-    assert old < most < new
+    assert old < 2.0 < new
 
 
 def test_a_block_that_is_known_to_win_much_is_not_given_up_after_a_miss():
