@@ -34,6 +34,7 @@ class _Log:
         self._found = [ctypes.c_void_p.from_buffer(each) for each in found]
         self._places = [ctypes.byref(each) for each in found]
         self._our_address, self._known = _address(self._ours), [one.value for one in self._found]
+        self._stays = False  # whether theirs is the commands' log: then ours need not go
 
     def begin(self, errors: deque[str]) -> None:
         """Collect this thread's errors."""
@@ -42,6 +43,7 @@ class _Log:
                 found = [one.value for one in self._found]
                 if found != self._known:
                     self._theirs, self._known = _installed(), found
+                    self._stays = found[0] == _address(_command_log.callback)
                 llama_cpp.llama_log_set(self._ours, None)
             self._listeners.append((get_ident(), errors))
 
@@ -50,7 +52,7 @@ class _Log:
         with self._lock:
             self._listeners = [each for each in self._listeners if each[1] is not errors]
             # Put back the previous log, unless it was changed meanwhile.
-            if not self._listeners and self._is_ours():
+            if not self._listeners and not self._stays and self._is_ours():
                 llama_cpp.llama_log_set(*self._theirs)
 
     def _is_ours(self) -> bool:
@@ -66,7 +68,7 @@ class _Log:
                 errors.append(re.sub(r"^\w+: ", "", line))
         callback, data = self._theirs
         # Lines from this package's calls go to the commands' log only.
-        if not listeners or _address(callback) == _address(_command_log.callback):
+        if not listeners or self._stays:
             callback(level, text, data)
 
 

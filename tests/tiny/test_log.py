@@ -170,3 +170,21 @@ def test_a_log_that_is_set_meanwhile_stays(heard):
         llama_cpp.llama_log_set(theirs, None)
     assert log._address(log._installed()[0]) == log._address(theirs)
     llama_cpp.llama_log_set(*before)
+
+
+def test_in_our_commands_it_need_not_be_put_back(heard, damaged):
+    """Each pass would pay for that. Another log, installed later, is respected all the same."""
+    before = log._installed()
+    library.set_command_log()
+    with library.listening():
+        pass
+    assert log._log._is_ours()
+    for _ in range(2):
+        with pytest.raises(ModelError, match="failed to read"):
+            read_header(damaged)
+    assert log._log._is_ours()
+    llama_cpp.llama_log_set(*before)
+    with pytest.raises(ModelError, match="failed to read"):
+        read_header(damaged)
+    assert not log._log._is_ours()
+    assert not heard
