@@ -23,6 +23,7 @@ class Cascade(Stepwise):
     def __init__(self, lookup: LookupDrafter, other: Drafter) -> None:
         self.lookup, self.other = lookup, other
         self.name, self.about = other.name, f"{lookup.about} and {other.about}"
+        self._nothing = Draft(Segment(lookup.name))  # nothing to copy, and no step: most rounds
 
     def restart(
         self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
@@ -36,7 +37,7 @@ class Cascade(Stepwise):
         most = plan.length
         head = self._copied(tokens, plan, most)
         if not plan.length or self.lookup.ends(head.tokens):
-            return Draft(head)
+            return Draft(head) if head.scores else self._nothing
         start = [*tokens, *head.tokens] if len(head) else tokens
         try:
             stepped = yield from self.other.steps(start, plan)
@@ -53,7 +54,10 @@ class Cascade(Stepwise):
         self, tokens: Sequence[int], plan: Plan, most: int, drafted: Sequence[int] = ()
     ) -> Segment:
         guesses, scores = self.lookup.guess(tokens, most, drafted)
-        return Segment.of_guesses(self.lookup.name, guesses, scores, plan.take(scores))
+        count = plan.take(scores)
+        if not guesses:
+            return self._nothing.segments[0]
+        return Segment.of_guesses(self.lookup.name, guesses, scores, count)
 
     def behind(self, tokens: Sequence[int]) -> int:
         """What the other drafter would have to read."""

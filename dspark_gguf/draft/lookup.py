@@ -63,7 +63,8 @@ class LookupDrafter(NoDrafter):
         They end where nothing matches, and after an end token.
         """
         self.index.extend(tokens[len(self.index) :])
-        self.index.extend(drafted)
+        if drafted:
+            self.index.extend(drafted)
         texts: Sequence[int] = self.index.tokens
         matches = self.index.matches()
         if self.store is not None:
@@ -71,8 +72,9 @@ class LookupDrafter(NoDrafter):
             # Between equal matches the conversation's is taken.
             if stored and (not matches or stored[0].length > matches[0].length):
                 texts, matches = self.store.tokens, stored
-        guesses, scores = chain(texts, matches, most)
-        self.index.trim(len(tokens))
+        guesses, scores = chain(texts, matches, most) if matches else ([], [])
+        if drafted:
+            self.index.trim(len(tokens))
         length = len(guesses)
         for k, token in enumerate(guesses):
             if token < 0 or token in self._end_tokens:

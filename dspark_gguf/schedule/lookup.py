@@ -32,7 +32,7 @@ _START, _MOST = 1.0, 2.0
 _DOUBT, _DEBT = 2.0, 0.5
 #: Plain rounds are learned from so many at a time. What runs once a pass runs from cold
 #: caches: alone each took 0.1 ms, and where nothing can be won that was 1 to 2 % of the time.
-_AT_ONCE = 8
+_AT_ONCE = 16
 
 
 @dataclass(eq=False)
@@ -49,6 +49,7 @@ class LookupRule:
     _seconds: float = field(default=0.0, init=False)
     _account: Account = field(default_factory=lambda: Account(_START, _MOST), init=False)
     _later: list[Round] = field(default_factory=list, init=False)  # not learned from yet
+    _counted: int = field(default=0, init=False)  # how many of these the rate knows
 
     def __post_init__(self) -> None:
         self.limit = min(self.limit, len(self.costs.target_seconds) - 1)
@@ -61,6 +62,7 @@ class LookupRule:
     @property
     def rate(self) -> float:
         """Tokens a second: what the last rounds reached, and at least plain decoding."""
+        self._count_in()
         plain = 1.0 / float(self.costs.target_seconds[0])
         if self.looking is not None and self.looking.policy is not None:
             plain = max(plain, self.looking.policy.rate)
@@ -68,20 +70,26 @@ class LookupRule:
 
     def observe(self, round: Round) -> None:
         """Learn costs and confidences."""
-        if not round.draft.is_dictated:
-            self._tokens = _KEEP * self._tokens + round.accepted + 1
-            self._seconds = _KEEP * self._seconds + usual_seconds(self.costs, round)
         self._later.append(round)
-        is_last = round.finish_reason is not None
         is_plain = not (round.drafted or round.draft.steps or round.prompt_tokens)
+        is_last = round.finish_reason is not None
         if is_last or not is_plain or len(self._later) >= _AT_ONCE or self.costs.is_doubtful(1):
             self.catch_up()
 
     def catch_up(self) -> None:
         """Learn from all rounds so far."""
-        rounds, self._later = self._later, []
+        self._count_in()
+        rounds, self._later, self._counted = self._later, [], 0
         for round in rounds:
             self._learn_from(round)
+
+    def _count_in(self) -> None:
+        """Take the last rounds into the rate."""
+        for round in self._later[self._counted :]:
+            if not round.draft.is_dictated:
+                self._tokens = _KEEP * self._tokens + round.accepted + 1
+                self._seconds = _KEEP * self._seconds + usual_seconds(self.costs, round)
+        self._counted = len(self._later)
 
     def _learn_from(self, round: Round) -> None:
         (self.costs if self.looking is None else self.looking).observe(round)
@@ -172,7 +180,10 @@ class _LookupPlan:
         """Whether draft steps are to be weighed; a trial of them takes no weighing."""
         rule, no_steps = self._rule.looking, self._steps_plan is None
         if no_steps and rule is not None:
-            if not rule.rests and rule.current().drafts:
+            if rule.rests:
+                self._steps_plan = rule.rest(self.room)
+                return False
+            if rule.current().drafts:
                 return True
             self._steps_plan = rule.plan(self._left, self._behind, self._answer_left)
         elif no_steps:

@@ -96,6 +96,11 @@ class Optimal(Learning):
         waits = self._idle % _LOOK_EVERY and self._idle < self._wait
         return bool(waits) and self.policy is not None and not self.policy.drafts
 
+    def rest(self, room: int) -> Plan:
+        """The plan of such a round."""
+        self._idle += 1
+        return no_plan(room)
+
     def current(self) -> Policy:
         """The present policy, solved again if it is too old."""
         policy, seconds = self.policy, self.costs.target_seconds
@@ -126,8 +131,7 @@ class Optimal(Learning):
     def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The plan of the highest rate; without a draft where that is plain decoding."""
         if self.rests:
-            self._idle += 1
-            return no_plan(limit)
+            return self.rest(limit)
         limit, room = min(limit, self.limit), limit
         left = room if left is None else left
         if limit <= 0 or self.costs.is_doubtful(1):
