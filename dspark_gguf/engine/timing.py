@@ -101,14 +101,14 @@ def quick_profile(
                 show(max(left, (_LEAST - 1) * (perf_counter() - begun)))
 
     taken = passes(target, wanted[:_FIRST], depth, 2, left, _LEAST, watch)
+    is_short = most > 1 and min(taken[1], default=inf) <= _LONG
+    switch = switch_seconds(target, depth) if is_short else 0.0
     if (left := budget - (perf_counter() - started)) > 0.0:
         for rows, times in passes(target, wanted, depth, _SWEEPS, left).items():
             taken[rows] = [*taken.get(rows, []), *times]
     # The least, because other programs only make a pass slower. The first real rounds correct
     # a figure that is too low; one that is too high keeps them from being tried.
     least = {rows: min(times) for rows, times in taken.items() if times}
-    is_short = most > 1 and least.get(1, inf) <= _LONG
-    switch = switch_seconds(target, depth) if is_short else 0.0
     costs.add_profile(least, agreeing(taken), switch)
     costs.profiled = max(costs.profiled, limit)
     target.trim(0)

@@ -73,7 +73,7 @@ def test_it_still_wins_where_rows_share_the_reading(error):
 def test_the_scenario_notices_costs_that_ignore_the_context(monkeypatch):
     """Far slower than plain decoding, as it was."""
     monkeypatch.setattr(Attention, "expect", lambda *_: None)
-    assert over_plain("steep", "good", range(3), CPU, 1.0) < 0.9
+    assert over_plain("steep", "good", range(6), CPU, 1.0) < 0.9
 
 
 def deep_costs(row=1.0):
