@@ -150,6 +150,8 @@ class Decoder:
                     yield replace(round, text=round.text + ending.flush())
         except Cancelled:
             yield run.end("cancelled")
+        finally:
+            self.stopping_rule.settle()
 
     def _ids(self, prompt: Prompt) -> Sequence[int]:
         if self.template is not None:

@@ -222,6 +222,7 @@ class DSparkLlama(LogprobsLlama):
         try:
             yield from answer(self, tokens, **asked)
         finally:
+            self.stopping_rule.settle()
             if self._learned is not None:
                 self._learned.after_answer(max(0, self.n_tokens - before))
 

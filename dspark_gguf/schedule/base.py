@@ -59,7 +59,10 @@ class StoppingRule(Protocol):
         """
 
     def observe(self, round: Round) -> None:
-        """Learn from a finished round."""
+        """Learn from a finished round, now or in `settle`."""
+
+    def settle(self) -> None:
+        """An answer has ended, or was abandoned: learn from all rounds so far."""
 
     def forecast(self) -> Forecast | None:
         """The speed it expects; None if the rule makes no forecast."""
@@ -133,6 +136,9 @@ class Fixed:
         return Bounded(min(self.length, limit), self.min_probability, limit)
 
     def observe(self, round: Round) -> None:
+        """Nothing to learn."""
+
+    def settle(self) -> None:
         """Nothing to learn."""
 
     def forecast(self) -> None:

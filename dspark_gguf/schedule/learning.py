@@ -32,6 +32,9 @@ class Learning:
             if segment.source == self.source:
                 self.calibration.observe(segment.scores, outcomes)
 
+    def settle(self) -> None:
+        """Nothing is left: `observe` learns at once."""
+
     def confidence(self, segment: Segment) -> Floats:
         """Chance that each of its guesses is right if those before it are; 1 of other sources."""
         count = len(segment.tokens) + len(segment.untried)

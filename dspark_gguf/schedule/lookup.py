@@ -72,11 +72,10 @@ class LookupRule:
         """Learn costs and confidences."""
         self._later.append(round)
         is_plain = not (round.drafted or round.draft.steps or round.prompt_tokens)
-        is_last = round.finish_reason is not None
-        if is_last or not is_plain or len(self._later) >= _AT_ONCE or self.costs.is_doubtful(1):
-            self.catch_up()
+        if not is_plain or len(self._later) >= _AT_ONCE or self.costs.is_doubtful(1):
+            self.settle()
 
-    def catch_up(self) -> None:
+    def settle(self) -> None:
         """Learn from all rounds so far."""
         self._count_in()
         rounds, self._later, self._counted = self._later, [], 0
@@ -124,7 +123,7 @@ class LookupRule:
 
     def forecast(self) -> Forecast | None:
         """Of the drafter that takes steps; free guesses are never slower."""
-        self.catch_up()
+        self.settle()
         return self.looking.forecast() if self.looking is not None else None
 
 

@@ -36,8 +36,7 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: a machine where it can hardly win pays next to nothing for trying; later at most 16. In replay
 #: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere. Where it
 #: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
-#: Of a block whose scores are known there is less to find out, and each trial is dear: then it is
-#: what they say that it saves, and this at least.
+#: Of a block whose scores are known there is less to find out, and each trial is dear.
 _WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
 _START_KNOWN = 1.0
 #: For a mere trial the drafter reads what it missed if that takes at most this, and so many times
@@ -79,11 +78,8 @@ class Optimal(Learning):
         self._likely = self._likely_wins()
         if start := self._likely:
             start = max(start, _GUESSES * float(costs.draft_seconds[0] / costs.target_seconds[0]))
-        self._account = Account(min(_START, start), _MOST)
-        if start and self.is_block and self.calibration.tested >= _PROVEN:
-            policy = self.current()
-            known = _WINS_OF * (1.0 - policy.plain_rate / max(policy.rate, policy.plain_rate))
-            self._account.balance = min(_START, max(_START_KNOWN, known))
+        is_known = self.is_block and self.calibration.tested >= _PROVEN
+        self._account = Account(min(_START_KNOWN if is_known else _START, start), _MOST)
 
     def _likely_wins(self) -> float:
         """What drafting is likely to save in _WINS_OF rounds, in plain rounds."""
@@ -111,10 +107,11 @@ class Optimal(Learning):
         scale = 1.0 if policy is None else float(seconds[0]) * policy.plain_rate
         if policy is None or is_old or _is_other(policy, seconds, scale):
             self._same_width, self._age = self._same_width + self._age, 0
-            guess = policy.rate / scale if policy else None
-            keeps = policy is not None and policy.drafts and self._same_width < _WIDEN_EVERY
-            width = policy.limit if policy and keeps else 0
-            self._same_width *= bool(width)
+            guess, width = policy.rate / scale if policy else None, 0
+            if policy and policy.drafts and self._same_width < _WIDEN_EVERY:
+                width = policy.limit
+            else:
+                self._same_width = 0
             self._solved += 1
             known = self.costs, self.calibration, self.limit
             self.policy = policy = policy_for(*known, guess, self.is_block, width)

@@ -196,6 +196,9 @@ class CopyAndLook:
     def observe(self, round):
         """Nothing to learn."""
 
+    def settle(self):
+        """Nothing to learn."""
+
 
 def learning():
     """The default rule, cheap rows, and expectations that make it try both."""

@@ -12,7 +12,6 @@ from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Sampling
 from dspark_gguf.cost import FixedCosts
 from dspark_gguf.learned_costs import LearnedCosts
-from dspark_gguf.measure.chains import Chains
 from dspark_gguf.measure.replay import replay
 from dspark_gguf.schedule import LookupRule, Optimal, Prefix
 from dspark_gguf.schedule.stopping import solve
@@ -20,6 +19,7 @@ from dspark_gguf.testing import agreeing_rows, random_rows
 from dspark_gguf.verify import match, rejection
 from tests.exact.test_lossless import off_law
 from tests.fakes import Letters, World, round_of
+from tests.recorded import rounds, text
 
 #: Seconds of 1, 2, ... rows. Steps make rules drop steps and look across.
 TABLES = {
@@ -72,26 +72,6 @@ def test_exact_law_of_every_rule_that_learns(kind, acceptance, table, monkeypatc
         assert any(dropped)
 
 
-def rounds(rule, text, costs):
-    """Rounds of a replay, in order."""
-    seen, watch = [], rule.observe
-
-    def observe(round):
-        seen.append(round)
-        watch(round)
-
-    rule.observe = observe
-    replay([text], costs, rule)
-    return seen
-
-
-def text(alive, positions=300, score=None):
-    """A text where every chain survives `alive` tokens of 8, and says so if `score` is None."""
-    survived = np.tile(np.arange(8) < alive, (positions, 1))
-    gaps = np.where(survived, 5.0, 0.0) if score is None else np.full(survived.shape, score)
-    return Chains("all", np.full(survived.shape, 0.5, np.float32), survived, gaps.astype("f4"))
-
-
 COSTS = FixedCosts([1, 1.5, 1.9, 2.3, 2.7, 3.1, 3.5, 3.9, 4.3], 0.25 * np.arange(1, 9))
 
 
@@ -110,67 +90,6 @@ def test_nothing_is_spent_where_nothing_is_to_be_won():
     costs = FixedCosts(1.0 + 0.95 * np.arange(9), 0.02 * np.arange(1, 9))
     seen = rounds(Optimal(costs, Calibration(), 8), text(0, 100, score=5.0), costs)
     assert sum(round.seconds for round in seen) < 100.1
-
-
-def test_a_first_block_that_falls_short_is_not_the_last():
-    """A block costs more than a pass here: what there is to spend at first pays for two of them."""
-    costs = FixedCosts([1, 1.5, 2, 2.5, 3, 3.25, 3.5, 3.75, 4], 1.1 + 0.04 * np.arange(8))
-    short, long = text(3, 1, score=5.0), text(8, 50)
-    both = (np.concatenate([getattr(short, n), getattr(long, n)]) for n in ("survived", "gap"))
-    survived, gap = both
-    seen = rounds(Optimal(costs, Calibration(), 8), Chains("all", gap, survived, gap), costs)
-    assert seen[0].drafted > seen[0].accepted
-    assert all(round.draft.steps for round in seen[:3])
-
-
-def known(right, score=2.0):
-    """A calibration of 400 drafts of eight, `right` of whose guesses stand in turn."""
-    made = Calibration()
-    for k in range(400):
-        stand = right[k % len(right)]
-        made.observe([score] * 8, [1.0] * stand + [0.0] * (stand < 8))
-    return made
-
-
-def block(costs, calibration):
-    """The rule of a block draft."""
-    return Optimal(costs, calibration, 8, is_block=True)
-
-
-@pytest.mark.parametrize(
-    ("further", "right", "width"),
-    [(0.0, [0, 1, 4], 8), (0.05, [0, 1, 4], 4), (0.1, [0, 0, 1], 1), (0.1, [8, 8, 3], 8)],
-)
-def test_a_block_is_as_wide_as_pays(further, right, width):
-    """Where each guess of it costs, few are asked for, unless nearly all are right."""
-    costs = FixedCosts(1.0 + 0.06 * np.arange(9), 0.12 + further * np.arange(8))
-    rule = block(costs, known(right))
-    assert rule.current().drafts
-    assert rule.plan(8).length == width
-    assert rule.plan(2).length == min(width, 2)  # at the end of an answer
-
-
-def test_less_is_spent_on_finding_out_what_is_known():
-    """Scores that always won a little, in a text where they win nothing: a pass or two are lost."""
-    costs = FixedCosts(1.0 + 0.1 * np.arange(9), 0.1 * np.arange(1, 9))
-    wrong = text(0, 60, score=4.0)
-    new, old = (
-        sum(round.seconds for round in rounds(block(costs, made), wrong, costs)) - 60.0
-        for made in (Calibration(), known([0, 0, 0, 1], 4.0))
-    )
-    assert old < 2.0 < new
-
-
-def test_a_block_that_is_known_to_win_much_is_not_given_up_after_a_miss():
-    """Of a block that costs a pass one miss leaves less than nothing of a plain round."""
-    costs = FixedCosts(1.0 + 0.02 * np.arange(9), 0.9 + 0.08 * np.arange(8))
-    unlucky, right = text(0, 1, score=2.0), text(8, 200, score=2.0)
-    both = (np.concatenate([getattr(unlucky, n), getattr(right, n)]) for n in ("survived", "gap"))
-    survived, gap = both
-    rule = block(costs, known([8, 8, 0]))
-    seen = rounds(rule, Chains("all", gap, survived, gap), costs)
-    assert [round.accepted for round in seen[:2]] == [0, 8]
-    assert all(round.drafted for round in seen[:-1])
 
 
 #: Seconds of 1, 2, ... rows, and of as many guesses as a kind of draft makes; none can win.
