@@ -8,7 +8,6 @@ pays for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import fmean
 from time import perf_counter
 from typing import Any
 
@@ -217,7 +216,7 @@ class Batcher:
             read += behind[0].live.unread
             answering.append(behind.pop(0))
         runs = [each.live for each in answering]
-        depth = fmean(len(each.live.tokens) for each in running)
+        depth = sum(len(each.live.tokens) for each in running) / len(running)
         self._costs.set_count(max(1, len(runs)), depth)
         drafts = draft_together(runs, self._few, self._costs, self._requests.free_draft)
         room = self._context.n_batch - sum(run.unread for run in runs)
@@ -226,7 +225,7 @@ class Batcher:
         passes = verify_together(runs, drafts, self._costs, most, joint, self._is_split)
         started = perf_counter()
         n_rows = sum(each.n_rows for each in passes)
-        plain = all(each.n_rows == len(each.tokens) for each in passes)
+        is_round = all(each.n_rows == len(each.tokens) for each in passes)  # and no prompt
         room = min(piece - read, self._context.n_batch - sum(len(each.tokens) for each in passes))
         ahead = behind[0] if behind and room > 0 else None
         if ahead is not None:
@@ -240,8 +239,10 @@ class Batcher:
             ahead.live.read_seconds += seconds
         if read:
             self._pieces.observe(read, n_rows, seconds)
-        elif plain:
-            self._whole.add_pass(n_rows, seconds)
+        if read or not is_round:
+            self._costs.see_prompt()
+        else:
+            self._costs.see_pass(n_rows, seconds)
 
     def _commit(self, request: Request, rows: Rows) -> None:
         """A request's round, from its rows of the pass."""
@@ -253,4 +254,6 @@ class Batcher:
             request.error, round = error, Round(())
         self._requests.ready.append((request, round))
         if request.error or request.live.finish_reason:
+            request.live.scheduler.settle()
+            self._costs.settle()
             self._requests.end(request)

@@ -68,6 +68,9 @@ class FixedCosts:
         """Most draft tokens that both lists cover."""
         return min(len(self.target_seconds) - 1, len(self.draft_seconds))
 
+    def add_round(self, rows: int, seconds: float) -> None:
+        """Nothing to learn."""
+
     def add_draft_step(self, seconds: float) -> None:
         """Nothing to learn."""
 

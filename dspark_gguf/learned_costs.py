@@ -74,7 +74,7 @@ class LearnedCosts:
         state = (self.level, self._passes, self.switch.charge, *self.attention.state)
         if self._found is None or self._found[0] != state:
             seconds = self._base + self.attention.of_passes(_ROWS)
-            seconds[1:] += self.switch.charge
+            seconds[self.attention.conversations :] += self.switch.charge
             seconds *= self.level
             seconds.flags.writeable = False
             self._found = state, seconds
@@ -163,7 +163,7 @@ class LearnedCosts:
                 curve = self.target_seconds
                 own, again = float(curve[round.drafted]), float(curve[round.reread - 1])
                 seconds *= own / (own + again)
-            self._add_own_pass(1 + round.drafted, seconds)
+            self.add_round(1 + round.drafted, seconds)
         for segment in round.draft.segments:
             if segment.width:
                 self.add_block(segment.width, sum(segment.seconds), segment.caught_up)
@@ -174,8 +174,9 @@ class LearnedCosts:
                 else:
                     self.add_first_draft_step(step, segment.caught_up)
 
-    def _add_own_pass(self, rows: int, seconds: float) -> None:
-        if rows == 1:
+    def add_round(self, rows: int, seconds: float) -> None:
+        """The pass of a round took `seconds`; no draft was verified if each has one row."""
+        if rows == self.attention.conversations:
             seconds -= self.switch.of_plain(seconds / self.level) * self.level
         else:
             self.switch.drafted()

@@ -25,7 +25,10 @@ Floats = npt.NDArray[np.float64]
 #: How fast the seconds of a draft step of several conversations follow.
 _GAIN = 0.2
 _RISE = 2.0  # an observation counts as at most this many times what was expected
-#: What `SharedCosts` works out anew for a round.
+#: Passes without a draft are learned from so many at a time, and a context's depth is followed in
+#: such steps: what runs once a pass runs from cold caches, and would take 1 % of it.
+_AT_ONCE = 16
+#: What `SharedCosts` works out anew where something was learned.
 _OF_A_ROUND = "pass_seconds", "target_seconds", "redo_seconds", "draft_seconds"
 
 
@@ -40,8 +43,11 @@ class SharedCosts:
         self, costs: LearnedCosts | FixedCosts, joint: bool = True, is_block: bool = False
     ) -> None:
         self.whole, self.joint, self.is_block = costs, joint, is_block
+        self.count = 0
         self._row = self._step = 0.0  # seconds of each in the pass of this round
         self._steps: dict[int, float] = {}  # a draft step's, over one's, by their number
+        self._later: list[tuple[int, float]] = []  # passes not learned from yet: rows and seconds
+        self._known: Floats | None = None  # the passes' seconds that the figures were made from
         self.set_count(1)
 
     def set_count(self, count: int, depth: float = 0.0) -> None:
@@ -49,11 +55,16 @@ class SharedCosts:
 
         Their contexts are of `depth` tokens on average.
         """
-        self.count = count
+        if self.count != count:
+            self.settle()
         if isinstance(self.whole, LearnedCosts):
-            self.whole.attention.depth, self.whole.attention.conversations = depth, count
-        for name in _OF_A_ROUND:  # many rounds ask for few of them
-            self.__dict__.pop(name, None)
+            attention = self.whole.attention
+            attention.depth, attention.conversations = depth // _AT_ONCE * _AT_ONCE, count
+        seconds = self.whole.target_seconds
+        if self._known is not seconds or self.count != count:
+            self.count, self._known = count, seconds
+            for name in _OF_A_ROUND:  # many rounds ask for few of them
+                self.__dict__.pop(name, None)
 
     @cached_property
     def pass_seconds(self) -> Floats:
@@ -113,11 +124,31 @@ class SharedCosts:
         own = drafts[step] - (drafts[step - 1] if step else 0.0)
         return float(own) * self._growth(count)
 
+    def see_pass(self, rows: int, seconds: float) -> None:
+        """The pass of a round took so long."""
+        self._later.append((rows, seconds))
+        is_plain = rows == self.count and not self.whole.is_doubtful(rows)
+        if not is_plain or len(self._later) >= _AT_ONCE:
+            self.settle()
+
+    def see_prompt(self) -> None:
+        """The pass read a part of a prompt."""
+        self.settle()
+        if isinstance(self.whole, LearnedCosts):
+            self.whole.switch.prompted()
+
+    def settle(self) -> None:
+        """Learn from all passes so far."""
+        later, self._later = self._later, []
+        for rows, seconds in later:
+            self.whole.add_round(rows, seconds)
+
     def see_draft_step(self, count: int, longest: int, seconds: float, width: int = 1) -> None:
         """A draft step of `count` conversations, over at most `longest` tokens, took so long.
 
         It makes up to `width` guesses for each.
         """
+        self._known = None
         if count == 1 and self.is_block:
             self.whole.add_block(width, seconds)
         elif count == 1 and longest > 1:

@@ -182,3 +182,53 @@ def test_pieces_are_as_large_as_patience_allows():
 def test_more_conversations_than_the_table_has_rows_verify_nothing():
     half = np.array([0.9])
     assert allot([half] * 3, np.array([1.0, 1.1]), 0.0, 10) == [0, 0, 0]
+
+
+def test_plain_passes_are_learned_from_later_and_all_of_them():
+    """Once a pass, learning takes 1 % of it: what a plan reads stays the same object meanwhile."""
+    shared = SharedCosts(known())
+    shared.set_count(1, 40)
+    seconds, own = shared.target_seconds, shared.whole.target_seconds
+    for _ in range(15):
+        shared.see_pass(1, 1.5)
+        shared.set_count(1, 41)
+        assert shared.target_seconds is seconds
+    shared.settle()
+    shared.set_count(1, 41)
+    assert shared.target_seconds[0] > 1.2
+    at_once = known()
+    at_once.attention.depth = 32
+    for _ in range(15):
+        at_once.add_round(1, 1.5)
+    assert shared.whole.target_seconds == pytest.approx(at_once.target_seconds)
+    assert own[0] == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize("change", ["a draft", "the number of conversations", "a prompt"])
+def test_what_changes_the_plan_is_learned_at_once(change):
+    shared = SharedCosts(known())
+    before = shared.whole.target_seconds[0]
+    for _ in range(5):
+        shared.see_pass(1, 1.5)
+    assert shared.whole.target_seconds[0] == before
+    if change == "a draft":
+        shared.see_pass(2, 1.8)
+    elif change == "a prompt":
+        shared.see_prompt()
+    else:
+        shared.set_count(2)
+    assert shared.whole.target_seconds[0] > before
+
+
+def test_a_pass_without_drafts_pays_for_no_change_of_shape():
+    """Of four conversations it has four rows; a draft costs the plain pass behind it as well."""
+    costs = known()
+    plain = SharedCosts(costs)
+    plain.set_count(4)
+    before = plain.pass_seconds
+    costs.switch.expect(0.2, 1.0)
+    charged = SharedCosts(costs)
+    charged.set_count(4)
+    added = charged.pass_seconds - before
+    assert added[3] == 0.0
+    assert added[4:32] == pytest.approx(0.2 * costs.switch.back)
