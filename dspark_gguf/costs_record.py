@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.figures import BELIEVED, Figure
 
 #: No pass takes so long (else a file is damaged), and no more observations are counted.
 _MOST_SECONDS, MOST_SEEN = 1e6, 1_000_000
@@ -26,3 +27,9 @@ class CostsRecord(BaseModel, allow_inf_nan=False):
     attention: dict[Literal["target", "draft", "row"], _Seconds] = {}
     starts: Annotated[int, Field(ge=0)] = 0
     switch: Annotated[float, Field(ge=0, lt=_MOST_SECONDS)] = 0.0
+
+    def seen(self) -> dict[Any, Figure]:
+        """The figures by their names, believed at most; draft steps are to be checked first."""
+        most = {name: BELIEVED - isinstance(name, str) for name in self.figures}
+        pairs = {name: pair for name, pair in self.figures.items() if pair[1]}
+        return {name: Figure(value, min(n, most[name])) for name, (value, n) in pairs.items()}

@@ -32,7 +32,7 @@ _FILL_EVERY = 32
 _USUAL, _LONG = 2, 16
 #: Of the first observation of a figure at least so much is its own, not attention's.
 _LEAST_OWN = 0.25
-_ROWS = np.arange(1.0, MAX_DRAFT + 2)
+_STEPS, _ROWS = ("first", "step", "read"), np.arange(1.0, MAX_DRAFT + 2)
 
 
 class LearnedCosts:
@@ -127,9 +127,9 @@ class LearnedCosts:
         self.attention.expect(target * float(self._base[0]), draft * self._step.value, row)
 
     def is_doubtful(self, rows: int) -> bool:
-        """Whether a pass of so many rows was seen less often than it takes to be believed."""
-        figure = self._rows.get(rows)
-        return figure is None or figure.seen < BELIEVED or self._passes - figure.at > _STALE
+        """Whether a pass of so many rows was hardly seen yet, or not for long."""
+        figure = self._rows.get(rows, Figure())
+        return figure.seen < BELIEVED or self._passes - figure.at > _STALE
 
     @property
     def was_disturbed(self) -> bool:
@@ -139,8 +139,13 @@ class LearnedCosts:
     @property
     def is_draft_due(self) -> bool:
         """Whether a draft that looks useless is to be measured again: in starts 1, 2, 4, 8, ..."""
-        unseen = all(len(figure.last) < 2 for figure in (self._first, self._step))
+        unseen = all(len(each.last) < 2 for each in (self._first, self._step))
         return unseen and self.starts.bit_count() == 1
+
+    @property
+    def is_draft_doubtful(self) -> bool:
+        """Whether draft steps or reading were hardly seen yet."""
+        return min(each.seen for each in (self._first, self._step, self._read)) < BELIEVED
 
     def least_certain(self) -> list[int]:
         """Numbers of rows that were run, the ones seen least and longest ago first."""
@@ -277,24 +282,19 @@ class LearnedCosts:
     def as_dict(self) -> dict[str, Any]:
         """What was learned, as a `CostsRecord` has it."""
         figures: dict[Any, Figure] = {**self._rows}
-        figures |= {"first": self._first, "step": self._step, "read": self._read}
+        figures |= zip(_STEPS, (self._first, self._step, self._read), strict=True)
         pairs = {str(name): [one.value, one.seen] for name, one in figures.items() if one.seen}
-        known = {"level": self.level, "profiled": self.profiled, "figures": pairs}
+        known: dict[str, Any] = {"level": self.level, "profiled": self.profiled, "figures": pairs}
         known |= {"attention": self.attention.as_dict(), "starts": self.starts}
         return known | {"switch": self.switch.value}
 
     def restore(self, values: CostsRecord | dict[str, Any]) -> None:
         """Take over what `as_dict` gave; a ValueError says that it does not fit."""
         known = CostsRecord.model_validate(values)
-        seen = {name: pair for name, pair in known.figures.items() if pair[1]}
-        figures = {name: Figure(value, min(n, BELIEVED)) for name, (value, n) in seen.items()}
-        first, step, read = (figures.pop(n, Figure()) for n in ("first", "step", "read"))
-        for figure in (first, step, read):  # which must not move the level before it is checked
-            figure.seen = min(figure.seen, BELIEVED - 1)
+        figures = known.seen()
+        self._first, self._step, self._read = (figures.pop(n, Figure()) for n in _STEPS)
         self.level, self.profiled, self.starts = known.level, known.profiled, known.starts + 1
         self._level_doubt = _LEVEL_DOUBT
-        self._first, self._step, self._read = first, step, read
-        self._rows = {int(rows): figure for rows, figure in figures.items()}
-        self._curve = self._found = None
+        self._rows, self._curve, self._found = figures, None, None
         self.attention.restore(known.attention)
         self.switch = Switch(known.switch)

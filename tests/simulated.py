@@ -160,14 +160,17 @@ def with_true_costs(name, kind, seed, end):
     return play(rule, make_text(seed, **TEXTS[kind]), machine, end)
 
 
-def compare(name, trouble, kind, seed, end=300, change=lambda costs: costs):
+def compare(name, trouble, kind, seed, end=300, change=lambda costs: costs, passes=0):
     """Seconds from token 0 and from token 100 to the end, as [ours, those with the true costs].
 
-    `change` is done to the costs after the profile.
+    `change` is done to the costs after the profile, which is as long as a real one, or as so many
+    `passes`: as where the target is slow.
     """
     speeds, disturbed = SPEEDS[name], trouble(seed)
     machine = Machine(speeds, disturbed, seed)
-    costs = change(machine.profiled(max(2.0, 3 * speeds.pass_seconds)))
+    costs = change(
+        machine.profiled(passes * speeds.pass_seconds or max(2.0, 3 * speeds.pass_seconds))
+    )
     rule = rule_of(costs, taught(TEXTS[kind]))
     ours = play(rule, make_text(seed, **TEXTS[kind]), machine, end)
     best = with_true_costs(name, kind, seed, end).slowed(disturbed)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from unittest.mock import patch
 
 import numpy as np
 
 from dspark_gguf.cost import FixedCosts
-from dspark_gguf.engine import timing
+from dspark_gguf.engine import measuring, timing
 from dspark_gguf.learned_costs import LearnedCosts
 
 DEPTH, MOST_COPIES = 12, 64
@@ -181,9 +182,10 @@ class Machine:
     def profiled(self, budget=2.0, limit=MOST_COPIES, has_draft=True):
         """Costs from the short profile of this machine."""
         costs = LearnedCosts()
-        with patch.object(timing, "perf_counter", self.clock):
+        clocks = [patch.object(each, "perf_counter", self.clock) for each in (timing, measuring)]
+        with clocks[0], clocks[1]:
             target, draft = SimulatedCache(self, False), SimulatedCache(self, True)
-            timing.quick_profile(target, draft if has_draft else None, costs, budget, limit)
+            measuring.profile(target, draft if has_draft else None, costs, budget, limit)
         return costs
 
 
@@ -206,6 +208,9 @@ class SimulatedCache:
             same += 1
         self.trim(same)
         return same
+
+    def holding(self):
+        return nullcontext()
 
     def trim(self, length):
         del self.tokens[length:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from math import inf
 from time import perf_counter
 from typing import TypeAlias
 
@@ -17,12 +18,19 @@ from dspark_gguf.engine.timing import guess_seconds, quick_profile, tokens, wait
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import Learned
 from dspark_gguf.learned_costs import LearnedCosts
+from dspark_gguf.schedule.expected import likely_saving
 from dspark_gguf.waiting import Tell, untold
 
 #: What each process checks of figures from a file: numbers of rows, and for how many seconds.
 _CHECKED, _CHECK_SECONDS = (1, 4, 2), 0.3
 #: Passes of each kind when figures are measured again; the first may allocate memory.
 _REPEATS = 2
+#: Where a draft seems to save less than this share of the time, and its figures or those of passes
+#: were hardly seen, a first profile measures these again so many times, with so many of the fewest
+#: rows: one stall may have said so, and what is never drafted is never measured.
+_SAVES_LITTLE, _ASKED, _ASKED_ROWS = 0.1, 2, 3
+#: Tokens whose reading is measured again.
+_READ = 64
 #: Tokens that the guesses of a prediction head need room for, when they are timed.
 _GUESSES = 2
 #: What attention costs a further row of a pass on a GPU, over the first; how much longer than its
@@ -55,7 +63,7 @@ def measure(
         who = "the model costs" if draft is None else "both models cost"
         show = partial(tell, f"measuring once what {who} on this machine")
         costs.attention.depth = 0.0
-        quick_profile(target, draft, costs, budget, limit, show)
+        profile(target, draft, costs, budget, limit, show)
         with suppress(OSError):  # now: who knows how this process ends
             learned.save()
     elif not learned.is_checked:
@@ -67,12 +75,30 @@ def measure(
     return learned
 
 
+def profile(
+    target: SequenceCache,
+    draft: SequenceCache | None,
+    costs: LearnedCosts,
+    budget: float,
+    limit: int,
+    show: Callable[[float], object] = lambda left: None,
+) -> None:
+    """As `quick_profile`, and what says that drafting hardly wins is measured again."""
+    quick_profile(target, draft, costs, budget, limit, show)
+    for _ in range(0 if draft is None else _ASKED):
+        rows = [count for count in costs.measured_rows[:_ASKED_ROWS] if costs.is_doubtful(count)]
+        saves = likely_saving(costs.target_seconds[: limit + 1], costs.draft_seconds[:limit])
+        if saves >= _SAVES_LITTLE or not (rows or costs.is_draft_doubtful):
+            return
+        measure_again(target, draft, costs, inf, rows)
+
+
 def measure_again(
     target: SequenceCache,
     draft: SequenceCache | None,
     costs: LearnedCosts,
     budget: float,
-    rows: Sequence[int] = (),
+    rows: Sequence[int] | None = None,
 ) -> None:
     """Time guesses of the draft and passes over so many rows; unless told, those least certain.
 
@@ -93,7 +119,10 @@ def measure_again(
 
 
 def _works(
-    target: SequenceCache, draft: SequenceCache | None, costs: LearnedCosts, rows: Sequence[int]
+    target: SequenceCache,
+    draft: SequenceCache | None,
+    costs: LearnedCosts,
+    rows: Sequence[int] | None,
 ) -> Iterator[_Work]:
     """What there is room to measure, the draft first."""
     guess, target_seconds = float(costs.draft_seconds[0]), costs.target_seconds
@@ -108,8 +137,11 @@ def _works(
             yield whole, partial(guess_seconds, target, draft), partial(_learn_guess, costs, draft)
     elif draft is not None and draft.length + 2 <= draft.n_ctx:
         yield guess, partial(_seconds_behind, draft, 1, 1), costs.add_draft_step
-        yield guess, partial(_seconds_behind, draft, 2, 1), partial(_learn_first, costs)
-    for count in rows or costs.least_certain():
+        yield guess, partial(_seconds_behind, draft, 2, 1), partial(_learn_first, costs, 2)
+        if costs.is_draft_doubtful and draft.length + _READ <= draft.n_ctx:
+            read = partial(_seconds_behind, draft, _READ, 1)
+            yield guess + costs.catch_up_seconds(_READ), read, partial(_learn_first, costs, _READ)
+    for count in costs.least_certain() if rows is None else rows:
         if count <= target.max_rows and target.length + count <= target.n_ctx:
             measured = partial(_seconds_behind, target, count, count)
             yield float(target_seconds[count - 1]), measured, partial(costs.add_pass, count)
@@ -124,8 +156,8 @@ def _learn_guess(costs: LearnedCosts, draft: Follower, first: float, step: float
         costs.add_block(draft.most_drafts, step)
 
 
-def _learn_first(costs: LearnedCosts, seconds: float) -> None:
-    costs.add_first_draft_step(seconds, 2)
+def _learn_first(costs: LearnedCosts, tokens: int, seconds: float) -> None:
+    costs.add_first_draft_step(seconds, tokens)
 
 
 def _seconds_behind(cache: SequenceCache, count: int, n_rows: int) -> tuple[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -124,10 +125,11 @@ class Account:
 
     balance: float  # what there is to spend, at first and later
     most: float  # what good times can put aside
+    least: float = -inf  # how far one draft takes it down
 
     def add(self, gain: float = 0.0) -> None:
         """Book a round and what it gained over plain decoding."""
-        self.balance = min(self.balance + gain + INCOME, self.most)
+        self.balance = min(max(self.balance + gain, self.least) + INCOME, self.most)
 
 
 class Prefix(Learning):

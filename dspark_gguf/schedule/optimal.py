@@ -38,7 +38,9 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
 #: Of a block whose scores are known there is less to find out, and each trial is dear.
 _WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
-_START_KNOWN = 1.0
+#: A long draft that fails is bad luck as well: the account falls to -1 at most, and a hundred
+#: rounds fill it again.
+_START_KNOWN, _LEAST = 1.0, -1.0
 #: For a mere trial the drafter reads what it missed if that takes at most this, and so many times
 #: what drafting is likely to save in _WINS_OF rounds. In short answers more would show.
 _READS, _READS_FOR = 1.0, 3.0
@@ -79,7 +81,8 @@ class Optimal(Learning):
         if start := self._likely:
             start = max(start, _GUESSES * float(costs.draft_seconds[0] / costs.target_seconds[0]))
         is_known = self.is_block and self.calibration.tested >= _PROVEN
-        self._account = Account(min(_START_KNOWN if is_known else _START, start), _MOST)
+        start = min(_START_KNOWN if is_known else _START, start)
+        self._account = Account(start, _MOST, _LEAST)
 
     def _likely_wins(self) -> float:
         """What drafting is likely to save in _WINS_OF rounds, in plain rounds."""
@@ -176,6 +179,7 @@ class Optimal(Learning):
 
     def observe(self, round: Round) -> None:
         """Learn, keep the account, and notice when the policy is out of date."""
+        expected = usual_seconds(self.costs, round) if round.draft.steps else 0.0
         super().observe(round)
         if round.draft.is_dictated:
             return
@@ -186,7 +190,9 @@ class Optimal(Learning):
         if steps:
             plain = float(self.costs.target_seconds[0])
             missed = sum(each.caught_up for each in round.draft.segments)
-            gain = round.accepted + 1 - usual_seconds(self.costs, round) / plain + price
+            # A pass that was slow for once says nothing about the text.
+            seconds = min(expected, usual_seconds(self.costs, round))
+            gain = round.accepted + 1 - seconds / plain + price
             # A price that many rounds will win back is no loss of this one.
             repaid = min(self._invested, max(0.0, gain))
             gain -= repaid

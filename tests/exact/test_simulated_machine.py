@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.simulated import behind
+from tests.simulated import behind, compare
 from tests.simulated_machine import SPEEDS, TROUBLES, Machine, Quiet, SleepInProfile
 
 #: A single text scatters by 5 %, whoever knows the costs: drafts are lucky or not.
@@ -28,6 +28,22 @@ def test_at_most_five_per_cent_behind_the_true_costs(machine, trouble):
     ratios = behind(machine, TROUBLES[trouble], range(2))
     assert mean(ratios) >= BAR, ratios
     assert min(ratio[0] for ratio in ratios.values()) >= BAR - 2 * LUCK, ratios
+
+
+@pytest.mark.parametrize("passes", [3, 10])
+@pytest.mark.parametrize("trouble", ["quiet", "stalled profile", "sleep in profile"])
+@pytest.mark.parametrize("machine", ["rig", "flat", "steep"])
+def test_a_short_profile_does_not_end_drafting(machine, trouble, passes):
+    """Of a slow target: each figure is seen once, and a draft that fails early is bad luck.
+
+    What is never drafted is never measured: the rest of the answer was as slow as without a draft.
+    """
+    both = [
+        compare(machine, TROUBLES[trouble], "good", seed, passes=passes)[0] for seed in range(12)
+    ]
+    ratios = sorted(best / ours for ours, best in both)
+    assert ratios[0] >= 0.6, ratios
+    assert ratios[1] >= 0.75, ratios
 
 
 def test_the_comparison_notices_costs_that_never_learn():

@@ -110,7 +110,17 @@ def test_the_account_is_charged():
     left = []
     for rereads in (False, True):
         rule = Optimal(FixedCosts(TARGET, LOOKS, rereads=rereads), Calibration(), LIMIT)
-        for _ in range(3):
-            rule.observe(round_of((1,), drafted=2, scores=(1.0, 1.0)))
+        rule.observe(round_of((1,), drafted=2, scores=(1.0, 1.0)))
         left.append(rule._account.balance)
-    assert left[0] - left[1] == pytest.approx(3 * TARGET[0] / TARGET[0])
+    assert left[0] - left[1] == pytest.approx(TARGET[0] / TARGET[0])
+
+
+def test_a_long_draft_that_fails_does_not_end_drafting():
+    """It may be bad luck: a hundred rounds later there is something to spend again."""
+    rule = Optimal(FixedCosts(TARGET, LOOKS), Calibration(), LIMIT)
+    for _ in range(9):
+        rule.observe(round_of((1,), drafted=LIMIT, scores=(1.0,) * LIMIT))
+    assert rule._account.balance < 0.0
+    for _ in range(100):
+        rule.observe(round_of((1,)))
+    assert rule._account.balance >= 0.0
