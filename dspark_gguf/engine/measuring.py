@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from math import inf
@@ -14,7 +14,7 @@ from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.states import StateCache
-from dspark_gguf.engine.timing import guess_seconds, quick_profile, tokens, waits
+from dspark_gguf.engine.timing import LONG, guess_seconds, quick_profile, tokens, waits
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import Learned
 from dspark_gguf.learned_costs import LearnedCosts
@@ -83,14 +83,20 @@ def profile(
     limit: int,
     show: Callable[[float], object] = lambda left: None,
 ) -> None:
-    """As `quick_profile`, and what says that drafting hardly wins is measured again."""
+    """As `quick_profile`, and what says that drafting hardly wins is measured again.
+
+    `Cancelled` by an interrupt.
+    """
     quick_profile(target, draft, costs, budget, limit, show)
     for _ in range(0 if draft is None else _ASKED):
         rows = [count for count in costs.measured_rows[:_ASKED_ROWS] if costs.is_doubtful(count)]
         saves = likely_saving(costs.target_seconds[: limit + 1], costs.draft_seconds[:limit])
         if saves >= _SAVES_LITTLE or not (rows or costs.is_draft_doubtful):
             return
-        measure_again(target, draft, costs, inf, rows)
+        works = [*_works(target, draft, costs, rows)]
+        repeats = _REPEATS if costs.target_seconds[0] <= LONG else 1
+        show(repeats * sum(expected for expected, *_ in works))
+        _time(works, target, draft, repeats)
 
 
 def measure_again(
@@ -105,17 +111,28 @@ def measure_again(
     For at most about `budget` seconds, or until an interrupt. It goes on behind the tokens that the
     caches hold, and takes that back.
     """
-    ends = perf_counter() + budget
     costs.attention.depth, costs.attention.conversations = target.length, 1
-    with suppress(Cancelled), ExitStack() as held:
+    with suppress(Cancelled):
+        works = _works(target, draft, costs, rows)
+        _time(works, target, draft, _REPEATS, perf_counter() + budget)
+
+
+def _time(
+    works: Iterable[_Work],
+    target: SequenceCache,
+    draft: SequenceCache | None,
+    repeats: int,
+    ends: float = inf,
+) -> None:
+    """Do all that can be done until `ends`; the caches hold afterwards what they held before."""
+    with ExitStack() as held:
         own = [] if draft is None or isinstance(draft, Follower) else [draft]
         for cache in (target, *own):
             held.enter_context(cache.holding())
-        for expected, measured, learn in _works(target, draft, costs, rows):
-            if perf_counter() + _REPEATS * expected > ends:
-                continue
-            taken = [measured() for _ in range(_REPEATS)]
-            learn(*map(min, zip(*taken, strict=True)))
+        for expected, measured, learn in works:
+            if perf_counter() + repeats * expected <= ends:
+                taken = [measured() for _ in range(repeats)]
+                learn(*map(min, zip(*taken, strict=True)))
 
 
 def _works(

@@ -31,7 +31,7 @@ _USUAL = 2
 #: So many passes are timed even where they take longer than they should.
 _LEAST = 3
 #: In a pass of so many seconds it does not show that it is the first of its shape.
-_LONG = 0.05
+LONG = 0.05
 #: Seconds for one more row of a block, until the first rounds measure it.
 _SCORE = 5e-5
 
@@ -102,7 +102,7 @@ def quick_profile(
                 show(max(left, (_LEAST - 1) * (perf_counter() - begun)))
 
     taken = passes(target, wanted[:_FIRST], depth, 2, left, _LEAST, watch)
-    is_short = most > 1 and min(taken[1], default=inf) <= _LONG
+    is_short = most > 1 and min(taken[1], default=inf) <= LONG
     switch = switch_seconds(target, depth) if is_short else 0.0
     if (left := budget - (perf_counter() - started)) > 0.0:
         for rows, times in passes(target, wanted, depth, _SWEEPS, left).items():
@@ -247,7 +247,7 @@ def passes(
 def _plain_seconds(cache: Cache, ids: Sequence[int], depth: int) -> float:
     """Of a pass over one row after another one: alone it would pay for the change of shape."""
     seconds = pass_seconds(cache, ids, depth, 1)
-    return seconds if seconds > _LONG else pass_seconds(cache, ids, depth, 1)
+    return seconds if seconds > LONG else pass_seconds(cache, ids, depth, 1)
 
 
 def switch_seconds(cache: Cache, depth: int) -> float:

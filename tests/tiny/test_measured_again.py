@@ -12,6 +12,7 @@ from dspark_gguf.chat.session import Session
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.engine import measuring
+from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import forget_all, learned_dir
 from dspark_gguf.settings_files import load_settings
 from tests.fakes import FakeReader, FakeScreen
@@ -182,3 +183,30 @@ def test_the_chat_measures_while_somebody_reads(tiny_files, watched):
         assert len(budgets) == (2 if watched else 0)
         assert all(0 < budget <= 0.25 for budget in budgets)
         assert not watched or budgets[1] <= 0.03 * session.last.tally.seconds
+
+
+def stalled(target, draft, costs, budget, limit, show):
+    """A profile in which each draft step and all that is read take seconds."""
+    costs.add_draft_step(5.0)
+    costs.add_first_draft_step(5.0, 2)
+    costs.add_first_draft_step(99.0, 64)
+    costs.add_profile({1: 0.001, 2: 5.0, 9: 9.0}, ())
+    costs.profiled = limit
+
+
+def test_what_says_that_a_draft_hardly_wins_is_measured_again(tiny_files, monkeypatch):
+    """One stall may have said so. It shows how long that takes, and an interrupt ends it."""
+    shown = []
+    monkeypatch.setattr(measuring, "quick_profile", stalled)
+    with pair_of(tiny_files) as pair:
+        pair._tell = lambda text, left=None: shown.append(left)
+        costs = pair.learned(AUTO).costs
+        assert max(costs.draft_seconds[0], costs.target_seconds[1]) < 1.0
+        assert costs.catch_up_seconds(64) < 5.0
+        assert shown
+        assert min(shown) > 0.0
+    forget_all()
+    with pair_of(tiny_files) as pair:
+        pair.interrupt.set()
+        with pytest.raises(Cancelled):
+            pair.learned(AUTO)
