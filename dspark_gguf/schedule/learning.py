@@ -115,6 +115,11 @@ def usual_seconds(costs: Costs, round: Round) -> float:
     return seconds
 
 
+def sharing(costs: Costs) -> int:
+    """Conversations that share each pass, and the rule."""
+    return costs.count if isinstance(costs, SharedCosts) else 1
+
+
 #: What each round brings that may be spent on trying, in plain rounds.
 INCOME = 0.01
 
@@ -125,11 +130,10 @@ class Account:
 
     balance: float  # what there is to spend, at first and later
     most: float  # what good times can put aside
-    least: float = -inf  # how far one draft takes it down
 
-    def add(self, gain: float = 0.0) -> None:
-        """Book a round and what it gained over plain decoding."""
-        self.balance = min(max(self.balance + gain, self.least) + INCOME, self.most)
+    def add(self, gain: float = 0.0, least: float = -inf) -> None:
+        """Book a round and what it gained over plain decoding; a loss takes it to `least`."""
+        self.balance = min(max(self.balance + gain, least) + INCOME, self.most)
 
 
 class Prefix(Learning):

@@ -10,7 +10,14 @@ import numpy as np
 from dspark_gguf.records import Round
 from dspark_gguf.schedule.base import Floats, Plan, no_plan
 from dspark_gguf.schedule.expected import LEAST_GAIN, expected_speedup, likely_saving
-from dspark_gguf.schedule.learning import INCOME, Account, Learning, policy_for, usual_seconds
+from dspark_gguf.schedule.learning import (
+    INCOME,
+    Account,
+    Learning,
+    policy_for,
+    sharing,
+    usual_seconds,
+)
 from dspark_gguf.schedule.stopping import Policy
 
 #: Drafts between two solutions of the stopping problem, at first and later, and how many solutions
@@ -38,8 +45,8 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
 #: Of a block whose scores are known there is less to find out, and each trial is dear.
 _WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
-#: A long draft that fails is bad luck as well: the account falls to -1 at most, and a hundred
-#: rounds fill it again.
+#: A long draft that fails is bad luck as well: for each conversation the account falls to -1 at
+#: most, and a hundred rounds fill it again.
 _START_KNOWN, _LEAST = 1.0, -1.0
 #: For a mere trial the drafter reads what it missed if that takes at most this, and so many times
 #: what drafting is likely to save in _WINS_OF rounds. In short answers more would show.
@@ -81,8 +88,7 @@ class Optimal(Learning):
         if start := self._likely:
             start = max(start, _GUESSES * float(costs.draft_seconds[0] / costs.target_seconds[0]))
         is_known = self.is_block and self.calibration.tested >= _PROVEN
-        start = min(_START_KNOWN if is_known else _START, start)
-        self._account = Account(start, _MOST, _LEAST)
+        self._account = Account(min(_START_KNOWN if is_known else _START, start), _MOST)
 
     def _likely_wins(self) -> float:
         """What drafting is likely to save in _WINS_OF rounds, in plain rounds."""
@@ -200,7 +206,7 @@ class Optimal(Learning):
             self._age += 1
             if self.policy is not None and not self.policy.drafts:
                 self._age = _SOLVE_LATER
-        self._account.add(gain)
+        self._account.add(gain, _LEAST * sharing(self.costs))
 
     def _price_of_try(self, round: Round) -> float:
         """Of the row that was tried in this round, in plain rounds."""
