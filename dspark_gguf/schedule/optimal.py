@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -47,7 +48,9 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 _WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
 #: A long draft that fails is bad luck as well: for each conversation the account falls to -1 at
 #: most, and a hundred rounds fill it again.
-_START_KNOWN, _LEAST = 1.0, -1.0
+#: After a block that failed it is less, the less likely it was that one guess more stood:
+#: that chance to the power of _SURPRISE. Where known scores mean nothing, that is next to certain.
+_START_KNOWN, _LEAST, _SURPRISE = 1.0, -1.0, 4.0
 #: For a mere trial the drafter reads what it missed if that takes at most this, and so many times
 #: what drafting is likely to save in _WINS_OF rounds. In short answers more would show.
 _READS, _READS_FOR = 1.0, 3.0
@@ -206,7 +209,14 @@ class Optimal(Learning):
             self._age += 1
             if self.policy is not None and not self.policy.drafts:
                 self._age = _SOLVE_LATER
-        self._account.add(gain, _LEAST * sharing(self.costs))
+        self._account.add(gain, self._least_after(round) * sharing(self.costs))
+
+    def _least_after(self, round: Round) -> float:
+        """Where a draft that failed may take the account: how little that was to be expected."""
+        if not self.is_block or round.accepted >= round.drafted:
+            return _LEAST
+        chance = float(self.survival(round.draft)[round.accepted])
+        return _LEAST * math.pow(chance, _SURPRISE)
 
     def _price_of_try(self, round: Round) -> float:
         """Of the row that was tried in this round, in plain rounds."""

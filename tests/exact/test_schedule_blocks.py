@@ -9,6 +9,7 @@ from dspark_gguf.calibration import Calibration
 from dspark_gguf.cost import FixedCosts
 from dspark_gguf.measure.chains import Chains
 from dspark_gguf.schedule import Optimal
+from tests.fakes import round_of
 from tests.recorded import rounds, text
 
 
@@ -59,3 +60,17 @@ def test_less_is_spent_on_finding_out_what_is_known():
         for made in (Calibration(), known([8], 4.0))
     )
     assert old < 2.0 < new
+
+
+@pytest.mark.parametrize("is_likely", [False, True])
+def test_a_block_whose_failure_was_likely_is_bad_luck(is_likely):
+    """Its scores said so: drafting goes on sooner than where they were sure."""
+    costs = FixedCosts(1.0 + 0.1 * np.arange(9), 0.8 + 0.1 * np.arange(8))
+    rule = block(costs, known([0, 0, 8] if is_likely else [8], 4.0))
+    wrong = rounds(rule, text(0, 1, score=4.0), costs)
+    assert wrong[0].drafted
+    waits = 0
+    while rule._account.balance < 0.0:
+        rule.observe(round_of((1,)))
+        waits += 1
+    assert (waits < 50) == is_likely, waits
