@@ -185,7 +185,7 @@ class Machine:
         clocks = [patch.object(each, "perf_counter", self.clock) for each in (timing, measuring)]
         with clocks[0], clocks[1]:
             target, draft = SimulatedCache(self, False), SimulatedCache(self, True)
-            measuring.profile(target, draft if has_draft else None, costs, budget, limit)
+            measuring.first_profile(target, draft if has_draft else None, costs, budget, limit)
         return costs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:  # it loads llama.cpp
     from dspark_gguf.engine.protocol import Passes
 
 
-class FollowingDrafter(StepDrafter):
+class FollowingDrafter(StepDrafter, ABC):
     """Drafts from a cache that follows the target's.
 
     What the target read goes with what it computed. So a draft cannot go on from tokens that
@@ -50,9 +51,9 @@ class FollowingDrafter(StepDrafter):
         behind = self.behind(tokens)
         return (yield from self._chain(tokens, plan, length, behind, self.sampler, step))
 
+    @abstractmethod
     def _step(self, last: int, drafted: Sequence[int]) -> Passes[tuple[Row, float | None]]:
         """The row after `drafted`, which came after `last`, and what a confidence head says."""
-        raise NotImplementedError
 
     def behind(self, tokens: Sequence[int]) -> int:
         """Tokens that its cache lacks, beyond those that any first guess reads."""

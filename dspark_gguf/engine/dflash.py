@@ -8,6 +8,7 @@ target, and guess a whole block of tokens in one pass.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ HANDS_OUT_LAYERS = frozenset((
 _HANDS_OUT_OUTPUT = frozenset(("deepseek4", "mimo2", "nemotron_h", "nemotron_h_moe"))
 
 
-class TargetDraft:
+class TargetDraft(ABC):
     """A draft that reads what its target computes, by its header: of one target, no other."""
 
     header: Header
@@ -60,9 +61,9 @@ class TargetDraft:
         except ValidationError:
             return None
 
+    @abstractmethod
     def why_not_for(self, target: Header) -> str:
         """Why it cannot draft for `target`; empty if it can."""
-        raise NotImplementedError
 
     def require_target(self, target: Header) -> None:
         """Refuse a target that it was not made for, with a `PairError`."""
@@ -73,9 +74,9 @@ class TargetDraft:
                 "Use the target that it was made for; `dspark-gguf inspect` describes both.",
             )
 
+    @abstractmethod
     def as_dict(self) -> dict[str, Any]:
         """What ``inspect --json`` prints of it."""
-        raise NotImplementedError
 
 
 def why_no_layers(target: Header, layers: Sequence[int]) -> str:

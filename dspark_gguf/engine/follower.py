@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dspark_gguf.engine.protocol import Block, Pass, Rows
 
 
-class Follower(SequenceCache):
+class Follower(SequenceCache, ABC):
     """The memory of a draft that reads what the target computed of each token.
 
     It listens to the cache of the `target`, which it must not outlive: after each pass it copies
@@ -43,9 +44,9 @@ class Follower(SequenceCache):
         return self.draft.calibration
 
     @property
+    @abstractmethod
     def seen(self) -> int:
         """Tokens of which it has what it needs, in its cache or waiting."""
-        raise NotImplementedError
 
     @property
     def covered(self) -> int:
@@ -78,24 +79,24 @@ class Follower(SequenceCache):
         if 0 <= done < take:
             self._copy(start, first, done, take)
 
+    @abstractmethod
     def on_trim(self, length: int) -> None:
         """All tokens from position `length` on are void."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _copy(self, start: int, first: int, done: int, take: int) -> None:
         """Copy of tokens `done` to `take` of a pass from `start` on, at `first` in its batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def opening(self, last: int, count: int = 1) -> list[int]:
         """What the first pass of a draft after `last` reads; the next pass given is that one.
 
         If that pass makes all guesses, `count` of them.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def propose(self, last: int, count: int) -> Block:
         """Guesses for the `count` tokens after `last`, each the best one of its row."""
-        raise NotImplementedError
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
         """As any cache; one after the other."""

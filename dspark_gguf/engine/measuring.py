@@ -14,7 +14,7 @@ from dspark_gguf.engine.block import BlockDraftCache
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.states import StateCache
-from dspark_gguf.engine.timing import LONG, guess_seconds, quick_profile, tokens, waits
+from dspark_gguf.engine.timing import LONG, READ, guess_seconds, quick_profile, tokens, waits
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import Learned
 from dspark_gguf.learned_costs import LearnedCosts
@@ -29,8 +29,6 @@ _REPEATS = 2
 #: were hardly seen, a first profile measures these again so many times, with so many of the fewest
 #: rows: one stall may have said so, and what is never drafted is never measured.
 _SAVES_LITTLE, _ASKED, _ASKED_ROWS = 0.1, 2, 3
-#: Tokens whose reading is measured again.
-_READ = 64
 #: Tokens that the guesses of a prediction head need room for, when they are timed.
 _GUESSES = 2
 #: What attention costs a further row of a pass on a GPU, over the first; how much longer than its
@@ -63,7 +61,7 @@ def measure(
         who = "the model costs" if draft is None else "both models cost"
         show = partial(tell, f"measuring once what {who} on this machine")
         costs.attention.depth = 0.0
-        profile(target, draft, costs, budget, limit, show)
+        first_profile(target, draft, costs, budget, limit, show)
         with suppress(OSError):  # now: who knows how this process ends
             learned.save()
     elif not learned.is_checked:
@@ -75,7 +73,7 @@ def measure(
     return learned
 
 
-def profile(
+def first_profile(
     target: SequenceCache,
     draft: SequenceCache | None,
     costs: LearnedCosts,
@@ -155,9 +153,9 @@ def _works(
     elif draft is not None and draft.length + 2 <= draft.n_ctx:
         yield guess, partial(_seconds_behind, draft, 1, 1), costs.add_draft_step
         yield guess, partial(_seconds_behind, draft, 2, 1), partial(_learn_first, costs, 2)
-        if costs.is_draft_doubtful and draft.length + _READ <= draft.n_ctx:
-            read = partial(_seconds_behind, draft, _READ, 1)
-            yield guess + costs.catch_up_seconds(_READ), read, partial(_learn_first, costs, _READ)
+        if costs.is_draft_doubtful and draft.length + READ <= draft.n_ctx:
+            read = partial(_seconds_behind, draft, READ, 1)
+            yield guess + costs.catch_up_seconds(READ), read, partial(_learn_first, costs, READ)
     for count in costs.least_certain() if rows is None else rows:
         if count <= target.max_rows and target.length + count <= target.n_ctx:
             measured = partial(_seconds_behind, target, count, count)

@@ -23,7 +23,8 @@ _SWEEPS = 3
 #: So many of these twice, before any other: two that agree say more than one more number of rows.
 _FIRST = 6
 _CONTEXT = 16
-_READ = 64
+#: Tokens whose reading is measured.
+READ = 64
 #: Repeats within this factor agree. On a quiet machine nine of ten figures do so.
 _AGREES, _MOSTLY = 1.1, 0.8
 #: So many states a prediction head reads at its first guess, more or less.
@@ -144,7 +145,7 @@ def _measure_blocks(target: Cache, draft: BlockDraftCache, costs: LearnedCosts) 
     narrow, whole = block_seconds(target, draft, before)
     costs.add_first_draft_step(narrow, 1)
     costs.add_draft_step(max((whole - narrow) / max(most - 1, 1), _SCORE))
-    count = min(_READ, draft.room, target.n_ctx)
+    count = min(READ, draft.room, target.n_ctx)
     if count > _CONTEXT:
         target.trim(0)
         prefill(target, tokens(target, count))
@@ -220,7 +221,7 @@ def _measure_chain(target: Cache, draft: StateCache, costs: LearnedCosts) -> Non
     first, step = chain_seconds(target, draft, min(_CONTEXT, room), _USUAL)
     costs.add_draft_step(step if draft.most_drafts > 1 else first)
     costs.add_first_draft_step(first, 1)
-    count = min(_READ, room)
+    count = min(READ, room)
     costs.add_first_draft_step(chain_seconds(target, draft, count, count)[0], count)
 
 
@@ -271,7 +272,7 @@ def _measure_draft_steps(cache: Cache, costs: LearnedCosts, budget: float) -> No
         return best
 
     depth = min(_CONTEXT, cache.n_ctx // 2)
-    count = min(_READ, cache.n_ctx - depth)
+    count = min(READ, cache.n_ctx - depth)
     step = partial(pass_seconds, cache, tokens(cache, depth + count), depth, rows=1)
     step(1)
     costs.add_draft_step(least(1, 8))

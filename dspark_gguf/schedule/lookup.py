@@ -21,6 +21,7 @@ from dspark_gguf.records import Draft, Round, Segment
 from dspark_gguf.schedule.base import Floats, Forecast, Plan, no_plan
 from dspark_gguf.schedule.learning import Account, survival_of, usual_seconds
 from dspark_gguf.schedule.optimal import Optimal, OptimalPlan
+from dspark_gguf.schedule.shared import AT_ONCE
 
 #: Weight of the tokens and seconds so far, at each round.
 _KEEP = 0.6
@@ -30,9 +31,6 @@ _KEEP = 0.6
 #: elsewhere.
 _START, _MOST = 1.0, 2.0
 _DOUBT, _DEBT = 2.0, 0.5
-#: Plain rounds are learned from so many at a time. What runs once a pass runs from cold
-#: caches: alone each took 0.1 ms, and where nothing can be won that was 1 to 2 % of the time.
-_AT_ONCE = 16
 
 
 @dataclass(eq=False)
@@ -72,7 +70,7 @@ class LookupRule:
         """Learn costs and confidences."""
         self._later.append(round)
         is_plain = not (round.drafted or round.draft.steps or round.prompt_tokens)
-        if not is_plain or len(self._later) >= _AT_ONCE or self.costs.is_doubtful(1):
+        if not is_plain or len(self._later) >= AT_ONCE or self.costs.is_doubtful(1):
             self.settle()
 
     def settle(self) -> None:

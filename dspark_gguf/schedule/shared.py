@@ -25,9 +25,10 @@ Floats = npt.NDArray[np.float64]
 #: How fast the seconds of a draft step of several conversations follow.
 _GAIN = 0.2
 _RISE = 2.0  # an observation counts as at most this many times what was expected
-#: Passes without a draft are learned from so many at a time, and a context's depth is followed in
-#: such steps: what runs once a pass runs from cold caches, and would take 1 % of it.
-_AT_ONCE = 16
+#: Passes without a draft are learned from so many at a time, and of several conversations the depth
+#: is followed in such steps. What runs once a pass runs from cold caches: alone each took 0.1 ms,
+#: and where nothing can be won that was 1 to 2 % of the time.
+AT_ONCE = 16
 #: What `SharedCosts` works out anew where something was learned.
 _OF_A_ROUND = "pass_seconds", "target_seconds", "redo_seconds", "draft_seconds"
 
@@ -59,7 +60,7 @@ class SharedCosts:
             self.settle()
         if isinstance(self.whole, LearnedCosts):
             attention = self.whole.attention
-            attention.depth, attention.conversations = depth // _AT_ONCE * _AT_ONCE, count
+            attention.depth, attention.conversations = depth // AT_ONCE * AT_ONCE, count
         seconds = self.whole.target_seconds
         if self._known is not seconds or self.count != count:
             self.count, self._known = count, seconds
@@ -128,7 +129,7 @@ class SharedCosts:
         """The pass of a round took so long."""
         self._later.append((rows, seconds))
         is_plain = rows == self.count and not self.whole.is_doubtful(rows)
-        if not is_plain or len(self._later) >= _AT_ONCE:
+        if not is_plain or len(self._later) >= AT_ONCE:
             self.settle()
 
     def see_prompt(self) -> None:
