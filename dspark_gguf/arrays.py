@@ -1,4 +1,4 @@
-"""Read the arrays of an ``.npz`` file, checked before anything is unpacked."""
+"""Types of arrays, and reading those of an ``.npz`` file, checked before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
 #: Compressed zeros become a thousand times as long: a small file may claim all memory.
 MOST_BYTES = 1024**3

@@ -83,7 +83,7 @@ def assemble(
         raise UsageError(problem, "Leave one of the two out.")
     steps = next((kind for kind in kinds if not kind.is_free), None)
     most = target.max_rows - 1
-    kit = Kit(target, draft, vocabulary, sampling, speculation)
+    kit = Kit(draft, vocabulary, sampling, speculation)
     drafters: list[Drafter] = [own] if own else [kind.of(kit) for kind in kinds]
     sources = [_source(each, speculation, sampling, learned, most) for each in drafters]
     scheduler = schedule(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dspark_gguf.figures import Floats
+from dspark_gguf.arrays import Floats
 
 #: Variances of the log of a figure that was guessed from sizes of files, of one from an earlier
 #: run, and of the surest.

@@ -17,10 +17,9 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, Field, model_validator
 
-Floats = npt.NDArray[np.float64]
+from dspark_gguf.arrays import Floats
 
 #: Knots of the scale, in log-odds. A score between two of them belongs to both, in part: with 13
 #: knots this ranks like 14 hard bins and is 0.3 % (gap) to 1.2 % (probability) faster in replay.

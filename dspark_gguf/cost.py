@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from dspark_gguf.arrays import Floats
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import file_errors
 from dspark_gguf.records import Round
-
-Floats = npt.NDArray[np.float64]
 
 
 class Costs(Protocol):
@@ -67,18 +66,6 @@ class FixedCosts:
     def limit(self) -> int:
         """Most draft tokens that both lists cover."""
         return min(len(self.target_seconds) - 1, len(self.draft_seconds))
-
-    def add_round(self, rows: int, seconds: float) -> None:
-        """Nothing to learn."""
-
-    def add_draft_step(self, seconds: float) -> None:
-        """Nothing to learn."""
-
-    def add_first_draft_step(self, seconds: float, caught_up: int) -> None:
-        """Nothing to learn."""
-
-    def add_block(self, width: int, seconds: float) -> None:
-        """Nothing to learn."""
 
     def catch_up_seconds(self, tokens: int) -> float:
         """Nothing: tables do not have it."""

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from dspark_gguf.arrays import Floats
 
 #: One slow pass must not turn drafting off, nor a fast one on: an observation counts as at most
 #: this many times what was expected, or 1 over it; one that is lower than a figure that was hardly

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from dspark_gguf.arrays import Floats
 from dspark_gguf.attention_costs import Attention, Shares
 from dspark_gguf.config import MAX_DRAFT
-from dspark_gguf.cost import Floats
 from dspark_gguf.costs_record import MOST_SEEN, CostsRecord
 from dspark_gguf.figures import BELIEVED, SURE, Figure, fill_in
 from dspark_gguf.records import Round

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, quantiles
 from typing import Any, Literal
 
+from dspark_gguf.arrays import Floats
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Settings
-from dspark_gguf.cost import Floats
 from dspark_gguf.engine.kinds import kind_of_draft
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.learned import Comparison

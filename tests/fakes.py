@@ -9,7 +9,7 @@ import numpy as np
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.dist import Dist
-from dspark_gguf.draft import BlockDrafter, ModelDrafter, NoDrafter
+from dspark_gguf.draft import BlockDrafter, Drafter, ModelDrafter
 from dspark_gguf.engine.protocol import Block
 from dspark_gguf.records import Draft, Round, Segment, Verdict
 from dspark_gguf.sampling import Sampler, margin
@@ -172,7 +172,7 @@ def round_of(tokens, *, drafted=0, accepted=0, scores=(), seconds=(), caught_up=
     return Round(tuple(tokens), draft=Draft(segment), verdict=verdict, **facts)
 
 
-class Scripted(NoDrafter):
+class Scripted(Drafter):
     """Drafts the text that is known to come, wrong at a depth that changes from round to round.
 
     Args:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 
+from dspark_gguf.attention_costs import Attention
 from dspark_gguf.config import MOST_ROWS
 from dspark_gguf.cost import FixedCosts, seconds_at
 from dspark_gguf.draft import Cascade, Drafter
@@ -66,7 +68,8 @@ def replay_many(
     It ends where a place would stay empty: give at least three times as many texts as places.
     """
     costs = extended(costs)
-    shared = SharedCosts(costs)
+    costs.attention = Attention()  # type: ignore[attr-defined]  # in the place of costs that learn
+    shared = SharedCosts(cast(Any, costs))
     rule, out = make_rule(shared), Throughput(float(costs.target_seconds[count - 1]) / count)
     waiting, going = deque(texts), list[_Text]()
     while True:

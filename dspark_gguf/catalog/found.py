@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from dspark_gguf import hub
+from dspark_gguf.arrays import Floats
 from dspark_gguf.catalog.local import files_here
 from dspark_gguf.catalog.pairs import OWN_HEADS, pairs_for
 from dspark_gguf.config import Speculation
-from dspark_gguf.cost import Floats
 from dspark_gguf.engine import library
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.dflash import ARCHITECTURE

@@ -3,7 +3,7 @@
 To add one, in this package or another::
 
     @drafter("mine")
-    class MyDrafter(NoDrafter):
+    class MyDrafter(Drafter):
         name = "mine"
 
         @classmethod
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dspark_gguf.config import MAX_DRAFT, Sampling, Speculation
 from dspark_gguf.engine.protocol import Passes, run_alone
@@ -36,22 +36,21 @@ _DRAFTERS: dict[str, Any] = {}
 Class = TypeVar("Class", bound=type)
 
 
-class Drafter(Protocol):
-    """Guesses the tokens that the target will emit.
+class Drafter:
+    """Guesses the tokens that the target will emit: define `steps`, or `propose` without a model.
 
     Between rounds its cache is a prefix of the committed tokens but the last. It may lag behind: it
-    reads what it has not seen when it is asked to propose.
-
+    reads what it has not seen when it is asked to draft.
     """
 
     name: str  # its segments' source, under which its scores are calibrated
-    about: str  # where its guesses come from, in words
+    about = "a drafter of your own"  # where its guesses come from, in words
     #: Whether guesses cost nothing but their verification. Then all of them and their scores are
     #: known before any is chosen (`Plan.take`); else each is a draft step.
-    is_free: bool
-    follows_guesses: bool  # whether it can continue tokens that another drafter guessed
-    is_block: bool  # whether one pass makes all its guesses, as many as were asked for
-    most: int  # most tokens of a draft
+    is_free = False
+    follows_guesses = True  # whether it can continue tokens that another drafter guessed
+    is_block = False  # whether one pass makes all its guesses, as many as were asked for
+    most = MAX_DRAFT  # most tokens of a draft
 
     def restart(
         self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
@@ -69,9 +68,16 @@ class Drafter(Protocol):
         conversations can share a pass. Ask ``plan.admits`` before a token is drawn, and
         ``plan.goes_on`` before another step.
         """
+        return self.propose(tokens, plan)
+        yield  # makes it a generator
+
+    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
+        """The same draft, with the passes of this conversation alone."""
+        return run_alone(self.steps(tokens, plan))
 
     def behind(self, tokens: Sequence[int]) -> int:
         """How many of the committed `tokens` it would have to read before its first step."""
+        return 0
 
     def observe(self, round: Round) -> None:
         """Learn from a finished round."""
@@ -80,54 +86,20 @@ class Drafter(Protocol):
         """The committed tokens but the last are now `length`: forget what lies beyond."""
 
 
-class NoDrafter:
-    """Plain decoding, and a base for drafters that do not need every method."""
+class NoDrafter(Drafter):
+    """Plain decoding."""
 
-    name = "none"
-    about = "nothing"
-    is_free = False
-    follows_guesses = True
-    is_block = False
-    most = MAX_DRAFT
-
-    def restart(
-        self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
-    ) -> None:
-        """Nothing to prepare."""
-
-    def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
-        """What `propose` says, without a pass of a model."""
-        return self.propose(tokens, plan)
-        yield  # makes it a generator
+    name, about = "none", "nothing"
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
-        """Nothing to propose."""
+        """No guesses."""
         return NO_DRAFT
-
-    def behind(self, tokens: Sequence[int]) -> int:
-        """Nothing to read."""
-        return 0
-
-    def observe(self, round: Round) -> None:
-        """Nothing to learn."""
-
-    def trim(self, length: int) -> None:
-        """Nothing to forget."""
-
-
-class Stepwise(NoDrafter):
-    """A base for drafters with `steps` of their own."""
-
-    def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
-        """All steps, one after the other."""
-        return run_alone(self.steps(tokens, plan))
 
 
 @dataclass(frozen=True, slots=True)
 class Kit:
     """What a drafter may be made of."""
 
-    target: Any  # its cache
     draft: Callable[[], Any]  # gives the draft model's cache, or None; loads it at the first call
     vocabulary: Any  # the target's
     sampling: Sampling  # how a draft token is drawn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dspark_gguf.draft.answer_grammar import AnswerGrammar
-from dspark_gguf.draft.base import Drafter, Stepwise
+from dspark_gguf.draft.base import Drafter
 from dspark_gguf.draft.lookup import LookupDrafter
 from dspark_gguf.engine.protocol import Passes
 from dspark_gguf.errors import CacheFullError
@@ -14,7 +14,7 @@ from dspark_gguf.records import Draft, Round, Segment
 from dspark_gguf.schedule import Plan
 
 
-class Cascade(Stepwise):
+class Cascade(Drafter):
     """Copies what was said, and lets another drafter work where the plan wants it.
 
     In one draft: copied tokens, then steps, then copied tokens again; any of them may be missing.

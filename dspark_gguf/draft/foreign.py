@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
-from dspark_gguf.draft.base import Kit, Stepwise, drafter
+from dspark_gguf.draft.base import Drafter, Kit, drafter
 from dspark_gguf.engine.protocol import Pass, Passes, common_prefix
 from dspark_gguf.errors import UsageError
 from dspark_gguf.noise import Draws
@@ -154,7 +154,7 @@ def _is_boundary(data: bytes | bytearray, at: int) -> bool:
 
 
 @drafter("foreign")
-class ForeignDrafter(Stepwise):
+class ForeignDrafter(Drafter):
     """Drafts with a model of another vocabulary."""
 
     name, about = "foreign", "a draft model with another tokenizer"

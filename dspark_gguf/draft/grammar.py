@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dspark_gguf.cost import Costs
 from dspark_gguf.draft.answer_grammar import AnswerGrammar, Choices, allowed_prefix
-from dspark_gguf.draft.base import Drafter, NoDrafter, Stepwise
+from dspark_gguf.draft.base import Drafter, NoDrafter
 from dspark_gguf.engine.protocol import Passes
 from dspark_gguf.noise import Draws
 from dspark_gguf.records import GRAMMAR, Draft, Round, Segment
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MOST_OF_A_PASS = 0.99
 
 
-class GrammarDrafter(Stepwise):
+class GrammarDrafter(Drafter):
     """Proposes what the grammar all but dictates, or what fits of another drafter's tokens.
 
     With `costs`, dictated tokens that do not pay for their rows are not proposed.

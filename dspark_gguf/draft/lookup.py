@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dspark_gguf.draft.answer_grammar import AnswerGrammar
-from dspark_gguf.draft.base import Kit, NoDrafter, drafter
+from dspark_gguf.draft.base import Drafter, Kit, drafter
 from dspark_gguf.draft.index import Index, chain
 from dspark_gguf.draft.store import Store
 from dspark_gguf.engine.protocol import Tokenizer
@@ -21,7 +21,7 @@ from dspark_gguf.schedule import Plan
 
 
 @drafter("lookup")
-class LookupDrafter(NoDrafter):
+class LookupDrafter(Drafter):
     """Drafts what followed the last tokens when they stood there before.
 
     With a `store`, from there if it matches better than the conversation.

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.draft.answer_grammar import AnswerGrammar, Constrained
-from dspark_gguf.draft.base import Kit, Stepwise, drafter
+from dspark_gguf.draft.base import Drafter, Kit, drafter
 from dspark_gguf.engine.protocol import Pass, Passes, Tokenizer
 from dspark_gguf.errors import UsageError
 from dspark_gguf.noise import Draws, Noise
@@ -21,7 +21,7 @@ from dspark_gguf.sampling import NothingLeftError, Row, Sampler, margin, top_pro
 from dspark_gguf.schedule import Plan
 
 
-class StepDrafter(Stepwise):
+class StepDrafter(Drafter):
     """Drafts token by token from the rows of a draft model.
 
     Args:

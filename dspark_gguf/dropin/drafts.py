@@ -197,7 +197,7 @@ def own_drafter(draft: Any) -> Drafter | None:
         raise UsageError(
             f"draft_model cannot be of type {type(draft).__name__}",
             "Give a path, a Llama, a Drafter or None "
-            f"(a Drafter has {missing[0]}: see dspark_gguf.draft.NoDrafter).",
+            f"(a Drafter has {missing[0]}: see dspark_gguf.draft.Drafter).",
         )
     return draft  # type: ignore[no-any-return]
 

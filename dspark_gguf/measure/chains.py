@@ -26,14 +26,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.arrays import NoArrays, load_arrays
+from dspark_gguf.arrays import Bools, NoArrays, load_arrays
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import replacing
 
 Array = npt.NDArray[np.generic]
 Scores = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 #: Of an array of probabilities.
 odds = np.vectorize(log_odds, otypes=[np.float64])

@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
+from dspark_gguf.arrays import Bools, Floats
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.chains import Chains, odds
 from dspark_gguf.measure.charts import SHARES, Axis, Line, chart
 from dspark_gguf.visible import text_table
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 _BINS, _FEW = 15, 5
 _TEMPERATURES = np.geomspace(0.2, 5.0, 65)

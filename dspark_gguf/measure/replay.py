@@ -16,7 +16,7 @@ from dspark_gguf.calibration import Calibration
 from dspark_gguf.chat.progress import tracked
 from dspark_gguf.config import MAX_DRAFT, Speculation
 from dspark_gguf.cost import FixedCosts
-from dspark_gguf.draft import Cascade, Drafter, LookupDrafter, NoDrafter
+from dspark_gguf.draft import Cascade, Drafter, LookupDrafter
 from dspark_gguf.engine.protocol import run_alone
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.chains import Chains, Guesses, odds
@@ -137,12 +137,14 @@ def scored(text: Chains, probability: bool) -> Guesses:
     return Guesses(scores, text.survived)
 
 
-class Steps(NoDrafter):
+class Steps(Drafter):
     """Recorded draft steps.
 
     After wrong tokens the chains of the text stand for what would have been guessed: none of it is
     accepted either way.
     """
+
+    name = "model"
 
     def __init__(self, guesses: Guesses, costs: FixedCosts) -> None:
         self._guesses = guesses

@@ -11,13 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from dspark_gguf.arrays import Floats
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.records import Draft, Round
-
-Floats = npt.NDArray[np.float64]
 
 
 class Plan(Protocol):
@@ -45,8 +41,8 @@ class Plan(Protocol):
         """
 
 
-class StoppingRule(Protocol):
-    """Makes the plans, and may learn from the rounds."""
+class StoppingRule:
+    """Makes the plans, and may learn from the rounds; as it is, plain decoding."""
 
     def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The plan of the next round.
@@ -57,6 +53,7 @@ class StoppingRule(Protocol):
             left: tokens that the answer may still have; default: `limit`.
 
         """
+        return no_plan(limit)
 
     def observe(self, round: Round) -> None:
         """Learn from a finished round, now or in `settle`."""
@@ -66,16 +63,19 @@ class StoppingRule(Protocol):
 
     def forecast(self) -> Forecast | None:
         """The speed it expects; None if the rule makes no forecast."""
+        return None
 
     def survival(self, draft: Draft) -> Floats | None:
         """Chance that each token of `draft` survives, and each untried guess after the last one.
 
         None: the rule does not weigh tokens, and each draft is verified as it is.
         """
+        return None
 
     @property
     def rate(self) -> float:
         """Tokens that a second is worth."""
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def no_plan(room: int) -> Bounded:
     return Bounded(0, room=room)
 
 
-class Fixed:
+class Fixed(StoppingRule):
     """Always as many tokens as allowed, up to `length`; 0 is plain decoding."""
 
     def __init__(self, length: int, min_probability: float = float("-inf")) -> None:
@@ -134,20 +134,6 @@ class Fixed:
     def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The shorter of `length` and `limit`."""
         return Bounded(min(self.length, limit), self.min_probability, limit)
-
-    def observe(self, round: Round) -> None:
-        """Nothing to learn."""
-
-    def settle(self) -> None:
-        """Nothing to learn."""
-
-    def forecast(self) -> None:
-        """None: it does not learn."""
-
-    def survival(self, draft: Draft) -> None:
-        """None: it does not weigh tokens."""
-
-    rate = 0.0
 
 
 class Threshold(Fixed):

@@ -8,16 +8,17 @@ from math import inf
 
 import numpy as np
 
+from dspark_gguf.arrays import Floats
 from dspark_gguf.calibration import KNOTS, Calibration
 from dspark_gguf.cost import Costs
 from dspark_gguf.records import Draft, Round, Segment
-from dspark_gguf.schedule.base import Bounded, Floats, Forecast, Plan
+from dspark_gguf.schedule.base import Bounded, Forecast, Plan, StoppingRule
 from dspark_gguf.schedule.shared import SharedCosts
 from dspark_gguf.schedule.stopping import Policy, solve
 
 
 @dataclass(eq=False)
-class Learning:
+class Learning(StoppingRule):
     """Costs and a calibration, updated by every round."""
 
     costs: Costs  # of draft steps and passes
@@ -32,9 +33,6 @@ class Learning:
         for _, segment, outcomes in round.draft.outcomes(round.tokens):
             if segment.source == self.source:
                 self.calibration.observe(segment.scores, outcomes)
-
-    def settle(self) -> None:
-        """Nothing is left: `observe` learns at once."""
 
     def confidence(self, segment: Segment) -> Floats:
         """Chance that each of its guesses is right if those before it are; 1 of other sources."""

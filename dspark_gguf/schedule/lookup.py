@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dspark_gguf.arrays import Floats
 from dspark_gguf.calibration import KNOTS, Calibration
 from dspark_gguf.cost import Costs
 from dspark_gguf.records import Draft, Round, Segment
-from dspark_gguf.schedule.base import Floats, Forecast, Plan, no_plan
+from dspark_gguf.schedule.base import Forecast, Plan, StoppingRule, no_plan
 from dspark_gguf.schedule.learning import Account, survival_of, usual_seconds
 from dspark_gguf.schedule.optimal import Optimal, OptimalPlan
 from dspark_gguf.schedule.shared import AT_ONCE
@@ -34,7 +35,7 @@ _DOUBT, _DEBT = 2.0, 0.5
 
 
 @dataclass(eq=False)
-class LookupRule:
+class LookupRule(StoppingRule):
     """Free guesses under the rate of the last rounds, beside the rule of another drafter."""
 
     costs: Costs  # of passes and draft steps

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dspark_gguf.arrays import Floats
 from dspark_gguf.records import Round
-from dspark_gguf.schedule.base import Floats, Plan, no_plan
+from dspark_gguf.schedule.base import Plan, no_plan
 from dspark_gguf.schedule.expected import LEAST_GAIN, expected_speedup, likely_saving
 from dspark_gguf.schedule.learning import (
     INCOME,

@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from dspark_gguf.arrays import Floats
 from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
-from dspark_gguf.cost import FixedCosts, seconds_at
+from dspark_gguf.cost import seconds_at
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.records import Draft, Round
-
-Floats = npt.NDArray[np.float64]
 
 #: How fast the seconds of a draft step of several conversations follow.
 _GAIN = 0.2
@@ -40,9 +38,7 @@ class SharedCosts:
     is not `joint`. Of a block draft one pass makes all guesses of a conversation.
     """
 
-    def __init__(
-        self, costs: LearnedCosts | FixedCosts, joint: bool = True, is_block: bool = False
-    ) -> None:
+    def __init__(self, costs: LearnedCosts, joint: bool = True, is_block: bool = False) -> None:
         self.whole, self.joint, self.is_block = costs, joint, is_block
         self.count = 0
         self._row = self._step = 0.0  # seconds of each in the pass of this round
@@ -58,9 +54,8 @@ class SharedCosts:
         """
         if self.count != count:
             self.settle()
-        if isinstance(self.whole, LearnedCosts):
-            attention = self.whole.attention
-            attention.depth, attention.conversations = depth // AT_ONCE * AT_ONCE, count
+        attention = self.whole.attention
+        attention.depth, attention.conversations = depth // AT_ONCE * AT_ONCE, count
         seconds = self.whole.target_seconds
         if self._known is not seconds or self.count != count:
             self.count, self._known = count, seconds
@@ -135,8 +130,7 @@ class SharedCosts:
     def see_prompt(self) -> None:
         """The pass read a part of a prompt."""
         self.settle()
-        if isinstance(self.whole, LearnedCosts):
-            self.whole.switch.prompted()
+        self.whole.switch.prompted()
 
     def settle(self) -> None:
         """Learn from all passes so far."""

@@ -26,11 +26,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from dspark_gguf.arrays import Floats
 from dspark_gguf.calibration import Calibration, place_of
-
-Floats = npt.NDArray[np.float64]
 
 _GRID = 33
 _SURVIVAL = np.linspace(0.0, 1.0, _GRID)

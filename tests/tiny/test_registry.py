@@ -16,12 +16,12 @@ from dspark_gguf.errors import UsageError
 PROMPT = [1, 2, 3, 4, 1, 2, 3]
 #: Guesses that the last token comes again, and counts how often it was asked.
 SOURCE = """
-from dspark_gguf.draft import NoDrafter, drafter
+from dspark_gguf.draft import Drafter, drafter
 from dspark_gguf.records import Draft, Segment
 
 
 @drafter("again")
-class Again(NoDrafter):
+class Again(Drafter):
     name, about, is_free = "again", "the last token", True
     asked = 0
 
