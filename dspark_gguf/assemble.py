@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Sampling, Speculation
 from dspark_gguf.cost import Costs
 from dspark_gguf.draft import (
@@ -76,7 +77,7 @@ def assemble(
         return Parts(NoDrafter(), Fixed(0), make_rule(speculation))
     learned = learn() if speculation.stopping_rule in ("prefix", "optimal") else None
     if learned is not None and is_hopeless(learned.costs, speculation):
-        draft = _no_draft
+        draft = lambda: None  # noqa: E731 - it could not win anything
     kinds: list[Any] = [own] if own else [drafter_class(n) for n in _names(draft, speculation)]
     if speculation.lookup_store is not None and not any(kind.name == "lookup" for kind in kinds):
         problem = f"drafter {kinds[-1].name} does not read a lookup store"
@@ -95,10 +96,6 @@ def assemble(
     first, last = drafters[0], drafters[-1]
     drafter = Cascade(first, last) if isinstance(first, LookupDrafter) and steps else last
     return Parts(drafter, scheduler, make_rule(speculation))
-
-
-def _no_draft() -> None:
-    """In the place of a draft model that could not win anything."""
 
 
 def _names(draft: Callable[[], SequenceCache | None], speculation: Speculation) -> list[str]:
@@ -121,18 +118,14 @@ def _source(
 ) -> Source:
     """A drafter as the stopping rule knows it."""
     wanted = speculation.max_lookup_tokens if drafter.is_free else speculation.max_draft_steps
-    source = Source(drafter.name, min(wanted, most, drafter.most), is_free=drafter.is_free)
-    if learned is None:
-        return source
-
-    calibration = learned.calibration(
-        drafter.name, speculation.acceptance, sampling.temperature, drafter.is_free
-    )
-    return replace(
-        source,
-        calibration=calibration,
-        follows_guesses=drafter.follows_guesses,
-        is_block=drafter.is_block,
+    kind = drafter.name, speculation.acceptance, sampling.temperature, drafter.is_free
+    return Source(
+        drafter.name,
+        min(wanted, most, drafter.most),
+        learned.calibration(*kind) if learned else Calibration(),
+        drafter.is_free,
+        drafter.follows_guesses,
+        drafter.is_block,
     )
 
 

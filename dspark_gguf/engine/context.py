@@ -62,7 +62,8 @@ class Context:
         number, flag = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
         # Where the sequence of each token is: of the k-th one in the k-th place of an array.
         self._places = self._sequences.ctypes.data + 4 * np.arange(n_batch, dtype=np.uintp)
-        self._place, self._rows = (0, 0), np.empty((0, n_vocab), dtype=np.float32)
+        # Where rows are, and these: in one, so that an exception finds both or none.
+        self._view = (0, 0), np.empty((0, n_vocab), dtype=np.float32)
         self._batch = llama_cpp.llama_batch(
             token=self._ids.ctypes.data_as(number),
             pos=self._positions.ctypes.data_as(number),
@@ -94,15 +95,15 @@ class Context:
         A view into llama.cpp's memory, valid until the next pass.
         """
         if not count:
-            return self._rows[:0]
+            return self._view[1][:0]
         pointer = llama_cpp.llama_get_logits_ith(self.pointer, first)
         if not pointer:
             problem = f"llama.cpp has no logits at row {first}"
             raise EngineError(problem, "Report this with the model's name.")
         place = ctypes.addressof(pointer.contents), count
-        if place != self._place:  # to make an array of a pointer takes 0.1 ms between two passes
-            self._place, self._rows = place, np.ctypeslib.as_array(pointer, (count, self.n_vocab))
-        return self._rows
+        if place != self._view[0]:  # to make an array of a pointer takes 0.1 ms between two passes
+            self._view = place, np.ctypeslib.as_array(pointer, (count, self.n_vocab))
+        return self._view[1]
 
     def decode(self, batch: Any) -> None:
         """One pass over a batch.

@@ -9,7 +9,7 @@ target, and guess a whole block of tokens in one pass.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -45,6 +45,7 @@ class TargetDraft(ABC):
     #: is as large as it is.
     rows = 17
     beyond = MAX_DRAFT  # tokens behind those of its target that it may hold
+    heads: int | None = None  # how many of them its context runs; None: it is a model of its own
 
     def cells(self, n_ctx: int, shared: int, n_seq: int) -> int:
         """Tokens that its context has room for, `n_ctx` of each of `n_seq` conversations.
@@ -60,6 +61,18 @@ class TargetDraft(ABC):
             return CalibrationRecord.model_validate_json(self.header.metadata.get(CALIBRATION, ""))
         except ValidationError:
             return None
+
+    def _require(self, what: str, needed: Mapping[str, object]) -> None:
+        """Refuse a header where something is missing, with a `ModelError`."""
+        if missing := ", ".join(key for key, there in needed.items() if not there):
+            problem = f"{self.header.path} is an incomplete {what} draft, without {missing}"
+            raise ModelError(problem, "Convert it again with a recent llama.cpp.")
+
+    @property
+    def draft_vocabulary(self) -> int | None:
+        """Tokens that it can guess, if it knows only a part of the vocabulary."""
+        reduced = self.header.tensors.get("d2t")
+        return reduced.shape[0] if reduced else None
 
     @abstractmethod
     def why_not_for(self, target: Header) -> str:
@@ -134,9 +147,7 @@ class BlockDraft(TargetDraft):
             _MASK: self.mask_token >= 0,
             "dflash.selector_top_k": self.selector_top_k or not self.has_selector,
         }
-        if missing := [key for key, there in needed.items() if not there]:
-            problem = f"{header.path} is an incomplete block draft, without {', '.join(missing)}"
-            raise ModelError(problem, "Convert it again with a recent llama.cpp.")
+        self._require("block", needed)
 
     def why_not_for(self, target: Header) -> str:
         """Why it cannot draft for `target`; empty if it can."""
@@ -150,7 +161,6 @@ class BlockDraft(TargetDraft):
         tensors = self.header.tensors
         own = "token_embd.weight" in tensors
         parts = {"embeddings": own, "output head": own or "output.weight" in tensors}
-        reduced = tensors.get("d2t")
         return {
             "kind": self.kind,
             "block_size": self.block_size,
@@ -161,7 +171,7 @@ class BlockDraft(TargetDraft):
             "confidence_head": self.has_confidence_head,
             "causal": self.causal,
             "sliding_window": self.header.get("attention.sliding_window") or None,
-            "draft_vocabulary": reduced and reduced.shape[0],
+            "draft_vocabulary": self.draft_vocabulary,
             "borrows": [name for name, there in parts.items() if not there],
             "fits": {
                 "embedding_length": self.width,

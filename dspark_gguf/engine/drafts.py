@@ -89,11 +89,10 @@ def _open_followers(
     interrupt: Event,
 ) -> list[SequenceCache]:
     """The caches of a draft that reads what its target computes, in one new context."""
-    n_seq, context, heads = len(targets), targets[0].context, None
+    n_seq, context, heads = len(targets), targets[0].context, draft.heads
     if not isinstance(draft, BlockDraft):
         model = model.with_options(swa_full=True)
     if isinstance(draft, HeadDraft):
-        heads = 0 if draft.is_assistant else draft.heads
         _require_width(model, draft, targets[0])
     cells = draft.cells(n_ctx, context.n_ctx, n_seq)
     rows = rows_of(draft.rows, n_seq)

@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine import library
 from dspark_gguf.engine.gguf import Header, read_header
-from dspark_gguf.engine.heads import HeadDraft, is_own_draft, target_draft
+from dspark_gguf.engine.heads import is_own_draft, target_draft
 from dspark_gguf.engine.memory import DEFAULT_CONTEXT, Need, default_context, need_of, room
 from dspark_gguf.errors import ResourceError
 
@@ -118,14 +118,12 @@ def draft_need(
 
     For `n_seq` conversations, which together have `shared` tokens.
     """
-    made_for, heads, rows = target_draft(draft, target), None, 1
+    made_for, rows = target_draft(draft, target), 1
     if made_for is not None:
         n_ctx, rows = made_for.cells(n_ctx, shared, n_seq), made_for.rows
     elif n_seq > 1 and not options.n_ctx:
         n_ctx = shared
-    if isinstance(made_for, HeadDraft):
-        heads = 0 if made_for.is_assistant else made_for.heads
-    is_own = is_own_draft(target, draft.path)
+    heads, is_own = made_for.heads if made_for else None, is_own_draft(target, draft.path)
     return need_of(draft, options, n_ctx, True, heads, is_own, n_seq, rows)
 
 

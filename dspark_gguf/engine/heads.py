@@ -20,7 +20,7 @@ from dspark_gguf.engine.dflash import (
     why_no_layers,
     why_other_tokens,
 )
-from dspark_gguf.engine.gguf import Header
+from dspark_gguf.engine.gguf import Header, Tensor
 from dspark_gguf.engine.symbols import TRIED
 from dspark_gguf.errors import ModelError
 
@@ -123,10 +123,15 @@ def overrides_for(header: Header) -> dict[str, int]:
     return {f"{header.architecture}.{key}": value for key, value in keys.items()}
 
 
+def head_tensors(header: Header) -> list[Tensor]:
+    """Those of the blocks of all heads."""
+    blocks = tuple(f"blk.{header.layers + k}." for k in range(header.heads))
+    return [one for one in header.tensors.values() if one.name.startswith(blocks)]
+
+
 def heads_size(header: Header) -> int:
     """Bytes of the blocks of all heads."""
-    blocks = tuple(f"blk.{header.layers + k}." for k in range(header.heads))
-    return sum(one.size for one in header.tensors.values() if one.name.startswith(blocks))
+    return sum(one.size for one in head_tensors(header))
 
 
 def states_width(header: Header) -> int:
@@ -151,10 +156,12 @@ class HeadDraft(TargetDraft):
 
     """
 
+    heads: int
+
     def __init__(self, header: Header) -> None:
         self.header, self.width = header, states_width(header)
         self.is_assistant = header.architecture == ASSISTANT
-        self.heads = 1 if self.is_assistant else header.heads
+        self.heads = 0 if self.is_assistant else header.heads  # it is no head of a model
         self.kind = "Gemma 4 assistant" if self.is_assistant else "MTP"
         if not self.is_assistant and (why := why_no_heads(header)):
             raise ModelError(why, "Use another draft, or none.")
@@ -170,7 +177,7 @@ class HeadDraft(TargetDraft):
         """What ``inspect --json`` prints of it."""
         fits = {"embedding_length": self.width, "tokens": self.header.n_vocab}
         architecture = "gemma4" if self.is_assistant else self.header.architecture
-        return {"kind": self.kind, "heads": self.heads,
+        return {"kind": self.kind, "heads": max(self.heads, 1),
                 "fits": {**fits, "architectures": [architecture]}}  # fmt: skip
 
 
@@ -190,9 +197,7 @@ class EagleDraft(TargetDraft):
             "eagle3.embedding_length": self.width,
             "fc.weight": "fc.weight" in header.tensors,
         }
-        if missing := [key for key, there in needed.items() if not there]:
-            problem = f"{header.path} is an incomplete EAGLE-3 draft, without {', '.join(missing)}"
-            raise ModelError(problem, "Convert it again with a recent llama.cpp.")
+        self._require("EAGLE-3", needed)
 
     @property
     def borrows(self) -> list[str]:
@@ -211,11 +216,10 @@ class EagleDraft(TargetDraft):
 
     def as_dict(self) -> dict[str, Any]:
         """What ``inspect --json`` prints of it."""
-        reduced = self.header.tensors.get("d2t")
         return {
             "kind": self.kind,
             "target_layers": self.target_layers,
-            "draft_vocabulary": reduced and reduced.shape[0],
+            "draft_vocabulary": self.draft_vocabulary,
             "borrows": self.borrows,
             "fits": {"embedding_length": self.target_width, "tokens": self.header.n_vocab},
         }

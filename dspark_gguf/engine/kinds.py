@@ -7,7 +7,7 @@ from typing import Any
 from dspark_gguf.config import Speculation
 from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.gguf import Header
-from dspark_gguf.engine.heads import HeadDraft, kind_of, target_draft
+from dspark_gguf.engine.heads import HeadDraft, head_tensors, kind_of, target_draft
 
 #: What each kind is called in a sentence.
 NAMES = {
@@ -57,22 +57,14 @@ def share_of_a_pass(header: Header, target: Header) -> float:
 
 def _heads_bytes(header: Header) -> float:
     """Of one head."""
-    blocks = tuple(f"blk.{header.layers + k}." for k in range(header.heads))
-    total = sum(
-        _read(one, header) for one in header.tensors.values() if one.name.startswith(blocks)
-    )
-    return total / max(header.heads, 1)
+    return sum(_read(one, header) for one in head_tensors(header)) / max(header.heads, 1)
 
 
 def _bytes_read(header: Header) -> float:
     """By a pass of one token: the weights without heads and embeddings, few of the experts."""
-    heads = tuple(f"blk.{header.layers + k}." for k in range(header.heads))
-    skipped = _LOOKED_UP if "output.weight" in header.tensors else _LOOKED_UP[1:]
-    return sum(
-        _read(one, header)
-        for one in header.tensors.values()
-        if one.name not in skipped and not (heads and one.name.startswith(heads))
-    )
+    skipped = {*(_LOOKED_UP if "output.weight" in header.tensors else _LOOKED_UP[1:])}
+    skipped |= {one.name for one in head_tensors(header)}
+    return sum(_read(one, header) for name, one in header.tensors.items() if name not in skipped)
 
 
 def _read(tensor: Any, header: Header) -> float:

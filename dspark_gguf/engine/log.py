@@ -39,7 +39,7 @@ class _Log:
     def begin(self, errors: deque[str]) -> None:
         """Collect this thread's errors."""
         with self._lock:
-            if not self._listeners and not self._is_ours():
+            if not self._is_ours():
                 found = [one.value for one in self._found]
                 if found != self._known:
                     self._theirs, self._known = _installed(), found

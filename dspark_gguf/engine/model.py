@@ -60,7 +60,7 @@ class Model:
         tell: Tell = untold,
     ) -> None:
         self.header, self.has_heads = read_header(path), heads
-        self.path, self.architecture = self.header.path, self.header.architecture
+        self.path = self.header.path
         if self.header.other_kind:
             raise _generates_nothing(self.path, self.header.other_kind)
         self.name, self.options = self.path.stem, options
@@ -75,7 +75,7 @@ class Model:
         is_model = kind_of(self.header) == "model"
         if is_model and llama_cpp.llama_model_has_encoder(self.pointer):
             self.close()
-            kind = f"an embedding or encoder model ({self.architecture})"
+            kind = f"an embedding or encoder model ({self.header.architecture})"
             raise _generates_nothing(self.path, kind)
         self.vocabulary = Vocabulary(self.pointer, owner=self)
         self.size: int = llama_cpp.llama_model_size(self.pointer)  # bytes of the weights

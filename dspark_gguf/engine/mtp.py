@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dspark_gguf.engine import library, symbols
+from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.heads import EagleDraft, HeadDraft
 from dspark_gguf.engine.pairs import Floats
 from dspark_gguf.engine.states import RECENT, StateCache
@@ -59,27 +60,24 @@ class HeadsCache(StateCache):
             with library.listening():
                 self._set_head(self.pointer, 0)
 
-    def start(self, last: int) -> Floats:
-        """As of one head; the row of the newest token is not kept."""
-        self._take_back(self.seen)
-        self.flush()
-        self._own = self._states_before(self.seen, self.seen + 1).copy()
-        self._chain = []
-        return self.go_on(last)
-
-    def go_on(self, token: int) -> Floats:
-        """As of one head: the next one reads the whole chain."""
+    def decode(self, tokens: Sequence[int], n_rows: int) -> Floats:
+        """As of one head: each reads the whole chain, and the row of the newest token not kept."""
+        if not self._guessed:
+            self._take_back(self.seen)
+            self.flush()
+            self._own = self._states_before(self.seen, self.seen + 1).copy()
+            self._chain = []
         self._unsure = True
         self._take_back(self.length)
         self._unsure = True
-        self._chain.append(token)
+        self._chain.append(tokens[-1])
         self._guessed = len(self._chain)
         states, row = self._own, self._guessed - 1
         batch = self._batch.at(self.length, self._chain, states, True)
         self._use(row, self.context.decode, batch)
         logits = self._result(row)
         self._own = np.concatenate([states, self._own])
-        return logits
+        return logits[None]
 
 
 class AssistantCache(StateCache):
@@ -96,10 +94,7 @@ class AssistantCache(StateCache):
     def _take_back(self, length: int) -> None:
         """There is nothing to take back."""
 
-    def begin(self, tokens: Sequence[int]) -> None:
-        """The newest state is all that it needs."""
-        self._target.reuse_prefix(tokens)
-        self.repair()
+    begin = Follower.begin  # the newest state is all that it needs
 
     def on_pass(self, count: int, first: int) -> None:
         """Keep the last states, and the one before, as all of a pass may be taken back."""

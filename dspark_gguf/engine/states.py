@@ -215,18 +215,12 @@ class StateCache(Follower):
         self._guessed = 0
         return [*self._said[self.covered :], last]
 
-    def start(self, last: int) -> Floats:
-        """Logits of the first guess after the newest token, ``[n_vocab]``; valid until the next."""
-        self._guessed = 0
-        return guess_together([self], [last])[0]
-
-    def go_on(self, token: int) -> Floats:
-        """Logits of the guess after `token`, which was guessed with the row before."""
-        return guess_together([self], [token])[0]
-
     def decode(self, tokens: Sequence[int], n_rows: int) -> Floats:
-        """The row of the next guess, ``[1, n_vocab]``: the first one after an `opening`."""
-        return (self.go_on if self._guessed else self.start)(tokens[-1])[None]
+        """The row of the next guess, ``[1, n_vocab]``: the first one after an `opening`.
+
+        The others are after a token that was guessed with the row before.
+        """
+        return guess_together([self], [tokens[-1]])[0][None]
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
         """As any cache; of one pass, if that has room for all that they read."""
@@ -275,9 +269,9 @@ class StateCache(Follower):
 
     def propose(self, last: int, count: int) -> Block:
         """Guesses for the `count` tokens after `last`, each the best one of its row."""
-        rows = [self.start(last).copy()]
+        rows = [self.decode(self.opening(last), 1)[0].copy()]
         while len(rows) < count:
-            rows.append(self.go_on(int(rows[-1].argmax())).copy())
+            rows.append(self.decode([int(rows[-1].argmax())], 1)[0].copy())
         return Block(rows)
 
 

@@ -29,6 +29,8 @@ READ = 64
 _AGREES, _MOSTLY = 1.1, 0.8
 #: So many states a prediction head reads at its first guess, more or less.
 _USUAL = 2
+#: Guesses of which the median is taken.
+_REPEATS = 5
 #: So many passes are timed even where they take longer than they should.
 _LEAST = 3
 #: In a pass of so many seconds it does not show that it is the first of its shape.
@@ -125,16 +127,6 @@ def agreeing(taken: Mapping[Name, Sequence[float]]) -> set[Name]:
     return found if len(found) >= _MOSTLY * len(shortest) else set()
 
 
-def block_seconds(
-    target: Cache, draft: BlockDraftCache, depth: int, repeats: int = 5
-) -> tuple[float, float]:
-    """Median seconds of the narrowest block and of the whole one after `depth` tokens.
-
-    With the features of one round to read.
-    """
-    return _guesses_after(target, draft, depth, repeats)
-
-
 def _measure_blocks(target: Cache, draft: BlockDraftCache, costs: LearnedCosts) -> None:
     """The narrowest block, the whole one, and reading many tokens before it."""
     most = draft.most_drafts
@@ -142,7 +134,7 @@ def _measure_blocks(target: Cache, draft: BlockDraftCache, costs: LearnedCosts) 
     if before < 0 or draft.room < 0:
         costs.add_draft_step(_SCORE)  # nothing can be drafted there
         return
-    narrow, whole = block_seconds(target, draft, before)
+    narrow, whole = median_guess_seconds(target, draft, before)
     costs.add_first_draft_step(narrow, 1)
     costs.add_draft_step(max((whole - narrow) / max(most - 1, 1), _SCORE))
     count = min(READ, draft.room, target.n_ctx)
@@ -155,21 +147,12 @@ def _measure_blocks(target: Cache, draft: BlockDraftCache, costs: LearnedCosts) 
         costs.add_block(most, seconds + float(costs.draft_seconds[most - 1]), count)
 
 
-def chain_seconds(
-    target: Cache, draft: StateCache, depth: int, waiting: int, repeats: int = 5
+def median_guess_seconds(
+    target: Cache, draft: Follower, depth: int, waiting: int = 0
 ) -> tuple[float, float]:
-    """Median seconds of the first guess and of the next one, after `depth` tokens.
-
-    The first reads the states of the last `waiting` of them.
-    """
-    return _guesses_after(target, draft, depth - waiting, repeats, waiting)
-
-
-def _guesses_after(
-    target: Cache, draft: Follower, depth: int, repeats: int, waiting: int = 0
-) -> tuple[float, float]:
+    """Medians of what `guess_seconds` says after `depth` tokens."""
     ids, taken = tokens(target, depth), []
-    for _ in range(repeats + 1):
+    for _ in range(_REPEATS + 1):
         prefill(target, ids)
         taken.append(guess_seconds(target, draft, waiting))
     del taken[0]  # which also allocates memory
@@ -191,17 +174,14 @@ def guess_seconds(target: Cache, draft: Follower, waiting: int = 0) -> tuple[flo
         if draft.context.interrupt.is_set():
             raise Cancelled
         started = perf_counter()
-        if isinstance(draft, StateCache):
-            best = int(draft.start(ids[-1]).argmax())
-        else:
-            draft.propose(ids[-1], 1)
+        after = [int(draft.decode(draft.opening(ids[-1]), 1)[0].argmax())]
         first = perf_counter()
+        if draft.context.interrupt.is_set():
+            raise Cancelled
         if not isinstance(draft, StateCache):
-            if draft.context.interrupt.is_set():
-                raise Cancelled
-            draft.propose(ids[-1], draft.most_drafts)
-        elif draft.most_drafts > 1:
-            draft.go_on(best)
+            after = draft.opening(ids[-1], draft.most_drafts)
+        if draft.most_drafts > 1:
+            draft.decode(after, 1)
         return first - started, perf_counter() - first
     finally:
         target.trim(length)
@@ -218,11 +198,11 @@ def _measure_chain(target: Cache, draft: StateCache, costs: LearnedCosts) -> Non
     if room < _USUAL:
         costs.add_draft_step(_SCORE)  # nothing can be drafted there
         return
-    first, step = chain_seconds(target, draft, min(_CONTEXT, room), _USUAL)
+    first, step = median_guess_seconds(target, draft, min(_CONTEXT, room) - _USUAL)
     costs.add_draft_step(step if draft.most_drafts > 1 else first)
     costs.add_first_draft_step(first, 1)
     count = min(READ, room)
-    costs.add_first_draft_step(chain_seconds(target, draft, count, count)[0], count)
+    costs.add_first_draft_step(median_guess_seconds(target, draft, 0, count)[0], count)
 
 
 def passes(

@@ -11,11 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from dspark_gguf.chat.progress import track, uninterrupted
-from dspark_gguf.engine.block import BlockDraftCache
+from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache
-from dspark_gguf.engine.states import StateCache
-from dspark_gguf.engine.timing import block_seconds, chain_seconds, passes
+from dspark_gguf.engine.timing import median_guess_seconds, passes
 from dspark_gguf.errors import Cancelled, ResourceError
 from dspark_gguf.measure.charts import Axis, Line, bars, chart, up_to
 from dspark_gguf.visible import text_table
@@ -93,10 +92,9 @@ def _table(pair: Pair, draft: Cache | None, depth: int, rows: int) -> Table:
 
     target = pair.target_cache
     seconds, step, once = medians(target, range(1, rows + 1)), 0.0, False
-    if isinstance(draft, BlockDraftCache):
-        (_, step), once = block_seconds(target, draft, depth), True
-    elif isinstance(draft, StateCache):
-        _, step = chain_seconds(target, draft, depth, 2)
+    if isinstance(draft, Follower):
+        _, step = median_guess_seconds(target, draft, depth)
+        once = draft.kind == "block"
     elif draft is not None:
         [step] = medians(draft, [1])
     return Table(depth, seconds, step, once)
