@@ -43,7 +43,7 @@ def measure_rest(pair: Pair, prompts: Sequence[Prompt], positions: int) -> Rest:
     cache = pair.draft_cache()
     if cache is None or not has_chains(cache) or len(few) < 2:
         return Rest(costs, None)
-    texts = [record(pair, prompt, positions, _DEPTH) for prompt in track(few, len(few))]
+    texts = [record(pair, prompt, positions, _DEPTH) for prompt in track(few)]
     return Rest(costs, Reliability.of(texts))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from dspark_gguf import __version__
-from dspark_gguf.chat.progress import track, tracked
+from dspark_gguf.chat.progress import track
 from dspark_gguf.chat.signals import ended_by_signals, interruptible
 from dspark_gguf.chat.wrapping import columns
 from dspark_gguf.config import Settings, Speculation
@@ -98,8 +98,7 @@ class Bench:
         if found:
             known = self.pair.kept()
             known.compare(found)
-            with suppress(OSError):
-                known.save()
+            known.save()
 
     def _program(self, method: Method) -> Ours:
         """It knows what passes cost, and nothing of what another method learns."""
@@ -129,7 +128,7 @@ class Bench:
             self.results.peers = frozenset(names)
             self.programs += others
             say(text.header(self._abouts(), len(tasks), most, columns(sys.stdout)))
-            for turn in play(self.programs, tasks, partial(tracked, title="answers")):
+            for turn in play(self.programs, tasks, partial(track, title="answers")):
                 self.results.samples += turn
 
     def tasks(self) -> list[Task]:
