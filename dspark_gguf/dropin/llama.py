@@ -13,7 +13,6 @@ import os
 import sys
 import weakref
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from functools import cached_property, partial, wraps
 from typing import Any
 
@@ -285,8 +284,7 @@ class DSparkLlama(LogprobsLlama):
     def close(self) -> None:
         """Keep what was learned, free both models."""
         if self._learned is not None:
-            with suppress(OSError):  # a folder that cannot be written to is no reason to fail
-                self._learned.save()
+            self._learned.save()
             self._learned = None
         if self._draft is not None:
             self._draft.close()

@@ -62,8 +62,7 @@ def measure(
         show = partial(tell, f"measuring once what {who} on this machine")
         costs.attention.depth = 0.0
         first_profile(target, draft, costs, budget, limit, show)
-        with suppress(OSError):  # now: who knows how this process ends
-            learned.save()
+        learned.save()  # now: who knows how this process ends
     elif not learned.is_checked:
         measure_again(target, draft, costs, _CHECK_SECONDS, _CHECKED)
     learned.is_checked = True

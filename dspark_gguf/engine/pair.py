@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from threading import Event
@@ -223,8 +222,7 @@ class Pair:
     def close(self) -> None:
         """Save what was learned, and free both models."""
         if self._learned is not None:
-            with suppress(OSError):  # a read-only folder is no reason to fail at the end of a chat
-                self._learned.save()
+            self._learned.save()
         for cache in reversed(self.caches.values()):
             cache.close()
             cache.model.close()
