@@ -17,7 +17,6 @@ from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.settings_files import merge, validate
 from dspark_gguf.tally import Answer, Tally
-from dspark_gguf.verify import rule_name
 
 #: What the conversation needs of a message; extra keys go to the template as they are.
 Message = dict[str, str]
@@ -76,7 +75,7 @@ class Session:
         """How it drafts now, and what that is compared with."""
         speculation, forecast = self.settings.speculation, self.decoder.stopping_rule.forecast()
         return Summary(
-            rule_name(self.decoder.rule),
+            speculation.acceptance,
             speculation.lossless,
             plain=self.gain.plain or (forecast.plain if forecast else None),
             drafting=forecast.drafting if forecast else None,
