@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from dspark_gguf.chat.think import OPEN
 from dspark_gguf.config import Limits, Sampling, Settings
+from dspark_gguf.engine.grammar import Grammar
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.noise import Noise, random_seed
@@ -21,7 +22,6 @@ from dspark_gguf.serve.schemas import (
     after_thinking,
     call_schema,
     own_grammar,
-    require_grammar,
     schema_grammar,
 )
 from dspark_gguf.serve.tools import CallReader
@@ -163,7 +163,7 @@ class Desk:
         if grammar is not None:
             if asked.messages is not None and (self.thinks or inside):
                 grammar = after_thinking(grammar, inside)
-            require_grammar(self.pair.vocabulary, grammar)
+            Grammar(self.pair.vocabulary, grammar)
             # Where a grammar ends, nothing but the end may follow.
             values |= {"grammar": grammar, "json_schema": None, "ignore_eos": False}
         try:
