@@ -13,9 +13,8 @@ from typing import Any
 from dspark_gguf.catalog.demo import Progress
 from dspark_gguf.catalog.found import BLOCK, draft_seconds, drafts_inside, names_of, neighbours
 from dspark_gguf.catalog.listing import quote
-from dspark_gguf.catalog.local import local_files
+from dspark_gguf.catalog.local import find_local, local_files
 from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair, pairs_for
-from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.config import Settings
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.dflash import ARCHITECTURE
