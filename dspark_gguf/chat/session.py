@@ -12,7 +12,7 @@ from dspark_gguf.config import Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
-from dspark_gguf.noise import Noise, random_seed
+from dspark_gguf.noise import Noise, some_seed
 from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.settings_files import merge, validate
@@ -52,7 +52,7 @@ class Session:
         if self.messages and self.messages[0]["role"] == "system":
             self.system = self.messages.pop(0)["content"]
         self.forgotten = 0
-        self.seed = random_seed() if (seed := settings.sampling.seed) is None else seed
+        self.seed = some_seed(settings.sampling.seed)
         self.answers = sum(message["role"] == "assistant" for message in self.messages)
         self.last: Answer | None = None
         self.last_exchange: tuple[str, list[int]] = "", []
@@ -100,7 +100,7 @@ class Session:
         self.settings, self._decoder = settings, None
         if "seed" in changes.get("sampling", {}):
             self.answers = 0
-            self.seed = random_seed() if settings.sampling.seed is None else settings.sampling.seed
+            self.seed = some_seed(settings.sampling.seed)
 
     def ask(self, text: str) -> Answering:
         """Say something, and stream the answer.

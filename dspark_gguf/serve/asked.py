@@ -14,7 +14,7 @@ from dspark_gguf.config import Limits, Sampling, Settings
 from dspark_gguf.engine.grammar import Grammar
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.noise import Noise, random_seed
+from dspark_gguf.noise import Noise, some_seed
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.serve.pieces import PieceMaker
 from dspark_gguf.serve.refusals import invalid
@@ -132,7 +132,7 @@ class Desk:
             )
             raise invalid(message, "messages", "context_length_exceeded")
         sampling, limits = self._settings(asked, inside)
-        seed = random_seed() if sampling.seed is None else sampling.seed
+        seed = some_seed(sampling.seed)
         tools = {str(tool["name"]): tool.get("parameters") or {} for tool in asked.tools}
         reads_calls = bool(tools) and asked.tool_choice != "none"
         is_sure = asked.tool_choice not in ("auto", "none")

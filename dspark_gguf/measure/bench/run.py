@@ -37,7 +37,6 @@ from dspark_gguf.measure.bench.turns import Ours, Program, Task, play, warm_up
 from dspark_gguf.speedup import measured
 from dspark_gguf.visible import as_json
 
-INTERRUPTED = 130
 #: The JSON object's version: a new number when a key changes its meaning.
 FORMAT = 3
 #: Before the first turn: no prompt of the bench, so that nothing of them is learned.
@@ -70,7 +69,7 @@ class Bench:
                 if plan.report:
                     rest = measure_rest(self.pair, plan.prompts, plan.tokens)
             except Cancelled:
-                code = INTERRUPTED
+                code = Cancelled.exit_code
         self._keep()
         facts = self.facts(len(tasks), interrupted=bool(code))
         if plan.report and self.results.turns:
@@ -175,7 +174,7 @@ class Bench:
                 "repeats": plan.repeats,
                 "temperatures": list(plan.temperatures),
                 "prompts": len(plan.prompts),
-                "threads": self.pair.target.options.threads or library.physical_cores(),
+                "threads": library.threads_of(self.pair.target.options)[0],
                 "sampling": self.settings.sampling.model_dump(mode="json"),
             },
             "methods": self._abouts(),
@@ -212,7 +211,7 @@ def bench_conversations(
         try:
             cells += track(work, len(chosen) * len(counts))
         except Cancelled:
-            code = INTERRUPTED
+            code = Cancelled.exit_code
     say(conversations.as_text(cells))
     facts = bench.facts(0, interrupted=bool(code))
     facts = {
