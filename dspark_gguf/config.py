@@ -38,6 +38,11 @@ SPELLINGS = {
 }  # fmt: skip
 
 
+def option_names(field: str) -> list[str]:
+    """All options that set a field, the plainest one last."""
+    return SPELLINGS.get(field, "--" + field.replace("_", "-")).split()
+
+
 class Sampling(Part):
     """How a token is drawn from the target's logits; llama.cpp's names, order and defaults.
 

@@ -54,6 +54,8 @@ class EngineError(DSparkError):
 class Cancelled(Exception):  # noqa: N818 - not an error: somebody pressed Ctrl-C
     """The user asked to stop while the models were working."""
 
+    exit_code = 130  # of a command that was interrupted
+
 
 def reason_of(error: Exception) -> str:
     """Why a file could not be used, in the system's words: without numbers and paths."""

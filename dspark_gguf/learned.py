@@ -91,15 +91,12 @@ class Learned:
         self._unsaved += tokens
         if self._unsaved >= _SAVE_EVERY:
             self._unsaved = 0
-            with suppress(OSError):  # a folder that cannot be written to is no reason to fail
-                self.save()
+            self.save()
 
     def save(self) -> None:
         """Write all of it; another process that writes at the same time wins or loses as a whole.
 
-        Raises:
-            OSError: the folder cannot be written.
-
+        A folder that cannot be written to is no reason to fail.
         """
         if self.path is None:
             return
@@ -112,10 +109,11 @@ class Learned:
             "comparisons": self.comparisons,
             "target_bytes": self.target_bytes,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        remove_parts(self.path.parent, older=3600.0)
-        with replacing(self.path) as temporary:
-            temporary.write_text(json.dumps(values), encoding="utf-8")
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_parts(self.path.parent, older=3600.0)
+            with replacing(self.path) as temporary:
+                temporary.write_text(json.dumps(values), encoding="utf-8")
 
     def _load(self, path: Path) -> None:
         try:

@@ -80,8 +80,7 @@ class Noise:
             answer: its number, from 0.
 
         """
-        seed = random_seed() if seed is None else seed
-        return cls(_mixed(_mixed(seed) + answer))
+        return cls(_mixed(_mixed(some_seed(seed)) + answer))
 
     def at(self, position: int) -> GumbelDraw:
         """Noise for the token behind `position` others."""
@@ -193,9 +192,9 @@ class Independent:
         return self.rng.random()
 
 
-def random_seed() -> int:
-    """A seed for who gave none: short enough to be typed again."""
-    return secrets.randbits(32)
+def some_seed(seed: int | None) -> int:
+    """The one that was given, else a random one: short enough to be typed again."""
+    return secrets.randbits(32) if seed is None else seed
 
 
 def _mixed(word: int) -> int:

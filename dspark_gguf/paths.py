@@ -20,6 +20,8 @@ from dspark_gguf.errors import DSparkError, ResourceError, UsageError, reason_of
 SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 _PART = ".part"
+#: Bytes.
+MIB, GIB = 1024**2, 1024**3
 
 
 def packaged(name: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dspark_gguf.config import SPELLINGS, Settings
+from dspark_gguf.config import Settings, option_names
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import packaged
 from dspark_gguf.visible import shortened
@@ -44,8 +44,7 @@ def validate(values: Tree, source: str) -> Settings:
         found = _short(repr(first.get("input")))
         where = f"{key} in {source}"
         if source == COMMAND_LINE and "." in key and not key.startswith("draft_options"):
-            field = key.rpartition(".")[2]
-            where = SPELLINGS.get(field, "--" + field.replace("_", "-")).split()[-1]
+            where = option_names(key.rpartition(".")[2])[-1]
         raise UsageError(f"{where} is {found}", f"It takes {_short(wanted)}.") from None
 
 

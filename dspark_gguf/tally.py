@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from dspark_gguf.records import FinishReason, Round
@@ -81,6 +82,11 @@ class Tally:
     def accepted_share(self) -> float:
         """Accepted over verified draft tokens."""
         return self.accepted / self.drafted if self.drafted else 0.0
+
+    def shares_by_position(self, least: int = 1) -> list[float]:
+        """Accepted over drafted at each position of a draft that was drafted at least so often."""
+        pairs = zip_longest(self.accepted_by_position, self.drafted_by_position, fillvalue=0)
+        return [yes / drafted for yes, drafted in pairs if drafted >= least]
 
     def as_dict(self) -> dict[str, Any]:
         """The ``stats`` of a JSON answer; times in seconds."""

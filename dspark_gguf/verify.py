@@ -133,11 +133,6 @@ class Threshold:
         return token if target.prob(token) >= self.min_prob else draw.token(target)
 
 
-def rule_name(rule: Rule) -> str:
-    """The name by which settings call a rule."""
-    return str(getattr(rule, "__name__", type(rule).__name__)).lower()
-
-
 def make_rule(settings: Speculation) -> Rule:
     """The rule that `settings` name."""
     rules: dict[str, Rule] = {

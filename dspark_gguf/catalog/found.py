@@ -17,8 +17,8 @@ import numpy as np
 
 from dspark_gguf import hub
 from dspark_gguf.arrays import Floats
-from dspark_gguf.catalog.local import files_here
-from dspark_gguf.catalog.pairs import OWN_HEADS, pairs_for
+from dspark_gguf.catalog.local import files_here, find_local
+from dspark_gguf.catalog.pairs import pairs_for
 from dspark_gguf.config import Speculation
 from dspark_gguf.engine import library
 from dspark_gguf.engine.compatible import why_incompatible
@@ -29,7 +29,7 @@ from dspark_gguf.engine.kinds import NAMES, kind_of_draft, most_guesses, share_o
 from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_of
-from dspark_gguf.naming import SIDECARS, HubName, family_of, is_sidecar
+from dspark_gguf.naming import SIDECARS, family_of, is_sidecar
 from dspark_gguf.schedule.expected import is_hopeless
 from dspark_gguf.speedup import Speedup, expected, forecast, usual
 
@@ -174,10 +174,8 @@ def _in_stores(target: Header) -> Iterator[Found]:
 
 def _listed(target: Header) -> Iterator[Found]:
     for pair in pairs_for(names_of(target)):
-        name = HubName.parse(pair.draft)
-        path = hub.find_cached(name, "draft") if name and pair.draft != OWN_HEADS else None
         with suppress(OSError, DSparkError):
-            if path is not None:
+            if path := find_local(pair.draft, "draft"):
                 header = read_header(path)
                 yield Found(path, kind_of_draft(header), f"in the list, as {pair.name}")
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import psutil
 
-from dspark_gguf.catalog.local import LocalModel
+from dspark_gguf.catalog.local import LocalModel, find_local
 from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair
-from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.engine.kinds import NAMES
 from dspark_gguf.visible import text_table
 

@@ -12,8 +12,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from dspark_gguf import hub
-from dspark_gguf.errors import DSparkError
-from dspark_gguf.naming import files_of_models
+from dspark_gguf.catalog.demo import FROM_PACKAGE, source_model
+from dspark_gguf.errors import DSparkError, UsageError
+from dspark_gguf.naming import HubName, files_of_models
 from dspark_gguf.paths import cache_path, size_on_disk, walk
 
 OLLAMA = "ollama:"
@@ -31,6 +32,15 @@ class LocalModel:
     path: Path  # its (first) file
     size: int  # bytes of all its files
     kind: str = "model"  # or of a draft that needs its target, such as mtp
+
+
+def find_local(name: str, role: str) -> Path | None:
+    """The file of a pair's model if it is on this machine, without network."""
+    if name.startswith(FROM_PACKAGE):
+        with suppress(UsageError):
+            return source_model()
+    on_hub = HubName.parse(name)
+    return hub.find_cached(on_hub, role) if on_hub else None
 
 
 def stores(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dspark_gguf import hub
-from dspark_gguf.catalog.demo import Progress, demo_file, demo_pair, source_model
+from dspark_gguf.catalog.demo import FROM_PACKAGE, Progress, demo_file, demo_pair
 from dspark_gguf.catalog.local import OLLAMA, ollama_path
 from dspark_gguf.catalog.pairs import OWN_HEADS, known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
@@ -25,7 +25,6 @@ from dspark_gguf.waiting import Tell, untold
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
 
-_FROM_PACKAGE = "package:"
 #: The name of a draft that is none.
 NO_DRAFT = "none"
 
@@ -110,7 +109,7 @@ def _place(name: str | Path, role: str, progress: Progress, newest: bool) -> Pat
     if pair is None:
         return _place_of_model(name, role, progress, newest)
     wanted = pair.model(role)
-    if not (wanted.startswith(_FROM_PACKAGE) or HubName.parse(wanted)):
+    if not (wanted.startswith(FROM_PACKAGE) or HubName.parse(wanted)):
         instead = f"-m {name} -d DRAFT.gguf" if role == "draft" else f"-m TARGET.gguf -d {name}"
         raise UsageError(
             f"for {name} the list has only the name of the {role}, {wanted}, and no repository",
@@ -145,7 +144,7 @@ def _place_of_model(
         raise UsageError("the name of a model is empty", "Name a file, or leave the option out.")
     if isinstance(name, Path) or os.path.lexists(path):
         return path
-    if text.startswith(_FROM_PACKAGE):
+    if text.startswith(FROM_PACKAGE):
         return demo_file(text.rpartition(":")[2], progress)
     if text.startswith(OLLAMA):
         if found := ollama_path(text.removeprefix(OLLAMA)):
@@ -202,15 +201,6 @@ def _is_sidecar(path: Path) -> bool:
     with suppress(DSparkError):  # whoever uses it says what is wrong with it
         return kind_of(read_header(path)) != "model"
     return False
-
-
-def find_local(name: str, role: str) -> Path | None:
-    """The file of a pair's model if it is on this machine, without network."""
-    if name.startswith(_FROM_PACKAGE):
-        with suppress(UsageError):
-            return source_model()
-    on_hub = HubName.parse(name)
-    return hub.find_cached(on_hub, role) if on_hub else None
 
 
 def load_pair(

@@ -13,9 +13,8 @@ from typing import Any
 from dspark_gguf.catalog.demo import Progress
 from dspark_gguf.catalog.found import BLOCK, draft_seconds, drafts_inside, names_of, neighbours
 from dspark_gguf.catalog.listing import quote
-from dspark_gguf.catalog.local import local_files
+from dspark_gguf.catalog.local import find_local, local_files
 from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair, pairs_for
-from dspark_gguf.catalog.resolve import find_local
 from dspark_gguf.config import Settings
 from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.dflash import ARCHITECTURE
@@ -68,23 +67,16 @@ def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
     listed = (*_inside(target), *_listed(target), *_on_disk(target, skipped), *_own(target))
     for each in listed:
         if each.size is None or each.size < size or each.kind not in ("plain", "foreign"):
-            key = each.kind if each.path == target.path else _key(each)
-            found.setdefault(key, each)
-    foreign = sorted((one for one in found.values() if one.kind == "foreign"), key=_size)
+            key = os.path.realpath(each.path) if each.path else each.draft
+            found.setdefault(each.kind if each.path == target.path else key, each)
+    foreign = [one for one in found.values() if one.kind == "foreign"]
+    foreign.sort(key=lambda one: one.size or 0)
     left_out = foreign[:-_MOST_FOREIGN]
     skipped += [f"{one.draft}: another tokenizer, and there are larger ones" for one in left_out]
     return [
         *(one for one in found.values() if one.kind != "foreign"),
         *foreign[-_MOST_FOREIGN:],
     ]
-
-
-def _key(draft: Candidate) -> str:
-    return os.path.realpath(draft.path) if draft.path else draft.draft
-
-
-def _size(draft: Candidate) -> int:
-    return draft.size or 0
 
 
 def _inside(target: Header) -> Iterator[Candidate]:

@@ -58,7 +58,8 @@ def _read(chat: Chat, argument: str) -> None:
         return
     paths = _paths(argument)
     blocks = [fenced(str(path), read_text(path)) for path in paths]
-    count, size = sum(_tokens(chat.session, block) for block in blocks), _size(chat.session)
+    count = sum(_tokens(chat.session, block) for block in blocks)
+    size = chat.session.pair.target_cache.n_ctx
     names = ", ".join(map(str, paths))
     if count >= size:
         problem = f"{names}: {count:,} tokens, more than the context, which has {size:,}"
@@ -81,10 +82,6 @@ def fenced(name: str, text: str) -> str:
 
 def _tokens(session: Session, text: str) -> int:
     return len(session.pair.vocabulary.tokenize(text, add_bos=False))
-
-
-def _size(session: Session) -> int:
-    return session.pair.target_cache.n_ctx
 
 
 def _paths(argument: str) -> list[Path]:

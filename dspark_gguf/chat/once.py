@@ -15,19 +15,16 @@ from dspark_gguf.chat.terminal import Screen
 from dspark_gguf.config import Settings
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled
-from dspark_gguf.noise import random_seed
+from dspark_gguf.noise import some_seed
 from dspark_gguf.tally import Answer
 from dspark_gguf.visible import as_json as json_line
-
-INTERRUPTED = 130
 
 
 def _with_seed(settings: Settings, seed: int | None) -> Settings:
     """The settings with a seed: their own, this one, or a random one, to be shown and reused."""
     if settings.sampling.seed is not None:
         return settings
-    seed = random_seed() if seed is None else seed
-    sampling = settings.sampling.model_copy(update={"seed": seed})
+    sampling = settings.sampling.model_copy(update={"seed": some_seed(seed)})
     return settings.model_copy(update={"sampling": sampling})
 
 
@@ -78,7 +75,7 @@ def run_prompt(pair: Pair, settings: Settings, text: str, raw: bool, as_json: bo
         screen.note(status_line(answer, summary) + seed)
     elif answer.finish_reason == "context":
         screen.note("the answer ends here: the context is full. Use a larger --ctx-size.")
-    return INTERRUPTED if answer.finish_reason == "cancelled" else 0
+    return Cancelled.exit_code if answer.finish_reason == "cancelled" else 0
 
 
 def run_batch(
@@ -105,7 +102,7 @@ def run_batch(
         except Cancelled:
             again = "run it again to resume" if results.path else "with -o it could be resumed"
             screen.note(f"interrupted: {done} of {total} finished; {again}")
-            return INTERRUPTED
+            return Cancelled.exit_code
     if failed:
         screen.error(f'{failed} of {total} failed: see "error" in their results')
     return 1 if failed else 0

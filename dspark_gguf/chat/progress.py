@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
+from operator import length_hint
 from threading import Event, Timer
 from time import perf_counter
 from typing import TypeVar
@@ -29,6 +30,8 @@ from dspark_gguf.waiting import Tell, untold
 T = TypeVar("T")
 #: Seconds that the time left is estimated from. rich's 30 are less than many an answer takes.
 _PERIOD = 3600.0
+#: Seconds between lines where there is no terminal.
+_EVERY = 60.0
 #: Seconds of silence before a prompt that is read is spoken of.
 _PATIENCE = 1.0
 #: Seconds after which work that should be done is late.
@@ -37,13 +40,16 @@ _LATE = 1.0
 
 def track(
     items: Iterable[T],
-    total: int,
+    total: int | None = None,
     done: int = 0,
     tokens_of: Callable[[T], int] | None = None,
     title: str = "",
 ) -> Iterator[T]:
-    """Pass `items` on and count them, from `done` on; with `tokens_of` an item, show the speed."""
-    with counting(total, done, title) as show:
+    """Pass `items` on and count them, from `done` on; with `tokens_of` an item, show the speed.
+
+    They are a sequence, or it is said how many there are in `total`.
+    """
+    with counting(length_hint(items) if total is None else total, done, title) as show:
         tokens, start = 0, perf_counter()
         for item in items:
             yield item
@@ -55,24 +61,36 @@ def track(
             show(done, speed)
 
 
-def tracked(items: Sequence[T], title: str) -> Iterator[T]:
-    """Pass all of `items` on, and count them."""
-    return track(items, len(items), title=title)
-
-
 @contextmanager
-def counting(total: int, done: int = 0, title: str = "") -> Iterator[Callable[..., object]]:
-    """Inside, call what it gives with how many are done, perhaps a fraction, and a short text."""
+def counting(
+    total: int, done: int = 0, title: str = "", say: Callable[[str], object] | None = None
+) -> Iterator[Callable[..., object]]:
+    """Inside, call what it gives with how many are done, perhaps a fraction, and a short text.
+
+    With `say` it is shown in percent; without a terminal, a line each minute is said.
+    """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield lambda done, text="": None
+        yield _saying(total, title, say) if say else lambda done, text="": None
         return
     columns: list[ProgressColumn] = [TextColumn("{task.description}")] * bool(title)
-    columns += [BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")]
-    columns += [TimeRemainingColumn(), TextColumn("left")]
+    columns += [BarColumn(), TextColumn("{task.percentage:.0f}%") if say else MofNCompleteColumn()]
+    columns += [TextColumn("{task.fields[text]}"), TimeRemainingColumn(), TextColumn("left")]
     with Progress(*columns, console=console, speed_estimate_period=_PERIOD) as progress:
         task = progress.add_task(title, total=total, completed=done, text="")
         yield lambda done, text="": progress.update(task, completed=done, text=text)
+
+
+def _saying(total: int, title: str, say: Callable[[str], object]) -> Callable[..., object]:
+    said = perf_counter()
+
+    def show(done: float, text: str = "") -> None:
+        nonlocal said
+        if perf_counter() - said > _EVERY:
+            said = perf_counter()
+            say(f"{title}: {min(1.0, done / total):.0%}, {text}")
+
+    return show
 
 
 def uninterrupted(items: Iterable[T], interrupt: Event) -> Iterator[T]:

@@ -25,13 +25,12 @@ from dspark_gguf.chat import transcript
 from dspark_gguf.chat.session import Session
 from dspark_gguf.engine.state import fingerprint, load_state, save_state, state_bytes
 from dspark_gguf.errors import DSparkError, UsageError
-from dspark_gguf.paths import data_dir, make_private, remove_parts, replacing, unwritable
+from dspark_gguf.paths import GIB, MIB, data_dir, make_private, remove_parts, replacing, unwritable
 
 #: Limit for the caches of all sessions together; the oldest of other sessions are deleted first.
-MOST_BYTES = 8 * 1024**3
+MOST_BYTES = 8 * GIB
 #: What saving a cache leaves free on the disk.
-LEAVE_FREE = 1024**3
-_MIB = 1024**2
+LEAVE_FREE = GIB
 #: What reading a damaged record of caches may raise.
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
@@ -214,7 +213,7 @@ def _save_caches(session: Session, folder: Path) -> str:
     caches = {role: cache for role, cache in session.pair.caches.items() if cache.length}
     size = sum(map(state_bytes, caches.values()))
     if not _has_room(folder, size):
-        return f"without its caches, which would take {size / _MIB:.1f} MiB of the disk"
+        return f"without its caches, which would take {size / MIB:.1f} MiB of the disk"
     sums = {}
     for role, cache in caches.items():
         with replacing(folder / f"{role}.cache", private=True) as temporary:
@@ -224,7 +223,7 @@ def _save_caches(session: Session, folder: Path) -> str:
     record = {"models": models, "exchange": session.last_exchange, "checksums": sums}
     with replacing(folder / _CACHES, private=True) as temporary:
         temporary.write_text(json.dumps(record), "utf-8")
-    return f"with its caches, {size / _MIB:.1f} MiB"
+    return f"with its caches, {size / MIB:.1f} MiB"
 
 
 def _restore_caches(session: Session, folder: Path) -> None:

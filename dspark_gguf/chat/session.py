@@ -12,12 +12,11 @@ from dspark_gguf.config import Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
-from dspark_gguf.noise import Noise, random_seed
+from dspark_gguf.noise import Noise, some_seed
 from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.settings_files import merge, validate
 from dspark_gguf.tally import Answer, Tally
-from dspark_gguf.verify import rule_name
 
 #: What the conversation needs of a message; extra keys go to the template as they are.
 Message = dict[str, str]
@@ -53,7 +52,7 @@ class Session:
         if self.messages and self.messages[0]["role"] == "system":
             self.system = self.messages.pop(0)["content"]
         self.forgotten = 0
-        self.seed = random_seed() if (seed := settings.sampling.seed) is None else seed
+        self.seed = some_seed(settings.sampling.seed)
         self.answers = sum(message["role"] == "assistant" for message in self.messages)
         self.last: Answer | None = None
         self.last_exchange: tuple[str, list[int]] = "", []
@@ -76,7 +75,7 @@ class Session:
         """How it drafts now, and what that is compared with."""
         speculation, forecast = self.settings.speculation, self.decoder.stopping_rule.forecast()
         return Summary(
-            rule_name(self.decoder.rule),
+            speculation.acceptance,
             speculation.lossless,
             plain=self.gain.plain or (forecast.plain if forecast else None),
             drafting=forecast.drafting if forecast else None,
@@ -101,7 +100,7 @@ class Session:
         self.settings, self._decoder = settings, None
         if "seed" in changes.get("sampling", {}):
             self.answers = 0
-            self.seed = random_seed() if settings.sampling.seed is None else settings.sampling.seed
+            self.seed = some_seed(settings.sampling.seed)
 
     def ask(self, text: str) -> Answering:
         """Say something, and stream the answer.

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from dspark_gguf.chat.registry import Chat, command, nearest
-from dspark_gguf.config import SPELLINGS, Limits, ModelOptions, Sampling, Settings, Speculation
+from dspark_gguf.config import Limits, ModelOptions, Sampling, Settings, Speculation, option_names
 from dspark_gguf.errors import UsageError
 from dspark_gguf.settings_files import plain_yaml
 from dspark_gguf.speedup import speedup_here
@@ -25,8 +25,7 @@ SETTABLE = {
 
 def _names(field: str) -> list[str]:
     """All that a setting is called: its field, and its options on the command line."""
-    spelled = [each.lstrip("-").replace("-", "_") for each in SPELLINGS.get(field, "").split()]
-    return [field, *spelled]
+    return [field, *(each.lstrip("-").replace("-", "_") for each in option_names(field))]
 
 
 #: Any name of a setting -> its section and field.
@@ -38,7 +37,7 @@ _PLACES = {
 }
 #: Any name of what is settled when the models are loaded -> its option.
 _LOADED = {
-    name: SPELLINGS.get(field, "--" + field.replace("_", "-")).split()[-1]
+    name: option_names(field)[-1]
     for field in ("model", "draft", *ModelOptions.model_fields)
     for name in _names(field)
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from dspark_gguf.tally import Answer, Tally
 
@@ -72,7 +71,7 @@ def stats_table(last: Tally, total: Tally, summary: Summary) -> list[tuple[str, 
     rows += [(name, f"{one:>14}{all_:>14}") for (name, one), (_, all_) in pairs]
     rows += [
         ("seconds to the first token", f"{last.first_token_seconds:>14.2f}"),
-        ("accepted by position", _by_position(total)),
+        ("accepted by position", " ".join(f"{x:.0%}" for x in total.shares_by_position()) or "-"),
         ("plain, tokens per second", _or_unknown(summary.plain, "{:.1f}")),
         ("the last answer", _or_unknown(summary.ratio, "{:.2f}x plain decoding of the same time")),
         ("all answers", f"drafting {'saved' if summary.saved >= 0 else 'lost'} "
@@ -107,8 +106,3 @@ def _figures(tally: Tally) -> list[tuple[str, str]]:
 
 def _or_unknown(value: float | None, form: str) -> str:
     return "not known yet" if value is None else form.format(value)
-
-
-def _by_position(tally: Tally) -> str:
-    shares = zip_longest(tally.accepted_by_position, tally.drafted_by_position, fillvalue=0)
-    return " ".join(f"{yes / all_:.0%}" for yes, all_ in shares if all_) or "-"

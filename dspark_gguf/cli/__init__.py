@@ -68,7 +68,7 @@ class Program(click.Group):
         try:
             code = super().main(words, *rest, **extra)
         except (KeyboardInterrupt, click.Abort, Cancelled):
-            code = 130
+            code = Cancelled.exit_code
         except Exception as error:
             if "--debug" in words:
                 traceback.print_exc()

@@ -13,11 +13,10 @@ from dspark_gguf.cli.options import ALL, SectionedCommand, debug, settings_optio
 from dspark_gguf.cli.start import open_pair, say
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import DSparkError, UsageError
+from dspark_gguf.paths import MIB
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
-
-_MIB = 1024**2
 
 
 def _of_the_session(session: str | None, private: bool) -> dict[str, Any]:
@@ -98,7 +97,7 @@ def list_sessions() -> None:
     for entry in saved():
         when = f"{datetime.fromtimestamp(entry.modified):%Y-%m-%d %H:%M}"
         messages = "damaged" if entry.messages is None else f"{entry.messages} messages"
-        click.echo(f"{entry.name:<24}  {when}  {messages:<14}  {entry.size / _MIB:.1f} MiB")
+        click.echo(f"{entry.name:<24}  {when}  {messages:<14}  {entry.size / MIB:.1f} MiB")
 
 
 @sessions.command("rm")

@@ -198,7 +198,7 @@ def _end(stopped: bool) -> int:
     """The exit code; says so if Ctrl-C ended the work."""
     if stopped:
         say("interrupted: this is what was measured until then")
-    return 130 if stopped else 0
+    return Cancelled.exit_code if stopped else 0
 
 
 def _recorded(

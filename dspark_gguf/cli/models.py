@@ -114,7 +114,7 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     from dspark_gguf.catalog import NO_DRAFT, listing
     from dspark_gguf.catalog import suggest as catalog
     from dspark_gguf.catalog.resolve import locate
-    from dspark_gguf.chat.progress import tracked
+    from dspark_gguf.chat.progress import track
     from dspark_gguf.engine import library
     from dspark_gguf.engine.gguf import read_header
 
@@ -132,6 +132,6 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
         drafts += catalog.candidates(read_header(target), skipped)
         for line in skipped if verbose else ():
             say(f"does not fit: {line}")
-    found = catalog.suggestions(target, drafts, settings, partial(tracked, title="measuring"))
+    found = catalog.suggestions(target, drafts, settings, partial(track, title="measuring"))
     name = listing.quote(settings.model)
     show(as_json, [each.as_dict() for each in found], lambda: catalog.as_text(name, found))

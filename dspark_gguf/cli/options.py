@@ -13,7 +13,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from dspark_gguf.cli.completion import VALUES
-from dspark_gguf.config import SPELLINGS, Settings
+from dspark_gguf.config import Settings, option_names
 from dspark_gguf.errors import UsageError
 from dspark_gguf.settings_part import current_value
 
@@ -121,7 +121,7 @@ class Flag:
     def option(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """The decorator that adds it."""
         kind = self._type()
-        names = SPELLINGS.get(self.name, "--" + self.name.replace("_", "-")).split()
+        names = option_names(self.name)
         if self.part == "draft_options":
             names = [name + ("-draft" if name.startswith("--") else "d") for name in names]
         if kind is bool:

@@ -66,8 +66,7 @@ def threads(pair: Pair) -> Section:
         return Section("all layers are on the GPU: CPU threads hardly matter")
     cache, tokens, options = pair.target_cache, text_tokens(pair), pair.target.options
     cores = library.physical_cores()
-    now = options.threads or cores
-    present = now, options.threads_batch or now
+    present = library.threads_of(options)
     batch = " -tb {}" if options.threads_batch else ""
     prefill(cache, tokens[:_SHALLOW])
 
@@ -77,7 +76,7 @@ def threads(pair: Pair) -> Section:
 
     alternatives = {"now": partial(time_passes, *present)} | {
         f"-t {n}{batch.format(n)}": partial(time_passes, n, n)
-        for n in thread_counts(now, cores)
+        for n in thread_counts(present[0], cores)
         if (n, n) != present
     }
     try:

@@ -16,8 +16,8 @@ from typing import Any
 from dspark_gguf.config import Settings
 from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.engine import library, rpc, trial
+from dspark_gguf.paths import GIB
 
-_GIB = 1024**3
 #: A load average beyond this share of the cores disturbs what is measured.
 _BUSY = 0.75
 _FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "Apple": "-DGGML_METAL=on", "AMD": "-DGGML_HIP=on"}
@@ -67,8 +67,8 @@ def devices(servers: Sequence[str] = ()) -> Section:
     rpc.connect(servers)
     found, cores = library.devices(), library.physical_cores()
     parts = [
-        f"{device.name} ({device.kind}): {device.description}, {device.free / _GIB:.1f} of "
-        f"{device.total / _GIB:.1f} GiB free"
+        f"{device.name} ({device.kind}): {device.description}, {device.free / GIB:.1f} of "
+        f"{device.total / GIB:.1f} GiB free"
         for device in found
     ]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

@@ -16,10 +16,10 @@ from dspark_gguf.engine.heads import heads_size, is_own_draft
 from dspark_gguf.engine.library import Device
 from dspark_gguf.engine.memory import DEFAULT_CONTEXT, Need, need_of, room
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.paths import GIB, MIB
 
 #: Where a part of a model can sit.
 GPU, MAIN = "on the GPU", "in main memory"
-_MIB, _GIB = 1024**2, 1024**3
 #: On a CPU, draft and target take time in about the ratio of their sizes.
 _LARGE_DRAFT = 1 / 8
 
@@ -30,10 +30,10 @@ def draft(path: Path, options: DraftOptions, target: Path, most_tokens: int) -> 
     n_ctx = _context(header, options, most_tokens)
     need = draft_need(header, its_target, options, n_ctx)
     if is_own_draft(its_target, path):
-        size = heads_size(header) / _MIB
+        size = heads_size(header) / MIB
         text = (
             f"the target's own prediction heads, {size:.0f} MiB of its weights, and "
-            f"{need.cache / _MIB:.0f} MiB for {n_ctx:,} tokens"
+            f"{need.cache / MIB:.0f} MiB for {n_ctx:,} tokens"
         )
         return Section(text, {"need": asdict(need)}, value=need)
     return _described(path, need)
@@ -54,8 +54,8 @@ def _described(path: Path, need: Need) -> Section:
     kind = f" {facts['draft']['kind']} draft" if "draft" in facts else ""
     text = (
         f"{path.name}: {facts['architecture']}{kind}, {facts['parameters'] / 1e9:.2f} billion "
-        f"parameters, {facts['quantization']['file_type'] or 'mixed'}, {need.weights / _MIB:.0f} "
-        f"MiB, and {need.cache / _MIB:.0f} MiB for {n_ctx:,} tokens"
+        f"parameters, {facts['quantization']['file_type'] or 'mixed'}, {need.weights / MIB:.0f} "
+        f"MiB, and {need.cache / MIB:.0f} MiB for {n_ctx:,} tokens"
     )
     if need.on_gpu:
         text += f", {need.on_gpu} of {need.layers} layers on the GPU"
@@ -72,7 +72,7 @@ def fit(needs: Mapping[str, Need], devices: Sequence[Device], settings: Settings
         free = room(list(devices), settings.target_options, on_gpu=place == GPU)
         if not wanted or free is None:
             continue
-        lines.append(f"{wanted / _GIB:.2f} of {free / _GIB:.1f} GiB free {place}")
+        lines.append(f"{wanted / GIB:.2f} of {free / GIB:.1f} GiB free {place}")
         if wanted > free:
             findings.append(_too_large(place, wanted, free, needs["target"]))
             alone = alone and needs["target"].at(on_gpu=place == GPU) <= free
@@ -93,8 +93,8 @@ def _too_large(place: str, wanted: float, free: float, target: Need) -> Finding:
     else:
         hint = "Choose a smaller quantization or a smaller model."
     return Finding(
-        f"the models and their caches take {wanted / _GIB:.1f} GiB {place}, "
-        f"only {free / _GIB:.1f} GiB are free",
+        f"the models and their caches take {wanted / GIB:.1f} GiB {place}, "
+        f"only {free / GIB:.1f} GiB are free",
         hint,
     )
 

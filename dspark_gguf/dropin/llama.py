@@ -13,7 +13,6 @@ import os
 import sys
 import weakref
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from functools import cached_property, partial, wraps
 from typing import Any
 
@@ -31,7 +30,7 @@ from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.facts import llama_facts
 from dspark_gguf.engine.llama import Closed
-from dspark_gguf.engine.measuring import measure
+from dspark_gguf.engine.measuring import PROFILE_SECONDS, measure
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import UsageError
@@ -40,8 +39,6 @@ from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.schedule import Fixed, StoppingRule
 from dspark_gguf.tally import Tally
 
-#: Seconds that measuring a new pair may take.
-_PROFILE_SECONDS = 2.0
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 
 
@@ -151,7 +148,7 @@ class DSparkLlama(LogprobsLlama):
             self._learned = Learned(learned_path(facts) if self.speculation.learn else None)
             told = drafts.told_once(self._say)
             parts = self._learned, self._cache, self._draft, self.speculation
-            return measure(*parts, _PROFILE_SECONDS, told)
+            return measure(*parts, PROFILE_SECONDS, told)
 
         parts = assemble(
             self._cache,
@@ -285,8 +282,7 @@ class DSparkLlama(LogprobsLlama):
     def close(self) -> None:
         """Keep what was learned, free both models."""
         if self._learned is not None:
-            with suppress(OSError):  # a folder that cannot be written to is no reason to fail
-                self._learned.save()
+            self._learned.save()
             self._learned = None
         if self._draft is not None:
             self._draft.close()

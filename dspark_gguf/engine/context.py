@@ -17,6 +17,7 @@ from dspark_gguf.engine import library
 from dspark_gguf.engine.memory import Footprint, looks_like_memory, require_memory
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import CacheFullError, EngineError, ModelError, ResourceError
+from dspark_gguf.paths import MIB
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _ROPE = {None: -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
@@ -191,7 +192,7 @@ def open_context(
             )
         raise ResourceError(
             f"not enough memory for a context of {n_ctx} tokens "
-            f"({size / 1024**2:.0f} MiB of cache): {log or 'llama.cpp gives no reason'}",
+            f"({size / MIB:.0f} MiB of cache): {log or 'llama.cpp gives no reason'}",
             "Use a smaller --ctx-size or cache type.",
         )
     context = Context(pointer, n_ctx, model.vocabulary.n_vocab, n_batch, interrupt)
@@ -207,8 +208,7 @@ def context_params(options: ModelOptions, n_ctx: int, n_batch: int, max_rows: in
     params.n_ubatch = min(options.n_ubatch, n_batch)
     params.n_outputs_max = max_rows
     params.n_outputs_max_per_seq = 0
-    params.n_threads = options.threads or library.physical_cores()
-    params.n_threads_batch = options.threads_batch or params.n_threads
+    params.n_threads, params.n_threads_batch = library.threads_of(options)
     params.flash_attn_type = _FLASH[options.flash_attn]
     params.type_k = library.type_number(options.cache_type_k)
     params.type_v = library.type_number(options.cache_type_v)

@@ -28,8 +28,7 @@ def option_facts(options: ModelOptions) -> dict[str, Any]:
     for name in ("rpc", "n_cpu_moe", "override_tensor"):
         if not left[name]:  # so that what was learned before there was this option stays known
             del left[name]
-    threads = options.threads or library.physical_cores()
-    left["threads"] = [threads, options.threads_batch or threads]
+    left["threads"] = list(library.threads_of(options))
     return {name: value for name, value in left.items() if not name.startswith(("rope_", "yarn_"))}
 
 

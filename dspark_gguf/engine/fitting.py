@@ -18,8 +18,8 @@ from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.heads import is_own_draft, target_draft
 from dspark_gguf.engine.memory import DEFAULT_CONTEXT, Need, default_context, need_of, room
 from dspark_gguf.errors import ResourceError
+from dspark_gguf.paths import GIB
 
-_GIB = 1024**3
 #: What other programs may take meanwhile, as a share of what is free.
 _SPARE = 0.05
 #: A draft with less context would hardly be used.
@@ -165,8 +165,8 @@ def what_gave_way(
     free = beside.gpu if on_gpu and beside.gpu is not None else beside.main
     where = "on the GPU" if on_gpu else "in main memory"
     why = why or (
-        f"the draft needs {need.at(on_gpu) / _GIB:.1f} GiB {where}, and beside the target "
-        f"{max(free, 0) / _GIB:.1f} GiB are free"
+        f"the draft needs {need.at(on_gpu) / GIB:.1f} GiB {where}, and beside the target "
+        f"{max(free, 0) / GIB:.1f} GiB are free"
     )
     if used is None:
         return f"{why}: the draft is not loaded, and guesses are copied from the conversation alone"

@@ -19,6 +19,7 @@ import psutil
 from llama_cpp._ggml import libggml
 from llama_cpp.llama_cpp import _lib
 
+from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.log import listening as listening
 from dspark_gguf.engine.log import set_command_log as set_command_log
 
@@ -188,6 +189,12 @@ def physical_cores() -> int:
         if found.stdout.strip().isdigit():  # not so on Intel
             return int(found.stdout)
     return psutil.cpu_count(logical=False) or 1
+
+
+def threads_of(options: ModelOptions) -> tuple[int, int]:
+    """Threads of passes of a few rows, and of those over prompts."""
+    few = options.threads or physical_cores()
+    return few, options.threads_batch or few
 
 
 def machine() -> dict[str, Any]:

@@ -21,6 +21,8 @@ from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.schedule.expected import likely_saving
 from dspark_gguf.waiting import Tell, untold
 
+#: Seconds that measuring a new pair may take.
+PROFILE_SECONDS = 2.0
 #: What each process checks of figures from a file: numbers of rows, and for how many seconds.
 _CHECKED, _CHECK_SECONDS = (1, 4, 2), 0.3
 #: Passes of each kind when figures are measured again; the first may allocate memory.
@@ -62,8 +64,7 @@ def measure(
         show = partial(tell, f"measuring once what {who} on this machine")
         costs.attention.depth = 0.0
         first_profile(target, draft, costs, budget, limit, show)
-        with suppress(OSError):  # now: who knows how this process ends
-            learned.save()
+        learned.save()  # now: who knows how this process ends
     elif not learned.is_checked:
         measure_again(target, draft, costs, _CHECK_SECONDS, _CHECKED)
     learned.is_checked = True

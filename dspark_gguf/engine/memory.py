@@ -11,9 +11,9 @@ from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.library import Device, bytes_per_value
 from dspark_gguf.engine.placing import MAIN_MEMORY, place_of, placements
 from dspark_gguf.errors import ResourceError
+from dspark_gguf.paths import GIB
 
 DEFAULT_CONTEXT = 8192  # tokens
-_GIB = 1024**3
 #: What compute buffers and other programs need besides, as a share of the memory.
 _SPARE = 0.05
 #: Architectures without attention, as llama.cpp lists them (``llm_arch_is_recurrent``).
@@ -247,8 +247,8 @@ def require_memory(needed: int, what: str) -> None:
     free = library.free_memory()
     if needed > free:
         raise ResourceError(
-            f"not enough memory for {what}: {needed / _GIB:.1f} GiB needed, "
-            f"{free / _GIB:.1f} GiB free",
+            f"not enough memory for {what}: {needed / GIB:.1f} GiB needed, "
+            f"{free / GIB:.1f} GiB free",
             "Use a smaller model or context (--ctx-size), or a smaller cache type.",
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from threading import Event
@@ -18,7 +17,7 @@ from dspark_gguf.engine.fitting import Beside, open_what_fits
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.gguf import read_header, readable_gguf
 from dspark_gguf.engine.heads import is_own_draft, require_model
-from dspark_gguf.engine.measuring import measure, measure_again
+from dspark_gguf.engine.measuring import PROFILE_SECONDS, measure, measure_again
 from dspark_gguf.engine.memory import Footprint, default_context
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache, open_caches
@@ -27,12 +26,12 @@ from dspark_gguf.engine.token_map import share_aligned
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_path
+from dspark_gguf.paths import MIB
 from dspark_gguf.schedule.expected import is_hopeless
 from dspark_gguf.waiting import Tell, untold
 
-_MIB = 1024**2
-#: The first profile of a pair takes this long, or this share of the time to load the target.
-_PROFILE_SECONDS, _PROFILE_SHARE = 2.0, 0.05
+#: The first profile of a pair may take this share of the time to load the target, if that is more.
+_PROFILE_SHARE = 0.05
 #: A note of what was decided: nothing is wrong.
 NOT_USED = (
     "the draft model is not used: by what was measured on this machine, it would win nothing even "
@@ -82,7 +81,7 @@ class Pair:
         started = perf_counter()
         self._beside = Beside.of(target, target_options, self._draft_options, conversations)
         self.target = Model(target, target_options or ModelOptions(), with_heads, tell=tell)
-        self._profile_seconds = max(_PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
+        self._profile_seconds = max(PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
         options, train = self.target.options, self.target.n_ctx_train
@@ -140,7 +139,7 @@ class Pair:
                 "beyond that, plain decoding"
             )
         if self.draft.size > self.target.size:
-            sizes = [f"{model.size / _MIB:.0f} MiB" for model in (self.draft, self.target)]
+            sizes = [f"{model.size / MIB:.0f} MiB" for model in (self.draft, self.target)]
             self.notes.append(
                 f"the draft ({sizes[0]}) is larger than the target ({sizes[1]}): drafting will "
                 "cost more than it saves; are -m and -d swapped?"
@@ -213,9 +212,9 @@ class Pair:
             if role == "draft" and model.path == self.target.path:  # whose size is told
                 what = "the target's own prediction heads:"
             else:
-                what = f"{model.name} on {model.place}: {model.size / _MIB:.0f} MiB, and"
+                what = f"{model.name} on {model.place}: {model.size / MIB:.0f} MiB, and"
             parts.append(
-                f"{role}{kind} {what} {cache.context.cache_bytes / _MIB:.0f} MiB for "
+                f"{role}{kind} {what} {cache.context.cache_bytes / MIB:.0f} MiB for "
                 f"{cache.context.n_ctx:,} tokens{shared}"
             )
         return "\n".join([*parts, self._speculation_summary(speculation)])
@@ -223,8 +222,7 @@ class Pair:
     def close(self) -> None:
         """Save what was learned, and free both models."""
         if self._learned is not None:
-            with suppress(OSError):  # a read-only folder is no reason to fail at the end of a chat
-                self._learned.save()
+            self._learned.save()
         for cache in reversed(self.caches.values()):
             cache.close()
             cache.model.close()

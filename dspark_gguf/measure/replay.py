@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dspark_gguf.calibration import Calibration
-from dspark_gguf.chat.progress import tracked
+from dspark_gguf.chat.progress import track
 from dspark_gguf.config import MAX_DRAFT, Speculation
 from dspark_gguf.cost import FixedCosts
 from dspark_gguf.draft import Cascade, Drafter, LookupDrafter
@@ -253,7 +253,7 @@ class Grid:
     @classmethod
     def of(cls, texts: Sequence[Chains], costs: FixedCosts) -> Grid:
         """Replay all of them; on a terminal a bar shows how far it is."""
-        names = tracked(STATIC, "settings")
+        names = track(STATIC, title="settings")
         return cls({name: play(name, texts, costs) for name in names})
 
     def best(self, domain: str | None = None) -> tuple[str, float]:

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from dspark_gguf.chat.think import OPEN
 from dspark_gguf.config import Limits, Sampling, Settings
+from dspark_gguf.engine.grammar import Grammar
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.noise import Noise, random_seed
+from dspark_gguf.noise import Noise, some_seed
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.serve.pieces import PieceMaker
 from dspark_gguf.serve.refusals import invalid
@@ -21,7 +22,6 @@ from dspark_gguf.serve.schemas import (
     after_thinking,
     call_schema,
     own_grammar,
-    require_grammar,
     schema_grammar,
 )
 from dspark_gguf.serve.tools import CallReader
@@ -132,7 +132,7 @@ class Desk:
             )
             raise invalid(message, "messages", "context_length_exceeded")
         sampling, limits = self._settings(asked, inside)
-        seed = random_seed() if sampling.seed is None else sampling.seed
+        seed = some_seed(sampling.seed)
         tools = {str(tool["name"]): tool.get("parameters") or {} for tool in asked.tools}
         reads_calls = bool(tools) and asked.tool_choice != "none"
         is_sure = asked.tool_choice not in ("auto", "none")
@@ -163,7 +163,7 @@ class Desk:
         if grammar is not None:
             if asked.messages is not None and (self.thinks or inside):
                 grammar = after_thinking(grammar, inside)
-            require_grammar(self.pair.vocabulary, grammar)
+            Grammar(self.pair.vocabulary, grammar)
             # Where a grammar ends, nothing but the end may follow.
             values |= {"grammar": grammar, "json_schema": None, "ignore_eos": False}
         try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from dspark_gguf.serve.bodies import StreamBody
-from dspark_gguf.serve.form import BodyT, Form, Record
+from dspark_gguf.serve.form import Form, Record
 from dspark_gguf.serve.pieces import Answers, Piece
 from dspark_gguf.serve.streams import event
 from dspark_gguf.serve.tools import Call
 from dspark_gguf.serve.turns import Scored, timings, usage
+
+StreamT = TypeVar("StreamT", bound=StreamBody)
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Choice:
         self.finish = piece.finish or self.finish
 
 
-class ChoicesForm(Form[BodyT]):
+class ChoicesForm(Form[StreamT]):
     """The shape of many choices; its parts differ between chats and completions."""
 
     chunk: ClassVar[str]  # the kind of an event
@@ -56,7 +58,7 @@ class ChoicesForm(Form[BodyT]):
     async def events(self, answers: Answers) -> AsyncIterator[str]:
         """The chunks of a stream; the numbers come with the last one, or after it if asked for."""
         head, count, ended = {**self.head, "object": self.chunk}, len(answers.turns), 0
-        asks = isinstance(self.body, StreamBody) and self.body.asks_usage
+        asks = self.body.asks_usage
         for choice in self.starts(count):
             yield event({**head, "choices": [choice]})
         async for piece in answers.pieces():

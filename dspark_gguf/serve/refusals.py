@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from dspark_gguf.errors import DSparkError, ResourceError, UsageError
+from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.visible import visible
 
 
@@ -64,8 +64,6 @@ def refusal_of(error: Exception) -> Refusal:
     """What went wrong, for the client; nothing of an unexpected error but its kind."""
     if isinstance(error, Refusal):
         return error
-    if isinstance(error, ResourceError) and "leaves no room" in error.problem:
-        return invalid(str(error), "messages", "context_length_exceeded")
     if isinstance(error, UsageError):
         return invalid(str(error))
     if isinstance(error, DSparkError):

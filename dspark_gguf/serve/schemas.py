@@ -9,8 +9,7 @@ from typing import Any
 
 from dspark_gguf.chat.think import CLOSE, OPEN
 from dspark_gguf.config import Sampling
-from dspark_gguf.engine.grammar import Grammar, grammar_text
-from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.engine.grammar import grammar_text
 from dspark_gguf.errors import UsageError
 from dspark_gguf.serve.refusals import invalid
 
@@ -65,11 +64,6 @@ def own_grammar(text: str) -> str:
     if sum(repeats) > _MOST_PARTS or max(repeats, default=0) > 2000:
         raise invalid("the grammar repeats too much", "grammar")
     return text
-
-
-def require_grammar(vocabulary: Vocabulary, text: str) -> None:
-    """A `UsageError` if llama.cpp cannot use it."""
-    Grammar(vocabulary, text)
 
 
 def after_thinking(grammar: str, inside: bool) -> str:

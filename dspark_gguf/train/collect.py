@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from time import perf_counter
 
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.train.bar import Bar
-from dspark_gguf.train.generate import generate
+from dspark_gguf.train.generate import LENGTH, generate
 from dspark_gguf.train.plan import DATA, Job
 from dspark_gguf.train.prompts import Source
-from dspark_gguf.train.record import Teacher, context_for, record
+from dspark_gguf.train.record import Teacher, record
 from dspark_gguf.train.shape import Shape
 from dspark_gguf.train.work import Recording, Work
 
@@ -22,9 +22,15 @@ class Collector:
     """
 
     def __init__(
-        self, pair: Pair, work: Work, recording: Recording, job: Job, shape: Shape, bar: Bar
+        self,
+        pair: Pair,
+        work: Work,
+        recording: Recording,
+        job: Job,
+        shape: Shape,
+        show: Callable[[float, str], object],
     ) -> None:
-        self._pair, self._work, self._recording, self._bar = pair, work, recording, bar
+        self._pair, self._work, self._recording, self._show = pair, work, recording, show
         self._layers, self._job, self._most = shape.target_layers, job, job.room(shape)
         self._last = perf_counter()
 
@@ -33,7 +39,7 @@ class Collector:
         with ExitStack() as stack:
             teacher = None
             if self._job.disk:
-                n_ctx = context_for(self._pair)
+                n_ctx = min(LENGTH, self._pair.target_cache.n_ctx)
                 teacher = Teacher(self._pair.target, self._layers, n_ctx, self._pair.interrupt)
                 stack.callback(teacher.close)
             self._record(teacher)
@@ -62,4 +68,4 @@ class Collector:
         now = perf_counter()
         self._work.spend(step, now - self._last)
         self._last = now
-        self._bar.show(self._done, f"{self._work.tokens:,} tokens")
+        self._show(self._done, f"{self._work.tokens:,} tokens")

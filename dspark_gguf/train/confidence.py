@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from dspark_gguf.measure.reliability import auc
 from dspark_gguf.train.batches import Batches
 from dspark_gguf.train.network import Network
 
@@ -72,19 +73,11 @@ def fit_confidence(network: Network, batches: Batches, ks: Sequence[int]) -> Ran
         here = (own * 10).long().clamp(max=9) == k
         if here.any():
             reliability.append((float(own[here].mean()), float(right[here].mean())))
-    found = Ranking(auc(score, right[odd]), auc(own[odd], right[odd]), len(own), reliability)
+    head, draft = (auc(each.numpy(), right[odd].numpy() > 0) for each in (score, own[odd]))
+    found = Ranking(head, draft, len(own), reliability)
     if found.head > found.own:
         network.confidence.copy_(_logistic(inputs, right))
     return found
-
-
-def auc(score: Tensor, right: Tensor) -> float:
-    """How often a right row has a higher score than a wrong one."""
-    rank = torch.empty(len(score)).scatter_(
-        0, score.argsort(), torch.arange(1.0, len(score) + 1)
-    )  # fmt: skip
-    good = right.sum()
-    return float((rank[right > 0].sum() - good * (good + 1) / 2) / (good * (len(right) - good)))
 
 
 def _logistic(inputs: Tensor, right: Tensor) -> Tensor:

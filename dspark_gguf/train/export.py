@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import gguf
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.engine.dflash import CALIBRATION
+from dspark_gguf.paths import replacing
 from dspark_gguf.train.network import Layer, Network
 from dspark_gguf.train.shape import Shape
 from dspark_gguf.train.weights import Weights
@@ -40,29 +40,28 @@ def export(
 
     `calibration` is what its scores meant when it was served: the scheduler begins with that.
     """
-    part = path.with_name(path.name + ".part")
-    writer = gguf.GGUFWriter(part, "dflash")
-    writer.add_name(name)
-    _write_metadata(writer, network)
-    if calibration is not None:
-        writer.add_string(CALIBRATION, json.dumps(calibration.as_dict()))
-    _copy_tokenizer(writer, target)
-    writer.add_mask_token_id(network.mask)
-    kind = gguf.GGMLQuantizationType[type.upper()]
-    for tensor, value in _matrices(network).items():
-        data = value.detach().float().cpu().numpy()
-        if kind == gguf.GGMLQuantizationType.Q8_0 and data.shape[1] % 32 == 0:
-            writer.add_tensor(tensor, gguf.quants.quantize(data, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(tensor, data.astype(np.float16))
-    for tensor, value in _vectors(network).items():
-        writer.add_tensor(tensor, value.detach().float().cpu().numpy())
-    writer.add_tensor("d2t", network.known.cpu().numpy().astype(np.int64))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    os.replace(part, path)
+    with replacing(path) as part:
+        writer = gguf.GGUFWriter(part, "dflash")
+        writer.add_name(name)
+        _write_metadata(writer, network)
+        if calibration is not None:
+            writer.add_string(CALIBRATION, json.dumps(calibration.as_dict()))
+        _copy_tokenizer(writer, target)
+        writer.add_mask_token_id(network.mask)
+        kind = gguf.GGMLQuantizationType[type.upper()]
+        for tensor, value in _matrices(network).items():
+            data = value.detach().float().cpu().numpy()
+            if kind == gguf.GGMLQuantizationType.Q8_0 and data.shape[1] % 32 == 0:
+                writer.add_tensor(tensor, gguf.quants.quantize(data, kind), raw_dtype=kind)
+            else:
+                writer.add_tensor(tensor, data.astype(np.float16))
+        for tensor, value in _vectors(network).items():
+            writer.add_tensor(tensor, value.detach().float().cpu().numpy())
+        writer.add_tensor("d2t", network.known.cpu().numpy().astype(np.int64))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
 
 
 def load(network: Network, draft: Weights) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dspark_gguf.paths import replacing
 from dspark_gguf.train.batches import Batch, Batches
 from dspark_gguf.train.evaluate import Walk, evaluate
 from dspark_gguf.train.network import Network
@@ -68,15 +68,14 @@ class Fit:
 
     def save(self, path: Path) -> None:
         """Everything that a later run needs, whole or not at all."""
-        part = path.with_suffix(".part")
         network = self.network
         state = {
             "network": network.state_dict(), "optimizer": self._optimizer.state_dict(),
             "step": self.step, "seen": self.seen, "seconds": self.seconds,
             "known": network.known, "mask": network.mask,
         }  # fmt: skip
-        torch.save(state, part)
-        os.replace(part, path)
+        with replacing(path) as part:
+            torch.save(state, part)
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what `save` wrote."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from dspark_gguf.chat.progress import counting
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.errors import UsageError
-from dspark_gguf.train.bar import Bar
 from dspark_gguf.train.batches import Batches, Records
 from dspark_gguf.train.evaluate import Walk, evaluate
 from dspark_gguf.train.export import known_tokens, load
@@ -81,14 +81,14 @@ class Learner:
         """Train until so many seconds are spent on it, or more no longer helps."""
         curve = self._work.values["curve"]
         try:
-            with Bar("training", say) as bar:
+            with counting(1, title="training", say=say) as show:
                 text = ""
                 for done, found in self.fit.run(self.batches, self.train, self.held, seconds):
                     if found is not None:
                         curve.append([round(self.fit.seconds), round(found.tokens_a_pass, 3)])
                         text = f"{found.tokens_a_pass:.2f} tokens a pass, held out"
                         self.save()
-                    bar.show(done, text)
+                    show(done, text)
         finally:
             self.save()
         found = self.judge()

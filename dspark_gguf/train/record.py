@@ -10,9 +10,7 @@ import numpy.typing as npt
 
 from dspark_gguf.engine import library, symbols
 from dspark_gguf.engine.model import Model
-from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.sequence import open_caches
-from dspark_gguf.train.generate import LENGTH
 from dspark_gguf.train.shape import Shape
 from dspark_gguf.train.work import LIKELY, Conversation, Recorded, Recording, Work
 
@@ -84,11 +82,6 @@ class OnLine:
 
     def __getitem__(self, k: int) -> Recorded:
         return self._teacher.read(self._conversations[k].tokens)
-
-
-def context_for(pair: Pair) -> int:
-    """Tokens of a conversation."""
-    return min(LENGTH, pair.target_cache.n_ctx)
 
 
 def record(teacher: Teacher, work: Work, recording: Recording, most_tokens: int) -> Iterator[int]:

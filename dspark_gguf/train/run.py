@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dspark_gguf.catalog import NO_DRAFT, load_pair
+from dspark_gguf.chat.progress import counting
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.model import Model, file_stamp
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.prompts import read_prompts
-from dspark_gguf.train.bar import Bar
 from dspark_gguf.train.collect import Collector
 from dspark_gguf.train.generate import SEQUENCES, for_generating, seconds_a_token
 from dspark_gguf.train.plan import Job, forecast
@@ -67,26 +68,24 @@ class Training:
             conversations=SEQUENCES,
         ) as pair:
             work = Work(self._job.work, self._identity(pair))
-            try:
+            with self._keeping(work):
                 self._prepare(pair, work)
                 ends = pair.vocabulary.end_tokens
-            except KeyboardInterrupt:
-                self._say(self._kept)
-                raise
-            finally:
-                work.save()
-        try:
+        with self._keeping(work):
             self._learn(work, ends)
+        return work.values
+
+    @contextmanager
+    def _keeping(self, work: Work) -> Iterator[None]:
+        """Save what was done inside, however it ends; Ctrl-C is told how to go on."""
+        try:
+            yield
         except KeyboardInterrupt:
-            self._say(self._kept)
+            kept = f"everything is kept in {self._job.work}"
+            self._say(f"{kept}: the same command goes on from there")
             raise
         finally:
             work.save()
-        return work.values
-
-    @property
-    def _kept(self) -> str:
-        return f"everything is kept in {self._job.work}: the same command goes on from there"
 
     def _identity(self, pair: Pair) -> dict[str, Any]:
         """What must be the same in every run."""
@@ -104,8 +103,8 @@ class Training:
         cost, source = seconds_a_token(pair), self._source(pair, work)
         spent, have = work.spent_on_data, work.tokens
         self._say(forecast(self._job, self._shape, cost, pair.target.size, have, spent))
-        with Bar("conversations", self._say) as bar:
-            Collector(pair, work, self._recording(), self._job, self._shape, bar).run(source)
+        with counting(1, title="conversations", say=self._say) as show:
+            Collector(pair, work, self._recording(), self._job, self._shape, show).run(source)
 
     def _recording(self) -> Recording:
         folder = self._job.work / "recorded"

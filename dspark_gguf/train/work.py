@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import remove_parts, replacing
 
 #: The target's likeliest tokens that are kept of each row.
 LIKELY = 16
@@ -62,6 +63,7 @@ class Work:
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder, self._manifest = folder, folder / "manifest.json"
         folder.mkdir(parents=True, exist_ok=True)
+        remove_parts(folder, older=3600.0)
         self.values: dict[str, Any] = {"identity": identity, "spent": {}, "curve": []}
         with suppress(FileNotFoundError):
             self.values = json.loads(self._manifest.read_text("utf-8"))
@@ -96,9 +98,8 @@ class Work:
     def save(self) -> None:
         """Write the manifest, whole or not at all."""
         self._saved = monotonic()
-        part = self._manifest.with_suffix(".part")
-        part.write_text(json.dumps(self.values, indent=1) + "\n", "utf-8")
-        os.replace(part, self._manifest)
+        with replacing(self._manifest) as part:
+            part.write_text(json.dumps(self.values, indent=1) + "\n", "utf-8")
 
     def add(self, conversation: Conversation) -> None:
         """Keep a conversation."""

@@ -42,7 +42,7 @@ def threads(monkeypatch):
     watch(Vocabulary, "tokenize")
     watch(ChatTemplate, "render")
     watch(asked, "schema_grammar")
-    watch(asked, "require_grammar")
+    watch(asked, "Grammar")
     return found
 
 
@@ -61,7 +61,7 @@ def test_no_text_or_schema_is_read_where_all_requests_wait(server, threads):
     ):
         answer = server.http.post(path, json={**short, **body})
         assert answer.status_code == 200, answer.text
-    assert set(found := threads) == {"tokenize", "render", "schema_grammar", "require_grammar"}
+    assert set(found := threads) == {"tokenize", "render", "schema_grammar", "Grammar"}
     assert server.thread not in set().union(*found.values())
 
 

@@ -20,7 +20,7 @@ from dspark_gguf.measure.profile import profile
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.measure.trace import record
 from dspark_gguf.schedule import Optimal
-from dspark_gguf.verify import rule_name
+from dspark_gguf.verify import match
 from tests.tiny.test_block import (
     GREEDY,
     PLAIN,
@@ -43,7 +43,7 @@ def test_the_kind_decides(target, folder):
         for sampling in (GREEDY, Sampling()):
             decoder = Decoder.for_pair(pair, sampling)
             made, rule = decoder.drafter, decoder.stopping_rule
-            assert rule_name(decoder.rule) == "match"
+            assert decoder.rule is match
             assert isinstance(made, Cascade)
             assert isinstance(made.other, BlockDrafter)
             assert rule.looking.limit == 6

@@ -17,7 +17,7 @@ from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.schedule import Fixed, LookupRule, Optimal, Prefix, Threshold
 from dspark_gguf.schedule.expected import is_hopeless
-from dspark_gguf.verify import rule_name
+from dspark_gguf.verify import Typical, match, rejection
 
 PROMPT = [10, 20, 30, 40]
 
@@ -125,17 +125,18 @@ def test_who_decides_what(tiny_files):
 
         def chosen(sampling, **settings):
             made = Decoder.for_pair(pair, Sampling(**sampling), Speculation(**settings))
-            return rule_name(made.rule), type(made.stopping_rule)
+            return made.rule, type(made.stopping_rule)
 
         for temperature in (0, 0.8):
-            assert chosen({"temperature": temperature}) == ("match", LookupRule)
-        assert chosen({}, acceptance="rejection") == ("rejection", LookupRule)
-        assert chosen({}, mode="on") == ("match", Threshold)
-        assert chosen({}, draft_min_prob=0.0) == ("match", Fixed)
-        assert chosen({}, acceptance="typical") == ("typical", LookupRule)
-        assert chosen({}, drafter="model") == ("match", Optimal)
-        assert chosen({}, drafter="lookup") == ("match", LookupRule)
-        assert chosen({}, rule="prefix") == ("match", Prefix)
+            assert chosen({"temperature": temperature}) == (match, LookupRule)
+        assert chosen({}, acceptance="rejection") == (rejection, LookupRule)
+        assert chosen({}, mode="on") == (match, Threshold)
+        assert chosen({}, draft_min_prob=0.0) == (match, Fixed)
+        rule, stopping = chosen({}, acceptance="typical")
+        assert (type(rule), stopping) == (Typical, LookupRule)
+        assert chosen({}, drafter="model") == (match, Optimal)
+        assert chosen({}, drafter="lookup") == (match, LookupRule)
+        assert chosen({}, rule="prefix") == (match, Prefix)
 
 
 def test_the_same_seed_says_the_same_whatever_the_clock_made_of_it(tiny_files):

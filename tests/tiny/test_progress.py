@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from dspark_gguf import load_pair
 from dspark_gguf.catalog import suggest
 from dspark_gguf.catalog.suggest import Candidate
-from dspark_gguf.chat.progress import uninterrupted, waited_for, working
+from dspark_gguf.chat.progress import counting, uninterrupted, waited_for, working
 from dspark_gguf.cli import main
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.engine import timing
@@ -127,6 +127,25 @@ def test_work_is_shown_on_a_terminal_alone(monkeypatch, capsys, seconds, end):
     with working() as tell:
         tell("measuring", seconds)
     assert f"measuring {end}" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+
+
+def test_long_work_says_where_it_is(monkeypatch, capsys):
+    """Each minute where there is no terminal; on one, in percent."""
+    said = []
+    for every, lines in ((60.0, []), (0.0, ["training: 50%, good", "training: 100%, better"])):
+        monkeypatch.setattr("dspark_gguf.chat.progress._EVERY", every)
+        with counting(1, title="training", say=said.append) as show:
+            show(0.5, "good")
+            show(1.5, "better")
+        assert said == lines
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with counting(1, title="training", say=said.append) as show:
+        show(0.5, "good")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    assert re.search(r"training .* 50% good", shown)
+    assert said == lines
 
 
 def test_a_long_prompt_is_spoken_of(monkeypatch, capsys):

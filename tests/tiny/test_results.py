@@ -96,7 +96,7 @@ def test_failures_can_stay(batch):
 def test_an_interrupted_retry_loses_nothing(batch):
     """What was finished stays, the failed ones are still to be done."""
     batch.run(batch.out, fails=("one", "two"))
-    assert batch.run(batch.out, stops=("two",)) == once.INTERRUPTED
+    assert batch.run(batch.out, stops=("two",)) == Cancelled.exit_code
     assert held(batch.out) == [WHOLE[0], *WHOLE[2:]]
     assert batch.run(batch.out) == 0
     assert held(batch.out) == WHOLE

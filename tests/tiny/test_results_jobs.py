@@ -54,14 +54,14 @@ def test_what_finished_early_waits_for_its_turn(batch, backwards, capsys):
 def test_what_waits_is_not_lost(batch, backwards, capsys):
     """At an interruption it is printed without those before it."""
     backwards(2)
-    assert batch.run(None) == once.INTERRUPTED
+    assert batch.run(None) == Cancelled.exit_code
     assert printed(capsys) == ["three", "four"]
 
 
 def test_what_finished_early_is_in_the_file(batch, backwards):
     """At once, so that even a killed run keeps it; in the end the file is in order."""
     backwards(2)
-    assert batch.run(batch.out) == once.INTERRUPTED
+    assert batch.run(batch.out) == Cancelled.exit_code
     assert held(batch.out) == WHOLE[2:]
     batch.seen.clear()
     backwards()
@@ -86,7 +86,7 @@ def test_parts_of_a_file(batch, tmp_path):
 
 def test_a_part_goes_on(batch):
     """With its own file; the one of another part is refused."""
-    assert batch.run(batch.out, part="1/2", stops=("three",)) == once.INTERRUPTED
+    assert batch.run(batch.out, part="1/2", stops=("three",)) == Cancelled.exit_code
     with pytest.raises(UsageError, match="other prompts"):
         batch.run(batch.out, part="2/2")
     batch.seen.clear()

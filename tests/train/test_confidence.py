@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 import torch
 
 from dspark_gguf.train import confidence
-from dspark_gguf.train.confidence import auc, fit_confidence
+from dspark_gguf.train.confidence import fit_confidence
 
 
 class Network:
@@ -54,9 +54,3 @@ def test_too_little_decides_nothing(monkeypatch):
     assert fit_confidence(network, None, range(20)) is None
     assert fit_confidence(network, None, range(3)) is None
     assert not network.confidence.any()
-
-
-def test_area_under_the_curve():
-    """Three of the four pairs of a right and a wrong row are in order."""
-    score, right = torch.tensor([0.1, 0.4, 0.3, 0.8]), torch.tensor([0.0, 0.0, 1.0, 1.0])
-    assert auc(score, right) == 0.75

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ pytest.importorskip("torch")
 import torch
 
 from dspark_gguf import Decoder, Limits, ModelOptions, Sampling, Speculation, load_pair
+from dspark_gguf.chat.progress import counting
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.errors import PairError, UsageError
 from dspark_gguf.train import generate, learn
@@ -91,22 +93,32 @@ def test_there_is_a_target_of_each():
     assert set(TRIED) == set(WRITERS)
 
 
+def watch(monkeypatch, then):
+    """Whenever progress is shown, do that with its title as well."""
+
+    @contextmanager
+    def watched(total, title, say):
+        with counting(total, title=title, say=say) as show:
+            yield lambda done, text: (show(done, text), then(title))
+
+    for module in (run_module, learn):
+        monkeypatch.setattr(module, "counting", watched)
+
+
 def test_goes_on_where_it_stopped(job, monkeypatch):
     """Ctrl-C in any step: what is there stays, and the next run does the rest."""
     wanted = job()
     stops = {"conversations": 5, "training": 40}
-    shown = learn.Bar.show
 
-    def stop_once(self, done, text):
-        shown(self, done, text)
-        left = stops.get(self._title)
+    def stop_once(title):
+        left = stops.get(title)
         if left is not None:
-            stops[self._title] = left - 1
+            stops[title] = left - 1
             if left == 1:
-                del stops[self._title]
+                del stops[title]
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(learn.Bar, "show", stop_once)
+    watch(monkeypatch, stop_once)
     seen = []
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -185,10 +197,10 @@ def test_ctrl_c_says_how_to_go_on(job, dspark, monkeypatch):
     """Exit code 130, and a line; the manifest is there."""
     wanted = job()
 
-    def stop(self, done, text):
+    def stop(title):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(learn.Bar, "show", stop)
+    watch(monkeypatch, stop)
     words = ["train", "-m", wanted.target, "-o", wanted.output, "--hours", 0.004]
     done = dspark(*words, "--work", wanted.work, "--prompts", wanted.prompts)
     assert done.exit_code == 130

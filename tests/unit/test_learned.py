@@ -98,6 +98,12 @@ def test_without_a_path_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_written_to_is_no_reason_to_fail(tmp_path):
+    """Here it cannot even be made."""
+    (tmp_path / "file").touch()
+    some(tmp_path / "file" / "pair.json").save()
+
+
 def test_forget_all(tmp_path, monkeypatch):
     """Every pair's file is gone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -29,6 +29,7 @@ def test_figures_by_hand():
     assert calibration_error(chances, outcomes) == pytest.approx(0.4 / 2 + 0.1 / 2)
     assert brier_score(chances, outcomes) == pytest.approx((0.01 + 0.81 + 0.01 + 0.01) / 4)
     assert auc(chances, outcomes) == pytest.approx((0.5 + 1 + 1) / 3)
+    assert auc(np.array([0.1, 0.4, 0.3, 0.8]), np.array([False, False, True, True])) == 0.75
     assert [share for _, share, _ in bins(chances, outcomes)] == [0.5, 1.0]
     assert np.isnan(auc(chances, np.ones(4, bool)))
 

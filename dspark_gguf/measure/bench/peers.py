@@ -20,7 +20,6 @@ from typing import Any
 
 from dspark_gguf.config import Sampling
 from dspark_gguf.engine import library
-from dspark_gguf.engine.library import physical_cores, type_number
 from dspark_gguf.engine.llama import LlamaPromptLookupDecoding, SafeLlama
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.pair import Pair
@@ -83,7 +82,7 @@ class LlamaPeer:
         self.name, self.about = _GUESSES[guesses]
         options, self._sampling = model.options, sampling
         self._ends = frozenset(model.vocabulary.end_tokens)
-        threads = options.threads or physical_cores()
+        few, many = library.threads_of(options)
         try:
             self._llama = SafeLlama(
                 str(model.path),
@@ -92,10 +91,10 @@ class LlamaPeer:
                 n_gpu_layers=model.gpu_layers,
                 n_batch=options.n_batch,
                 n_ubatch=options.n_ubatch,
-                n_threads=threads,
-                n_threads_batch=options.threads_batch or threads,
-                type_k=type_number(options.cache_type_k),
-                type_v=type_number(options.cache_type_v),
+                n_threads=few,
+                n_threads_batch=many,
+                type_k=library.type_number(options.cache_type_k),
+                type_v=library.type_number(options.cache_type_v),
                 flash_attn=options.flash_attn == "on",
                 offload_kqv=options.kv_offload,
                 draft_model=LlamaPromptLookupDecoding(num_pred_tokens=guesses) if guesses else None,
@@ -198,10 +197,10 @@ def _draft_words(pair: Pair, program: str) -> list[str]:
 
 def _model_words(pair: Pair, room: int) -> list[str]:
     options = pair.target.options
-    threads = options.threads or physical_cores()
+    few, many = library.threads_of(options)
     return [
         *("-m", str(pair.target.path), "-c", str(room)),
-        *("-t", str(threads), "-tb", str(options.threads_batch or threads)),
+        *("-t", str(few), "-tb", str(many)),
         *("-b", str(options.n_batch), "-ub", str(options.n_ubatch)),
         *("-ngl", str(pair.target.gpu_layers)),
         *("-ctk", options.cache_type_k, "-ctv", options.cache_type_v),

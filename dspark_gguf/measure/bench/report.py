@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
@@ -22,11 +22,13 @@ from dspark_gguf.measure.profile import Table, cost_cells, cost_chart, profile
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.measure.reliability import Reliability
 from dspark_gguf.measure.trace import has_chains, record
-from dspark_gguf.paths import replacing
+from dspark_gguf.paths import MIB, replacing
 from dspark_gguf.speedup import measured
 from dspark_gguf.tally import Tally
 
 _ROWS, _DEPTH, _TEXTS = 13, 4, 8
+#: Positions in drafts that were tried less often say nothing.
+_TRIED = 5
 
 
 class Rest(NamedTuple):
@@ -43,7 +45,7 @@ def measure_rest(pair: Pair, prompts: Sequence[Prompt], positions: int) -> Rest:
     cache = pair.draft_cache()
     if cache is None or not has_chains(cache) or len(few) < 2:
         return Rest(costs, None)
-    texts = [record(pair, prompt, positions, _DEPTH) for prompt in track(few, len(few))]
+    texts = [record(pair, prompt, positions, _DEPTH) for prompt in track(few)]
     return Rest(costs, Reliability.of(texts))
 
 
@@ -116,7 +118,8 @@ def _regime(regime: Regime) -> dict[str, Any]:
     rows, domains = regime.rows, regime.domains
     others = [row for row in rows.values() if row.method != PLAIN]
     drawn = dict.fromkeys((regime.drawn.method, STATIC))
-    accepted = {method: found for method, row in rows.items() if (found := _accepted(row.tally))}
+    shares = {method: row.tally.shares_by_position(_TRIED)[:12] for method, row in rows.items()}
+    accepted = {method: found for method, found in shares.items() if found}
     longest = max(map(len, accepted.values()), default=0)
     return {
         "name": str(regime),
@@ -140,12 +143,6 @@ def _regime(regime: Regime) -> dict[str, Any]:
             [method, *_parts(row.tally)] for method, row in rows.items() if row.tally.target_seconds
         ],
     }
-
-
-def _accepted(tally: Tally) -> list[float]:
-    """The shares of the first positions, as far as they were tried often enough to tell."""
-    pairs = zip_longest(tally.accepted_by_position, tally.drafted_by_position, fillvalue=0)
-    return [yes / tried for yes, tried in pairs if tried >= 5][:12]
 
 
 def _position_chart(accepted: Mapping[str, list[float]]) -> Markup | None:
@@ -174,4 +171,4 @@ def _cell(value: Figure | float | str | None, form: str = ".0%") -> str:
 
 
 def _mib(size: int | None) -> str:
-    return "not known" if size is None else f"{size / 1024**2:.0f} MiB"
+    return "not known" if size is None else f"{size / MIB:.0f} MiB"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from dspark_gguf import __version__
-from dspark_gguf.chat.progress import track, tracked
+from dspark_gguf.chat.progress import track
 from dspark_gguf.chat.signals import ended_by_signals, interruptible
 from dspark_gguf.chat.wrapping import columns
 from dspark_gguf.config import Settings, Speculation
@@ -37,7 +37,6 @@ from dspark_gguf.measure.bench.turns import Ours, Program, Task, play, warm_up
 from dspark_gguf.speedup import measured
 from dspark_gguf.visible import as_json
 
-INTERRUPTED = 130
 #: The JSON object's version: a new number when a key changes its meaning.
 FORMAT = 3
 #: Before the first turn: no prompt of the bench, so that nothing of them is learned.
@@ -70,7 +69,7 @@ class Bench:
                 if plan.report:
                     rest = measure_rest(self.pair, plan.prompts, plan.tokens)
             except Cancelled:
-                code = INTERRUPTED
+                code = Cancelled.exit_code
         self._keep()
         facts = self.facts(len(tasks), interrupted=bool(code))
         if plan.report and self.results.turns:
@@ -98,8 +97,7 @@ class Bench:
         if found:
             known = self.pair.kept()
             known.compare(found)
-            with suppress(OSError):
-                known.save()
+            known.save()
 
     def _program(self, method: Method) -> Ours:
         """It knows what passes cost, and nothing of what another method learns."""
@@ -129,7 +127,7 @@ class Bench:
             self.results.peers = frozenset(names)
             self.programs += others
             say(text.header(self._abouts(), len(tasks), most, columns(sys.stdout)))
-            for turn in play(self.programs, tasks, partial(tracked, title="answers")):
+            for turn in play(self.programs, tasks, partial(track, title="answers")):
                 self.results.samples += turn
 
     def tasks(self) -> list[Task]:
@@ -176,7 +174,7 @@ class Bench:
                 "repeats": plan.repeats,
                 "temperatures": list(plan.temperatures),
                 "prompts": len(plan.prompts),
-                "threads": self.pair.target.options.threads or library.physical_cores(),
+                "threads": library.threads_of(self.pair.target.options)[0],
                 "sampling": self.settings.sampling.model_dump(mode="json"),
             },
             "methods": self._abouts(),
@@ -213,7 +211,7 @@ def bench_conversations(
         try:
             cells += track(work, len(chosen) * len(counts))
         except Cancelled:
-            code = INTERRUPTED
+            code = Cancelled.exit_code
     say(conversations.as_text(cells))
     facts = bench.facts(0, interrupted=bool(code))
     facts = {

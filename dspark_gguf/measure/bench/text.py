@@ -9,6 +9,7 @@ from dspark_gguf.chat.wrapping import WIDTH
 from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
 from dspark_gguf.measure.bench.results import Figure, Regime, Results, Row, shown
 from dspark_gguf.measure.charts import bars
+from dspark_gguf.paths import MIB
 from dspark_gguf.visible import text_table
 
 #: Columns of the first table, with the gaps: names of domains, then at least so many for each
@@ -17,7 +18,6 @@ _NAME, _CELL = 14, 12
 #: Plain decoding that runs so many times faster in one turn than in another shows that the machine
 #: does other things: prompts alone change its speed far less.
 _UNSTEADY = 1.5
-_MIB = 1024**2
 
 
 def header(methods: Mapping[str, str], turns: int, most: int, width: int = WIDTH) -> str:
@@ -58,9 +58,9 @@ def as_text(results: Results, width: int = WIDTH) -> str:
 
 def memory(ours: int, all: int, width: int = WIDTH) -> str:
     """One line about main memory: most bytes before any peer was loaded, and of the whole run."""
-    line = f"peak memory: {ours / _MIB:.0f} MiB"
+    line = f"peak memory: {ours / MIB:.0f} MiB"
     if all > ours * 1.02:
-        line += f" when all methods of this package were warm, {all / _MIB:.0f} MiB at the end"
+        line += f" when all methods of this package were warm, {all / MIB:.0f} MiB at the end"
     return fill(line + " (this process, without a GPU's own memory)", width)
 
 
