@@ -59,7 +59,7 @@ class Attention:
             self.draft = Factor(draft)
 
     def begin(self, depth: float) -> None:
-        """A prompt of `depth` tokens was read: what is strange next is what depth changes."""
+        """A prompt of `depth` tokens was read, so what depth changes is uncertain again."""
         moved = abs(depth - self.depth) / max(depth, self.depth, _NEAR)
         for each in (self.target, self.draft, self.row):
             each.doubt = min(each.doubt + _JUMP * moved, GUESSED)

@@ -29,7 +29,7 @@ class CostsRecord(BaseModel, allow_inf_nan=False):
     switch: Annotated[float, Field(ge=0, lt=_MOST_SECONDS)] = 0.0
 
     def seen(self) -> dict[Any, Figure]:
-        """The figures by their names, believed at most; draft steps are to be checked first."""
+        """The figures by name, with little confidence, so that each run checks them."""
         most = {name: BELIEVED - isinstance(name, str) for name in self.figures}
         pairs = {name: pair for name, pair in self.figures.items() if pair[1]}
         return {name: Figure(value, min(n, most[name])) for name, (value, n) in pairs.items()}

@@ -1,4 +1,4 @@
-"""The heart: an answer on its way.
+"""One answer while it is generated: propose, decode, commit.
 
 A round is ``propose``, one pass of the target, ``commit``. Whoever runs the pass drives the loop:
 `Decoder` for one conversation, ``DSparkLlama`` for its own, a `Batcher` for many at once.

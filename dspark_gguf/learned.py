@@ -51,7 +51,7 @@ class Learned:
         self.of_file: CalibrationRecord | None = None
         self.note = ""  # why an existing file was not used
         self._calibrations: dict[str, Calibration] = {}
-        #: Of the newest answers that were drafted as one gets it without options.
+        #: The newest answers that were drafted with the default settings, beside plain decoding.
         self.comparisons: list[Comparison] = []
         self.target_bytes = 0  # of its weights; 0: not known
         self.is_checked = False  # whether its costs were compared with those of this process

@@ -1,9 +1,8 @@
-"""What it costs that a pass has another number of rows than the one before it.
+"""The cost of a graph: llama.cpp builds one anew where a pass has another number of rows.
 
-llama.cpp keeps the compute graph of its last pass, and builds it anew for another number of rows.
-With 30 layers that took 0.4 to 0.6 ms, 5 to 9 % of a plain pass of the demo target on two cores. A
-draft pays for it twice: the pass that verifies it is seen with it, and the plain pass behind it
-takes longer.
+It keeps the compute graph of its last pass. With 30 layers a new one took 0.4 to 0.6 ms, 5 to 9 %
+of a plain pass of the demo target on two cores. A draft pays for it twice: the pass that verifies
+it is seen with it, and the plain pass behind it takes longer.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ class Switch:
     """Seconds over the common level, as all figures of `LearnedCosts`."""
 
     value: float = 0.0  # more that a plain pass takes after one that was not
-    back: float = 0.5  # the share of drafts behind which a plain pass comes
+    plain_after: float = 0.5  # the share of drafts behind which a plain pass comes
     _last: _Last = field(default=_Last.PLAIN, init=False)
     _first: float = field(default=0.0, init=False)  # seconds of the plain pass after another kind
 
     @property
     def charge(self) -> float:
         """Of the pass behind a draft, on average."""
-        return self.value * self.back
+        return self.value * self.plain_after
 
     def expect(self, value: float, usual: float) -> None:
         """What a profile saw, beside the `usual` seconds of a plain pass."""
@@ -48,11 +47,11 @@ class Switch:
     def drafted(self) -> None:
         """The last pass verified a draft."""
         if self._last is _Last.DRAFT:
-            self.back -= _GAIN * self.back
+            self.plain_after -= _GAIN * self.plain_after
         self._last, self._first = _Last.DRAFT, 0.0
 
     def of_plain(self, seconds: float) -> float:
-        """What of a plain pass's seconds is this.
+        """The part of a plain pass that was the new graph.
 
         It learns from two plain passes in a row, for what slows the machine down slows both.
         """
@@ -64,6 +63,6 @@ class Switch:
                 self._first = 0.0
             return 0.0
         if last is _Last.DRAFT:
-            self.back += _GAIN * (1.0 - self.back)
+            self.plain_after += _GAIN * (1.0 - self.plain_after)
         self._first = seconds
         return min(self.value, _MOST * seconds)

@@ -1,4 +1,4 @@
-"""What somebody who waits is told; ``chat/progress.py`` shows it on a terminal."""
+"""Progress of work that takes long; ``chat/progress.py`` shows it on a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Tell(Protocol):
-    """Called with what is done now, and how many seconds it should still take; 0: not known."""
+    """Called with the present task and the expected seconds left; 0: not known."""
 
     def __call__(self, text: str, seconds: float = 0.0) -> object:
         """Show it."""

@@ -1,8 +1,8 @@
 """Mistakes in a grammar (GBNF) that llama.cpp does not survive, found before it reads the text.
 
-It answers most mistakes with NULL. But three exhaust its memory or stack: a repetition that counts
-backwards, a rule that begins with itself after one that may be empty (mostly white space), and very
-deep nesting. Anything else is left to llama.cpp.
+It returns NULL for most invalid grammars. But three kinds exhaust its memory or stack: a repetition
+that counts backwards, a rule that begins with itself after one that may be empty (mostly white
+space), and very deep nesting. Anything else is left to llama.cpp.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _TYPES = {
     "adapter": "an adapter (LoRA), which goes with a model",
     "imatrix": "an importance matrix",
 }
-#: They do not write from left to right.
+#: Diffusion models: they do not generate from left to right.
 _DIFFUSION = {"dream", "llada", "llada-moe", "rnd1"}
 _ENCODERS = {"t5", "t5encoder"}
 

@@ -88,7 +88,7 @@ def record(
 
 
 def has_chains(cache: Cache | None) -> bool:
-    """Whether what a draft guesses are the target's tokens; so it is where there is none."""
+    """Whether a draft guesses in the target's tokens; true without a draft."""
     return getattr(cache, "kind", "") not in ("foreign", "mapped")
 
 

@@ -47,10 +47,10 @@ def make_stopping_rule(
         return Prefix(costs, first.calibration, first.limit, first.name)
     if guesses is None:
         steps = first
-    looking = None
+    step_rule = None
     if steps is not None and steps.limit:
-        looking = Optimal(costs, steps.calibration, steps.limit, steps.name, steps.is_block)
+        step_rule = Optimal(costs, steps.calibration, steps.limit, steps.name, steps.is_block)
     if guesses is None:
-        return looking or Fixed(0)
+        return step_rule or Fixed(0)
     behind = steps is None or steps.follows_guesses
-    return LookupRule(costs, guesses.calibration, guesses.limit, looking, behind, guesses.name)
+    return LookupRule(costs, guesses.calibration, guesses.limit, step_rule, behind, guesses.name)

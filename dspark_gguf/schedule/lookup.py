@@ -41,7 +41,7 @@ class LookupRule(StoppingRule):
     costs: Costs  # of passes and draft steps
     calibration: Calibration  # what the scores of guesses mean
     limit: int  # most tokens of a draft
-    looking: Optimal | None = None  # the rule of the other drafter
+    step_rule: Optimal | None = None  # the rule of the other drafter
     steps_after: bool = True  # whether that one can go on after guesses
     source: str = "lookup"  # the name of the drafter of the guesses
     _tokens: float = field(default=0.0, init=False)
@@ -63,8 +63,8 @@ class LookupRule(StoppingRule):
         """Tokens a second: what the last rounds reached, and at least plain decoding."""
         self._count_in()
         plain = 1.0 / float(self.costs.target_seconds[0])
-        if self.looking is not None and self.looking.policy is not None:
-            plain = max(plain, self.looking.policy.rate)
+        if self.step_rule is not None and self.step_rule.policy is not None:
+            plain = max(plain, self.step_rule.policy.rate)
         return max(plain, self._tokens / self._seconds) if self._seconds else plain
 
     def observe(self, round: Round) -> None:
@@ -90,7 +90,7 @@ class LookupRule(StoppingRule):
         self._counted = len(self._later)
 
     def _learn_from(self, round: Round) -> None:
-        (self.costs if self.looking is None else self.looking).observe(round)
+        (self.costs if self.step_rule is None else self.step_rule).observe(round)
         if round.draft.is_dictated:
             return
         for _, segment, outcomes in round.draft.outcomes(round.tokens):
@@ -114,8 +114,8 @@ class LookupRule(StoppingRule):
         def confidence(segment: Segment) -> Floats:
             if segment.source == self.source:
                 return self.confidence(segment.scores)
-            if self.looking is not None:
-                return self.looking.confidence(segment)
+            if self.step_rule is not None:
+                return self.step_rule.confidence(segment)
             return np.ones(len(segment))
 
         return survival_of(draft, confidence)
@@ -123,7 +123,7 @@ class LookupRule(StoppingRule):
     def forecast(self) -> Forecast | None:
         """Of the drafter that takes steps; free guesses are never slower."""
         self.settle()
-        return self.looking.forecast() if self.looking is not None else None
+        return self.step_rule.forecast() if self.step_rule is not None else None
 
 
 class _LookupPlan:
@@ -139,7 +139,7 @@ class _LookupPlan:
 
     @property
     def length(self) -> int:
-        """Tokens that may be drafted; after the first guesses: by looking."""
+        """Tokens that may be drafted; after the first guesses: by draft steps."""
         return self._left if self._steps_plan is None else self._steps_plan.length
 
     def take(self, scores: Sequence[float]) -> int:
@@ -176,7 +176,7 @@ class _LookupPlan:
 
     def _might_step(self) -> bool:
         """Whether draft steps are to be weighed; a trial of them takes no weighing."""
-        rule, no_steps = self._rule.looking, self._steps_plan is None
+        rule, no_steps = self._rule.step_rule, self._steps_plan is None
         if no_steps and rule is not None:
             if rule.rests:
                 self._steps_plan = rule.rest(self.room)
@@ -192,7 +192,7 @@ class _LookupPlan:
         self, count: int, worth: list[float], gained: list[float], survival: list[float]
     ) -> tuple[Plan, int]:
         """The plan of draft steps, and the number of guesses before them."""
-        rule = self._rule.looking
+        rule = self._rule.step_rule
         if rule is None:
             return no_plan(self.room), count
         if count and (rule.rests or not rule.current().drafts):

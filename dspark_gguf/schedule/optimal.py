@@ -76,7 +76,7 @@ class Optimal(Learning):
     _age: int = field(default=0, init=False)  # drafts since the policy was made
     _same_width: int = field(default=0, init=False)  # drafts since a block's width was chosen
     _solved: int = field(default=0, init=False)  # how often one was made
-    _seen: Floats | None = field(default=None, init=False)  # the passes' seconds that it knows
+    _priced_by: Floats | None = field(default=None, init=False)  # the passes' seconds it counts on
     _wait: int = field(default=_FIRST_WAIT, init=False)
     _idle: int = field(default=0, init=False)
     _account: Account = field(init=False)
@@ -114,9 +114,9 @@ class Optimal(Learning):
         """The present policy, solved again if it is too old."""
         policy, seconds = self.policy, self.costs.target_seconds
         is_old = self._age >= min(max(_SOLVE_EVERY, self._solved // _MORE_AFTER), _SOLVE_LATER)
-        if policy is not None and seconds is self._seen and not is_old:
+        if policy is not None and seconds is self._priced_by and not is_old:
             return policy
-        self._seen = seconds
+        self._priced_by = seconds
         scale = 1.0 if policy is None else float(seconds[0]) * policy.plain_rate
         if policy is None or is_old or _is_other(policy, seconds, scale):
             self._same_width, self._age = self._same_width + self._age, 0
@@ -203,7 +203,7 @@ class Optimal(Learning):
             # A pass that was slow for once says nothing about the text.
             seconds = min(expected, usual_seconds(self.costs, round))
             gain = round.accepted + 1 - seconds / plain + price
-            # A price that many rounds will win back is no loss of this one.
+            # The price of catching up, which many rounds will win back, is no loss of this one.
             repaid = min(self._invested, max(0.0, gain))
             gain -= repaid
             self._invested += self.costs.catch_up_seconds(missed) / plain - repaid
@@ -213,7 +213,7 @@ class Optimal(Learning):
         self._account.add(gain, self._least_after(round) * sharing(self.costs))
 
     def _least_after(self, round: Round) -> float:
-        """Where a draft that failed may take the account: how little that was to be expected."""
+        """The lowest balance after a draft that failed: higher, the likelier that was."""
         if not self.is_block or round.accepted >= round.drafted:
             return _LEAST
         chance = float(self.survival(round.draft)[round.accepted])

@@ -62,7 +62,7 @@ class Policy:
         )
 
     def worth_of_steps(self, survival: Sequence[float]) -> Floats:
-        """Worth of looking after 0, 1, ... tokens of this survival, beyond these tokens."""
+        """Worth of a draft step after 0, 1, ... tokens of this survival, beyond these tokens."""
         count = min(len(survival), len(self.opening))
         return np.array([np.interp(survival[k], _SURVIVAL, self.opening[k]) for k in range(count)])
 

@@ -46,7 +46,7 @@ def test_the_kind_decides(target, folder):
             assert decoder.rule is match
             assert isinstance(made, Cascade)
             assert isinstance(made.other, BlockDrafter)
-            assert rule.looking.limit == 6
+            assert rule.step_rule.limit == 6
             assert not rule.steps_after
         answer = Decoder.for_pair(pair, GREEDY).answer(PROMPT, Limits(max_tokens=30))
         plain = Decoder.for_pair(pair, GREEDY, PLAIN).answer(PROMPT, Limits(max_tokens=30))

@@ -141,7 +141,7 @@ def test_looks_go_on_behind_copies_and_copies_behind_looks():
     assert plan.goes_on()
     assert plan.admits(8.0)
     assert plan.take([6.0] * 30) == 8  # what is left of 12
-    alone = LookupRule(rule.costs, rule.calibration, 12, rule.looking, steps_after=False)
+    alone = LookupRule(rule.costs, rule.calibration, 12, rule.step_rule, steps_after=False)
     plan = alone.plan(12)
     assert not (plan.take([6.0, 6.0]) and plan.length)
 

@@ -231,4 +231,4 @@ def test_a_pass_without_drafts_pays_for_no_change_of_shape():
     charged.set_count(4)
     added = charged.pass_seconds - before
     assert added[3] == 0.0
-    assert added[4:32] == pytest.approx(0.2 * costs.switch.back)
+    assert added[4:32] == pytest.approx(0.2 * costs.switch.plain_after)

@@ -1,4 +1,4 @@
-"""What others make of the same files and prompts: llama-cpp-python, and llama.cpp's server."""
+"""The same models and prompts in llama-cpp-python and in llama.cpp's server."""
 
 from __future__ import annotations
 
