@@ -128,7 +128,7 @@ class BlockWorld(World):
         decoder = super().decoder(rule, stopping_rule)
         cache = TableBlock(decoder.target, self.draft_rows, 3, self.is_chained, self.confidence)
         decoder.drafter = BlockDrafter(
-            cache, decoder.sampler, self.tokenizer, self.score, float, self.shares_noise
+            cache, decoder.sampler, self.tokenizer, self.score, self.shares_noise
         )
         return decoder
 

@@ -14,7 +14,7 @@ from dspark_gguf.draft.answer_grammar import AnswerGrammar
 from dspark_gguf.draft.base import Drafter, Kit, drafter
 from dspark_gguf.draft.index import Index, chain
 from dspark_gguf.draft.store import Store
-from dspark_gguf.engine.protocol import Tokenizer
+from dspark_gguf.engine.protocol import Tokenizer, common_prefix
 from dspark_gguf.noise import Draws
 from dspark_gguf.records import Draft, Segment
 from dspark_gguf.schedule import Plan
@@ -46,9 +46,7 @@ class LookupDrafter(Drafter):
         self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
         """Keep what is still true of the last conversation."""
-        pairs = enumerate(zip(self.index.tokens, tokens, strict=False))
-        shorter = min(len(self.index), len(tokens))
-        self.index.trim(next((k for k, (ours, theirs) in pairs if ours != theirs), shorter))
+        self.index.trim(common_prefix(self.index.tokens, tokens))
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
         """A copy, as long as the plan wants it."""

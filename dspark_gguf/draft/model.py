@@ -28,11 +28,11 @@ class StepDrafter(Drafter):
         cache: the draft's memory.
         sampler: turns its rows into the distribution that a draft token is drawn from.
         tokenizer: the target's; ids beyond its vocabulary are never proposed.
-        score: raw score of a row, as the stopping rule wants it.
+        score: raw score of a row, as the stopping rule wants it: with `margin`, what a confidence
+            head says is a score in log odds, else as it is.
         shares_noise: whether draft tokens are drawn with the target's noise. Then the score is how
             clearly the token won, where more than one could. Else no score may depend on the token
             that was drawn: `rejection` would be biased.
-        confidence_score: the same of what a confidence head says.
 
     """
 
@@ -42,12 +42,10 @@ class StepDrafter(Drafter):
         sampler: Sampler,
         tokenizer: Tokenizer,
         score: Callable[[Row], float] = top_probability,
-        confidence_score: Callable[[float], float] = float,
         shares_noise: bool = False,
     ) -> None:
         self.cache, self.sampler = cache, sampler
-        self.score, self.confidence_score = score, confidence_score
-        self.shares_noise = shares_noise
+        self.score, self.shares_noise = score, shares_noise
         self._n_vocab = tokenizer.n_vocab
         self._end_tokens = frozenset(tokenizer.end_tokens)
         self._draws: Draws = Noise(0)
@@ -65,9 +63,8 @@ class StepDrafter(Drafter):
         sampler = Sampler.of(kit.sampling, kit.vocabulary)
         # llama.cpp's p-min is a probability. The gap ranks survivors better, without a softmax.
         shares = kit.speculation.acceptance != "rejection"
-        if kit.speculation.stopping_rule == "threshold":
-            return cls(cache, sampler, kit.vocabulary, top_probability, float, shares)
-        return cls(cache, sampler, kit.vocabulary, margin, log_odds, shares)
+        score = top_probability if kit.speculation.stopping_rule == "threshold" else margin
+        return cls(cache, sampler, kit.vocabulary, score, shares)
 
     def _draws_anew(self, draws: Draws) -> None:
         self._draws = draws if self.shares_noise else draws.independent()
@@ -116,7 +113,7 @@ class StepDrafter(Drafter):
     def _score(self, row: Row, gap: float, confidence: float | None) -> float:
         """Of a row whose token won by `gap` nats."""
         if confidence is not None:
-            return self.confidence_score(confidence)
+            return log_odds(confidence) if self.score is margin else confidence
         if self.shares_noise and self.score is margin and gap < math.inf:
             return gap * self.sampler.settings.temperature  # in logits, as at temperature 0
         return self.score(row)

@@ -36,19 +36,18 @@ class BlockDraftCache(Follower):
     def __init__(
         self, model: Model, draft: BlockDraft, target: SequenceCache, n_ctx: int, context: Context
     ) -> None:
-        needed = symbols.LAYERS + symbols.STATES
-        set_layer, self._get_layer, set_nextn, self._get_nextn = symbols.functions(*needed)
+        set_nextn, self._get_nextn = symbols.functions(*symbols.STATES)
+        layers = draft.target_layers
+        self._inputs = symbols.LayerInputs(target.pointer, layers, draft.width)
         super().__init__(model, target, n_ctx, context, draft.block_size)
         self.draft = draft
         self.most_drafts = min(draft.most_drafts, MAX_DRAFT)
         self._pending: list[int] = []
         waiting = min(_PENDING, model.options.n_ubatch, context.n_batch)
-        shape = waiting, len(draft.target_layers) * draft.width
+        shape = waiting, len(layers) * draft.width
         self._features = np.empty(shape, dtype=np.float32)
         self._injection = PairBatch(self._features, target.sequence, model.has_multi_rope)
         with library.listening():
-            for layer in draft.target_layers:
-                set_layer(target.pointer, layer, True)
             set_nextn(self.pointer, True, not draft.has_selector)
             llama_cpp.llama_set_causal_attn(self.pointer, draft.causal)
         self._listen()
@@ -69,11 +68,7 @@ class BlockDraftCache(Follower):
         return self.n_ctx - self.draft.block_size
 
     def _copy(self, start: int, first: int, done: int, take: int) -> None:
-        shape, pointer = (first + take, self.draft.width), self._target.pointer
-        layers = [
-            np.ctypeslib.as_array(self._get_layer(pointer, layer), shape)[first:]
-            for layer in self.draft.target_layers
-        ]
+        layers = [rows[first:] for rows in self._inputs.rows(first + take)]
         while done < take:
             held = len(self._pending)
             part = min(take - done, len(self._features) - held)

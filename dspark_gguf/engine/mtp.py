@@ -135,19 +135,15 @@ class EagleCache(StateCache):
     draft: EagleDraft
 
     def _switch_on(self) -> None:
-        set_layer, self._get_layer = symbols.functions(*symbols.LAYERS)
-        for layer in self.draft.target_layers:
-            set_layer(self._target.pointer, layer, True)
+        layers, width = self.draft.target_layers, self.draft.target_width
+        self._inputs = symbols.LayerInputs(self._target.pointer, layers, width)
 
     @property
     def _target_width(self) -> int:
         return len(self.draft.target_layers) * self.draft.target_width
 
     def _of_target(self, count: int) -> Floats:
-        shape = count, self.draft.target_width
-        layers = self.draft.target_layers
-        parts = (self._get_layer(self._target.pointer, layer) for layer in layers)
-        return np.concatenate([np.ctypeslib.as_array(part, shape) for part in parts], axis=1)
+        return np.concatenate(self._inputs.rows(count), axis=1)
 
     def _states_before(self, start: int, stop: int) -> Floats:
         """The features, fused by the draft's encoder, which keeps nothing of them."""

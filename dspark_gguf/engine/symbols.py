@@ -7,13 +7,16 @@ are looked up when first used, so that everything else works with a build that l
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import c_bool, c_int32, c_uint32
 from typing import Any
 
 import llama_cpp
+import numpy as np
+import numpy.typing as npt
 from llama_cpp.llama_cpp import _lib
 
-from dspark_gguf.engine.library import bind
+from dspark_gguf.engine.library import bind, listening
 from dspark_gguf.errors import EngineError
 
 #: The version of llama-cpp-python that has all of them.
@@ -54,6 +57,22 @@ def function(name: str) -> Any:
         f"llama-cpp-python {llama_cpp.__version__} lacks {name}, which this draft needs",
         f"Install llama-cpp-python {TRIED}, or draft with a small model of the same family.",
     )
+
+
+class LayerInputs:
+    """What enters some layers of a target, `width` numbers a token, in its last pass."""
+
+    def __init__(self, target: Any, layers: Sequence[int], width: int) -> None:
+        set_layer, self._get = functions(*LAYERS)
+        self._target, self._layers, self._width = target, layers, width
+        with listening():
+            for layer in layers:
+                set_layer(target, layer, True)
+
+    def rows(self, count: int) -> list[npt.NDArray[np.float32]]:
+        """Of each layer, of the first `count` tokens, ``[count, width]``; views into llama.cpp."""
+        pointers = (self._get(self._target, layer) for layer in self._layers)
+        return [np.ctypeslib.as_array(each, (count, self._width)) for each in pointers]
 
 
 def mangle(name: str, itanium: str, msvc: str, result: str) -> list[str]:

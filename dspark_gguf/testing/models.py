@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import takewhile
 
 import numpy as np
 
 from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.engine.protocol import common_prefix
 from dspark_gguf.errors import ResourceError
 from dspark_gguf.sampling import Row
 
@@ -64,8 +64,7 @@ class TableModel:
 
     def reuse_prefix(self, tokens: Sequence[int]) -> int:
         """Drop what is not a prefix of `tokens`; returns the length of what stays."""
-        same = (mine == wanted for mine, wanted in zip(self.tokens, tokens, strict=False))
-        self.trim(sum(takewhile(bool, same)))
+        self.trim(common_prefix(self.tokens, tokens))
         return self.length
 
     def trim(self, length: int) -> None:

@@ -8,7 +8,7 @@ from threading import Event
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.engine import library, symbols
+from dspark_gguf.engine import symbols
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import open_caches
 from dspark_gguf.train.shape import Shape
@@ -25,14 +25,11 @@ class Teacher:
 
     def __init__(self, model: Model, layers: Sequence[int], n_ctx: int, interrupt: Event) -> None:
         rows = min(_ROWS, model.options.n_ubatch, model.options.n_batch)
-        self.layers, self._width = layers, model.header.get("embedding_length")
         # As a draft's: it never takes back what it read, and needs no states to go back to.
         self._cache = open_caches(model, n_ctx, rows, interrupt, is_draft=True)[0]
         self._rows = self._cache.max_rows
-        set_layer, self._get_layer = symbols.functions(*symbols.LAYERS)
-        with library.listening():
-            for layer in layers:
-                set_layer(self._cache.pointer, layer, True)
+        width = model.header.get("embedding_length")
+        self._inputs = symbols.LayerInputs(self._cache.pointer, layers, width)
 
     def read(self, tokens: Sequence[int]) -> Recorded:
         """Read a conversation; errors as `SequenceCache.decode`."""
@@ -47,12 +44,8 @@ class Teacher:
 
     def _part(self, tokens: Sequence[int]) -> Recorded:
         rows = self._cache.decode(tokens, len(tokens))
-        shape = len(tokens), self._width
-        inputs = [
-            np.ctypeslib.as_array(self._get_layer(self._cache.pointer, layer), shape)
-            for layer in self.layers
-        ]
-        features = np.clip(np.stack(inputs, 1), -_MOST, _MOST).astype(np.float16)
+        inputs = np.stack(self._inputs.rows(len(tokens)), 1)
+        features = np.clip(inputs, -_MOST, _MOST).astype(np.float16)
         likely = [likeliest(row) for row in rows]
         ids, logs = (np.stack(each) for each in zip(*likely, strict=True))
         return Recorded(features, ids, logs)
