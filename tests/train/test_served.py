@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 import torch
 
 from dspark_gguf import Decoder, Limits, ModelOptions, Sampling, Speculation, load_pair
-from dspark_gguf.engine.block import BlockDraftCache
+from dspark_gguf.engine import block
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.train.batches import Batches
@@ -114,17 +114,18 @@ def test_a_shifted_row_is_named(untrained, draft):
 
 def test_shifted_inputs_are_named(untrained, draft, monkeypatch):
     """What one token's layers read is taken for the next one's."""
-    flush, held = BlockDraftCache.flush, [np.zeros(1, np.float32)]
+    inject, held = block.inject, [np.zeros(1, np.float32)]
 
-    def late(self):
-        if count := len(self._pending):
-            rows = self._features[:count].copy()
-            held[0] = held[0] if self.length else rows[0]
-            self._features[1:count] = rows[:-1]
-            self._features[0], held[0] = held[0], rows[-1]
-        flush(self)
+    def late(caches):
+        [cache] = caches
+        if count := len(cache._pending):
+            rows = cache._features[:count].copy()
+            held[0] = held[0] if cache.length else rows[0]
+            cache._features[1:count] = rows[:-1]
+            cache._features[0], held[0] = held[0], rows[-1]
+        inject(caches)
 
-    monkeypatch.setattr(BlockDraftCache, "flush", late)
+    monkeypatch.setattr(block, "inject", late)
     with pytest.raises(DSparkError, match=r"shifted position: the inputs .* \+1 tokens away"):
         check(untrained, draft)
 
