@@ -105,7 +105,10 @@ KINDS = ["lookup", "store", "cascade", *STEPS, "mamba", "qwen35", "gemma3"]
 def test_decoders(tiny_files, folder, kind):
     """With each drafter, and with each way of taking tokens back: the next answer is the same."""
     with pair_for(kind, tiny_files, folder) as pair:
-        speculation = speculation_for(kind, pair, folder)
+        speculation, costs = speculation_for(kind, pair, folder), LearnedCosts()
+        if kind == "cascade":  # whatever was measured on a busy machine, drafts pay at first
+            costs = pair.learned(speculation).costs
+            costs.add_profile(dict.fromkeys(range(1, 14), 1e-3), range(1, 14))
         plain = Decoder.for_pair(pair, SAMPLING, Speculation(mode="off")).answer(NEXT, FEW)
         decoder = Decoder.for_pair(pair, SAMPLING, speculation)
 
@@ -119,7 +122,6 @@ def test_decoders(tiny_files, folder, kind):
             assert answer.tokens == plain.tokens, at
             drafted += answer.tally.drafted
         assert drafted > 0
-        costs = pair.learned(speculation).costs if kind == "cascade" else LearnedCosts()
         require_sound(costs)
 
 
