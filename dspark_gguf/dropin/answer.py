@@ -55,3 +55,5 @@ def answer(
             is_last = k + 1 == len(result.tokens)
             run = run.move(said) if is_last else begin(said, drawn)
             break
+    if run.finish_reason == "stop":  # by a criterion, which is asked again: all was said
+        llama.n_tokens = len(run.tokens)
