@@ -212,6 +212,8 @@ class Batcher:
         answering = [each for each in running if each.live.unread <= self._few]
         behind = [each for each in running if each.live.unread > self._few]
         piece, read = self._pieces.size(len(answering)) if behind else 0, 0
+        for each in running:
+            each.live.resume()
         while behind and read + behind[0].live.unread <= piece:
             read += behind[0].live.unread
             answering.append(behind.pop(0))

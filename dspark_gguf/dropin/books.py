@@ -20,11 +20,11 @@ class _LlamaContext(Context):
         super().__init__(
             llama._ctx.ctx, n_ctx, int(llama._n_vocab), int(llama.n_batch), Event(), owner=llama
         )
-        self._llama = llama
+        self.llama = llama
 
     def run(self, parts: Sequence[Part]) -> None:
         """As for any context; there is one sequence."""
-        llama, (part,) = self._llama, parts
+        llama, (part,) = self.llama, parts
         if not getattr(llama, "_all_logits", llama._logits_all):
             super().run(parts)
             return
@@ -64,3 +64,15 @@ def borrow(llama: llama_cpp.Llama, *, is_draft: bool = False) -> SequenceCache:
     cache = SequenceCache(context, llama.context_params.swa_full, rows, is_draft)
     cache.listeners.append(_Books(llama, cache))
     return cache
+
+
+def notice(cache: SequenceCache) -> None:
+    """Between two answers: take note of what a borrowed draft was used for meanwhile."""
+    if isinstance(cache.context, _LlamaContext):
+        cache.sync(cache.context.llama._input_ids.tolist())
+
+
+def _end(known: weakref.ref[SequenceCache]) -> None:
+    """Before the ``Llama`` is freed."""
+    if cache := known():
+        shut(cache)

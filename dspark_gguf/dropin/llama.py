@@ -23,8 +23,8 @@ from dspark_gguf.catalog.resolve import NO_DRAFT
 from dspark_gguf.config import DraftOptions, Sampling, Speculation
 from dspark_gguf.draft import Choices, Drafter, NoDrafter
 from dspark_gguf.dropin import drafts
-from dspark_gguf.dropin.answer import answer
-from dspark_gguf.dropin.books import borrow
+from dspark_gguf.dropin.answer import answer, in_turn
+from dspark_gguf.dropin.books import borrow, notice
 from dspark_gguf.dropin.logprobs import LogprobsLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine import library, trial
@@ -200,7 +200,7 @@ class DSparkLlama(LogprobsLlama):
     ) -> Generator[int, Sequence[int] | None, None]:
         asked = _GENERATE.bind(self, *args, **options).arguments
         del asked["self"]
-        return self._generated(list(asked.pop("tokens")), asked)
+        return in_turn(self, self._generated(list(asked.pop("tokens")), asked))
 
     def _generated(
         self, tokens: list[int], asked: dict[str, Any]
@@ -213,6 +213,8 @@ class DSparkLlama(LogprobsLlama):
             yield from super().generate(tokens, **asked)
             return
         self._catch_up()
+        if self._draft is not None:
+            notice(self._draft)
         if not asked.pop("reset", True):
             tokens = [*self._input_ids.tolist(), *tokens]
         before = len(tokens)
