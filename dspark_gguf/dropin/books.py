@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from threading import Event
 
@@ -9,6 +10,7 @@ import llama_cpp
 import numpy as np
 
 from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.engine.closed import shut
 from dspark_gguf.engine.context import Context, Part
 from dspark_gguf.engine.sequence import SequenceCache
 
@@ -56,13 +58,16 @@ class _Books:
 def borrow(llama: llama_cpp.Llama, *, is_draft: bool = False) -> SequenceCache:
     """The cache of a loaded ``Llama``; notices what the ``Llama`` does between two answers.
 
-    Relies on ``_ctx``, ``_n_vocab``, ``_logits_all`` and ``_requires_eval``; a contract test pins
-    them.
+    Relies on ``_ctx``, ``_n_vocab``, ``_logits_all``, ``_requires_eval`` and ``_stack``; a contract
+    test pins them.
     """
     context = _LlamaContext(llama, min(int(llama.n_ctx()), len(llama.input_ids)))
     rows = 1 if is_draft else min(MAX_DRAFT + 1, context.n_batch)
     cache = SequenceCache(context, llama.context_params.swa_full, rows, is_draft)
     cache.listeners.append(_Books(llama, cache))
+    llama._stack.callback(_end, weakref.ref(cache))
+    if is_draft:
+        notice(cache)
     return cache
 
 

@@ -28,8 +28,8 @@ from dspark_gguf.dropin.books import borrow, notice
 from dspark_gguf.dropin.logprobs import LogprobsLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine import library, trial
+from dspark_gguf.engine.closed import Closed
 from dspark_gguf.engine.facts import llama_facts
-from dspark_gguf.engine.llama import Closed
 from dspark_gguf.engine.measuring import PROFILE_SECONDS, measure
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
@@ -68,7 +68,7 @@ class DSparkLlama(LogprobsLlama):
 
     n_tokens: int
     tokenizer_: Any
-    _cache: Any  # a SequenceCache, until it is closed
+    _cache: Any  # a SequenceCache, or a Closed
     _learned: Learned | None = None
     _draft: SequenceCache | None = None
     _committed: Sequence[int] = ()
@@ -111,6 +111,7 @@ class DSparkLlama(LogprobsLlama):
         #: What proposes, and what decides how much.
         self.drafter: Drafter = NoDrafter()
         self.stopping_rule: StoppingRule = Fixed(0)
+            self._cache = Closed("vocab_only=True loaded no weights", "Leave it out.")
         if options.get("vocab_only"):
             return
         # By a proxy: the last reference to it frees it, as for a `Llama`.
@@ -185,7 +186,7 @@ class DSparkLlama(LogprobsLlama):
         `n_tokens`: only after one of our answers, where single tokens cannot be taken back.
         """
         cache = getattr(self, "_cache", None)
-        if cache is None or (whole and (not self._committed or cache.rollback == "removal")):
+        if cache is None or (whole and (cache.rollback == "removal" or not self._committed)):
             return
         said = self._input_ids.tolist()
         cache.sync(said, self._committed)
@@ -286,10 +287,10 @@ class DSparkLlama(LogprobsLlama):
         if self._learned is not None:
             self._learned.save()
             self._learned = None
-        if self._draft is not None:
+        if isinstance(self._draft, SequenceCache):  # else it was closed with its Llama
             self._draft.close()
             if hasattr(self._draft, "model"):  # else the caller's own Llama
                 self._draft.model.close()
-            self._draft = None
+        self._draft = None
         super().close()
-        self._cache = Closed()
+        self._cache = Closed("this Llama was closed", "Make another.")

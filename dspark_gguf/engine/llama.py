@@ -10,7 +10,7 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding as LlamaPrompt
 
 from dspark_gguf.engine import trial
 from dspark_gguf.engine.grammar import require_grammar
-from dspark_gguf.errors import UsageError
+from dspark_gguf.engine.closed import Closed
 
 
 class SafeLlama(Llama):  # type: ignore[misc]
@@ -58,12 +58,5 @@ class SafeLlama(Llama):  # type: ignore[misc]
         """Free the model; using it later raises a `UsageError`."""
         if hasattr(self, "_stack"):  # else: refused before anything was loaded
             super().close()
-            closed: Any = Closed()
+            closed: Any = Closed("this Llama was closed", "Make another.")
             self._model = self._ctx = self.tokenizer_ = closed
-
-
-class Closed:
-    """Stands where something was freed: llama.cpp ends the process that uses that."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise UsageError("this Llama was closed", "Make another.")

@@ -10,6 +10,7 @@ from typing import Any
 
 from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
+from dspark_gguf.engine.closed import shut
 from dspark_gguf.engine.compatible import difference
 from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import model_facts, unloaded_facts
@@ -220,12 +221,15 @@ class Pair:
         return "\n".join([*parts, self._speculation_summary(speculation)])
 
     def close(self) -> None:
-        """Save what was learned, and free both models."""
+        """Save what was learned, and free both models; using them later is a `UsageError`."""
         if self._learned is not None:
             self._learned.save()
         for cache in reversed(self.caches.values()):
             cache.close()
-            cache.model.close()
+            shut(cache)
+        for model in filter(None, (self.draft, self.target)):
+            model.close()
+            shut(model.vocabulary)
 
     def __enter__(self) -> Pair:
         return self
