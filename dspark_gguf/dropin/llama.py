@@ -83,11 +83,10 @@ class DSparkLlama(LogprobsLlama):
         speculation: Speculation | None = None,
         **options: Any,
     ) -> None:
-        self.speculation = speculation or Speculation()
+        self.speculation = Speculation.given(speculation)
         #: Sums over all answers so far.
         self.tally = Tally()
-        draft_model = draft if draft_model is None else draft_model
-        draft_model, searches = (None, False) if draft_model == NO_DRAFT else (draft_model, True)
+        draft_model, searches = drafts.asked(draft_model, draft)
         drafts.require_known(options)
         drafts.require_supported(draft_model, draft_options, self.speculation)
         self._say = partial(print, file=sys.stderr) if options.get("verbose", True) else str
@@ -111,8 +110,8 @@ class DSparkLlama(LogprobsLlama):
         #: What proposes, and what decides how much.
         self.drafter: Drafter = NoDrafter()
         self.stopping_rule: StoppingRule = Fixed(0)
-            self._cache = Closed("vocab_only=True loaded no weights", "Leave it out.")
         if options.get("vocab_only"):
+            self._cache = Closed("vocab_only=True loaded no weights", "Leave it out.")
             return
         # By a proxy: the last reference to it frees it, as for a `Llama`.
         self._cache = borrow(weakref.proxy(self))

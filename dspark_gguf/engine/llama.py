@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from llama_cpp import Llama
+from llama_cpp.llama_speculative import LlamaDraftModel as LlamaDraftModel
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding as LlamaPromptLookupDecoding
 
 from dspark_gguf.engine import trial
-from dspark_gguf.engine.grammar import require_grammar
 from dspark_gguf.engine.closed import Closed
+from dspark_gguf.engine.grammar import require_grammar
 
 
 class SafeLlama(Llama):  # type: ignore[misc]

@@ -25,7 +25,7 @@ from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.token_map import share_aligned
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.errors import DSparkError
+from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.paths import MIB
 from dspark_gguf.schedule.expected import is_hopeless
@@ -68,6 +68,10 @@ class Pair:
         conversations: int = 1,
         tell: Tell = untold,
     ) -> None:
+        if conversations < 1:
+            raise UsageError(f"a pair for {conversations} conversations", "Give 1 or more.")
+        target_options = ModelOptions.given(target_options)
+        ModelOptions.given(draft_options)
         self._tell = tell
         self._draft_path = None if draft is None else readable_gguf(draft)
         self._draft_options = draft_options or DraftOptions()
@@ -81,7 +85,7 @@ class Pair:
         with_heads = self._draft_path is not None and is_own_draft(header, self._draft_path)
         started = perf_counter()
         self._beside = Beside.of(target, target_options, self._draft_options, conversations)
-        self.target = Model(target, target_options or ModelOptions(), with_heads, tell=tell)
+        self.target = Model(target, target_options, with_heads, tell=tell)
         self._profile_seconds = max(PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
@@ -224,7 +228,7 @@ class Pair:
         """Save what was learned, and free both models; using them later is a `UsageError`."""
         if self._learned is not None:
             self._learned.save()
-        for cache in reversed(self.caches.values()):
+        for cache in (*self._draft_caches, *self.target_caches):
             cache.close()
             shut(cache)
         for model in filter(None, (self.draft, self.target)):
