@@ -68,6 +68,9 @@ def answer(
             # Between two tokens the caller sees what was said so far.
             llama.n_tokens = place + k
             sent = yield token
+            if llama.n_tokens != place + k:
+                problem = "this Llama read or loaded something else while it answered"
+                raise UsageError(problem, "Leave the answer first.")
             if not sent:
                 continue
             drawn = run.tokens[first : place + k + 1]

@@ -108,6 +108,23 @@ def test_one_answer_of_a_llama_at_a_time(tiny_files, speculation):
         assert said(llama, 12, temp=0.0) == wanted
 
 
+def test_no_other_use_of_a_llama_within_an_answer(tiny_files):
+    """What reads or loads something else ends the answer; what only looks or saves does not."""
+    llama = DSparkLlama(str(tiny_files.target), speculation=DRAFTS, draft="none", **EXACT)
+    with closing(llama):
+        wanted = said(llama, 12, temp=0.0)
+        state = llama.save_state()
+        for use in (lambda: llama.eval([5]), llama.reset, lambda: llama.load_state(state)):
+            tokens = llama.generate(list(PROMPT), temp=0.0)
+            assert [next(tokens) for _ in range(3)] == wanted[:3]
+            use()
+            with pytest.raises(UsageError, match="while it answered"):
+                next(tokens)
+            assert said(llama, 12, temp=0.0) == wanted
+        tokens = llama.generate(list(PROMPT), temp=0.0)
+        assert [llama.save_state() and next(tokens) for _ in wanted] == wanted
+
+
 def test_a_draft_that_is_used_before_and_between(tiny_files):
     """A ``Llama`` that has read something, and that reads something else between two answers."""
     draft = llama_cpp.Llama(str(tiny_files.draft), **EXACT)
