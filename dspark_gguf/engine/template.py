@@ -69,7 +69,8 @@ class ChatTemplate:
         try:
             text = self._format(messages=[dict(message) for message in messages], **extra).prompt
         except Exception as error:  # whatever a template may raise
-            if len(messages) > 1 and messages[0]["role"] == "system":
+            are_whole = len(messages) > 1 and {"role", "content"} <= {*messages[0]} & {*messages[1]}
+            if are_whole and messages[0]["role"] == "system":
                 # Some templates (Gemma) have no system role: its text opens the first turn.
                 system, first, *rest = messages
                 content = f"{system['content']}\n\n{first['content']}"

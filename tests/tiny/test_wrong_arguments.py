@@ -9,6 +9,7 @@ from llama_cpp.llama_speculative import LlamaDraftModel, LlamaPromptLookupDecodi
 
 from dspark_gguf import Batcher, Decoder, DSparkLlama, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.draft import LookupDrafter
+from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.errors import Cancelled, UsageError
 from tests.tiny.test_python_face import EXACT
 
@@ -43,6 +44,15 @@ def test_of_decoders_and_batches(pair, what):
 def test_ids_that_are_no_tokens(pair, ids):
     with pytest.raises(UsageError, match=r"no token of|other things|not bytes"):
         Decoder.for_pair(pair, GREEDY, QUIET).answer(ids, FEW)
+
+
+@pytest.mark.parametrize("first", [{"content": "x"}, {"role": "system", "content": "x"}])
+def test_messages_without_a_role(pair, first):
+    template = ChatTemplate(
+        pair.target, "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
+    )
+    with pytest.raises(UsageError, match="does not accept these messages"):
+        template.ids([first, {"content": "hi"}])
 
 
 def test_one_bad_request_costs_a_batch_nothing(pair):
