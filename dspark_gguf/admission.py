@@ -123,6 +123,10 @@ class Admission:
         except DSparkError as error:
             request.error = error
             self.end(request, Round(()))
+        except BaseException:  # it may go away: the request stays first
+            self._places.leave(place)
+            place.clear()
+            raise
         else:
             if not request.run.room:
                 self.end(request, request.run.end("length"))

@@ -22,7 +22,7 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.engine.sequence import decode_together
 from dspark_gguf.engine.template import Prompt
-from dspark_gguf.errors import CacheFullError, Cancelled, DSparkError
+from dspark_gguf.errors import CacheFullError, Cancelled, DSparkError, UsageError
 from dspark_gguf.generation import Generation
 from dspark_gguf.learned import Learned
 from dspark_gguf.noise import Draws, Noise
@@ -70,7 +70,9 @@ class Batcher:
         patience: float = 0.25,
         learned: Learned | None = None,
     ) -> None:
-        self.pair, self.speculation = pair, speculation or Speculation()
+        if parallel is not None and parallel < 1:
+            raise UsageError(f"{parallel} conversations in a pass are none", "Give 1 or more.")
+        self.pair, self.speculation = pair, Speculation.given(speculation)
         if self.speculation.mode != "off":
             learned = pair.learned(self.speculation, into=learned)
         self._learned = learned or Learned()
@@ -112,11 +114,12 @@ class Batcher:
         """Queue a prompt: text, messages or token ids; it is answered by `step`.
 
         Raises:
-            UsageError: an empty prompt, or settings that this model cannot honour.
+            UsageError: an empty prompt, ids that are no tokens, or settings that this model cannot
+                honour.
             ResourceError: a prompt that leaves no room for an answer.
 
         """
-        sampling, limits = sampling or Sampling(), limits or Limits()
+        sampling, limits = Sampling.given(sampling), Limits.given(limits)
         prompt = self.pair.template.ids(prompt)
         require_room(prompt, self.pair.target_cache.n_ctx)
         Sampler.of(sampling, self.pair.vocabulary)
@@ -209,6 +212,8 @@ class Batcher:
 
     def _pass(self) -> None:
         running = self._requests.running
+        for each in running:
+            each.live.resume()
         answering = [each for each in running if each.live.unread <= self._few]
         behind = [each for each in running if each.live.unread > self._few]
         piece, read = self._pieces.size(len(answering)) if behind else 0, 0

@@ -67,7 +67,7 @@ class Decoder:
             UsageError: settings that these models cannot honour.
 
         """
-        sampling, speculation = sampling or Sampling(), speculation or Speculation()
+        sampling, speculation = Sampling.given(sampling), Speculation.given(speculation)
         cache, vocabulary = pair.target_caches[conversation], pair.vocabulary
         parts = assemble(
             cache,
@@ -123,15 +123,15 @@ class Decoder:
             reads the prompt and brings the first token.
 
         Raises:
-            UsageError: an empty prompt.
+            UsageError: an empty prompt, ids that are no tokens, or a closed pair.
             ResourceError: a prompt that leaves no room for an answer.
 
         """
+        ending = Ending(Limits.given(limits), self.tokenizer)
         prompt = self._ids(prompt)
         require_room(prompt, self.target.n_ctx)
         draws = Noise.of(self.seed) if draws is None else draws
         draws.move(len(prompt))
-        ending = Ending(limits or Limits(), self.tokenizer)
         run, said = self.start(prompt, ending, draws), list[int]()
         try:
             if not run.room:

@@ -25,8 +25,8 @@ class Generation:
 
     Between rounds the target's cache holds every committed token but the last, or fewer if its
     memory cannot drop single tokens: then the next pass reads the missing ones again. The drafter's
-    cache is a prefix of the same tokens. So an answer can be abandoned at any time; nothing has to
-    be cleaned up.
+    cache is a prefix of the same tokens. So an answer can be abandoned at any time, or used in
+    turns with others on the same caches; nothing has to be cleaned up.
 
     `tokens` are the committed ones, the prompt included; `finish_reason` says why the answer has
     ended, None while it goes on. What the caches still hold of the prompt is not read again.
@@ -46,8 +46,14 @@ class Generation:
         self._prompt = len(prompt)  # its tokens, until it is read
         self.read_seconds = 0.0  # of passes since the last round that read ahead
         self._draft = NO_DRAFT
-        self.drafter.restart(prompt[:-1], self.draws)
-        self._cached = self.target.reuse_prefix(prompt[:-1])
+        self._mark = object()
+        self._enter()
+
+    def _enter(self) -> None:
+        """Make the caches this answer's: they keep what is true of its tokens."""
+        self.drafter.restart(self.tokens[:-1], self.draws)
+        self._cached = self.target.reuse_prefix(self.tokens[:-1])
+        self.target.user = self._mark
 
     def move(self, prompt: Sequence[int]) -> Generation:
         """The same answer, continued after another prompt that ends with it."""
@@ -59,11 +65,17 @@ class Generation:
         """Tokens that the answer may still have."""
         return self.ending.room(self.target.n_ctx - len(self.tokens))
 
+    def resume(self) -> None:
+        """Before a round: take the caches back, if another answer has used them meanwhile."""
+        if self.target.user is not self._mark:
+            self._enter()
+
     def propose(self) -> Pass:
         """What the target must decode next; in the first round that is the prompt, alone.
 
         Even if the caches hold it already: the text of a seed must not depend on what they hold.
         """
+        self.resume()
         run_alone(self.draft())
         return self.step()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -88,6 +89,10 @@ class Noise:
 
     def independent(self) -> Independent:
         """Draws that do not depend on the place: for drafts under `rejection`."""
+        return self._independent
+
+    @cached_property
+    def _independent(self) -> Independent:  # one: none of its draws may come again
         return Independent(np.random.default_rng(self.key))
 
     def move(self, by: int) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic import ValidationInfo as Info
+from typing_extensions import Self
+
+from dspark_gguf.errors import UsageError
 
 #: Field and old value -> its name now; the old one works until the next version.
 RENAMED: dict[tuple[str | None, str], str] = {
@@ -35,6 +39,16 @@ class Part(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @classmethod
+    def given(cls, value: Self | None) -> Self:
+        """`value`, by default the defaults; a `UsageError` if it is something else."""
+        if value is None:
+            return cls()
+        if not isinstance(value, cls):
+            problem = f"{reprlib.repr(value)} stands where {cls.__name__} settings belong"
+            raise UsageError(problem, f"Write {cls.__name__}(...).")
+        return value
 
     @field_validator("*", mode="before")
     @classmethod

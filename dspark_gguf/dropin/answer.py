@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 from dspark_gguf.draft import AnswerGrammar, within
 from dspark_gguf.ending import Endless
 from dspark_gguf.engine.chain import Chain
 from dspark_gguf.engine.grammar import Grammar
+from dspark_gguf.errors import UsageError
 from dspark_gguf.generation import Generation
 from dspark_gguf.noise import Noise
+
+
+def in_turn(
+    llama: Any, tokens: Generator[int, Sequence[int] | None, None]
+) -> Generator[int, Sequence[int] | None, None]:
+    """The tokens of an answer; a `UsageError` to go on after another answer of `llama` began."""
+    llama._turn, sent = (turn := object()), None
+    with closing(tokens):
+        while True:
+            try:
+                token = tokens.send(sent)
+            except StopIteration:
+                return
+            sent = yield token
+            if llama._turn is not turn:
+                raise UsageError(
+                    "this Llama began another answer before this one was finished",
+                    "Finish or leave one first, or make a second Llama.",
+                )
 
 
 def answer(
@@ -47,6 +68,9 @@ def answer(
             # Between two tokens the caller sees what was said so far.
             llama.n_tokens = place + k
             sent = yield token
+            if llama.n_tokens != place + k:
+                problem = "this Llama read or loaded something else while it answered"
+                raise UsageError(problem, "Leave the answer first.")
             if not sent:
                 continue
             drawn = run.tokens[first : place + k + 1]
@@ -55,3 +79,5 @@ def answer(
             is_last = k + 1 == len(result.tokens)
             run = run.move(said) if is_last else begin(said, drawn)
             break
+    if run.finish_reason == "stop":  # by a criterion, which is asked again: all was said
+        llama.n_tokens = len(run.tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from threading import Event
 
@@ -9,6 +10,7 @@ import llama_cpp
 import numpy as np
 
 from dspark_gguf.config import MAX_DRAFT
+from dspark_gguf.engine.closed import shut
 from dspark_gguf.engine.context import Context, Part
 from dspark_gguf.engine.sequence import SequenceCache
 
@@ -20,11 +22,11 @@ class _LlamaContext(Context):
         super().__init__(
             llama._ctx.ctx, n_ctx, int(llama._n_vocab), int(llama.n_batch), Event(), owner=llama
         )
-        self._llama = llama
+        self.llama = llama
 
     def run(self, parts: Sequence[Part]) -> None:
         """As for any context; there is one sequence."""
-        llama, (part,) = self._llama, parts
+        llama, (part,) = self.llama, parts
         if not getattr(llama, "_all_logits", llama._logits_all):
             super().run(parts)
             return
@@ -56,11 +58,26 @@ class _Books:
 def borrow(llama: llama_cpp.Llama, *, is_draft: bool = False) -> SequenceCache:
     """The cache of a loaded ``Llama``; notices what the ``Llama`` does between two answers.
 
-    Relies on ``_ctx``, ``_n_vocab``, ``_logits_all`` and ``_requires_eval``; a contract test pins
-    them.
+    Relies on ``_ctx``, ``_n_vocab``, ``_logits_all``, ``_requires_eval`` and ``_stack``; a contract
+    test pins them.
     """
     context = _LlamaContext(llama, min(int(llama.n_ctx()), len(llama.input_ids)))
     rows = 1 if is_draft else min(MAX_DRAFT + 1, context.n_batch)
     cache = SequenceCache(context, llama.context_params.swa_full, rows, is_draft)
     cache.listeners.append(_Books(llama, cache))
+    llama._stack.callback(_end, weakref.ref(cache))
+    if is_draft:
+        notice(cache)
     return cache
+
+
+def notice(cache: SequenceCache) -> None:
+    """Between two answers: take note of what a borrowed draft was used for meanwhile."""
+    if isinstance(cache.context, _LlamaContext):
+        cache.sync(cache.context.llama._input_ids.tolist())
+
+
+def _end(known: weakref.ref[SequenceCache]) -> None:
+    """Before the ``Llama`` is freed."""
+    if cache := known():
+        shut(cache)

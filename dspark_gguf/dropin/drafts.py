@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import llama_cpp
 
-from dspark_gguf.catalog.resolve import locate, resolve
-from dspark_gguf.config import DraftOptions, Speculation
+from dspark_gguf.catalog.resolve import NO_DRAFT, locate, resolve
+from dspark_gguf.config import DraftOptions, ModelOptions, Speculation
 from dspark_gguf.draft import Drafter
 from dspark_gguf.dropin.books import borrow
 from dspark_gguf.engine.compatible import require_same_tokens
@@ -24,6 +24,7 @@ from dspark_gguf.engine.facts import llama_facts, model_facts
 from dspark_gguf.engine.fitting import free_for, open_what_fits
 from dspark_gguf.engine.gguf import read_header, readable_gguf
 from dspark_gguf.engine.heads import is_own_draft, kind_of, overrides_for, require_model
+from dspark_gguf.engine.llama import LlamaDraftModel, LlamaPromptLookupDecoding
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
@@ -46,10 +47,21 @@ def require_known(options: Iterable[str]) -> None:
             raise UsageError(f"Llama has no option {name!r}", f"Write {close[0]}.")
 
 
+def asked(draft_model: Any, draft: Any) -> tuple[DraftModel, bool]:
+    """The draft that was given under one of two names, and whether one may be looked for."""
+    if draft_model is not None and draft is not None:
+        raise UsageError("draft and draft_model are the same", "Give one of the two.")
+    given = draft if draft_model is None else draft_model
+    if given == NO_DRAFT or isinstance(given, LlamaPromptLookupDecoding):
+        return None, False  # prompt lookup needs no draft
+    return given, True
+
+
 def require_supported(
     draft: DraftModel, options: DraftOptions | None, speculation: Speculation
 ) -> None:
     """Refuse with a `UsageError` what a `DSparkLlama` would have to ignore."""
+    ModelOptions.given(options)
     if speculation.acceptance != "match":
         raise UsageError(
             f"acceptance {speculation.acceptance} does not go with DSparkLlama, whose tokens are "
@@ -89,6 +101,9 @@ def files_of(
 
     With `searches`, one is looked for as on the command line; `say` is called with how.
     """
+    if not isinstance(model, str | Path):
+        problem = f"model_path cannot be of type {type(model).__name__}"
+        raise UsageError(problem, "Give a file, or a name from the hub.")
     if not (draft is None or isinstance(draft, str | Path)):
         [target] = locate([(model, "target")], say)
         return target, draft, False
@@ -192,6 +207,12 @@ def own_drafter(draft: Any) -> Drafter | None:
     """The caller's own drafter, if `draft` is one; a `UsageError` if it cannot draft."""
     if draft is None or isinstance(draft, str | Path | llama_cpp.Llama):
         return None
+    if isinstance(draft, LlamaDraftModel):
+        raise UsageError(
+            f"draft_model cannot be a LlamaDraftModel such as {type(draft).__name__}",
+            "Give the path of the model that it drafts with, or make it a dspark_gguf.draft.Drafter"
+            " with `name` and `propose`.",
+        )
     missing = [name for name in ("propose", "name", "is_free", "most") if not hasattr(draft, name)]
     if missing:
         raise UsageError(

@@ -23,13 +23,13 @@ from dspark_gguf.catalog.resolve import NO_DRAFT
 from dspark_gguf.config import DraftOptions, Sampling, Speculation
 from dspark_gguf.draft import Choices, Drafter, NoDrafter
 from dspark_gguf.dropin import drafts
-from dspark_gguf.dropin.answer import answer
-from dspark_gguf.dropin.books import borrow
+from dspark_gguf.dropin.answer import answer, in_turn
+from dspark_gguf.dropin.books import borrow, notice
 from dspark_gguf.dropin.logprobs import LogprobsLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine import library, trial
+from dspark_gguf.engine.closed import Closed
 from dspark_gguf.engine.facts import llama_facts
-from dspark_gguf.engine.llama import Closed
 from dspark_gguf.engine.measuring import PROFILE_SECONDS, measure
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
@@ -68,7 +68,7 @@ class DSparkLlama(LogprobsLlama):
 
     n_tokens: int
     tokenizer_: Any
-    _cache: Any  # a SequenceCache, until it is closed
+    _cache: Any  # a SequenceCache, or a Closed
     _learned: Learned | None = None
     _draft: SequenceCache | None = None
     _committed: Sequence[int] = ()
@@ -83,11 +83,10 @@ class DSparkLlama(LogprobsLlama):
         speculation: Speculation | None = None,
         **options: Any,
     ) -> None:
-        self.speculation = speculation or Speculation()
+        self.speculation = Speculation.given(speculation)
         #: Sums over all answers so far.
         self.tally = Tally()
-        draft_model = draft if draft_model is None else draft_model
-        draft_model, searches = (None, False) if draft_model == NO_DRAFT else (draft_model, True)
+        draft_model, searches = drafts.asked(draft_model, draft)
         drafts.require_known(options)
         drafts.require_supported(draft_model, draft_options, self.speculation)
         self._say = partial(print, file=sys.stderr) if options.get("verbose", True) else str
@@ -112,6 +111,7 @@ class DSparkLlama(LogprobsLlama):
         self.drafter: Drafter = NoDrafter()
         self.stopping_rule: StoppingRule = Fixed(0)
         if options.get("vocab_only"):
+            self._cache = Closed("vocab_only=True loaded no weights", "Leave it out.")
             return
         # By a proxy: the last reference to it frees it, as for a `Llama`.
         self._cache = borrow(weakref.proxy(self))
@@ -185,7 +185,7 @@ class DSparkLlama(LogprobsLlama):
         `n_tokens`: only after one of our answers, where single tokens cannot be taken back.
         """
         cache = getattr(self, "_cache", None)
-        if cache is None or (whole and (not self._committed or cache.rollback == "removal")):
+        if cache is None or (whole and (cache.rollback == "removal" or not self._committed)):
             return
         said = self._input_ids.tolist()
         cache.sync(said, self._committed)
@@ -200,7 +200,7 @@ class DSparkLlama(LogprobsLlama):
     ) -> Generator[int, Sequence[int] | None, None]:
         asked = _GENERATE.bind(self, *args, **options).arguments
         del asked["self"]
-        return self._generated(list(asked.pop("tokens")), asked)
+        return in_turn(self, self._generated(list(asked.pop("tokens")), asked))
 
     def _generated(
         self, tokens: list[int], asked: dict[str, Any]
@@ -213,6 +213,8 @@ class DSparkLlama(LogprobsLlama):
             yield from super().generate(tokens, **asked)
             return
         self._catch_up()
+        if self._draft is not None:
+            notice(self._draft)
         if not asked.pop("reset", True):
             tokens = [*self._input_ids.tolist(), *tokens]
         before = len(tokens)
@@ -284,10 +286,10 @@ class DSparkLlama(LogprobsLlama):
         if self._learned is not None:
             self._learned.save()
             self._learned = None
-        if self._draft is not None:
+        if isinstance(self._draft, SequenceCache):  # else it was closed with its Llama
             self._draft.close()
             if hasattr(self._draft, "model"):  # else the caller's own Llama
                 self._draft.model.close()
-            self._draft = None
+        self._draft = None
         super().close()
-        self._cache = Closed()
+        self._cache = Closed("this Llama was closed", "Make another.")

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from llama_cpp import Llama
+from llama_cpp.llama_speculative import LlamaDraftModel as LlamaDraftModel
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding as LlamaPromptLookupDecoding
 
 from dspark_gguf.engine import trial
+from dspark_gguf.engine.closed import Closed
 from dspark_gguf.engine.grammar import require_grammar
-from dspark_gguf.errors import UsageError
 
 
 class SafeLlama(Llama):  # type: ignore[misc]
@@ -58,12 +59,5 @@ class SafeLlama(Llama):  # type: ignore[misc]
         """Free the model; using it later raises a `UsageError`."""
         if hasattr(self, "_stack"):  # else: refused before anything was loaded
             super().close()
-            closed: Any = Closed()
+            closed: Any = Closed("this Llama was closed", "Make another.")
             self._model = self._ctx = self.tokenizer_ = closed
-
-
-class Closed:
-    """Stands where something was freed: llama.cpp ends the process that uses that."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise UsageError("this Llama was closed", "Make another.")

@@ -10,6 +10,7 @@ from typing import Any
 
 from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
+from dspark_gguf.engine.closed import shut
 from dspark_gguf.engine.compatible import difference
 from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import model_facts, unloaded_facts
@@ -24,7 +25,7 @@ from dspark_gguf.engine.sequence import SequenceCache, open_caches
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.token_map import share_aligned
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.errors import DSparkError
+from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.paths import MIB
 from dspark_gguf.schedule.expected import is_hopeless
@@ -67,6 +68,10 @@ class Pair:
         conversations: int = 1,
         tell: Tell = untold,
     ) -> None:
+        if conversations < 1:
+            raise UsageError(f"a pair for {conversations} conversations", "Give 1 or more.")
+        target_options = ModelOptions.given(target_options)
+        ModelOptions.given(draft_options)
         self._tell = tell
         self._draft_path = None if draft is None else readable_gguf(draft)
         self._draft_options = draft_options or DraftOptions()
@@ -80,7 +85,7 @@ class Pair:
         with_heads = self._draft_path is not None and is_own_draft(header, self._draft_path)
         started = perf_counter()
         self._beside = Beside.of(target, target_options, self._draft_options, conversations)
-        self.target = Model(target, target_options or ModelOptions(), with_heads, tell=tell)
+        self.target = Model(target, target_options, with_heads, tell=tell)
         self._profile_seconds = max(PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
@@ -220,12 +225,15 @@ class Pair:
         return "\n".join([*parts, self._speculation_summary(speculation)])
 
     def close(self) -> None:
-        """Save what was learned, and free both models."""
+        """Save what was learned, and free both models; using them later is a `UsageError`."""
         if self._learned is not None:
             self._learned.save()
-        for cache in reversed(self.caches.values()):
+        for cache in (*self._draft_caches, *self.target_caches):
             cache.close()
-            cache.model.close()
+            shut(cache)
+        for model in filter(None, (self.draft, self.target)):
+            model.close()
+            shut(model.vocabulary)
 
     def __enter__(self) -> Pair:
         return self

@@ -19,7 +19,12 @@ class Rows(Protocol):
 
 
 class Cache(Protocol):
-    """The KV cache of one sequence of tokens."""
+    """The KV cache of one sequence of tokens.
+
+    `user` is a mark of the answer that used it last.
+    """
+
+    user: object
 
     @property
     def n_ctx(self) -> int:

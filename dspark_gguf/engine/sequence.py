@@ -31,6 +31,7 @@ class SequenceCache:
     """
 
     kind = "model"  # else the name of the drafter that it is for
+    user: object = None
     is_head = False  # whether it is of prediction heads
     is_crowded = False  # whether it found no free cells, and waits until others end
     joins = True  # whether its passes can be shared with those of other conversations
@@ -133,8 +134,7 @@ class SequenceCache:
         """
         tokens = self.prepare(tokens, n_rows)
         self._read(tokens, n_rows)
-        last = min(len(tokens), self.context.n_batch)
-        return self.context.rows(last - n_rows, n_rows)
+        return self.context.rows(min(len(tokens), self.context.n_batch) - n_rows, n_rows)
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
         """The rows of passes of sequences of this context, in ascending order, from one pass."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any, TypeAlias, cast
 
 from llama_cpp.llama_chat_format import CHATML_CHAT_TEMPLATE, Jinja2ChatFormatter
@@ -68,7 +69,8 @@ class ChatTemplate:
         try:
             text = self._format(messages=[dict(message) for message in messages], **extra).prompt
         except Exception as error:  # whatever a template may raise
-            if len(messages) > 1 and messages[0]["role"] == "system":
+            are_whole = len(messages) > 1 and {"role", "content"} <= {*messages[0]} & {*messages[1]}
+            if are_whole and messages[0]["role"] == "system":
                 # Some templates (Gemma) have no system role: its text opens the first turn.
                 system, first, *rest = messages
                 content = f"{system['content']}\n\n{first['content']}"
@@ -86,15 +88,23 @@ class ChatTemplate:
         return self.tokenize(self.render(messages, think))
 
     def ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of what the user said, of a conversation, or of ids as they are."""
+        """Token ids of what the user said, of a conversation, or of ids, which are checked."""
         if isinstance(prompt, str):
             return self.encode([{"role": "user", "content": prompt}])
-        if not isinstance(prompt, Sequence):
+        if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
             problem = f"a prompt is text, messages or token ids, not {type(prompt).__name__}"
             raise UsageError(problem, "Give a list.")
         if prompt and isinstance(prompt[0], Mapping):
             return self.encode(cast(Messages, prompt))
-        return list(cast(Sequence[int], prompt))
+        try:
+            ids = [index(token) for token in cast(Sequence[int], prompt)]
+        except TypeError:
+            raise UsageError("a prompt of token ids has other things in it", "Give ints.") from None
+        if ids and not 0 <= min(ids) <= max(ids) < self._vocabulary.n_vocab:
+            wrong = max(ids) if min(ids) >= 0 else min(ids)
+            problem = f"{wrong} is no token of a vocabulary of {self._vocabulary.n_vocab}"
+            raise UsageError(problem, "Use the ids of this model's own tokenizer.")
+        return ids
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a rendered prompt, with the first token unless the template wrote it."""

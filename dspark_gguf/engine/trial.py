@@ -27,7 +27,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from dspark_gguf.engine import library
-from dspark_gguf.errors import EngineError
+from dspark_gguf.errors import EngineError, UsageError
 from dspark_gguf.paths import cache_path, replacing
 
 Feature = Literal["extra buffers", "gpu"]
@@ -86,8 +86,10 @@ def outcome(feature: Feature, again: bool = False) -> Outcome:
 
 def extra_buffers(wish: Wish = "auto") -> bool:
     """Whether to load a model with extra buffers; an `EngineError` if this build cannot run."""
-    if wish != "auto":
+    if wish in ("on", "off"):
         return wish == "on"
+    if wish != "auto":
+        raise UsageError(f"extra_buffers cannot be {wish!r}", "Give auto, on or off.")
     found = outcome("extra buffers")
     if found.everywhere:
         raise EngineError(

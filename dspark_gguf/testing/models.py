@@ -48,6 +48,8 @@ class TableModel:
     at most `max_rows` rows.
     """
 
+    user: object = None
+
     def __init__(self, row_of: RowOf, n_ctx: int = 128, max_rows: int = MAX_DRAFT + 1) -> None:
         self.n_ctx, self.max_rows = n_ctx, max_rows
         self.n_vocab = len(row_of(()))

@@ -90,6 +90,24 @@ def test_processors_and_criteria_see_what_they_saw(plain, ours):
     assert seen["plain"] == seen["ours"]
 
 
+@pytest.mark.parametrize("asked", [{}, {"stream": True}, {"logprobs": 1}, {"echo": True}])
+def test_a_criterion_ends_an_answer_anywhere(plain, ours, asked):
+    """After rejected and accepted drafts alike: the text is there, and the reason is `stop`."""
+    for count in range(len(PROMPT), len(PROMPT) + 20):
+        criteria = llama_cpp.StoppingCriteriaList([lambda ids, _: len(ids) >= count])  # noqa: B023
+        told = []
+        for llama in (plain, ours):
+            asked_of = asked if llama is ours or "logprobs" not in asked else {}
+            out = llama.create_completion(
+                PROMPT if "echo" not in asked else "abc abc", max_tokens=40, temperature=0.0,
+                stopping_criteria=criteria, **asked_of,
+            )  # fmt: skip
+            choices = [each["choices"][0] for each in (out if asked.get("stream") else [out])]
+            told.append([(each["text"], each["finish_reason"]) for each in choices])
+        assert told[0] == told[1]
+        assert told[1][-1][1] == "stop"
+
+
 def test_an_abandoned_generator_leaves_true_books(plain, ours):
     """After any number of tokens, the next answer is that of a new model."""
     for count in (1, 2, 3, 5, 8):

@@ -5,7 +5,6 @@ import pickle
 
 import llama_cpp
 import pytest
-from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from dspark_gguf import Speculation
 from dspark_gguf.draft import Cascade, ModelDrafter, NoDrafter
@@ -38,9 +37,6 @@ REFUSED = {
     "acceptance": ({"speculation": Speculation(acceptance="typical")}, "Use match"),
     "rejection": ({"speculation": Speculation(acceptance="rejection")}, "llama.cpp's own draw"),
     "a number": ({"draft_model": 3}, "type int. Give a path, a Llama, a Drafter or None"),
-    "llama-cpp-python's": (
-        {"draft_model": LlamaPromptLookupDecoding()}, "LlamaPromptLookupDecoding. Give a path",
-    ),
     "options without a path": ({"draft_options": DRAFT}, "draft_options needs a draft_model"),
     "no model": ({"speculation": Speculation(drafter="model")}, "drafter model"),
     "a useless model": (

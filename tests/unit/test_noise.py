@@ -55,6 +55,13 @@ def test_places_and_tokens_are_independent():
     )
 
 
+def test_independent_draws_never_come_again():
+    """Whoever asks twice goes on: a draw used again would depend on what was said."""
+    noise, pair = Noise.of(3), Dist(np.arange(1000), np.full(1000, 1e-3))
+    first, again = ([noise.independent().at(0).token(pair) for _ in range(9)] for _ in range(2))
+    assert first != again
+
+
 def test_the_same_for_all_who_ask():
     """A token has its noise whatever else can be drawn; a place has it wherever it stands."""
     many = random_dist(np.random.default_rng(1), 60)
