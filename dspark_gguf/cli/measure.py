@@ -128,10 +128,10 @@ def profile(
         click.echo(f"forgotten: what was learned of {forget_all()} pairs")
         return 0
 
-    from dspark_gguf.chat.signals import interruptible
     from dspark_gguf.measure.charts import require_svg, save_chart
     from dspark_gguf.measure.profile import as_text, cost_chart
     from dspark_gguf.measure.profile import profile as measure
+    from dspark_gguf.signals import interruptible
 
     if plot:
         require_svg(plot)
@@ -206,9 +206,9 @@ def _recorded(
 ) -> tuple[list[Chains], bool]:
     """Chains of each prompt, and whether Ctrl-C ended it before the last of them."""
     from dspark_gguf.chat.progress import counting
-    from dspark_gguf.chat.signals import interruptible
     from dspark_gguf.measure.prompts import read_prompts
     from dspark_gguf.measure.trace import learn, record
+    from dspark_gguf.signals import interruptible
 
     wanted = read_prompts(prompts)
     texts: list[Chains] = []

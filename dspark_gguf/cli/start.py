@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from dspark_gguf.config import Settings, Speculation
+from dspark_gguf.errors import Cancelled
 from dspark_gguf.visible import as_json as json_line
 from dspark_gguf.visible import visible
 from dspark_gguf.waiting import Tell, untold
@@ -82,7 +83,7 @@ def _working(quiet: bool) -> AbstractContextManager[Tell]:
 
 def _prepare(pair: Pair, speculation: Speculation) -> Learned | None:
     """Load the draft and measure what both models cost, as far as that is wanted and unknown."""
-    from dspark_gguf.chat.signals import interruptible
+    from dspark_gguf.signals import interruptible
 
     if speculation.mode == "off":
         return None
@@ -90,7 +91,10 @@ def _prepare(pair: Pair, speculation: Speculation) -> Learned | None:
         # In a thread that ends: OpenMP keeps threads for each that ever ran a pass, and with more
         # of them than cores, passes of whoever comes next would be slower.
         with interruptible(pair.interrupt), ThreadPoolExecutor(1) as thread:
-            return thread.submit(pair.learned, speculation).result()
+            learned = thread.submit(pair.learned, speculation).result()
+            if pair.interrupt.is_set():
+                raise Cancelled
+            return learned
     if speculation.drafter != "lookup":
         pair.draft_cache()
     return None

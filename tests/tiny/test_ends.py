@@ -12,9 +12,9 @@ import pytest
 from prompt_toolkit.history import InMemoryHistory
 
 from dspark_gguf.chat.saved import SavedSession
-from dspark_gguf.chat.signals import ended_by_signals, interruptible
 from dspark_gguf.chat.transcript import write
 from dspark_gguf.chat.typed import TerminalReader
+from dspark_gguf.signals import ended_by_signals, interruptible
 from tests.children import (
     PATIENCE,
     default_signals,
