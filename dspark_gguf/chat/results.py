@@ -31,6 +31,8 @@ _TEXT = (
     "model", "sampling.", "limits.", "chat.", "target_options.cache_type_", "target_options.rope_",
     "target_options.yarn_",
 )  # fmt: skip
+#: What each line begins with.
+_START = b'{"index": '
 #: With a lossy rule it depends on these too.
 _DRAFTED = ("draft", "speculation.")
 
@@ -153,16 +155,21 @@ def _read(path: Path, jobs: Sequence[Job]) -> dict[int, Record]:
         return {}
     with file_errors("read", path):
         *lines, last = path.read_bytes().split(b"\n")
-    if parse(last) is not None:  # else nothing, or what a power cut left of a line
+    start = last.rstrip(b"\0")[: len(_START)]
+    if parse(last) is not None or not _START.startswith(start):  # else what a power cut left
         lines.append(last)
     inputs = {job.index: job.input for job in jobs}
     found: dict[int, Record] = {}
-    for line in filter(bytes.strip, lines):
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         result = parse(line) or {}
         index: Any = result.get("index")
         wanted = inputs.get(index) if isinstance(index, int) else None
         if wanted is None or result.get("input") != wanted:
             problem = f"{path} holds results of other prompts"
+            if not line.startswith(_START):
+                problem = f"{path} is not a results file of these prompts (line {number})"
             raise UsageError(problem, "Name another --output file.")
         if index not in found or "error" not in result:
             found[index] = result
