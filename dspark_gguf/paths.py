@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import platformdirs
 
@@ -152,16 +154,23 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`, moved over it only if the block succeeds.
 
     A reader sees the old file or the whole new one, after a power cut too; the last of two writers
-    wins. With `private`, nobody else may read it.
+    wins. With `private`, nobody else may read it. A link stays one; a device or a named pipe cannot
+    be replaced, and is `path` itself. An OSError names `path`.
     """
+    if _is_written_directly(path):
+        with _named(path, path):
+            yield path
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
     try:
-        if private:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _named(path, temporary):
+            if private:
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # Windows flushes the new name itself
@@ -170,6 +179,31 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _is_written_directly(path: Path) -> bool:
+    """Whether a device or a named pipe is there."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextlib.contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Inside, an OSError about the temporary file, or about none, is one about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def require_writable(path: Path) -> None:
+    """Refuse before the work what `replacing` could not write after it, with a UsageError."""
+    with file_errors("write", path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not _is_written_directly(path):
+            TemporaryFile(dir=os.path.dirname(os.path.realpath(path))).close()
 
 
 def remove_parts(folder: Path, older: float = 0.0) -> None:

@@ -23,7 +23,7 @@ from dspark_gguf.chat.piped import DASH
 from dspark_gguf.chat.terminal import Screen, note_on_wait
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError, reason_of
-from dspark_gguf.paths import file_errors, replacing
+from dspark_gguf.paths import file_errors, replacing, require_writable
 from dspark_gguf.visible import as_json
 
 #: Beginnings of the names of settings that a text depends on; speed and room are not among them.
@@ -93,6 +93,8 @@ def results_in(
         yield Results(path, ordered=not unordered)
     else:
         path = path.resolve()
+        if not path.exists():
+            require_writable(path)
         with _locked(path):
             yield _resumed(path, jobs, settings, keep_errors)
             _tidied(path, jobs, keep_errors=True)

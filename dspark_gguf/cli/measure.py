@@ -15,6 +15,7 @@ from dspark_gguf.cli.options import FILE, PAIR, SectionedCommand, debug, setting
 from dspark_gguf.cli.start import open_pair, say, show
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import Cancelled, UsageError
+from dspark_gguf.paths import require_writable
 from dspark_gguf.visible import visible
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def trace(output: Path, **wanted: Any) -> int:
     """
     from dspark_gguf.measure.chains import save_chains
 
+    require_writable(output)
     texts, stopped = _recorded(**wanted)
     save_chains(output, texts)
     positions = sum(text.positions for text in texts)
