@@ -41,14 +41,18 @@ def cache_path(*parts: str) -> Path:
     return platformdirs.user_cache_path("dspark-gguf", appauthor=False).joinpath(*parts)
 
 
+def data_path(*parts: str) -> Path:
+    """A folder for the user's data. It may be missing."""
+    return platformdirs.user_data_path("dspark-gguf", appauthor=False).joinpath(*parts)
+
+
 def data_dir(*parts: str) -> Path:
-    """A folder (made if missing) for the user's data, which nobody else may read."""
-    folder = platformdirs.user_data_path("dspark-gguf", appauthor=False)
-    for each in (folder, folder.joinpath(*parts)):
+    """The same, made if missing; nobody else may read it."""
+    for each in (data_path(), data_path(*parts)):
         try:
             each.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable(each, error) from None
+            raise unwritable(each, error, "XDG_DATA_HOME") from None
         make_private(each)
     return each
 
@@ -123,9 +127,26 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def unwritable(folder: Path, error: OSError) -> DSparkError:
-    """The error to raise where `folder` could not be written."""
-    hint = "Free space there, or set HOME to another folder."
+def checksum(path: Path) -> str:
+    """Of the size of a file and 17 blocks of 64 KiB from its start to its end.
+
+    For gigabytes that `replacing` has written, so that no crash leaves a hole. This takes
+    milliseconds, shows a file that is cut short or mixed up, and covers every byte up to 1 MiB.
+    """
+    block, size = 1 << 16, path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for k in range(17):
+            file.seek(max(0, size - block) * k // 16)
+            digest.update(file.read(block))
+    return digest.hexdigest()
+
+
+def unwritable(folder: Path, error: OSError, variable: str) -> DSparkError:
+    """The error to raise where `folder`, which a variable moves, could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "Free space there" if full else "Make it writable"
+    hint = f"{what}, or set {variable} to another folder."
     return DSparkError(f"cannot write to {folder}: {error.strerror or error}", hint)
 
 
@@ -146,7 +167,7 @@ def caching(path: Path) -> Iterator[Path]:
         with replacing(path) as temporary:
             yield temporary
     except OSError as error:
-        raise unwritable(path.parent, error) from None
+        raise unwritable(path.parent, error, "XDG_CACHE_HOME") from None
 
 
 @contextlib.contextmanager
