@@ -185,6 +185,8 @@ def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> int:
     if plot:
         require_svg(plot)
     texts, stopped = (load_chains(chains), False) if chains else _recorded(**wanted, learning=True)
+    if stopped and len(texts) < 2:  # of one, nothing is told
+        raise Cancelled
     found = Reliability.of(texts)
     click.echo(found.as_text())
     for name, points in found.curves().items():
