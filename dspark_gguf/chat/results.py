@@ -22,7 +22,7 @@ from dspark_gguf.chat.batch import Job, Record, parse
 from dspark_gguf.chat.piped import DASH
 from dspark_gguf.chat.terminal import Screen, note_on_wait
 from dspark_gguf.config import Settings
-from dspark_gguf.errors import UsageError, reason_of
+from dspark_gguf.errors import DSparkError, UsageError, reason_of
 from dspark_gguf.paths import file_errors, replacing, require_writable
 from dspark_gguf.visible import as_json
 
@@ -65,12 +65,23 @@ class Results:
             out.write(as_json(result, out) + "\n")
             out.flush()
 
-        with out if self.path else nullcontext():
+        with self._told(), out if self.path else nullcontext():
             if self.ordered:
                 with _in_order(write, jobs) as write_in_order:
                     yield write_in_order
             else:
                 yield write
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Inside, an OSError about no other file is one about this one."""
+        try:
+            yield
+        except OSError as error:
+            if self.path is None or error.filename or isinstance(error, BrokenPipeError):
+                raise
+            problem = f"cannot write {self.path}: {reason_of(error)}"
+            raise DSparkError(problem, "Free some space and run it again to resume.") from None
 
 
 @contextmanager

@@ -31,11 +31,13 @@ def settle() -> None:
     """Make stdout take any text, and put the null device where a stream was closed.
 
     Else the next file to be opened, a model's cache perhaps, would get the number of the closed
-    stream, and llama.cpp's messages with it.
+    stream, and llama.cpp's messages with it. Results for a stdout that was closed are lost: it
+    refuses what is written.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+            null = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            setattr(sys, name, open(null, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
     codecs.register_error(_REPLACED, _replaced)
     # "?" for what the encoding lacks, since people read answers. stderr escapes by itself.
     if isinstance(sys.stdout, io.TextIOWrapper):
