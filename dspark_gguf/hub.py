@@ -207,7 +207,7 @@ def _explained(what: str) -> Iterator[None]:
         raise DSparkError(f"the hub failed for {what}: {error}", "Try again later.") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
-            raise unwritable(cache_folder(), error) from None
+            raise unwritable(cache_folder(), error, "HF_HOME") from None
         raise _unreachable(what, error) from None
     except errors.HTTPError as error:  # type: ignore[attr-defined] # of the HTTP library in use
         raise _unreachable(what, error) from None

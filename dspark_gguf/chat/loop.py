@@ -10,14 +10,14 @@ from dspark_gguf.chat.commands import Leave, is_command, run_command, unescape
 from dspark_gguf.chat.progress import waited_for
 from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.session import Answering, Session
-from dspark_gguf.chat.signals import ended_by_signals, interruptible
 from dspark_gguf.chat.status import status_line
 from dspark_gguf.chat.terminal import PipeReader, Reader, Screen, read_message, silent_keys
 from dspark_gguf.chat.think import ThinkSplitter
 from dspark_gguf.chat.transcript import with_absolute_paths
 from dspark_gguf.config import Settings
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import DSparkError, UsageError
+from dspark_gguf.errors import Cancelled, DSparkError, UsageError
+from dspark_gguf.signals import ended_by_signals, interruptible
 from dspark_gguf.tally import Answer
 
 #: What may be spent on measuring after an answer: a share of its time, and so many seconds.
@@ -79,7 +79,7 @@ class Chat:
             except (EOFError, Leave):
                 if self._may_leave():
                     return
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Cancelled):
                 if pressed and self._may_leave():
                     return
                 pressed = True

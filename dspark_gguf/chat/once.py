@@ -9,13 +9,13 @@ from dspark_gguf.chat.bulk import Outcome, answer_all, as_dict
 from dspark_gguf.chat.progress import track, waited_for
 from dspark_gguf.chat.results import Results
 from dspark_gguf.chat.session import Session
-from dspark_gguf.chat.signals import interruptible
 from dspark_gguf.chat.status import status_line
 from dspark_gguf.chat.terminal import Screen
 from dspark_gguf.config import Settings
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.noise import some_seed
+from dspark_gguf.signals import interruptible
 from dspark_gguf.tally import Answer
 from dspark_gguf.visible import as_json as json_line
 

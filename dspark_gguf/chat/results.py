@@ -22,8 +22,8 @@ from dspark_gguf.chat.batch import Job, Record, parse
 from dspark_gguf.chat.piped import DASH
 from dspark_gguf.chat.terminal import Screen, note_on_wait
 from dspark_gguf.config import Settings
-from dspark_gguf.errors import UsageError, reason_of
-from dspark_gguf.paths import file_errors, replacing
+from dspark_gguf.errors import DSparkError, UsageError, reason_of
+from dspark_gguf.paths import file_errors, replacing, require_writable
 from dspark_gguf.visible import as_json
 
 #: Beginnings of the names of settings that a text depends on; speed and room are not among them.
@@ -31,6 +31,8 @@ _TEXT = (
     "model", "sampling.", "limits.", "chat.", "target_options.cache_type_", "target_options.rope_",
     "target_options.yarn_",
 )  # fmt: skip
+#: What each line begins with.
+_START = b'{"index": '
 #: With a lossy rule it depends on these too.
 _DRAFTED = ("draft", "speculation.")
 
@@ -63,12 +65,23 @@ class Results:
             out.write(as_json(result, out) + "\n")
             out.flush()
 
-        with out if self.path else nullcontext():
+        with self._told(), out if self.path else nullcontext():
             if self.ordered:
                 with _in_order(write, jobs) as write_in_order:
                     yield write_in_order
             else:
                 yield write
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Inside, an OSError about no other file is one about this one."""
+        try:
+            yield
+        except OSError as error:
+            if self.path is None or error.filename or isinstance(error, BrokenPipeError):
+                raise
+            problem = f"cannot write {self.path}: {reason_of(error)}"
+            raise DSparkError(problem, "Free some space and run it again to resume.") from None
 
 
 @contextmanager
@@ -91,6 +104,8 @@ def results_in(
         yield Results(path, ordered=not unordered)
     else:
         path = path.resolve()
+        if not path.exists():
+            require_writable(path)
         with _locked(path):
             yield _resumed(path, jobs, settings, keep_errors)
             _tidied(path, jobs, keep_errors=True)
@@ -153,16 +168,21 @@ def _read(path: Path, jobs: Sequence[Job]) -> dict[int, Record]:
         return {}
     with file_errors("read", path):
         *lines, last = path.read_bytes().split(b"\n")
-    if parse(last) is not None:  # else nothing, or what a power cut left of a line
+    start = last.rstrip(b"\0")[: len(_START)]
+    if parse(last) is not None or not _START.startswith(start):  # else what a power cut left
         lines.append(last)
     inputs = {job.index: job.input for job in jobs}
     found: dict[int, Record] = {}
-    for line in filter(bytes.strip, lines):
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         result = parse(line) or {}
         index: Any = result.get("index")
         wanted = inputs.get(index) if isinstance(index, int) else None
         if wanted is None or result.get("input") != wanted:
             problem = f"{path} holds results of other prompts"
+            if not line.startswith(_START):
+                problem = f"{path} is not a results file of these prompts (line {number})"
             raise UsageError(problem, "Name another --output file.")
         if index not in found or "error" not in result:
             found[index] = result

@@ -8,7 +8,6 @@ than ``caches.json`` says is not used.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -25,7 +24,18 @@ from dspark_gguf.chat import transcript
 from dspark_gguf.chat.session import Session
 from dspark_gguf.engine.state import fingerprint, load_state, save_state, state_bytes
 from dspark_gguf.errors import DSparkError, UsageError
-from dspark_gguf.paths import GIB, MIB, data_dir, make_private, remove_parts, replacing, unwritable
+from dspark_gguf.paths import (
+    GIB,
+    MIB,
+    checksum,
+    data_dir,
+    data_path,
+    file_errors,
+    make_private,
+    remove_parts,
+    replacing,
+    unwritable,
+)
 
 #: Limit for the caches of all sessions together; the oldest of other sessions are deleted first.
 MOST_BYTES = 8 * GIB
@@ -49,6 +59,7 @@ class SavedSession:
     def __init__(self, name: str, unnamed: bool = False) -> None:
         self.name, self.unnamed = name, unnamed
         self.folder = _folder_of(name)
+        data_dir("sessions")
         self.path = self.folder / _CHAT
         with _using(self.folder):
             self.folder.mkdir(mode=0o700, exist_ok=True)
@@ -76,7 +87,7 @@ class SavedSession:
 
     def settings(self) -> dict[str, Any]:
         """Models and settings as they were; empty for a new session."""
-        settings = transcript.read(self.path).get("settings") if self.path.exists() else None
+        settings = self._read().get("settings") if self.path.exists() else None
         return settings if isinstance(settings, dict) else {}
 
     def restore(self, session: Session) -> str:
@@ -84,7 +95,7 @@ class SavedSession:
         if not self.path.exists():
             return ""
         system = session.system  # it is among the settings, where an option may have replaced it
-        transcript.load(session, self.path)
+        transcript.fill(session, self._read())
         session.system = system
         with contextlib.suppress(*_DAMAGE):
             _restore_caches(session, self.folder)
@@ -92,6 +103,16 @@ class SavedSession:
         tokens = session.pair.target_cache.length
         cached = f", {tokens} tokens in the cache" if tokens else ""
         return f"session {self.name}: {len(session.messages)} messages{cached}"
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return transcript.read(self.path)
+        except UsageError as error:
+            with file_errors("read", self.path):  # a file that can be read is damaged
+                self.path.open().close()
+            problem = f"the session {self.name} is damaged: {error.problem}"
+            hint = f"Delete it with `dspark-gguf sessions rm {self.name}`."
+            raise UsageError(problem, hint) from None
 
     def write(self, session: Session) -> None:
         """Save the transcript if it changed."""
@@ -126,9 +147,9 @@ class Entry(NamedTuple):
 
 def list_sessions() -> list[Entry]:
     """All saved sessions, the newest first, and anything else that takes a session's place."""
-    found, folder = [], data_dir("sessions")
+    found, folder = [], data_path("sessions")
     with _using(folder):
-        places = list(folder.iterdir())
+        places = list(folder.iterdir()) if folder.exists() else []
     for place in places:
         with contextlib.suppress(OSError):  # gone meanwhile
             if _NAME.fullmatch(place.name) and (entry := _entry(place)):
@@ -179,14 +200,14 @@ def _using(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise unwritable(folder, error, "XDG_DATA_HOME") from None
 
 
 def _folder_of(name: str) -> Path:
     if not _NAME.fullmatch(name):
         hint = "Use up to 64 letters, digits and . _ -, and begin with a letter or a digit."
         raise UsageError(f"{name!r} is not a session name", hint)
-    return data_dir("sessions") / name
+    return data_path("sessions") / name
 
 
 def _lock(folder: Path) -> FileLock:
@@ -243,21 +264,6 @@ def _restore_caches(session: Session, folder: Path) -> None:
         same = all(theirs.get(one) == ours[one] for one in ("target", role))
         if same and sums.get(role) == checksum(path):
             load_state(cache, path)
-
-
-def checksum(path: Path) -> str:
-    """Of the size of a file and 17 blocks of 64 KiB from its start to its end.
-
-    Caches take gigabytes. This takes milliseconds, shows a file that is cut short or mixed up, and
-    covers every byte up to 1 MiB. No crash leaves a hole: `replacing` flushes before it renames.
-    """
-    block, size = 1 << 16, path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for k in range(17):
-            file.seek(max(0, size - block) * k // 16)
-            digest.update(file.read(block))
-    return digest.hexdigest()
 
 
 def _has_room(folder: Path, size: int) -> bool:

@@ -104,6 +104,7 @@ class Screen:
         self._out.file.flush()
 
     def _say(self, line: str, style: str) -> None:
+        self.end_answer()  # which a signal or an error may have cut off
         text = visible(line)
         text = folded(text, self._err.width) if self._err.is_terminal else text
         self._err.print(Text(text, style=style))

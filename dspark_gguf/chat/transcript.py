@@ -49,7 +49,11 @@ def write(values: dict[str, Any], path: Path) -> None:
 
 def load(session: Session, path: Path) -> None:
     """Continue a saved conversation. Models and settings stay as they are."""
-    values = read(path)
+    fill(session, read(path))
+
+
+def fill(session: Session, values: dict[str, Any]) -> None:
+    """The same of what `read` has returned."""
     session.reset()
     session.system = values["system"]
     session.messages = values["messages"]

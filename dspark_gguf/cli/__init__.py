@@ -87,8 +87,7 @@ class Program(click.Group):
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Python would complain once more when it flushes stdout at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return 0
         return code
 
@@ -103,10 +102,26 @@ def _explain(error: Exception) -> int:
     elif isinstance(error, MemoryError):
         code, text = 4, "out of memory. Use a smaller model or --ctx-size."
     elif isinstance(error, OSError) and error.strerror:
-        place = error.filename or "a file"
+        place = error.filename or ("stdout" if _is_stuck() else "a file")
         text = f"cannot read or write {place}: {error.strerror}. Check the path and the free space."
     say(f"dspark-gguf: {text}")
     return code
+
+
+def _is_stuck() -> bool:
+    """Whether stdout takes not even the end of a line; what it holds is then dropped."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+        return True
+    return False
+
+
+def _drop_output() -> None:
+    """Python would complain once more when it flushes stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,6 +12,7 @@ from dspark_gguf.cli.options import FILE, SectionedCommand, settings_options
 from dspark_gguf.cli.start import open_pair, say
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import require_writable
 from dspark_gguf.visible import visible
 
 
@@ -37,6 +38,7 @@ def build(
 
     settings = settings.model_copy(update={"speculation": Speculation(mode="off")})
     wanted = list(_files(files))
+    require_writable(output)
     with open_pair(settings, verbose, quiet=True) as pair:
         tokenize = partial(pair.vocabulary.tokenize, special=False, add_bos=False)
         store = Store.of_texts(map(tokenize, _texts(wanted)), most, pair.vocabulary.fingerprint)

@@ -15,6 +15,7 @@ from dspark_gguf.cli.options import FILE, PAIR, SectionedCommand, debug, setting
 from dspark_gguf.cli.start import open_pair, say, show
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import Cancelled, UsageError
+from dspark_gguf.paths import require_writable
 from dspark_gguf.visible import visible
 
 if TYPE_CHECKING:
@@ -128,10 +129,10 @@ def profile(
         click.echo(f"forgotten: what was learned of {forget_all()} pairs")
         return 0
 
-    from dspark_gguf.chat.signals import interruptible
     from dspark_gguf.measure.charts import require_svg, save_chart
     from dspark_gguf.measure.profile import as_text, cost_chart
     from dspark_gguf.measure.profile import profile as measure
+    from dspark_gguf.signals import interruptible
 
     if plot:
         require_svg(plot)
@@ -157,6 +158,7 @@ def trace(output: Path, **wanted: Any) -> int:
     """
     from dspark_gguf.measure.chains import save_chains
 
+    require_writable(output)
     texts, stopped = _recorded(**wanted)
     save_chains(output, texts)
     positions = sum(text.positions for text in texts)
@@ -183,6 +185,8 @@ def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> int:
     if plot:
         require_svg(plot)
     texts, stopped = (load_chains(chains), False) if chains else _recorded(**wanted, learning=True)
+    if stopped and len(texts) < 2:  # of one, nothing is told
+        raise Cancelled
     found = Reliability.of(texts)
     click.echo(found.as_text())
     for name, points in found.curves().items():
@@ -206,9 +210,9 @@ def _recorded(
 ) -> tuple[list[Chains], bool]:
     """Chains of each prompt, and whether Ctrl-C ended it before the last of them."""
     from dspark_gguf.chat.progress import counting
-    from dspark_gguf.chat.signals import interruptible
     from dspark_gguf.measure.prompts import read_prompts
     from dspark_gguf.measure.trace import learn, record
+    from dspark_gguf.signals import interruptible
 
     wanted = read_prompts(prompts)
     texts: list[Chains] = []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from dspark_gguf.config import Settings, Speculation
+from dspark_gguf.errors import Cancelled
 from dspark_gguf.visible import as_json as json_line
 from dspark_gguf.visible import visible
 from dspark_gguf.waiting import Tell, untold
@@ -30,11 +31,13 @@ def settle() -> None:
     """Make stdout take any text, and put the null device where a stream was closed.
 
     Else the next file to be opened, a model's cache perhaps, would get the number of the closed
-    stream, and llama.cpp's messages with it.
+    stream, and llama.cpp's messages with it. Results for a stdout that was closed are lost: it
+    refuses what is written.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+            null = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            setattr(sys, name, open(null, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
     codecs.register_error(_REPLACED, _replaced)
     # "?" for what the encoding lacks, since people read answers. stderr escapes by itself.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -82,7 +85,7 @@ def _working(quiet: bool) -> AbstractContextManager[Tell]:
 
 def _prepare(pair: Pair, speculation: Speculation) -> Learned | None:
     """Load the draft and measure what both models cost, as far as that is wanted and unknown."""
-    from dspark_gguf.chat.signals import interruptible
+    from dspark_gguf.signals import interruptible
 
     if speculation.mode == "off":
         return None
@@ -90,7 +93,10 @@ def _prepare(pair: Pair, speculation: Speculation) -> Learned | None:
         # In a thread that ends: OpenMP keeps threads for each that ever ran a pass, and with more
         # of them than cores, passes of whoever comes next would be slower.
         with interruptible(pair.interrupt), ThreadPoolExecutor(1) as thread:
-            return thread.submit(pair.learned, speculation).result()
+            learned = thread.submit(pair.learned, speculation).result()
+            if pair.interrupt.is_set():
+                raise Cancelled
+            return learned
     if speculation.drafter != "lookup":
         pair.draft_cache()
     return None

@@ -18,6 +18,7 @@ from dspark_gguf.engine.memory import Footprint, looks_like_memory, require_memo
 from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import CacheFullError, EngineError, ModelError, ResourceError
 from dspark_gguf.paths import MIB
+from dspark_gguf.signals import held
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _ROPE = {None: -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
@@ -140,6 +141,7 @@ class Context:
             )
 
 
+@held()
 def open_context(
     model: Model,
     n_ctx: int,
@@ -219,6 +221,7 @@ def context_params(options: ModelOptions, n_ctx: int, n_batch: int, max_rows: in
     return params
 
 
+@held()
 def _free(context: Any) -> None:
     if context is not None:
         with library.listening():

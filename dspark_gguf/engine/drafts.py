@@ -55,7 +55,9 @@ def open_drafts(
     if target is not None and is_own_draft(target_header, path):
         draft = target.with_heads(options)
     else:
-        draft = Model(path, options, isinstance(made_for, HeadDraft), tell=tell)
+        draft = Model(
+            path, options, isinstance(made_for, HeadDraft), tell=tell, interrupt=interrupt
+        )
     try:
         names = Path(target_path).name, path.name
         is_foreign = made_for is None and bool(difference(vocabulary, draft.vocabulary))
@@ -76,7 +78,7 @@ def open_drafts(
             elif is_foreign:
                 cache.kind = "foreign"
         return caches
-    except Exception:
+    except BaseException:  # Ctrl-C, too
         draft.close()
         raise
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Event
 from time import perf_counter
 from typing import Any
 
@@ -21,8 +22,9 @@ from dspark_gguf.engine.heads import heads_size, kind_of, overrides_for
 from dspark_gguf.engine.memory import looks_like_memory, require_memory, wanted_gpu_layers
 from dspark_gguf.engine.placing import override_array, placements
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
+from dspark_gguf.errors import Cancelled, DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.paths import size_on_disk
+from dspark_gguf.signals import held
 from dspark_gguf.waiting import Tell, untold
 
 #: Seconds of loading before anybody is told.
@@ -40,9 +42,10 @@ class Model:
     """Weights and vocabulary of one GGUF file.
 
     Its prediction heads are left out unless `heads` asks for them. A `pointer` is what others have
-    loaded of it, and free.
+    loaded of it, and free. Loading ends once `interrupt` is set.
 
     Raises:
+        Cancelled: `interrupt` was set.
         UsageError: no such file, an unknown device, or an RPC server without a build for it.
         ModelError: not a GGUF that can generate text.
         EngineError: this build of llama.cpp cannot run on this machine.
@@ -58,6 +61,7 @@ class Model:
         heads: bool = False,
         pointer: Any = None,
         tell: Tell = untold,
+        interrupt: Event | None = None,
     ) -> None:
         self.header, self.has_heads = read_header(path), heads
         self.path = self.header.path
@@ -68,10 +72,11 @@ class Model:
         self.notes: list[str] = []  # options that could not be honoured, one sentence each
         self.gpu_layers = self._wanted_gpu_layers()
         self.extra_buffers = trial.extra_buffers(options.extra_buffers)
-        self.pointer: Any = self._load(tell)
-        self._free: Callable[[], object] = weakref.finalize(
-            self, llama_cpp.llama_model_free, self.pointer
-        )
+        with held() as pressed:
+            self.pointer: Any = self._load(tell, pressed, interrupt or Event())
+            self._free: Callable[[], object] = weakref.finalize(
+                self, llama_cpp.llama_model_free, self.pointer
+            )
         is_model = kind_of(self.header) == "model"
         if is_model and llama_cpp.llama_model_has_encoder(self.pointer):
             self.close()
@@ -127,7 +132,7 @@ class Model:
             )
         return wanted_gpu_layers(self.options)
 
-    def _load(self, tell: Tell) -> Any:
+    def _load(self, tell: Tell, *ends: Event) -> Any:
         options = self.options
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = self.gpu_layers
@@ -151,13 +156,15 @@ class Model:
             params.devices = ctypes.cast(self._device_pointers(), ctypes.c_void_p)
         if not options.mmap:
             require_memory(size_on_disk(self.path), f"the weights of {self.path.name}")
-        stopped: list[BaseException] = []
-        on_progress = _progress(partial(tell, f"loading {self.name}"), stopped)
+        show, failed = partial(tell, f"loading {self.name}"), list[BaseException]()
+        on_progress = _progress(show, failed, ends)
         params.progress_callback = on_progress
         with library.listening() as errors:
             model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
-        if stopped:
-            raise stopped[0]
+        if failed:
+            raise failed[0]
+        if not model and any(end.is_set() for end in ends):
+            raise Cancelled
         if not model:
             raise _load_error(self.path, "; ".join(errors))
         return model
@@ -183,8 +190,10 @@ class Model:
         return self._device_array
 
 
-def _progress(show: Callable[[float], object], stopped: list[BaseException]) -> Any:
-    """What llama.cpp calls while it loads; Ctrl-C then ends the loading and goes to `stopped`."""
+def _progress(
+    show: Callable[[float], object], failed: list[BaseException], ends: Sequence[Event]
+) -> Any:
+    """What llama.cpp calls while it loads: one of `ends` ends it, and an error, put in `failed`."""
     started = perf_counter()
 
     def on_progress(share: float, data: Any) -> bool:
@@ -193,8 +202,8 @@ def _progress(show: Callable[[float], object], stopped: list[BaseException]) -> 
             if taken > _PATIENCE and share < 1.0:
                 show(taken / max(share, 0.01) - taken)
         except BaseException as error:
-            stopped.append(error)
-        return not stopped
+            failed.append(error)
+        return not failed and not any(end.is_set() for end in ends)
 
     return llama_cpp.llama_progress_callback(on_progress)
 

@@ -85,7 +85,7 @@ class Pair:
         with_heads = self._draft_path is not None and is_own_draft(header, self._draft_path)
         started = perf_counter()
         self._beside = Beside.of(target, target_options, self._draft_options, conversations)
-        self.target = Model(target, target_options, with_heads, tell=tell)
+        self.target = Model(target, target_options, with_heads, tell=tell, interrupt=self.interrupt)
         self._profile_seconds = max(PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)

@@ -12,6 +12,7 @@ import llama_cpp
 from dspark_gguf.engine import library
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.errors import EngineError
+from dspark_gguf.signals import held
 
 #: Name of a whole file's quantization, such as Q4_K_M -> llama.cpp's number (``llama_ftype``).
 FILE_TYPES: dict[str, int] = {
@@ -26,6 +27,7 @@ _BITS = {
 }  # fmt: skip
 
 
+@held()
 def quantize(source: Path, destination: Path, file_type: str) -> None:
     """Write `source` to `destination` in another file type; an EngineError if llama.cpp fails."""
     params = llama_cpp.llama_model_quantize_default_params()

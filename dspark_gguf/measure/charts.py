@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import file_errors
+from dspark_gguf.paths import file_errors, replacing, require_writable
 
 #: The ends of both axes in the drawing's own units, as in ``chart.svg``: at the width of a phone
 #: a unit is about a pixel.
@@ -97,9 +97,10 @@ def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], diagonal: bool = 
 
 
 def require_svg(path: Path) -> None:
-    """Check the name of a chart's file before the work begins."""
+    """Check the name and the place of a chart's file before the work begins."""
     if path.suffix.lower() != ".svg":
         raise UsageError(f"cannot draw {path}: plots are SVG", "Name it FILE.svg.")
+    require_writable(path)
 
 
 def save_chart(path: Path, image: Markup) -> None:
@@ -107,8 +108,8 @@ def save_chart(path: Path, image: Markup) -> None:
     style = re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], STYLE)
     inside = f'><style>{style}</style><rect width="100%" height="100%" fill="white"/>'
     whole = str(image).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    with file_errors("write", path):
-        path.write_text(whole.replace(">", inside, 1), encoding="utf-8")
+    with file_errors("write", path), replacing(path) as temporary:
+        temporary.write_text(whole.replace(">", inside, 1), encoding="utf-8")
 
 
 def bars(values: Mapping[str, float], most: float | None = None, mark: float | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_the_demo_pair_is_made_once(kitchen):
 
 @pytest.mark.parametrize("damage", ["file", "record", "missing record", "missing file", "source"])
 def test_what_was_damaged_is_made_again(kitchen, damage):
-    """By size and time, without reading it; another source is another model."""
+    """By size and a few of its blocks, without reading all; another source is another model."""
     source, made = kitchen
     path, _ = demo.demo_pair()
     whole = path.read_bytes()
@@ -118,6 +119,16 @@ def test_what_was_damaged_is_made_again(kitchen, damage):
     demo.demo_file("Q8_0")
     assert made == ["Q8_0"]
     assert path.read_bytes() == whole
+
+
+def test_a_copy_is_not_made_again(kitchen):
+    """Such as a cache in an image, whose files have another time; its disk may be read-only."""
+    _, made = kitchen
+    path, _ = demo.demo_pair()
+    os.utime(path, (0, 0))
+    made.clear()
+    assert demo.demo_file("Q8_0") == path
+    assert made == []
 
 
 @pytest.mark.parametrize("failure", [EngineError("a", "B."), KeyboardInterrupt(), OSError(28)])
@@ -160,6 +171,7 @@ def test_a_cache_folder_that_cannot_be_written(tmp_path, monkeypatch):
     result = CliRunner().invoke(main, ["run", "hi"])
     assert result.exit_code == 1
     assert "cannot write to" in result.stderr
+    assert "Make it writable, or set XDG_CACHE_HOME to another folder." in result.stderr
     assert "Traceback" not in result.output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from contextlib import suppress
 from threading import Event
@@ -12,9 +13,10 @@ import pytest
 from prompt_toolkit.history import InMemoryHistory
 
 from dspark_gguf.chat.saved import SavedSession
-from dspark_gguf.chat.signals import ended_by_signals, interruptible
+from dspark_gguf.chat.terminal import Screen
 from dspark_gguf.chat.transcript import write
 from dspark_gguf.chat.typed import TerminalReader
+from dspark_gguf.signals import ended_by_signals, interruptible
 from tests.children import (
     PATIENCE,
     default_signals,
@@ -146,6 +148,19 @@ def test_what_goes_wrong_in_the_line_editor_is_no_traceback():
         "except BaseException:\n    logging.getLogger('prompt_toolkit.buffer').exception('x')",
     )
     assert not done.stderr
+
+
+def test_a_note_ends_the_line_of_an_answer(capsys):
+    """Such as one about a signal, or an error, in the middle of it."""
+    for on_terminal in (False, True):
+        screen = Screen()
+        screen._out._force_terminal = on_terminal
+        screen.write("Once upon", dim=on_terminal)
+        screen.note("saved")
+        screen.error("failed")
+        out, err = capsys.readouterr()
+        assert re.sub(r"\x1b\[[0-9;]*m", "", out) == "Once upon\n"
+        assert err == "saved\nfailed\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from subprocess import PIPE
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_other_files_on_a_full_disk(home, model, tmp_path):
     ran = limited(home, words, "", most_bytes=2000)
     assert ran.returncode == 1
     message = ran.stderr.splitlines()[-1]
-    assert message.startswith("dspark-gguf: cannot read or write ")
+    assert message.startswith(f"dspark-gguf: cannot read or write {store}")
     assert ": File too large. Check the path and the free space." in message
     assert "Traceback" not in ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
@@ -48,7 +49,8 @@ def test_other_files_on_a_full_disk(home, model, tmp_path):
     words = ["run", "--jsonl", str(jobs), "-o", str(out), "-m", str(model), "-n", "1"]
     ran = limited(home, [*words, "--spec", "off", "-c", "256"], "", most_bytes=4000)
     assert ran.returncode == 1
-    assert ": File too large." in ran.stderr.splitlines()[-1]
+    wanted = f"dspark-gguf: cannot write {out}: File too large. Free some space and run it again"
+    assert ran.stderr.splitlines()[-1] == f"{wanted} to resume."
     ran = limited(home, [*words, "--spec", "off", "-c", "256"], "")
     assert ran.returncode == 0
     assert len([json.loads(line) for line in out.read_text("utf-8").splitlines()]) == 9
@@ -77,6 +79,21 @@ def test_a_disk_without_room_for_the_transcript(home, model):
     assert transcript(home, "fox") == before
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--help"], ["run", "Hi"], ["run", "Hi", "--json"]])
+def test_an_answer_on_a_full_disk(home, model, words, unbuffered):
+    """Named as what it is, once, in what a shell redirects to; the exit code says it, too."""
+    more = [*ENDLESS[1:], "-n", "4", "-m", str(model)] if "Hi" in words else []
+    home["PYTHONUNBUFFERED"] = unbuffered
+    with open("/dev/full", "w") as full:  # only the shell's part: nothing here is given its name
+        ran = run(*PROGRAM, *words, *more, env=home, stdout=full, stderr=PIPE, capture_output=False)
+    assert ran.returncode == 1
+    wanted = "dspark-gguf: cannot read or write stdout: No space left on device."
+    assert ran.stderr.splitlines()[-1] == f"{wanted} Check the path and the free space."
+    assert "Exception" not in ran.stderr
+
+
 @pytest.mark.parametrize("kind", ["CACHE", "DATA"])
 def test_folders_that_cannot_be_made(home, model, tmp_path, kind):
     """A read-only home (a file in its place: root may write anywhere) is no reason not to chat."""
@@ -88,6 +105,9 @@ def test_folders_that_cannot_be_made(home, model, tmp_path, kind):
     if kind == "DATA":
         child = terminal(home, model, "-n", "4")
         assert "this conversation will not be saved: cannot write to" in child.before
+        assert "Make it writable, or set XDG_DATA_HOME to another folder." in " ".join(
+            child.before.split()
+        )
         child.sendline("/bye")
         assert ended(child) == 0
 

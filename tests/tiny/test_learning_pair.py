@@ -12,7 +12,9 @@ from dspark_gguf import Decoder, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.cli import main
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.cost import load_table
+from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import forget_all, learned_dir
+from dspark_gguf.measure import trace
 from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.schedule import Fixed, LookupRule, Optimal, Prefix, Threshold
@@ -205,6 +207,25 @@ def test_trace_and_calibrate_on_the_demo_pair(demo_files, tmp_path):
     result = run("calibrate", *words, "--depth", 3)
     assert result.exit_code == 0, result.output
     assert "reliability" in result.stdout
+
+
+def test_calibrate_ends_before_there_is_a_result(tiny_files, monkeypatch):
+    """Ctrl-C after one text, of which nothing can be told: it is no wrong use."""
+    original, texts = trace.record, []
+
+    def record(pair, *given, **named):
+        if texts:
+            pair.interrupt.set()
+            raise Cancelled
+        texts.append(original(pair, *given, **named))
+        return texts[0]
+
+    monkeypatch.setattr(trace, "record", record)
+    pair = "-m", tiny_files.target, "-d", tiny_files.draft
+    result = run("calibrate", *pair, "--positions", 4, "-c", 512)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert len(texts) == 1
+    assert "two texts" not in result.stderr
 
 
 def test_our_prompts_cover_every_domain():

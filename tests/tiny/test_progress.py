@@ -18,6 +18,7 @@ from dspark_gguf.chat.progress import counting, uninterrupted, waited_for, worki
 from dspark_gguf.cli import main
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.engine import timing
+from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.timing import quick_profile
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import forget_all
@@ -108,6 +109,13 @@ def test_ctrl_c_ends_the_first_measurement(command, monkeypatch):
     done = command("run", "hi", "-n", 4)
     assert (done.exit_code, done.stdout) == (130, "")
     assert "unexpected" not in done.stderr
+
+
+def test_ctrl_c_where_nothing_is_left_to_measure(command, monkeypatch):
+    """Nobody looks at the event before the preparation ends; the answer does not begin."""
+    monkeypatch.setattr(Pair, "learned", lambda *_: signal.raise_signal(signal.SIGINT))
+    done = command("run", "hi", "-n", 4)
+    assert (done.exit_code, done.stdout) == (130, "")
 
 
 @pytest.mark.parametrize(

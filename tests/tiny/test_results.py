@@ -163,6 +163,18 @@ def test_a_file_that_was_touched(batch, change):
     assert held(batch.out) == WHOLE
 
 
+@pytest.mark.parametrize(
+    "text", [b"my only notes", b"GGUF\3\0\0\0\0", b'{"prompt": "one"}\n{"pro', b'{"ind\xff']
+)
+def test_a_file_of_something_else_stays(batch, text):
+    """A name that was mistyped, such as a model's, costs no data."""
+    batch.out.write_bytes(text)
+    with pytest.raises(UsageError, match=r"is not a results file of these prompts \(line 1\)"):
+        batch.run(batch.out)
+    assert batch.out.read_bytes() == text
+    assert batch.seen == []
+
+
 def test_the_second_of_two_is_refused(batch):
     """Two runs into one file: a name and what to do; the lock goes with the run."""
     todo, settings = read_jobs(batch.jobs), load_settings(None, FIXED)

@@ -15,6 +15,7 @@ from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.session import Session
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import DSparkError, UsageError
+from dspark_gguf.paths import checksum
 from dspark_gguf.settings_files import load_settings
 from tests.tiny_dflash import write_dflash
 from tests.tiny_eagle3 import write_assistant, write_cycle_llama, write_eagle3, write_gemma4
@@ -182,7 +183,7 @@ def test_what_llama_cpp_refuses_leaves_an_empty_cache(files, sessions, tmp_path)
     values, whole = json.loads(record.read_text()), path.read_bytes()
     for damaged in (whole[:8] + b"\xff\xff\xff\xff" + whole[12:], b"", b"x" * 99):
         path.write_bytes(damaged)
-        values["checksums"]["target"] = saved.checksum(path)
+        values["checksums"]["target"] = checksum(path)
         record.write_text(json.dumps(values))
         with reopened(files) as (session, _):
             assert session.pair.target_cache.tokens == []

@@ -79,9 +79,27 @@ def test_a_damaged_transcript_is_named_and_kept(dspark, files, sessions):
     path.write_text("{")
     result = dspark("chat", "--session", "talk", stdin="Hello\n")
     assert result.exit_code == 2
-    assert f"{path} is not JSON" in result.stderr
+    assert f"the session talk is damaged: {path} is not JSON" in result.stderr
+    assert "Delete it with `dspark-gguf sessions rm talk`." in result.stderr
     assert path.read_text() == "{"
     assert "damaged" in dspark("sessions").stdout
+
+
+def test_a_session_that_cannot_be_read(sessions):
+    """It is not damaged: nobody should delete it."""
+    kept = SavedSession("talk")
+    (sessions / "talk" / "chat.json").mkdir()
+    with pytest.raises(UsageError, match=r"cannot read .*\. Check the path\."):
+        kept.settings()
+    kept.close()
+
+
+def test_a_list_makes_no_folder(sessions, dspark):
+    """A read-only home has no sessions, and that is no error."""
+    listed = dspark("sessions")
+    assert (listed.exit_code, listed.output) == (0, "")
+    assert "Saved sessions: none." in dspark("sessions", "rm", "fox").stderr
+    assert not sessions.parent.exists()
 
 
 def test_what_else_is_in_the_place_of_a_session(sessions, tmp_path, dspark):

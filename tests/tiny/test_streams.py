@@ -104,16 +104,21 @@ def test_every_command_prints_in_another_locale(model):
 
 
 def test_closed_streams(model):
-    """A command of a service that closes what it does not need: the same answer, no message."""
+    """A command of a service that closes what it does not need: the same answer, no message.
+
+    An answer that has nowhere to go is an error.
+    """
     words = " ".join(["run Hi -m", "caf*.gguf", *FEW])
     line = f'cd {model.parent}; "$PYTHON" -c "$MAIN" {words}'
     environment = {**os.environ, "PYTHON": sys.executable, "MAIN": PROGRAM[-1]}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     outs = []
-    for ends in ("", "<&- 2>&-", "<&- >&- 2>&-"):
+    for ends in ("", "<&- 2>&-", "<&- >&- 2>&-", ">&-"):
         ran = run("sh", "-c", f"{line} {ends}", env=environment, text=False)
-        assert ran.returncode == 0, ran.stderr
+        assert ran.returncode == (">&-" in ends.split()), ran.stderr
         assert b"Traceback" not in ran.stderr
+        assert b"Exception" not in ran.stderr
         outs.append(ran.stdout)
-    assert outs == [outs[0], outs[0], b""]
+    assert outs == [outs[0], outs[0], b"", b""]
     assert outs[0]
+    assert b"cannot read or write stdout: Bad file descriptor" in ran.stderr

@@ -15,7 +15,6 @@ import psutil
 
 from dspark_gguf import __version__
 from dspark_gguf.chat.progress import track
-from dspark_gguf.chat.signals import ended_by_signals, interruptible
 from dspark_gguf.chat.wrapping import columns
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.decoder import Decoder
@@ -34,6 +33,7 @@ from dspark_gguf.measure.bench.report import (
 )
 from dspark_gguf.measure.bench.results import Results
 from dspark_gguf.measure.bench.turns import Ours, Program, Task, play, warm_up
+from dspark_gguf.signals import ended_by_signals, interruptible
 from dspark_gguf.speedup import measured
 from dspark_gguf.visible import as_json
 

@@ -47,6 +47,21 @@ def interruptible(interrupt: Event) -> Iterator[None]:
 
 
 @contextmanager
+def held() -> Iterator[Event]:
+    """Inside, Ctrl-C sets what is yielded; at the end it does what it would have done.
+
+    For calls of C that call Python: an exception there is printed, and lost.
+    """
+    pressed = Event()
+    try:
+        with _handling(("SIGINT",), lambda *_: pressed.set()):
+            yield pressed
+    finally:
+        if pressed.is_set():
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
 def _handling(
     names: Sequence[str], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[list[signal.Signals]]:

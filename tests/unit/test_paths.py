@@ -1,0 +1,101 @@
+"""Files that are written: whole or not at all, in their own place, or refused before the work."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from threading import Thread
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dspark_gguf.cli import main
+from dspark_gguf.errors import UsageError
+from dspark_gguf.measure.chains import Chains, load_chains, save_chains
+from dspark_gguf.paths import replacing, require_writable
+
+links = pytest.mark.skipif(sys.platform == "win32", reason="links and named pipes")
+
+
+def write(path, text="new"):
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+@links
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_stays_one(tmp_path, is_there):
+    """What it points to is written, in the folder where that is."""
+    (tmp_path / "far").mkdir()
+    real, link = tmp_path / "far" / "real", tmp_path / "link"
+    link.symlink_to(real)
+    if is_there:
+        real.write_text("old")
+    write(link)
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert os.listdir(real.parent) == ["real"]
+
+
+@links
+def test_a_named_pipe_stays_one(tmp_path):
+    """Its reader gets the file, even of arrays, and nothing is left beside it."""
+    pipe, copy = tmp_path / "pipe", tmp_path / "copy.npz"
+    os.mkfifo(pipe)
+    reader = Thread(target=lambda: copy.write_bytes(pipe.read_bytes()), daemon=True)
+    reader.start()
+    text = Chains("code", np.zeros((2, 1), np.float32), np.ones((2, 1), bool))
+    require_writable(pipe)
+    save_chains(pipe, [text])
+    reader.join(timeout=20)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert load_chains(copy)[0].domain == "code"
+    assert sorted(os.listdir(tmp_path)) == ["copy.npz", "pipe"]
+
+
+@pytest.mark.parametrize("filename", [None, "temporary", "elsewhere"])
+def test_an_error_names_the_file(tmp_path, filename):
+    """Not the temporary one beside it, which nobody knows; another file keeps its name."""
+    path = tmp_path / "file"
+
+    def fill():
+        with replacing(path) as temporary:
+            names = {"temporary": str(temporary), "elsewhere": "elsewhere"}
+            raise OSError(28, "No space left on device", names.get(filename))
+
+    with pytest.raises(OSError, match="No space") as raised:
+        fill()
+    assert raised.value.filename == ("elsewhere" if filename == "elsewhere" else str(path))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["missing/file", "file/below", "."])
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path, name):
+    """With the name that the user gave; a file that can be is not touched."""
+    file = tmp_path / "file"
+    file.write_text("old")
+    with pytest.raises(UsageError, match=f"cannot write {tmp_path / name}: "):
+        require_writable(tmp_path / name)
+    require_writable(file)
+    require_writable(tmp_path / "other")
+    assert os.listdir(tmp_path) == ["file"]
+    assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trace", "-o"], ["profile", "--plot"], ["calibrate", "--plot"],
+        ["lookup", "build", __file__, "-o"], ["run", "--jsonl", "jobs.jsonl", "-o"],
+    ],
+)  # fmt: skip
+def test_commands_look_at_the_place_first(tmp_path, monkeypatch, words):
+    """Before a model is looked for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs.jsonl").write_text('{"prompt": "Hi"}')
+    out = tmp_path / "missing" / "out.svg"
+    done = CliRunner().invoke(main, [*words, str(out), "-m", "missing.gguf"])
+    assert done.exit_code == 2
+    assert f"cannot write {out}: No such file or directory. Check the path." in done.stderr
