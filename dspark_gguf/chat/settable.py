@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from dspark_gguf.chat.registry import Chat, command, nearest
+from dspark_gguf.chat.registry import Chat, command
 from dspark_gguf.config import Limits, ModelOptions, Sampling, Settings, Speculation, option_names
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import UsageError, meant
 from dspark_gguf.settings_files import plain_yaml
 from dspark_gguf.speedup import speedup_here
 
@@ -94,9 +94,8 @@ def _place(key: str) -> tuple[str, str]:
         if _LOADED[name] in ("--model", "--model-draft"):
             hint = "Type /model NAME [DRAFT] to go on with another."
         raise UsageError(f"{key} is settled when the model is loaded", hint)
-    near = nearest(name, _PLACES)
-    hint = f"Did you mean {near}? " if near else ""
-    raise UsageError(f"there is no setting {key}", hint + "/set lists all of them.")
+    hint = meant(name, _PLACES) + "/set lists all of them."
+    raise UsageError(f"there is no setting {key}", hint)
 
 
 @command("spec", usage="[on|off|auto]", summary="speculative decoding")
