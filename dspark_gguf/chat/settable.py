@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,21 @@ def _set(chat: Chat, argument: str) -> None:
 
 
 def _change(chat: Chat, section: str, field: str, value: str) -> None:
-    try:
+    parsed: Any = value
+    with suppress(ValueError):
         parsed = plain_yaml(value)
-    except ValueError:
-        parsed = value
     if value == "default":
         parsed = getattr(Settings(), section).model_dump()[field]
-    try:
-        chat.session.update({section: {field: parsed}})
-    except UsageError as error:
-        if "in the settings is" not in error.problem:
-            raise
-        raise UsageError(f"{field} cannot be {value}", error.hint) from None
+    hint = ""
+    for given in (parsed, value):  # text that reads as something else, such as a JSON schema
+        try:
+            chat.session.update({section: {field: given}})
+            return
+        except UsageError as error:
+            if "in the settings is" not in error.problem:
+                raise
+            hint = error.hint
+    raise UsageError(f"{field} cannot be {value}", hint)
 
 
 def _shown(settings: Settings, section: str, field: str) -> str:
@@ -104,7 +108,6 @@ def _spec(chat: Chat, argument: str) -> None:
         raise UsageError("/spec takes on, off or auto", "Type /spec auto, for instance.")
     if argument:
         chat.session.update({"speculation": {"mode": argument}})
-        chat.session.decoder  # noqa: B018 - loads the draft now, not with the next answer
     chat.screen.note(f"speculation {drafting(chat)}")
 
 

@@ -68,6 +68,8 @@ def chat(settings: Settings, verbose: bool, session: str | None, private: bool) 
             return opened.enter_context(open_pair(settings, verbose))
 
         talk, screen = Session(load(settings), settings), Screen()
+        for line in talk.leave_out(saved.settings() if saved and session else {}):
+            say(line)
         if saved and session and (restored := saved.restore(talk)):
             say(restored)
         reader: Reader = PipeReader(sys.stdin.buffer)
