@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.chat.piped import read_file
+from dspark_gguf.chat.piped import DASH, read_file
 from dspark_gguf.config import Limits, Sampling, Settings
 from dspark_gguf.errors import UsageError, nearest
 from dspark_gguf.settings_files import merge, validate
@@ -68,17 +68,20 @@ def read_jobs(path: Path) -> list[Job]:
     """All lines of the input (``-``: stdin).
 
     A line that is an object but not a prompt fails as a job of its own; the others are answered.
-    A line that is no object is a UsageError: this is another kind of file.
+    A line that is no object is a UsageError: this is another kind of file. So is an empty file.
     """
     jobs: list[Job] = []
+    name = "stdin" if str(path) == DASH else path
     for number, line in enumerate(read_file(path).split("\n"), 1):
         if not line.strip():
             continue
         record = parse(line)
         if record is None:
-            problem = f"line {number} of {path} is not a JSON object: {line[:60]}"
+            problem = f"line {number} of {name} is not a JSON object: {line[:60]}"
             raise UsageError(problem, 'Write {"prompt": ...} or {"messages": [...]} on each line.')
         jobs.append(Job(len(jobs), record))
+    if not jobs:
+        raise UsageError(f"{name} has no prompts", "Write one.")
     return jobs
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dspark_gguf.chat.registry import Chat, command
+from dspark_gguf.chat.think import FIXED
 from dspark_gguf.config import Limits, ModelOptions, Sampling, Settings, Speculation, option_names
 from dspark_gguf.errors import UsageError, meant
 from dspark_gguf.settings_files import plain_yaml
@@ -126,8 +127,7 @@ def _think(chat: Chat, argument: str) -> None:
     if argument not in ("on", "off"):
         raise UsageError("/think takes on or off", "Type /think on or /think off.")
     if not chat.session.pair.template.switches_thinking:
-        problem = "the chat template of this model cannot switch thinking"
-        raise UsageError(problem, "Use another model.")
+        raise UsageError(FIXED, "Use another model.")
     chat.session.update({"chat": {"think": argument == "on"}})
     chat.screen.note(f"thinking {argument}")
 

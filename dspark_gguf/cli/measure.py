@@ -15,7 +15,7 @@ from dspark_gguf.cli.options import FILE, PAIR, SectionedCommand, debug, setting
 from dspark_gguf.cli.start import open_pair, say, show
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import Cancelled, UsageError
-from dspark_gguf.visible import visible
+from dspark_gguf.visible import counted, visible
 
 if TYPE_CHECKING:
     from dspark_gguf.measure.chains import Chains
@@ -160,7 +160,8 @@ def trace(output: Path, **wanted: Any) -> int:
     texts, stopped = _recorded(**wanted)
     save_chains(output, texts)
     positions = sum(text.positions for text in texts)
-    click.echo(visible(f"{len(texts)} texts, {positions} positions: {output}"))
+    made = f"{counted(len(texts), 'text')}, {counted(positions, 'position')}"
+    click.echo(visible(f"{made}: {output}"))
     return _end(stopped)
 
 

@@ -84,8 +84,6 @@ def choose_prompts(path: Path | None, domains: Sequence[str], each: int) -> list
         same = by_domain.setdefault(prompt.domain, [])
         if prompt not in same:
             same.append(prompt)
-    if not by_domain:
-        raise UsageError(f"{path} has no prompts", "Write one.")
     for domain in domains:
         if domain not in by_domain:
             raise UsageError(f"unknown domain {domain!r}", f"Choose from {', '.join(by_domain)}.")
