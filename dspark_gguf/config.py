@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dspark_gguf.model_options import DraftOptions as DraftOptions
 from dspark_gguf.model_options import ModelOptions as ModelOptions
@@ -38,9 +38,20 @@ SPELLINGS = {
 }  # fmt: skip
 
 
-def option_names(field: str) -> list[str]:
-    """All options that set a field, the plainest one last."""
-    return SPELLINGS.get(field, "--" + field.replace("_", "-")).split()
+def option_names(field: str, part: str = "") -> list[str]:
+    """All options that set a field of a part, the plainest one last."""
+    names = SPELLINGS.get(field, "--" + field.replace("_", "-")).split()
+    if part == "draft_options":
+        return [name + ("-draft" if name.startswith("--") else "d") for name in names]
+    return names
+
+
+def _blank_is_none(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+#: Text, or a file with it; blank: none.
+_Named = Annotated[str | None, BeforeValidator(_blank_is_none)]
 
 
 class Sampling(Part):
@@ -73,15 +84,15 @@ class Sampling(Part):
     """Ignore end-of-text tokens."""
     seed: int | None = Field(default=None, ge=0, le=2**64 - 1)
     """Random seed: the same seed gives the same text. Default: a new one each time."""
-    grammar: str | None = None
+    grammar: _Named = None
     """Grammar that answers must match: GBNF, or a file with it."""
-    json_schema: str | None = None
+    json_schema: _Named = None
     """JSON schema that answers must match, or a file with it."""
 
     @model_validator(mode="after")
     def _one_grammar(self) -> Sampling:
         if self.grammar is not None and self.json_schema is not None:
-            raise ValueError("a grammar or a json_schema, not both")
+            raise ValueError("--grammar and --json-schema exclude each other")
         return self
 
 
@@ -119,7 +130,7 @@ class Speculation(Part):
     """Source of drafts: model, the draft of whatever kind; lookup, which copies from the
     conversation and needs no draft; or an installed drafter. auto: model and lookup with the
     optimal rule; else model, or lookup without a draft model."""
-    lookup_store: str | None = None
+    lookup_store: _Named = None
     """More text for lookup to copy from: a file made by `dspark-gguf lookup build`."""
     draft_max: int | None = Field(default=None, ge=0, le=MAX_DRAFT)
     """Maximum draft tokens per round. Default: 12 from a draft model, 64 from lookup."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DSparkError(Exception):
     """The base of every error this package raises on purpose.
@@ -59,4 +62,20 @@ class Cancelled(Exception):  # noqa: N818 - not an error: somebody pressed Ctrl-
 
 def reason_of(error: Exception) -> str:
     """Why a file could not be used, in the system's words: without numbers and paths."""
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
     return getattr(error, "strerror", None) or str(error)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that this one abbreviates, or one that is spelled alike."""
+    name, known = name.lower(), list(known)
+    begun = [each for each in known if each.startswith(name)]
+    alike = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return next(iter([*begun, *alike]), None)
+
+
+def meant(name: str, known: Iterable[str], sign: str = "") -> str:
+    """The beginning of a hint: "Did you mean /help? ", after a `sign`; empty without one alike."""
+    near = nearest(name, known)
+    return f"Did you mean {sign}{near}? " if near else ""

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from dspark_gguf.config import Settings, option_names
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import UsageError, meant, reason_of
 from dspark_gguf.paths import packaged
 from dspark_gguf.visible import shortened
 
@@ -20,35 +20,53 @@ _MOST_YAML = 2**20
 
 Tree = dict[str, Any]
 COMMAND_LINE = "the command line"
+#: How the names of pydantic's errors begin -> what the setting takes.
+_TAKES = {
+    "float": "a number", "finite": "a number", "int": "a whole number", "bool": "on or off",
+    "string": "text", "tuple": "a list", "dict": "keys with values", "model": "keys with values",
+}  # fmt: skip
 
 _short = partial(shortened, most=300)
 
 
 def validate(values: Tree, source: str) -> Settings:
-    """The settings of plain values; a UsageError names `source` and the first wrong key."""
+    """The settings of plain values; a UsageError names the first wrong key, and `source` if any."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = first["loc"]
-        key = _short(_place(values, place) or "the top level")
-        if first["type"] == "extra_forbidden":
-            inner: Any = Settings
-            for name in place[:-1]:
-                inner = inner.model_fields[name].annotation
-            hint = f"Use one of: {', '.join(sorted(inner.model_fields))}."
-            raise UsageError(f"unknown setting {key!r} in {source}", hint) from None
-        wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        if wanted.startswith(("greater", "less")):
-            wanted = f"a value {wanted}"
-        found = _short(repr(first.get("input")))
-        where = f"{key} in {source}"
-        if source == COMMAND_LINE and "." in key and not key.startswith("draft_options"):
-            where = option_names(key.rpartition(".")[2])[-1]
-        raise UsageError(f"{where} is {found}", f"It takes {_short(wanted)}.") from None
+        raise _refusal(values, source, error.errors()[0]) from None
 
 
-def _place(values: Any, places: tuple[int | str, ...]) -> str:
+def _refusal(values: Tree, source: str, wrong: Any) -> UsageError:
+    """The error to raise over what pydantic says of a value."""
+    kind, said = wrong["type"], wrong["msg"].removeprefix("Value error, ")
+    if kind in ("extra_forbidden", "invalid_key"):
+        *outer, name = map(str, wrong["loc"])
+        inner: Any = Settings
+        for part in outer:
+            inner = inner.model_fields[part].annotation
+        hint = f"Use one of: {', '.join(sorted(inner.model_fields))}."
+        problem = f"unknown setting {_short('.'.join([*outer, name]))!r} in {source}"
+        return UsageError(problem, meant(name, inner.model_fields) + hint)
+    place = _place(values, wrong["loc"])
+    if kind == "value_error" and len(place) == 1:  # two settings that do not go together
+        return UsageError(said, "Leave one out.")
+    where = f"{_short('.'.join(place)) or 'the top level'} in {source}"
+    if source == COMMAND_LINE:
+        where = option_names(*reversed(place[:2]))[-1]
+    elif not source:
+        where = _short(".".join(place[1:]))
+    takes = said.removeprefix("Input should be ")
+    if kind == "literal_error":
+        takes = takes.replace("'", "")
+    if takes.startswith(("greater", "less")):
+        takes = f"a value {takes}"
+    takes = _TAKES.get(kind.partition("_")[0], takes)
+    found = _short(repr(wrong.get("input")))
+    return UsageError(f"{where} is {found}", f"It takes {_short(takes)}.")
+
+
+def _place(values: Any, places: tuple[int | str, ...]) -> list[str]:
     """The part of an error's place that is in the values: pydantic appends types to it."""
     known = []
     for part in places:
@@ -57,16 +75,16 @@ def _place(values: Any, places: tuple[int | str, ...]) -> str:
         except (LookupError, TypeError):
             break
         known.append(str(part))
-    return ".".join(known)
+    return known
 
 
 def merge(below: Tree, above: Tree) -> Tree:
-    """`above` over `below`, key by key, into nested dictionaries."""
+    """`above` over `below`, setting by setting: one that is a dictionary is replaced, too."""
     out = dict(below)
     for key, value in above.items():
         inner = out.get(key)
         both = isinstance(value, dict) and isinstance(inner, dict)
-        out[key] = merge(inner, value) if both else value  # type: ignore[arg-type]
+        out[key] = {**inner, **value} if both else value  # type: ignore[dict-item]
     return out
 
 
@@ -99,6 +117,8 @@ def read_yaml(name_or_file: str) -> Tree:
     preset = packaged("configs") / f"{name_or_file}.yaml"
     path = preset if name_or_file in preset_names() else Path(os.path.expanduser(name_or_file))
     try:
+        if not name_or_file:
+            raise FileNotFoundError
         if path.stat().st_size > _MOST_YAML:
             raise ValueError(f"more than {_MOST_YAML} bytes")
         values = plain_yaml(path.read_text(encoding="utf-8"))
@@ -106,11 +126,16 @@ def read_yaml(name_or_file: str) -> Tree:
         problem = f"--config {name_or_file!r} is neither a preset nor a YAML file"
         raise UsageError(problem, f"The presets are {', '.join(preset_names())}.") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path} as YAML: {error}", "Correct the file.") from None
+        problem = f"cannot read {path} as YAML: {reason_of(error)}"
+        raise UsageError(problem, "Correct the file.") from None
     if not isinstance(values, dict | None):
         problem = f"{path} has a {type(values).__name__} instead of a mapping of settings"
         raise UsageError(problem, "See `dspark-gguf run --show-config`.")
-    return values or {}
+    # A section without settings: all of them are commented out.
+    fields = Settings.model_fields.items()
+    parts = [name for name, field in fields if hasattr(field.annotation, "model_fields")]
+    empty: dict[str, Tree] = {name: {} for name in parts}
+    return {key: empty.get(key) if each is None else each for key, each in (values or {}).items()}
 
 
 def load_settings(config: str | None, flags: Tree, below: Tree | None = None) -> Settings:

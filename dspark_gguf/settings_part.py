@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 import sys
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic import ValidationInfo as Info
@@ -52,5 +52,8 @@ class Part(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _under_its_present_name(cls, value: Any, info: Info) -> Any:
+    def _as_it_is_called_now(cls, value: Any, info: Info) -> Any:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and "on" in get_args(kind):
+            return "on" if value else "off"  # as YAML reads these words
         return current_value(info.field_name, value)

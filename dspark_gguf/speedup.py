@@ -16,6 +16,7 @@ from dspark_gguf.learned import Comparison
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.schedule.expected import expected_ranges, is_hopeless, ranges_text
 from dspark_gguf.schedule.learning import policy_for
+from dspark_gguf.visible import counted
 
 #: So many answers that were compared say more than any forecast; so many verified draft tokens say
 #: more than what is usual; fewer answers than these say nothing.
@@ -72,7 +73,7 @@ class Speedup:
 
     @property
     def figures(self) -> str:
-        """The numbers, such as ``1.42x (1.10-1.80x)``: half of the answers are in between."""
+        """The numbers, such as ``1.42x (1.10-1.80x)``: half of the answers, or more, in between."""
         if self.kinds:
             return ranges_text(self.kinds)
         ends = [f"{end:.2f}" for end in (self.low, self.high)]
@@ -82,7 +83,7 @@ class Speedup:
     def source(self) -> str:
         """What the numbers rest on."""
         return {
-            "measured": f"measured over {self.count} answer{'s' * (self.count != 1)}",
+            "measured": f"measured over {counted(self.count, 'answer')}",
             "learned": f"forecast from {self.count:,} draft tokens of this pair",
             "expected": "expected from what passes cost here",
             "estimated": "estimated from the sizes of the files",
@@ -176,13 +177,15 @@ def measured(comparisons: Sequence[Comparison], spread: float = 1.0) -> Speedup:
     ratios = [one / ours for ours, one in comparisons]
     some = ratios if len(ratios) > 1 else ratios * 2
     low, _, high = quantiles(some, n=4, method="inclusive")
+    typical = plain / took  # long answers count for more: it may lie outside of the middle half
     sided = is_one_sided(min(ratios), max(ratios), len(ratios))
     doubt = ""
     if len(ratios) < _FEW:
         doubt = "that is too little to tell"
-    elif exceeds(spread, plain / took) and not sided:
+    elif exceeds(spread, typical) and not sided:
         doubt = f"plain decoding's own speed changed {spread:.1f}-fold meanwhile: {_BUSY}"
-    return Speedup("measured", plain / took, low, high, len(ratios), doubt=doubt)
+    low, high = min(low, typical), max(high, typical)
+    return Speedup("measured", typical, low, high, len(ratios), doubt=doubt)
 
 
 def exceeds(spread: float, ratio: float) -> bool:

@@ -32,6 +32,11 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def counted(number: int, what: str) -> str:
+    """Such as ``1 token`` or ``1,240 tokens``."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def as_json(value: Any, stream: TextIO | None = None) -> str:
     """One line of JSON that a terminal may show; it reads back as `value`.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.chat.piped import read_file
+from dspark_gguf.chat.piped import DASH, read_file
 from dspark_gguf.config import Limits, Sampling, Settings
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import UsageError, nearest
 from dspark_gguf.settings_files import merge, validate
 from dspark_gguf.visible import shortened
 
@@ -42,10 +41,9 @@ class Job:
             section = next((name for name, keys in _SECTIONS.items() if key in keys), None)
             if section is None:
                 known = [*_NOT_SETTINGS, *chain(*_SECTIONS.values())]
-                close = difflib.get_close_matches(key, known)
-                raise UsageError(f"unknown key {_shown(key)}", _hint(close))
+                raise UsageError(f"unknown key {_shown(key)}", _hint(nearest(key, known)))
             tree.setdefault(section, {})[key] = value
-        return validate(merge(below.model_dump(), tree), "the line") if tree else below
+        return validate(merge(below.model_dump(), tree), "") if tree else below
 
     @property
     def messages(self) -> list[Record]:
@@ -70,17 +68,20 @@ def read_jobs(path: Path) -> list[Job]:
     """All lines of the input (``-``: stdin).
 
     A line that is an object but not a prompt fails as a job of its own; the others are answered.
-    A line that is no object is a UsageError: this is another kind of file.
+    A line that is no object is a UsageError: this is another kind of file. So is an empty file.
     """
     jobs: list[Job] = []
+    name = "stdin" if str(path) == DASH else path
     for number, line in enumerate(read_file(path).split("\n"), 1):
         if not line.strip():
             continue
         record = parse(line)
         if record is None:
-            problem = f"line {number} of {path} is not a JSON object: {line[:60]}"
+            problem = f"line {number} of {name} is not a JSON object: {line[:60]}"
             raise UsageError(problem, 'Write {"prompt": ...} or {"messages": [...]} on each line.')
         jobs.append(Job(len(jobs), record))
+    if not jobs:
+        raise UsageError(f"{name} has no prompts", "Write one.")
     return jobs
 
 
@@ -133,9 +134,9 @@ def _shown(value: Any) -> str:
     return shortened(json.dumps(value, default=str))
 
 
-def _hint(close: Sequence[str]) -> str:
-    if close:
-        return f"Write {_shown(close[0])}."
+def _hint(near: str | None) -> str:
+    if near:
+        return f"Write {_shown(near)}."
     return f"Beside settings, a line has {', '.join(_NOT_SETTINGS)}; put your own keys in metadata."
 
 

@@ -95,10 +95,12 @@ def _history(chat: Chat, argument: str) -> None:
 
 @command("copy", usage="[code]", summary="the last answer, or its last code, to the clipboard")
 def _copy(chat: Chat, argument: str) -> None:
+    if argument not in ("", "code"):
+        raise UsageError("/copy takes code or nothing", "Type /copy or /copy code.")
     answers = [each["content"] for each in chat.session.messages if each["role"] == "assistant"]
     codes = [found[2] for found in _CODE.finditer(answers[-1])] if answers else []
     texts = codes if argument == "code" else answers
-    if argument not in ("", "code") or not texts:
+    if not texts:
         raise UsageError("there is nothing to copy", "Type /copy or /copy code after an answer.")
     if not chat.screen.copy(texts[-1]):
         raise UsageError("only a terminal has a clipboard", "Use /save FILE.")

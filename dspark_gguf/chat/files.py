@@ -15,6 +15,7 @@ from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.terminal import read_text
 from dspark_gguf.errors import UsageError
+from dspark_gguf.visible import counted
 
 #: Tokens that a chat template puts around a message.
 _AROUND = 8
@@ -28,7 +29,7 @@ def _save(chat: Chat, argument: str) -> None:
             chat.screen.note("not saved")
             return
         transcript.write(transcript.record(chat.session), path)
-        chat.screen.note(f"saved {len(chat.session.messages)} messages to {path}")
+        chat.screen.note(f"saved {counted(len(chat.session.messages), 'message')} to {path}")
         return
     chat.session.require_message()
     if chat.saved is None or chat.saved.unnamed:  # then the time of day becomes its name
@@ -46,7 +47,7 @@ def _load(chat: Chat, argument: str) -> None:
     transcript.load(chat.session, path)
     for line in transcript.told(chat.session, 1, short=True):
         chat.screen.note(line)
-    chat.screen.note(f"loaded {len(chat.session.messages)} messages from {path}")
+    chat.screen.note(f"loaded {counted(len(chat.session.messages), 'message')} from {path}")
 
 
 @command("read", usage="FILE...|none", summary="add text files to the next message, or take "
@@ -62,12 +63,12 @@ def _read(chat: Chat, argument: str) -> None:
     size = chat.session.pair.target_cache.n_ctx
     names = ", ".join(map(str, paths))
     if count >= size:
-        problem = f"{names}: {count:,} tokens, more than the context, which has {size:,}"
+        problem = f"{names}: {counted(count, 'token')}, more than the context, which has {size:,}"
         raise UsageError(problem, "Read less, or start with a larger --ctx-size.")
     chat.attached += blocks
     said = [message["content"] for message in chat.session.messages]
     used = sum(_tokens(chat.session, text) + _AROUND for text in (*said, *chat.attached))
-    chat.screen.note(f"{names}: {count:,} tokens, with your next message; "
+    chat.screen.note(f"{names}: {counted(count, 'token')}, with your next message; "
                      f"about {max(0, size - used):,} of {size:,} are left")  # fmt: skip
     if used >= size:
         chat.screen.note("that is too much: /read none takes it back, /reset makes room")

@@ -111,7 +111,8 @@ class Chat:
             if not with_caches:
                 self.saved.write(self.session)
             elif how := self.saved.save(self.session):
-                self.screen.note(f"session {self.saved.name} is saved {how}")
+                said = "unchanged" if how == "as it was" else f"saved {how}"
+                self.screen.note(f"session {self.saved.name} is {said}")
         except DSparkError as error:
             self._failed = self._failed or error
             if with_caches or not self._warned:

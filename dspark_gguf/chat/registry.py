@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.session import Answering, Session
 from dspark_gguf.chat.terminal import Reader, Screen
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import UsageError, meant, nearest
+from dspark_gguf.visible import shortened
 
 
 class Chat(Protocol):
@@ -38,6 +38,8 @@ _Function = Callable[[Chat, str], None]
 COMMANDS: dict[str, _Function] = {}
 #: What ``/help`` shows.
 HELP: list[tuple[str, str]] = []
+#: Those that take no argument.
+_ALONE: set[_Function] = set()
 
 #: A slash and a word, and what is behind it. Paths, comments and fractions are text.
 _FORM = re.compile(r"/(\?|[^\W\d_][\w-]*)(?:\s+(.*))?", re.DOTALL)
@@ -48,6 +50,8 @@ def command(*names: str, usage: str = "", summary: str) -> Callable[[_Function],
 
     def register(function: _Function) -> _Function:
         COMMANDS.update(dict.fromkeys(names, function))
+        if not usage:
+            _ALONE.add(function)
         HELP.append((" ".join(["/" + " /".join(names), usage]).rstrip(), summary))
         return function
 
@@ -79,16 +83,10 @@ def run_command(chat: Chat, message: str) -> None:
     assert found, message
     name, argument = found[1], (found[2] or "").strip()
     if name.lower() not in COMMANDS:
-        near = nearest(name, COMMANDS)
-        hint = f"Did you mean /{near}? " if near else ""
-        hint += f"/help lists the commands; //{name} is a message."
-        raise UsageError(f"there is no command /{name}", hint)
-    COMMANDS[name.lower()](chat, argument)
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The name that this one abbreviates, or one that is spelled alike."""
-    name, known = name.lower(), list(known)
-    begun = [each for each in known if each.startswith(name)]
-    alike = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    return next(iter([*begun, *alike]), None)
+        hint = f"/help lists the commands; //{name} is a message."
+        raise UsageError(f"there is no command /{name}", meant(name, COMMANDS, "/") + hint)
+    function = COMMANDS[name.lower()]
+    if argument and function in _ALONE:
+        hint = f"Type /{name}; //{name} {shortened(argument, 20)} is a message."
+        raise UsageError(f"/{name} takes nothing", hint)
+    function(chat, argument)

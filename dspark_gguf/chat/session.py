@@ -11,10 +11,9 @@ from dspark_gguf.chat.think import OPEN
 from dspark_gguf.config import Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.noise import Noise, some_seed
 from dspark_gguf.records import Round
-from dspark_gguf.sampling import Sampler
 from dspark_gguf.settings_files import merge, validate
 from dspark_gguf.tally import Answer, Tally
 
@@ -88,19 +87,50 @@ class Session:
         )
 
     def use(self, pair: Pair, settings: Settings) -> None:
-        """Go on with other models; the messages stay, and are read anew with the next answer."""
+        """Go on with other models; the messages stay, and are read anew with the next answer.
+
+        A DSparkError says that these models cannot do what is set.
+        """
         self.pair, self.settings, self._decoder = pair, settings, None
         self.last_exchange, self.forgotten, self.gain = ("", []), 0, Gain()
+        self.decoder  # noqa: B018 - made now
 
     def update(self, changes: dict[str, Any]) -> None:
-        """Change settings, given as nested plain values; a UsageError changes nothing."""
-        values = merge(self.settings.model_dump(), changes)
-        settings = validate(values, "the settings")
-        Sampler.of(settings.sampling, self.pair.vocabulary)  # refuses what this model cannot do
-        self.settings, self._decoder = settings, None
+        """Change settings, given as nested plain values; a DSparkError changes nothing."""
+        before = self.settings, self._decoder
+        settings = validate(merge(self.settings.model_dump(), changes), "the settings")
+        try:
+            self.settings, self._decoder = settings, None
+            self.decoder  # noqa: B018 - refuses what these models cannot do
+        except BaseException:
+            self.settings, self._decoder = before
+            raise
         if "seed" in changes.get("sampling", {}):
             self.answers = 0
             self.seed = some_seed(settings.sampling.seed)
+
+    def leave_out(self, kept: dict[str, Any]) -> list[str]:
+        """Reset what these models cannot do of the settings that were `kept`; a line about each.
+
+        A DSparkError is about a setting that is not among them.
+        """
+        try:
+            self.decoder  # noqa: B018 - made now
+            return []
+        except DSparkError:
+            wanted, default, lines = self.settings.model_dump(), Settings(), list[str]()
+        parts = {"sampling": default.sampling, "speculation": default.speculation}
+        self.settings = self.settings.model_copy(update=parts)
+        for part, usual in parts.items():
+            for field, value in wanted[part].items():
+                try:
+                    if value != getattr(usual, field):
+                        self.update({part: {field: value}})
+                except DSparkError as error:
+                    if kept.get(part, {}).get(field) != value:
+                        raise
+                    lines.append(f"{field} is left out: {error}")
+        return lines
 
     def ask(self, text: str) -> Answering:
         """Say something, and stream the answer.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dspark_gguf.chat.registry import Chat, command, nearest
+from dspark_gguf.chat.registry import Chat, command
+from dspark_gguf.chat.think import FIXED
 from dspark_gguf.config import Limits, ModelOptions, Sampling, Settings, Speculation, option_names
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import UsageError, meant
 from dspark_gguf.settings_files import plain_yaml
 from dspark_gguf.speedup import speedup_here
 
@@ -59,18 +61,21 @@ def _set(chat: Chat, argument: str) -> None:
 
 
 def _change(chat: Chat, section: str, field: str, value: str) -> None:
-    try:
+    parsed: Any = value
+    with suppress(ValueError):
         parsed = plain_yaml(value)
-    except ValueError:
-        parsed = value
     if value == "default":
         parsed = getattr(Settings(), section).model_dump()[field]
-    try:
-        chat.session.update({section: {field: parsed}})
-    except UsageError as error:
-        if "in the settings is" not in error.problem:
-            raise
-        raise UsageError(f"{field} cannot be {value}", error.hint) from None
+    hint = ""
+    for given in (parsed, value):  # text that reads as something else, such as a JSON schema
+        try:
+            chat.session.update({section: {field: given}})
+            return
+        except UsageError as error:
+            if "in the settings is" not in error.problem:
+                raise
+            hint = error.hint
+    raise UsageError(f"{field} cannot be {value}", hint)
 
 
 def _shown(settings: Settings, section: str, field: str) -> str:
@@ -94,9 +99,8 @@ def _place(key: str) -> tuple[str, str]:
         if _LOADED[name] in ("--model", "--model-draft"):
             hint = "Type /model NAME [DRAFT] to go on with another."
         raise UsageError(f"{key} is settled when the model is loaded", hint)
-    near = nearest(name, _PLACES)
-    hint = f"Did you mean {near}? " if near else ""
-    raise UsageError(f"there is no setting {key}", hint + "/set lists all of them.")
+    hint = meant(name, _PLACES) + "/set lists all of them."
+    raise UsageError(f"there is no setting {key}", hint)
 
 
 @command("spec", usage="[on|off|auto]", summary="speculative decoding")
@@ -105,7 +109,6 @@ def _spec(chat: Chat, argument: str) -> None:
         raise UsageError("/spec takes on, off or auto", "Type /spec auto, for instance.")
     if argument:
         chat.session.update({"speculation": {"mode": argument}})
-        chat.session.decoder  # noqa: B018 - loads the draft now, not with the next answer
     chat.screen.note(f"speculation {drafting(chat)}")
 
 
@@ -124,8 +127,7 @@ def _think(chat: Chat, argument: str) -> None:
     if argument not in ("on", "off"):
         raise UsageError("/think takes on or off", "Type /think on or /think off.")
     if not chat.session.pair.template.switches_thinking:
-        problem = "the chat template of this model cannot switch thinking"
-        raise UsageError(problem, "Use another model.")
+        raise UsageError(FIXED, "Use another model.")
     chat.session.update({"chat": {"think": argument == "on"}})
     chat.screen.note(f"thinking {argument}")
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 OPEN, CLOSE = "<think>", "</think>"
+#: Said of a template that thinks always, or never.
+FIXED = "the chat template of this model cannot switch thinking"
+
+
+def tell_if_fixed(template: Any, think: bool | None, tell: Callable[[str], object]) -> None:
+    """Tell of a `ChatTemplate` that it cannot do what the settings want."""
+    if think is not None and not template.switches_thinking:
+        tell(f"note: {FIXED}")
 
 
 class ThinkSplitter:

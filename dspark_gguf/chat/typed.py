@@ -53,6 +53,7 @@ class TerminalReader:
             key_bindings=_keys(),
             prompt_continuation=MORE,
             enable_open_in_editor=True,
+            enable_suspend=True,
         )
 
     def line(self, prompt: str, default: str = "") -> str:
@@ -71,7 +72,7 @@ class TerminalReader:
 
     def agreed(self, question: str) -> bool:
         """Whether the answer is yes; it is not part of the history."""
-        asked: PromptSession[str] = PromptSession()
+        asked: PromptSession[str] = PromptSession(enable_suspend=True)
         try:
             return asked.prompt(f"{question} [y/N] ").strip().lower() in ("y", "yes")
         except (EOFError, KeyboardInterrupt):

@@ -14,6 +14,7 @@ from dspark_gguf.cli.start import open_pair, say
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.paths import MIB
+from dspark_gguf.visible import counted
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
@@ -48,6 +49,7 @@ def chat(settings: Settings, verbose: bool, session: str | None, private: bool) 
     from dspark_gguf.chat.saved import SavedSession
     from dspark_gguf.chat.session import Session
     from dspark_gguf.chat.terminal import PipeReader, Reader, Screen
+    from dspark_gguf.chat.think import tell_if_fixed
     from dspark_gguf.chat.transcript import told, with_absolute_paths
 
     if session and private:
@@ -68,6 +70,9 @@ def chat(settings: Settings, verbose: bool, session: str | None, private: bool) 
             return opened.enter_context(open_pair(settings, verbose))
 
         talk, screen = Session(load(settings), settings), Screen()
+        tell_if_fixed(talk.pair.template, settings.chat.think, say)
+        for line in talk.leave_out(saved.settings() if saved and session else {}):
+            say(line)
         if saved and session and (restored := saved.restore(talk)):
             say(restored)
         reader: Reader = PipeReader(sys.stdin.buffer)
@@ -96,7 +101,7 @@ def list_sessions() -> None:
 
     for entry in saved():
         when = f"{datetime.fromtimestamp(entry.modified):%Y-%m-%d %H:%M}"
-        messages = "damaged" if entry.messages is None else f"{entry.messages} messages"
+        messages = "damaged" if entry.messages is None else counted(entry.messages, "message")
         click.echo(f"{entry.name:<24}  {when}  {messages:<14}  {entry.size / MIB:.1f} MiB")
 
 

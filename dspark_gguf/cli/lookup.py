@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from zipfile import is_zipfile
 
 import click
 
 from dspark_gguf.cli.options import FILE, SectionedCommand, settings_options
 from dspark_gguf.cli.start import open_pair, say
 from dspark_gguf.config import Settings, Speculation
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import UsageError, reason_of
 from dspark_gguf.paths import require_writable
-from dspark_gguf.visible import visible
+from dspark_gguf.visible import counted, visible
 
 
 @click.group()
@@ -38,12 +39,17 @@ def build(
 
     settings = settings.model_copy(update={"speculation": Speculation(mode="off")})
     wanted = list(_files(files))
+    older = is_zipfile(output)  # a store in a folder of texts is none of them
+    if output.exists() and not older and any(map(output.samefile, wanted)):
+        raise UsageError(f"{output} is one of the texts", "Name another file with -o.")
     require_writable(output)
     with open_pair(settings, verbose, quiet=True) as pair:
         tokenize = partial(pair.vocabulary.tokenize, special=False, add_bos=False)
         store = Store.of_texts(map(tokenize, _texts(wanted)), most, pair.vocabulary.fingerprint)
+    if len(store) == 1:  # the end of no text
+        raise UsageError("there is no text in these files", "Name files with text in UTF-8.")
     store.save(output)
-    click.echo(visible(f"{len(store)} tokens: {output}"))
+    click.echo(visible(f"{counted(len(store), 'token')}: {output}"))
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -65,12 +71,10 @@ def _texts(paths: Sequence[Path]) -> Iterator[str]:
     for path in paths:
         try:
             text = path.read_text("utf-8")
-            wrong = "not text" if "\0" in text else None
-        except UnicodeDecodeError:
-            wrong = "not text"
-        except OSError as error:
-            wrong = error.strerror or "not readable"
-        if wrong:
-            say(f"left out: {path} ({wrong})")
-        elif text:
+            if "\0" in text:
+                raise ValueError("not text")
+        except (OSError, ValueError) as error:
+            say(f"left out: {path} ({reason_of(error)})")
+            continue
+        if text:
             yield text

@@ -16,7 +16,7 @@ from dspark_gguf.cli.start import open_pair, say, show
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import Cancelled, UsageError
 from dspark_gguf.paths import require_writable
-from dspark_gguf.visible import visible
+from dspark_gguf.visible import counted, visible
 
 if TYPE_CHECKING:
     from dspark_gguf.measure.chains import Chains
@@ -162,7 +162,8 @@ def trace(output: Path, **wanted: Any) -> int:
     texts, stopped = _recorded(**wanted)
     save_chains(output, texts)
     positions = sum(text.positions for text in texts)
-    click.echo(visible(f"{len(texts)} texts, {positions} positions: {output}"))
+    made = f"{counted(len(texts), 'text')}, {counted(positions, 'position')}"
+    click.echo(visible(f"{made}: {output}"))
     return _end(stopped)
 
 

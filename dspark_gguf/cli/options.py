@@ -121,9 +121,7 @@ class Flag:
     def option(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """The decorator that adds it."""
         kind = self._type()
-        names = option_names(self.name)
-        if self.part == "draft_options":
-            names = [name + ("-draft" if name.startswith("--") else "d") for name in names]
+        names = option_names(self.name, self.part)
         if kind is bool:
             names = [f"{name}/--no-{name.removeprefix('--')}" for name in names]
         return click.option(

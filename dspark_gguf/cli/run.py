@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from dspark_gguf.cli.options import ALL, FILE, SectionedCommand, settings_options
-from dspark_gguf.cli.start import open_pair
+from dspark_gguf.cli.start import open_pair, say
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
 
 
 @click.command(cls=SectionedCommand)
-@click.argument("prompt", required=False)
+@click.argument("prompts", nargs=-1, metavar="[PROMPT]")
 @click.option("-f", "--file", type=FILE, help="Prompt file; -: stdin.")
 @click.option("--raw", is_flag=True, help="Use the prompt as it is, without the chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -32,7 +32,7 @@ from dspark_gguf.errors import UsageError
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on stderr but errors.")
 @settings_options(*ALL)
 def run(
-    prompt: str | None,
+    prompts: tuple[str, ...],
     file: Path | None,
     raw: bool,
     as_json: bool,
@@ -56,6 +56,9 @@ def run(
     Only the answer goes to stdout. Exit codes: 0 done, 1 failure, 2 wrong use, 3 models that do
     not fit each other, 4 out of memory or context, 130 interrupted.
     """
+    if len(prompts) > 1:
+        raise UsageError(f"one prompt is wanted, not {len(prompts)}", "Put the prompt in quotes.")
+    prompt = prompts[0] if prompts else None
     of_a_batch = {
         "--output": output, "--shard": shard, "--parallel": parallel, "--unordered": unordered,
     }  # fmt: skip
@@ -70,7 +73,9 @@ def run(
 
     from dspark_gguf.chat import once
     from dspark_gguf.chat.piped import read_prompt
+    from dspark_gguf.chat.think import tell_if_fixed
 
+    tell = str if quiet else say
     if jsonl:
         from dspark_gguf.chat import batch
         from dspark_gguf.chat.bulk import MOST_AT_ONCE
@@ -84,9 +89,11 @@ def run(
             results_in(output, jobs, settings, keep_errors, unordered) as results,
             open_pair(settings, verbose, quiet, at_once) as pair,
         ):
+            tell_if_fixed(pair.template, settings.chat.think, tell)
             return once.run_batch(pair, settings, jobs, results, parallel)
     text = read_prompt(prompt, file)
     with open_pair(settings, verbose, quiet) as pair:
+        tell_if_fixed(pair.template, settings.chat.think, str if raw else tell)
         if check:
             from dspark_gguf.measure.check import report
 

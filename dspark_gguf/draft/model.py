@@ -56,7 +56,7 @@ class StepDrafter(Drafter):
         cache = kit.draft()
         if cache is None:
             hint = "Name one with -d, or draft_model."
-            raise UsageError(f"no draft model for drafter {cls.name}", hint)
+            raise UsageError(f"--drafter {cls.name} needs a draft model", hint)
         if cache.kind != cls.name:
             problem = f"this draft is for drafter {cache.kind}, not {cls.name}"
             raise UsageError(problem, "To use it, leave --drafter out.")

@@ -36,7 +36,7 @@ _PROFILE_SHARE = 0.05
 #: A note of what was decided: nothing is wrong.
 NOT_USED = (
     "the draft model is not used: by what was measured on this machine, it would win nothing even "
-    "if it were always right; --drafter or --spec on uses it all the same"
+    "if it were always right; `--drafter model` or `--spec on` use it all the same"
 )
 
 
@@ -263,7 +263,7 @@ class Pair:
             return "speculation off: plain decoding, as asked"
         kind = "lossless" if speculation.lossless else "LOSSY, changes the output"
         kind = kind if speculation.acceptance == "match" else f"{speculation.acceptance} ({kind})"
-        most, what = speculation.max_draft_steps, "drafts"
+        most, what = speculation.max_draft_steps, "draft tokens a round"
         known = self._learned
         left_out = known is not None and is_hopeless(known.costs, speculation)
         if left_out or "draft" not in self.caches or speculation.drafter == "lookup":

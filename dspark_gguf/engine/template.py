@@ -117,4 +117,4 @@ def _refusal(problem: str) -> UsageError:
 
 
 def _reason(error: Exception) -> str:
-    return str(error)[:500] or type(error).__name__
+    return str(error)[:500].rstrip(".") or type(error).__name__

@@ -42,7 +42,7 @@ def test_only_the_answer_goes_to_stdout(dspark, monkeypatch, hopeless):
     assert "its draft gains nothing" in said
     assert "target SmolLM2-135M-Instruct-Q8_0 on CPU" in said
     assert "draft SmolLM2-135M-Instruct-Q2_K on CPU" in said
-    assert "speculation auto: lossless, up to 12 drafts, as many as pay here" in said
+    assert "speculation auto: lossless, up to 12 draft tokens a round, as many as pay here" in said
 
 
 def test_json_object(dspark):

@@ -114,10 +114,13 @@ def test_where_both_models_sit(tiny_files):
         assert line.startswith("target target on CPU: ")
         assert "\ndraft draft on CPU: " in line
         assert line.endswith(
-            "speculation auto: rejection (lossless), up to 12 drafts, as many as pay here"
+            "speculation auto: rejection (lossless), "
+            "up to 12 draft tokens a round, as many as pay here"
         )
         by_hand = pair.summary(Speculation(mode="on", draft_max=8))
-        assert by_hand.endswith("speculation on: lossless, up to 8 drafts at 60% or more")
+        assert by_hand.endswith(
+            "speculation on: lossless, up to 8 draft tokens a round at 60% or more"
+        )
         assert "LOSSY" in pair.summary(Speculation(acceptance="threshold"))
     with load_pair(tiny_files.target) as pair:
         assert pair.summary(Speculation()).endswith(

@@ -89,7 +89,7 @@ def test_the_summary_names_the_kind(target, folder):
     with exact_pair(target, write_dflash(folder / "named.gguf")) as pair:
         pair.draft_cache()
         assert "draft (DSpark) named on CPU" in pair.summary(Speculation())
-        assert "up to 6 drafts" in pair.summary(Speculation())
+        assert "up to 6 draft tokens a round" in pair.summary(Speculation())
 
 
 def test_a_build_without_the_symbols(target, folder, monkeypatch):

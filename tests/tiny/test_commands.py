@@ -57,8 +57,13 @@ def notes(session, *lines, attached=()):
         ("/set temperture", "there is no setting temperture. Did you mean temperature? "
          "/set lists all of them."),
         ("/set nonsense 3", "there is no setting nonsense. /set lists all of them."),
-        ("/set temp hot", "temperature cannot be hot. It takes a valid number, unable to parse "
-         "string as a number."),
+        ("/set temp hot", "temperature cannot be hot. It takes a number."),
+        ("/set spec off", "mode: 'off'"),
+        ("/set mode on", "mode: 'on'"),
+        ("/set markdown perhaps", "markdown cannot be perhaps. It takes on or off."),
+        ("/undo 3", "/undo takes nothing. Type /undo; //undo 3 is a message."),
+        ("/quit now", "/quit takes nothing. Type /quit; //quit now is a message."),
+        ("/copy x", "/copy takes code or nothing. Type /copy or /copy code."),
         ("/set ctx-size 4096", "ctx-size is settled when the model is loaded. Leave with Ctrl-D "
          "and start again with --ctx-size."),
         ("/set model x.gguf", "model is settled when the model is loaded. Type /model NAME "

@@ -12,6 +12,7 @@ import pytest
 from dspark_gguf.chat import once, progress
 from dspark_gguf.chat.batch import Job, shard
 from dspark_gguf.errors import Cancelled, UsageError
+from dspark_gguf.settings_files import load_settings
 from tests.tiny.test_results import FIXED, WHOLE, WORDS, answered, batch, held
 
 __all__ = ["batch"]  # fixtures
@@ -163,3 +164,18 @@ def test_parts_of_text_are_one_text():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     job = Job(0, {"messages": [{"role": "user", "content": parts, "name": "me"}]})
     assert job.messages == [{"role": "user", "content": "a\nb", "name": "me"}]
+
+
+def test_a_line_is_told_what_is_wrong_with_its_settings():
+    """In the words of the line, which knows no sections; biases of its own replace the run's."""
+    below = load_settings(None, {"sampling": {"logit_bias": {5: 1.0}}})
+    for record, said in (
+        ({"temperature": "hot"}, "temperature is 'hot'. It takes a number."),
+        ({"grammar": "a", "json_schema": "b"},
+         "--grammar and --json-schema exclude each other. Leave one out."),
+        ({"temprature": 1}, 'unknown key "temprature". Write "temperature".'),
+    ):  # fmt: skip
+        with pytest.raises(UsageError) as caught:
+            Job(0, record).settings(below)
+        assert str(caught.value) == said
+    assert Job(0, {"logit_bias": {}}).settings(below).sampling.logit_bias == {}

@@ -130,7 +130,7 @@ def test_from_the_command_line(pair, tmp_path):
 
 def test_the_settings_say_one_of_both():
     """And a file's text is read once, when it is needed."""
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match="exclude each other"):
         Sampling(grammar=GBNF, json_schema="{}")
     assert grammar_text(Sampling()) is None
     assert grammar_text(Sampling(grammar=GBNF)) == GBNF

@@ -44,6 +44,14 @@ def test_half_a_surrogate_is_kept(files):
         assert again.messages == session.messages
 
 
+def test_a_session_that_nobody_changed(dspark, files):
+    """It says so at its end."""
+    words = ("chat", "--session", "fox", "-m", files[0], "-c", 256, "-n", 2, "--spec", "off")
+    assert "session fox is saved with its caches" in dspark(*words, stdin="Hello.\n").stderr
+    again = dspark("chat", "--session", "fox", stdin="/history\n").stderr
+    assert "session fox is unchanged\n" in again
+
+
 def test_the_commands(dspark, files, sessions):
     """`chat --session` begins and goes on; `sessions` lists and deletes; flags go before what
     was kept."""

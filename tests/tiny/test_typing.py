@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import time
 
 import pytest
 
-from tests.children import ended, program_in_terminal
+from tests.children import PROGRAM, ended, in_terminal, program_in_terminal
 from tests.tiny_gguf import Tiny, write_llama
 
 if os.name == "nt":
@@ -157,6 +159,30 @@ def test_saving_over_a_file_asks(chat, tmp_path):
     child.send("y\r")
     child.expect("saved 0 messages to talk.json")
     left(child)
+
+
+def test_ctrl_z_suspends(home, model):
+    """As every program of a shell; `fg` goes on."""
+    bash = shutil.which("bash")
+    if not bash:
+        pytest.skip("a shell with jobs")
+    env = {**home, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "PS1": "shell$ "}
+    child = in_terminal(bash, ["--norc", "--noprofile", "-i"], env=env, encoding="latin-1")
+    child.expect(r"shell\$ ")
+    child.sendline(shlex.join([*PROGRAM, "chat", *LONG, "-m", str(model), "-n", "4"]))
+    child.expect("/help lists[^>]*>>>")
+    child.send("\x1a")
+    child.expect("Stopped")
+    child.expect(r"shell\$ ")
+    child.sendline("fg")
+    child.expect(">>>")
+    child.send("Hello.\r")
+    child.expect("4 tok")
+    child.expect(">>>")
+    child.send("/bye\r")
+    child.expect(r"shell\$ ")
+    child.sendline("exit")
+    assert ended(child) == 0
 
 
 def test_a_private_chat_keeps_nothing(chat, home):

@@ -171,7 +171,7 @@ def test_merging_changes_neither_side():
         ("- a\n- list\n", "a list"),
         ("just words", "a str"),
         ("sampling: [unclosed", "line 1"),
-        (b"\xff\xfe\x00", "utf-8"),
+        (b"\xff\xfe\x00", ": not UTF-8 text"),
     ],
 )
 def test_a_file_that_is_no_mapping_is_refused(content, got, tmp_path):
@@ -227,8 +227,12 @@ def test_an_option_is_called_as_it_is_typed():
         load_settings(None, {"sampling": {"temperature": -1}})
     with pytest.raises(UsageError, match=r"^--ctx-size is -5"):
         load_settings(None, {"target_options": {"n_ctx": -5}})
-    with pytest.raises(UsageError, match=r"^draft_options.n_ctx in the command line is -5"):
+    with pytest.raises(UsageError, match=r"^--ctx-size-draft is -5"):
         load_settings(None, {"draft_options": {"n_ctx": -5}})
+    with pytest.raises(UsageError, match=r"^--tensor-split is 'a'\. It takes a number\.$"):
+        load_settings(None, {"target_options": {"tensor_split": ["a", "b"]}})
+    with pytest.raises(UsageError, match=r"^--logit-bias is 'x'\. It takes a number\.$"):
+        load_settings(None, {"sampling": {"logit_bias": {5: "x"}}})
 
 
 def test_parts_of_files_are_removed_once_they_are_old(tmp_path):

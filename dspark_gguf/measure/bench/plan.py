@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from dspark_gguf.config import MAX_DRAFT, Settings, Speculation
 from dspark_gguf.draft import drafter_class, known_drafters
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import UsageError, nearest
 from dspark_gguf.measure.prompts import Prompt, read_prompts
 from dspark_gguf.paths import packaged
 
@@ -85,8 +84,6 @@ def choose_prompts(path: Path | None, domains: Sequence[str], each: int) -> list
         same = by_domain.setdefault(prompt.domain, [])
         if prompt not in same:
             same.append(prompt)
-    if not by_domain:
-        raise UsageError(f"{path} has no prompts", "Write one.")
     for domain in domains:
         if domain not in by_domain:
             raise UsageError(f"unknown domain {domain!r}", f"Choose from {', '.join(by_domain)}.")
@@ -163,8 +160,8 @@ def _method(name: str, draft_kind: str) -> Method:
     }
     if name not in known:
         names = f"{_NAMES}, {', '.join(known_drafters())}"
-        close = get_close_matches(name, [*known, STATIC, *_OLD], n=1)
-        hint = f"Did you mean {_OLD.get(close[0], close[0])}? " if close else ""
+        near = nearest(name, [*known, STATIC, *_OLD])
+        hint = f"Did you mean {_OLD.get(near, near)}? " if near else ""
         raise UsageError(f"unknown method of decoding {name!r}", f"{hint}--methods takes {names}.")
     about, values = known[name]
     return Method(name, about, Speculation.model_validate({**values, "learn": False}))

@@ -1,0 +1,100 @@
+"""What commands are given: files without anything in them, words that belong together."""
+
+from __future__ import annotations
+
+import pytest
+
+from dspark_gguf.config import ModelOptions
+from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.template import ChatTemplate
+from dspark_gguf.errors import UsageError
+
+BUILD = ("lookup", "build")
+
+
+@pytest.fixture
+def model(tiny_files):
+    return "-m", tiny_files.target
+
+
+def test_a_store_of_nothing_is_an_error(dspark, model, tmp_path):
+    """Each file that is left out says why, and no store is written."""
+    (tmp_path / "old.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "zero.bin").write_bytes(b"a\0b")
+    (tmp_path / "empty.txt").write_text("")
+    store = tmp_path / "mine.lookup"
+    done = dspark(*BUILD, tmp_path, "-o", store, *model)
+    assert done.exit_code == 2
+    assert f"left out: {tmp_path / 'old.txt'} (not UTF-8 text)" in done.stderr
+    assert f"left out: {tmp_path / 'zero.bin'} (not text)" in done.stderr
+    assert "there is no text in these files. Name files with text in UTF-8." in done.stderr
+    assert not store.exists()
+
+
+def test_a_store_does_not_replace_its_own_text(dspark, model, tmp_path):
+    """Named or in a folder; an older store in the folder may be replaced."""
+    text, store = tmp_path / "b.txt", tmp_path / "b.lookup"
+    text.write_text("one two three")
+    for named in (text, tmp_path):
+        done = dspark(*BUILD, named, "-o", text, *model)
+        assert done.exit_code == 2
+        assert "b.txt is one of the texts. Name another file with -o." in done.stderr
+        assert text.read_text() == "one two three"
+    for _ in range(2):
+        assert dspark(*BUILD, tmp_path, "-o", store, *model).exit_code == 0
+
+
+@pytest.mark.parametrize("words", [("run", "--jsonl"), ("trace", "-o", "x.npz", "--prompts"),
+                                   ("calibrate", "--prompts"), ("bench", "--prompts")])  # fmt: skip
+def test_a_file_without_prompts(dspark, model, tmp_path, words, monkeypatch):
+    """Said by every command alike."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "empty.jsonl"
+    path.write_text("\n")
+    done = dspark(*words, path, *model)
+    assert done.exit_code == 2
+    assert f"{path} has no prompts. Write one." in done.stderr
+
+
+def test_stdin_without_prompts(dspark, model):
+    """By its name."""
+    assert "stdin has no prompts" in dspark("run", "--jsonl", "-", *model).stderr
+
+
+def test_a_prompt_without_quotes(dspark):
+    """It is one argument."""
+    done = dspark("run", "hi", "there")
+    assert done.exit_code == 2
+    assert "one prompt is wanted, not 2. Put the prompt in quotes." in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_a_template_that_cannot_think(dspark, model, command):
+    """A note, as /think says; not without the option, nor where notes are not wanted."""
+    said = "note: the chat template of this model cannot switch thinking"
+    words = ("--spec", "off", "-c", 256, "-n", 2, *model)
+    prompt = ("hi",) if command == "run" else ()
+    assert said in dspark(command, *prompt, "--think", *words, stdin="hi\n").stderr
+    assert said not in dspark(command, *prompt, *words, stdin="hi\n").stderr
+    if command == "run":
+        assert said not in dspark("run", "hi", "-q", "--no-think", *words).stderr
+        assert said not in dspark("run", "hi", "--raw", "--think", *words).stderr
+
+
+def test_one_of_a_thing(dspark, model, tmp_path):
+    """One text, not 1 texts."""
+    prompts = tmp_path / "one.jsonl"
+    prompts.write_text('{"prompt": "hi"}')
+    out = tmp_path / "chains.npz"
+    done = dspark("trace", "-o", out, "--prompts", prompts, "--positions", 1, "-c", 256, *model)
+    assert done.stdout == f"1 text, 1 position: {out}\n"
+
+
+def test_an_error_of_jinja_ends_with_one_full_stop(tiny_files):
+    """Jinja's own has one, too."""
+    with pytest.raises(UsageError) as caught:
+        ChatTemplate(Model(tiny_files.target, ModelOptions()), "{% if %}")
+    assert ".." not in str(caught.value)
+    with pytest.raises(UsageError) as caught:
+        ChatTemplate(Model(tiny_files.target, ModelOptions()), "{% for x in y %}")
+    assert ".." not in str(caught.value)
