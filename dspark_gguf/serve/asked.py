@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
-from dspark_gguf.chat.think import OPEN
+from dspark_gguf.chat.think import CLOSE, OPEN
 from dspark_gguf.config import Limits, Sampling, Settings
 from dspark_gguf.engine.grammar import Grammar
 from dspark_gguf.engine.pair import Pair
@@ -24,7 +25,7 @@ from dspark_gguf.serve.schemas import (
     own_grammar,
     schema_grammar,
 )
-from dspark_gguf.serve.tools import CallReader
+from dspark_gguf.serve.tools import TAGS, CallReader
 from dspark_gguf.serve.turns import Turn
 
 #: With ``role`` and ``content``, as templates read them.
@@ -78,6 +79,8 @@ class Desk:
         source = pair.template.source
         self.knows_tools = "tools" in source
         self.thinks = OPEN in source or pair.template.switches_thinking
+        self._call_tags = _spelled(pair.vocabulary, TAGS)
+        self._thought_tags = _spelled(pair.vocabulary, (OPEN, CLOSE))
 
     def prompt(self, asked: Asked) -> tuple[list[int], bool]:
         """Token ids, and whether they end inside a thought.
@@ -136,12 +139,16 @@ class Desk:
         tools = {str(tool["name"]): tool.get("parameters") or {} for tool in asked.tools}
         reads_calls = bool(tools) and asked.tool_choice != "none"
         is_sure = asked.tool_choice not in ("auto", "none")
-        splits = asked.splits and asked.messages is not None and (self.thinks or inside)
+        thinks = asked.messages is not None and (self.thinks or inside)
+        spelled = (self._call_tags if reads_calls else {}) | (self._thought_tags if thinks else {})
+        turn = partial(
+            Turn, prompt, sampling, limits, top=asked.top, drafts=asked.drafts, spelled=spelled
+        )
         return [
             (
-                Turn(prompt, sampling, limits, Noise.of(seed, k), k, asked.top, asked.drafts),
+                turn(draws=Noise.of(seed, k), index=k),
                 PieceMaker(
-                    inside if splits else None,
+                    inside if asked.splits and thinks else None,
                     CallReader(tools, asked.many_calls, is_sure) if reads_calls else None,
                 ),
             )
@@ -185,6 +192,13 @@ class Desk:
         if asked.schema is not None:
             return schema_grammar(dict(asked.schema) or {"type": "object"})
         return None if asked.grammar is None else own_grammar(asked.grammar)
+
+
+def _spelled(vocabulary: Vocabulary, tags: Sequence[str]) -> dict[int, bytes]:
+    """The control tokens among `tags`, which are empty text, as they are written."""
+    ids = [vocabulary.tokenize(tag, add_bos=False) for tag in tags]
+    one = {found[0]: tag.encode() for found, tag in zip(ids, tags, strict=True) if len(found) == 1}
+    return {token: tag for token, tag in one.items() if not vocabulary.piece(token)}
 
 
 def require_ids(ids: list[int], vocabulary: Vocabulary, param: str) -> list[int]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from dspark_gguf.serve.bodies import ChatBody
 from tests.serve.running import running
-from tests.serve.scripted import write_script
+from tests.serve.scripted import write_parts, write_script
 from tests.serve.test_rules import PLAIN, TOOLS, USER, deltas, says, stream
 
 __all__ = ["says"]  # fixtures
@@ -31,6 +33,33 @@ def test_a_call_that_breaks_off_is_text_and_its_parts_were_never_done(says):
     last = json.loads(lines[-2].removeprefix("data: "))["response"]
     assert [item["type"] for item in last["output"]] == ["message"]
     assert last["output"][0]["content"][0]["text"] == text
+
+
+FAMILIES = {
+    "mistral": ["[TOOL_CALLS]", "add", "[CALL_ID]", "x12", "[ARGS]", '{"a": ', "1}"],
+    "hermes": ["<tool_call>", '{"name": "add", ', '"arguments": {"a": 1}}', "</tool_call>"],
+    "llama": ["<|python_tag|>", '{"name": "add", ', '"parameters": {"a": 1}}'],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tags_may_be_control_tokens_which_have_no_text(tmp_path, family):
+    """As in GGUFs of Mistral; with thoughts, tags of a thought, too."""
+    parts = ["Hm.", "</think>", *FAMILIES[family]]
+    control = [each for each in parts if each[0] in "<["]
+    files = [write_parts(tmp_path / "a.gguf", parts, control)]
+    think = {"chat_template_kwargs": {"enable_thinking": True}}
+    with running(files, settings=PLAIN) as server:
+        answer = server.chat(tools=TOOLS, **think).json()["choices"][0]
+        [call] = answer["message"]["tool_calls"]
+        assert call["function"] == {"name": "add", "arguments": '{"a": 1}'}
+        assert answer["message"]["reasoning_content"] == "Hm."
+        assert answer["message"]["content"] == ""
+        body = {"prompt": "\n", "max_tokens": 50}
+        text = server.http.post("/v1/completions", json=body).json()["choices"][0]["text"]
+        assert text == "".join(each for each in parts if each not in control)
+        text = server.chat(**think).json()["choices"][0]["message"]["content"]
+        assert not any(each in text for each in control)
 
 
 def test_half_a_character_in_arguments_is_no_error(says):
