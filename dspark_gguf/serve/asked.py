@@ -184,10 +184,10 @@ class Desk:
 
     def _grammar(self, asked: Asked) -> str | None:
         choice = asked.tool_choice
-        if asked.tools and choice not in ("auto", "none"):
+        if choice not in ("auto", "none"):
             tools = [t for t in asked.tools if choice in ("required", t["name"])]
             if not tools:
-                raise invalid(f"tool_choice names no tool that there is: {choice}", "tool_choice")
+                raise invalid(f"tool_choice is {choice}: there is no tool for that", "tool_choice")
             return schema_grammar(call_schema(tools))
         if asked.schema is not None:
             return schema_grammar(dict(asked.schema) or {"type": "object"})

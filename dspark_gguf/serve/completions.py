@@ -35,7 +35,7 @@ class CompletionForm(ChoicesForm[CompletionBody]):
             for _ in range(asked.n)
         ]
         self._places = [len(text) for text in self._before]
-        if body.suffix is not None:
+        if body.suffix:
             prompts = [_filled(each, body.suffix, self.vocabulary) for each in prompts]
         return [replace(asked, prompt=each) for each in prompts]
 

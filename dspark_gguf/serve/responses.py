@@ -9,7 +9,15 @@ from typing import Any
 
 from dspark_gguf.serve.asked import Asked, Message
 from dspark_gguf.serve.blocks import Block, Step, steps, whole
-from dspark_gguf.serve.bodies import ChatMessage, Items, ToolBody, schema_of, text_of, tool_of
+from dspark_gguf.serve.bodies import (
+    ChatMessage,
+    Items,
+    ToolBody,
+    limit_of,
+    schema_of,
+    text_of,
+    tool_of,
+)
 from dspark_gguf.serve.form import Form, Record
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.refusals import Refusal, invalid
@@ -32,7 +40,7 @@ class ResponsesBody(ToolBody):
             raise invalid("nothing is stored here: send the whole input", "previous_response_id")
         asked = super().asked()
         if self.max_output_tokens is not None:
-            asked.max_tokens = max(0, self.max_output_tokens)
+            asked.max_tokens = limit_of(self.max_output_tokens)
         asked.messages = _messages(self.input)
         if self.instructions:
             asked.messages.insert(0, {"role": "system", "content": self.instructions})

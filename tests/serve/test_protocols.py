@@ -114,6 +114,16 @@ def test_responses_whole_and_streamed(client):
             pass
 
 
+def test_a_message_can_be_json(claude):
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
+              "additionalProperties": False}  # fmt: skip
+    form = {"effort": "low", "format": {"type": "json_schema", "schema": schema}}
+    options = {"model": "x", "max_tokens": 200, "messages": USER}
+    answer = claude.messages.create(**options, output_config=form)
+    assert json.loads(answer.content[0].text)["ok"] in (True, False)
+    assert claude.messages.create(**options, output_config={"effort": "low"}).content
+
+
 def test_a_response_can_be_json(client):
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
               "additionalProperties": False}  # fmt: skip

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from dspark_gguf.serve.bodies import ChatBody
+from dspark_gguf.serve.messages import MessagesBody
+from dspark_gguf.serve.responses import ResponsesBody
 from tests.serve.running import running
 from tests.serve.scripted import write_parts, write_script
 from tests.serve.test_rules import PLAIN, TOOLS, USER, deltas, says, stream
@@ -82,6 +84,17 @@ def test_a_tool_can_be_required(server):
         assert isinstance(json.loads(call["function"]["arguments"])["a"], int)
     bad = {"type": "function", "function": {"name": "sub"}}
     assert server.chat(tools=TOOLS, tool_choice=bad).status_code == 400
+    named = {"type": "function", "name": "add"}
+    for path, body in (
+        ("/v1/chat/completions", {"messages": USER, "tool_choice": "required"}),
+        ("/v1/chat/completions", {"messages": USER, "tools": [], "tool_choice": named}),
+        ("/v1/responses", {"input": "x", "tools": [{"type": "web_search"}],
+                           "tool_choice": "required"}),
+        ("/v1/messages", {"messages": USER, "tool_choice": {"type": "any"}}),
+    ):  # fmt: skip
+        answer = server.http.post(path, json={"max_tokens": 2, **body})
+        assert answer.status_code == 400, (path, body)
+        assert "there is no tool" in answer.json()["error"]["message"]
     none = server.chat(tools=TOOLS, tool_choice="none", max_tokens=5).json()["choices"][0]
     assert "tool_calls" not in none["message"]
 
@@ -94,6 +107,27 @@ def test_a_conversation_with_calls_goes_on(server):
     ]  # fmt: skip
     body = {"messages": messages, "tools": TOOLS, "max_tokens": 2}
     assert server.http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("null", {}), ("", {}), (None, {}), ("[1]", {"arguments": [1]}), ("3", {"arguments": 3}),
+        ('"x"', {"arguments": "x"}), ("{bad", {"arguments": "{bad"}), ([1], {"arguments": [1]}),
+        ('{"a": 1}', {"a": 1}), ({"a": 1}, {"a": 1}),
+    ],
+)  # fmt: skip
+def test_arguments_of_past_calls_are_objects_as_templates_read_them(given, read):
+    call = {"id": "c1", "function": {"name": "add", "arguments": given}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    block = {"type": "tool_use", "id": "c1", "name": "add", "input": given}
+    item = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": given}
+    for body in (
+        ChatBody(messages=messages), ResponsesBody(input=[item]),
+        MessagesBody(messages=[{"role": "assistant", "content": [block]}]),
+    ):  # fmt: skip
+        [message] = body.asked().messages
+        assert message["tool_calls"][0]["function"]["arguments"] == read
 
 
 #: What Qwen's template does with tools, calls and results, in short.
