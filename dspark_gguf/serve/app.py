@@ -54,7 +54,10 @@ async def _refused(request: Request, error: Exception) -> Response:
         refusal = invalid("the request holds half a character (a lone surrogate)")
     else:
         refusal = refusal_of(error)
-    return refusal.response(request.url.path)
+    response = refusal.response(request.url.path)
+    if isinstance(error, HTTPException):
+        response.headers.update(error.headers or {})
+    return response
 
 
 async def _left(request: Request, error: Exception) -> Response:
@@ -62,9 +65,29 @@ async def _left(request: Request, error: Exception) -> Response:
 
 
 def _wrong_body(error: RequestValidationError) -> Refusal:
-    first: dict[str, Any] = error.errors()[0]
-    place = ".".join(str(each) for each in first["loc"][1:])
-    return invalid(f"{place}: {first['msg']}" if place else first["msg"], place or None)
+    if isinstance(error.body, bytes):
+        return invalid("the body is not read as JSON: send Content-Type: application/json")
+    faults = error.errors()
+    if faults[0]["type"] == "json_invalid":
+        return invalid(f"the body is no JSON: {faults[0]['ctx']['error']}")
+    places = [_place(each, error.body) for each in faults]
+    place = max(places, key=len)  # of a value that may be of several types, the one it nearly is
+    said = [each["msg"] for each, own in zip(faults, places, strict=True) if own == place]
+    text = " or ".join(dict.fromkeys(said)).replace(" or Input should be ", " or ")
+    return invalid(f"{'.'.join(place) or 'the body'}: {text}", ".".join(place) or None)
+
+
+def _place(fault: Any, body: Any) -> list[str]:
+    """Where it is in the body, without the names of the types that were tried."""
+    place = []
+    for key in fault["loc"][1:]:
+        try:
+            body = body[key]
+        except (LookupError, TypeError):  # the name of a type, unless it is what is missing
+            if fault["type"] != "missing" or key != fault["loc"][-1]:
+                continue
+        place.append(str(key))
+    return place
 
 
 class Server(uvicorn.Server):
