@@ -85,6 +85,8 @@ class Desk:
     def prompt(self, asked: Asked) -> tuple[list[int], bool]:
         """Token ids, and whether they end inside a thought.
 
+        An answer that is begun already, by the last message, goes on.
+
         Raises:
             UsageError: the template does not take these messages.
 
@@ -106,10 +108,16 @@ class Desk:
                 more["tools"] = [{"type": "function", "function": dict(t)} for t in asked.tools]
             else:
                 messages = _with_tools(messages, asked.tools)
+        last = messages[-1]
+        is_begun = last["role"] == "assistant" and not last.get("tool_calls")
         if not self.knows_tools:
             messages = [_without_calls(each) for each in messages]
         think = self.settings.chat.think if asked.think is None else asked.think
-        text = self.pair.template.render(messages, think, **more)
+        text = self.pair.template.render(messages[:-1] if is_begun else messages, think, **more)
+        if is_begun and text.rstrip().endswith(OPEN):
+            text += f"{last.get('reasoning_content') or ''}\n{CLOSE}\n\n"
+        if is_begun:
+            text += last["content"]
         return self.pair.template.tokenize(text), text.rstrip().endswith(OPEN)
 
     def turns(self, asked: Asked) -> list[tuple[Turn, PieceMaker]]:
