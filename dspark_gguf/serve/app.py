@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import uvicorn
@@ -91,13 +93,13 @@ def _place(fault: Any, body: Any) -> list[str]:
 
 
 class Server(uvicorn.Server):
-    """Ends streams with a reason, after a signal; a second one ends at once."""
+    """Ends answers with a reason, after a signal; a second one ends them at once."""
 
     def __init__(
         self, config: uvicorn.Config, service: Service, ready: Callable[[str], object] = str
     ) -> None:
         super().__init__(config)
-        self._service, self._ready = service, ready
+        self._service, self._ready, self._signals = service, ready, 0
 
     async def startup(self, *args: Any, **options: Any) -> None:
         """As uvicorn does it; then says where it listens."""
@@ -109,7 +111,21 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal. Not raised again afterwards: the models are freed first."""
         self._service.engine.stop(GRACE)
-        self.force_exit, self.should_exit = self.should_exit, True
+        self._signals += 1
+        self.should_exit, self.force_exit = True, self._signals > 2
+
+    async def shutdown(self, *args: Any, **options: Any) -> None:
+        """As uvicorn does it, which waits for the answers."""
+        ending = asyncio.create_task(self._end_answers())
+        await super().shutdown(*args, **options)
+        ending.cancel()
+
+    async def _end_answers(self) -> None:
+        """At a second signal, or if a pass takes too long after the first."""
+        late = monotonic() + GRACE + 1
+        while self._signals < 2 and monotonic() < late:
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(self._service.engine.close)
 
 
 def make_server(
