@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 OPEN, CLOSE = "<think>", "</think>"
+#: Mistral's tags, and what is read in their place.
+MISTRAL = {"[THINK]": OPEN, "[/THINK]": CLOSE}
 
 
 class ThinkSplitter:

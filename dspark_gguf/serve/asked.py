@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dspark_gguf.chat.think import CLOSE, OPEN
+from dspark_gguf.chat.think import CLOSE, MISTRAL, OPEN
 from dspark_gguf.config import Limits, Sampling, Settings
 from dspark_gguf.engine.grammar import Grammar
 from dspark_gguf.engine.pair import Pair
@@ -78,9 +78,10 @@ class Desk:
         self.pair, self.settings = pair, settings
         source = pair.template.source
         self.knows_tools = "tools" in source
-        self.thinks = OPEN in source or pair.template.switches_thinking
-        self._call_tags = _spelled(pair.vocabulary, TAGS)
-        self._thought_tags = _spelled(pair.vocabulary, (OPEN, CLOSE))
+        thoughts = {OPEN: OPEN, CLOSE: CLOSE, **MISTRAL}
+        self.thinks = any(tag in source for tag in thoughts) or pair.template.switches_thinking
+        self._call_tags = _spelled(pair.vocabulary, {tag: tag for tag in TAGS})
+        self._thought_tags = _spelled(pair.vocabulary, thoughts)
 
     def prompt(self, asked: Asked) -> tuple[list[int], bool]:
         """Token ids, and whether they end inside a thought.
@@ -202,11 +203,11 @@ class Desk:
         return None if asked.grammar is None else own_grammar(asked.grammar)
 
 
-def _spelled(vocabulary: Vocabulary, tags: Sequence[str]) -> dict[int, bytes]:
-    """The control tokens among `tags`, which are empty text, as they are written."""
-    ids = [vocabulary.tokenize(tag, add_bos=False) for tag in tags]
-    one = {found[0]: tag.encode() for found, tag in zip(ids, tags, strict=True) if len(found) == 1}
-    return {token: tag for token, tag in one.items() if not vocabulary.piece(token)}
+def _spelled(vocabulary: Vocabulary, tags: Mapping[str, str]) -> dict[int, bytes]:
+    """The control tokens among `tags`, which are empty text, and what is read in their place."""
+    ids = [(vocabulary.tokenize(tag, add_bos=False), text.encode()) for tag, text in tags.items()]
+    one = {found[0]: text for found, text in ids if len(found) == 1}
+    return {token: text for token, text in one.items() if not vocabulary.piece(token)}
 
 
 def require_ids(ids: list[int], vocabulary: Vocabulary, param: str) -> list[int]:

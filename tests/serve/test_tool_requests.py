@@ -64,6 +64,15 @@ def test_tags_may_be_control_tokens_which_have_no_text(tmp_path, family):
         assert not any(each in text for each in control)
 
 
+def test_thoughts_of_mistral_are_told_from_the_answer(tmp_path):
+    parts = ["[THINK]", "Hm.", "[/THINK]", "Hello"]
+    template = QWEN + "{# [THINK] #}"
+    files = [write_parts(tmp_path / "a.gguf", parts, [parts[0], parts[2]], template)]
+    with running(files, settings=PLAIN) as server:
+        message = server.chat().json()["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", "Hello")
+
+
 def test_half_a_character_in_arguments_is_no_error(says):
     server = says('{"name": "add", "arguments": {"a": "\\ud83d"}}')
     [call] = server.chat(tools=TOOLS).json()["choices"][0]["message"]["tool_calls"]
