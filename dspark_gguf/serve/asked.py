@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from dspark_gguf.config import Limits, Sampling, Settings
 from dspark_gguf.engine.grammar import Grammar
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.errors import UsageError
 from dspark_gguf.noise import Noise, some_seed
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.serve.pieces import PieceMaker
@@ -32,6 +34,8 @@ from dspark_gguf.serve.turns import Turn
 Message = dict[str, Any]
 #: Bounds of a request.
 MOST_CHOICES, MOST_STOPS, MOST_TOP = 16, 16, 20
+#: Stands where a text will: no character.
+_MARK = "\ufdd0"
 
 
 @dataclass
@@ -114,11 +118,11 @@ class Desk:
         if not self.knows_tools:
             messages = [_without_calls(each) for each in messages]
         think = self.settings.chat.think if asked.think is None else asked.think
-        text = self.pair.template.render(messages[:-1] if is_begun else messages, think, **more)
-        if is_begun and text.rstrip().endswith(OPEN):
-            text += f"{last.get('reasoning_content') or ''}\n{CLOSE}\n\n"
-        if is_begun:
-            text += last["content"]
+
+        def render(given: list[Message]) -> str:
+            return self.pair.template.render(given, think, **more)
+
+        text = _begun(messages, render) if is_begun else render(messages)
         return self.pair.template.tokenize(text), text.rstrip().endswith(OPEN)
 
     def turns(self, asked: Asked) -> list[tuple[Turn, PieceMaker]]:
@@ -232,6 +236,19 @@ def _with_one_system(messages: list[Message]) -> list[Message]:
         return messages
     content = "\n\n".join(each["content"] for each in messages[:count])
     return [{"role": "system", "content": content}, *messages[count:]]
+
+
+def _begun(messages: list[Message], render: Callable[[list[Message]], str]) -> str:
+    """The prompt up to the end of what the last message says, as the template writes that."""
+    *before, last = messages
+    prompt = render(before)
+    with suppress(UsageError):  # a template may refuse an end that is not the user's
+        start, found, _ = render([*before, {**last, "content": _MARK}]).partition(_MARK)
+        if found and start.startswith(prompt):
+            return start + str(last["content"])
+    if prompt.rstrip().endswith(OPEN):
+        prompt += f"{last.get('reasoning_content') or ''}\n{CLOSE}\n\n"
+    return prompt + str(last["content"])
 
 
 def _without_calls(message: Message) -> Message:

@@ -170,6 +170,28 @@ def test_an_answer_that_is_begun_goes_on(tmp_path, thinks):
         assert text.endswith("<|im_end|>\n<|im_start|>assistant\n"), "a call is no beginning"
 
 
+#: What GPT-OSS's template does with answers: more than what asks for one.
+CHANNELS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "<|im_start|>assistant<|channel|>final<|message|> {{ m.content | trim }}<|im_end|>"
+    "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+REFUSES = "{% if messages[-1].role == 'assistant' %}{{ raise_exception('no') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "between"),
+    [(CHANNELS, "<|channel|>final<|message|> "), (REFUSES + CHANNELS, "")],
+)
+def test_an_answer_that_is_begun_stands_where_its_template_puts_it(tmp_path, template, between):
+    with running([write_script(tmp_path / "a.gguf", "x y", template)], settings=PLAIN) as server:
+        body = ChatBody(messages=[*HELLO, {"role": "assistant", "content": "final a "}])
+        ids, _ = server.service.desk.prompt(body.asked())
+        text = server.service.vocabulary.detokenize(ids, special=True)
+    assert text.endswith(f"hello<|im_end|><|im_start|>assistant{between}final a ")
+
+
 def test_models_are_listed(client):
     assert [model.id for model in client.models.list()] == ["target"]
     assert client.models.retrieve("target").id == "target"
