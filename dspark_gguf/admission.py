@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ class Request:
     run: Generation | None = None  # once it has a place
     place: Place | None = None
     speculation: Speculation | None = None  # unless as all others
+    spelled: Mapping[int, bytes] | None = None  # control tokens that are text here
     #: Called with the rows of a pass and the tokens that were drawn from them, in order.
     watch: Callable[[Rows, Sequence[int]], object] | None = None
 

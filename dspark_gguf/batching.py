@@ -180,7 +180,7 @@ class Batcher:
             conversation=place.number,
             schedule=self._rule,
         )
-        ending = Ending(request.limits, self.pair.vocabulary)
+        ending = Ending(request.limits, self.pair.vocabulary, request.spelled)
         return decoder.start(request.prompt, ending, request.draws)
 
     def _rule(

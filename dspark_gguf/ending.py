@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dspark_gguf.config import Limits
 from dspark_gguf.engine.protocol import Tokenizer
@@ -14,16 +14,18 @@ class Ending:
     """Turns emitted tokens into text and stops at the first token that ends the answer.
 
     It does not matter how the tokens are spread over rounds. Text is held back while it may be part
-    of a character or of a stop string.
+    of a character or of a stop string. `spelled` has the text of tokens that are empty otherwise.
 
     Attributes:
         finish_reason: why the answer ended, None while it goes on.
 
     """
 
-    def __init__(self, limits: Limits, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, limits: Limits, tokenizer: Tokenizer, spelled: Mapping[int, bytes] | None = None
+    ) -> None:
         self.finish_reason: FinishReason | None = None
-        self._tokenizer = tokenizer
+        self._tokenizer, self._spelled = tokenizer, spelled or {}
         self._end_tokens = frozenset(tokenizer.end_tokens)
         self._stops = limits.stop
         self._left = limits.max_tokens
@@ -57,7 +59,7 @@ class Ending:
             self._left -= 1
         if token in self._end_tokens:
             return "stop"
-        self._held += self._bytes.decode(self._tokenizer.piece(token))
+        self._held += self._bytes.decode(self._spelled.get(token) or self._tokenizer.piece(token))
         places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if places:
             self._held = self._held[: min(places)]

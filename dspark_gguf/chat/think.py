@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 OPEN, CLOSE = "<think>", "</think>"
+#: Mistral's tags, and what is read in their place.
+MISTRAL = {"[THINK]": OPEN, "[/THINK]": CLOSE}
 #: Said of a template that thinks always, or never.
 FIXED = "the chat template of this model cannot switch thinking"
 

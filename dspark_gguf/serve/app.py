@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import uvicorn
@@ -54,7 +56,10 @@ async def _refused(request: Request, error: Exception) -> Response:
         refusal = invalid("the request holds half a character (a lone surrogate)")
     else:
         refusal = refusal_of(error)
-    return refusal.response(request.url.path)
+    response = refusal.response(request.url.path)
+    if isinstance(error, HTTPException):
+        response.headers.update(error.headers or {})
+    return response
 
 
 async def _left(request: Request, error: Exception) -> Response:
@@ -62,19 +67,39 @@ async def _left(request: Request, error: Exception) -> Response:
 
 
 def _wrong_body(error: RequestValidationError) -> Refusal:
-    first: dict[str, Any] = error.errors()[0]
-    place = ".".join(str(each) for each in first["loc"][1:])
-    return invalid(f"{place}: {first['msg']}" if place else first["msg"], place or None)
+    if isinstance(error.body, bytes):
+        return invalid("the body is not read as JSON: send Content-Type: application/json")
+    faults = error.errors()
+    if faults[0]["type"] == "json_invalid":
+        return invalid(f"the body is no JSON: {faults[0]['ctx']['error']}")
+    places = [_place(each, error.body) for each in faults]
+    place = max(places, key=len)  # of a value that may be of several types, the one it nearly is
+    said = [each["msg"] for each, own in zip(faults, places, strict=True) if own == place]
+    text = " or ".join(dict.fromkeys(said)).replace(" or Input should be ", " or ")
+    return invalid(f"{'.'.join(place) or 'the body'}: {text}", ".".join(place) or None)
+
+
+def _place(fault: Any, body: Any) -> list[str]:
+    """Where it is in the body, without the names of the types that were tried."""
+    place = []
+    for key in fault["loc"][1:]:
+        try:
+            body = body[key]
+        except (LookupError, TypeError):  # the name of a type, unless it is what is missing
+            if fault["type"] != "missing" or key != fault["loc"][-1]:
+                continue
+        place.append(str(key))
+    return place
 
 
 class Server(uvicorn.Server):
-    """Ends streams with a reason, after a signal; a second one ends at once."""
+    """Ends answers with a reason, after a signal; a second one ends them at once."""
 
     def __init__(
         self, config: uvicorn.Config, service: Service, ready: Callable[[str], object] = str
     ) -> None:
         super().__init__(config)
-        self._service, self._ready = service, ready
+        self._service, self._ready, self._signals = service, ready, 0
 
     async def startup(self, *args: Any, **options: Any) -> None:
         """As uvicorn does it; then says where it listens."""
@@ -86,7 +111,21 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal. Not raised again afterwards: the models are freed first."""
         self._service.engine.stop(GRACE)
-        self.force_exit, self.should_exit = self.should_exit, True
+        self._signals += 1
+        self.should_exit, self.force_exit = True, self._signals > 2
+
+    async def shutdown(self, *args: Any, **options: Any) -> None:
+        """As uvicorn does it, which waits for the answers."""
+        ending = asyncio.create_task(self._end_answers())
+        await super().shutdown(*args, **options)
+        ending.cancel()
+
+    async def _end_answers(self) -> None:
+        """At a second signal, or if a pass takes too long after the first."""
+        late = monotonic() + GRACE + 1
+        while self._signals < 2 and monotonic() < late:
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(self._service.engine.close)
 
 
 def make_server(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
-from dspark_gguf.chat.think import OPEN
+from dspark_gguf.chat.think import CLOSE, MISTRAL, OPEN
 from dspark_gguf.config import Limits, Sampling, Settings
 from dspark_gguf.engine.grammar import Grammar
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.vocabulary import Vocabulary
+from dspark_gguf.errors import UsageError
 from dspark_gguf.noise import Noise, some_seed
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.serve.pieces import PieceMaker
@@ -24,13 +27,15 @@ from dspark_gguf.serve.schemas import (
     own_grammar,
     schema_grammar,
 )
-from dspark_gguf.serve.tools import CallReader
+from dspark_gguf.serve.tools import TAGS, CallReader
 from dspark_gguf.serve.turns import Turn
 
 #: With ``role`` and ``content``, as templates read them.
 Message = dict[str, Any]
 #: Bounds of a request.
 MOST_CHOICES, MOST_STOPS, MOST_TOP = 16, 16, 20
+#: Stands where a text will: no character.
+_MARK = "\ufdd0"
 
 
 @dataclass
@@ -77,10 +82,15 @@ class Desk:
         self.pair, self.settings = pair, settings
         source = pair.template.source
         self.knows_tools = "tools" in source
-        self.thinks = OPEN in source or pair.template.switches_thinking
+        thoughts = {OPEN: OPEN, CLOSE: CLOSE, **MISTRAL}
+        self.thinks = any(tag in source for tag in thoughts) or pair.template.switches_thinking
+        self._call_tags = _spelled(pair.vocabulary, {tag: tag for tag in TAGS})
+        self._thought_tags = _spelled(pair.vocabulary, thoughts)
 
     def prompt(self, asked: Asked) -> tuple[list[int], bool]:
         """Token ids, and whether they end inside a thought.
+
+        An answer that is begun already, by the last message, goes on.
 
         Raises:
             UsageError: the template does not take these messages.
@@ -103,10 +113,16 @@ class Desk:
                 more["tools"] = [{"type": "function", "function": dict(t)} for t in asked.tools]
             else:
                 messages = _with_tools(messages, asked.tools)
+        last = messages[-1]
+        is_begun = last["role"] == "assistant" and not last.get("tool_calls")
         if not self.knows_tools:
             messages = [_without_calls(each) for each in messages]
         think = self.settings.chat.think if asked.think is None else asked.think
-        text = self.pair.template.render(messages, think, **more)
+
+        def render(given: list[Message]) -> str:
+            return self.pair.template.render(given, think, **more)
+
+        text = _begun(messages, render) if is_begun else render(messages)
         return self.pair.template.tokenize(text), text.rstrip().endswith(OPEN)
 
     def turns(self, asked: Asked) -> list[tuple[Turn, PieceMaker]]:
@@ -136,12 +152,16 @@ class Desk:
         tools = {str(tool["name"]): tool.get("parameters") or {} for tool in asked.tools}
         reads_calls = bool(tools) and asked.tool_choice != "none"
         is_sure = asked.tool_choice not in ("auto", "none")
-        splits = asked.splits and asked.messages is not None and (self.thinks or inside)
+        thinks = asked.messages is not None and (self.thinks or inside)
+        spelled = (self._call_tags if reads_calls else {}) | (self._thought_tags if thinks else {})
+        turn = partial(
+            Turn, prompt, sampling, limits, top=asked.top, drafts=asked.drafts, spelled=spelled
+        )
         return [
             (
-                Turn(prompt, sampling, limits, Noise.of(seed, k), k, asked.top, asked.drafts),
+                turn(draws=Noise.of(seed, k), index=k),
                 PieceMaker(
-                    inside if splits else None,
+                    inside if asked.splits and thinks else None,
                     CallReader(tools, asked.many_calls, is_sure) if reads_calls else None,
                 ),
             )
@@ -177,14 +197,21 @@ class Desk:
 
     def _grammar(self, asked: Asked) -> str | None:
         choice = asked.tool_choice
-        if asked.tools and choice not in ("auto", "none"):
+        if choice not in ("auto", "none"):
             tools = [t for t in asked.tools if choice in ("required", t["name"])]
             if not tools:
-                raise invalid(f"tool_choice names no tool that there is: {choice}", "tool_choice")
+                raise invalid(f"tool_choice is {choice}: there is no tool for that", "tool_choice")
             return schema_grammar(call_schema(tools))
         if asked.schema is not None:
             return schema_grammar(dict(asked.schema) or {"type": "object"})
         return None if asked.grammar is None else own_grammar(asked.grammar)
+
+
+def _spelled(vocabulary: Vocabulary, tags: Mapping[str, str]) -> dict[int, bytes]:
+    """The control tokens among `tags`, which are empty text, and what is read in their place."""
+    ids = [(vocabulary.tokenize(tag, add_bos=False), text.encode()) for tag, text in tags.items()]
+    one = {found[0]: text for found, text in ids if len(found) == 1}
+    return {token: text for token, text in one.items() if not vocabulary.piece(token)}
 
 
 def require_ids(ids: list[int], vocabulary: Vocabulary, param: str) -> list[int]:
@@ -209,6 +236,19 @@ def _with_one_system(messages: list[Message]) -> list[Message]:
         return messages
     content = "\n\n".join(each["content"] for each in messages[:count])
     return [{"role": "system", "content": content}, *messages[count:]]
+
+
+def _begun(messages: list[Message], render: Callable[[list[Message]], str]) -> str:
+    """The prompt up to the end of what the last message says, as the template writes that."""
+    *before, last = messages
+    prompt = render(before)
+    with suppress(UsageError):  # a template may refuse an end that is not the user's
+        start, found, _ = render([*before, {**last, "content": _MARK}]).partition(_MARK)
+        if found and start.startswith(prompt):
+            return start + str(last["content"])
+    if prompt.rstrip().endswith(OPEN):
+        prompt += f"{last.get('reasoning_content') or ''}\n{CLOSE}\n\n"
+    return prompt + str(last["content"])
 
 
 def _without_calls(message: Message) -> Message:

@@ -21,6 +21,7 @@ class Block:
     kind: Kind
     text: str = ""  # of a call: its arguments
     call: Call | None = None  # the part of it that came last
+    is_cut: bool = False  # text, because the answer got no longer
     id: str = field(default_factory=lambda: secrets.token_hex(12))
 
     @property
@@ -51,7 +52,7 @@ async def steps(pieces: AsyncIterator[Piece]) -> AsyncIterator[Step]:
         text = piece.thought or piece.text or (piece.call.arguments if piece.call else "")
         says = bool(text or piece.call)
         if block and (piece.finish or (says and not block.takes(kind, piece.call))):
-            yield Step("closes", block)
+            yield _closed(block, piece.finish)
             block = None
         if block is None and (says or (piece.finish and not count)):
             block = Block(count, kind)
@@ -64,8 +65,13 @@ async def steps(pieces: AsyncIterator[Piece]) -> AsyncIterator[Step]:
             yield Step("grows", block, text)
         if piece.finish:
             if block:
-                yield Step("closes", block)
+                yield _closed(block, piece.finish)
             yield Step("ends", block or Block(count, "text"), finish=piece.finish)
+
+
+def _closed(block: Block, finish: str | None) -> Step:
+    block.is_cut = block.kind == "text" and finish == "length"
+    return Step("closes", block)
 
 
 async def whole(pieces: AsyncIterator[Piece]) -> tuple[list[Block], str]:

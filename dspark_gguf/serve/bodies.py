@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
@@ -65,11 +66,11 @@ class Body(BaseModel):
             values["top_p"] = 1e-6
         if values["seed"] is not None and values["seed"] < 0:
             values["seed"] = None
+        values["top_k"] = values["top_k"] and max(0, values["top_k"])  # below 0: off
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        most = self.max_tokens
         return Asked(
             sampling=values,
-            max_tokens=None if most is None or most < 0 else most,
+            max_tokens=limit_of(self.max_tokens),
             stop=[each for each in stop if each],
             drafts=self.speculation != "off",
         )
@@ -114,8 +115,7 @@ class ToolBody(Body):
         asked = super().asked()
         found = (self.tool(each, k) for k, each in enumerate(self.tools or ()))
         asked.tools = [each for each in found if each]
-        if asked.tools or isinstance(self.tool_choice, str):
-            asked.tool_choice = choice_of(self.tool_choice)
+        asked.tool_choice = choice_of(self.tool_choice)
         asked.many_calls = self.parallel_tool_calls is not False
         return asked
 
@@ -161,7 +161,7 @@ class ChatBody(StreamBody, ToolBody):
         asked = super().asked()
         asked.messages = [each.plain(f"messages[{k}]") for k, each in enumerate(self.messages)]
         if self.max_completion_tokens is not None:
-            asked.max_tokens = max(0, self.max_completion_tokens)
+            asked.max_tokens = limit_of(self.max_completion_tokens)
         asked.top = (self.top_logprobs or 0) if self.logprobs else None
         if self.response_format:
             asked.schema = schema_of(self.response_format)
@@ -181,7 +181,7 @@ class ChatBody(StreamBody, ToolBody):
 class CompletionBody(StreamBody):
     """``/v1/completions``."""
 
-    prompt: str | Items[int] | Items[str] | Items[Items[int]] = ""
+    prompt: str | Items[int] | Items[str] | Items[Items[int]] | None = None
     suffix: str | None = None
     echo: bool | None = None
     logprobs: int | bool | None = None
@@ -195,9 +195,14 @@ class CompletionBody(StreamBody):
 
     def prompts(self) -> list[str | list[int]]:
         """Each of them as text or ids."""
-        given: Any = self.prompt
+        given: Any = "" if self.prompt is None else self.prompt
         is_one = isinstance(given, str) or all(isinstance(each, int) for each in given)
         return [given] if is_one else given
+
+
+def limit_of(tokens: int | None) -> int | None:
+    """Most tokens of an answer; below 0: no limit."""
+    return None if tokens is None or tokens < 0 else tokens
 
 
 def text_of(content: str | list[dict[str, Any]] | None, place: str) -> str:
@@ -249,13 +254,19 @@ def _call(call: dict[str, Any], place: str) -> dict[str, Any]:
     function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise invalid(f"{place}.tool_calls: a function with a name is needed", "messages")
-    arguments = function.get("arguments") or {}
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            arguments = {"arguments": arguments}  # what a model wrote wrongly, sent back to it
+    arguments = arguments_of(function.get("arguments"))
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
+def arguments_of(given: Any) -> dict[str, Any]:
+    """Of a past call, as templates read them; what a model wrote wrongly is sent back to it."""
+    value = given or {}
+    if isinstance(given, str):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(given or "null")
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else {"arguments": value}
 
 
 def schema_of(format: dict[str, Any]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,14 +29,14 @@ class CompletionForm(ChoicesForm[CompletionBody]):
             raise invalid("there are no log-probabilities of the prompt (echo)", "echo")
         if not 1 <= len(prompts) * max(1, asked.n) <= MOST_CHOICES:
             raise invalid(f"from 1 to {MOST_CHOICES} answers at once", "prompt")
-        #: What stands before each answer, and where its next text begins.
+        #: What stands before each answer, and where its next token begins.
         self._before = [
             "" if not body.echo else each if isinstance(each, str) else self._text(each)
             for each in prompts
             for _ in range(asked.n)
         ]
-        self._places = [len(text) for text in self._before]
-        if body.suffix is not None:
+        self._places = [_Place(len(text)) for text in self._before]
+        if body.suffix:
             prompts = [_filled(each, body.suffix, self.vocabulary) for each in prompts]
         return [replace(asked, prompt=each) for each in prompts]
 
@@ -49,16 +50,14 @@ class CompletionForm(ChoicesForm[CompletionBody]):
     def grown(self, piece: Piece) -> Record:
         """A piece of text."""
         scores = self._scores(piece.scored, self._places[piece.index])
-        self._places[piece.index] += len(piece.text)
         return _choice(piece.index, piece.text, piece.finish, scores)
 
     def choice(self, k: int, choice: Choice) -> Record:
         """All of the text."""
-        before = self._before[k]
-        scores = self._scores(choice.scored, len(before))
-        return _choice(k, before + choice.text, choice.finish, scores)
+        scores = self._scores(choice.scored, self._places[k])
+        return _choice(k, self._before[k] + choice.text, choice.finish, scores)
 
-    def _scores(self, scored: Sequence[Scored], place: int) -> Record | None:
+    def _scores(self, scored: Sequence[Scored], place: _Place) -> Record | None:
         """OpenAI's older shape, in lists."""
         if not scored:
             return None
@@ -66,16 +65,27 @@ class CompletionForm(ChoicesForm[CompletionBody]):
         for each in scored:
             if each.token in self.vocabulary.end_tokens:
                 continue
-            text = self._piece(each.token)
-            out["tokens"].append(text)
+            out["tokens"].append(self._piece(each.token))
             out["token_logprobs"].append(max(each.logprob, -9999.0))
             out["top_logprobs"].append({self._piece(t): max(v, -9999.0) for t, v in each.best})
-            out["text_offset"].append(place)
-            place += len(text)
+            out["text_offset"].append(place.pass_by(self.vocabulary.piece(each.token)))
         return out
 
     def _piece(self, token: int) -> str:
         return self.vocabulary.detokenize([token], special=True)
+
+
+class _Place:
+    """Where the next token begins in a text, in characters."""
+
+    def __init__(self, start: int) -> None:
+        self._at, self._bytes = start, codecs.getincrementaldecoder("utf-8")("replace")
+
+    def pass_by(self, token: bytes) -> int:
+        """Where it begins; of a token within a character, where that does."""
+        place = self._at
+        self._at += len(self._bytes.decode(token))
+        return place
 
 
 def _filled(prompt: str | list[int], suffix: str, vocabulary: Vocabulary) -> list[int]:

@@ -231,6 +231,7 @@ class Engine:
                 )
                 turn.request.watch = None if turn.top is None else turn.watch
                 turn.request.speculation = None if turn.drafts else _PLAIN
+                turn.request.spelled = turn.spelled
             except DSparkError as error:
                 self._over(turn, Round(()), error)
         is_late = self._ends_at is not None and monotonic() > self._ends_at

@@ -42,6 +42,8 @@ class Gate:
         if refusal is not None:
             await refusal.response(scope["path"])(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET; uvicorn leaves the body out
+            scope = {**scope, "method": "GET"}
         await self._app(scope, _Counted(receive), send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:

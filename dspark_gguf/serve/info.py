@@ -138,9 +138,19 @@ async def tokenize(request: Request, body: Text) -> dict[str, Any]:
         )
         if not body.with_pieces:
             return ids
-        return [{"id": each, "piece": vocabulary.detokenize([each], special=True)} for each in ids]
+        return [
+            {"id": each, "piece": _text_or_bytes(vocabulary.piece(each, special=True))}
+            for each in ids
+        ]
 
     return {"tokens": await service.at_desk(found)}
+
+
+def _text_or_bytes(piece: bytes) -> str | list[int]:
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)
 
 
 @router.post("/detokenize")

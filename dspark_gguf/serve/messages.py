@@ -15,6 +15,8 @@ from dspark_gguf.serve.bodies import (
     MOST_TOOLS,
     Body,
     Items,
+    arguments_of,
+    schema_of,
     text_of,
     tool_of,
 )
@@ -41,6 +43,7 @@ class MessagesBody(Body):
     tools: Items[dict[str, Any]] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
 
     def asked(self) -> Asked:
         """The request that this is."""
@@ -57,8 +60,10 @@ class MessagesBody(Body):
         ]
         choice = self.tool_choice or {}
         names = {"any": "required", "tool": str(choice.get("name")), "none": "none"}
-        asked.tool_choice = names.get(str(choice.get("type")), "auto") if asked.tools else "auto"
+        asked.tool_choice = names.get(str(choice.get("type")), "auto")
         asked.many_calls = not choice.get("disable_parallel_tool_use")
+        form = (self.output_config or {}).get("format")
+        asked.schema = schema_of(form) if isinstance(form, dict) else None
         kind = (self.thinking or {}).get("type")
         asked.think = {"enabled": True, "adaptive": None, "disabled": False}.get(str(kind))
         return asked
@@ -80,7 +85,7 @@ def _messages(message: Turned, place: str) -> list[Message]:
             result = {"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": content}
             out.append(result)
         elif kind == "tool_use":
-            function = {"name": str(part.get("name")), "arguments": part.get("input") or {}}
+            function = {"name": str(part.get("name")), "arguments": arguments_of(part.get("input"))}
             call = {"id": part.get("id"), "type": "function", "function": function}
             more.setdefault("tool_calls", []).append(call)
         elif kind == "thinking":

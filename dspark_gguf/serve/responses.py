@@ -9,10 +9,19 @@ from typing import Any
 
 from dspark_gguf.serve.asked import Asked, Message
 from dspark_gguf.serve.blocks import Block, Step, steps, whole
-from dspark_gguf.serve.bodies import ChatMessage, Items, ToolBody, schema_of, text_of, tool_of
+from dspark_gguf.serve.bodies import (
+    ChatMessage,
+    Items,
+    ToolBody,
+    limit_of,
+    schema_of,
+    text_of,
+    tool_of,
+)
 from dspark_gguf.serve.form import Form, Record
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.refusals import Refusal, invalid
+from dspark_gguf.serve.service import Service
 from dspark_gguf.serve.streams import event
 from dspark_gguf.serve.turns import timings, usage
 
@@ -25,14 +34,16 @@ class ResponsesBody(ToolBody):
     max_output_tokens: int | None = None
     text: dict[str, Any] | None = None
     previous_response_id: str | None = None
+    conversation: Any = None
 
     def asked(self) -> Asked:
         """The request that this is."""
-        if self.previous_response_id:
-            raise invalid("nothing is stored here: send the whole input", "previous_response_id")
+        for name in ("previous_response_id", "conversation"):
+            if getattr(self, name):
+                raise _not_stored(name)
         asked = super().asked()
         if self.max_output_tokens is not None:
-            asked.max_tokens = max(0, self.max_output_tokens)
+            asked.max_tokens = limit_of(self.max_output_tokens)
         asked.messages = _messages(self.input)
         if self.instructions:
             asked.messages.insert(0, {"role": "system", "content": self.instructions})
@@ -50,7 +61,7 @@ def _messages(given: str | list[Record]) -> list[Message]:
         return [{"role": "user", "content": given}]
     out: list[Message] = []
     for k, item in enumerate(given):
-        place, kind = f"input[{k}]", item.get("type", "message")
+        place, kind = f"input[{k}]", item.get("type") or "message"
         if kind == "message":
             role, content = item.get("role"), item.get("content")
             if not isinstance(role, str) or not isinstance(content, str | list):
@@ -58,6 +69,8 @@ def _messages(given: str | list[Record]) -> list[Message]:
             if isinstance(content, list) and not all(isinstance(each, dict) for each in content):
                 raise invalid(f"{place}.content is no list of parts", "input")
             out.append(ChatMessage(role=role, content=content).plain(place))
+        elif kind == "item_reference":
+            raise _not_stored("input")
         elif kind == "function_call":
             out.append(_called(item, place))
         elif kind == "function_call_output":
@@ -67,6 +80,10 @@ def _messages(given: str | list[Record]) -> list[Message]:
                 text = text_of(output, f"{place}.output")
             out.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
     return _joined(out)
+
+
+def _not_stored(param: str) -> Refusal:
+    return invalid("nothing is stored here: send the whole input", param)
 
 
 def _called(item: Record, place: str) -> Message:
@@ -93,9 +110,16 @@ class ResponsesForm(Form[ResponsesBody]):
 
     kind, prefix = "response", "resp"
 
+    def __init__(self, service: Service, body: ResponsesBody) -> None:
+        super().__init__(service, body)
+        self._numbers = count()
+
     def broken(self, refusal: Refusal) -> list[str]:
         """An error as an event of this protocol."""
-        return [event({**refusal.as_dict()["error"], "type": "error"}, "error")]
+        return [self._event("error", **{**refusal.as_dict()["error"], "type": "error"})]
+
+    def _event(self, name: str, /, **values: Any) -> str:
+        return event({"type": name, "sequence_number": next(self._numbers), **values}, name)
 
     async def whole(self, answers: Answers) -> Record:
         """The whole response."""
@@ -104,11 +128,7 @@ class ResponsesForm(Form[ResponsesBody]):
 
     async def events(self, answers: Answers) -> AsyncIterator[str]:
         """The events of a stream, numbered."""
-        numbers, output = count(), list[Record]()
-
-        def made(name: str, /, **values: Any) -> str:
-            return event({"type": name, "sequence_number": next(numbers), **values}, name)
-
+        made, output = self._event, list[Record]()
         response = self._response(output)
         yield made("response.created", response=response)
         yield made("response.in_progress", response=response)
@@ -138,7 +158,8 @@ class ResponsesForm(Form[ResponsesBody]):
         }  # fmt: skip
 
 
-def _item(block: Block, status: str = "completed") -> Record:
+def _item(block: Block, status: str | None = None) -> Record:
+    status = status or ("incomplete" if block.is_cut or not block.is_whole else "completed")
     if block.call is not None:
         return {
             "type": "function_call", "id": f"fc_{block.id}", "call_id": block.call.id,
@@ -147,7 +168,7 @@ def _item(block: Block, status: str = "completed") -> Record:
     if block.kind == "thought":
         content = [_part(block)] if block.text else []
         return {"type": "reasoning", "id": f"rs_{block.id}", "summary": [], "content": content}
-    content = [_part(block)] if status == "completed" else []
+    content = [] if status == "in_progress" else [_part(block)]
     return {
         "type": "message", "id": f"msg_{block.id}", "role": "assistant", "status": status,
         "content": content,
@@ -204,5 +225,4 @@ def _of_block(step: Step) -> list[tuple[str, Record]]:
         return [("response.output_item.added", {"item": item}), *opened]
     if step.what == "grows":
         return [(f"{base}.delta", {**place, "delta": step.text})]
-    status = "completed" if block.is_whole else "incomplete"
-    return [*done, ("response.output_item.done", {"item": _item(block, status)})]
+    return [*done, ("response.output_item.done", {"item": _item(block)})]

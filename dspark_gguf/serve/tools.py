@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_MISTRAL, _PYTHON = "[TOOL_CALLS]", "<|python_tag|>"
+_OPEN, _CLOSE, _MISTRAL, _PYTHON = "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>"
 _OPENERS = (_OPEN, _MISTRAL, _PYTHON)
+TAGS = (*_OPENERS, _CLOSE, "[CALL_ID]", "[ARGS]")  # all that may be a token of its own
 #: Qwen3-Coder's way to write a call.
 _FUNCTION, _END = re.compile(r"\s*<function=([^>\s]+)>"), re.compile(r"\s*</function>\s*")
 _PARAMETER = re.compile(r"\s*<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
@@ -79,7 +79,7 @@ class CallReader:
 
     Args:
         tools: name -> schema of the parameters.
-        many: off: only the first call is one.
+        many: off: calls after the first are dropped.
         is_sure: whether a grammar holds the model to a call.
 
     """
@@ -114,14 +114,15 @@ class CallReader:
                 if found.first and found.first.name in self._tools and is_call:
                     yield from self._grown(found.first)
                 return
-            if not found.calls or not is_call:
+            if not found.calls:
                 self._part = None
                 yield from self._text(place + max(found.end, 1))
                 continue
             self._held = self._held[place + found.end :]
             self._called = self._fresh = True
-            yield from self._grown(found.calls[0])
-            yield from found.calls[1:] if self._many else ()
+            if is_call:
+                yield from self._grown(found.calls[0])
+                yield from found.calls[1:] if self._many else ()
             self._part = None
 
     def _grown(self, call: Call) -> Iterator[Call]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -55,6 +55,7 @@ class Turn:
         post: called with each news, where they are waited for; it must not block.
         drafts: off: plain decoding, for this one alone.
         top: with each token's log-probability, those of so many others; None: none at all.
+        spelled: control tokens that are text in the answer.
         has_left: whether nobody waits for it any more.
         has_begun: whether something of it was handed out.
         began: when it was submitted, in seconds.
@@ -68,6 +69,7 @@ class Turn:
     index: int = 0
     top: int | None = None
     drafts: bool = True
+    spelled: Mapping[int, bytes] | None = None
     post: Callable[[News], object] = print
     has_left: bool = False
     has_begun: bool = False

@@ -8,6 +8,11 @@ import pytest
 
 openai = pytest.importorskip("openai")
 
+from dspark_gguf.serve.bodies import ChatBody  # noqa: E402
+from tests.serve.running import running  # noqa: E402
+from tests.serve.scripted import write_script  # noqa: E402
+from tests.serve.test_rules import PLAIN  # noqa: E402
+
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -135,6 +140,56 @@ def test_logprobs_are_the_targets_for_every_token(server, client):
     assert [entry.bytes for entry in streamed] == [entry.bytes for entry in content]
     for one, other in zip(streamed, content, strict=True):
         assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_an_answer_that_is_begun_goes_on(tmp_path, thinks):
+    """And holds what is new alone; a thought that the template opens is over."""
+    with running([write_script(tmp_path / "a.gguf", "and so on.")], settings=PLAIN) as server:
+        last = {"role": "assistant", "content": "One,\ntwo,\n", "reasoning_content": "Hm."}
+        messages = [*HELLO, last]
+        think = {"chat_template_kwargs": {"enable_thinking": thinks}}
+        body = {"messages": messages, **think, "max_tokens": 50}
+        message = server.http.post("/v1/chat/completions", json=body).json()["choices"][0][
+            "message"
+        ]
+        assert message == {"role": "assistant", "content": "and so on."}
+        ids, inside = server.service.desk.prompt(ChatBody(**body).asked())
+        text = server.service.vocabulary.detokenize(ids, special=True)
+        thought = "<think>\nHm.\n</think>\n\n" if thinks else ""
+        assert text.endswith(f"hello<|im_end|>\n<|im_start|>assistant\n{thought}One,\ntwo,\n")
+        assert not inside
+        last = {"role": "assistant", "content": [{"type": "text", "text": "One,\n"}]}
+        body = {"messages": [*HELLO, last], "max_tokens": 50}
+        [block] = server.http.post("/v1/messages", json=body).json()["content"]
+        assert block["text"] == "and so on."
+        call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+        messages = [*HELLO, {"role": "assistant", "content": "x", "tool_calls": [call]}]
+        ids, _ = server.service.desk.prompt(ChatBody(messages=messages).asked())
+        text = server.service.vocabulary.detokenize(ids, special=True)
+        assert text.endswith("<|im_end|>\n<|im_start|>assistant\n"), "a call is no beginning"
+
+
+#: What GPT-OSS's template does with answers: more than what asks for one.
+CHANNELS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "<|im_start|>assistant<|channel|>final<|message|> {{ m.content | trim }}<|im_end|>"
+    "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+REFUSES = "{% if messages[-1].role == 'assistant' %}{{ raise_exception('no') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "between"),
+    [(CHANNELS, "<|channel|>final<|message|> "), (REFUSES + CHANNELS, "")],
+)
+def test_an_answer_that_is_begun_stands_where_its_template_puts_it(tmp_path, template, between):
+    with running([write_script(tmp_path / "a.gguf", "x y", template)], settings=PLAIN) as server:
+        body = ChatBody(messages=[*HELLO, {"role": "assistant", "content": "final a "}])
+        ids, _ = server.service.desk.prompt(body.asked())
+        text = server.service.vocabulary.detokenize(ids, special=True)
+    assert text.endswith(f"hello<|im_end|><|im_start|>assistant{between}final a ")
 
 
 def test_models_are_listed(client):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dspark_gguf.serve.metrics import Metrics
+from tests.serve.running import running
+from tests.serve.scripted import write_parts
+from tests.serve.test_rules import PLAIN
 
 openai = pytest.importorskip("openai")
 
@@ -35,6 +40,21 @@ def test_logprobs_in_the_older_shape(client):
     assert all(len(best) == 2 for best in scores.top_logprobs)
 
 
+def test_offsets_are_places_in_the_text_also_of_characters_of_several_tokens(tmp_path):
+    parts = ["ab", b"\xf0\x9f", b"\x8e\x89cd", "<x>", "ef"]
+    files = [write_parts(tmp_path / "a.gguf", parts, control=["<x>"])]
+    body = {"prompt": "hey\n", "max_tokens": 50, "logprobs": 0}
+    with running(files, settings=PLAIN) as server:
+        [whole] = server.http.post("/v1/completions", json=body).json()["choices"]
+        assert whole["text"] == "ab\U0001f389cdef"
+        assert whole["logprobs"]["text_offset"] == [0, 2, 2, 5, 5]
+        text = server.http.post("/v1/completions", json={**body, "stream": True}).text
+    lines = [line[6:] for line in text.splitlines() if line.startswith("data: {")]
+    scores = [json.loads(line)["choices"][0]["logprobs"] for line in lines]
+    found = [place for each in scores if each for place in each["text_offset"]]
+    assert found == whole["logprobs"]["text_offset"]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -57,6 +77,8 @@ def test_tokens_and_back(server):
     assert ids == [259]
     pieces = server.http.post("/tokenize", json={"content": "hello", "with_pieces": True}).json()
     assert pieces["tokens"] == [{"id": 259, "piece": "hello"}]
+    pieces = server.http.post("/tokenize", json={"content": "aé", "with_pieces": True}).json()
+    assert [each["piece"] for each in pieces["tokens"]] == ["a", [0xC3], [0xA9]]
     assert server.http.post("/detokenize", json={"tokens": ids}).json() == {"content": "hello"}
     assert server.http.post("/detokenize", json={"tokens": [10**6]}).status_code == 400
 

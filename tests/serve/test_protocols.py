@@ -8,6 +8,7 @@ import pytest
 
 openai = pytest.importorskip("openai")
 
+from dspark_gguf.serve.responses import ResponsesBody  # noqa: E402
 from tests.serve.running import running  # noqa: E402
 from tests.serve.scripted import write_script  # noqa: E402
 from tests.serve.test_rules import CALLS, PLAIN, TOOLS  # noqa: E402
@@ -109,9 +110,23 @@ def test_responses_whole_and_streamed(client):
     assert [each.sequence_number for each in events] == list(range(len(events)))
     assert events[0].type == "response.created"
     assert events[-1].type == "response.incomplete"
+    [done] = [each.item for each in events if each.type == "response.output_item.done"]
+    items = [whole.output[0], events[-1].response.output[0], done]
+    assert [item.status for item in items] == ["incomplete"] * 3
+    assert all(item.content[0].text == whole.output_text for item in items)
     with client.responses.stream(**options) as stream:
         for _ in stream:
             pass
+
+
+def test_a_message_can_be_json(claude):
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
+              "additionalProperties": False}  # fmt: skip
+    form = {"effort": "low", "format": {"type": "json_schema", "schema": schema}}
+    options = {"model": "x", "max_tokens": 200, "messages": USER}
+    answer = claude.messages.create(**options, output_config=form)
+    assert json.loads(answer.content[0].text)["ok"] in (True, False)
+    assert claude.messages.create(**options, output_config={"effort": "low"}).content
 
 
 def test_a_response_can_be_json(client):
@@ -144,6 +159,33 @@ def test_tools_of_responses(scripted):
         assert client.responses.create(model="x", input=again, tools=tools).output
 
 
-def test_a_stored_response_is_not_there(client):
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"previous_response_id": "resp_1"}, {"conversation": "conv_1"},
+        {"conversation": {"id": "conv_1"}}, {"input": [{"type": "item_reference", "id": "msg_1"}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_stored_response_is_not_there(client, stored):
     with pytest.raises(openai.BadRequestError, match="stored"):
-        client.responses.create(model="x", input="x", previous_response_id="resp_1")
+        client.responses.create(**{"model": "x", "input": "x", **stored})
+
+
+def test_an_item_without_a_type_is_a_message():
+    for item in ({**USER[0], "type": None}, USER[0]):
+        assert ResponsesBody(input=[item]).asked().messages == USER
+
+
+def test_the_error_of_a_response_has_a_number_too(tiny_pair, capfd):
+    with running(tiny_pair) as server:
+
+        def broken():
+            raise ValueError
+
+        server.engine.batcher.step = broken
+        answer = server.http.post("/v1/responses", json={"input": "x", "stream": True}).text
+    lines = [line[6:] for line in answer.splitlines() if line.startswith("data: ")]
+    events = [json.loads(line) for line in lines]
+    assert events[-1]["type"] == "error"
+    assert [each["sequence_number"] for each in events] == list(range(len(events)))

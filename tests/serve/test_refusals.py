@@ -238,6 +238,39 @@ def test_an_engine_that_has_ended_says_so_and_keeps_nobody_waiting(tiny_pair):
         refused(server.chat(max_tokens=3), 503)
 
 
+@pytest.mark.parametrize("is_hurried", [True, False])
+def test_all_answers_end_with_a_reason_at_a_second_signal_or_in_a_long_pass(
+    tiny_pair, monkeypatch, capfd, is_hurried
+):
+    grace = 60.0 if is_hurried else 0.0
+    monkeypatch.setattr("dspark_gguf.serve.app.GRACE", grace)
+    with running(tiny_pair) as server:
+        step, begun = server.engine.batcher.step, threading.Event()
+
+        def endless():
+            if server.engine.running == 2 or begun.is_set():
+                begun.set()
+                server.pair.interrupt.wait(15)
+            return step()
+
+        server.engine.batcher.step = endless
+
+        def streamed():
+            with long(server) as answer:
+                return "".join(answer.iter_lines())
+
+        with ThreadPoolExecutor() as pool:
+            one, two = pool.submit(streamed), pool.submit(server.chat)
+            assert begun.wait(20)
+            for _ in range(2 if is_hurried else 1):
+                server.server.handle_exit(signal.SIGINT, None)
+            assert "shutting_down" in one.result(20)
+            assert refused(two.result(20), 503)["code"] == "shutting_down"
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_signal_lets_answers_finish_and_ends_long_ones_with_a_reason(tiny_pair, monkeypatch):
     monkeypatch.setattr("dspark_gguf.serve.app.GRACE", 0.3)
     with running(tiny_pair, n_ctx=1024) as server:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from dspark_gguf.serve.bodies import ChatBody
+from dspark_gguf.serve.messages import MessagesBody
+from dspark_gguf.serve.responses import ResponsesBody
 from tests.serve.running import running
-from tests.serve.scripted import write_script
+from tests.serve.scripted import write_parts, write_script
 from tests.serve.test_rules import PLAIN, TOOLS, USER, deltas, says, stream
 
 __all__ = ["says"]  # fixtures
@@ -33,6 +37,42 @@ def test_a_call_that_breaks_off_is_text_and_its_parts_were_never_done(says):
     assert last["output"][0]["content"][0]["text"] == text
 
 
+FAMILIES = {
+    "mistral": ["[TOOL_CALLS]", "add", "[CALL_ID]", "x12", "[ARGS]", '{"a": ', "1}"],
+    "hermes": ["<tool_call>", '{"name": "add", ', '"arguments": {"a": 1}}', "</tool_call>"],
+    "llama": ["<|python_tag|>", '{"name": "add", ', '"parameters": {"a": 1}}'],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tags_may_be_control_tokens_which_have_no_text(tmp_path, family):
+    """As in GGUFs of Mistral; with thoughts, tags of a thought, too."""
+    parts = ["Hm.", "</think>", *FAMILIES[family]]
+    control = [each for each in parts if each[0] in "<["]
+    files = [write_parts(tmp_path / "a.gguf", parts, control)]
+    think = {"chat_template_kwargs": {"enable_thinking": True}}
+    with running(files, settings=PLAIN) as server:
+        answer = server.chat(tools=TOOLS, **think).json()["choices"][0]
+        [call] = answer["message"]["tool_calls"]
+        assert call["function"] == {"name": "add", "arguments": '{"a": 1}'}
+        assert answer["message"]["reasoning_content"] == "Hm."
+        assert answer["message"]["content"] == ""
+        body = {"prompt": "\n", "max_tokens": 50}
+        text = server.http.post("/v1/completions", json=body).json()["choices"][0]["text"]
+        assert text == "".join(each for each in parts if each not in control)
+        text = server.chat(**think).json()["choices"][0]["message"]["content"]
+        assert not any(each in text for each in control)
+
+
+def test_thoughts_of_mistral_are_told_from_the_answer(tmp_path):
+    parts = ["[THINK]", "Hm.", "[/THINK]", "Hello"]
+    template = QWEN + "{# [THINK] #}"
+    files = [write_parts(tmp_path / "a.gguf", parts, [parts[0], parts[2]], template)]
+    with running(files, settings=PLAIN) as server:
+        message = server.chat().json()["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", "Hello")
+
+
 def test_half_a_character_in_arguments_is_no_error(says):
     server = says('{"name": "add", "arguments": {"a": "\\ud83d"}}')
     [call] = server.chat(tools=TOOLS).json()["choices"][0]["message"]["tool_calls"]
@@ -53,6 +93,17 @@ def test_a_tool_can_be_required(server):
         assert isinstance(json.loads(call["function"]["arguments"])["a"], int)
     bad = {"type": "function", "function": {"name": "sub"}}
     assert server.chat(tools=TOOLS, tool_choice=bad).status_code == 400
+    named = {"type": "function", "name": "add"}
+    for path, body in (
+        ("/v1/chat/completions", {"messages": USER, "tool_choice": "required"}),
+        ("/v1/chat/completions", {"messages": USER, "tools": [], "tool_choice": named}),
+        ("/v1/responses", {"input": "x", "tools": [{"type": "web_search"}],
+                           "tool_choice": "required"}),
+        ("/v1/messages", {"messages": USER, "tool_choice": {"type": "any"}}),
+    ):  # fmt: skip
+        answer = server.http.post(path, json={"max_tokens": 2, **body})
+        assert answer.status_code == 400, (path, body)
+        assert "there is no tool" in answer.json()["error"]["message"]
     none = server.chat(tools=TOOLS, tool_choice="none", max_tokens=5).json()["choices"][0]
     assert "tool_calls" not in none["message"]
 
@@ -65,6 +116,27 @@ def test_a_conversation_with_calls_goes_on(server):
     ]  # fmt: skip
     body = {"messages": messages, "tools": TOOLS, "max_tokens": 2}
     assert server.http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("null", {}), ("", {}), (None, {}), ("[1]", {"arguments": [1]}), ("3", {"arguments": 3}),
+        ('"x"', {"arguments": "x"}), ("{bad", {"arguments": "{bad"}), ([1], {"arguments": [1]}),
+        ('{"a": 1}', {"a": 1}), ({"a": 1}, {"a": 1}),
+    ],
+)  # fmt: skip
+def test_arguments_of_past_calls_are_objects_as_templates_read_them(given, read):
+    call = {"id": "c1", "function": {"name": "add", "arguments": given}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    block = {"type": "tool_use", "id": "c1", "name": "add", "input": given}
+    item = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": given}
+    for body in (
+        ChatBody(messages=messages), ResponsesBody(input=[item]),
+        MessagesBody(messages=[{"role": "assistant", "content": [block]}]),
+    ):  # fmt: skip
+        [message] = body.asked().messages
+        assert message["tool_calls"][0]["function"]["arguments"] == read
 
 
 #: What Qwen's template does with tools, calls and results, in short.

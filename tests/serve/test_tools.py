@@ -164,7 +164,7 @@ def test_text_flows_before_a_call_is_in_sight():
     assert list(reader.feed(" a < b")) == [" a < b"]
 
 
-def test_only_one_call_where_parallel_ones_are_off():
-    text, calls = read([f"<tool_call>{ADD}</tool_call><tool_call>{SAY}</tool_call>"], many=False)
-    assert calls == [ONE]
-    assert SAY in text
+@pytest.mark.parametrize("text", [text for text, (_, calls) in CASES.items() if len(calls) == 2])
+def test_only_one_call_where_parallel_ones_are_off(text):
+    said, calls = CASES[text]
+    assert read([text], many=False) == read(list(text), many=False) == (said, calls[:1])
