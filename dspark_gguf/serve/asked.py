@@ -71,6 +71,12 @@ class Asked:
     splits: bool = True
     drafts: bool = True
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether the last message is the beginning of the answer."""
+        last = self.messages[-1] if self.messages else {}
+        return last.get("role") == "assistant" and not last.get("tool_calls")
+
 
 class Desk:
     """Makes turns of requests, with the pair's template and tokenizer.
@@ -113,8 +119,6 @@ class Desk:
                 more["tools"] = [{"type": "function", "function": dict(t)} for t in asked.tools]
             else:
                 messages = _with_tools(messages, asked.tools)
-        last = messages[-1]
-        is_begun = last["role"] == "assistant" and not last.get("tool_calls")
         if not self.knows_tools:
             messages = [_without_calls(each) for each in messages]
         think = self.settings.chat.think if asked.think is None else asked.think
@@ -122,7 +126,7 @@ class Desk:
         def render(given: list[Message]) -> str:
             return self.pair.template.render(given, think, **more)
 
-        text = _begun(messages, render) if is_begun else render(messages)
+        text = _begun(messages, render) if asked.is_begun else render(messages)
         return self.pair.template.tokenize(text), text.rstrip().endswith(OPEN)
 
     def turns(self, asked: Asked) -> list[tuple[Turn, PieceMaker]]:
@@ -163,6 +167,7 @@ class Desk:
                 PieceMaker(
                     inside if asked.splits and thinks else None,
                     CallReader(tools, asked.many_calls, is_sure) if reads_calls else None,
+                    asked.is_begun,
                 ),
             )
             for k in range(asked.n)

@@ -25,6 +25,8 @@ class CompletionForm(ChoicesForm[CompletionBody]):
     def asked(self) -> list[Asked]:
         """A request for each of its prompts."""
         body, prompts, [asked] = self.body, self.body.prompts(), super().asked()
+        if body.prompt is None and self.vocabulary.bos >= 0:
+            prompts = [[self.vocabulary.bos]]  # the beginning of a text
         if asked.top is not None and body.echo:
             raise invalid("there are no log-probabilities of the prompt (echo)", "echo")
         if not 1 <= len(prompts) * max(1, asked.n) <= MOST_CHOICES:

@@ -29,12 +29,17 @@ class Piece:
 
 
 class PieceMaker:
-    """Makes the pieces of one answer; `inside`: whether it begins as a thought, None: never."""
+    """Makes the pieces of one answer; `inside`: whether it begins as a thought, None: never.
 
-    def __init__(self, inside: bool | None, calls: CallReader | None) -> None:
+    White space around a thought is no part of it or the answer, unless that `is_begun` already.
+    """
+
+    def __init__(
+        self, inside: bool | None, calls: CallReader | None, is_begun: bool = False
+    ) -> None:
         self._thoughts = None if inside is None else ThinkSplitter(inside)
         self._calls = calls
-        self._begins = True  # white space around a thought is no part of it or the answer
+        self._begins = not is_begun
         self._called = False
         self._scored: tuple[Scored, ...] = ()
 

@@ -34,7 +34,11 @@ def test_a_limit_below_0_is_none(given):
 def test_no_suffix_and_no_prompt_are_as_if_left_out(server):
     body = {"prompt": "x", "suffix": "", "max_tokens": 2}
     assert server.http.post("/v1/completions", json=body).status_code == 200
-    assert CompletionBody(prompt=None).prompts() == CompletionBody().prompts() == [""]
+    said = []
+    for body in ({"prompt": None}, {}, {"prompt": [server.service.vocabulary.bos]}):
+        answer = server.http.post("/v1/completions", json={"max_tokens": 8, "echo": True, **body})
+        said.append(answer.json()["choices"])
+    assert said[0] == said[1] == said[2]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_logprobs_are_the_targets_for_every_token(server, client):
 @pytest.mark.parametrize("thinks", [False, True])
 def test_an_answer_that_is_begun_goes_on(tmp_path, thinks):
     """And holds what is new alone; a thought that the template opens is over."""
-    with running([write_script(tmp_path / "a.gguf", "and so on.")], settings=PLAIN) as server:
+    with running([write_script(tmp_path / "a.gguf", " and so on.")], settings=PLAIN) as server:
         last = {"role": "assistant", "content": "One,\ntwo,\n", "reasoning_content": "Hm."}
         messages = [*HELLO, last]
         think = {"chat_template_kwargs": {"enable_thinking": thinks}}
@@ -153,7 +153,7 @@ def test_an_answer_that_is_begun_goes_on(tmp_path, thinks):
         message = server.http.post("/v1/chat/completions", json=body).json()["choices"][0][
             "message"
         ]
-        assert message == {"role": "assistant", "content": "and so on."}
+        assert message == {"role": "assistant", "content": " and so on."}
         ids, inside = server.service.desk.prompt(ChatBody(**body).asked())
         text = server.service.vocabulary.detokenize(ids, special=True)
         thought = "<think>\nHm.\n</think>\n\n" if thinks else ""
@@ -162,7 +162,7 @@ def test_an_answer_that_is_begun_goes_on(tmp_path, thinks):
         last = {"role": "assistant", "content": [{"type": "text", "text": "One,\n"}]}
         body = {"messages": [*HELLO, last], "max_tokens": 50}
         [block] = server.http.post("/v1/messages", json=body).json()["content"]
-        assert block["text"] == "and so on."
+        assert block["text"] == " and so on."
         call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
         messages = [*HELLO, {"role": "assistant", "content": "x", "tool_calls": [call]}]
         ids, _ = server.service.desk.prompt(ChatBody(messages=messages).asked())

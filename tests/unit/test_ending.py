@@ -159,3 +159,10 @@ def test_room_is_the_smaller_of_budget_and_context():
     ending.take([65, 66])
     assert ending.room(10) == 1
     assert Ending(Limits(), TOKENIZER).room(10) == 10
+
+
+def test_tokens_may_be_spelled_out_but_never_the_end():
+    end = PIECES.end_tokens[0]
+    ending = Ending(Limits(), PIECES, {0: b"<x>", end: b"</x>"})
+    assert ending.take([6, 0, end]) == ([6, 0, end], "ab<x>")
+    assert ending.finish_reason == "stop"
