@@ -91,7 +91,7 @@ def test_what_is_read_again_is_not_copied_again(pair_of, target, monkeypatch):
             read.append(count)
             taken.append(cache.seen - before)
 
-        monkeypatch.setattr(cache, "on_pass", on_pass)
+        cache.on_pass = on_pass
         injected = []
         monkeypatch.setattr(
             cache._injection, "first", lambda n, at: injected.append(n) or real_first(n, at)
