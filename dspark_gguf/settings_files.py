@@ -124,7 +124,9 @@ def read_yaml(name_or_file: str) -> Tree:
         values = plain_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         problem = f"--config {name_or_file!r} is neither a preset nor a YAML file"
-        raise UsageError(problem, f"The presets are {', '.join(preset_names())}.") from None
+        hint = meant(name_or_file, preset_names()) if name_or_file else ""
+        hint += f"The presets are {', '.join(preset_names())}."
+        raise UsageError(problem, hint) from None
     except (OSError, ValueError) as error:
         problem = f"cannot read {path} as YAML: {reason_of(error)}"
         raise UsageError(problem, "Correct the file.") from None

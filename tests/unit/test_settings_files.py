@@ -73,6 +73,7 @@ def test_an_empty_grammar_is_none(name):
     ("config", "said"),
     [
         ("code,,", "--config '' is neither a preset nor a YAML file. The presets are "),
+        ("cdoe", "--config 'cdoe' is neither a preset nor a YAML file. Did you mean code? "),
         ("FOLDER", "cannot read FOLDER as YAML: Is a directory. Correct the file."),
     ],
 )

@@ -104,7 +104,8 @@ def _answer(regimes: Sequence[Regime]) -> str:
         return f"{words}: {speedup.doubt}."
     ratios = [(r.median, kind) for each in regimes for kind, r in each.drawn.ratios.items()]
     least, most = (f"{ratio:.2f}x ({kind})" for ratio, kind in (min(ratios), max(ratios)))
-    return f"{words}: typically {speedup.typical:.2f}x plain decoding, from {least} to {most}."
+    medians = f"the medians are from {least} to {most}"
+    return f"{words}: {speedup.typical:.2f}x plain decoding over all answers; {medians}."
 
 
 def _tone(ratio: Figure, spread: float) -> str:
