@@ -58,17 +58,23 @@ def call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"anyOf": choices, "$defs": parameters}
 
 
-def _moved(schema: Any, place: str) -> Any:
+def _moved(node: Any, place: str, depth: int = 0) -> Any:
     """The same at another place of a larger schema: its references begin there."""
-    if isinstance(schema, list):
-        return [_moved(each, place) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    moved = {key: _moved(value, place) for key, value in schema.items()}
-    reference = schema.get("$ref")
+    _require_flat(depth)
+    if isinstance(node, list):
+        return [_moved(each, place, depth + 1) for each in node]
+    if not isinstance(node, dict):
+        return node
+    moved = {key: _moved(value, place, depth + 1) for key, value in node.items()}
+    reference = node.get("$ref")
     if isinstance(reference, str) and reference.startswith("#"):
         moved["$ref"] = place + reference[1:]
     return moved
+
+
+def _require_flat(depth: int) -> None:
+    if depth > 64:
+        raise invalid("the JSON schema is nested too deeply")
 
 
 def own_grammar(text: str) -> str:
@@ -100,8 +106,7 @@ def after_thinking(grammar: str, inside: bool) -> str:
 
 def _parts(node: Any, depth: int = 0) -> int:
     """How large a grammar becomes of it, about."""
-    if depth > 64:
-        raise invalid("the JSON schema is nested too deeply")
+    _require_flat(depth)
     if isinstance(node, list):
         return 1 + sum(_parts(each, depth + 1) for each in node)
     if not isinstance(node, dict):

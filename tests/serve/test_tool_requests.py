@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from dspark_gguf.serve.bodies import ChatBody
-from dspark_gguf.serve.schemas import call_schema
+from dspark_gguf.serve.refusals import Refusal
+from dspark_gguf.serve.schemas import call_schema, schema_grammar
 from tests.serve.running import running
 from tests.serve.scripted import write_script
 from tests.serve.test_rules import PLAIN, TOOLS, USER, deltas, says, stream
@@ -145,3 +148,17 @@ def test_parameters_that_name_no_type_are_an_object(vocabulary):
         for arguments, right in (("{}", True), ('{"a":[1]}', True), ("1", False)):
             text = f'{{"name":"f","arguments":{arguments}}}'
             assert fits(vocabulary, schema, text) == right, text
+
+
+def test_parameters_that_are_nested_deeply_are_refused():
+    deep = {}
+    for _ in range(2000):
+        deep = {"items": deep}
+    with pytest.raises(Refusal, match="nested too deeply"):
+        call_schema([{"name": "f", "parameters": deep}])
+
+
+def test_counts_do_not_multiply():
+    """A least and a most length are one."""
+    for word in ("Length", "Items"):
+        schema_grammar({f"min{word}": 200, f"max{word}": 200})
