@@ -128,6 +128,11 @@ CASES = {
         ['{"ab":1}', '{"ab":1,"a":"","abc":"","":""}', '{"b":""}'],
         ['{"ab":""}', '{"ab":1,"ab":""}', r'{"a\u0062":""}', '{"b":1}'],
     ),
+    "additional ones beside long names": (
+        {"properties": {f"{k}" * 200: ANY for k in range(9)}, "additionalProperties": ANY},
+        [f'{{"{"8" * 200}":"","{"8" * 199}":""}}'],
+        [f'{{"{"8" * 200}":"","{"8" * 200}":""}}'],
+    ),
     "keys of a map": (
         {"propertyNames": {"enum": ["a"]}, "type": "object"},
         ['{"a":1}'],

@@ -103,4 +103,6 @@ def _other_than(words: list[tuple[str, ...]]) -> str:
     found.append(f"{plain_class(plain)} key-char*")
     escapes = "".join(f"\\x{ord(char):02X}" for char in '"\\bfnrt' if "\\" + char not in after)
     found += [rf'"\\" [{escapes}] key-char*'] if escapes else []
-    return f"({' | '.join(found)}){'' if () in words else '?'}"
+    # Not with a question mark: llama.cpp repeats no group that holds more than 2000 others.
+    found += [] if () in words else ['""']
+    return f"({' | '.join(found)})"
