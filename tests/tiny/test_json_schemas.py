@@ -211,6 +211,7 @@ def test_small_schemas_that_mean_too_much():
         {"$ref": "#/$defs/a0", "$defs": {**twice, "a60": {"properties": {"p": {"title": "x"}}}}},
         {"allOf": [choices, {**choices, "title": "x"}, {"anyOf": choices["anyOf"][:39]}]},
         {"type": "integer", "minimum": -(10**1000)},
+        {"properties": {f"{k}" * 9: {} for k in range(999)}, "additionalProperties": True},
         {"allOf": [{"$ref": "#"}, {"$ref": "#"}]},
     ):
         with pytest.raises(UsageError, match="cannot make a grammar"):
