@@ -13,10 +13,10 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from dspark_gguf.config import Sampling
 from dspark_gguf.engine.gbnf import fault
+from dspark_gguf.engine.schema import schema_to_gbnf
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import text_or_file
@@ -36,10 +36,10 @@ def grammar_text(sampling: Sampling) -> str | None:
         return None
     schema = text_or_file(sampling.json_schema, "{", "json-schema")
     try:
-        return str(json_schema_to_gbnf(schema))
-    except Exception as error:  # anything, over a schema that the converter does not know
+        return schema_to_gbnf(schema)
+    except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"cannot make a grammar from the JSON schema: {str(error) or type(error).__name__}",
+            f"cannot make a grammar from the JSON schema: {error}",
             "Simplify the schema, or give --grammar.",
         ) from None
 
@@ -140,8 +140,8 @@ def new_sampler(vocab: object, text: str, root: str) -> Any:
         wrong = "it cannot parse it (the reason is on stderr)"
     raise UsageError(
         f"llama.cpp cannot use the grammar: {wrong}",
-        "Correct the grammar. If it was made from a JSON schema, remove classes such as \\d from "
-        "its patterns, and quotes from const and enum.",
+        "Correct the grammar. If llama-cpp-python made it from a JSON schema, remove classes such "
+        "as \\d from its patterns, and quotes from const and enum.",
     )
 
 

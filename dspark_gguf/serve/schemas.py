@@ -15,7 +15,7 @@ from dspark_gguf.serve.refusals import invalid
 
 #: Most characters of a schema or grammar, and most parts that a grammar may become.
 MOST_CHARACTERS, _MOST_PARTS = 64 * 1024, 20_000
-_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
+_COUNTS = (("minItems", "maxItems"), ("minLength", "maxLength"))
 _TIMES = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 _ROOT = re.compile(
     r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|(?<![A-Za-z0-9-])root(?![A-Za-z0-9-])', re.DOTALL
@@ -23,7 +23,7 @@ _ROOT = re.compile(
 
 
 def schema_grammar(schema: Any) -> str:
-    """GBNF of a JSON schema; a `Refusal` if llama.cpp's converter cannot take it."""
+    """GBNF of a JSON schema; a `Refusal` if there is none."""
     try:
         text = json.dumps(schema, allow_nan=False)
     except (ValueError, RecursionError):
@@ -42,18 +42,39 @@ def schema_grammar(schema: Any) -> str:
 
 def call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The JSON schema of a call of one of the `tools`."""
+    places = [f"#/$defs/{k}" for k in range(len(tools))]
     choices = [
         {
             "type": "object",
-            "properties": {
-                "name": {"const": tool["name"]},
-                "arguments": tool.get("parameters") or {"type": "object"},
-            },
+            "properties": {"name": {"const": tool["name"]}, "arguments": {"$ref": place}},
             "required": ["name", "arguments"],
         }
-        for tool in tools
+        for tool, place in zip(tools, places, strict=True)
     ]
-    return choices[0] if len(choices) == 1 else {"anyOf": choices}
+    parameters = {
+        str(k): {"type": "object", **_moved(tool.get("parameters") or {}, place)}
+        for k, (tool, place) in enumerate(zip(tools, places, strict=True))
+    }
+    return {"anyOf": choices, "$defs": parameters}
+
+
+def _moved(node: Any, place: str, depth: int = 0) -> Any:
+    """The same at another place of a larger schema: its references begin there."""
+    _require_flat(depth)
+    if isinstance(node, list):
+        return [_moved(each, place, depth + 1) for each in node]
+    if not isinstance(node, dict):
+        return node
+    moved = {key: _moved(value, place, depth + 1) for key, value in node.items()}
+    reference = node.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = place + reference[1:]
+    return moved
+
+
+def _require_flat(depth: int) -> None:
+    if depth > 64:
+        raise invalid("the JSON schema is nested too deeply")
 
 
 def own_grammar(text: str) -> str:
@@ -85,8 +106,7 @@ def after_thinking(grammar: str, inside: bool) -> str:
 
 def _parts(node: Any, depth: int = 0) -> int:
     """How large a grammar becomes of it, about."""
-    if depth > 64:
-        raise invalid("the JSON schema is nested too deeply")
+    _require_flat(depth)
     if isinstance(node, list):
         return 1 + sum(_parts(each, depth + 1) for each in node)
     if not isinstance(node, dict):
@@ -94,9 +114,10 @@ def _parts(node: Any, depth: int = 0) -> int:
     reference = node.get("$ref", "#")
     if not isinstance(reference, str) or not reference.startswith("#"):
         raise invalid("a $ref of the JSON schema leaves it: only # is read")
-    times = [n for key in _COUNTS if isinstance(n := node.get(key), int)]
+    pairs = [[node.get(key) for key in keys] for keys in _COUNTS]
+    times = [max(n for n in [0, *pair] if isinstance(n, int)) for pair in pairs]
     for numbers in _TIMES.findall(str(node.get("pattern", ""))):
-        times += [int(n) for n in numbers if n.isdigit()]
+        times.append(max(int(n or 0) for n in numbers))
     most = 1
     for count in times:
         most *= max(1, min(abs(count), 10**9))

@@ -8,12 +8,15 @@ import pytest
 
 from dspark_gguf.serve.bodies import ChatBody
 from dspark_gguf.serve.messages import MessagesBody
+from dspark_gguf.serve.refusals import Refusal
 from dspark_gguf.serve.responses import ResponsesBody
+from dspark_gguf.serve.schemas import call_schema, schema_grammar
 from tests.serve.running import running
 from tests.serve.scripted import write_parts, write_script
 from tests.serve.test_rules import PLAIN, TOOLS, USER, deltas, says, stream
+from tests.tiny.test_json_schemas import fits, vocabulary
 
-__all__ = ["says"]  # fixtures
+__all__ = ["says", "vocabulary"]  # fixtures
 
 
 def test_a_call_that_breaks_off_is_text_and_its_parts_were_never_done(says):
@@ -177,3 +180,55 @@ def test_a_template_gets_tools_and_arguments_as_it_reads_them(tmp_path):
         text = prompt(server, ChatBody(messages=[*two, *USER]))
         assert text.count("<|im_start|>system") == 1, "many templates take no second one"
         assert "one\n\ntwo" in text
+
+
+def test_a_required_tool_may_have_references(vocabulary, server):
+    """As `openai.pydantic_function_tool` writes nested models; also to itself, and two alike."""
+    tools = [
+        {
+            "name": name,
+            "parameters": {
+                "$defs": {"Place": {"enum": [name, 'C:\\the "bin"']}},
+                "properties": {"at": {"$ref": "#/$defs/Place"}, "then": {"$ref": "#"}},
+                "required": ["at"],
+            },
+        }
+        for name in ("move", "copy")
+    ]
+    call = '{"name":"%s","arguments":%s}'
+    for name, arguments, right in (
+        ("move", '{"at":"move"}', True),
+        ("copy", r'{"at":"copy","then":{"at":"C:\\the \"bin\"","then":{"at":"copy"}}}', True),
+        ("copy", '{"at":"move"}', False),
+        ("move", '{"at":"move","then":{"at":"copy"}}', False),
+        ("move", '{"at":"move","then":{}}', False),
+        ("move", "null", False),
+    ):
+        text = call % (name, arguments)
+        assert fits(vocabulary, call_schema(tools), text) == right, text
+    for choice in ("required", {"type": "function", "function": {"name": "copy"}}):
+        asked = [{"type": "function", "function": tool} for tool in tools]
+        answer = server.chat(tools=asked, tool_choice=choice, max_tokens=3)
+        assert answer.status_code == 200, answer.text
+
+
+def test_parameters_that_name_no_type_are_an_object(vocabulary):
+    for given in ({"parameters": {"description": "any"}}, {"parameters": None}, {}):
+        schema = call_schema([{"name": "f", **given}])
+        for arguments, right in (("{}", True), ('{"a":[1]}', True), ("1", False)):
+            text = f'{{"name":"f","arguments":{arguments}}}'
+            assert fits(vocabulary, schema, text) == right, text
+
+
+def test_parameters_that_are_nested_deeply_are_refused():
+    deep = {}
+    for _ in range(2000):
+        deep = {"items": deep}
+    with pytest.raises(Refusal, match="nested too deeply"):
+        call_schema([{"name": "f", "parameters": deep}])
+
+
+def test_counts_do_not_multiply():
+    """A least and a most length are one."""
+    for word in ("Length", "Items"):
+        schema_grammar({f"min{word}": 200, f"max{word}": 200})

@@ -58,7 +58,7 @@ def test_it_fits_and_drafts_do_not_change_it(pair, way, rule):
     plain = answered(pair, sampling, mode="off")
     assert plain.finish_reason == "stop"
     if "json_schema" in rule:
-        value = json.loads(plain.text, strict=False)
+        value = json.loads(plain.text)
         assert value["kind"] in ("cat", "dog")
         assert isinstance(value["name"], str)
     else:
@@ -105,7 +105,7 @@ def test_from_the_command_line(pair, tmp_path):
     for given in (str(file), json.dumps(SCHEMA)):
         result = run_words(pair, "run", "--json-schema", given, "-n", "150", "hello")
         assert result.exit_code == 0, result.output
-        assert json.loads(result.stdout, strict=False)["kind"] in ("cat", "dog")
+        assert json.loads(result.stdout)["kind"] in ("cat", "dog")
     rules = tmp_path / "rules.gbnf"
     rules.write_text(GBNF)
     result = CliRunner().invoke(
