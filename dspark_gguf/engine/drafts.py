@@ -78,7 +78,7 @@ def open_drafts(
             elif is_foreign:
                 cache.kind = "foreign"
         return caches
-    except BaseException:  # Ctrl-C, too
+    except Exception:
         draft.close()
         raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import sys
 
 import pytest
@@ -240,3 +241,24 @@ def test_another_model_goes_on_with_the_conversation(tiny_files, tmp_path):
     assert "\ndraft draft on CPU: " in shown
     assert "messages       4" in shown
     assert done.exit_code != 0  # two of its lines failed
+
+
+def test_ctrl_c_while_another_model_loads(tiny_files, monkeypatch):
+    """The chat goes on with the present one, and another one leaves it."""
+    learned, calls = Pair.learned, []
+
+    def interrupted(pair, *given, **named):
+        calls.append(pair.target.name)
+        if pair.target.name == "wide":
+            signal.raise_signal(signal.SIGINT)
+        return learned(pair, *given, **named)
+
+    monkeypatch.setattr(Pair, "learned", interrupted)
+    lines = ["Hello.", f"/model {tiny_files.wide}", "/show"]
+    words = ["chat", "-m", str(tiny_files.target), "-n", "4", "-c", "512", "--no-learn"]
+    done = CliRunner().invoke(main, words, input="\n".join(lines))
+    assert done.exit_code == 0, done.output
+    assert calls.count("wide") == 1
+    assert calls[-1] == "target"
+    assert "press Ctrl-C again to leave" in done.stderr
+    assert "messages       2" in done.stderr
