@@ -57,7 +57,7 @@ def test_settings_choose_the_drafter():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"drafter": "model"}, "draft model for drafter model"),
+        ({"drafter": "model"}, "--drafter model needs a draft model"),
         ({"drafter": "mine"}, "'mine'"),
         ({"drafter": "block", "draft": True}, "leave --drafter out"),
         ({"drafter": "model", "lookup_store": "x", "draft": True}, "lookup store"),
