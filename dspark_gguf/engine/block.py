@@ -36,9 +36,9 @@ class BlockDraftCache(Follower):
     def __init__(
         self, model: Model, draft: BlockDraft, target: SequenceCache, n_ctx: int, context: Context
     ) -> None:
-        set_nextn, self._get_nextn = symbols.functions(*symbols.STATES)
         layers = draft.target_layers
         self._inputs = symbols.LayerInputs(target.pointer, layers, draft.width)
+        set_nextn, self._get_nextn = symbols.functions(*symbols.STATES)
         super().__init__(model, target, n_ctx, context, draft.block_size)
         self.draft = draft
         self.most_drafts = min(draft.most_drafts, MAX_DRAFT)

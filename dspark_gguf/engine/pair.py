@@ -71,9 +71,10 @@ class Pair:
         if conversations < 1:
             raise UsageError(f"a pair for {conversations} conversations", "Give 1 or more.")
         target_options = ModelOptions.given(target_options)
+        ModelOptions.given(draft_options)  # which may be of the general kind
         self._tell = tell
         self._draft_path = None if draft is None else readable_gguf(draft)
-        self._draft_options = DraftOptions.given(draft_options)
+        self._draft_options = draft_options or DraftOptions()
         #: Set it to end work on a long prompt or an answer at the next pass.
         self.interrupt = Event()
         self.draft: Model | None = None

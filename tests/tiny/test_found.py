@@ -186,10 +186,10 @@ def test_heads_without_memory_for_them(shelf, monkeypatch):
     """A target that loads only without its own heads: the draft gives way."""
     target, load = write_mtp(shelf / NAME, CYCLE), Model._load
 
-    def only_without(model, tell):
+    def only_without(model, *how):
         if model.has_heads:
             raise ResourceError("no memory on the GPU", "")
-        return load(model, tell)
+        return load(model, *how)
 
     monkeypatch.setattr(Model, "_load", only_without)
     with load_pair(target) as pair:
