@@ -84,7 +84,10 @@ def _shown(settings: Settings, section: str, field: str) -> str:
     value = [part.model_dump(mode="json")[field]]
     text: str = yaml.safe_dump(value, allow_unicode=True, default_flow_style=True, width=10**6)
     is_default = bool(getattr(part, field) == getattr(getattr(Settings(), section), field))
-    return f"{field}: {text.strip()[1:-1]}" + "  (default)" * is_default
+    shown = text.strip()[1:-1]
+    if shown in ("'on'", "'off'"):  # which need no quotes here
+        shown = shown.strip("'")
+    return f"{field}: {shown}" + "  (default)" * is_default
 
 
 def _place(key: str) -> tuple[str, str]:
