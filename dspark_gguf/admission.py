@@ -1,4 +1,4 @@
-"""Requests on their way: those that wait, those that share the passes, and their places."""
+"""Requests on their way: those that wait, those that share the passes, and their slots."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dspark_gguf.engine.protocol import Rows, common_prefix
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.generation import Generation
 from dspark_gguf.noise import Draws
-from dspark_gguf.places import WORTH_IT, Place, Places
 from dspark_gguf.records import Round
+from dspark_gguf.slots import WORTH_IT, Slot, Slots
 from dspark_gguf.tally import Answer
 
 #: Tokens of an answer that must fit the cells before it begins, if it may have as many.
@@ -41,8 +41,8 @@ class Request:
     answer: Answer = field(default_factory=Answer)
     error: DSparkError | None = None
     is_over: bool = False
-    run: Generation | None = None  # once it has a place
-    place: Place | None = None
+    run: Generation | None = None  # once it has a slot
+    slot: Slot | None = None
     speculation: Speculation | None = None  # unless as all others
     spelled: Mapping[int, bytes] | None = None  # control tokens that are text here
     #: Called with the rows of a pass and the tokens that were drawn from them, in order.
@@ -50,7 +50,7 @@ class Request:
 
     @property
     def live(self) -> Generation:
-        """The answer on its way; only of a request that has had a place."""
+        """The answer on its way; only of a request that has had a slot."""
         assert self.run is not None
         return self.run
 
@@ -60,16 +60,16 @@ class Admission:
 
     Args:
         pair: opened for several conversations.
-        start: begins a request's answer in its place; a `DSparkError` ends the request.
+        start: begins a request's answer in its slot; a `DSparkError` ends the request.
         parallel: most requests that run.
 
     """
 
     def __init__(
-        self, pair: Pair, start: Callable[[Request, Place], Generation], parallel: int
+        self, pair: Pair, start: Callable[[Request, Slot], Generation], parallel: int
     ) -> None:
         self._pair, self._start, self._parallel = pair, start, parallel
-        self._places = Places(pair)
+        self._slots = Slots(pair)
         self._waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.ready: list[tuple[Request, Round]] = []
@@ -85,7 +85,7 @@ class Admission:
 
     def clear(self) -> None:
         """Forget what finished answers left in the caches."""
-        while self._places.give_up_oldest():
+        while self._slots.give_up_oldest():
             pass
 
     def admit(self) -> None:
@@ -104,29 +104,29 @@ class Admission:
         """Whether somebody reads just now what a request begins with: it can copy that then."""
         prompt = request.prompt[:-1]
         for other in self.running:
-            place = other.place
-            if place is None or not place.can_lend or other.live.unread == 1:
+            slot = other.slot
+            if slot is None or not slot.can_lend or other.live.unread == 1:
                 continue
             common = common_prefix(other.live.tokens[:-1], prompt)
-            if common >= max(place.target.length, self._places.held(prompt)) + WORTH_IT:
-                place.target.lend_at(common)
+            if common >= max(slot.target.length, self._slots.held(prompt)) + WORTH_IT:
+                slot.target.lend_at(common)
                 return True
         return False
 
     def _begin(self, request: Request) -> bool:
-        """Give a request a place; False: all are taken."""
-        place = self._places.take(request.prompt)
-        if place is None:
+        """Give a request a slot; False: all are taken."""
+        slot = self._slots.take(request.prompt)
+        if slot is None:
             return False
-        request.place = place
+        request.slot = slot
         try:
-            request.run = self._start(request, place)
+            request.run = self._start(request, slot)
         except DSparkError as error:
             request.error = error
             self.end(request, Round(()))
         except BaseException:  # it may go away: the request stays first
-            self._places.leave(place)
-            place.clear()
+            self._slots.leave(slot)
+            slot.clear()
             raise
         else:
             if not request.run.room:
@@ -134,29 +134,29 @@ class Admission:
         return True
 
     def end(self, request: Request, round: Round | None = None) -> None:
-        """Its place is free again; what it holds stays for the next prompt that begins like it."""
+        """Its slot is free again; what it holds stays for the next prompt that begins like it."""
         if round is not None:
             self.ready.append((request, round))
         request.is_over = True
         self._waiting = deque(each for each in self._waiting if each is not request)
         self.running = [each for each in self.running if each is not request]
-        if request.place is not None:
-            self._places.leave(request.place)
+        if request.slot is not None:
+            self._slots.leave(request.slot)
             if request.run is None:
-                request.place.clear()
+                request.slot.clear()
             elif request.error is not None:
                 request.run.abandon()
             elif request.run.unread > 1:  # it ended while its prompt was read
-                request.place.target.lend_at(request.place.target.length)
+                request.slot.target.lend_at(request.slot.target.length)
         self._pair.after_answer(len(request.answer.tokens))
 
     def free_draft(self) -> bool:
         """Free the draft's cells of the oldest finished answer, if one has any."""
-        return self._places.give_up_oldest(of_draft=True)
+        return self._slots.give_up_oldest(of_draft=True)
 
     def make_room(self) -> None:
         """Free cells: of the oldest finished answer, else of the newest running one."""
-        if self._places.give_up_oldest():
+        if self._slots.give_up_oldest():
             return
         newest = self.running[-1]
         if len(self.running) == 1:
@@ -164,8 +164,8 @@ class Admission:
             return
         self.running.pop()
         self._waiting.appendleft(newest)
-        if newest.place is not None:
-            newest.place.clear()
+        if newest.slot is not None:
+            newest.slot.clear()
 
 
 def _needed(request: Request) -> int:

@@ -26,11 +26,11 @@ from dspark_gguf.errors import CacheFullError, Cancelled, DSparkError, UsageErro
 from dspark_gguf.generation import Generation
 from dspark_gguf.learned import Learned
 from dspark_gguf.noise import Draws, Noise
-from dspark_gguf.places import Place
 from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.schedule import SharedCosts, Source, StoppingRule, make_stopping_rule
 from dspark_gguf.schedule.pieces import Pieces
+from dspark_gguf.slots import Slot
 from dspark_gguf.together import draft_together, verify_together
 
 #: A prompt with more unread tokens is read ahead, piece by piece.
@@ -171,13 +171,13 @@ class Batcher:
             request.answer.add(round)
         return rounds
 
-    def _start(self, request: Request, place: Place) -> Generation:
+    def _start(self, request: Request, slot: Slot) -> Generation:
         decoder = Decoder.for_pair(
             self.pair,
             request.sampling,
             request.speculation or self.speculation,
             self._learned,
-            conversation=place.number,
+            conversation=slot.number,
             schedule=self._rule,
         )
         ending = Ending(request.limits, self.pair.vocabulary, request.spelled)

@@ -47,7 +47,7 @@ def test_they_do_not_push_each_other_out(files, alone, n_ctx):
                 request.prompt, settings_of(3, 0.8), request.limits.max_tokens
             )
             assert request.answer.tokens == text
-            assert not pair.draft_cache(request.place.number).is_crowded
+            assert not pair.draft_cache(request.slot.number).is_crowded
         prompts, answers = sum(map(len, texts)), sum(len(r.answer.tokens) for r in requests)
         assert sum(reads[0]) <= prompts + verified
         steps = sum(request.answer.tally.drafted for request in requests)
@@ -81,7 +81,7 @@ def test_a_long_read_that_found_no_cells_begins_again(files, alone):
             list(batcher)
             assert request.answer.tokens == alone("removal").says(text, sampling, most)
             assert request.answer.tally.drafted > 3
-        cache = pair.draft_cache(request.place.number)
-        assert request.place.number == 1
+        cache = pair.draft_cache(request.slot.number)
+        assert request.slot.number == 1
         assert cache.tokens == request.live.tokens[: cache.length]
         assert cache.length > 130

@@ -40,7 +40,7 @@ draft
 assemble
 generation
 decoder
-places together
+slots together
 admission
 batching
 catalog

@@ -1,7 +1,7 @@
-"""Where the conversations of a `Batcher` sit: sequences of one context, and the prefixes they keep.
+"""Slots of a `Batcher`: sequences of one context, and the prefixes that they keep.
 
-A finished answer stays in its place until the cells are needed. A new prompt takes the place that
-holds most of it, or a copy of what another place holds: of a recurrent memory, as it was at the end
+A finished answer stays in its slot until the cells are needed. A new prompt takes the slot that
+holds most of it, or a copy of what another slot holds: of a recurrent memory, as it was at the end
 of a message.
 """
 
@@ -20,7 +20,7 @@ _SHARED = ("model", "mtp", "eagle3")
 
 
 @dataclass(eq=False)
-class Place:
+class Slot:
     """A sequence of the target's context, and of the draft's."""
 
     pair: Pair
@@ -44,45 +44,45 @@ class Place:
         return self.draft is None or self.draft.joins or self.draft.kind in _SHARED
 
     def lends(self, prompt: Sequence[int]) -> int:
-        """Tokens of a prompt that another place can copy from here."""
+        """Tokens of a prompt that another slot can copy from here."""
         return self.target.lends(prompt) if self.can_lend else 0
 
-    def copy(self, source: Place, prompt: Sequence[int]) -> None:
-        """Hold what another place lends of a prompt."""
+    def copy(self, source: Slot, prompt: Sequence[int]) -> None:
+        """Hold what another slot lends of a prompt."""
         self.target.share(source.target, prompt)
         if source.draft is not None and self.draft is not None and source.draft.kind in _SHARED:
             self.draft.share(source.draft, self.target.tokens)
 
     def clear(self, of_draft: bool = False) -> None:
-        """Give up all cells, or those of the draft."""
+        """Free all cells, or those of the draft."""
         if not of_draft:
             self.target.trim(0)
         if self.draft is not None:
             self.draft.trim(0)
 
 
-class Places:
-    """All places of a pair."""
+class Slots:
+    """All slots of a pair."""
 
     def __init__(self, pair: Pair) -> None:
-        self.all = [Place(pair, number) for number in range(len(pair.target_caches))]
+        self.all = [Slot(pair, number) for number in range(len(pair.target_caches))]
         self._clock = 0
 
-    def take(self, prompt: Sequence[int]) -> Place | None:
-        """A free place for a prompt, which holds as much of it as any does; None: all are busy."""
-        free = [place for place in self.all if not place.is_busy]
+    def take(self, prompt: Sequence[int]) -> Slot | None:
+        """A free slot for a prompt, which holds as much of it as any does; None: all are busy."""
+        free = [slot for slot in self.all if not slot.is_busy]
         if not free:
             return None
         begin = prompt[:-1]
-        held = {place: place.target.held(begin) for place in free}
-        lent = {place: place.lends(begin) for place in self.all}
-        source = max(lent, key=lambda place: lent[place])
+        held = {slot: slot.target.held(begin) for slot in free}
+        lent = {slot: slot.lends(begin) for slot in self.all}
+        source = max(lent, key=lambda slot: lent[slot])
         enough = max(*held.values(), lent[source]) - WORTH_IT
 
-        def preference(place: Place) -> tuple[bool, bool, int, int]:
-            loses = place.target.length - held[place] > WORTH_IT
-            has_it = max(held[place], lent[source]) > enough
-            return has_it, not loses, held[place], -place.used
+        def preference(slot: Slot) -> tuple[bool, bool, int, int]:
+            loses = slot.target.length - held[slot] > WORTH_IT
+            has_it = max(held[slot], lent[source]) > enough
+            return has_it, not loses, held[slot], -slot.used
 
         best = max(free, key=preference)
         if lent[source] >= held[best] + WORTH_IT:
@@ -91,32 +91,31 @@ class Places:
         return best
 
     def held(self, prompt: Sequence[int]) -> int:
-        """Tokens of a prompt that would not be read again in the place that it got."""
+        """Tokens of a prompt that would not be read again in the slot that it got."""
         return max(
-            place.lends(prompt) if place.is_busy else place.target.held(prompt)
-            for place in self.all
+            slot.lends(prompt) if slot.is_busy else slot.target.held(prompt) for slot in self.all
         )
 
-    def leave(self, place: Place) -> None:
+    def leave(self, slot: Slot) -> None:
         """Its answer has ended; what it holds stays, but others may have it now."""
         self._clock += 1
         for each in self.all:
             if each.draft is not None:
                 each.draft.is_crowded = False
-        place.is_busy, place.used = False, self._clock
+        slot.is_busy, slot.used = False, self._clock
 
     def give_up_oldest(self, of_draft: bool = False) -> bool:
-        """Free the cells of the free place that was used longest ago, if there is one.
+        """Free the cells of the free slot that was used longest ago, if there is one.
 
         Or those of the draft alone.
         """
         held = [
-            place
-            for place in self.all
-            if not place.is_busy
-            and ((place.draft and place.draft.length) or (place.target.length and not of_draft))
+            slot
+            for slot in self.all
+            if not slot.is_busy
+            and ((slot.draft and slot.draft.length) or (slot.target.length and not of_draft))
         ]
         if held:
-            oldest = min(held, key=lambda place: place.used)
+            oldest = min(held, key=lambda slot: slot.used)
             oldest.clear(of_draft)
         return bool(held)
