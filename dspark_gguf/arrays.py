@@ -13,26 +13,26 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 #: Compressed zeros become a thousand times as long: a small file may claim all memory.
-MOST_BYTES = 1024**3
+MAX_BYTES = 1024**3
 
 
 class NoArrays(Exception):  # noqa: N818 - the caller puts it into words
     """Not a file of arrays; says what it is instead."""
 
 
-def load_arrays(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, npt.NDArray[Any]]:
+def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, npt.NDArray[Any]]:
     """All arrays by name; nothing in the file is ever executed.
 
     Raises:
         FileNotFoundError: nothing there.
         NoArrays: another kind of file, a damaged one, or one that unpacks to more than
-            `most_bytes`.
+            `max_bytes`.
 
     """
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-        if size > most_bytes:
+        if size > max_bytes:
             raise NoArrays(f"it unpacks to {size / 1024**3:.0f} GiB")
         with np.load(path, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) for name in file.files}

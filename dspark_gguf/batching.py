@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dspark_gguf.admission import Admission, Request
-from dspark_gguf.config import MOST_ROWS, Limits, Sampling, Speculation
+from dspark_gguf.config import MAX_ROWS, Limits, Sampling, Speculation
 from dspark_gguf.cost import Costs, seconds_at
 from dspark_gguf.decoder import Decoder, require_room
 from dspark_gguf.ending import Ending
@@ -83,7 +83,7 @@ class Batcher:
         joint, is_block = draft is None or draft.joins, draft is not None and draft.kind == "block"
         self._costs = SharedCosts(whole, joint, is_block)
         self._pieces = Pieces(whole, patience, self._context.n_batch)
-        self._most_rows = min(MOST_ROWS, self._context.n_batch)
+        self._most_rows = min(MAX_ROWS, self._context.n_batch)
         #: Whether its memory makes several passes of one over drafts of different lengths.
         self._is_split = pair.target_cache.rollback in ("snapshots", "replay")
         self._rules: dict[tuple[int, ...], StoppingRule] = {}

@@ -17,7 +17,7 @@ from dspark_gguf.settings_part import Part
 #: Most draft tokens of a round; the engine reserves rows for one more.
 MAX_DRAFT = 64
 #: Most rows of a pass that several conversations share.
-MOST_ROWS = 128
+MAX_ROWS = 128
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 #: Logits are float32: a much larger bias would erase them.

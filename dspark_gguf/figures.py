@@ -27,9 +27,9 @@ _GAIN = 1 / 32
 _LOWER = 0.1
 #: A pass over more rows that is cheaper by more than this shows that the other one was disturbed:
 #: 4 rows can truly be cheaper than 3, by a fifth on the machines that were measured.
-_MOST_FALL = 1.3
+_MAX_FALL = 1.3
 #: One by one is always possible: a row more costs at most this many passes over one row.
-_MOST_ROW = 1.1
+_MAX_ROW = 1.1
 
 
 class Figure:
@@ -69,9 +69,9 @@ def plausible(figures: Mapping[int, Figure]) -> list[float]:
     """
     counts, least = sorted(figures), math.inf
     for count in reversed(counts):
-        least = min(least, figures[count].bound(_MOST_FALL * least))
+        least = min(least, figures[count].bound(_MAX_FALL * least))
     values = [figures[counts[0]].value]
-    row = _MOST_ROW * values[0] / counts[0]
+    row = _MAX_ROW * values[0] / counts[0]
     for before, count in pairwise(counts):
         values.append(figures[count].bound(values[-1] + row * (count - before)))
     out, sure = values[:1], 0.0

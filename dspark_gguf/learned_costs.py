@@ -12,13 +12,13 @@ import numpy as np
 from dspark_gguf.arrays import Floats
 from dspark_gguf.attention_costs import Attention, Shares
 from dspark_gguf.config import MAX_DRAFT
-from dspark_gguf.costs_record import MOST_SEEN, CostsRecord
+from dspark_gguf.costs_record import MAX_SEEN, CostsRecord
 from dspark_gguf.figures import BELIEVED, SURE, Figure, fill_in
 from dspark_gguf.records import Round
 from dspark_gguf.switch_costs import Switch
 
 #: A step of a draft, which is the smaller model, costs hardly more than a pass of the target.
-_MOST_STEP, _MOST_FIRST = 1.1, 3.0
+_MAX_STEP, _MAX_FIRST = 1.1, 3.0
 #: Variances of the common level over that of an observation: after a profile, which may have been
 #: disturbed as a whole, and what each observation adds, so that in the long run it follows by an
 #: eighth (another process, a machine that throttles).
@@ -96,9 +96,9 @@ class LearnedCosts:
     def draft_seconds(self) -> Floats:
         """Of 1, 2, ... ``limit`` draft steps, cumulative; a target pass each, until measured."""
         one = float(self._base[0])
-        step = self._step.bound(_MOST_STEP * one) if self._step.seen else one
+        step = self._step.bound(_MAX_STEP * one) if self._step.seen else one
         # It reads up to two tokens; that of a block draft is the whole block.
-        most = max(_MOST_FIRST * step, _MOST_STEP * one)
+        most = max(_MAX_FIRST * step, _MAX_STEP * one)
         first = self._first.bound(most) if self._first.seen else step
         step = min(step, first)  # which reads more
         deep, _ = self.attention.of_draft_step()
@@ -276,7 +276,7 @@ class LearnedCosts:
         self.level *= surprise**gain
         if moves_level:
             self._level_doubt = self._level_doubt * (1.0 - gain) + _LEVEL_DRIFT
-        figure.seen = min(figure.seen + 1, MOST_SEEN)
+        figure.seen = min(figure.seen + 1, MAX_SEEN)
         figure.last = (*figure.last[-2:], seconds / self.level * own)
 
     def as_dict(self) -> dict[str, Any]:

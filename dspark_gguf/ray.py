@@ -66,7 +66,7 @@ class Answerer:
     def _loaded(self) -> Pair:
         if self._pair is None:
             from dspark_gguf.catalog import load_pair
-            from dspark_gguf.chat.bulk import MOST_AT_ONCE
+            from dspark_gguf.chat.bulk import MAX_AT_ONCE
 
             settings = self._settings
             self._pair = load_pair(
@@ -75,7 +75,7 @@ class Answerer:
                 target_options=settings.target_options,
                 draft_options=settings.draft_options,
                 chat_template=settings.chat.chat_template,
-                conversations=self._parallel or MOST_AT_ONCE,
+                conversations=self._parallel or MAX_AT_ONCE,
             )
         return self._pair
 

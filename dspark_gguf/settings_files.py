@@ -16,7 +16,7 @@ from dspark_gguf.paths import packaged
 from dspark_gguf.visible import shortened
 
 #: Bytes of a settings file; the largest useful one has some thousands.
-_MOST_YAML = 2**20
+_MAX_YAML = 2**20
 
 Tree = dict[str, Any]
 COMMAND_LINE = "the command line"
@@ -119,8 +119,8 @@ def read_yaml(name_or_file: str) -> Tree:
     try:
         if not name_or_file:
             raise FileNotFoundError
-        if path.stat().st_size > _MOST_YAML:
-            raise ValueError(f"more than {_MOST_YAML} bytes")
+        if path.stat().st_size > _MAX_YAML:
+            raise ValueError(f"more than {_MAX_YAML} bytes")
         values = plain_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         problem = f"--config {name_or_file!r} is neither a preset nor a YAML file"

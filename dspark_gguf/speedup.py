@@ -110,7 +110,7 @@ def speedup_here(pair: Pair, settings: Settings, costs: LearnedCosts | None = No
     speculation = settings.speculation
     learned = pair.learned(speculation)
     costs = costs or learned.costs
-    limit = min(speculation.max_draft_steps, pair.most_drafts)
+    limit = min(speculation.max_draft_steps, pair.max_drafts)
     if len(learned.comparisons) >= _ENOUGH_ANSWERS:
         return measured(learned.comparisons)
     if not pair.has_draft or is_hopeless(costs, speculation):

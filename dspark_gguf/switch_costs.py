@@ -13,7 +13,7 @@ from enum import Enum
 #: How fast both figures follow.
 _GAIN = 1 / 16
 #: It is no larger than this share of a plain pass: what is, was another process.
-_MOST = 0.25
+_MAX = 0.25
 
 
 class _Last(Enum):
@@ -38,7 +38,7 @@ class Switch:
 
     def expect(self, value: float, usual: float) -> None:
         """What a profile saw, beside the `usual` seconds of a plain pass."""
-        self.value = min(max(value, 0.0), _MOST * usual)
+        self.value = min(max(value, 0.0), _MAX * usual)
 
     def prompted(self) -> None:
         """The last pass read a prompt."""
@@ -58,11 +58,11 @@ class Switch:
         last, self._last = self._last, _Last.PLAIN
         if last is _Last.PLAIN:
             if self._first:
-                more = min(max(self._first - seconds, -_MOST * seconds), _MOST * seconds)
+                more = min(max(self._first - seconds, -_MAX * seconds), _MAX * seconds)
                 self.value = max(0.0, self.value + _GAIN * (more - self.value))
                 self._first = 0.0
             return 0.0
         if last is _Last.DRAFT:
             self.plain_after += _GAIN * (1.0 - self.plain_after)
         self._first = seconds
-        return min(self.value, _MOST * seconds)
+        return min(self.value, _MAX * seconds)

@@ -12,5 +12,5 @@ class Tell(Protocol):
         """Show it."""
 
 
-def untold(text: str, seconds: float = 0.0) -> None:
+def silent(text: str, seconds: float = 0.0) -> None:
     """Shows nothing."""

@@ -84,9 +84,9 @@ class TableBlock:
 
     n_ctx = 64
 
-    def __init__(self, target, rows, most_drafts, is_chained=True, confidence=None):
+    def __init__(self, target, rows, max_drafts, is_chained=True, confidence=None):
         self.target, self.rows, self.confidence = target, rows, confidence
-        self.most_drafts, self.is_chained = most_drafts, is_chained
+        self.max_drafts, self.is_chained = max_drafts, is_chained
 
     @property
     def length(self):

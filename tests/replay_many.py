@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from dspark_gguf.attention_costs import Attention
-from dspark_gguf.config import MOST_ROWS
+from dspark_gguf.config import MAX_ROWS
 from dspark_gguf.cost import FixedCosts, seconds_at
 from dspark_gguf.draft import Cascade, Drafter
 from dspark_gguf.engine.protocol import run_alone
@@ -84,7 +84,7 @@ def replay_many(
         going = [text for text in going if text.left > 0]
 
 
-def extended(costs: FixedCosts, rows: int = MOST_ROWS) -> FixedCosts:
+def extended(costs: FixedCosts, rows: int = MAX_ROWS) -> FixedCosts:
     """A table of more rows, as steep beyond its end as on the whole."""
     return FixedCosts(seconds_at(costs.target_seconds, np.arange(1, rows + 1)), costs.draft_seconds)
 

@@ -12,7 +12,7 @@ from dspark_gguf.cost import FixedCosts
 from dspark_gguf.engine import measuring, timing
 from dspark_gguf.learned_costs import LearnedCosts
 
-DEPTH, MOST_COPIES = 12, 64
+DEPTH, MAX_COPIES = 12, 64
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Machine:
         """Time goes by as in the profile."""
         self.now += self.trouble.in_profile(seconds * self.wobble())
 
-    def profiled(self, budget=2.0, limit=MOST_COPIES, has_draft=True):
+    def profiled(self, budget=2.0, limit=MAX_COPIES, has_draft=True):
         """Costs from the short profile of this machine."""
         costs = LearnedCosts()
         clocks = [patch.object(each, "perf_counter", self.clock) for each in (timing, measuring)]

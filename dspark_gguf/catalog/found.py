@@ -25,7 +25,7 @@ from dspark_gguf.engine.compatible import why_incompatible
 from dspark_gguf.engine.dflash import ARCHITECTURE
 from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.heads import ASSISTANT, EAGLE3, kind_of, why_no_heads
-from dspark_gguf.engine.kinds import NAMES, kind_of_draft, most_guesses, share_of_a_pass
+from dspark_gguf.engine.kinds import NAMES, kind_of_draft, max_guesses, share_of_a_pass
 from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.errors import DSparkError
 from dspark_gguf.learned import Learned, learned_of
@@ -186,7 +186,7 @@ def _speedup(draft: Found, target: Header, known: Sequence[Learned]) -> Speedup 
     None: as measured, it would win nothing even if it were always right.
     """
     header = read_header(draft.path)
-    most = most_guesses(header, target)
+    most = max_guesses(header, target)
     stamp = file_stamp(draft.path)
     own = next((one for one in reversed(known) if one.about.get("draft") == stamp), None)
     if own is not None and own.costs.covers(1, drafts=True):

@@ -20,7 +20,7 @@ from dspark_gguf.catalog.pairs import OWN_HEADS, known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.naming import HubName
-from dspark_gguf.waiting import Tell, untold
+from dspark_gguf.waiting import Tell, silent
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
@@ -212,7 +212,7 @@ def load_pair(
     chat_template: str | None = None,
     conversations: int = 1,
     progress: Progress = lambda line: None,
-    tell: Tell = untold,
+    tell: Tell = silent,
 ) -> Pair:
     """Load a target and a draft GGUF; without arguments, the demo pair.
 

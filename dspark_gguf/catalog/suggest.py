@@ -33,7 +33,7 @@ from dspark_gguf.visible import visible
 #: A quantization of the target is offered as a draft if its share of the size is below this.
 _SMALLER = 0.9
 #: Of drafts with another tokenizer, the largest that have at most this share of the target's size.
-_FOREIGN, _MOST_FOREIGN = 1 / 8, 3
+_FOREIGN, _MAX_FOREIGN = 1 / 8, 3
 #: Draft steps in a row of other drafts than blocks.
 _STEPS = 12
 
@@ -71,11 +71,11 @@ def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
             found.setdefault(each.kind if each.path == target.path else key, each)
     foreign = [one for one in found.values() if one.kind == "foreign"]
     foreign.sort(key=lambda one: one.size or 0)
-    left_out = foreign[:-_MOST_FOREIGN]
+    left_out = foreign[:-_MAX_FOREIGN]
     skipped += [f"{one.draft}: another tokenizer, and there are larger ones" for one in left_out]
     return [
         *(one for one in found.values() if one.kind != "foreign"),
-        *foreign[-_MOST_FOREIGN:],
+        *foreign[-_MAX_FOREIGN:],
     ]
 
 
@@ -228,7 +228,7 @@ def _measured(target: Path, draft: Path | None, settings: Settings) -> tuple[Lea
         here = speedup_here(pair, settings)
         is_forecast = here.basis != "measured"
         if draft is not None and is_forecast and is_hopeless(costs, settings.speculation):
-            most = min(settings.speculation.max_draft_steps, pair.most_drafts)
+            most = min(settings.speculation.max_draft_steps, pair.max_drafts)
             here = expected(costs, costs.draft_seconds[:most])  # copies alone might pay
         return costs, here
 

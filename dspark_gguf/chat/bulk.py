@@ -20,7 +20,7 @@ from dspark_gguf.tally import Answer
 Outcome: TypeAlias = dict[str, Any]
 
 #: More conversations hardly bring more throughput on any machine that was measured.
-MOST_AT_ONCE = 16
+MAX_AT_ONCE = 16
 
 
 def answer_all(

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from dspark_gguf.errors import Cancelled
-from dspark_gguf.waiting import Tell, untold
+from dspark_gguf.waiting import Tell, silent
 
 T = TypeVar("T")
 #: Seconds that the time left is estimated from. rich's 30 are less than many an answer takes.
@@ -122,7 +122,7 @@ def working() -> Iterator[Tell]:
     """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield untold
+        yield silent
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), _Left())
     with ExitStack() as shown:

@@ -38,7 +38,7 @@ from dspark_gguf.paths import (
 )
 
 #: Limit for the caches of all sessions together; the oldest of other sessions are deleted first.
-MOST_BYTES = 8 * GIB
+MAX_BYTES = 8 * GIB
 #: What saving a cache leaves free on the disk.
 LEAVE_FREE = GIB
 #: What reading a damaged record of caches may raise.
@@ -268,7 +268,7 @@ def _restore_caches(session: Session, folder: Path) -> None:
 
 def _has_room(folder: Path, size: int) -> bool:
     """Whether `size` bytes fit, after deleting old caches of other sessions."""
-    if size > MOST_BYTES or shutil.disk_usage(folder).free < size + LEAVE_FREE:
+    if size > MAX_BYTES or shutil.disk_usage(folder).free < size + LEAVE_FREE:
         return False
     others = []
     for path in folder.parent.glob("*/*.cache"):
@@ -277,6 +277,6 @@ def _has_room(folder: Path, size: int) -> bool:
                 others.append((path.stat().st_mtime, path.stat().st_size, path))
     for _, used, path in sorted(others, reverse=True):
         size += used
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             path.unlink(missing_ok=True)
     return True

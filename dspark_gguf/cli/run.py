@@ -78,13 +78,13 @@ def run(
     tell = str if quiet else say
     if jsonl:
         from dspark_gguf.chat import batch
-        from dspark_gguf.chat.bulk import MOST_AT_ONCE
+        from dspark_gguf.chat.bulk import MAX_AT_ONCE
         from dspark_gguf.chat.results import results_in
         from dspark_gguf.chat.transcript import with_absolute_paths
 
         jobs, settings = batch.read_jobs(jsonl), with_absolute_paths(settings)
         jobs = batch.shard(jobs, shard) if shard is not None else jobs
-        at_once = min(parallel or MOST_AT_ONCE, max(len(jobs), 1))
+        at_once = min(parallel or MAX_AT_ONCE, max(len(jobs), 1))
         with (
             results_in(output, jobs, settings, keep_errors, unordered) as results,
             open_pair(settings, verbose, quiet, at_once) as pair,

@@ -17,7 +17,7 @@ from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.visible import as_json as json_line
 from dspark_gguf.visible import visible
-from dspark_gguf.waiting import Tell, untold
+from dspark_gguf.waiting import Tell, silent
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
@@ -77,7 +77,7 @@ def _fitting(text: str, stream: TextIO) -> str:
 def _working(quiet: bool) -> AbstractContextManager[Tell]:
     """Shows on a terminal what takes long."""
     if quiet or not sys.stderr.isatty():
-        return nullcontext(untold)
+        return nullcontext(silent)
     from dspark_gguf.chat.progress import working
 
     return working()

@@ -84,9 +84,9 @@ def costs(pair: Pair, speculation: Speculation) -> Section:
     if pair.draft is not None:
         draft = pair.draft_cache()
         is_block = draft is not None and draft.kind == "block"
-        whole = float(draft_seconds[pair.most_drafts - 1])
+        whole = float(draft_seconds[pair.max_drafts - 1])
         step = whole if is_block else float(draft_seconds[1] - draft_seconds[0])
-        what = f"a block of {pair.most_drafts} draft tokens" if is_block else "a draft step"
+        what = f"a block of {pair.max_drafts} draft tokens" if is_block else "a draft step"
         lines += f"\n{what}: {1e3 * step:.1f} ms, {step / seconds[0]:.2f} of a pass"
         facts["draft_step_milliseconds"] = round(1e3 * step, 3)
     if speculation.learn:
@@ -102,7 +102,7 @@ def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
     facts: dict[str, Any] = {"speedup": here.as_dict(), "plain_tokens_per_second": round(plain, 2)}
     if pair.draft is None:
         return Section(text, facts)
-    limit = min(settings.speculation.max_draft_steps, pair.most_drafts)
+    limit = min(settings.speculation.max_draft_steps, pair.max_drafts)
     target, draft_seconds = known.target_seconds[: limit + 1], known.draft_seconds[:limit]
     most, length = expected_speedup(target, draft_seconds, 1.0)
     text += f"; x{most:.2f} if every draft token were accepted"

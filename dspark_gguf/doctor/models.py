@@ -24,10 +24,10 @@ GPU, MAIN = "on the GPU", "in main memory"
 _LARGE_DRAFT = 1 / 8
 
 
-def draft(path: Path, options: DraftOptions, target: Path, most_tokens: int) -> Section:
+def draft(path: Path, options: DraftOptions, target: Path, max_tokens: int) -> Section:
     """The file of a draft, which may be the target's own; as `file`."""
     header, its_target = read_header(path), read_header(target)
-    n_ctx = _context(header, options, most_tokens)
+    n_ctx = _context(header, options, max_tokens)
     need = draft_need(header, its_target, options, n_ctx)
     if is_own_draft(its_target, path):
         size = heads_size(header) / MIB
@@ -39,14 +39,14 @@ def draft(path: Path, options: DraftOptions, target: Path, most_tokens: int) -> 
     return _described(path, need)
 
 
-def file(path: Path, options: ModelOptions, most_tokens: int = DEFAULT_CONTEXT) -> Section:
-    """One file, from its header alone; `most_tokens` of context, unless the options say more."""
+def file(path: Path, options: ModelOptions, max_tokens: int = DEFAULT_CONTEXT) -> Section:
+    """One file, from its header alone; `max_tokens` of context, unless the options say more."""
     header = read_header(path)
-    return _described(path, need_of(header, options, _context(header, options, most_tokens)))
+    return _described(path, need_of(header, options, _context(header, options, max_tokens)))
 
 
-def _context(header: Header, options: ModelOptions, most_tokens: int) -> int:
-    return options.n_ctx or min(most_tokens, int(header.get("context_length", most_tokens)))
+def _context(header: Header, options: ModelOptions, max_tokens: int) -> int:
+    return options.n_ctx or min(max_tokens, int(header.get("context_length", max_tokens)))
 
 
 def _described(path: Path, need: Need) -> Section:

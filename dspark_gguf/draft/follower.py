@@ -30,7 +30,7 @@ class FollowingDrafter(StepDrafter, ABC):
 
     def __init__(self, cache: Any, *parts: Any) -> None:
         super().__init__(cache, *parts)
-        self.most = cache.most_drafts
+        self.most = cache.max_drafts
 
     def restart(
         self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None

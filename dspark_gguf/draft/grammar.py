@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dspark_gguf.engine.grammar import Grammar
 
 #: What one more row costs at most, in passes.
-_MOST_OF_A_PASS = 0.99
+_MAX_SHARE = 0.99
 
 
 class GrammarDrafter(Drafter):
@@ -128,7 +128,7 @@ def paying(
     """
     # So many rows never take longer than as many passes. If the table says so, its measurement was
     # disturbed, and only rounds like these mend it.
-    most = _MOST_OF_A_PASS * seconds[0] * np.arange(1, len(seconds) + 1)
+    most = _MAX_SHARE * seconds[0] * np.arange(1, len(seconds) + 1)
     rows = np.minimum(seconds, most)[before : before + len(confidence) + 1]
     gained = survival * np.cumprod(confidence[: len(rows) - 1], dtype=np.float64)
     worth = np.concatenate(([0.0], np.cumsum(gained))) - (rows - rows[0]) / seconds[0]

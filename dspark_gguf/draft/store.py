@@ -28,7 +28,7 @@ LEAST = 3
 _END = -1
 _WIDTH = np.int64(2**32)
 #: More than the largest store takes.
-_MOST_BYTES = 4 * 1024**3
+_MAX_BYTES = 4 * 1024**3
 _HINT = "Make one with: dspark-gguf lookup build FILES -o STORE"
 
 
@@ -89,7 +89,7 @@ class Store:
 
         """
         try:
-            arrays = load_arrays(path, _MOST_BYTES)
+            arrays = load_arrays(path, _MAX_BYTES)
             tokens, pairs, places = (arrays[name] for name in ("tokens", "pairs", "places"))
             made_for = str(arrays["vocabulary"])
         except FileNotFoundError:

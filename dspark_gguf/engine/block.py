@@ -41,7 +41,7 @@ class BlockDraftCache(Follower):
         set_nextn, self._get_nextn = symbols.functions(*symbols.STATES)
         super().__init__(model, target, n_ctx, context, draft.block_size)
         self.draft = draft
-        self.most_drafts = min(draft.most_drafts, MAX_DRAFT)
+        self.max_drafts = min(draft.max_drafts, MAX_DRAFT)
         self._pending: list[int] = []
         waiting = min(_PENDING, model.options.n_ubatch, context.n_batch)
         shape = waiting, len(layers) * draft.width

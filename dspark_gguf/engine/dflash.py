@@ -136,14 +136,14 @@ class BlockDraft(TargetDraft):
         #: Whether a position of the block sees only those before it.
         self.causal = bool(header.get("attention.causal", False))
         #: Guesses of one block.
-        self.most_drafts = self.block_size if self.anchor_first else self.block_size - 1
+        self.max_drafts = self.block_size if self.anchor_first else self.block_size - 1
         self.kind = "DFlash2" if self.has_selector else "DSpark" if markov else "DFlash"
         if header.get("hyper_connection.count"):
             self.kind = "DeepSeek-V4 DSpark"
         needed = {
             "dflash.target_layers": self.target_layers,
             "dflash.embedding_length": self.width,
-            "dflash.block_size": self.most_drafts > 0,
+            "dflash.block_size": self.max_drafts > 0,
             _MASK: self.mask_token >= 0,
             "dflash.selector_top_k": self.selector_top_k or not self.has_selector,
         }
@@ -164,7 +164,7 @@ class BlockDraft(TargetDraft):
         return {
             "kind": self.kind,
             "block_size": self.block_size,
-            "drafts_per_block": self.most_drafts,
+            "drafts_per_block": self.max_drafts,
             "target_layers": self.target_layers,
             "anchor_first": self.anchor_first,
             "markov_head": self.has_markov_head,

@@ -24,7 +24,7 @@ from dspark_gguf.engine.states import StateCache
 from dspark_gguf.engine.token_map import token_map
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import PairError
-from dspark_gguf.waiting import Tell, untold
+from dspark_gguf.waiting import Tell, silent
 
 
 def open_drafts(
@@ -35,7 +35,7 @@ def open_drafts(
     target_path: str | Path,
     interrupt: Event | None = None,
     target: Model | None = None,
-    tell: Tell = untold,
+    tell: Tell = silent,
 ) -> list[SequenceCache]:
     """Load a small language model, or a draft made for the target; its own heads are loaded.
 

@@ -32,11 +32,11 @@ def kind_of_draft(header: Header, target: Header | None = None) -> str:
     return {"model": "plain", "eagle3": "eagle3"}.get(kind, "mtp")
 
 
-def most_guesses(header: Header, target: Header) -> int:
+def max_guesses(header: Header, target: Header) -> int:
     """Of a round."""
     made_for = target_draft(header, target)
     if isinstance(made_for, BlockDraft):
-        return int(made_for.most_drafts)
+        return int(made_for.max_drafts)
     if isinstance(made_for, HeadDraft) and made_for.heads > 1:
         return made_for.heads
     return Speculation().max_draft_steps

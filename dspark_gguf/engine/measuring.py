@@ -19,7 +19,7 @@ from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import Learned
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.schedule.expected import likely_saving
-from dspark_gguf.waiting import Tell, untold
+from dspark_gguf.waiting import Tell, silent
 
 #: Seconds that measuring a new pair may take.
 PROFILE_SECONDS = 2.0
@@ -48,7 +48,7 @@ def measure(
     draft: SequenceCache | None,
     speculation: Speculation,
     budget: float,
-    tell: Tell = untold,
+    tell: Tell = silent,
 ) -> Learned:
     """`learned`, with the costs of these models measured now if they are not known.
 
@@ -147,7 +147,7 @@ def _works(
         is_ready = not end or draft.is_ready(end)
         if is_ready and end + waiting + _GUESSES <= min(target.n_ctx, draft.room):
             behind = costs.catch_up_seconds(max(0, draft.seen - draft.covered))
-            last = 1 if isinstance(draft, StateCache) else draft.most_drafts
+            last = 1 if isinstance(draft, StateCache) else draft.max_drafts
             guesses = float(costs.draft_seconds[[0, last - 1]].sum())
             whole = behind + guesses + float(target_seconds[waiting - 1])
             yield whole, partial(guess_seconds, target, draft), partial(_learn_guess, costs, draft)
@@ -166,10 +166,10 @@ def _works(
 def _learn_guess(costs: LearnedCosts, draft: Follower, first: float, step: float) -> None:
     if isinstance(draft, StateCache):
         costs.add_first_draft_step(first, 1)
-        costs.add_draft_step(step if draft.most_drafts > 1 else first)
+        costs.add_draft_step(step if draft.max_drafts > 1 else first)
     else:
         costs.add_block(1, first)
-        costs.add_block(draft.most_drafts, step)
+        costs.add_block(draft.max_drafts, step)
 
 
 def _learn_first(costs: LearnedCosts, tokens: int, seconds: float) -> None:

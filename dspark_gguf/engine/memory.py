@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, ModelOptions
+from dspark_gguf.config import MAX_DRAFT, MAX_ROWS, ModelOptions
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.library import Device, bytes_per_value
@@ -23,7 +23,7 @@ _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 #: Each snapshot costs the state once more, in memory and in time. All of them together may take
 #: this share of what the weights take, and always so many bytes.
 _FEW_SNAPSHOTS = 4
-_MOST_SNAPSHOTS, _SNAPSHOT_SHARE, _SNAPSHOT_BYTES = 16, 1 / 8, 64 * 2**20
+_MAX_SNAPSHOTS, _SNAPSHOT_SHARE, _SNAPSHOT_BYTES = 16, 1 / 8, 64 * 2**20
 
 
 class Footprint:
@@ -93,7 +93,7 @@ class Footprint:
         """Snapshots to ask llama.cpp for, at most `most`; few if the states are large."""
         if not self.state_bytes:
             return 0
-        return min(_MOST_SNAPSHOTS, most, int(self._state_room / (self.state_bytes * n_seq)))
+        return min(_MAX_SNAPSHOTS, most, int(self._state_room / (self.state_bytes * n_seq)))
 
     def conversations(self, most: int) -> int:
         """How many there is memory for at once, at most `most`, with some snapshots of each."""
@@ -195,7 +195,7 @@ def need_of(
     """
     footprint, states = Footprint(header, options, heads), 1  # a draft keeps no snapshots
     if not is_draft:
-        n_seq = footprint.conversations(min(n_seq, MOST_ROWS))
+        n_seq = footprint.conversations(min(n_seq, MAX_ROWS))
         states, rows = 1 + footprint.snapshots(MAX_DRAFT, n_seq), MAX_DRAFT + 1
     rows = rows_of(rows, n_seq)
     cache = footprint.cache_bytes(n_ctx, n_seq * states)
@@ -209,7 +209,7 @@ def need_of(
 
 def rows_of(rows: int, n_seq: int) -> int:
     """Most rows of a pass of so many conversations, if one alone has at most `rows`."""
-    return min(n_seq * rows, max(rows, MOST_ROWS))
+    return min(n_seq * rows, max(rows, MAX_ROWS))
 
 
 def default_context(options: ModelOptions, train: int) -> int:

@@ -25,7 +25,7 @@ from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import Cancelled, DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.paths import size_on_disk
 from dspark_gguf.signals import held
-from dspark_gguf.waiting import Tell, untold
+from dspark_gguf.waiting import Tell, silent
 
 #: Seconds of loading before anybody is told.
 _PATIENCE = 0.5
@@ -60,7 +60,7 @@ class Model:
         options: ModelOptions,
         heads: bool = False,
         pointer: Any = None,
-        tell: Tell = untold,
+        tell: Tell = silent,
         interrupt: Event | None = None,
     ) -> None:
         self.header, self.has_heads = read_header(path), heads

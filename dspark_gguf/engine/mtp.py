@@ -29,7 +29,7 @@ class HeadsCache(StateCache):
         self._chain: list[int] = []
         self._complete = 0  # rows that all heads have
         super().__init__(*parts)
-        self.most_drafts = self.draft.heads
+        self.max_drafts = self.draft.heads
 
     def flush(self) -> None:
         """Read the pairs that wait, with each head, but for that of the newest token."""

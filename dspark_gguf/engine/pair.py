@@ -8,7 +8,7 @@ from threading import Event
 from time import perf_counter
 from typing import Any
 
-from dspark_gguf.config import MAX_DRAFT, MOST_ROWS, DraftOptions, ModelOptions, Speculation
+from dspark_gguf.config import MAX_DRAFT, MAX_ROWS, DraftOptions, ModelOptions, Speculation
 from dspark_gguf.engine import library, trial
 from dspark_gguf.engine.closed import shut
 from dspark_gguf.engine.compatible import difference
@@ -29,7 +29,7 @@ from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.paths import MIB
 from dspark_gguf.schedule.expected import is_hopeless
-from dspark_gguf.waiting import Tell, untold
+from dspark_gguf.waiting import Tell, silent
 
 #: The first profile of a pair may take this share of the time to load the target, if that is more.
 _PROFILE_SHARE = 0.05
@@ -66,7 +66,7 @@ class Pair:
         draft_options: DraftOptions | None = None,
         chat_template: str | None = None,
         conversations: int = 1,
-        tell: Tell = untold,
+        tell: Tell = silent,
     ) -> None:
         if conversations < 1:
             raise UsageError(f"a pair for {conversations} conversations", "Give 1 or more.")
@@ -101,7 +101,7 @@ class Pair:
             )
         n_ctx = default_context(options, train)
         # Each of them has a row in every pass.
-        conversations = min(conversations, MOST_ROWS)
+        conversations = min(conversations, MAX_ROWS)
         conversations = Footprint(self.target.header, options).conversations(conversations)
         #: One for each conversation.
         self.target_caches = open_caches(
@@ -247,10 +247,10 @@ class Pair:
         return self._draft_path is not None
 
     @property
-    def most_drafts(self) -> int:
+    def max_drafts(self) -> int:
         """Draft tokens that one round can have."""
         draft = self.caches.get("draft", self.target_cache)
-        return min(draft.most_drafts, self.target_cache.max_rows - 1)
+        return min(draft.max_drafts, self.target_cache.max_rows - 1)
 
     def _facts(self, speculation: Speculation) -> dict[str, Any]:
         facts = {"machine": library.machine(), "target": model_facts(self.target_cache)}
@@ -268,7 +268,7 @@ class Pair:
         left_out = known is not None and is_hopeless(known.costs, speculation)
         if left_out or "draft" not in self.caches or speculation.drafter == "lookup":
             most, what = speculation.max_lookup_tokens, "tokens copied from the conversation"
-        how = f"up to {min(most, self.most_drafts)} {what}"
+        how = f"up to {min(most, self.max_drafts)} {what}"
         if speculation.stopping_rule == "threshold":
             how += f" at {speculation.min_probability:.0%} or more"
         elif speculation.stopping_rule == "optimal":

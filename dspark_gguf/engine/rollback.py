@@ -34,9 +34,9 @@ from dspark_gguf.engine import library
 Kind = Literal["removal", "window", "snapshots", "replay"]
 
 #: Marks per cache: an edit then reads about an eighth of the conversation again.
-_MOST_MARKS = 8
+_MAX_MARKS = 8
 #: Bytes that the states of a cache may take; one of each kind is kept whatever its size.
-_MOST_BYTES = 256 * 2**20
+_MAX_BYTES = 256 * 2**20
 #: Reading so many tokens again is cheaper than one more pass, which a mark costs.
 LONG = 16
 #: Saves only what cannot be removed from a memory: recurrent states and windows.
@@ -87,7 +87,7 @@ class Rollback:
             return
         if self._is_marked(length):
             self._saved.append(self._marks[-1])
-        elif not self._saved or _bytes(self._saved) < _MOST_BYTES:
+        elif not self._saved or _bytes(self._saved) < _MAX_BYTES:
             self._saved.append(self._state(length))
 
     @contextmanager
@@ -128,7 +128,7 @@ class Rollback:
             return
         self._marks.append(self._state(length))
         while len(self._marks) > 1 and (
-            len(self._marks) > _MOST_MARKS or _bytes(self._marks) > _MOST_BYTES
+            len(self._marks) > _MAX_MARKS or _bytes(self._marks) > _MAX_BYTES
         ):
             older = self._marks[:-1]  # the newest one stays
             gaps = np.diff([0, *(mark.length for mark in older)])

@@ -35,7 +35,7 @@ class SequenceCache:
     is_head = False  # whether it is of prediction heads
     is_crowded = False  # whether it found no free cells, and waits until others end
     joins = True  # whether its passes can be shared with those of other conversations
-    most_drafts = MAX_DRAFT  # tokens of a draft from it
+    max_drafts = MAX_DRAFT  # tokens of a draft from it
     model: Model  # whose cache it is, if this package loaded it
     token_map: TokenMap  # of a draft of kind "mapped"
 

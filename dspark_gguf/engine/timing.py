@@ -129,7 +129,7 @@ def agreeing(taken: Mapping[Name, Sequence[float]]) -> set[Name]:
 
 def _measure_blocks(target: Cache, draft: BlockDraftCache, costs: LearnedCosts) -> None:
     """The narrowest block, the whole one, and reading many tokens before it."""
-    most = draft.most_drafts
+    most = draft.max_drafts
     before = min(_CONTEXT, target.n_ctx - most)
     if before < 0 or draft.room < 0:
         costs.add_draft_step(_SCORE)  # nothing can be drafted there
@@ -179,8 +179,8 @@ def guess_seconds(target: Cache, draft: Follower, waiting: int = 0) -> tuple[flo
         if draft.context.interrupt.is_set():
             raise Cancelled
         if not isinstance(draft, StateCache):
-            after = draft.opening(ids[-1], draft.most_drafts)
-        if draft.most_drafts > 1:
+            after = draft.opening(ids[-1], draft.max_drafts)
+        if draft.max_drafts > 1:
             draft.decode(after, 1)
         return first - started, perf_counter() - first
     finally:
@@ -189,7 +189,7 @@ def guess_seconds(target: Cache, draft: Follower, waiting: int = 0) -> tuple[flo
 
 def waits(draft: Follower) -> int:
     """Tokens of the target that wait for a draft after a round, about."""
-    return _USUAL if isinstance(draft, StateCache) else draft.most_drafts
+    return _USUAL if isinstance(draft, StateCache) else draft.max_drafts
 
 
 def _measure_chain(target: Cache, draft: StateCache, costs: LearnedCosts) -> None:
@@ -199,7 +199,7 @@ def _measure_chain(target: Cache, draft: StateCache, costs: LearnedCosts) -> Non
         costs.add_draft_step(_SCORE)  # nothing can be drafted there
         return
     first, step = median_guess_seconds(target, draft, min(_CONTEXT, room) - _USUAL)
-    costs.add_draft_step(step if draft.most_drafts > 1 else first)
+    costs.add_draft_step(step if draft.max_drafts > 1 else first)
     costs.add_first_draft_step(first, 1)
     count = min(READ, room)
     costs.add_first_draft_step(median_guess_seconds(target, draft, 0, count)[0], count)

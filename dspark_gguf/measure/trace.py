@@ -68,7 +68,7 @@ def record(
         depth = 0
         chains = [([], [])] * len(prefixes)
     elif isinstance(cache, Follower):
-        depth = min(depth, cache.most_drafts)
+        depth = min(depth, cache.max_drafts)
         # Backwards: the target then only takes tokens back, and reads nothing twice.
         target = pair.target_cache
         prefill(target, [*tokens, *text])
@@ -156,7 +156,7 @@ def _followed_chain(
     cache.begin(tokens[:-1])
     prefill(target, tokens[:-1])
     # A whole block costs nearly as much as a part of it; other drafts pay for each guess.
-    block = cache.propose(tokens[-1], cache.most_drafts if cache.kind == "block" else depth)
+    block = cache.propose(tokens[-1], cache.max_drafts if cache.kind == "block" else depth)
     rows = [block.rows[k][:n_vocab] for k in range(depth)]
     guesses = [int(row.argmax()) for row in rows]
     if block.confidence is None:

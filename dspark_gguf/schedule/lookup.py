@@ -30,7 +30,7 @@ _KEEP = 0.6
 #: first and for each plain round of debt: in a text that misleads them, only near certain copies
 #: remain. In replay this turned 0.93 of plain in the worst kind of text into 0.98, and costs 0.4 %
 #: elsewhere.
-_START, _MOST = 1.0, 2.0
+_START, _MAX = 1.0, 2.0
 _DOUBT, _DEBT = 2.0, 0.5
 
 
@@ -46,7 +46,7 @@ class LookupRule(StoppingRule):
     source: str = "lookup"  # the name of the drafter of the guesses
     _tokens: float = field(default=0.0, init=False)
     _seconds: float = field(default=0.0, init=False)
-    _account: Account = field(default_factory=lambda: Account(_START, _MOST), init=False)
+    _account: Account = field(default_factory=lambda: Account(_START, _MAX), init=False)
     _later: list[Round] = field(default_factory=list, init=False)  # not learned from yet
     _counted: int = field(default=0, init=False)  # how many of these the rate knows
 

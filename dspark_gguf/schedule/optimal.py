@@ -46,7 +46,7 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: this bounds the loss in the first 200 tokens of any text, and costs nothing elsewhere. Where it
 #: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
 #: Of a block whose scores are known there is less to find out, and each trial is dear.
-_WINS_OF, _START, _MOST, _GUESSES = 30.0, 3.0, 16.0, 2.0
+_WINS_OF, _START, _MAX, _GUESSES = 30.0, 3.0, 16.0, 2.0
 #: A long draft that fails is bad luck as well: for each conversation the account falls to -1 at
 #: most, and a hundred rounds fill it again.
 #: After a block that failed it is less, the less likely it was that one guess more stood:
@@ -92,7 +92,7 @@ class Optimal(Learning):
         if start := self._likely:
             start = max(start, _GUESSES * float(costs.draft_seconds[0] / costs.target_seconds[0]))
         is_known = self.is_block and self.calibration.tested >= _PROVEN
-        self._account = Account(min(_START_KNOWN if is_known else _START, start), _MOST)
+        self._account = Account(min(_START_KNOWN if is_known else _START, start), _MAX)
 
     def _likely_wins(self) -> float:
         """What drafting is likely to save in _WINS_OF rounds, in plain rounds."""

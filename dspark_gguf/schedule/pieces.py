@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dspark_gguf.config import MOST_ROWS
+from dspark_gguf.config import MAX_ROWS
 from dspark_gguf.cost import seconds_at
 from dspark_gguf.learned_costs import LearnedCosts
 
@@ -33,7 +33,7 @@ class Pieces:
         seconds = self.costs.target_seconds
         each = self._each or float(seconds[-1] - seconds[0]) / (len(seconds) - 1)
         most, size = (self.patience - float(seconds_at(seconds, rows))) / each, _LEAST
-        while 2 * size <= min(most, self.n_batch - MOST_ROWS):
+        while 2 * size <= min(most, self.n_batch - MAX_ROWS):
             size *= 2
         return size
 

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from dspark_gguf.arrays import Floats
-from dspark_gguf.config import MAX_DRAFT, MOST_ROWS
+from dspark_gguf.config import MAX_DRAFT, MAX_ROWS
 from dspark_gguf.cost import seconds_at
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.records import Draft, Round
@@ -65,7 +65,7 @@ class SharedCosts:
     @cached_property
     def pass_seconds(self) -> Floats:
         """Of a pass of 1, 2, ... rows of all conversations."""
-        return seconds_at(self.whole.target_seconds, np.arange(1, MOST_ROWS + 1))
+        return seconds_at(self.whole.target_seconds, np.arange(1, MAX_ROWS + 1))
 
     @cached_property
     def target_seconds(self) -> Floats:

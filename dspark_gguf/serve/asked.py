@@ -33,7 +33,7 @@ from dspark_gguf.serve.turns import Turn
 #: With ``role`` and ``content``, as templates read them.
 Message = dict[str, Any]
 #: Bounds of a request.
-MOST_CHOICES, MOST_STOPS, MOST_TOP = 16, 16, 20
+MAX_CHOICES, MAX_STOPS, MAX_TOP = 16, 16, 20
 #: Stands where a text will: no character.
 _MARK = "\ufdd0"
 
@@ -137,10 +137,10 @@ class Desk:
             UsageError: likewise.
 
         """
-        if not 1 <= asked.n <= MOST_CHOICES:
-            raise invalid(f"n is from 1 to {MOST_CHOICES}", "n")
-        if asked.top is not None and not 0 <= asked.top <= MOST_TOP:
-            raise invalid(f"top_logprobs is from 0 to {MOST_TOP}", "top_logprobs")
+        if not 1 <= asked.n <= MAX_CHOICES:
+            raise invalid(f"n is from 1 to {MAX_CHOICES}", "n")
+        if asked.top is not None and not 0 <= asked.top <= MAX_TOP:
+            raise invalid(f"top_logprobs is from 0 to {MAX_TOP}", "top_logprobs")
         prompt, inside = self.prompt(asked)
         n_ctx = self.pair.target_cache.n_ctx
         if not prompt:
@@ -182,8 +182,8 @@ class Desk:
             limits["max_tokens"] = asked.max_tokens
         if asked.stop:
             limits["stop"] = tuple(asked.stop)
-        if len(limits["stop"]) > MOST_STOPS or any(len(each) > 1000 for each in limits["stop"]):
-            raise invalid(f"at most {MOST_STOPS} stop strings of 1000 characters", "stop")
+        if len(limits["stop"]) > MAX_STOPS or any(len(each) > 1000 for each in limits["stop"]):
+            raise invalid(f"at most {MAX_STOPS} stop strings of 1000 characters", "stop")
         grammar = self._grammar(asked)
         if grammar is not None:
             if asked.messages is not None and (self.thinks or inside):

@@ -13,12 +13,12 @@ from dspark_gguf.serve.asked import Asked, Message
 from dspark_gguf.serve.refusals import invalid
 
 #: Bounds of a request.
-MOST_MESSAGES, MOST_TOOLS, _MOST_BIASES = 10_000, 256, 1024
+MAX_MESSAGES, MAX_TOOLS, _MAX_BIASES = 10_000, 256, 1024
 
 
 def _few(value: Any) -> Any:
-    if isinstance(value, dict) and len(value) > _MOST_BIASES:
-        raise ValueError(f"at most {_MOST_BIASES} tokens")
+    if isinstance(value, dict) and len(value) > _MAX_BIASES:
+        raise ValueError(f"at most {_MAX_BIASES} tokens")
     return value
 
 
@@ -106,7 +106,7 @@ class StreamBody(Body):
 class ToolBody(Body):
     """What chats and responses have in common."""
 
-    tools: Items[dict[str, Any]] | None = Field(default=None, max_length=MOST_TOOLS)
+    tools: Items[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
 
@@ -148,7 +148,7 @@ class ChatMessage(BaseModel):
 class ChatBody(StreamBody, ToolBody):
     """``/v1/chat/completions``."""
 
-    messages: Items[ChatMessage] = Field(max_length=MOST_MESSAGES)
+    messages: Items[ChatMessage] = Field(max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.serve.asked import MOST_CHOICES, Asked, require_ids
+from dspark_gguf.serve.asked import MAX_CHOICES, Asked, require_ids
 from dspark_gguf.serve.bodies import CompletionBody
 from dspark_gguf.serve.choices import Choice, ChoicesForm
 from dspark_gguf.serve.form import Record
@@ -29,8 +29,8 @@ class CompletionForm(ChoicesForm[CompletionBody]):
             prompts = [[self.vocabulary.bos]]  # the beginning of a text
         if asked.top is not None and body.echo:
             raise invalid("there are no log-probabilities of the prompt (echo)", "echo")
-        if not 1 <= len(prompts) * max(1, asked.n) <= MOST_CHOICES:
-            raise invalid(f"from 1 to {MOST_CHOICES} answers at once", "prompt")
+        if not 1 <= len(prompts) * max(1, asked.n) <= MAX_CHOICES:
+            raise invalid(f"from 1 to {MAX_CHOICES} answers at once", "prompt")
         #: What stands before each answer, and where its next token begins.
         self._before = [
             "" if not body.echo else each if isinstance(each, str) else self._text(each)

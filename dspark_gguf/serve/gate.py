@@ -17,9 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dspark_gguf.serve.refusals import Refusal
 
 #: Most bytes of a body.
-MOST_BYTES = 8 * 1024**2
+MAX_BYTES = 8 * 1024**2
 #: Most brackets in it: objects, unlike text, take long to read, and meanwhile nobody is answered.
-_MOST_PARTS = 2**18
+_MAX_PARTS = 2**18
 #: Names that no other site can have: numbers, and those that lead to this machine or network.
 _OURS = re.compile(r"|[\d.]+|\[[\da-f:.]+\]|([\w-]+\.)*(localhost|local|internal)")
 #: What needs no key: the page asks for it, and probes have none.
@@ -57,7 +57,7 @@ class Gate:
             if not hmac.compare_digest(given.encode("latin-1"), self._key.encode()):
                 return Refusal(401, "a valid API key is needed", "invalid_api_key")
         length = headers.get("content-length", "0")
-        return too_large() if not length.isdecimal() or int(length) > MOST_BYTES else None
+        return too_large() if not length.isdecimal() or int(length) > MAX_BYTES else None
 
 
 class _Counted:
@@ -71,10 +71,10 @@ class _Counted:
         body = message.get("body", b"")
         self._bytes += len(body)
         self._parts += body.count(b"{") + body.count(b"[")
-        if self._bytes > MOST_BYTES:
+        if self._bytes > MAX_BYTES:
             raise HTTPException(413, too_large().message)
-        if self._parts > _MOST_PARTS:
-            raise HTTPException(413, f"the request has more than {_MOST_PARTS} lists and objects")
+        if self._parts > _MAX_PARTS:
+            raise HTTPException(413, f"the request has more than {_MAX_PARTS} lists and objects")
         return dict(message)
 
 
@@ -89,4 +89,4 @@ def _is_foreign(scope: Scope, host: str) -> bool:
 
 def too_large() -> Refusal:
     """Of the body."""
-    return Refusal(413, f"the request is larger than {MOST_BYTES} bytes", "request_too_large")
+    return Refusal(413, f"the request is larger than {MAX_BYTES} bytes", "request_too_large")

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 from dspark_gguf.serve.asked import Asked, Message
 from dspark_gguf.serve.blocks import Block, Step, steps, whole
 from dspark_gguf.serve.bodies import (
-    MOST_MESSAGES,
-    MOST_TOOLS,
+    MAX_MESSAGES,
+    MAX_TOOLS,
     Body,
     Items,
     arguments_of,
@@ -37,10 +37,10 @@ class Turned(BaseModel):
 class MessagesBody(Body):
     """The request; tools of other types than functions are left out."""
 
-    messages: Items[Turned] = Field(max_length=MOST_MESSAGES)
+    messages: Items[Turned] = Field(max_length=MAX_MESSAGES)
     system: str | Items[dict[str, Any]] | None = None
     stop_sequences: Items[str] | None = None
-    tools: Items[dict[str, Any]] | None = Field(default=None, max_length=MOST_TOOLS)
+    tools: Items[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None

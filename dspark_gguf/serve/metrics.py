@@ -15,7 +15,7 @@ class Metrics:
     cached_tokens: int = 0
     passes: int = 0
     busy: int = 0  # conversations, summed over passes
-    most_tokens: int = 0
+    max_tokens: int = 0
     answers: dict[str, int] = field(default_factory=dict)
     total: Tally = field(default_factory=Tally)
 
@@ -29,7 +29,7 @@ class Metrics:
         self.answers[reason] = self.answers.get(reason, 0) + 1
         self.prompt_tokens += answer.prompt_tokens - answer.cached_tokens
         self.cached_tokens += answer.cached_tokens
-        self.most_tokens = max(self.most_tokens, answer.prompt_tokens + len(answer.tokens))
+        self.max_tokens = max(self.max_tokens, answer.prompt_tokens + len(answer.tokens))
         self.total.merge(answer.tally)
 
     def text(self, running: int, waiting: int) -> str:
@@ -53,7 +53,7 @@ class Metrics:
             "requests_processing": (running, "Answers being made."),
             "requests_deferred": (waiting, "Requests in the queue."),
             "n_busy_slots_per_decode": (_per(self.busy, self.passes), "Conversations in a pass."),
-            "n_tokens_max": (self.most_tokens, "Largest number of tokens of a conversation."),
+            "n_tokens_max": (self.max_tokens, "Largest number of tokens of a conversation."),
         }
         lines: list[str] = []
         for kind, values in (("counter", llama), ("gauge", gauges)):

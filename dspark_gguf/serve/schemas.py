@@ -14,7 +14,7 @@ from dspark_gguf.errors import UsageError
 from dspark_gguf.serve.refusals import invalid
 
 #: Most characters of a schema or grammar, and most parts that a grammar may become.
-MOST_CHARACTERS, _MOST_PARTS = 64 * 1024, 20_000
+MAX_CHARACTERS, _MAX_PARTS = 64 * 1024, 20_000
 _COUNTS = (("minItems", "maxItems"), ("minLength", "maxLength"))
 _TIMES = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 _ROOT = re.compile(
@@ -30,9 +30,9 @@ def schema_grammar(schema: Any) -> str:
         raise invalid("the JSON schema is not JSON, or nested too deeply") from None
     if not isinstance(schema, dict):
         raise invalid("the JSON schema is not an object")
-    if len(text) > MOST_CHARACTERS:
-        raise invalid(f"the JSON schema has {len(text)} characters: at most {MOST_CHARACTERS}")
-    if _parts(schema) > _MOST_PARTS:
+    if len(text) > MAX_CHARACTERS:
+        raise invalid(f"the JSON schema has {len(text)} characters: at most {MAX_CHARACTERS}")
+    if _parts(schema) > _MAX_PARTS:
         raise invalid("the JSON schema repeats or holds too much: lower its maxItems or maxLength")
     try:
         return grammar_text(Sampling(json_schema=text)) or ""
@@ -79,10 +79,10 @@ def _require_flat(depth: int) -> None:
 
 def own_grammar(text: str) -> str:
     """A client's GBNF. Never the name of a file."""
-    if "::=" not in text or len(text) > MOST_CHARACTERS:
-        raise invalid(f"the grammar is not GBNF of at most {MOST_CHARACTERS} characters", "grammar")
+    if "::=" not in text or len(text) > MAX_CHARACTERS:
+        raise invalid(f"the grammar is not GBNF of at most {MAX_CHARACTERS} characters", "grammar")
     repeats = [int(n) for pair in _TIMES.findall(text) for n in pair if n.isdigit()]
-    if sum(repeats) > _MOST_PARTS or max(repeats, default=0) > 2000:
+    if sum(repeats) > _MAX_PARTS or max(repeats, default=0) > 2000:
         raise invalid("the grammar repeats too much", "grammar")
     return text
 

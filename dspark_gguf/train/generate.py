@@ -23,7 +23,7 @@ _ANSWER, _TURN = 200, 70
 #: Fewer say nothing about a draft.
 _LEAST = 4
 #: In a row, of prompts that are empty or too long.
-_MOST_REFUSED = 2000
+_MAX_REFUSED = 2000
 _PLAIN = Speculation(mode="off")
 
 
@@ -48,7 +48,7 @@ def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int
         nonlocal number, refused
         if asked is None or len(asked.tokens) + answer > room:
             refused += 1
-            if refused > _MOST_REFUSED:
+            if refused > _MAX_REFUSED:
                 problem = f"the prompts leave no room for answers in {room} tokens"
                 raise ResourceError(problem, "Give shorter --prompts.")
             return

@@ -16,7 +16,7 @@ _RECORDING = 0.7
 #: One experience: 183,000 tokens of a target of 135M parameters gave 1.67 tokens a pass on prompts
 #: that were written before, and each doubling of the data about this much more.
 _KNOWN_TOKENS, _KNOWN, _DOUBLING = 183_000, 1.67, 0.12
-_LEAST, _MOST = 1.05, 2.3
+_LEAST, _MAX = 1.05, 2.3
 _GB = 1e9
 
 
@@ -33,7 +33,7 @@ class Job:
         disk: most gigabytes of recordings; 0: none, the target reads again while training.
         start: a draft to go on from.
         type: of its matrices, f16 or q8_0.
-        most_tokens: most tokens of conversations; None: as many as time and disk allow.
+        max_tokens: most tokens of conversations; None: as many as time and disk allow.
         seed: of everything that is drawn.
 
     """
@@ -46,7 +46,7 @@ class Job:
     disk: float = 20.0
     start: Path | None = None
     type: str = "f16"
-    most_tokens: int | None = None
+    max_tokens: int | None = None
     seed: int = 0
 
     @property
@@ -57,7 +57,7 @@ class Job:
     def room(self, shape: Shape) -> int:
         """Most tokens of conversations, by the disk and by what was asked for."""
         most = int(self.disk * _GB / shape.token_bytes) if self.disk else 10**12
-        return min(most, self.most_tokens or most)
+        return min(most, self.max_tokens or most)
 
 
 def forecast(
@@ -91,4 +91,4 @@ def forecast(
 def expected(tokens: int) -> float:
     """Tokens a pass after learning from so many tokens of data."""
     guess = _KNOWN + _DOUBLING * log2(max(tokens, 1) / _KNOWN_TOKENS)
-    return min(_MOST, max(_LEAST, guess))
+    return min(_MAX, max(_LEAST, guess))

@@ -15,7 +15,7 @@ from dspark_gguf.measure.prompts import Prompt
 _TEMPERATURES, _CHANCES = (0.0, 0.6, 1.0), (0.45, 0.35, 0.20)
 _HELD_EVERY = 16
 #: Most held-out prompts: enough to see a gain of a few percent.
-MOST_HELD = 40
+MAX_HELD = 40
 #: What can be asked about a text that the target wrote.
 _TASKS = (
     "Summarise in one sentence: {}",
@@ -64,7 +64,7 @@ class GivenPrompts:
         rng = random.Random(seed)
         order = [template.encode(prompt.messages) for prompt in prompts]
         rng.shuffle(order)
-        held = min(MOST_HELD, -(-len(order) // _HELD_EVERY))
+        held = min(MAX_HELD, -(-len(order) // _HELD_EVERY))
         self._supply = islice(self._turns(order[:held], order[held:] or order), done, None)
 
     def next(self) -> Asked:
@@ -91,7 +91,7 @@ class OwnPrompts:
         #: What comes before a user's turn.
         self._opening = template.tokenize(head)
         self._texts: list[str] = []
-        self._count, self._held = done, min(MOST_HELD, done // _HELD_EVERY)
+        self._count, self._held = done, min(MAX_HELD, done // _HELD_EVERY)
 
     def next(self) -> Asked:
         """A user's turn to be written, or a task."""
@@ -112,7 +112,7 @@ class OwnPrompts:
     def _ask(self, text: str, own: bool = False) -> Asked:
         self._count += 1
         tokens = self._template.encode([{"role": "user", "content": text}])
-        if self._count % _HELD_EVERY == 4 and self._held < MOST_HELD:
+        if self._count % _HELD_EVERY == 4 and self._held < MAX_HELD:
             self._held += 1
             return Asked(tokens, 0.0, len(tokens), held=True)
         temperature = self._rng.choices(_TEMPERATURES, _CHANCES)[0]

@@ -17,7 +17,7 @@ from dspark_gguf.train.work import LIKELY, Conversation, Recorded, Recording, Wo
 #: Rows of logits in one pass: 50 MB of them at 49,152 tokens.
 _ROWS = 256
 #: The largest number in float16 is 65,504; the first token's inputs can be beyond it.
-_MOST = 6e4
+_MAX = 6e4
 
 
 class Teacher:
@@ -45,7 +45,7 @@ class Teacher:
     def _part(self, tokens: Sequence[int]) -> Recorded:
         rows = self._cache.decode(tokens, len(tokens))
         inputs = np.stack(self._inputs.rows(len(tokens)), 1)
-        features = np.clip(inputs, -_MOST, _MOST).astype(np.float16)
+        features = np.clip(inputs, -_MAX, _MAX).astype(np.float16)
         likely = [likeliest(row) for row in rows]
         ids, logs = (np.stack(each) for each in zip(*likely, strict=True))
         return Recorded(features, ids, logs)
@@ -77,11 +77,11 @@ class OnLine:
         return self._teacher.read(self._conversations[k].tokens)
 
 
-def record(teacher: Teacher, work: Work, recording: Recording, most_tokens: int) -> Iterator[int]:
+def record(teacher: Teacher, work: Work, recording: Recording, max_tokens: int) -> Iterator[int]:
     """Record what is not yet, as long as there is room; yields the tokens of each conversation."""
     for conversation in work.conversations[len(recording) :]:
         tokens = conversation.tokens
-        if recording.tokens + len(tokens) > most_tokens:
+        if recording.tokens + len(tokens) > max_tokens:
             return
         recording.append(teacher.read(tokens))
         yield len(tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dspark_gguf import Batcher, Limits, ModelOptions, Sampling, Speculation, load_pair
-from dspark_gguf.config import MOST_ROWS, DraftOptions
+from dspark_gguf.config import MAX_ROWS, DraftOptions
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.noise import Noise
 from tests.crowd import (
@@ -40,10 +40,10 @@ def test_each_text_is_that_of_the_conversation_alone(files, alone, kind, how, te
             batcher.submit(prompt, sampling, Limits(max_tokens=most))
             for prompt, sampling, most in wanted
         ]
-        most_running = 0
+        max_running = 0
         for _ in iter(lambda: batcher.step(), []):
-            most_running = max(most_running, batcher.running)
-        assert most_running == 4
+            max_running = max(max_running, batcher.running)
+        assert max_running == 4
         for request, one in zip(requests, wanted, strict=True):
             assert request.answer.tokens == alone(kind).says(*one)
             assert request.answer.finish_reason == "length"
@@ -122,11 +122,11 @@ def test_block_drafts_are_shared_too(tmp_path):
 def test_no_more_conversations_than_a_pass_has_rows(files):
     """llama.cpp would end the process at the first pass of all."""
     with pair_of(files, "removal", 500, draft=False) as pair:
-        assert len(pair.target_caches) == MOST_ROWS
+        assert len(pair.target_caches) == MAX_ROWS
         batcher = Batcher(pair, COPIES, parallel=500)
         requests = [
             batcher.submit([5, 6, 7], Sampling(temperature=0), Limits(max_tokens=3))
-            for _ in range(MOST_ROWS + 2)
+            for _ in range(MAX_ROWS + 2)
         ]
         list(batcher)
         assert all(request.answer.finish_reason for request in requests)

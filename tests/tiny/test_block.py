@@ -219,7 +219,7 @@ def test_features_stay_true_over_five_turns(name, target, folder):
                     break  # abandoned, as by Ctrl-C
             tokens += answer
             assert cache.seen == len(tokens) - 1 == pair.target_cache.length
-            count = cache.most_drafts
+            count = cache.max_drafts
             ours = cache.propose(tokens[-1], count).rows
             found = np.stack([ours[k].copy() for k in range(count)])
             wanted = rows_from_scratch(pair, header, tokens, count)

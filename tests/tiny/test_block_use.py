@@ -144,7 +144,7 @@ def test_the_scheduler_learns_what_a_block_is_worth(cycle_target, target, folder
     for model, draft, worth in ((cycle_target, right, True), (target, wrong, False)):
         with exact_pair(model, draft) as pair:
             decoder = Decoder.for_pair(pair, GREEDY)
-            decoder.stopping_rule = Optimal(costs, Calibration(), pair.most_drafts, source="block")
+            decoder.stopping_rule = Optimal(costs, Calibration(), pair.max_drafts, source="block")
             rounds = [r for r in decoder.generate(PROMPT, Limits(max_tokens=150)) if r.tokens]
         late = rounds[len(rounds) // 2 : -2]
         if worth:
@@ -158,7 +158,7 @@ def test_a_block_larger_than_any_draft_is_asked_for_no_more(target, folder):
     large = write_dflash(folder / "large.gguf", Block(size=80))
     with load_pair(target, large) as pair:
         pair.learned(Speculation(learn=False))
-        assert pair.draft_cache().most_drafts == 64
+        assert pair.draft_cache().max_drafts == 64
         how = Speculation(mode="on", draft_max=64, draft_min_prob=0.0, learn=False)
         decoder = Decoder.for_pair(pair, Sampling(temperature=0, ignore_eos=True), how)
         answer = decoder.answer([1, 2, 3], Limits(max_tokens=20))

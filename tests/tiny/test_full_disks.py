@@ -14,22 +14,22 @@ from tests.tiny.test_ends import ENDLESS, home, model, terminal, transcript
 __all__ = ["home", "model"]  # fixtures
 
 
-def limited(home, words, text, most_bytes=None):
+def limited(home, words, text, max_bytes=None):
     """The program, fed with text, in a process whose files may have so many bytes."""
 
     def limit():
         import resource
 
-        if most_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+        if max_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
 
     return run(*PROGRAM, *words, input=text, env=home, encoding="latin-1", preexec_fn=limit)
 
 
-def piped(home, model, *words, lines, most_bytes=None):
+def piped(home, model, *words, lines, max_bytes=None):
     """A chat that is fed lines."""
     words = [*ENDLESS, "-n", "4", "-m", str(model), *words]
-    return limited(home, words, "\n".join(lines), most_bytes)
+    return limited(home, words, "\n".join(lines), max_bytes)
 
 
 def test_other_files_on_a_full_disk(home, model, tmp_path):
@@ -37,7 +37,7 @@ def test_other_files_on_a_full_disk(home, model, tmp_path):
     note, store = tmp_path / "note.txt", tmp_path / "note.lookup"
     note.write_text("one two three " * 100)
     words = ["lookup", "build", str(note), "-o", str(store), "-m", str(model)]
-    ran = limited(home, words, "", most_bytes=2000)
+    ran = limited(home, words, "", max_bytes=2000)
     assert ran.returncode == 1
     message = ran.stderr.splitlines()[-1]
     assert message.startswith(f"dspark-gguf: cannot read or write {store}")
@@ -47,7 +47,7 @@ def test_other_files_on_a_full_disk(home, model, tmp_path):
     jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out.jsonl"
     jobs.write_text('{"prompt": "a"}\n' * 9)
     words = ["run", "--jsonl", str(jobs), "-o", str(out), "-m", str(model), "-n", "1"]
-    ran = limited(home, [*words, "--spec", "off", "-c", "256"], "", most_bytes=4000)
+    ran = limited(home, [*words, "--spec", "off", "-c", "256"], "", max_bytes=4000)
     assert ran.returncode == 1
     wanted = f"dspark-gguf: cannot write {out}: File too large. Free some space and run it again"
     assert ran.stderr.splitlines()[-1] == f"{wanted} to resume."
@@ -58,7 +58,7 @@ def test_other_files_on_a_full_disk(home, model, tmp_path):
 
 def test_a_disk_with_room_for_the_transcript_only(home, model):
     """The caches are left out with one word about it; the next process reads again."""
-    ran = piped(home, model, "--session", "fox", lines=["One.", "Two."], most_bytes=8000)
+    ran = piped(home, model, "--session", "fox", lines=["One.", "Two."], max_bytes=8000)
     assert ran.returncode == 0, ran.stderr
     assert "session fox is saved without its caches: " in ran.stderr
     folder = os.path.join(home["XDG_DATA_HOME"], "dspark-gguf", "sessions", "fox")
@@ -72,7 +72,7 @@ def test_a_disk_without_room_for_the_transcript(home, model):
     """One message, the answers come; what was kept before stays whole."""
     piped(home, model, "--session", "fox", lines=["One."])
     before = transcript(home, "fox")
-    ran = piped(home, model, "--session", "fox", lines=["Two.", "Three."], most_bytes=500)
+    ran = piped(home, model, "--session", "fox", lines=["Two.", "Three."], max_bytes=500)
     assert ran.stderr.count("this conversation is not saved: cannot write ") == 2
     assert ran.stderr.count("4 tok ") == 2
     assert "Traceback" not in ran.stderr

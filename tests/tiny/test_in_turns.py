@@ -15,7 +15,7 @@ from tests.tiny import test_strikes as strikes
 from tests.tiny.test_drop_in_answers import ALWAYS as DRAFTS
 from tests.tiny.test_drop_in_answers import EXACT, PROMPT, said
 
-OFF, MOST = Speculation(mode="off"), Limits(max_tokens=24)
+OFF, MAX = Speculation(mode="off"), Limits(max_tokens=24)
 BOTH = strikes.PROMPT, [7, 3, 1, 2, 3, 1, 2]
 
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 def in_turns(asked, rounds):
     """Answers of decoders to prompts, so many rounds of one before the next."""
-    answers = [(decoder.generate(prompt, MOST), Answer()) for decoder, prompt in asked]
+    answers = [(decoder.generate(prompt, MAX), Answer()) for decoder, prompt in asked]
     while not all(answer.finish_reason for _, answer in answers):
         for rest, answer in answers:
             for round in islice(rest, rounds):
@@ -40,7 +40,7 @@ def test_two_answers_and_one_between(tiny_files, folder, kind):
     with strikes.pair_for(kind, tiny_files, folder) as pair:
         sampling, how = strikes.SAMPLING, strikes.speculation_for(kind, pair, folder)
         plain = Decoder.for_pair(pair, sampling, OFF)
-        wanted = [plain.answer(prompt, MOST).tokens for prompt in BOTH]
+        wanted = [plain.answer(prompt, MAX).tokens for prompt in BOTH]
         one, two = (Decoder.for_pair(pair, sampling, how) for _ in range(2))
         for other, rounds in ((one, 1), (one, 3), (two, 3)):
             answers = in_turns(zip((one, other), BOTH, strict=True), rounds)
@@ -48,7 +48,7 @@ def test_two_answers_and_one_between(tiny_files, folder, kind):
         drafted = sum(answer.tally.drafted for answer in answers)
         assert drafted > 0 or kind == "cascade"  # which goes by the clock
         text = []
-        for round in one.generate(BOTH[0], MOST):
+        for round in one.generate(BOTH[0], MAX):
             text += round.tokens
             two.answer([*BOTH[0], *text[:-1], 9], Limits(max_tokens=2))
         assert text == wanted[0]
@@ -58,7 +58,7 @@ def test_grammars_stay_where_their_answers_are(tiny_files, folder):
     """A draft under a grammar goes on with its own."""
     sampling = Sampling(temperature=0.8, seed=2, grammar='root ::= ("abc" | "xy" [0-9])+ "."')
     with strikes.pair_for("cascade", tiny_files, folder) as pair:
-        wanted = [Decoder.for_pair(pair, sampling, OFF).answer(p, MOST).tokens for p in BOTH]
+        wanted = [Decoder.for_pair(pair, sampling, OFF).answer(p, MAX).tokens for p in BOTH]
         decoder = Decoder.for_pair(pair, sampling, Speculation(**strikes.BY_HAND, drafter="model"))
         for rounds in (1, 2):
             answers = in_turns([(decoder, prompt) for prompt in BOTH], rounds)

@@ -11,7 +11,7 @@ from tests.tiny.test_scripts import script
 MEASURE = script("measure_controller")
 
 
-def most_memory(setting, length):
+def max_memory(setting, length):
     """Bytes that the dearest of thirty rounds takes in passing."""
     made, peaks = MEASURE.decoder(*setting), []
     rounds = MEASURE.rounds(made, length, 30)
@@ -30,5 +30,5 @@ def most_memory(setting, length):
 def test_a_round_copies_no_conversation(name):
     """8000 tokens are 62 KiB of references: one copy of them would show."""
     setting = MEASURE.SETTINGS[name]
-    short, long = (most_memory(setting, length) for length in (500, 8000))
+    short, long = (max_memory(setting, length) for length in (500, 8000))
     assert abs(long - short) < 16 * 1024

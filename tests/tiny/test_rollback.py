@@ -119,7 +119,7 @@ def test_few_snapshots_of_a_large_state(files, monkeypatch):
         rounds = list(decoder.generate(PROMPT, Limits(max_tokens=60)))
         assert max(round.drafted for round in rounds) == 3
         assert [token for round in rounds for token in round.tokens] == text[len(PROMPT) :]
-        assert pair.most_drafts == 3
+        assert pair.max_drafts == 3
     monkeypatch.setattr(memory, "_SNAPSHOT_BYTES", 0.5 * state)
     with pair_of(files, "qwen35") as pair:
         assert pair.target_cache.rollback == "replay"

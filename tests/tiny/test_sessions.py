@@ -257,14 +257,14 @@ def test_caches_are_bounded(files, sessions, monkeypatch):
         for path in (sessions / name).glob("*.cache"):
             os.utime(path, (time, time))
     size = sum(path.stat().st_size for path in (sessions / "new").glob("*.cache"))
-    monkeypatch.setattr(saved, "MOST_BYTES", int(2.5 * size))
+    monkeypatch.setattr(saved, "MAX_BYTES", int(2.5 * size))
     begin(files, "newest")
     assert not list((sessions / "old").glob("*.cache"))
     assert len(list((sessions / "new").glob("*.cache"))) == 2
     assert resumed(files, "old")[2] == "session old: 4 messages"
-    monkeypatch.setattr(saved, "MOST_BYTES", size // 2)
+    monkeypatch.setattr(saved, "MAX_BYTES", size // 2)
     assert begin(files, "large")[2] == "without its caches, which would take 0.1 MiB of the disk"
-    monkeypatch.setattr(saved, "MOST_BYTES", 2**60)
+    monkeypatch.setattr(saved, "MAX_BYTES", 2**60)
     monkeypatch.setattr(saved, "LEAVE_FREE", 2**60)
     assert "would take" in begin(files, "full")[2]
 

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from dspark_gguf.measure.prompts import Prompt
-from dspark_gguf.train.prompts import MOST_HELD, GivenPrompts, OwnPrompts
+from dspark_gguf.train.prompts import MAX_HELD, GivenPrompts, OwnPrompts
 
 
 class Template:
@@ -84,7 +84,7 @@ def test_some_prompts_are_tasks_on_earlier_answers():
         assert source.heard(text, asked) is None
         if k == 1000:
             break
-    assert held == MOST_HELD
+    assert held == MAX_HELD
     assert 200 < tasks < 400
 
 

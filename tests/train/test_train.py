@@ -44,7 +44,7 @@ def job(cycle_target, tmp_path, monkeypatch):
     def make(**changes):
         values = {
             "target": cycle_target, "output": tmp_path / "draft.gguf", "work": tmp_path / "work",
-            "hours": 1.0, "prompts": prompts, "disk": 1.0, "most_tokens": 1500,
+            "hours": 1.0, "prompts": prompts, "disk": 1.0, "max_tokens": 1500,
         }  # fmt: skip
         return Job(**(values | changes))
 
@@ -83,7 +83,7 @@ def test_from_a_target_to_a_draft(changes, job, cycle_target):
 def test_every_architecture_that_is_claimed(architecture, job, tmp_path):
     """From its own target to six tokens a pass; llama is every other test's."""
     target = write_rule(tmp_path / f"{architecture}.gguf", architecture)
-    values, _ = run(job(target=target, most_tokens=1000))
+    values, _ = run(job(target=target, max_tokens=1000))
     assert values["served"]["tokens_a_pass"] > 5.0
     assert values["served"]["equal_first_guesses"] == 1.0
 
@@ -151,7 +151,7 @@ def test_goes_on_from_a_draft(job, tmp_path):
 
 def test_a_bounded_disk(job):
     """Recordings stay within what was allowed; conversations are not made in vain."""
-    wanted = job(disk=0.0003, most_tokens=None)
+    wanted = job(disk=0.0003, max_tokens=None)
     run(wanted, Recipe(steps=1, each=16, anchors=32))
     files = (wanted.work / "recorded").glob("*.bin")
     assert 0 < sum(file.stat().st_size for file in files) <= 300_000
@@ -166,7 +166,7 @@ def test_refuses_by_name(job, tmp_path):
 
 def test_a_folder_of_other_work(job, tmp_path):
     """Two targets never mix."""
-    wanted = job(most_tokens=300)
+    wanted = job(max_tokens=300)
     with pytest.raises(UsageError, match="too few"):
         run(wanted)
     other = write_llama(tmp_path / "other.gguf")
@@ -211,7 +211,7 @@ def test_ctrl_c_says_how_to_go_on(job, dspark, monkeypatch):
 def test_more_time_goes_on(job):
     """A finished job is no end: there are more conversations then, and more steps."""
     short = Recipe(anchors=64, each=32, every=20, warm=5, dropout=0.0, steps=20)
-    first, _ = run(job(most_tokens=800), short)
+    first, _ = run(job(max_tokens=800), short)
     more, _ = run(job(), replace(short, steps=40))
     for step in ("generating", "recording", "training"):
         assert more["spent"][step] > first["spent"][step]

@@ -17,10 +17,10 @@ from typing import Any
 
 from dspark_gguf.engine.schema.numerals import number_rule
 from dspark_gguf.engine.schema.parts import Impossible, Parts, Schema, checked, types
-from dspark_gguf.engine.schema.pattern import MOST_REPEATS, pattern_rule
+from dspark_gguf.engine.schema.pattern import MAX_REPEATS, pattern_rule
 from dspark_gguf.engine.schema.shared import COMMA, SHARED, as_json, key_other_than, literal, times
 
-_MOST_RULES = 20_000
+_MAX_RULES = 20_000
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]')
 _NAMES = re.compile(r"[\w-]+( \| [\w-]+)*")
 _WORD = re.compile(r"[a-z][a-z-]*")
@@ -94,8 +94,8 @@ class _Maker:
         return self._made[text]
 
     def _name(self, hint: str) -> str:
-        if (number := next(self._numbers)) > _MOST_RULES:
-            raise ValueError(f"it becomes more than {_MOST_RULES} rules")
+        if (number := next(self._numbers)) > _MAX_RULES:
+            raise ValueError(f"it becomes more than {_MAX_RULES} rules")
         return f"s{number}-{re.sub('[^a-zA-Z0-9]+', '-', hint)[:30].strip('-')}"
 
     def _new(self, rule: str, hint: str) -> str:
@@ -242,8 +242,8 @@ def _counts(schema: Schema, of: str) -> tuple[int, int | None]:
     """Least and most, where None is no bound."""
     for word in (f"min{of}", f"max{of}"):
         value = schema.get(word, 0)
-        if value != int(value) or not 0 <= value <= MOST_REPEATS:
-            raise ValueError(f"{word} is {value}: a grammar counts from 0 to {MOST_REPEATS}")
+        if value != int(value) or not 0 <= value <= MAX_REPEATS:
+            raise ValueError(f"{word} is {value}: a grammar counts from 0 to {MAX_REPEATS}")
     least, most = int(schema.get(f"min{of}", 0)), schema.get(f"max{of}")
     if most is not None and most < least:
         raise Impossible(f"min{of} is above max{of}")

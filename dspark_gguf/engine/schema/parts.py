@@ -11,7 +11,7 @@ from dspark_gguf.engine.schema.shared import as_json
 Schema = dict[str, Any]
 
 #: Most characters read, about, and most alternatives of two `anyOf` that hold at once.
-_MOST_WORK, _MOST_CHOICES = 16 * 1024**2, 1000
+_MAX_WORK, _MAX_CHOICES = 16 * 1024**2, 1000
 
 #: Keywords that rule something -> what they are.
 _KNOWN: dict[str, tuple[type, ...]] = {
@@ -82,7 +82,7 @@ class Parts:
     def __init__(self, root: Schema) -> None:
         self._root = root
         self._resolved: dict[str, Schema] = {}
-        self._left = _MOST_WORK
+        self._left = _MAX_WORK
 
     def target(self, ref: str) -> Any:
         """What a `$ref` means."""
@@ -158,7 +158,7 @@ def _both(word: str, one: Schema, two: Schema) -> Any:
         return _common(a, b)
     if word == "type":
         return _common_types(types(one), types(two))
-    if word == "anyOf" and len(a) * len(b) <= _MOST_CHOICES:
+    if word == "anyOf" and len(a) * len(b) <= _MAX_CHOICES:
         return [{"allOf": [left, right]} for left in a for right in b]
     if word in ("items", "additionalProperties", "propertyNames"):
         return {"allOf": [a, b]}

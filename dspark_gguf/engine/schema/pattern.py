@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from dspark_gguf.engine.schema.shared import Chars, others, plain_class
 
-MOST_REPEATS = 2000  # llama.cpp takes more for no bound at all
+MAX_REPEATS = 2000  # llama.cpp takes more for no bound at all
 _DIGIT: Chars = [(0x30, 0x39)]
 _WORD: Chars = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
 _SPACE: Chars = [
@@ -82,8 +82,8 @@ class _Reader:
         least, most = int(times[1]), int(times[3]) if times[3] else None
         if times[2] == "":
             most = least
-        if max(least, most or 0) > MOST_REPEATS or (most is not None and most < least):
-            raise self.fault(f"{times[0]} (at most {MOST_REPEATS} repetitions)")
+        if max(least, most or 0) > MAX_REPEATS or (most is not None and most < least):
+            raise self.fault(f"{times[0]} (at most {MAX_REPEATS} repetitions)")
         return f"{self._rule(part)}{{{least},{'' if most is None else most}}}"
 
     def _part(self) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_MOST_NAMED = 3000  # characters of names that others differ from: each becomes a group
+_MAX_NAMED = 3000  # characters of names that others differ from: each becomes a group
 COMMA = ' "," space '
 _CHAR = re.compile(r"\\u....|\\.|.", re.DOTALL)
 
@@ -90,7 +90,7 @@ def times(item: str, least: int, most: int | None) -> str:
 def key_other_than(names: Iterable[str]) -> str:
     """A key that is none of these."""
     words = [tuple(_CHAR.findall(as_json(name)[1:-1])) for name in names]
-    if sum(map(len, words)) > _MOST_NAMED:
+    if sum(map(len, words)) > _MAX_NAMED:
         raise ValueError("a grammar cannot express additionalProperties beside so many names")
     return rf'"\"" {_other_than(words)} "\"" space' if words else "string"
 
