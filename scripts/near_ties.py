@@ -11,9 +11,9 @@ from dspark_gguf.dist import Dist
 from dspark_gguf.measure.check import NEAR_TIE, WitnessSampler
 from dspark_gguf.noise import GumbelDraw, Noise
 from dspark_gguf.sampling import Row, Sampler
-from dspark_gguf.serve.asked import Desk
 from dspark_gguf.serve.bodies import ChatBody, CompletionBody
 from dspark_gguf.serve.messages import MessagesBody
+from dspark_gguf.serve.parsing import RequestParser
 from dspark_gguf.serve.responses import ResponsesBody
 from dspark_gguf.serve.turns import Turn
 
@@ -58,7 +58,7 @@ def _turns(pair: Pair, path: str, body: dict) -> list[Turn]:
              "messages": MessagesBody, "responses": ResponsesBody}  # fmt: skip
     asked = kinds[path.removeprefix("/v1/")](**body).asked()
     asked.prompt = body.get("prompt", "")
-    return [turn for turn, _ in Desk(pair, Settings()).turns(asked)]
+    return [turn for turn, _ in RequestParser(pair, Settings()).turns(asked)]
 
 
 def margins(pair: Pair, turn: Turn) -> tuple[str, list[int], list[float]]:

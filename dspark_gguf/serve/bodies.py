@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from dspark_gguf.config import Sampling
-from dspark_gguf.serve.asked import Asked, Message
+from dspark_gguf.serve.parsing import Message, ParsedRequest
 from dspark_gguf.serve.refusals import invalid
 
 #: Bounds of a request.
@@ -58,7 +58,7 @@ class Body(BaseModel):
     stop: str | Items[str] | None = None
     speculation: str | None = None
 
-    def asked(self) -> Asked:
+    def asked(self) -> ParsedRequest:
         """The part of the request that all routes have."""
         names = Sampling.model_fields.keys() & Body.model_fields.keys()
         values = {name: getattr(self, name) for name in names}
@@ -68,7 +68,7 @@ class Body(BaseModel):
             values["seed"] = None
         values["top_k"] = values["top_k"] and max(0, values["top_k"])  # below 0: off
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return Asked(
+        return ParsedRequest(
             sampling=values,
             max_tokens=limit_of(self.max_tokens),
             stop=[each for each in stop if each],
@@ -90,7 +90,7 @@ class StreamBody(Body):
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
 
-    def asked(self) -> Asked:
+    def asked(self) -> ParsedRequest:
         """The request that this is."""
         asked = super().asked()
         asked.n = 1 if self.n is None else self.n
@@ -110,7 +110,7 @@ class ToolBody(Body):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
 
-    def asked(self) -> Asked:
+    def asked(self) -> ParsedRequest:
         """The request that this is."""
         asked = super().asked()
         found = (self.tool(each, k) for k, each in enumerate(self.tools or ()))
@@ -156,7 +156,7 @@ class ChatBody(StreamBody, ToolBody):
     reasoning_format: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def asked(self) -> Asked:
+    def asked(self) -> ParsedRequest:
         """The request that this is."""
         asked = super().asked()
         asked.messages = [each.plain(f"messages[{k}]") for k, each in enumerate(self.messages)]
@@ -186,7 +186,7 @@ class CompletionBody(StreamBody):
     echo: bool | None = None
     logprobs: int | bool | None = None
 
-    def asked(self) -> Asked:
+    def asked(self) -> ParsedRequest:
         """The request that this is, but for the prompts."""
         asked = super().asked()
         if self.logprobs is not None and self.logprobs is not False:

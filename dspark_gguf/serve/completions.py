@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.serve.asked import MAX_CHOICES, Asked, require_ids
 from dspark_gguf.serve.bodies import CompletionBody
 from dspark_gguf.serve.choices import Choice, ChoicesForm
 from dspark_gguf.serve.form import Record
+from dspark_gguf.serve.parsing import MAX_CHOICES, ParsedRequest, require_ids
 from dspark_gguf.serve.pieces import Piece
 from dspark_gguf.serve.refusals import invalid
 from dspark_gguf.serve.turns import Scored
@@ -22,7 +22,7 @@ class CompletionForm(ChoicesForm[CompletionBody]):
     kind = chunk = "text_completion"
     prefix = "cmpl"
 
-    def asked(self) -> list[Asked]:
+    def asked(self) -> list[ParsedRequest]:
         """A request for each of its prompts."""
         body, prompts, [asked] = self.body, self.body.prompts(), super().asked()
         if body.prompt is None and self.vocabulary.bos >= 0:

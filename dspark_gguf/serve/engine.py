@@ -23,7 +23,7 @@ from dspark_gguf.errors import Cancelled, DSparkError
 from dspark_gguf.records import Round
 from dspark_gguf.serve.metrics import Metrics
 from dspark_gguf.serve.refusals import Refusal, refusal_of
-from dspark_gguf.serve.turns import News, Turn, post_all
+from dspark_gguf.serve.turns import Turn, Update, post_all
 
 _PLAIN = Speculation(mode="off")
 #: After so many idle seconds, costs are measured again for at most so many.
@@ -57,10 +57,10 @@ class Engine:
     ) -> None:
         self.pair, self.queue = pair, queue
         self.metrics = Metrics()
-        self._news = Condition()
+        self._changed = Condition()
         self._inbox: deque[Turn] = deque()
         self._turns: set[Turn] = set()
-        self._told: dict[Turn, News] = {}
+        self._told: dict[Turn, Update] = {}
         self._told_at = self._pass_seconds = 0.0
         self._call: Callable[..., object] = lambda *_: None  # until somebody waits
         self._ends_at: float | None = None
@@ -109,14 +109,14 @@ class Engine:
             Refusal: the queue is full (429), or the server ends (503).
 
         """
-        with self._news:
+        with self._changed:
             self.require_room(len(turns))
             self._call = call
             self._turns.update(turns)
             self._inbox.extend(turns)
             if self._is_measuring:
                 self.pair.interrupt.set()
-            self._news.notify()
+            self._changed.notify()
 
     def require_room(self, count: int) -> None:
         """A `Refusal` unless so many more turns would be taken."""
@@ -142,8 +142,8 @@ class Engine:
         """End everything, and wait for the thread."""
         self._is_closed = True
         self.pair.interrupt.set()
-        with self._news:
-            self._news.notify()
+        with self._changed:
+            self._changed.notify()
         self._thread.join()
         self.pair.interrupt.clear()
 
@@ -183,24 +183,24 @@ class Engine:
     def _hand_out(self) -> None:
         """Tell those who wait what the passes have brought, unless the next one comes soon."""
         told, now = list(self._told.values()), monotonic()
-        is_urgent = any(news.is_over or not news.turn.has_begun for news in told)
+        is_urgent = any(update.is_over or not update.turn.has_begun for update in told)
         is_early = now + self._pass_seconds < self._told_at + _WAITS_SECONDS
         if not told or (is_early and not is_urgent):
             return
         self._told, self._told_at = {}, now
-        for news in told:
-            news.turn.has_begun = True
+        for update in told:
+            update.turn.has_begun = True
         try:
             self._call(post_all, told)
         except RuntimeError:  # the loop has ended
-            self.leave([news.turn for news in told])
+            self.leave([update.turn for update in told])
 
     def _wait(self) -> bool:
         """Until there is something to do; False: it is closed."""
-        with self._news:
+        with self._changed:
             was_busy = self.metrics.passes > 0
             while not self._turns and not self._is_closed:
-                if not self._news.wait(_IDLE_SECONDS if was_busy else None):
+                if not self._changed.wait(_IDLE_SECONDS if was_busy else None):
                     was_busy = False
                     self._measure()
             return not self._is_closed
@@ -208,13 +208,13 @@ class Engine:
     def _measure(self) -> None:
         """Measure the costs again while nobody waits; a new turn ends it."""
         self._is_measuring = True
-        self._news.release()
+        self._changed.release()
         try:
             self.pair.measure_again(_MEASURING_SECONDS)
         except DSparkError:
             pass  # such as a context whose cells are all taken; the costs stay as they are
         finally:
-            self._news.acquire()
+            self._changed.acquire()
             self._is_measuring = False
             if not self._is_closed:
                 self.pair.interrupt.clear()
@@ -257,12 +257,12 @@ class Engine:
     def _over(self, turn: Turn, round: Round, error: Exception | None = None) -> None:
         reason = "error" if error else round.finish_reason or "stop"
         self.metrics.add_answer(turn.answer, reason)
-        with self._news:
+        with self._changed:
             self._turns.discard(turn)
         self._tell(turn, round, error)
 
     def _tell(self, turn: Turn, round: Round, error: Exception | None = None) -> None:
-        self._told[turn] = turn.news(round, error).after(self._told.get(turn))
+        self._told[turn] = turn.update(round, error).after(self._told.get(turn))
 
     def _cancel(self, turn: Turn) -> None:
         if turn.request is not None:
@@ -270,7 +270,7 @@ class Engine:
 
     def _end_all(self, error: Exception) -> None:
         """End every turn with this error."""
-        with self._news:  # none comes in between that would be ended here and begun later
+        with self._changed:  # none comes in between that would be ended here and begun later
             self._inbox.clear()
             turns = list(self._turns)
         for turn in turns:

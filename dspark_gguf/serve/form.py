@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar, Generic, TypeVar
 
-from dspark_gguf.serve.asked import Asked
 from dspark_gguf.serve.bodies import Body
+from dspark_gguf.serve.parsing import ParsedRequest
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.refusals import Refusal
 from dspark_gguf.serve.service import Service
@@ -27,7 +27,7 @@ class Form(ABC, Generic[BodyT]):
         self.body, self.vocabulary = body, service.vocabulary
         self.head = service.head(self.kind, self.prefix)
 
-    def asked(self) -> list[Asked]:
+    def asked(self) -> list[ParsedRequest]:
         """What the request asks for; called beside the loop, as it may take long."""
         return [self.body.asked()]
 

@@ -9,8 +9,8 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from dspark_gguf import __version__
-from dspark_gguf.serve.asked import require_ids
 from dspark_gguf.serve.bodies import Items
+from dspark_gguf.serve.parsing import require_ids
 from dspark_gguf.serve.refusals import Refusal
 from dspark_gguf.serve.service import Service, service_of
 
@@ -85,8 +85,8 @@ async def props(request: Request) -> dict[str, Any]:
         "modalities": {"vision": False, "audio": False},
         "chat_template": service.pair.template.source,
         "chat_template_caps": {
-            "supports_tools": service.desk.knows_tools,
-            "supports_thinking": service.desk.thinks,
+            "supports_tools": service.parser.knows_tools,
+            "supports_thinking": service.parser.thinks,
         },
         "plain_per_second": round(service.engine.batcher.plain_speed, 3),
         "speculation": "; ".join(service.pair.summary(service.settings.speculation).splitlines()),
@@ -143,7 +143,7 @@ async def tokenize(request: Request, body: Text) -> dict[str, Any]:
             for each in ids
         ]
 
-    return {"tokens": await service.at_desk(found)}
+    return {"tokens": await service.in_thread(found)}
 
 
 def _text_or_bytes(piece: bytes) -> str | list[int]:
@@ -162,7 +162,7 @@ async def detokenize(request: Request, body: Tokens) -> dict[str, Any]:
         ids = require_ids(body.tokens, service.vocabulary, "tokens")
         return service.vocabulary.detokenize(ids, special=True)
 
-    return {"content": await service.at_desk(text)}
+    return {"content": await service.in_thread(text)}
 
 
 @router.post("/v1/embeddings")

@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from dspark_gguf.serve.asked import Asked, Message
 from dspark_gguf.serve.blocks import Block, Step, steps, whole
 from dspark_gguf.serve.bodies import (
     MAX_MESSAGES,
@@ -21,6 +20,7 @@ from dspark_gguf.serve.bodies import (
     tool_of,
 )
 from dspark_gguf.serve.form import Form, Record
+from dspark_gguf.serve.parsing import Message, ParsedRequest
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.refusals import Refusal, invalid
 from dspark_gguf.serve.streams import event
@@ -45,7 +45,7 @@ class MessagesBody(Body):
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
 
-    def asked(self) -> Asked:
+    def asked(self) -> ParsedRequest:
         """The request that this is."""
         asked = super().asked()
         asked.stop = [each for each in self.stop_sequences or () if each] or asked.stop

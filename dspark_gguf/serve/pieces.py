@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dspark_gguf.chat.think import CLOSE, OPEN, ThinkSplitter
 from dspark_gguf.serve.engine import Engine
 from dspark_gguf.serve.tools import Call, CallReader
-from dspark_gguf.serve.turns import News, Scored, Turn
+from dspark_gguf.serve.turns import Scored, Turn, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,15 @@ class PieceMaker:
         self._called = False
         self._scored: tuple[Scored, ...] = ()
 
-    def feed(self, news: News) -> Iterator[Piece]:
+    def feed(self, update: Update) -> Iterator[Piece]:
         """Pieces of what some passes brought."""
-        self._scored += news.scored
-        index, text, ends = news.turn.index, news.text, news.is_over
+        self._scored += update.scored
+        index, text, ends = update.turn.index, update.text, update.is_over
         for piece in self._parts(index, text, ends):
             scored, self._scored = self._scored, ()
             yield Piece(index, piece.text, piece.thought, piece.call, scored)
         if ends:
-            reason = "stop" if news.finish == "stop" else "length"
+            reason = "stop" if update.finish == "stop" else "length"
             finish = "tool_calls" if self._called and reason == "stop" else reason
             yield Piece(index, scored=self._scored, finish=finish)
 
@@ -93,7 +93,7 @@ class Answers:
     def __init__(self, engine: Engine, made: Sequence[tuple[Turn, PieceMaker]]) -> None:
         self.turns = [turn for turn, _ in made]
         self._engine, self._makers = engine, [maker for _, maker in made]
-        self._queue: asyncio.Queue[News] = asyncio.Queue()
+        self._queue: asyncio.Queue[Update] = asyncio.Queue()
         for turn in self.turns:
             turn.post = self._queue.put_nowait
         engine.submit(self.turns, asyncio.get_running_loop().call_soon_threadsafe)
@@ -107,11 +107,11 @@ class Answers:
         left = len(self.turns)
         try:
             while left:
-                news = await self._queue.get()
-                if news.error is not None:
-                    raise news.error
-                for piece in self._makers[news.turn.index].feed(news):
+                update = await self._queue.get()
+                if update.error is not None:
+                    raise update.error
+                for piece in self._makers[update.turn.index].feed(update):
                     yield piece
-                left -= news.is_over
+                left -= update.is_over
         finally:
             self.leave()

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
-from dspark_gguf.serve.asked import Asked, Message
 from dspark_gguf.serve.blocks import Block, Step, steps, whole
 from dspark_gguf.serve.bodies import (
     ChatMessage,
@@ -19,6 +18,7 @@ from dspark_gguf.serve.bodies import (
     tool_of,
 )
 from dspark_gguf.serve.form import Form, Record
+from dspark_gguf.serve.parsing import Message, ParsedRequest
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.refusals import Refusal, invalid
 from dspark_gguf.serve.service import Service
@@ -36,7 +36,7 @@ class ResponsesBody(ToolBody):
     previous_response_id: str | None = None
     conversation: Any = None
 
-    def asked(self) -> Asked:
+    def asked(self) -> ParsedRequest:
         """The request that this is."""
         for name in ("previous_response_id", "conversation"):
             if getattr(self, name):

@@ -61,6 +61,6 @@ async def _answered(request: Request, form: Form[Any]) -> Response:
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request, body: MessagesBody) -> dict[str, int]:
     """How many tokens a conversation has."""
-    desk = service_of(request).desk
-    prompt, _ = await service_of(request).at_desk(lambda: desk.prompt(body.asked()))
+    parser = service_of(request).parser
+    prompt, _ = await service_of(request).in_thread(lambda: parser.prompt(body.asked()))
     return {"input_tokens": len(prompt)}

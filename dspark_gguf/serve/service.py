@@ -1,4 +1,4 @@
-"""What the routes share: the engine, the desk, and the name of the model."""
+"""What the routes share: the engine, the parser of requests, and the name of the model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fastapi import Request
 from dspark_gguf.config import Settings
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.serve.asked import Asked, Desk
 from dspark_gguf.serve.engine import Engine
+from dspark_gguf.serve.parsing import ParsedRequest, RequestParser
 from dspark_gguf.serve.pieces import Answers, PieceMaker
 from dspark_gguf.serve.turns import Turn
 
@@ -33,13 +33,13 @@ class Service:
     created: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
-        self.desk = Desk(self.pair, self.settings)
+        self.parser = RequestParser(self.pair, self.settings)
         # A few threads: a text that takes long holds up neither a pass nor all other texts.
-        self._clerk = ThreadPoolExecutor(4, "desk")
+        self._threads = ThreadPoolExecutor(4, "parser")
 
     def close(self) -> None:
         """End its threads."""
-        self._clerk.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
     @property
     def name(self) -> str:
@@ -51,12 +51,12 @@ class Service:
         """The target's."""
         return self.pair.vocabulary
 
-    async def at_desk(self, work: Callable[..., T], *args: Any) -> T:
+    async def in_thread(self, work: Callable[..., T], *args: Any) -> T:
         """Done beside the loop, which must not wait for long texts."""
-        return await asyncio.get_running_loop().run_in_executor(self._clerk, work, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
-    async def answers(self, asked: Callable[[], list[Asked]]) -> Answers:
-        """Queue what `asked` gives, which is called at the desk; answers are numbered through.
+    async def answers(self, asked: Callable[[], list[ParsedRequest]]) -> Answers:
+        """Queue what `asked` gives, called in another thread; answers are numbered through.
 
         Raises:
             Refusal: what cannot be answered, or not now.
@@ -64,12 +64,12 @@ class Service:
 
         """
         self.engine.require_room(1)
-        return Answers(self.engine, await self.at_desk(self._turns, asked))
+        return Answers(self.engine, await self.in_thread(self._turns, asked))
 
-    def _turns(self, asked: Callable[[], list[Asked]]) -> list[tuple[Turn, PieceMaker]]:
+    def _turns(self, asked: Callable[[], list[ParsedRequest]]) -> list[tuple[Turn, PieceMaker]]:
         found = asked()
         self.engine.require_room(sum(max(1, each.n) for each in found))
-        made = [one for each in found for one in self.desk.turns(each)]
+        made = [one for each in found for one in self.parser.turns(each)]
         for k, (turn, _) in enumerate(made):
             turn.index = k
         return made

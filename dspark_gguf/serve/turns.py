@@ -29,7 +29,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Update:
     """What some passes brought a turn; `finish` is why it has ended, or `error`."""
 
     turn: Turn
@@ -39,7 +39,7 @@ class News:
     finish: FinishReason | None = None
     error: Exception | None = None
 
-    def after(self, earlier: News | None) -> News:
+    def after(self, earlier: Update | None) -> Update:
         """Both as one, the earlier first."""
         if earlier is None:
             return self
@@ -52,7 +52,7 @@ class Turn:
     """A prompt to be answered.
 
     Attributes:
-        post: called with each news, where they are waited for; it must not block.
+        post: called with each update, where they are waited for; it must not block.
         drafts: off: plain decoding, for this one alone.
         top: with each token's log-probability, those of so many others; None: none at all.
         spelled: control tokens that are text in the answer.
@@ -70,7 +70,7 @@ class Turn:
     top: int | None = None
     drafts: bool = True
     spelled: Mapping[int, bytes] | None = None
-    post: Callable[[News], object] = print
+    post: Callable[[Update], object] = print
     has_left: bool = False
     has_begun: bool = False
     began: float = field(default_factory=perf_counter)
@@ -87,17 +87,17 @@ class Turn:
         top = self.top or 0
         self._scored += [score(rows[k], token, top) for k, token in enumerate(tokens)]
 
-    def news(self, round: Round, error: Exception | None = None) -> News:
+    def update(self, round: Round, error: Exception | None = None) -> Update:
         """A round, with what was noted."""
         scored, self._scored = tuple(self._scored), []
         is_over = error is not None or (self.request is not None and self.request.is_over)
-        return News(self, round.text, scored, is_over, round.finish_reason, error)
+        return Update(self, round.text, scored, is_over, round.finish_reason, error)
 
 
-def post_all(told: Sequence[News]) -> None:
+def post_all(told: Sequence[Update]) -> None:
     """Hand out what passes brought."""
-    for news in told:
-        news.turn.post(news)
+    for update in told:
+        update.turn.post(update)
 
 
 def score(row: npt.NDArray[np.float32], token: int, top: int) -> Scored:

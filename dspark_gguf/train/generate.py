@@ -12,7 +12,7 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Pass
 from dspark_gguf.engine.sequence import decode_together
 from dspark_gguf.errors import ResourceError
-from dspark_gguf.train.prompts import Asked, Source
+from dspark_gguf.train.prompts import Question, Source
 from dspark_gguf.train.work import Conversation, Work
 
 #: Sequences in a pass, and the tokens of each, prompt and answer. More sequences would win nothing
@@ -43,7 +43,7 @@ def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int
     number, refused = len(work.conversations), 0
     live: list[Request] = []
 
-    def submit(asked: Asked | None) -> None:
+    def submit(asked: Question | None) -> None:
         """Ask the target, unless the answer would have no room."""
         nonlocal number, refused
         if asked is None or len(asked.tokens) + answer > room:
@@ -82,7 +82,7 @@ def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int
 
 def _kept(request: Request, pair: Pair) -> Conversation | None:
     """A finished answer without its end token; None: too little of it."""
-    asked: Asked = request.key
+    asked: Question = request.key
     answer = list(request.answer.tokens)
     if answer and answer[-1] in pair.vocabulary.end_tokens:
         answer.pop()

@@ -29,7 +29,7 @@ _MARK = "\x02the user's turn\x02"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Question:
     """A prompt, as token ids; `begun` asks for a user's turn rather than for an answer.
 
     From token `start` on, the target wrote it: there is something to learn there too.
@@ -45,10 +45,10 @@ class Asked:
 class Source(Protocol):
     """An endless supply of prompts."""
 
-    def next(self) -> Asked:
+    def next(self) -> Question:
         """The next prompt."""
 
-    def heard(self, text: str, asked: Asked) -> Asked | None:
+    def heard(self, text: str, asked: Question) -> Question | None:
         """Take note of what the target wrote; perhaps it is the prompt to answer now."""
 
 
@@ -67,19 +67,19 @@ class GivenPrompts:
         held = min(MAX_HELD, -(-len(order) // _HELD_EVERY))
         self._supply = islice(self._turns(order[:held], order[held:] or order), done, None)
 
-    def next(self) -> Asked:
+    def next(self) -> Question:
         """The next prompt."""
         return next(self._supply)
 
-    def heard(self, text: str, asked: Asked) -> Asked | None:
+    def heard(self, text: str, asked: Question) -> Question | None:
         """Nothing: the prompts are given."""
 
-    def _turns(self, held: list[list[int]], rest: list[list[int]]) -> Iterator[Asked]:
+    def _turns(self, held: list[list[int]], rest: list[list[int]]) -> Iterator[Question]:
         for tokens in held:
-            yield Asked(tokens, 0.0, len(tokens), held=True)
+            yield Question(tokens, 0.0, len(tokens), held=True)
         for turn in count():
             for k, tokens in enumerate(rest):
-                yield Asked(tokens, _TEMPERATURES[(turn + k) % 3], len(tokens))
+                yield Question(tokens, _TEMPERATURES[(turn + k) % 3], len(tokens))
 
 
 class OwnPrompts:
@@ -93,14 +93,14 @@ class OwnPrompts:
         self._texts: list[str] = []
         self._count, self._held = done, min(MAX_HELD, done // _HELD_EVERY)
 
-    def next(self) -> Asked:
+    def next(self) -> Question:
         """A user's turn to be written, or a task."""
         if len(self._texts) > 20 and self._rng.random() < 0.3:
             text = self._rng.choice(_TASKS).format(self._rng.choice(self._texts))
             return self._ask(text)
-        return Asked(self._opening, 1.0, len(self._opening), begun=True)
+        return Question(self._opening, 1.0, len(self._opening), begun=True)
 
-    def heard(self, text: str, asked: Asked) -> Asked | None:
+    def heard(self, text: str, asked: Question) -> Question | None:
         """A user's turn becomes a prompt; parts of answers become texts for tasks."""
         text = text.strip()
         if asked.begun:
@@ -109,11 +109,11 @@ class OwnPrompts:
             self._texts = [*self._texts[-399:], text[:400].rpartition(".")[0] + "."]
         return None
 
-    def _ask(self, text: str, own: bool = False) -> Asked:
+    def _ask(self, text: str, own: bool = False) -> Question:
         self._count += 1
         tokens = self._template.encode([{"role": "user", "content": text}])
         if self._count % _HELD_EVERY == 4 and self._held < MAX_HELD:
             self._held += 1
-            return Asked(tokens, 0.0, len(tokens), held=True)
+            return Question(tokens, 0.0, len(tokens), held=True)
         temperature = self._rng.choices(_TEMPERATURES, _CHANCES)[0]
-        return Asked(tokens, temperature, len(self._opening) if own else len(tokens))
+        return Question(tokens, temperature, len(self._opening) if own else len(tokens))

@@ -161,7 +161,7 @@ def test_a_template_gets_tools_and_arguments_as_it_reads_them(tmp_path):
     body = ChatBody(messages=messages, tools=TOOLS)
 
     def prompt(server, body):
-        ids, _ = server.service.desk.prompt(body.asked())
+        ids, _ = server.service.parser.prompt(body.asked())
         return server.service.vocabulary.detokenize(ids, special=True)
 
     files = [write_script(tmp_path / "qwen.gguf", "yes", QWEN)]

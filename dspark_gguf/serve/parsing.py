@@ -39,7 +39,7 @@ _MARK = "\ufdd0"
 
 
 @dataclass
-class Asked:
+class ParsedRequest:
     """One request.
 
     Attributes:
@@ -78,7 +78,7 @@ class Asked:
         return last.get("role") == "assistant" and not last.get("tool_calls")
 
 
-class Desk:
+class RequestParser:
     """Makes turns of requests, with the pair's template and tokenizer.
 
     It runs beside the engine: nothing here touches a context of llama.cpp.
@@ -93,7 +93,7 @@ class Desk:
         self._call_tags = _spelled(pair.vocabulary, {tag: tag for tag in TAGS})
         self._thought_tags = _spelled(pair.vocabulary, thoughts)
 
-    def prompt(self, asked: Asked) -> tuple[list[int], bool]:
+    def prompt(self, asked: ParsedRequest) -> tuple[list[int], bool]:
         """Token ids, and whether they end inside a thought.
 
         An answer that is begun already, by the last message, goes on.
@@ -129,7 +129,7 @@ class Desk:
         text = _begun(messages, render) if asked.is_begun else render(messages)
         return self.pair.template.tokenize(text), text.rstrip().endswith(OPEN)
 
-    def turns(self, asked: Asked) -> list[tuple[Turn, PieceMaker]]:
+    def turns(self, asked: ParsedRequest) -> list[tuple[Turn, PieceMaker]]:
         """One for each of its `n` answers, with what reads it.
 
         Raises:
@@ -173,7 +173,7 @@ class Desk:
             for k in range(asked.n)
         ]
 
-    def _settings(self, asked: Asked, inside: bool) -> tuple[Sampling, Limits]:
+    def _settings(self, asked: ParsedRequest, inside: bool) -> tuple[Sampling, Limits]:
         own = self.settings
         given = {name: value for name, value in asked.sampling.items() if value is not None}
         values = own.sampling.model_dump() | given
@@ -200,7 +200,7 @@ class Desk:
         Sampler.of(sampling, self.pair.vocabulary)
         return sampling, limits_
 
-    def _grammar(self, asked: Asked) -> str | None:
+    def _grammar(self, asked: ParsedRequest) -> str | None:
         choice = asked.tool_choice
         if choice not in ("auto", "none"):
             tools = [t for t in asked.tools if choice in ("required", t["name"])]
