@@ -13,7 +13,7 @@ import pytest
 from dspark_gguf.engine import measuring
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.vocabulary import Vocabulary
-from dspark_gguf.serve import asked, engine
+from dspark_gguf.serve import engine, parsing
 from dspark_gguf.serve.app import attentive
 from dspark_gguf.serve.engine import Engine
 from dspark_gguf.serve.streams import Streamed
@@ -41,8 +41,8 @@ def threads(monkeypatch):
 
     watch(Vocabulary, "tokenize")
     watch(ChatTemplate, "render")
-    watch(asked, "schema_grammar")
-    watch(asked, "Grammar")
+    watch(parsing, "schema_grammar")
+    watch(parsing, "Grammar")
     return found
 
 
