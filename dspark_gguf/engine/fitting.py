@@ -31,7 +31,7 @@ Needed: TypeAlias = Callable[[DraftOptions, int], Need]
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class FreeMemory:
     """Bytes that are left for a draft beside its target."""
 
     main: int
@@ -44,15 +44,15 @@ class Beside:
         options: ModelOptions | None,
         draft: DraftOptions,
         conversations: int = 1,
-    ) -> Beside:
+    ) -> FreeMemory:
         """What is free now, less what this target will take; ask before it is loaded."""
         header, options = read_header(path), options or ModelOptions()
         n_ctx = default_context(options, header.get("context_length", DEFAULT_CONTEXT))
         need = need_of(header, options, n_ctx, n_seq=conversations)
-        return cls.beside(need, options, draft)
+        return cls.beside_target(need, options, draft)
 
     @classmethod
-    def beside(cls, target: Need, options: ModelOptions, draft: DraftOptions) -> Beside:
+    def beside_target(cls, target: Need, options: ModelOptions, draft: DraftOptions) -> FreeMemory:
         """The same of what a target needs."""
         devices = library.devices()
         gpu = room(devices, draft, on_gpu=True)
@@ -72,9 +72,9 @@ class Beside:
         return on_gpu and (in_main <= self.main * (1.0 - _SPARE) or not in_main)
 
 
-def free_for(draft: DraftOptions) -> Beside:
+def free_for(draft: DraftOptions) -> FreeMemory:
     """What is free for a draft whose target is loaded already."""
-    return Beside.beside(Need(0, 0, 0, 1, 0), ModelOptions(), draft)
+    return FreeMemory.beside_target(Need(0, 0, 0, 1, 0), ModelOptions(), draft)
 
 
 def open_what_fits(
@@ -82,7 +82,7 @@ def open_what_fits(
     asked: DraftOptions,
     target: Header,
     n_ctx: int,
-    beside: Beside,
+    free: FreeMemory,
     load: Callable[[DraftOptions], list[T]],
     shared: int = 0,
     n_seq: int = 1,
@@ -96,14 +96,14 @@ def open_what_fits(
     n_ctx = asked.n_ctx or min(n_ctx, header.get("context_length", n_ctx))
     need = partial(draft_need, header, target, shared=shared, n_seq=n_seq)
     why = ""
-    for options in ways_to_fit(need, asked, n_ctx, beside, most):
+    for options in ways_to_fit(need, asked, n_ctx, free, most):
         try:
             caches = load(options)
         except ResourceError as error:  # it takes more than its header told
             why = why or error.problem
         else:
-            return caches, options, what_gave_way(need, asked, options, n_ctx, beside, why)
-    return [], asked, what_gave_way(need, asked, None, n_ctx, beside, why)
+            return caches, options, what_gave_way(need, asked, options, n_ctx, free, why)
+    return [], asked, what_gave_way(need, asked, None, n_ctx, free, why)
 
 
 def draft_need(
@@ -128,7 +128,7 @@ def draft_need(
 
 
 def ways_to_fit(
-    need: Needed, options: DraftOptions, n_ctx: int, beside: Beside, most: int | None = None
+    need: Needed, options: DraftOptions, n_ctx: int, free: FreeMemory, most: int | None = None
 ) -> Iterator[DraftOptions]:
     """Options for a draft that fits, the least change first: as they are, then less and less.
 
@@ -145,7 +145,7 @@ def ways_to_fit(
     rest = [length for length in lengths if length <= whole // 4]
     ways += [_with_context(small if can_shrink else options, length) for length in rest]
     for way, length in ((options, n_ctx), *((way, way.n_ctx) for way in ways)):
-        if beside.has_room_for(need(way, length)):
+        if free.has_room_for(need(way, length)):
             yield way
 
 
@@ -154,19 +154,19 @@ def what_gave_way(
     asked: DraftOptions,
     used: DraftOptions | None,
     n_ctx: int,
-    beside: Beside,
+    free: FreeMemory,
     why: str = "",
 ) -> str:
     """One sentence; empty where the draft is loaded as asked. `why` it failed, if it was tried."""
     if used is asked:
         return ""
     need = need_of_it(asked, n_ctx)
-    on_gpu = beside.gpu is not None and need.on_gpu > 0
-    free = beside.gpu if on_gpu and beside.gpu is not None else beside.main
+    on_gpu = free.gpu is not None and need.on_gpu > 0
+    left = free.gpu if on_gpu and free.gpu is not None else free.main
     where = "on the GPU" if on_gpu else "in main memory"
     why = why or (
         f"the draft needs {need.at(on_gpu) / GIB:.1f} GiB {where}, and beside the target "
-        f"{max(free, 0) / GIB:.1f} GiB are free"
+        f"{max(left, 0) / GIB:.1f} GiB are free"
     )
     if used is None:
         return f"{why}: the draft is not loaded, and guesses are copied from the conversation alone"

@@ -14,7 +14,7 @@ from dspark_gguf.engine.closed import shut
 from dspark_gguf.engine.compatible import difference
 from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import model_facts, unloaded_facts
-from dspark_gguf.engine.fitting import Beside, open_what_fits
+from dspark_gguf.engine.fitting import FreeMemory, open_what_fits
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.gguf import read_header, readable_gguf
 from dspark_gguf.engine.heads import is_own_draft, require_model
@@ -84,7 +84,9 @@ class Pair:
         require_model(header)
         with_heads = self._draft_path is not None and is_own_draft(header, self._draft_path)
         started = perf_counter()
-        self._beside = Beside.of(target, target_options, self._draft_options, conversations)
+        self._free_memory = FreeMemory.of(
+            target, target_options, self._draft_options, conversations
+        )
         self.target = Model(target, target_options, with_heads, tell=tell, interrupt=self.interrupt)
         self._profile_seconds = max(PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         self.vocabulary: Vocabulary = self.target.vocabulary
@@ -122,7 +124,7 @@ class Pair:
         asked, crowd = self._draft_options, (target.context.n_ctx, len(self.target_caches))
         try:
             found, used, note = open_what_fits(
-                path, asked, self.target.header, target.n_ctx, self._beside, self._open, *crowd
+                path, asked, self.target.header, target.n_ctx, self._free_memory, self._open, *crowd
             )
         except DSparkError as error:
             if not self.found:  # who named it is told

@@ -11,7 +11,7 @@ import pytest
 from dspark_gguf import Decoder, DSparkLlama, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine import library, memory
-from dspark_gguf.engine.fitting import Beside, draft_need, ways_to_fit, what_gave_way
+from dspark_gguf.engine.fitting import FreeMemory, draft_need, ways_to_fit, what_gave_way
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.memory import Need, need_of
 from dspark_gguf.engine.model import Model
@@ -49,7 +49,7 @@ def test_buffers_are_known_before(tmp_path, log, kind, flash_attn):
 
 def beside(need, share=1.0):
     """Room for this share of what a draft needs, after what is spared."""
-    return Beside(int(need.total * share / 0.95) + 1)
+    return FreeMemory(int(need.total * share / 0.95) + 1)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_no_smaller_type_without_flash_attention(long_draft):
     ):
         types = {
             (way.cache_type_k, way.cache_type_v)
-            for way in ways_to_fit(needed, asked, 8192, Beside(10**12))
+            for way in ways_to_fit(needed, asked, 8192, FreeMemory(10**12))
         }
         assert types == {(asked.cache_type_k, asked.cache_type_v)}
 
@@ -118,13 +118,15 @@ def test_what_is_left_beside_a_target(monkeypatch, target, draft, left):
     """By place: the draft's devices, less what the target takes there."""
     monkeypatch.setattr(library, "devices", lambda: [CPU, GPU, OTHER])
     need = Need(weights=5 * GIB, cache=GIB, n_ctx=1, layers=10, on_gpu=10)
-    found = Beside.beside(need, ModelOptions(devices=target), DraftOptions(devices=draft))
+    found = FreeMemory.beside_target(
+        need, ModelOptions(devices=target), DraftOptions(devices=draft)
+    )
     assert (found.gpu, found.main) == (left * GIB, 16 * GIB)
     half = Need(weights=5 * GIB, cache=GIB, n_ctx=1, layers=10, on_gpu=5)
     assert found.has_room_for(Need(GIB, 0, 1, 10, 10))
     assert not found.has_room_for(Need(12 * GIB, 0, 1, 10, 10))
-    assert not Beside(16 * GIB, 8 * GIB).has_room_for(Need(32 * GIB, 0, 1, 10, 2))
-    assert Beside.beside(half, ModelOptions(), DraftOptions()).main == 13 * GIB
+    assert not FreeMemory(16 * GIB, 8 * GIB).has_room_for(Need(32 * GIB, 0, 1, 10, 2))
+    assert FreeMemory.beside_target(half, ModelOptions(), DraftOptions()).main == 13 * GIB
 
 
 @pytest.mark.parametrize(
