@@ -189,7 +189,7 @@ def test_what_a_cancelled_prompt_has_read_is_lent(files, alone, kind):
         asked, reader = in_pieces(pair, alone(kind), prompt)
         for _ in range(5):
             asked.batcher.step()
-        read = reader.place.target.length
+        read = reader.slot.target.length
         assert 30 < read < 150
         asked.batcher.cancel(reader)
         again = asked.submit(prompt, 5)
