@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
@@ -119,9 +120,9 @@ class ToolBody(Body):
         asked.many_calls = self.parallel_tool_calls is not False
         return asked
 
+    @abstractmethod
     def tool(self, tool: dict[str, Any], k: int) -> dict[str, Any] | None:
         """Number `k`; None: it is left out."""
-        raise NotImplementedError
 
 
 class ChatMessage(BaseModel):

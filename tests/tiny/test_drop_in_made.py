@@ -5,6 +5,7 @@ import pickle
 
 import llama_cpp
 import pytest
+from llama_cpp.llama_speculative import LlamaDraftModel
 
 from dspark_gguf import Speculation
 from dspark_gguf.draft import Cascade, ModelDrafter, NoDrafter
@@ -33,6 +34,11 @@ def test_drafts_are_used(tiny_files):
     llama.close()
 
 
+class Guesses(LlamaDraftModel):
+    def __call__(self, input_ids, /, **_):
+        return input_ids[:0]
+
+
 REFUSED = {
     "acceptance": ({"speculation": Speculation(acceptance="typical")}, "Use match"),
     "rejection": ({"speculation": Speculation(acceptance="rejection")}, "llama.cpp's own draw"),
@@ -51,6 +57,12 @@ REFUSED = {
         {"draft_model": NoDrafter(), "speculation": Speculation(lookup_store="x.lookup")},
         "a lookup_store does not go with .* NoDrafter",
     ),
+    "a dict": ({"speculation": {"mode": "on"}}, r"Write Speculation\(...\)"),
+    "text": ({"speculation": "on"}, "'on' stands where Speculation"),
+    "draft options": ({"draft": "draft.gguf", "draft_options": {"n_ctx": 128}}, "n_ctx.* stands"),
+    "two drafts": ({"draft": "none", "draft_model": "draft.gguf"}, "Give one of the two"),
+    "extra buffers": ({"extra_buffers": "zork", "draft": "none"}, "Give auto, on or off"),
+    "a draft of llama-cpp-python's": ({"draft": Guesses()}, "Guesses. Give the path"),
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
-from llama_cpp.llama_speculative import LlamaDraftModel, LlamaPromptLookupDecoding
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from dspark_gguf import Batcher, Decoder, DSparkLlama, Limits, Sampling, Speculation, load_pair
 from dspark_gguf.draft import LookupDrafter
@@ -98,28 +98,6 @@ def test_of_pairs(tiny_files):
     ):
         with pytest.raises(UsageError, match=message):
             load_pair(tiny_files.target, "none", **options)
-
-
-class Guesses(LlamaDraftModel):
-    def __call__(self, input_ids, /, **_):
-        return input_ids[:0]
-
-
-OF_A_LLAMA = {
-    "a dict": ({"speculation": {"mode": "on"}}, r"Write Speculation\(...\)"),
-    "text": ({"speculation": "on"}, "'on' stands where Speculation"),
-    "draft options": ({"draft": "draft.gguf", "draft_options": {"n_ctx": 128}}, "n_ctx.* stands"),
-    "two drafts": ({"draft": "none", "draft_model": "draft.gguf"}, "Give one of the two"),
-    "extra buffers": ({"extra_buffers": "zork", "draft": "none"}, "Give auto, on or off"),
-    "a draft of llama-cpp-python's": ({"draft": Guesses()}, "Guesses. Give the path"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", OF_A_LLAMA)
-def test_of_a_llama(tiny_files, what):
-    options, message = OF_A_LLAMA[what]
-    with pytest.raises(UsageError, match=message):
-        DSparkLlama(str(tiny_files.target), **options, **EXACT)
 
 
 def test_a_llama_of_nothing():
