@@ -38,7 +38,7 @@ def _save(chat: Chat, argument: str) -> None:
             chat.saved.close()
         chat.saved = named
     how = chat.saved.save(chat.session)
-    chat.screen.note(f"saved {how}; resume with `dspark-gguf chat --session {chat.saved.name}`")
+    chat.screen.note(f"{how}; resume with `dspark-gguf chat --session {chat.saved.name}`")
 
 
 @command("load", usage="FILE", summary="continue a saved conversation")

@@ -111,8 +111,7 @@ class Chat:
             if not with_caches:
                 self.saved.write(self.session)
             elif how := self.saved.save(self.session):
-                said = "unchanged" if how == "as it was" else f"saved {how}"
-                self.screen.note(f"session {self.saved.name} is {said}")
+                self.screen.note(f"session {self.saved.name} is {how}")
         except DSparkError as error:
             self._failed = self._failed or error
             if with_caches or not self._warned:

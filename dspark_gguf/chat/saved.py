@@ -69,7 +69,7 @@ class SavedSession:
         # What the files hold, and what saving the caches came to.
         self._transcript: dict[str, Any] = {}
         self._cached: dict[str, list[int]] = {}
-        self._outcome = "as it was"
+        self._outcome = "unchanged"
 
     @classmethod
     def last(cls) -> SavedSession:
@@ -123,7 +123,7 @@ class SavedSession:
             self._transcript = record
 
     def save(self, session: Session) -> str:
-        """`write`, and save the caches of a session with a name; says what was saved."""
+        """`write`, and save the caches of a session with a name; says what came of it."""
         self.write(session)
         if self.unnamed or not session.messages:
             return ""
@@ -132,7 +132,7 @@ class SavedSession:
             if held != self._cached:
                 self._outcome, self._cached = _save_caches(session, self.folder), held
         except OSError as error:
-            return f"without its caches: {error.strerror}"
+            return f"saved without its caches: {error.strerror}"
         return self._outcome
 
 
@@ -234,7 +234,7 @@ def _save_caches(session: Session, folder: Path) -> str:
     caches = {role: cache for role, cache in session.pair.caches.items() if cache.length}
     size = sum(map(state_bytes, caches.values()))
     if not _has_room(folder, size):
-        return f"without its caches, which would take {size / MIB:.1f} MiB of the disk"
+        return f"saved without its caches, which would take {size / MIB:.1f} MiB of the disk"
     sums = {}
     for role, cache in caches.items():
         with replacing(folder / f"{role}.cache", private=True) as temporary:
@@ -244,7 +244,7 @@ def _save_caches(session: Session, folder: Path) -> str:
     record = {"models": models, "exchange": session.last_exchange, "checksums": sums}
     with replacing(folder / _CACHES, private=True) as temporary:
         temporary.write_text(json.dumps(record), "utf-8")
-    return f"with its caches, {size / MIB:.1f} MiB"
+    return f"saved with its caches, {size / MIB:.1f} MiB"
 
 
 def _restore_caches(session: Session, folder: Path) -> None:

@@ -95,7 +95,7 @@ def files(tiny_files):
 def test_a_second_process_reads_only_what_is_new(files):
     """It goes on as if there had been no end, with both caches full."""
     first, held, how = begin(files)
-    assert how.startswith("with its caches, 0.1 MiB")
+    assert how.startswith("saved with its caches, 0.1 MiB")
     with reopened(files) as (session, said):
         assert said == f"session talk: 4 messages, {len(held['target'])} tokens in the cache"
         assert {role: cache.tokens for role, cache in session.pair.caches.items()} == held
@@ -263,7 +263,9 @@ def test_caches_are_bounded(files, sessions, monkeypatch):
     assert len(list((sessions / "new").glob("*.cache"))) == 2
     assert resumed(files, "old")[2] == "session old: 4 messages"
     monkeypatch.setattr(saved, "MAX_BYTES", size // 2)
-    assert begin(files, "large")[2] == "without its caches, which would take 0.1 MiB of the disk"
+    assert (
+        begin(files, "large")[2] == "saved without its caches, which would take 0.1 MiB of the disk"
+    )
     monkeypatch.setattr(saved, "MAX_BYTES", 2**60)
     monkeypatch.setattr(saved, "LEAVE_FREE", 2**60)
     assert "would take" in begin(files, "full")[2]
