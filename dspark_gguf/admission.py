@@ -85,8 +85,7 @@ class Admission:
 
     def clear(self) -> None:
         """Forget what finished answers left in the caches."""
-        while self._slots.give_up_oldest():
-            pass
+        self._slots.clear()
 
     def admit(self) -> None:
         """Begin, or go on with, the oldest waiting requests that have room."""
@@ -99,6 +98,11 @@ class Admission:
                 return
             if not request.is_over:
                 self.running.append(self._waiting.popleft())
+
+    def move_out(self) -> None:
+        """Move a finished answer to RAM, where it costs those that run nothing."""
+        if self.running:
+            self._slots.move_out()
 
     def _is_read_now(self, request: Request) -> bool:
         """Whether somebody reads just now what a request begins with: it can copy that then."""
@@ -152,11 +156,11 @@ class Admission:
 
     def free_draft(self) -> bool:
         """Free the draft's cells of the oldest finished answer, if one has any."""
-        return self._slots.give_up_oldest(of_draft=True)
+        return self._slots.free_draft()
 
     def make_room(self) -> None:
         """Free cells: of the oldest finished answer, else of the newest running one."""
-        if self._slots.give_up_oldest():
+        if self._slots.make_room():
             return
         newest = self.running[-1]
         if len(self.running) == 1:

@@ -156,6 +156,7 @@ class Batcher:
         if self.pair.interrupt.is_set():
             raise Cancelled
         self._requests.admit()
+        self._requests.move_out()
         while self._requests.running:
             try:
                 self._pass()

@@ -1,20 +1,26 @@
 """Slots of a `Batcher`: sequences of one context, and the prefixes that they keep.
 
-A finished answer stays in its slot until the cells are needed. A new prompt takes the slot that
-holds most of it, or a copy of what another slot holds: of a recurrent memory, as it was at the end
-of a message.
+A finished answer stays in its slot until the cells are needed, or others answer: then it moves to
+RAM. A new prompt takes the slot that holds most of it, or a copy of what another slot or the RAM
+holds: of a recurrent memory, as it was at the end of a message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.sequence import SequenceCache
+from dspark_gguf.engine.state import copy_state, restore_state
+from dspark_gguf.prompt_cache import PromptCache, Saved
 
 #: From so many tokens on a prefix is copied from another conversation, or is a loss.
 WORTH_IT = 16
+#: Idle cells that cost the others next to nothing.
+_FEW = 256
 #: What holds the tokens themselves, or pairs with the target's states: it can be copied.
 _SHARED = ("model", "mtp", "eagle3")
 
@@ -53,6 +59,29 @@ class Slot:
         if source.draft is not None and self.draft is not None and source.draft.kind in _SHARED:
             self.draft.share(source.draft, self.target.tokens)
 
+    @property
+    def holds_any(self) -> bool:
+        """Whether there are tokens in it."""
+        return bool(self.target.length or (self.draft and self.draft.length))
+
+    @property
+    def can_save(self) -> bool:
+        """Whether its caches can be saved: a draft that follows the target's passes cannot."""
+        return not isinstance(self.draft, Follower)
+
+    def save(self) -> Saved:
+        """A copy of what it holds, in RAM; `MemoryError` if that does not suffice."""
+        draft = copy_state(self.draft) if self.draft and self.draft.length else None
+        return Saved(copy_state(self.target), draft)
+
+    def restore(self, saved: Saved) -> bool:
+        """Hold what was saved; False: too few cells are free, and it holds nothing."""
+        self.clear()
+        whole = restore_state(self.target, saved.target)
+        if whole and self.draft and saved.draft:
+            restore_state(self.draft, saved.draft)
+        return whole
+
     def clear(self, of_draft: bool = False) -> None:
         """Free all cells, or those of the draft."""
         if not of_draft:
@@ -67,6 +96,7 @@ class Slots:
     def __init__(self, pair: Pair) -> None:
         self.all = [Slot(pair, number) for number in range(len(pair.target_caches))]
         self._clock = 0
+        self._saved = PromptCache()
 
     def take(self, prompt: Sequence[int]) -> Slot | None:
         """A free slot for a prompt, which holds as much of it as any does; None: all are busy."""
@@ -85,15 +115,27 @@ class Slots:
             return has_it, not loses, held[slot], -slot.used
 
         best = max(free, key=preference)
-        if lent[source] >= held[best] + WORTH_IT:
+        saved = self._saved.best(begin)
+        if saved and saved.held(begin) >= max(held[best], lent[source]) + WORTH_IT:
+            best = min(free, key=lambda slot: (slot.target.length, slot.used))
+            self._restore(best, saved, begin)
+        elif lent[source] >= held[best] + WORTH_IT:
+            self._save(best)
             best.copy(source, begin)
+        elif best.target.length - held[best] > _FEW:
+            self._save(best)
         best.is_busy = True
         return best
 
     def held(self, prompt: Sequence[int]) -> int:
         """Tokens of a prompt that would not be read again in the slot that it got."""
+        saved = self._saved.best(prompt)
         return max(
-            slot.lends(prompt) if slot.is_busy else slot.target.held(prompt) for slot in self.all
+            *(
+                slot.lends(prompt) if slot.is_busy else slot.target.held(prompt)
+                for slot in self.all
+            ),
+            saved.held(prompt) if saved else 0,
         )
 
     def leave(self, slot: Slot) -> None:
@@ -104,18 +146,49 @@ class Slots:
                 each.draft.is_crowded = False
         slot.is_busy, slot.used = False, self._clock
 
-    def give_up_oldest(self, of_draft: bool = False) -> bool:
-        """Free the cells of the free slot that was used longest ago, if there is one.
+    def clear(self) -> None:
+        """Forget what finished answers left."""
+        for slot in self._idle():
+            slot.clear()
+        self._saved.clear()
 
-        Or those of the draft alone.
-        """
-        held = [
-            slot
-            for slot in self.all
-            if not slot.is_busy
-            and ((slot.draft and slot.draft.length) or (slot.target.length and not of_draft))
-        ]
-        if held:
-            oldest = min(held, key=lambda slot: slot.used)
-            oldest.clear(of_draft)
-        return bool(held)
+    def move_out(self) -> None:
+        """Move the answer that ended longest ago to RAM, if idle ones cost the others much."""
+        idle = [slot for slot in self._idle() if slot.can_save]
+        if sum(slot.target.length for slot in idle) > _FEW:
+            self._move_out(min(idle, key=lambda slot: slot.used))
+
+    def make_room(self) -> bool:
+        """Free the cells of the answer that ended longest ago; False: there is none."""
+        if idle := self._idle():
+            self._move_out(min(idle, key=lambda slot: slot.used))
+        return bool(idle)
+
+    def free_draft(self) -> bool:
+        """Free the draft's cells of the answer that ended longest ago; False: there are none."""
+        idle = [slot for slot in self._idle() if slot.draft and slot.draft.length]
+        if idle:
+            min(idle, key=lambda slot: slot.used).clear(of_draft=True)
+        return bool(idle)
+
+    def _idle(self) -> list[Slot]:
+        """Those that hold something, and are not busy."""
+        return [slot for slot in self.all if not slot.is_busy and slot.holds_any]
+
+    def _restore(self, slot: Slot, saved: Saved, prompt: Sequence[int]) -> None:
+        self._move_out(slot)
+        while not slot.restore(saved):
+            if not self.make_room():
+                return
+        self._saved.remove(saved)
+        if saved.held(prompt) < len(saved.target.tokens):  # others may want it, too
+            self._saved.add(saved)
+
+    def _move_out(self, slot: Slot) -> None:
+        self._save(slot)
+        slot.clear()
+
+    def _save(self, slot: Slot) -> None:
+        if slot.can_save and slot.target.length > WORTH_IT:
+            with suppress(MemoryError):
+                self._saved.add(slot.save())

@@ -44,7 +44,7 @@ _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _State:
+class State:
     """The memory after `length` tokens."""
 
     length: int
@@ -74,8 +74,9 @@ class Rollback:
         self.last = 0
         #: Lengths of a prompt where its reading stops for a mark.
         self.stops: list[int] = []
-        self._marks: list[_State] = []
-        self._saved: list[_State] = []
+        #: States of the ends of messages and in long reads, in order of their length.
+        self.marks: list[State] = []
+        self._saved: list[State] = []
         #: See the table above.
         self.kind: Kind = "window" if self._window and not swa_full else "removal"
         if self._recurrent:
@@ -86,7 +87,7 @@ class Rollback:
         if self.kind != "replay" or (self._saved and self._saved[-1].length == length):
             return
         if self._is_marked(length):
-            self._saved.append(self._marks[-1])
+            self._saved.append(self.marks[-1])
         elif not self._saved or _bytes(self._saved) < _MAX_BYTES:
             self._saved.append(self._state(length))
 
@@ -126,17 +127,17 @@ class Rollback:
         """Make it possible to come back to these `length` tokens in later turns."""
         if self.kind == "removal" or not length or self._is_marked(length):
             return
-        self._marks.append(self._state(length))
-        while len(self._marks) > 1 and (
-            len(self._marks) > _MAX_MARKS or _bytes(self._marks) > _MAX_BYTES
+        self.marks.append(self._state(length))
+        while len(self.marks) > 1 and (
+            len(self.marks) > _MAX_MARKS or _bytes(self.marks) > _MAX_BYTES
         ):
-            older = self._marks[:-1]  # the newest one stays
+            older = self.marks[:-1]  # the newest one stays
             gaps = np.diff([0, *(mark.length for mark in older)])
-            del self._marks[min(range(len(older)), key=lambda k: (older[k].is_stop, gaps[k]))]
+            del self.marks[min(range(len(older)), key=lambda k: (older[k].is_stop, gaps[k]))]
 
     def marked(self, length: int) -> int:
         """The longest prefix of at most `length` tokens whose state is kept; 0: none."""
-        states = [*self._marks, *self._saved]
+        states = [*self.marks, *self._saved]
         return max((state.length for state in states if state.length <= length), default=0)
 
     def keeps(self, length: int, held: int) -> int:
@@ -145,18 +146,18 @@ class Rollback:
 
     def take_over(self, other: Rollback, length: int) -> bool:
         """Go on from the state that another sequence has `marked`; whether that was possible."""
-        states = [*other._marks, *other._saved]
+        states = [*other.marks, *other._saved]
         if not self._restore(next(state for state in states if state.length == length)):
             return False
-        self._marks = [state for state in other._marks if state.length <= length]
+        self.marks = [state for state in other.marks if state.length <= length]
         return True
 
     def _is_marked(self, length: int) -> bool:
-        return bool(self._marks) and self._marks[-1].length == length
+        return bool(self.marks) and self.marks[-1].length == length
 
     def forget(self) -> None:
         """Drop the saved states: the memory was filled by other means."""
-        self._marks.clear()
+        self.marks.clear()
         self._saved.clear()
         self.last = -1
 
@@ -174,7 +175,7 @@ class Rollback:
         reaches, self.last = self._reaches(length, held), 0
         if reaches and self._remove(length):
             return length
-        while states := [*self._marks[-1:], *self._saved[-1:]]:
+        while states := [*self.marks[-1:], *self._saved[-1:]]:
             state = max(states, key=lambda one: one.length)
             if self._restore(state):
                 return state.length
@@ -202,30 +203,31 @@ class Rollback:
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, self._sequence, length, -1))
 
     def _drop_after(self, length: int) -> None:
-        for states in (self._marks, self._saved):
+        for states in (self.marks, self._saved):
             while states and states[-1].length > length:
                 states.pop()
 
-    def _state(self, length: int) -> _State:
+    def _state(self, length: int) -> State:
         size = llama_cpp.llama_state_seq_get_size_ext(self._context, self._sequence, _PARTIAL)
         data = np.empty(size, dtype=np.uint8)
         llama_cpp.llama_state_seq_get_data_ext(
-            self._context, _pointer(data), size, self._sequence, _PARTIAL
+            self._context, pointer_to(data), size, self._sequence, _PARTIAL
         )
-        return _State(length, data, length in self.stops)
+        return State(length, data, length in self.stops)
 
-    def _restore(self, state: _State) -> bool:
+    def _restore(self, state: State) -> bool:
         with library.listening():
             done = llama_cpp.llama_state_seq_set_data_ext(
-                self._context, _pointer(state.data), len(state.data), self._sequence, _PARTIAL
+                self._context, pointer_to(state.data), len(state.data), self._sequence, _PARTIAL
             )
         whole = done == len(state.data)
         return whole and self._remove(state.length) and self._end() == state.length - 1
 
 
-def _pointer(data: npt.NDArray[np.uint8]) -> Any:
+def pointer_to(data: npt.NDArray[np.uint8]) -> Any:
+    """As llama.cpp wants it."""
     return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
-def _bytes(states: list[_State]) -> int:
+def _bytes(states: list[State]) -> int:
     return sum(len(state.data) for state in states)

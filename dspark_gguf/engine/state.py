@@ -1,6 +1,6 @@
-"""The memory of a context in a file, so that a long conversation need not be read again.
+"""The memory of a sequence in a file or in RAM, so that it need not be read again.
 
-llama.cpp writes and reads the file. It notices neither a file of another model nor a damaged
+llama.cpp writes and reads it. Of a file it notices neither a file of another model nor a damaged
 number, and ends the process if a file is too short: `fingerprint` and the caller's checksum keep
 such files from it.
 """
@@ -10,13 +10,19 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
+import numpy as np
+import numpy.typing as npt
 
 from dspark_gguf.engine import library
 from dspark_gguf.engine.model import file_stamp
+from dspark_gguf.engine.protocol import common_prefix
+from dspark_gguf.engine.rollback import State, pointer_to
 from dspark_gguf.engine.sequence import SequenceCache
 
 #: Options that change where and how fast a model computes, but not what the cache holds.
@@ -62,6 +68,7 @@ def load_state(cache: SequenceCache, path: Path) -> int:
     Returns the number of its tokens; 0 if llama.cpp refuses the file: the cache is empty then.
     """
     cache.trim(0)
+    cache._unsure = True  # until `tokens` is right again
     tokens = (llama_cpp.llama_token * cache.n_ctx)()
     count = ctypes.c_size_t(0)
     with library.listening():
@@ -70,11 +77,71 @@ def load_state(cache: SequenceCache, path: Path) -> int:
             cache.pointer, file, cache.sequence, tokens, room, ctypes.byref(count)
         )
     ids = list(tokens[: count.value])
-    memory = llama_cpp.llama_get_memory(cache.pointer)
-    last = llama_cpp.llama_memory_seq_pos_max(memory, cache.sequence)
-    if read and last == len(ids) - 1 and all(0 <= token < cache.n_vocab for token in ids):
+    if read and _holds(cache, len(ids)) and all(0 <= token < cache.n_vocab for token in ids):
         cache.adopt(ids)
+        cache._unsure = False
         return len(ids)
+    _empty(cache)
+    return 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedCache:
+    """What a cache held: its tokens, llama.cpp's memory of them, and states to go back to."""
+
+    tokens: Sequence[int]
+    data: npt.NDArray[np.uint8]
+    marks: Sequence[State]
+    can_remove: bool  # whether any number of tokens can be taken back
+
+    @property
+    def size(self) -> int:
+        """Bytes in RAM."""
+        return self.data.nbytes + sum(mark.data.nbytes for mark in self.marks)
+
+    def held(self, prompt: Sequence[int]) -> int:
+        """Tokens of a prompt that need not be read again."""
+        common = common_prefix(self.tokens, prompt)
+        if self.can_remove or common == len(self.tokens):
+            return common
+        return max((mark.length for mark in self.marks if mark.length <= common), default=0)
+
+
+def copy_state(cache: SequenceCache) -> SavedCache:
+    """A copy of what a cache holds, in RAM; `MemoryError` if that does not suffice."""
+    cache.flush()
+    cache.trim(cache.length)  # an interrupted pass may have left more in it
+    size = llama_cpp.llama_state_seq_get_size(cache.pointer, cache.sequence)
+    data = np.empty(size, dtype=np.uint8)
+    llama_cpp.llama_state_seq_get_data(cache.pointer, pointer_to(data), size, cache.sequence)
+    marks = tuple(cache._rollback.marks)
+    return SavedCache(tuple(cache.tokens), data, marks, cache.rollback == "removal")
+
+
+def restore_state(cache: SequenceCache, saved: SavedCache) -> bool:
+    """Replace what a cache holds by what it, or another one of its context, held.
+
+    False: too few cells are free for that; the cache is empty then.
+    """
+    cache.trim(0)
+    cache._unsure = True  # until `tokens` is right again
+    with library.listening():
+        data, size = pointer_to(saved.data), saved.data.nbytes
+        read = llama_cpp.llama_state_seq_set_data(cache.pointer, data, size, cache.sequence)
+    if read == size and _holds(cache, len(saved.tokens)):
+        cache.adopt(saved.tokens)
+        cache._rollback.marks[:0] = [mark for mark in saved.marks if mark.length < cache.length]
+        cache._unsure = False
+        return True
+    _empty(cache)
+    return False
+
+
+def _holds(cache: SequenceCache, length: int) -> bool:
+    memory = llama_cpp.llama_get_memory(cache.pointer)
+    return int(llama_cpp.llama_memory_seq_pos_max(memory, cache.sequence)) == length - 1
+
+
+def _empty(cache: SequenceCache) -> None:
     cache.adopt([0])  # something to take back, whatever was read
     cache.trim(0)
-    return 0

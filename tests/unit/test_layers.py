@@ -40,6 +40,7 @@ draft
 assemble
 generation
 decoder
+prompt_cache
 slots together
 admission
 batching

@@ -1,0 +1,140 @@
+"""Finished conversations move to RAM while others answer, and go on from there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dspark_gguf import Batcher, Limits, Speculation, slots
+from dspark_gguf.engine.state import SavedCache
+from dspark_gguf.prompt_cache import PromptCache, Saved
+from tests.crowd import ALWAYS, COPIES, KINDS, LEARNED, live, pair_of, prompts, settings_of
+from tests.tiny_dflash import N_TOKENS, Block, write_cycle_target, write_dflash
+
+OFF = Speculation(mode="off")
+SEED = settings_of(3, 0.8)
+
+
+@pytest.fixture
+def all_move(monkeypatch):
+    """However little an idle conversation costs the others, it moves."""
+    monkeypatch.setattr(slots, "_FEW", 0)
+
+
+def says(batcher, prompt, most=10):
+    request = batcher.submit(prompt, SEED, Limits(max_tokens=most))
+    list(batcher)
+    return request.answer
+
+
+@pytest.mark.parametrize("how", [OFF, ALWAYS, LEARNED], ids=["plain", "drafts", "learned"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_conversations_than_slots_go_on_where_they_were(files, alone, kind, how, all_move):
+    talks = [[30 + k, *one] for k, one in enumerate(prompts(5, shared=30))]
+    with pair_of(files, kind, 2) as pair:
+        batcher = Batcher(pair, how)
+        for turn in range(3):
+            for k, talk in enumerate(talks):
+                answer = says(batcher, talk)
+                assert answer.tokens == alone(kind).says(talk, SEED, 10)
+                if turn:
+                    # All but what the user has added, and the token that nobody has read.
+                    assert answer.cached_tokens >= len(talk) - 4
+                talks[k] = [*talk, *answer.tokens, 40 + k, 41, 42]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lives_in_full_cells(files, alone, kind, all_move):
+    with pair_of(files, kind, 3, n_ctx=256) as pair:
+        life = live(pair, alone(kind), 300)
+    assert life.done > 10
+
+
+def test_who_is_idle_leaves_no_cells_to_those_that_run(files):
+    """They would be looked through in each pass; a few cost nothing, and stay."""
+    few, many = prompts(2, shared=20)[0], [10 + k % 200 for k in range(300)]
+    with pair_of(files, "removal", 3) as pair:
+        batcher = Batcher(pair, LEARNED)
+        says(batcher, few)
+        says(batcher, [9, *few])
+        assert [cache.length > 0 for cache in pair.target_caches] == [True, True, False]
+        says(batcher, many)
+        assert [cache.length > 0 for cache in pair.target_caches] == [True, True, True]
+        says(batcher, [8, *few], 3)
+        assert sum(cache.length for cache in pair.target_caches) < slots._FEW + 60
+        assert says(batcher, [*many, 5]).cached_tokens == 300
+
+
+def test_cells_that_run_out_are_given_and_nothing_is_read_again(files, alone):
+    talks = [[10 * k + n % 10 for n in range(100)] for k in range(2, 5)]
+    with pair_of(files, "removal", 4, n_ctx=256) as pair:
+        batcher = Batcher(pair, OFF)
+        for talk in talks:
+            says(batcher, talk)
+        for talk in talks:
+            answer = says(batcher, [*talk, 7])
+            assert answer.cached_tokens == 100
+            assert answer.tokens == alone("removal").says([*talk, 7], SEED, 10)
+
+
+def test_a_prefix_is_copied_and_stays_for_others(files, all_move):
+    start = [10 + k % 50 for k in range(60)]
+    with pair_of(files, "removal", 2) as pair:
+        batcher = Batcher(pair, OFF)
+        says(batcher, start)
+        for k in range(4):
+            says(batcher, [99 + k] * 30)
+        assert [says(batcher, [*start, 100 + k]).cached_tokens for k in range(3)] == [60] * 3
+        assert says(batcher, [*start[:40], 100]).cached_tokens == 40
+        # Of a long conversation that begins alike, a copy does not pay.
+        says(batcher, [200] * 20 + [10 + k % 99 for k in range(200)])
+        says(batcher, [99] * 30)
+        says(batcher, [98] * 30)
+        assert says(batcher, [200] * 20 + [5]).cached_tokens == 0
+
+
+def test_a_draft_that_follows_the_target_keeps_its_conversations(tmp_path, all_move):
+    """What it has seen of the target's passes would be lost: so they stay in their cells."""
+    target = write_cycle_target(tmp_path / "t.gguf", [(7 * k + 3) % 256 for k in range(N_TOKENS)])
+    draft = write_dflash(tmp_path / "d.gguf", Block())
+    files = {"llama": (target, draft)}
+    with pair_of(files, "removal", 3) as pair:
+        batcher = Batcher(pair, ALWAYS)
+        says(batcher, [5, 6, 7])
+        says(batcher, [8, 9, 10])
+        assert sum(cache.length > 0 for cache in pair.target_caches) == 2
+
+
+def saved(tokens, size):
+    data = np.zeros(size, dtype=np.uint8)
+    return Saved(SavedCache(tokens, data, (), True))
+
+
+def test_what_is_kept_takes_a_quarter_of_the_free_memory_at_most():
+    cache = PromptCache(lambda: 700)
+    for k in range(6):
+        cache.add(saved([k, k], 100))
+    # 100 of 800, 200 of 900; with a third one 300 of 1,000 would be too much.
+    assert cache.best([3, 3]) is None
+    assert [cache.best([k, k]).target.tokens for k in (4, 5)] == [[4, 4], [5, 5]]
+
+
+def test_a_longer_stage_of_a_conversation_takes_the_place_of_the_shorter_one():
+    cache = PromptCache(lambda: 10**6)
+    for tokens in ([1, 2], [1, 2, 3], [4]):
+        cache.add(saved(tokens, 10))
+    assert len(cache._saved) == 2
+    assert cache.best([1, 2]).target.tokens == [1, 2, 3]
+    cache.clear()
+    assert cache.best([1, 2]) is None
+
+
+def test_memory_that_is_short_ends_no_answer(files, monkeypatch, all_move):
+    def short(self):
+        raise MemoryError
+
+    monkeypatch.setattr(slots.Slot, "save", short)
+    with pair_of(files, "removal", 2) as pair:
+        batcher = Batcher(pair, OFF)
+        for k in range(4):
+            assert len(says(batcher, [20 + k] * 30).tokens) == 10
