@@ -8,7 +8,7 @@ import pytest
 from dspark_gguf import Batcher, Limits, Speculation, slots
 from dspark_gguf.engine.state import SavedCache
 from dspark_gguf.prompt_cache import PromptCache, Saved
-from tests.crowd import ALWAYS, COPIES, KINDS, LEARNED, live, pair_of, prompts, settings_of
+from tests.crowd import ALWAYS, KINDS, LEARNED, live, pair_of, prompts, settings_of
 from tests.tiny_dflash import N_TOKENS, Block, write_cycle_target, write_dflash
 
 OFF = Speculation(mode="off")
