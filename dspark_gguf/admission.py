@@ -109,11 +109,11 @@ class Admission:
         prompt = request.prompt[:-1]
         for other in self.running:
             slot = other.slot
-            if slot is None or not slot.can_lend or other.live.unread == 1:
+            if slot is None or not slot.can_share or other.live.unread == 1:
                 continue
             common = common_prefix(other.live.tokens[:-1], prompt)
-            if common >= max(slot.target.length, self._slots.held(prompt)) + WORTH_IT:
-                slot.target.lend_at(common)
+            if common >= max(slot.target.length, self._slots.reusable(prompt)) + WORTH_IT:
+                slot.target.checkpoint_at(common)
                 return True
         return False
 
@@ -151,7 +151,7 @@ class Admission:
             elif request.error is not None:
                 request.run.abandon()
             elif request.run.unread > 1:  # it ended while its prompt was read
-                request.slot.target.lend_at(request.slot.target.length)
+                request.slot.target.checkpoint_at(request.slot.target.length)
         self._pair.after_answer(len(request.answer.tokens))
 
     def free_draft(self) -> bool:

@@ -33,9 +33,9 @@ class Saved:
         """Bytes."""
         return self.target.size + (self.draft.size if self.draft else 0)
 
-    def held(self, prompt: Sequence[int]) -> int:
+    def reusable(self, prompt: Sequence[int]) -> int:
         """Tokens of a prompt for which this is worth a copy; 0: it is not."""
-        held = self.target.held(prompt)
+        held = self.target.reusable(prompt)
         return held if held >= _ENOUGH * len(self.target.tokens) else 0
 
 
@@ -61,8 +61,8 @@ class PromptCache:
 
     def best(self, prompt: Sequence[int]) -> Saved | None:
         """The one with most of a prompt; None if no one has any of it."""
-        found = max(self._saved, key=lambda each: each.held(prompt), default=None)
-        return found if found is not None and found.held(prompt) else None
+        found = max(self._saved, key=lambda each: each.reusable(prompt), default=None)
+        return found if found is not None and found.reusable(prompt) else None
 
     def remove(self, saved: Saved) -> None:
         """It is back in a slot."""

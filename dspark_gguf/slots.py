@@ -45,13 +45,13 @@ class Slot:
         return self.pair.draft_cache(self.number) if "draft" in self.pair.caches else None
 
     @property
-    def can_lend(self) -> bool:
+    def can_share(self) -> bool:
         """Whether others can copy from here: else their drafts must see the target read."""
         return self.draft is None or self.draft.joins or self.draft.kind in _SHARED
 
-    def lends(self, prompt: Sequence[int]) -> int:
+    def shareable(self, prompt: Sequence[int]) -> int:
         """Tokens of a prompt that another slot can copy from here."""
-        return self.target.lends(prompt) if self.can_lend else 0
+        return self.target.shareable(prompt) if self.can_share else 0
 
     def copy(self, source: Slot, prompt: Sequence[int]) -> None:
         """Hold what another slot lends of a prompt."""
@@ -104,8 +104,8 @@ class Slots:
         if not free:
             return None
         begin = prompt[:-1]
-        held = {slot: slot.target.held(begin) for slot in free}
-        lent = {slot: slot.lends(begin) for slot in self.all}
+        held = {slot: slot.target.reusable(begin) for slot in free}
+        lent = {slot: slot.shareable(begin) for slot in self.all}
         source = max(lent, key=lambda slot: lent[slot])
         enough = max(*held.values(), lent[source]) - WORTH_IT
 
@@ -116,7 +116,7 @@ class Slots:
 
         best = max(free, key=preference)
         saved = self._saved.best(begin)
-        if saved and saved.held(begin) >= max(held[best], lent[source]) + WORTH_IT:
+        if saved and saved.reusable(begin) >= max(held[best], lent[source]) + WORTH_IT:
             best = min(free, key=lambda slot: (slot.target.length, slot.used))
             self._restore(best, saved, begin)
         elif lent[source] >= held[best] + WORTH_IT:
@@ -127,15 +127,15 @@ class Slots:
         best.is_busy = True
         return best
 
-    def held(self, prompt: Sequence[int]) -> int:
+    def reusable(self, prompt: Sequence[int]) -> int:
         """Tokens of a prompt that would not be read again in the slot that it got."""
         saved = self._saved.best(prompt)
         return max(
             *(
-                slot.lends(prompt) if slot.is_busy else slot.target.held(prompt)
+                slot.shareable(prompt) if slot.is_busy else slot.target.reusable(prompt)
                 for slot in self.all
             ),
-            saved.held(prompt) if saved else 0,
+            saved.reusable(prompt) if saved else 0,
         )
 
     def leave(self, slot: Slot) -> None:
@@ -181,7 +181,7 @@ class Slots:
             if not self.make_room():
                 return
         self._saved.remove(saved)
-        if saved.held(prompt) < len(saved.target.tokens):  # others may want it, too
+        if saved.reusable(prompt) < len(saved.target.tokens):  # others may want it, too
             self._saved.add(saved)
 
     def _move_out(self, slot: Slot) -> None:

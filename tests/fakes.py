@@ -208,7 +208,7 @@ class Scripted(Drafter):
 
 def restore_stale(rollback, length):
     """Put the state of a cache's first mark in the place of the one after `length` tokens."""
-    mark = rollback.marks[0]
+    mark = rollback.checkpoints[0]
     data = mark.data.copy()
     head = data[:32].view(np.int32)
     head[head == mark.length - 1] = length - 1  # its position

@@ -11,8 +11,8 @@ replay      other recurrent and hybrid models                nothing: a state is
                                                              pass that may be taken back
 ==========  ===============================================  =====================================
 
-To go back further there are *marks*: states saved at the ends of messages and in long reads, so
-that after an edit of an earlier turn not everything must be read again. Another sequence of the
+To go back further there are *checkpoints*: states saved at the ends of messages and in long reads,
+so that after an edit of an earlier turn not everything must be read again. Another sequence of the
 context can go on from them, too.
 """
 
@@ -34,22 +34,22 @@ from dspark_gguf.engine import library
 Kind = Literal["removal", "window", "snapshots", "replay"]
 
 #: Marks per cache: an edit then reads about an eighth of the conversation again.
-_MAX_MARKS = 8
+_MAX_CHECKPOINTS = 8
 #: Bytes that the states of a cache may take; one of each kind is kept whatever its size.
 _MAX_BYTES = 256 * 2**20
-#: Reading so many tokens again is cheaper than one more pass, which a mark costs.
+#: Reading so many tokens again is cheaper than one more pass, which a checkpoint costs.
 LONG = 16
 #: Saves only what cannot be removed from a memory: recurrent states and windows.
 _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class State:
+class Checkpoint:
     """The memory after `length` tokens."""
 
     length: int
     data: npt.NDArray[np.uint8]
-    is_stop: bool = False
+    is_planned: bool = False
 
 
 class Rollback:
@@ -72,11 +72,11 @@ class Rollback:
         self.snapshots = int(llama_cpp.llama_n_rs_seq(context)) if self._recurrent else 0
         #: Tokens of the last pass that snapshots can take back; -1: unknown.
         self.last = 0
-        #: Lengths of a prompt where its reading stops for a mark.
-        self.stops: list[int] = []
+        #: Lengths of a prompt where its reading stops for a checkpoint.
+        self.planned: list[int] = []
         #: States of the ends of messages and in long reads, in order of their length.
-        self.marks: list[State] = []
-        self._saved: list[State] = []
+        self.checkpoints: list[Checkpoint] = []
+        self._saved: list[Checkpoint] = []
         #: See the table above.
         self.kind: Kind = "window" if self._window and not swa_full else "removal"
         if self._recurrent:
@@ -86,22 +86,22 @@ class Rollback:
         """Make it possible to come back to these `length` tokens until the next `settle`."""
         if self.kind != "replay" or (self._saved and self._saved[-1].length == length):
             return
-        if self._is_marked(length):
-            self._saved.append(self.marks[-1])
+        if self._has_checkpoint(length):
+            self._saved.append(self.checkpoints[-1])
         elif not self._saved or _bytes(self._saved) < _MAX_BYTES:
-            self._saved.append(self._state(length))
+            self._saved.append(self._checkpoint(length))
 
     @contextmanager
     def holding(self, length: int) -> Iterator[None]:
         """What is read inside may be taken back to these `length` tokens, by any memory."""
-        kept = [] if self.kind == "removal" or not length else [self._state(length)]
+        kept = [] if self.kind == "removal" or not length else [self._checkpoint(length)]
         self._saved += kept
         try:
             yield
         finally:
             self._saved = [state for state in self._saved if state not in kept]
 
-    def plan_stops(self, prompt: Sequence[int], held: int) -> None:
+    def plan_checkpoints(self, prompt: Sequence[int], held: int) -> None:
         """Stop at the end of a prompt, and behind the control tokens that end its messages."""
         count = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
         control = {
@@ -109,55 +109,56 @@ class Rollback:
             for token in set(prompt[held:])
             if 0 <= token < count and llama_cpp.llama_vocab_is_control(self._vocabulary, token)
         }
-        self.stops, last = [], held
+        self.planned, last = [], held
         for length in range(held + LONG + 1, len(prompt) - LONG):
             if prompt[length - 1] in control and length - last > LONG:
-                self.stops.append(length)
+                self.planned.append(length)
                 last = length
-        self.stops.append(len(prompt))
+        self.planned.append(len(prompt))
 
-    def stop_at(self, length: int, held: int) -> None:
+    def plan_checkpoint(self, length: int, held: int) -> None:
         """Stop there too; where just so many tokens are held, that is now."""
         if length == held:
-            self.mark(length)
-        elif length not in self.stops:
-            insort(self.stops, length)
+            self.add_checkpoint(length)
+        elif length not in self.planned:
+            insort(self.planned, length)
 
-    def mark(self, length: int) -> None:
+    def add_checkpoint(self, length: int) -> None:
         """Make it possible to come back to these `length` tokens in later turns."""
-        if self.kind == "removal" or not length or self._is_marked(length):
+        if self.kind == "removal" or not length or self._has_checkpoint(length):
             return
-        self.marks.append(self._state(length))
-        while len(self.marks) > 1 and (
-            len(self.marks) > _MAX_MARKS or _bytes(self.marks) > _MAX_BYTES
+        self.checkpoints.append(self._checkpoint(length))
+        while len(self.checkpoints) > 1 and (
+            len(self.checkpoints) > _MAX_CHECKPOINTS or _bytes(self.checkpoints) > _MAX_BYTES
         ):
-            older = self.marks[:-1]  # the newest one stays
-            gaps = np.diff([0, *(mark.length for mark in older)])
-            del self.marks[min(range(len(older)), key=lambda k: (older[k].is_stop, gaps[k]))]
+            older = self.checkpoints[:-1]  # the newest one stays
+            gaps = np.diff([0, *(each.length for each in older)])
+            least = min(range(len(older)), key=lambda k: (older[k].is_planned, gaps[k]))
+            del self.checkpoints[least]
 
-    def marked(self, length: int) -> int:
+    def last_checkpoint(self, length: int) -> int:
         """The longest prefix of at most `length` tokens whose state is kept; 0: none."""
-        states = [*self.marks, *self._saved]
+        states = [*self.checkpoints, *self._saved]
         return max((state.length for state in states if state.length <= length), default=0)
 
-    def keeps(self, length: int, held: int) -> int:
+    def length_after(self, length: int, held: int) -> int:
         """How many of the `held` tokens there would be after going `back` to `length`."""
-        return length if self._reaches(length, held) else self.marked(length)
+        return length if self._reaches(length, held) else self.last_checkpoint(length)
 
     def take_over(self, other: Rollback, length: int) -> bool:
-        """Go on from the state that another sequence has `marked`; whether that was possible."""
-        states = [*other.marks, *other._saved]
+        """Go on from the state of a checkpoint of another sequence; whether that was possible."""
+        states = [*other.checkpoints, *other._saved]
         if not self._restore(next(state for state in states if state.length == length)):
             return False
-        self.marks = [state for state in other.marks if state.length <= length]
+        self.checkpoints = [state for state in other.checkpoints if state.length <= length]
         return True
 
-    def _is_marked(self, length: int) -> bool:
-        return bool(self.marks) and self.marks[-1].length == length
+    def _has_checkpoint(self, length: int) -> bool:
+        return bool(self.checkpoints) and self.checkpoints[-1].length == length
 
     def forget(self) -> None:
         """Drop the saved states: the memory was filled by other means."""
-        self.marks.clear()
+        self.checkpoints.clear()
         self._saved.clear()
         self.last = -1
 
@@ -175,7 +176,7 @@ class Rollback:
         reaches, self.last = self._reaches(length, held), 0
         if reaches and self._remove(length):
             return length
-        while states := [*self.marks[-1:], *self._saved[-1:]]:
+        while states := [*self.checkpoints[-1:], *self._saved[-1:]]:
             state = max(states, key=lambda one: one.length)
             if self._restore(state):
                 return state.length
@@ -203,19 +204,19 @@ class Rollback:
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, self._sequence, length, -1))
 
     def _drop_after(self, length: int) -> None:
-        for states in (self.marks, self._saved):
+        for states in (self.checkpoints, self._saved):
             while states and states[-1].length > length:
                 states.pop()
 
-    def _state(self, length: int) -> State:
+    def _checkpoint(self, length: int) -> Checkpoint:
         size = llama_cpp.llama_state_seq_get_size_ext(self._context, self._sequence, _PARTIAL)
         data = np.empty(size, dtype=np.uint8)
         llama_cpp.llama_state_seq_get_data_ext(
             self._context, pointer_to(data), size, self._sequence, _PARTIAL
         )
-        return State(length, data, length in self.stops)
+        return Checkpoint(length, data, length in self.planned)
 
-    def _restore(self, state: State) -> bool:
+    def _restore(self, state: Checkpoint) -> bool:
         with library.listening():
             done = llama_cpp.llama_state_seq_set_data_ext(
                 self._context, pointer_to(state.data), len(state.data), self._sequence, _PARTIAL
@@ -229,5 +230,5 @@ def pointer_to(data: npt.NDArray[np.uint8]) -> Any:
     return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
-def _bytes(states: list[State]) -> int:
+def _bytes(states: list[Checkpoint]) -> int:
     return sum(len(state.data) for state in states)

@@ -89,16 +89,16 @@ class SequenceCache:
         for listener in self.listeners:
             listener.on_trim(self.length)
         if self.rollback != "removal" and not self._is_draft:
-            self._rollback.plan_stops(tokens, self.length)
+            self._rollback.plan_checkpoints(tokens, self.length)
         if self.length == len(tokens):
-            self._rollback.mark(self.length)
+            self._rollback.add_checkpoint(self.length)
         return self.length
 
     def adopt(self, tokens: Sequence[int]) -> None:
         """Take note that its memory was filled by other means, and holds exactly `tokens` now."""
         self._rollback.forget()
         self.tokens[:] = tokens
-        self._rollback.mark(self.length)
+        self._rollback.add_checkpoint(self.length)
 
     def sync(self, tokens: Sequence[int], ours: Sequence[int] = ()) -> None:
         """Take note of what other code may have done with its memory: it says `tokens` are there.
@@ -161,14 +161,14 @@ class SequenceCache:
         end = self.length + len(tokens) - n_rows
         revocable = n_rows > 1 or (n_rows == 1 and self._is_draft)
         saves = revocable and self.rollback == "replay" and not self._is_draft
-        stops = [stop for stop in self._rollback.stops if self.length < stop <= end]
+        stops = [stop for stop in self._rollback.planned if self.length < stop <= end]
         is_long = end - max([self.length, *stops]) > LONG
         for stop in [*stops, end] if is_long or saves else stops:
             head = stop - self.length
             self._read(tokens[:head], 0)
             tokens = tokens[head:]
             if is_long or stop in stops:
-                self._rollback.mark(stop)
+                self._rollback.add_checkpoint(stop)
         if revocable:
             self._rollback.save(self.length)
         return tokens
@@ -181,7 +181,7 @@ class SequenceCache:
             if self.context.interrupt.is_set():
                 raise Cancelled
             if start:
-                self._rollback.mark(self.length)
+                self._rollback.add_checkpoint(self.length)
             run_together([(self, tokens[start:end], n_rows if end >= len(tokens) else 0)])
             start, end = end, end + n_batch
 
@@ -203,23 +203,23 @@ class SequenceCache:
         for listener in self.listeners:
             listener.on_pass(len(tokens), first)
 
-    def held(self, prompt: Sequence[int]) -> int:
+    def reusable(self, prompt: Sequence[int]) -> int:
         """Tokens of a prompt that it need not read again."""
-        return self._rollback.keeps(common_prefix(self.tokens, prompt), self.length)
+        return self._rollback.length_after(common_prefix(self.tokens, prompt), self.length)
 
-    def lends(self, prompt: Sequence[int]) -> int:
+    def shareable(self, prompt: Sequence[int]) -> int:
         """Tokens of a prompt that another sequence of the context can `share`."""
         common = common_prefix(self.tokens, prompt)
-        return common if self.rollback == "removal" else self._rollback.marked(common)
+        return common if self.rollback == "removal" else self._rollback.last_checkpoint(common)
 
-    def lend_at(self, length: int) -> None:
+    def checkpoint_at(self, length: int) -> None:
         """Be able to lend the first `length` tokens of what it will read, or has read till now."""
-        self._rollback.stop_at(length, self.length)
+        self._rollback.plan_checkpoint(length, self.length)
 
     def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
         """Hold what another sequence of the context `lends` of a prompt, in the same cells."""
         self.trim(0)
-        length = other.lends(prompt)
+        length = other.shareable(prompt)
         if not length:
             return
         self._unsure = True

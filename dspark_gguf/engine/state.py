@@ -22,7 +22,7 @@ import numpy.typing as npt
 from dspark_gguf.engine import library
 from dspark_gguf.engine.model import file_stamp
 from dspark_gguf.engine.protocol import common_prefix
-from dspark_gguf.engine.rollback import State, pointer_to
+from dspark_gguf.engine.rollback import Checkpoint, pointer_to
 from dspark_gguf.engine.sequence import SequenceCache
 
 #: Options that change where and how fast a model computes, but not what the cache holds.
@@ -91,20 +91,20 @@ class SavedCache:
 
     tokens: Sequence[int]
     data: npt.NDArray[np.uint8]
-    marks: Sequence[State]
+    checkpoints: Sequence[Checkpoint]
     can_remove: bool  # whether any number of tokens can be taken back
 
     @property
     def size(self) -> int:
         """Bytes in RAM."""
-        return self.data.nbytes + sum(mark.data.nbytes for mark in self.marks)
+        return self.data.nbytes + sum(each.data.nbytes for each in self.checkpoints)
 
-    def held(self, prompt: Sequence[int]) -> int:
+    def reusable(self, prompt: Sequence[int]) -> int:
         """Tokens of a prompt that need not be read again."""
         common = common_prefix(self.tokens, prompt)
         if self.can_remove or common == len(self.tokens):
             return common
-        return max((mark.length for mark in self.marks if mark.length <= common), default=0)
+        return max((each.length for each in self.checkpoints if each.length <= common), default=0)
 
 
 def copy_state(cache: SequenceCache) -> SavedCache:
@@ -114,8 +114,8 @@ def copy_state(cache: SequenceCache) -> SavedCache:
     size = llama_cpp.llama_state_seq_get_size(cache.pointer, cache.sequence)
     data = np.empty(size, dtype=np.uint8)
     llama_cpp.llama_state_seq_get_data(cache.pointer, pointer_to(data), size, cache.sequence)
-    marks = tuple(cache._rollback.marks)
-    return SavedCache(tuple(cache.tokens), data, marks, cache.rollback == "removal")
+    checkpoints = tuple(cache._rollback.checkpoints)
+    return SavedCache(tuple(cache.tokens), data, checkpoints, cache.rollback == "removal")
 
 
 def restore_state(cache: SequenceCache, saved: SavedCache) -> bool:
@@ -130,7 +130,9 @@ def restore_state(cache: SequenceCache, saved: SavedCache) -> bool:
         read = llama_cpp.llama_state_seq_set_data(cache.pointer, data, size, cache.sequence)
     if read == size and _holds(cache, len(saved.tokens)):
         cache.adopt(saved.tokens)
-        cache._rollback.marks[:0] = [mark for mark in saved.marks if mark.length < cache.length]
+        cache._rollback.checkpoints[:0] = [
+            each for each in saved.checkpoints if each.length < cache.length
+        ]
         cache._unsure = False
         return True
     _empty(cache)

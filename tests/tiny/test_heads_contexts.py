@@ -218,7 +218,7 @@ def test_the_size_of_a_state_is_what_llama_cpp_saves(tmp_path, arch):
     path = write_mtp(tmp_path / "x.gguf", Made(arch), keep=TRUNK, counts_heads=False)
     with Pair(path, None, ModelOptions(n_ctx=256)) as pair:
         prefill(pair.target_cache, PROMPT)
-        saved = len(pair.target_cache._rollback.marks[-1].data)
+        saved = len(pair.target_cache._rollback.checkpoints[-1].data)
         known = Footprint(read_header(path), pair.target.options).state_bytes
         assert pair.target_cache.rollback == "snapshots"
         assert 0 < saved - known < 300

@@ -98,7 +98,7 @@ def test_the_size_of_a_state_is_what_llama_cpp_saves(files, kind):
     """The arithmetic that decides how many snapshots there are, up to a header for each layer."""
     with pair_of(files, kind) as pair:
         prefill(pair.target_cache, PROMPT)
-        saved = len(pair.target_cache._rollback.marks[-1].data)
+        saved = len(pair.target_cache._rollback.checkpoints[-1].data)
         assert (
             0
             < saved - Footprint(read_header(pair.target.path), pair.target.options).state_bytes
@@ -232,4 +232,4 @@ def test_an_edit_does_not_read_everything_again(files, kind):
         edited = [*long[:580], 1, 2, 3]
         assert prefill(cache, edited) >= 580 - 64
         assert prefill(cache, [*long[:300], 9]) >= 300 - 3 * 64  # fewer marks further back
-        assert len(cache._rollback.marks) <= 8
+        assert len(cache._rollback.checkpoints) <= 8

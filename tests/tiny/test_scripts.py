@@ -94,7 +94,7 @@ def test_the_soak_notices(tmp_path, monkeypatch):
 
     def stale(self, length, held):
         length = real(self, length, held)
-        if self.marks and length > self.marks[0].length:
+        if self.checkpoints and length > self.checkpoints[0].length:
             restore_stale(self, length)
         return length
 
