@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.state import copy_state, restore_state
@@ -63,11 +62,6 @@ class Slot:
     def holds_any(self) -> bool:
         """Whether there are tokens in it."""
         return bool(self.target.length or (self.draft and self.draft.length))
-
-    @property
-    def can_save(self) -> bool:
-        """Whether its caches can be saved: a draft that follows the target's passes cannot."""
-        return not isinstance(self.draft, Follower)
 
     def save(self) -> Saved:
         """A copy of what it holds, in RAM; `MemoryError` if that does not suffice."""
@@ -154,7 +148,7 @@ class Slots:
 
     def move_out(self) -> None:
         """Move the answer that ended longest ago to RAM, if idle ones cost the others much."""
-        idle = [slot for slot in self._idle() if slot.can_save]
+        idle = self._idle()
         if sum(slot.target.length for slot in idle) > _FEW:
             self._move_out(min(idle, key=lambda slot: slot.used))
 
@@ -189,6 +183,6 @@ class Slots:
         slot.clear()
 
     def _save(self, slot: Slot) -> None:
-        if slot.can_save and slot.target.length > WORTH_IT:
+        if slot.target.length > WORTH_IT:
             with suppress(MemoryError):
                 self._saved.add(slot.save())

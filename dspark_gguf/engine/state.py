@@ -50,8 +50,7 @@ def state_bytes(cache: SequenceCache) -> int:
 
 def save_state(cache: SequenceCache, path: Path) -> None:
     """Write what the cache holds; an OSError says that it could not be written completely."""
-    cache.flush()
-    cache.reuse_prefix(cache.tokens)  # an interrupted pass may have left more in it
+    _settle(cache)
     tokens = (llama_cpp.llama_token * cache.length)(*cache.tokens)
     with library.listening() as errors:
         written = llama_cpp.llama_state_seq_save_file(
@@ -109,8 +108,7 @@ class SavedCache:
 
 def copy_state(cache: SequenceCache) -> SavedCache:
     """A copy of what a cache holds, in RAM; `MemoryError` if that does not suffice."""
-    cache.flush()
-    cache.trim(cache.length)  # an interrupted pass may have left more in it
+    _settle(cache)
     size = llama_cpp.llama_state_seq_get_size(cache.pointer, cache.sequence)
     data = np.empty(size, dtype=np.uint8)
     llama_cpp.llama_state_seq_get_data(cache.pointer, pointer_to(data), size, cache.sequence)
@@ -137,6 +135,11 @@ def restore_state(cache: SequenceCache, saved: SavedCache) -> bool:
         return True
     _empty(cache)
     return False
+
+
+def _settle(cache: SequenceCache) -> None:
+    cache.flush()
+    cache.reuse_prefix(cache.tokens)  # an interrupted pass may have left more in it
 
 
 def _holds(cache: SequenceCache, length: int) -> bool:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dspark_gguf import Batcher, Limits, Speculation, slots
+from dspark_gguf import Batcher, Limits, Sampling, Speculation, slots
 from dspark_gguf.engine.state import SavedCache
 from dspark_gguf.prompt_cache import PromptCache, Saved
 from tests.crowd import ALWAYS, KINDS, LEARNED, live, pair_of, prompts, settings_of
-from tests.tiny_dflash import N_TOKENS, Block, write_cycle_target, write_dflash
+from tests.tiny.test_batching import SUCCESSOR
+from tests.tiny.test_heads import files as heads
+from tests.tiny.test_heads_everywhere import RIGHT_TOGETHER, crowd_of
+from tests.tiny_cycle import CYCLE
+from tests.tiny_dflash import Block, write_cycle_target, write_dflash
 
+__all__ = ["heads"]  # a fixture
 OFF = Speculation(mode="off")
 SEED = settings_of(3, 0.8)
 
@@ -93,16 +98,40 @@ def test_a_prefix_is_copied_and_stays_for_others(files, all_move):
         assert says(batcher, [200] * 20 + [5]).cached_tokens == 0
 
 
-def test_a_draft_that_follows_the_target_keeps_its_conversations(tmp_path, all_move):
-    """What it has seen of the target's passes would be lost: so they stay in their cells."""
-    target = write_cycle_target(tmp_path / "t.gguf", [(7 * k + 3) % 256 for k in range(N_TOKENS)])
-    draft = write_dflash(tmp_path / "d.gguf", Block())
-    files = {"llama": (target, draft)}
-    with pair_of(files, "removal", 3) as pair:
+@pytest.mark.parametrize("name", RIGHT_TOGETHER)
+def test_a_draft_that_follows_the_target_goes_on_with_it(heads, name, all_move):
+    """All guesses are right, as behind a text that was read."""
+    greedy = Sampling(temperature=0, ignore_eos=True)
+    talks = [[*CYCLE[k : k + 20], *CYCLE[:3]] for k in range(4)]
+    with crowd_of(heads, name, 2) as pair:
+        batcher = Batcher(pair, ALWAYS, parallel=2)
+        for turn in range(3):
+            for k, talk in enumerate(talks):
+                request = batcher.submit(talk, greedy, Limits(max_tokens=20))
+                list(batcher)
+                tally = request.answer.tally
+                assert tally.drafted == tally.accepted > 0
+                if turn:
+                    assert request.answer.cached_tokens >= len(talk) - 3
+                talks[k] = [*talk, *request.answer.tokens]
+
+
+def test_a_block_draft_goes_on_with_its_target(tmp_path, all_move):
+    target = write_cycle_target(tmp_path / "t.gguf", SUCCESSOR)
+    draft = write_dflash(tmp_path / "d.gguf", Block(cycle=tuple(SUCCESSOR)))
+    talks = [[10 + k, 20, *[30 + k] * 20] for k in range(4)]
+    with pair_of({"llama": (target, draft)}, "removal", 2) as pair:
         batcher = Batcher(pair, ALWAYS)
-        says(batcher, [5, 6, 7])
-        says(batcher, [8, 9, 10])
-        assert sum(cache.length > 0 for cache in pair.target_caches) == 2
+        for turn in range(3):
+            for k, talk in enumerate(talks):
+                request = batcher.submit(talk, Sampling(temperature=0), Limits(max_tokens=20))
+                list(batcher)
+                said = [talk[-1], *request.answer.tokens]
+                assert said[1:] == [SUCCESSOR[token] for token in said[:-1]]
+                assert request.answer.tally.accepted > 10
+                if turn:
+                    assert request.answer.cached_tokens >= len(talk) - 3
+                talks[k] = [*talk, *request.answer.tokens]
 
 
 def saved(tokens, size):
