@@ -116,7 +116,7 @@ class Slots:
         elif lent[source] >= held[best] + WORTH_IT:
             self._save(best)
             best.copy(source, begin)
-        elif best.target.length - held[best] > _FEW:
+        elif best.target.length > 2 * held[best]:  # it loses more than it keeps
             self._save(best)
         best.is_busy = True
         return best
@@ -170,13 +170,12 @@ class Slots:
         return [slot for slot in self.all if not slot.is_busy and slot.holds_any]
 
     def _restore(self, slot: Slot, saved: Saved, prompt: Sequence[int]) -> None:
-        self._move_out(slot)
-        while not slot.restore(saved):
-            if not self.make_room():
-                return
         self._saved.remove(saved)
-        if saved.reusable(prompt) < len(saved.target.tokens):  # others may want it, too
-            self._saved.add(saved)
+        self._move_out(slot)
+        while not (done := slot.restore(saved)) and self.make_room():
+            pass
+        if not done or saved.reusable(prompt) < len(saved.target.tokens):
+            self._saved.add(saved)  # others may want it, too
 
     def _move_out(self, slot: Slot) -> None:
         self._save(slot)

@@ -134,6 +134,34 @@ def test_a_block_draft_goes_on_with_its_target(tmp_path, all_move):
                 talks[k] = [*talk, *request.answer.tokens]
 
 
+def test_a_conversation_that_does_not_fit_beside_the_others_is_read_anew(files, alone, all_move):
+    long, other = [10 + k % 90 for k in range(150)], [110 + k % 90 for k in range(120)]
+    with pair_of(files, "removal", 2, n_ctx=256) as pair:
+        batcher = Batcher(pair, OFF)
+        says(batcher, long)
+        running = batcher.submit(other, SEED, Limits(max_tokens=60))
+        for _ in range(5):
+            batcher.step()
+        answer = says(batcher, [*long, 7], 5)
+        assert answer.tokens == alone("removal").says([*long, 7], SEED, 5)
+        assert running.answer.tokens == alone("removal").says(other, SEED, 60)
+
+
+def test_memory_for_one_conversation_is_enough_for_two_in_turns(files):
+    """The one that goes back into a slot is not given up for the one that makes room for it."""
+    talks = [[10 + k % 90 for k in range(60)], [110 + k % 90 for k in range(60)]]
+    with pair_of(files, "removal", 1, n_ctx=256) as pair:
+        batcher = Batcher(pair, OFF)
+        saved = batcher._requests._slots._saved
+        for turn in range(3):
+            for k, talk in enumerate(talks):
+                answer = says(batcher, talk)
+                assert answer.cached_tokens >= (len(talk) - 3 if turn else 0)
+                talks[k] = [*talk, *answer.tokens, 40]
+            (other,) = saved._saved
+            saved._free = lambda size=other.size: 5 * size
+
+
 def saved(tokens, size):
     data = np.zeros(size, dtype=np.uint8)
     return Saved(SavedCache(tokens, data, (), True))
