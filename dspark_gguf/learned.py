@@ -29,13 +29,20 @@ _READ = 2**27
 _SAVE_EVERY = 256
 
 
-class _Record(BaseModel):
-    format: Literal[1] = 1
+#: Bytes of the largest target; no file has more, unless it is damaged.
+_MAX_BYTES = 2**60
+
+
+class _Kept(BaseModel):
     about: dict[str, Any] = {}
+
+
+class _Record(_Kept):
+    format: Literal[1] = 1
     costs: CostsRecord
     calibrations: dict[str, CalibrationRecord]
     comparisons: list[Comparison] = []
-    target_bytes: Annotated[int, Field(ge=0)] = 0
+    target_bytes: Annotated[int, Field(ge=0, le=_MAX_BYTES)] = 0
 
 
 class Learned:
@@ -150,11 +157,9 @@ def learned_of(target: list[Any], machine: dict[str, Any]) -> list[Learned]:
     """All that was learned of a target, by its stamp, on this machine; the newest last."""
     found = []
     for path in learned_dir().glob("*.json"):
-        with suppress(
-            OSError, ValueError, AttributeError, KeyError
-        ):  # a damaged file; another process deleted it
-            about = json.loads(path.read_bytes()).get("about") or {}
-            if about["target"] == target and about["machine"] == machine:
+        with suppress(OSError, ValueError):  # a damaged file; another process deleted it
+            about = _Kept.model_validate_json(path.read_bytes()).about
+            if about.get("target") == target and about.get("machine") == machine:
                 found.append((path.stat().st_mtime_ns, path, about))
     return [Learned(path, about) for _, path, about in sorted(found, key=lambda one: one[0])]
 
