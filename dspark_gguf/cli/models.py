@@ -40,8 +40,8 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
         values = [{**asdict(model), "path": str(model.path)} for model in found]
         show(as_json, values, lambda: listing.local_text(found, left_out))
         return
-    pairs = [pair for pair in known_pairs() if name in (None, pair.name)]
-    if not pairs and name:
+    pairs = [pair for pair in known_pairs() if name is None or pair.is_called(name)]
+    if not pairs and name is not None:
         problem = f"no pair is called {name!r}{similar_names(name)}"
         raise UsageError(problem, "See `dspark-gguf models`.")
     memory = listing.machine_gigabytes()
