@@ -104,7 +104,7 @@ class Reliability:
         if not depth:
             raise UsageError("nothing was drafted in these texts", "Use a draft model: -d.")
         fit, (held, survived) = _stacked(texts[::2], depth), _stacked(texts[1::2], depth)
-        if fit[0].min() < 0.0 or fit[0].max() > 1.0:
+        if any(each.min() < 0.0 or each.max() > 1.0 for each in (fit[0], held)):
             raise UsageError("the recorded confidences are no probabilities", "Record them anew.")
         temperatures = fit_temperatures(*fit)
         return cls(temperatures, survivals(held), survivals(held, temperatures), survived)
