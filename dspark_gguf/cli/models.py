@@ -111,19 +111,22 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     if settings.model is None:
         raise UsageError("no target is given", "Name one with -m.")
 
-    from dspark_gguf.catalog import NO_DRAFT, listing
+    from dspark_gguf.catalog import listing
     from dspark_gguf.catalog import suggest as catalog
-    from dspark_gguf.catalog.resolve import locate
+    from dspark_gguf.catalog.pairs import OWN_HEADS
+    from dspark_gguf.catalog.resolve import locate, resolve
     from dspark_gguf.chat.progress import track
     from dspark_gguf.engine import library
     from dspark_gguf.engine.gguf import read_header
 
     library.set_command_log(verbose)
-    [target] = locate([(settings.model, "target")], say)
     drafts = []
-    if settings.draft not in (None, NO_DRAFT):
-        [path] = locate([(settings.draft, "draft")], say)
-        drafts.append(catalog.of_file(settings.draft, "-d", path))
+    if settings.draft is None:
+        [target] = locate([(settings.model, "target")], say)
+    else:
+        target, draft = resolve(settings.model, settings.draft, say)
+        if draft and (settings.draft, draft) != (OWN_HEADS, target):  # they are listed anyway
+            drafts.append(catalog.of_file(settings.draft, "-d", draft))
     if make_draft:
         path = catalog.make_draft(target, make_draft, say)
         drafts.append(catalog.of_file(str(path), "made from the target", path))
