@@ -121,7 +121,7 @@ def test_domains_are_names(tmp_path):
     path.write_text('{"prompt": "a", "domain": null}\n{"prompt": "a", "domain": " x\\ny "}')
     assert [prompt.domain for prompt in read_prompts(path)] == ["all", "x y"]
     path.write_text('{"prompt": "a", "domain": {}}')
-    with pytest.raises(UsageError, match="prompt 1 of .*: its domain is no text"):
+    with pytest.raises(UsageError, match=r"prompt 1 of .*: its domain is no text"):
         read_prompts(path)
 
 
