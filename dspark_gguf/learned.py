@@ -124,7 +124,7 @@ class Learned:
 
     def _load(self, path: Path) -> None:
         try:
-            record = _Record.model_validate_json(path.read_bytes())
+            record = _Record.model_validate(_read(path))
         except FileNotFoundError:
             return
         except (OSError, ValueError):
@@ -138,6 +138,14 @@ class Learned:
             made = Calibration.of_copies() if is_lookup else Calibration()
             made.restore(one)
             self._calibrations[key] = made
+
+
+def _read(path: Path) -> Any:
+    """Plain values. Pydantic's own reader takes no names of files that are not text."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def temperature_class(temperature: float) -> str:
@@ -158,7 +166,7 @@ def learned_of(target: list[Any], machine: dict[str, Any]) -> list[Learned]:
     found = []
     for path in learned_dir().glob("*.json"):
         with suppress(OSError, ValueError):  # a damaged file; another process deleted it
-            about = _Kept.model_validate_json(path.read_bytes()).about
+            about = _Kept.model_validate(_read(path)).about
             if about.get("target") == target and about.get("machine") == machine:
                 found.append((path.stat().st_mtime_ns, path, about))
     return [Learned(path, about) for _, path, about in sorted(found, key=lambda one: one[0])]

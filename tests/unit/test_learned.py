@@ -129,6 +129,18 @@ def test_a_damaged_file_hides_no_other(tmp_path, monkeypatch, text):
     assert seconds_per_byte() == pytest.approx(0.01)
 
 
+def test_a_file_name_that_is_not_text(tmp_path, monkeypatch):
+    """What is learned of such a model is kept, too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    about = {"target": ["caf\udce9.gguf", 1], "machine": {}}
+    one = some(learned_path(about))
+    one.about = about
+    one.save()
+    [kept] = learned_of(about["target"], {})
+    assert not kept.note
+    assert kept.costs.covers(12, drafts=True)
+
+
 def test_forget_all(tmp_path, monkeypatch):
     """Every pair's file is gone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
