@@ -69,3 +69,14 @@ def test_other_methods_are_not_compared(bench):
     result = bench("--conversations", "1,2", "--methods", "fixed-3")
     assert result.exit_code == 2
     assert "plain batching and the default alone" in result.stderr
+
+
+def test_answers_too_short_to_overlap_tell_nothing(bench, tmp_path):
+    """The first ends while later prompts are still read: said, below what was measured."""
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text("\n".join(json.dumps({"prompt": f"{k} " * 300}) for k in range(12)))
+    words = ("--prompts", prompts, "--per-domain", 0, "-b", 64, "-ub", 64)
+    result = bench("--conversations", "1,12", *words)
+    assert result.exit_code == 2
+    assert "an answer of 8 tokens ended before all 12 had begun" in result.stderr
+    assert result.stdout.splitlines()[-1].startswith("new text        1")

@@ -211,7 +211,8 @@ def bench_conversations(
             cells += track(work, len(chosen) * len(counts))
         except Cancelled:
             code = Cancelled.exit_code
-    say(conversations.as_text(cells))
+        finally:
+            say(conversations.as_text(cells))
     facts = bench.facts(0, interrupted=bool(code))
     facts = {
         name: facts[name]
