@@ -113,7 +113,9 @@ def test_names_from_files_are_text():
 def test_a_file_name_that_is_not_text(tmp_path):
     """The bytes of a name in latin-1 are question marks on the page."""
     found, name = results({(0, "chat"): {"plain": 1.0, "fixed-3": 2.0}}), "caf\udce9"
-    path = write_report(tmp_path, found, facts(name), Rest((), None))
+    some = facts(name) | {"turns": {"measured": 1, "wanted": 1}}
+    path = write_report(tmp_path, found, some, Rest((), None))
+    assert ": 1 turn of up to 8 tokens" in path.read_text("utf-8")
     assert "<title>dspark-gguf bench: caf?" in path.read_text("utf-8")
     assert json.loads((tmp_path / "bench.json").read_text("utf-8"))["target"]["name"] == name
 

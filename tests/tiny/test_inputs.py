@@ -89,6 +89,7 @@ def test_one_of_a_thing(dspark, model, tmp_path):
     out = tmp_path / "chains.npz"
     done = dspark("trace", "-o", out, "--prompts", prompts, "--positions", 1, "-c", 256, *model)
     assert done.stdout == f"1 text, 1 position: {out}\n"
+    assert dspark("run", "hi", "--check", "-n", 1, *model).stdout.startswith("equal: 1 token; ")
 
 
 def test_too_little_for_a_calibration_is_refused_before_the_work(

@@ -25,6 +25,7 @@ from dspark_gguf.measure.trace import has_chains, record
 from dspark_gguf.paths import MIB, replacing
 from dspark_gguf.speedup import measured
 from dspark_gguf.tally import Tally
+from dspark_gguf.visible import counted
 
 _ROWS, _DEPTH, _TEXTS = 13, 4, 8
 #: Positions in drafts that were tried less often say nothing.
@@ -84,7 +85,7 @@ def write_report(folder: Path, results: Results, facts: dict[str, Any], rest: Re
 
 def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
     """The page."""
-    TEMPLATES.filters |= {"cell": _cell, "mib": _mib, "tone": _tone}
+    TEMPLATES.filters |= {"cell": _cell, "counted": counted, "mib": _mib, "tone": _tone}
     curves = rest.reliability.curves() if rest.reliability else {}
     return TEMPLATES.get_template("bench/report.html").render(
         facts=facts,
