@@ -212,7 +212,8 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
             yield path
         return
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
+    # Shorter than the longest name of a file, 255 bytes.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{_PART}")
     try:
         with _named(path, temporary):
             if private:

@@ -40,6 +40,14 @@ def test_a_link_stays_one(tmp_path, is_there):
 
 
 @links
+def test_a_name_as_long_as_can_be(tmp_path):
+    """The file beside it needs no more room; a character has up to four bytes."""
+    for path in (tmp_path / ("n" * 255), tmp_path / ("\U0001f600" * 63)):
+        write(path)
+        assert path.read_text() == "new"
+
+
+@links
 def test_a_named_pipe_stays_one(tmp_path):
     """Its reader gets the file, even of arrays, and nothing is left beside it."""
     pipe, copy = tmp_path / "pipe", tmp_path / "copy.npz"
