@@ -271,7 +271,7 @@ def _replay_text(rule: str, result: Result, static: Grid | None) -> str:
             line += f"{speedup:8.3f}  {name}"
         lines.append(line)
     lines.append(
-        f"{rule}: {result.rounds} rounds, {result.drafted} draft steps, "
+        f"{rule}: {counted(result.rounds, 'round')}, {counted(result.drafted, 'draft step')}, "
         f"{result.verified} verified, {result.accepted} accepted"
     )
     return "\n".join(lines)

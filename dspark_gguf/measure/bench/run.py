@@ -213,11 +213,11 @@ def bench_conversations(
             code = Cancelled.exit_code
         finally:
             say(conversations.as_text(cells))
+    if code:
+        say(f"\ninterrupted: {len(cells)} of {len(chosen) * len(counts)} lines measured")
+    kept = ("bench", "version", "date", "command", "machine", "target", "draft", "interrupted")
     facts = bench.facts(0, interrupted=bool(code))
-    facts = {
-        name: facts[name]
-        for name in ("bench", "version", "date", "command", "machine", "target", "draft")
-    }
+    facts = {name: facts[name] for name in kept}
     if plan.as_json:
         echo(as_json({**facts, "conversations": [cell.as_dict() for cell in cells]}, sys.stdout))
     return code
