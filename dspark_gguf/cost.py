@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from dspark_gguf.arrays import Floats
+from dspark_gguf.costs_record import MAX_SECONDS
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import file_errors
 from dspark_gguf.records import Round
@@ -87,9 +88,13 @@ def seconds_at(seconds: Floats, rows: int | npt.NDArray[np.int64]) -> Floats:
     return found
 
 
+_Seconds = Annotated[float, Field(gt=0, lt=MAX_SECONDS)]
+_SecondsOrNone = Annotated[float, Field(ge=0, lt=MAX_SECONDS)]
+
+
 class _Table(BaseModel, allow_inf_nan=False):
-    target_seconds: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
-    draft_seconds: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    target_seconds: Annotated[list[_Seconds], Field(min_length=1)]
+    draft_seconds: Annotated[list[_SecondsOrNone], Field(min_length=1)]
 
     @field_validator("draft_seconds")
     @classmethod

@@ -10,9 +10,9 @@ from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.figures import BELIEVED, Figure
 
 #: No pass takes so long (else a file is damaged), and no more observations are counted.
-_MAX_SECONDS, MAX_SEEN = 1e6, 1_000_000
+MAX_SECONDS, MAX_SEEN = 1e6, 1_000_000
 
-_Seconds = Annotated[float, Field(gt=0, lt=_MAX_SECONDS)]
+_Seconds = Annotated[float, Field(gt=0, lt=MAX_SECONDS)]
 _Times = Annotated[int, Field(ge=0, le=MAX_SEEN)]
 _Unseen = tuple[Annotated[float, Field(ge=0, le=0)], Literal[0]]
 _Rows = Annotated[int, Field(ge=1, le=MAX_DRAFT + 1)]
@@ -26,7 +26,7 @@ class CostsRecord(BaseModel, allow_inf_nan=False):
     figures: dict[Literal["first", "step", "read"] | _Rows, tuple[_Seconds, _Times] | _Unseen]
     attention: dict[Literal["target", "draft", "row"], _Seconds] = {}
     starts: Annotated[int, Field(ge=0)] = 0
-    switch: Annotated[float, Field(ge=0, lt=_MAX_SECONDS)] = 0.0
+    switch: Annotated[float, Field(ge=0, lt=MAX_SECONDS)] = 0.0
 
     def seen(self) -> dict[Any, Figure]:
         """The figures by name, with little confidence, so that each run checks them."""

@@ -12,9 +12,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.errors import DSparkError, UsageError
+from dspark_gguf.errors import DSparkError, UsageError, reason_of
 from dspark_gguf.naming import HubName, chosen, sidecars_for
 from dspark_gguf.paths import require_space, sha256, unwritable, walk
+
+#: The OSErrors that are a disk's; others are the network's. A file can be too large for a disk's
+#: format, such as 4 GB for FAT.
+_OF_DISKS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM,
+    errno.ENOTDIR,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +179,14 @@ def require_room(downloads: Sequence[Download]) -> None:
         return  # the import takes a tenth of a second
     from huggingface_hub import try_to_load_from_cache
 
-    needed = sum(
-        size
-        for each in downloads
-        for file, size in each.files.items()
-        if not isinstance(try_to_load_from_cache(each.repo, file), str)
-    )
+    needed = 0
+    for each in downloads:
+        with _explained(each.repo):
+            needed += sum(
+                size
+                for file, size in each.files.items()
+                if not isinstance(try_to_load_from_cache(each.repo, file), str)
+            )
     require_space(needed, cache_folder(), "the download", "HF_HOME")
 
 
@@ -206,9 +215,12 @@ def _explained(what: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         raise DSparkError(f"the hub failed for {what}: {error}", "Try again later.") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in _OF_DISKS:
             raise unwritable(cache_folder(), error, "HF_HOME") from None
         raise _unreachable(what, error) from None
+    except UnicodeDecodeError as error:
+        problem = f"the cache {cache_folder()} is damaged: {reason_of(error)}"
+        raise DSparkError(problem, f"Delete its folder of {what} and run it again.") from None
     except errors.HTTPError as error:  # type: ignore[attr-defined] # of the HTTP library in use
         raise _unreachable(what, error) from None
 

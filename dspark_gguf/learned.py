@@ -29,13 +29,20 @@ _READ = 2**27
 _SAVE_EVERY = 256
 
 
-class _Record(BaseModel):
-    format: Literal[1] = 1
+#: Bytes of the largest target; no file has more, unless it is damaged.
+_MAX_BYTES = 2**60
+
+
+class _Kept(BaseModel):
     about: dict[str, Any] = {}
+
+
+class _Record(_Kept):
+    format: Literal[1] = 1
     costs: CostsRecord
     calibrations: dict[str, CalibrationRecord]
     comparisons: list[Comparison] = []
-    target_bytes: Annotated[int, Field(ge=0)] = 0
+    target_bytes: Annotated[int, Field(ge=0, le=_MAX_BYTES)] = 0
 
 
 class Learned:
@@ -117,7 +124,7 @@ class Learned:
 
     def _load(self, path: Path) -> None:
         try:
-            record = _Record.model_validate_json(path.read_bytes())
+            record = _Record.model_validate(_read(path))
         except FileNotFoundError:
             return
         except (OSError, ValueError):
@@ -131,6 +138,14 @@ class Learned:
             made = Calibration.of_copies() if is_lookup else Calibration()
             made.restore(one)
             self._calibrations[key] = made
+
+
+def _read(path: Path) -> Any:
+    """Plain values. Pydantic's own reader takes no names of files that are not text."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def temperature_class(temperature: float) -> str:
@@ -150,11 +165,9 @@ def learned_of(target: list[Any], machine: dict[str, Any]) -> list[Learned]:
     """All that was learned of a target, by its stamp, on this machine; the newest last."""
     found = []
     for path in learned_dir().glob("*.json"):
-        with suppress(
-            OSError, ValueError, AttributeError, KeyError
-        ):  # a damaged file; another process deleted it
-            about = json.loads(path.read_bytes()).get("about") or {}
-            if about["target"] == target and about["machine"] == machine:
+        with suppress(OSError, ValueError):  # a damaged file; another process deleted it
+            about = _Kept.model_validate(_read(path)).about
+            if about.get("target") == target and about.get("machine") == machine:
                 found.append((path.stat().st_mtime_ns, path, about))
     return [Learned(path, about) for _, path, about in sorted(found, key=lambda one: one[0])]
 

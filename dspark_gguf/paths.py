@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import getpass
 import hashlib
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -36,14 +38,41 @@ def packaged(name: str) -> Path:
     return inside if inside.exists() else package.parent / name
 
 
+def home() -> Path:
+    """The user's home folder; a `DSparkError` where there is none, as in some containers."""
+    return _existing(Path.home)
+
+
 def cache_path(*parts: str) -> Path:
     """A folder for what can be computed again: demo models, learned costs. It may be missing."""
-    return platformdirs.user_cache_path("dspark-gguf", appauthor=False).joinpath(*parts)
+    found = _existing(partial(platformdirs.user_cache_path, "dspark-gguf", appauthor=False))
+    return found.joinpath(*parts)
 
 
 def data_path(*parts: str) -> Path:
     """A folder for the user's data. It may be missing."""
-    return platformdirs.user_data_path("dspark-gguf", appauthor=False).joinpath(*parts)
+    found = _existing(partial(platformdirs.user_data_path, "dspark-gguf", appauthor=False))
+    return found.joinpath(*parts)
+
+
+def _existing(find: Callable[[], Path]) -> Path:
+    try:
+        return find()
+    except RuntimeError:  # no HOME, and no entry for this user
+        hint = "Set HOME to a folder that it can write to."
+        raise DSparkError("this user has no home folder", hint) from None
+
+
+def discreet(text: str) -> str:
+    """The same without the home directory and the user's name in paths."""
+    with contextlib.suppress(DSparkError):
+        for place in {str(home()), str(home().resolve())} - {"/", ""}:
+            text = re.sub(rf"{re.escape(place)}(?![\w.-])", "~", text)
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # this user has no entry, as in containers
+        return text
+    return re.sub(rf"(?<=[/\\]){re.escape(name)}(?=[/\\])", "USER", text) if name else text
 
 
 def data_dir(*parts: str) -> Path:
@@ -183,7 +212,8 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
             yield path
         return
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
+    # Shorter than the longest name of a file, 255 bytes.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{_PART}")
     try:
         with _named(path, temporary):
             if private:

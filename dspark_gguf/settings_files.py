@@ -119,9 +119,11 @@ def read_yaml(name_or_file: str) -> Tree:
     try:
         if not name_or_file:
             raise FileNotFoundError
-        if path.stat().st_size > _MAX_YAML:
+        with path.open("rb") as file:  # which may be a pipe, of any length
+            raw = file.read(_MAX_YAML + 1)
+        if len(raw) > _MAX_YAML:
             raise ValueError(f"more than {_MAX_YAML} bytes")
-        values = plain_yaml(path.read_text(encoding="utf-8"))
+        values = plain_yaml(raw.decode("utf-8"))
     except FileNotFoundError:
         problem = f"--config {name_or_file!r} is neither a preset nor a YAML file"
         hint = meant(name_or_file, preset_names()) if name_or_file else ""

@@ -43,7 +43,7 @@ def demo_file(file_type: str, progress: Progress = lambda line: None) -> Path:
     source = source_model()
     path = cache_path("demo") / f"{NAME}-{file_type}.gguf"
     stamp = path.with_suffix(".json")
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         if json.loads(stamp.read_text()) == _stamp(source, path):
             return path
     progress(f"making the demo model {path.name} (once, a few seconds)")

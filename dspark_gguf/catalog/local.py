@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from dspark_gguf import hub
+from dspark_gguf import hub, paths
 from dspark_gguf.catalog.demo import FROM_PACKAGE, source_model
 from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.naming import HubName, files_of_models
@@ -47,7 +47,7 @@ def stores(
     system: str = sys.platform, home: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> list[tuple[str, Path]]:
     """Where programs keep their models on this system: name and folder, which may be missing."""
-    home = home or Path.home()
+    home = home or paths.home()
     if system == "darwin":
         caches = home / "Library" / "Caches"
     elif system == "win32":

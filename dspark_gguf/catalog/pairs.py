@@ -39,6 +39,10 @@ class KnownPair:
     status: str
     note: str
 
+    def is_called(self, name: str) -> bool:
+        """Whether a user means it: case does not count."""
+        return self.name == name.lower()
+
     def model(self, role: str) -> str:
         """The name of its ``target`` or ``draft``."""
         return self.draft if role == "draft" else self.target
@@ -76,7 +80,7 @@ def known_pair(name: str | Path) -> KnownPair | None:
     """The pair that `name` means; None for a file of this name too."""
     if os.path.isfile(name):
         return None
-    return next((pair for pair in known_pairs() if pair.name == str(name).lower()), None)
+    return next((pair for pair in known_pairs() if pair.is_called(str(name))), None)
 
 
 def pairs_for(names: Iterable[str]) -> list[KnownPair]:

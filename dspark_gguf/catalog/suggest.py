@@ -22,7 +22,7 @@ from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.kinds import kind_of_draft, share_of_a_pass
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.quantize import quantize, quantized_size
-from dspark_gguf.errors import DSparkError, ModelError
+from dspark_gguf.errors import DSparkError, ModelError, UsageError
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.naming import family_of, is_sidecar
 from dspark_gguf.paths import cache_path, caching, require_space, size_on_disk
@@ -164,7 +164,10 @@ def make_draft(target: Path, file_type: str, progress: Progress) -> Path:
     header = read_header(target)
     if header.architecture == ARCHITECTURE:
         raise ModelError(f"{target.name} is a draft, not a target", "Name the target with -m.")
-    needed = quantized_size(header, file_type)
+    needed, size = quantized_size(header, file_type), size_on_disk(target)
+    if needed >= _SMALLER * size:
+        problem = f"as {file_type}, {target.name} takes {needed / 1e9:.2f} of {size / 1e9:.2f} GB"
+        raise UsageError(f"{problem}: too much for a draft", "Name a lower quantization.")
     require_space(needed, path.parent, "the draft", "XDG_CACHE_HOME")
     progress(f"making {path.name}, about {needed / 1e9:.2f} GB, in {path.parent}")
     with caching(path) as temporary:

@@ -87,7 +87,7 @@ def read_jobs(path: Path) -> list[Job]:
 
 def shard(jobs: Sequence[Job], part: str) -> list[Job]:
     """Part ``I/N`` of the jobs: every N-th from the I-th on, so that the parts are alike."""
-    found = re.fullmatch(r"(\d+)/(\d+)", part)
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", part)
     first, step = map(int, found.groups()) if found else (0, 0)
     if not 1 <= first <= step:
         problem = f"--shard {part!r} is not I/N with I from 1 to N"

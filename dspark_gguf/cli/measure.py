@@ -212,12 +212,15 @@ def _recorded(
     """Chains of each prompt, and whether Ctrl-C ended it before the last of them."""
     from dspark_gguf.chat.progress import counting
     from dspark_gguf.measure.prompts import read_prompts
+    from dspark_gguf.measure.reliability import require
     from dspark_gguf.measure.trace import learn, record
     from dspark_gguf.signals import interruptible
 
     wanted = read_prompts(prompts)
     texts: list[Chains] = []
     with open_pair(settings, verbose) as pair, interruptible(pair.interrupt):
+        if learning:  # before the work
+            require(len(wanted), pair.draft_cache() is not None)
         try:
             with counting(len(wanted), title="texts") as show:
                 for done, prompt in enumerate(wanted):
@@ -268,7 +271,7 @@ def _replay_text(rule: str, result: Result, static: Grid | None) -> str:
             line += f"{speedup:8.3f}  {name}"
         lines.append(line)
     lines.append(
-        f"{rule}: {result.rounds} rounds, {result.drafted} draft steps, "
+        f"{rule}: {counted(result.rounds, 'round')}, {counted(result.drafted, 'draft step')}, "
         f"{result.verified} verified, {result.accepted} accepted"
     )
     return "\n".join(lines)

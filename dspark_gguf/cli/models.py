@@ -40,8 +40,8 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
         values = [{**asdict(model), "path": str(model.path)} for model in found]
         show(as_json, values, lambda: listing.local_text(found, left_out))
         return
-    pairs = [pair for pair in known_pairs() if name in (None, pair.name)]
-    if not pairs and name:
+    pairs = [pair for pair in known_pairs() if name is None or pair.is_called(name)]
+    if not pairs and name is not None:
         problem = f"no pair is called {name!r}{similar_names(name)}"
         raise UsageError(problem, "See `dspark-gguf models`.")
     memory = listing.machine_gigabytes()
@@ -111,19 +111,22 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     if settings.model is None:
         raise UsageError("no target is given", "Name one with -m.")
 
-    from dspark_gguf.catalog import NO_DRAFT, listing
+    from dspark_gguf.catalog import listing
     from dspark_gguf.catalog import suggest as catalog
-    from dspark_gguf.catalog.resolve import locate
+    from dspark_gguf.catalog.pairs import OWN_HEADS
+    from dspark_gguf.catalog.resolve import locate, resolve
     from dspark_gguf.chat.progress import track
     from dspark_gguf.engine import library
     from dspark_gguf.engine.gguf import read_header
 
     library.set_command_log(verbose)
-    [target] = locate([(settings.model, "target")], say)
     drafts = []
-    if settings.draft not in (None, NO_DRAFT):
-        [path] = locate([(settings.draft, "draft")], say)
-        drafts.append(catalog.of_file(settings.draft, "-d", path))
+    if settings.draft is None:
+        [target] = locate([(settings.model, "target")], say)
+    else:
+        target, draft = resolve(settings.model, settings.draft, say)
+        if draft and (settings.draft, draft) != (OWN_HEADS, target):  # they are listed anyway
+            drafts.append(catalog.of_file(settings.draft, "-d", draft))
     if make_draft:
         path = catalog.make_draft(target, make_draft, say)
         drafts.append(catalog.of_file(str(path), "made from the target", path))

@@ -17,6 +17,7 @@ from dspark_gguf.config import Settings
 from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.engine import library, rpc, trial
 from dspark_gguf.paths import GIB
+from dspark_gguf.visible import counted
 
 #: A load average beyond this share of the cores disturbs what is measured.
 _BUSY = 0.75
@@ -108,7 +109,9 @@ def _extra_buffers(extra: trial.Outcome) -> str:
     text = f"works; with {trial.buffers()}: "
     if not extra.works:
         return text + extra.fault + ("" if trial.extra_buffers() else ", so they are left out")
-    times = ", ".join(f"{rows} rows x{ratio:.2f}" for rows, ratio in extra.ratios.items())
+    times = ", ".join(
+        f"{counted(rows, 'row')} x{ratio:.2f}" for rows, ratio in extra.ratios.items()
+    )
     slower = "" if extra.pays else ", so they are left out"
     return f"{text}works, seconds over those without: {times} (a small model, one thread){slower}"
 

@@ -16,6 +16,7 @@ from dspark_gguf.engine.heads import heads_size, is_own_draft
 from dspark_gguf.engine.library import Device
 from dspark_gguf.engine.memory import DEFAULT_CONTEXT, Need, need_of, room
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.measure.trace import has_chains
 from dspark_gguf.paths import GIB, MIB
 
 #: Where a part of a model can sit.
@@ -107,7 +108,8 @@ def compatibility(pair: Pair, has_draft: bool) -> Section:
     if draft is None:
         text = f"no draft model: drafts come from prompt lookup ({count})"
     else:
-        text = f"the draft has the target's vocabulary, {count}"
+        same = "the target's vocabulary", "another vocabulary than the target's"
+        text = f"the draft has {same[not has_chains(draft)]}, {count}"
         places["draft"] = draft.model.place
         refused += draft.model.notes
     text += "; " + ", ".join(f"{role} on {place}" for role, place in places.items())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import re
 import textwrap
 import traceback
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dspark_gguf import paths
 from dspark_gguf.errors import DSparkError
 
 _WIDTH, _INDENT = 100, 11
@@ -129,12 +128,4 @@ def discreet(value: Any) -> Any:
         return {key: discreet(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [discreet(inner) for inner in value]
-    if not isinstance(value, str):
-        return value
-    for home in {str(Path.home()), str(Path.home().resolve())} - {"/", ""}:
-        value = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value)
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # this user has no entry, as in containers
-        return value
-    return re.sub(rf"(?<=[/\\]){re.escape(name)}(?=[/\\])", "USER", value) if name else value
+    return paths.discreet(value) if isinstance(value, str) else value

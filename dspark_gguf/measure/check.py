@@ -13,6 +13,7 @@ from dspark_gguf.dist import Dist
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.sampling import Row, Sampler, margin
 from dspark_gguf.tally import Answer
+from dspark_gguf.visible import counted
 
 #: Logits that a row may move with the number of rows computed beside it: up to about 1.0 was seen
 #: with 4-bit weights on a CPU. A wider gap is no rounding.
@@ -61,7 +62,8 @@ class Check:
 
     def __str__(self) -> str:
         if self.position is None:
-            said = f"equal: {self.tokens} tokens; of {self.drafted} drafted, {self.accepted} stood"
+            same = counted(self.tokens, "token")
+            said = f"equal: {same}; of {self.drafted} drafted, {self.accepted} stood"
             return said if self.drafted else f"{said}: nothing was tested, try another prompt"
         return (
             f"{self.verdict}: token {self.position} is {self.plain!r} plain and "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dspark_gguf.chat.batch import read_jobs
 from dspark_gguf.errors import UsageError
@@ -27,8 +28,16 @@ def read_prompts(path: Path | None = None) -> list[Prompt]:
     prompts = []
     for job in read_jobs(path):
         try:
-            prompts.append(Prompt(str(job.input.get("domain", "all")), job.messages))
+            prompts.append(Prompt(_domain(job.input), job.messages))
         except UsageError as error:
             problem = f"prompt {job.index + 1} of {path}: {error.problem}"
             raise UsageError(problem, error.hint) from None
     return prompts
+
+
+def _domain(record: dict[str, Any]) -> str:
+    """On one line, for tables."""
+    domain = record.get("domain")
+    if not isinstance(domain, str | None):
+        raise UsageError("its domain is no text", "Correct this line.")
+    return " ".join((domain or "").split()) or "all"

@@ -95,16 +95,10 @@ class Reliability:
 
         A UsageError says that there are too few, no drafts, or scores that are no probabilities.
         """
-        if len(texts) < 2:
-            raise UsageError(
-                f"calibration takes two texts or more, not {len(texts)}",
-                "Add one: half of them are to fit, the others to measure.",
-            )
-        depth = min(text.depth for text in texts)
-        if not depth:
-            raise UsageError("nothing was drafted in these texts", "Use a draft model: -d.")
+        depth = min((text.depth for text in texts), default=0)
+        require(len(texts), bool(depth))
         fit, (held, survived) = _stacked(texts[::2], depth), _stacked(texts[1::2], depth)
-        if fit[0].min() < 0.0 or fit[0].max() > 1.0:
+        if any(each.min() < 0.0 or each.max() > 1.0 for each in (fit[0], held)):
             raise UsageError("the recorded confidences are no probabilities", "Record them anew.")
         temperatures = fit_temperatures(*fit)
         return cls(temperatures, survivals(held), survivals(held, temperatures), survived)
@@ -145,6 +139,17 @@ class Reliability:
         x, y = (Axis(name, 0, 1, SHARES) for name in ("predicted", "accepted"))
         title = "Predicted confidence and the share that was accepted"
         return chart(title, x, y, lines, diagonal=True)
+
+
+def require(texts: int, has_drafts: bool) -> None:
+    """Refuse with a UsageError what tells nothing about a draft."""
+    if texts < 2:
+        raise UsageError(
+            f"calibration takes two texts or more, not {texts}",
+            "Add one: half of them are to fit, the others to measure.",
+        )
+    if not has_drafts:
+        raise UsageError("nothing is drafted in these texts", "Use a draft model: -d.")
 
 
 def _stacked(texts: Sequence[Chains], depth: int) -> tuple[Floats, Bools]:

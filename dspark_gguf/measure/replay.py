@@ -98,14 +98,20 @@ class Result(Sums):
 
 
 def replay(texts: Iterable[Chains], costs: FixedCosts, rule: StoppingRule) -> Result:
-    """Walk through all texts in order; the rule keeps what it learns."""
+    """Walk through all texts in order; the rule keeps what it learns.
+
+    A UsageError says that a rule about copies has none to decide about.
+    """
     unit = float(costs.target_seconds[0])
     result = Result(unit)
     for text in texts:
         sums = result.domains.setdefault(text.domain, Sums(unit))
         drafter: Drafter = Steps(scored(text, isinstance(rule, Threshold)), costs)
         depth = text.depth
-        if isinstance(rule, LookupRule) and text.lookup is not None:
+        if isinstance(rule, LookupRule):
+            if text.lookup is None:
+                problem = "these chains were recorded without the copies that this rule is about"
+                raise UsageError(problem, "Record them anew with `dspark-gguf trace`.")
             drafter = Cascade(Lookup(text.lookup), drafter)
             depth = max(depth, text.lookup.scores.shape[1])
         limit = min(depth, costs.limit if text.depth else len(costs.target_seconds) - 1)

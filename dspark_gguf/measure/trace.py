@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.chat.progress import uninterrupted
-from dspark_gguf.config import MAX_DRAFT, Limits, Sampling, Speculation
+from dspark_gguf.config import MAX_DRAFT, Limits, Sampling, Speculation, option_names
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.draft import LookupDrafter
 from dspark_gguf.engine.follower import Follower
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Cache, prefill
-from dspark_gguf.errors import Cancelled, UsageError
+from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.measure.chains import Chains, Guesses
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.sampling import Row, margin, top_probability
@@ -41,6 +41,7 @@ def record(
 
     Raises:
         UsageError: a draft with other token ids.
+        ResourceError: a text that the draft's context cannot hold.
         Cancelled: the user asks to stop.
 
     """
@@ -76,6 +77,8 @@ def record(
         chains = [_followed_chain(target, cache, one, depth, n_vocab) for one in ends]
         chains.reverse()
     else:
+        # The last position is read with all of its guesses but one.
+        _require_room(cache, len(tokens) + len(prefixes) + depth - 2)
         tracer = Tracer(cache, depth, n_vocab)
         chains = [tracer.chain(each) for each in watched(prefixes)]
     survived = np.zeros((len(chains), depth), dtype=np.bool_)
@@ -85,6 +88,14 @@ def record(
     found = found.reshape(len(chains), depth, 2)
     guesses = lookup_guesses(LookupDrafter(pair.vocabulary), prefixes, text)
     return Chains(prompt.domain, found[..., 0], survived, found[..., 1], guesses)
+
+
+def _require_room(cache: Cache, tokens: int) -> None:
+    if tokens > cache.n_ctx:
+        raise ResourceError(
+            f"a text takes {tokens} tokens, the draft's context has {cache.n_ctx}",
+            f"Use a larger {option_names('n_ctx', 'draft_options')[-1]}.",
+        )
 
 
 def has_chains(cache: Cache | None) -> bool:

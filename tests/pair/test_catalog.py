@@ -97,7 +97,9 @@ def test_the_demo_pair_is_made_once(kitchen):
     assert len(lines) == len(made) == 2
 
 
-@pytest.mark.parametrize("damage", ["file", "record", "missing record", "missing file", "source"])
+@pytest.mark.parametrize(
+    "damage", ["file", "record", "deep record", "missing record", "missing file", "source"]
+)
 def test_what_was_damaged_is_made_again(kitchen, damage):
     """By size and a few of its blocks, without reading all; another source is another model."""
     source, made = kitchen
@@ -108,6 +110,8 @@ def test_what_was_damaged_is_made_again(kitchen, damage):
         path.write_bytes(whole[:-1] + b"x")
     elif damage == "record":
         record.write_text(json.dumps(["no", "record"]))
+    elif damage == "deep record":
+        record.write_text("[" * 100_000)
     elif damage == "missing record":
         record.unlink()
     elif damage == "missing file":

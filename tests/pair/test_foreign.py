@@ -164,4 +164,4 @@ def test_no_chains_of_it_are_recorded(pair):
     with pytest.raises(UsageError, match="has no chains of the target's tokens"):
         record(pair, Prompt("chat", [{"role": "user", "content": "x"}]), 2, 2)
     prompts = [Prompt("chat", [{"role": "user", "content": x}]) for x in "ab"]
-    assert measure_rest(pair, prompts, 2).reliability is None
+    assert measure_rest(pair, prompts, 2, print).reliability is None

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from dspark_gguf.cli import main
+from dspark_gguf.errors import Cancelled
+from dspark_gguf.measure.bench import conversations
 from dspark_gguf.measure.bench.conversations import COPYING, Cell, as_text
 from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN, choose_prompts
 from tests.tiny_gguf import Tiny, write_llama
@@ -69,3 +71,31 @@ def test_other_methods_are_not_compared(bench):
     result = bench("--conversations", "1,2", "--methods", "fixed-3")
     assert result.exit_code == 2
     assert "plain batching and the default alone" in result.stderr
+
+
+def test_answers_too_short_to_overlap_tell_nothing(bench, tmp_path):
+    """The first ends while later prompts are still read: said, below what was measured."""
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text("\n".join(json.dumps({"prompt": f"{k} " * 300}) for k in range(12)))
+    words = ("--prompts", prompts, "--per-domain", 0, "-b", 64, "-ub", 64)
+    result = bench("--conversations", "1,12", *words)
+    assert result.exit_code == 2
+    assert "an answer of 8 tokens ended before all 12 had begun" in result.stderr
+    assert result.stdout.splitlines()[-1].startswith("new text        1")
+
+
+def test_ctrl_c_prints_what_was_measured_so_far(bench, monkeypatch):
+    """As in the other bench: said, in the text and in the object; exit code 130."""
+    original = conversations.measure
+
+    def measure(*given):
+        yield next(original(*given))
+        raise Cancelled
+
+    monkeypatch.setattr(conversations, "measure", measure)
+    words = ("--conversations", "1,2", "--domains", "maths")
+    result = bench(*words)
+    assert result.exit_code == 130
+    assert "\nnew text        1" in result.stdout
+    assert "interrupted: 1 of 2 lines measured" in result.stdout
+    assert json.loads(bench(*words, "--json").stdout)["interrupted"] is True

@@ -110,6 +110,16 @@ def test_names_from_files_are_text():
     assert "<script" not in page(EVIL, EVIL)
 
 
+def test_a_file_name_that_is_not_text(tmp_path):
+    """The bytes of a name in latin-1 are question marks on the page."""
+    found, name = results({(0, "chat"): {"plain": 1.0, "fixed-3": 2.0}}), "caf\udce9"
+    some = facts(name) | {"turns": {"measured": 1, "wanted": 1}}
+    path = write_report(tmp_path, found, some, Rest((), None))
+    assert ": 1 turn of up to 8 tokens" in path.read_text("utf-8")
+    assert "<title>dspark-gguf bench: caf?" in path.read_text("utf-8")
+    assert json.loads((tmp_path / "bench.json").read_text("utf-8"))["target"]["name"] == name
+
+
 def test_everything_can_be_read_without_seeing_it():
     """Tables have captions and headings with a scope; pictures say what they show."""
     found = parse(page())

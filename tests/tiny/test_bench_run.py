@@ -158,6 +158,17 @@ def test_a_report(bench, tmp_path, monkeypatch):
     assert "<h2>Are the draft&#39;s" in page or "Are the draft's confidences true?" in page
 
 
+def test_the_figures_survive_a_report_that_cannot_be_made(bench, tmp_path):
+    """Its disk fills up, or the draft has no room for what the page shows of its guesses."""
+    folder = tmp_path / "report"
+    (folder / "index.html").mkdir(parents=True)
+    result = bench(*SMALL, "-cd", 32, "--report", folder, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["turns"]["measured"] == 2
+    assert "the report lacks" in result.stderr
+    assert f"cannot read or write {folder / 'index.html'}" in result.stderr
+
+
 def test_ctrl_c_prints_what_was_measured_so_far(bench, monkeypatch, tmp_path):
     """The turn that it broke off does not count; exit code 130."""
     original, calls = Ours.answer, []

@@ -82,6 +82,7 @@ def test_a_draft_with_another_tokenizer_is_no_fault(dspark, tiny_files, tmp_path
     result = dspark("doctor", "-m", tiny_files.target, "-d", other, "--json", *SMALL)
     sections = told(result)
     assert result.exit_code == 0, sections
+    assert "the draft has another vocabulary than the target's, " in sections["pair"]["text"]
     assert sections["costs"]["milliseconds"]["1"] > 0
 
 

@@ -32,7 +32,7 @@ def test_extra_buffers_that_work(monkeypatch):
     """How much faster, by rows; nothing to change."""
     know(monkeypatch, WORKS)
     section = machine.first_pass(Settings())
-    assert "1 rows x0.60, 4 rows x0.70, 16 rows x0.60" in section.text
+    assert "1 row x0.60, 4 rows x0.70, 16 rows x0.60" in section.text
     assert section.findings == ()
     assert section.value == Settings()
     assert section.facts["extra_buffers"]["pays"]
@@ -49,7 +49,7 @@ def test_extra_buffers_that_do_not(monkeypatch):
     assert trial.REBUILD in finding.hint
     know(monkeypatch, SLOWER)
     section = machine.first_pass(Settings())
-    assert "1 rows x1.30" in section.text
+    assert "1 row x1.30" in section.text
     assert "left out" in section.text
     assert section.findings == ()
     know(monkeypatch, NEVER)

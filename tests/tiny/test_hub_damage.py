@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import sys
 from pathlib import Path
 from threading import Event
 
@@ -11,7 +12,7 @@ import pytest
 
 from dspark_gguf import hub
 from dspark_gguf.errors import ResourceError
-from tests.children import ENDING, PATIENCE, run_python, started
+from tests.children import ENDING, PATIENCE, PROGRAM, run, run_python, started
 from tests.fake_hub import serving
 
 #: huggingface_hub writes what it gets in pieces of 10 MiB.
@@ -140,6 +141,40 @@ def test_a_full_disk(tmp_path, monkeypatch):
     hub.require_room([hub.Download("org/m", {"m.gguf": 1})])
     with pytest.raises(ResourceError, match=r"takes 1000000000\.0 GB"):
         hub.require_room([hub.Download("org/m", {"m.gguf": 10**18})])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits")
+def test_a_cache_that_cannot_be_written_to(large, tmp_path):
+    """It is not the network: a file in the place of its folder, a file too large for the disk."""
+
+    def limit():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "hub").touch()
+    with serving({"org/m-GGUF": {large.name: large}}) as there:
+        words, other = (*PROGRAM, "pull", "org/m-GGUF"), tmp_path / "other"
+        ran = [
+            run(*words, env=there.environment(tmp_path / "home")),
+            run(*words, env=there.environment(other), preexec_fn=limit),
+        ]
+    for done, reason in zip(ran, ("Not a directory", "File too large"), strict=True):
+        assert done.returncode == 1
+        assert f"hub: {reason}." in done.stderr
+        assert "cannot write to" in done.stderr
+
+
+def test_a_cache_whose_note_of_what_is_newest_is_damaged(large, tmp_path):
+    """Whoever wrote it: what to delete is said."""
+    with serving({"org/m-GGUF": {large.name: large}}) as there:
+        assert there.run(tmp_path, "pull", "org/m-GGUF").returncode == 0
+        [note] = tmp_path.rglob("refs/main")
+        note.write_bytes(b"\xff")
+        done = there.run(tmp_path, "pull", "org/m-GGUF")
+    assert done.returncode == 1
+    assert "hub is damaged: not UTF-8 text. Delete its folder of org/m-GGUF" in done.stderr
 
 
 def test_what_is_there_needs_no_room(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.errors import UsageError
+from dspark_gguf.measure.prompts import read_prompts
 
 BUILD = ("lookup", "build")
 
@@ -88,6 +89,41 @@ def test_one_of_a_thing(dspark, model, tmp_path):
     out = tmp_path / "chains.npz"
     done = dspark("trace", "-o", out, "--prompts", prompts, "--positions", 1, "-c", 256, *model)
     assert done.stdout == f"1 text, 1 position: {out}\n"
+    assert dspark("run", "hi", "--check", "-n", 1, *model).stdout.startswith("equal: 1 token; ")
+
+
+def test_too_little_for_a_calibration_is_refused_before_the_work(
+    dspark, model, tmp_path, monkeypatch
+):
+    """One text, or no draft."""
+    prompts = tmp_path / "p.jsonl"
+    monkeypatch.setattr("dspark_gguf.measure.trace.record", None)
+    for count, said in ((1, "two texts or more, not 1"), (2, "nothing is drafted")):
+        prompts.write_text('{"prompt": "hi"}\n' * count)
+        done = dspark("calibrate", "--prompts", prompts, "-c", 256, "-d", "none", *model)
+        assert done.exit_code == 2
+        assert said in done.stderr
+
+
+def test_a_text_that_the_draft_cannot_hold(dspark, tiny_files, tmp_path):
+    """The option that helps is named, and the file is not written."""
+    prompts, out = tmp_path / "p.jsonl", tmp_path / "chains.npz"
+    prompts.write_text('{"prompt": "a text that is longer than its context"}')
+    pair = ("-m", tiny_files.target, "-d", tiny_files.draft, "-c", 256, "-cd", 16)
+    done = dspark("trace", "-o", out, "--prompts", prompts, "--positions", 4, *pair)
+    assert done.exit_code == 4
+    assert "the draft's context has 16. Use a larger --ctx-size-draft." in done.stderr
+    assert not out.exists()
+
+
+def test_domains_are_names(tmp_path):
+    """On one line, for tables; without one, all."""
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a", "domain": null}\n{"prompt": "a", "domain": " x\\ny "}')
+    assert [prompt.domain for prompt in read_prompts(path)] == ["all", "x y"]
+    path.write_text('{"prompt": "a", "domain": {}}')
+    with pytest.raises(UsageError, match=r"prompt 1 of .*: its domain is no text"):
+        read_prompts(path)
 
 
 def test_an_error_of_jinja_ends_with_one_full_stop(tiny_files):

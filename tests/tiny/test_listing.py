@@ -51,9 +51,12 @@ def test_one_pair(home, dspark):
     done = dspark("models", "qwen3-8b-dspark")
     for text in ("deepseek-ai/dspark_qwen3_8b_block7", "convert it", "apache-2.0 + unknown"):
         assert text in done.stdout
-    wrong = dspark("models", "qwen3-8c")
-    assert wrong.exit_code == 2
-    assert "qwen3-8b" in wrong.stderr
+    assert "convert it" in dspark("models", "Qwen3-8B-DSpark").stdout  # as -m takes it
+    for name in ("qwen3-8c", ""):
+        wrong = dspark("models", name)
+        assert wrong.exit_code == 2
+        assert f"no pair is called {name!r}" in wrong.stderr
+    assert "qwen3-8b" in dspark("models", "qwen3-8c").stderr
 
 
 def test_the_speed_of_a_pair_follows_from_its_size():

@@ -165,9 +165,10 @@ def test_command_line(tmp_path, dspark):
     full = json.loads(dspark(*again, "--json").stdout)
     assert len(full["grid"]) == 37
     assert full["best"]["speedup"] == max(one["speedup"] for one in full["grid"])
-    wrong = dspark(*words, "--rule", "best")
-    assert wrong.exit_code == 2
-    assert "Traceback" not in wrong.output
+    for rule, why in (("best", "unknown rule"), ("lookup", "without the copies")):
+        wrong = dspark(*words, "--rule", rule)
+        assert wrong.exit_code == 2
+        assert why in wrong.stderr
 
 
 def copied(scores, survived, text=None):

@@ -102,7 +102,9 @@ def test_more_parts_than_jobs(batch):
     assert batch.out.read_bytes() == b""
 
 
-@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "1/0", "-1/2", "a/b", "1/2/3", ""])
+@pytest.mark.parametrize(
+    "part", ["0/2", "3/2", "2", "1/0", "-1/2", "a/b", "1/2/3", "", f"1/{'9' * 5000}"]
+)
 def test_no_such_part(part):
     with pytest.raises(UsageError, match=r"--shard .* is not I/N with I from 1 to N\. Write"):
         shard([], part)

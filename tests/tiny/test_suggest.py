@@ -183,6 +183,19 @@ def test_a_block_draft_is_no_target(tmp_path, model_folder):
         make_draft(block, "Q2_K", lambda line: None)
 
 
+def test_a_draft_as_large_as_its_target_is_not_made(demo_files, model_folder):
+    """Nor one of which more was made than there is."""
+    with pytest.raises(UsageError, match=r"as Q8_0, .* too much for a draft. Name a lower"):
+        make_draft(demo_files[1], "Q8_0", lambda line: None)
+
+
+def test_heads_are_named_as_elsewhere(tiny_files, dspark):
+    """`-d mtp` is no file: a target without heads says so."""
+    done = dspark("suggest", "-m", tiny_files.target, "-d", "mtp")
+    assert done.exit_code == 1
+    assert "no prediction heads" in done.stderr
+
+
 def test_a_split_model(tiny_files, tmp_path, dspark):
     """Its header is that of the whole; it generates; only its first part names it."""
     write_llama(tmp_path / "m.gguf", Tiny(split=8))

@@ -189,6 +189,8 @@ def test_kept_and_restored():
      '{"target_seconds": [0, 2], "draft_seconds": [1]}',
      '{"target_seconds": [1, 2], "draft_seconds": [2, 1]}',
      '{"target_seconds": [1, NaN], "draft_seconds": [2]}',
+     '{"target_seconds": [1, 1e308], "draft_seconds": [2]}',
+     '{"target_seconds": [1, 2], "draft_seconds": [1e308]}',
      '{"target_seconds": [1, "a"], "draft_seconds": [2]}'],
 )  # fmt: skip
 def test_a_table_that_is_none_is_refused_in_one_line(tmp_path, text):

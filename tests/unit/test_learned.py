@@ -8,7 +8,15 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from dspark_gguf.calibration import Calibration, CalibrationRecord
-from dspark_gguf.learned import Learned, forget_all, learned_dir, learned_path, temperature_class
+from dspark_gguf.learned import (
+    Learned,
+    forget_all,
+    learned_dir,
+    learned_of,
+    learned_path,
+    seconds_per_byte,
+    temperature_class,
+)
 
 
 def some(path):
@@ -102,6 +110,35 @@ def test_a_folder_that_cannot_be_written_to_is_no_reason_to_fail(tmp_path):
     """Here it cannot even be made."""
     (tmp_path / "file").touch()
     some(tmp_path / "file" / "pair.json").save()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"about": [1]}', '{"about": "x"}', "[" * 100_000],
+)
+def test_a_damaged_file_hides_no_other(tmp_path, monkeypatch, text):
+    """Whoever looks through the folder passes it over."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    good = some(learned_path({}))
+    good.about, good.target_bytes = {"target": ["a"], "machine": {}}, 10
+    good.save()
+    damaged = json.loads(good.path.read_text())
+    (learned_dir() / "a.json").write_text(text)
+    (learned_dir() / "b.json").write_text(json.dumps(damaged | {"target_bytes": 10**400}))
+    assert good.path in [one.path for one in learned_of(["a"], {})]
+    assert seconds_per_byte() == pytest.approx(0.01)
+
+
+def test_a_file_name_that_is_not_text(tmp_path, monkeypatch):
+    """What is learned of such a model is kept, too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    about = {"target": ["caf\udce9.gguf", 1], "machine": {}}
+    one = some(learned_path(about))
+    one.about = about
+    one.save()
+    [kept] = learned_of(about["target"], {})
+    assert not kept.note
+    assert kept.costs.covers(12, drafts=True)
 
 
 def test_forget_all(tmp_path, monkeypatch):

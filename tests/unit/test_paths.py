@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from dspark_gguf.cli import main
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.measure.chains import Chains, load_chains, save_chains
-from dspark_gguf.paths import replacing, require_writable
+from dspark_gguf.paths import cache_path, data_dir, discreet, replacing, require_writable
 
 links = pytest.mark.skipif(sys.platform == "win32", reason="links and named pipes")
 
@@ -37,6 +37,14 @@ def test_a_link_stays_one(tmp_path, is_there):
     assert link.is_symlink()
     assert real.read_text() == "new"
     assert os.listdir(real.parent) == ["real"]
+
+
+@links
+def test_a_name_as_long_as_can_be(tmp_path):
+    """The file beside it needs no more room; a character has up to four bytes."""
+    for path in (tmp_path / ("n" * 255), tmp_path / ("\U0001f600" * 63)):
+        write(path)
+        assert path.read_text() == "new"
 
 
 @links
@@ -99,3 +107,29 @@ def test_commands_look_at_the_place_first(tmp_path, monkeypatch, words):
     done = CliRunner().invoke(main, [*words, str(out), "-m", "missing.gguf"])
     assert done.exit_code == 2
     assert f"cannot write {out}: No such file or directory. Check the path." in done.stderr
+
+
+@links
+def test_a_user_without_a_home(monkeypatch):
+    """As in containers, where nobody has its number: one line, whatever needs a folder."""
+    import pwd
+
+    def nobody(number):
+        raise KeyError(number)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "USER", "LOGNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for needs in (cache_path, data_dir):
+        with pytest.raises(DSparkError, match="this user has no home folder"):
+            needs()
+    result = CliRunner().invoke(main, ["models", "--local"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("dspark-gguf: this user has no home folder")
+    assert discreet("/tmp/a") == "/tmp/a"
+
+
+def test_a_home_that_is_the_root(monkeypatch):
+    """As in containers, too: not every / is the home."""
+    monkeypatch.setenv("HOME", "/")
+    assert discreet("bench -m /tmp/a.gguf") == "bench -m /tmp/a.gguf"

@@ -74,8 +74,13 @@ def test_measured_on_texts_it_was_not_fitted_to(tmp_path):
     with pytest.raises(UsageError, match="two texts"):
         Reliability.of(texts[:1])
     none = np.zeros((5, 0), np.float32)
-    with pytest.raises(UsageError, match="nothing was drafted"):  # recorded without a draft model
+    with pytest.raises(UsageError, match="nothing is drafted"):  # recorded without a draft model
         Reliability.of([Chains("x", none, none.astype(bool))] * 2)
+    for wrong in (-0.1, 1.1):  # in either half
+        odd = Chains("x", np.full((5, 3), wrong, np.float32), np.zeros((5, 3), bool))
+        for some in ([odd, texts[0]], [texts[0], odd]):
+            with pytest.raises(UsageError, match="no probabilities"):
+                Reliability.of(some)
     save_chains(tmp_path / "c.npz", texts)
     words = ["calibrate", "--chains", str(tmp_path / "c.npz")]
     result = CliRunner().invoke(main, [*words, "--plot", str(tmp_path / "d.svg")])

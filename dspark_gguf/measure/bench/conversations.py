@@ -11,6 +11,7 @@ from typing import Any
 from dspark_gguf.batching import Batcher
 from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.engine.pair import Pair
+from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
 from dspark_gguf.measure.bench.results import Figure
 from dspark_gguf.noise import Noise
@@ -114,6 +115,9 @@ def _speed(
     ]
     while not all(request.answer.tokens for request in requests):
         batcher.step()
+        if any(request.is_over for request in requests):
+            problem = f"an answer of {tokens} tokens ended before all {len(prompts)} had begun"
+            raise UsageError(problem, "Use more --tokens, or fewer --conversations.")
     before, started = sum(len(request.answer.tokens) for request in requests), perf_counter()
     while not any(request.is_over for request in requests):
         batcher.step()

@@ -17,7 +17,7 @@ from dspark_gguf.paths import packaged
 
 PLAIN, STATIC, DEFAULT, YOURS = "plain", "fixed-3", "default", "yours"
 
-_STATIC = re.compile(r"fixed-(\d+)|(\d+)-at-(0?\.\d+|1(?:\.0*)?)")
+_STATIC = re.compile(r"fixed-(\d{1,9})|(\d{1,9})-at-(0?\.\d+|1(?:\.0*)?)")
 _NAMES = "plain, fixed-K, K-at-P (such as 8-at-0.5), cascade, default"
 #: The rule of the default, which was the name of this method in 0.1.
 _OLD = {"optimal": DEFAULT}
@@ -87,7 +87,7 @@ def choose_prompts(path: Path | None, domains: Sequence[str], each: int) -> list
     for domain in domains:
         if domain not in by_domain:
             raise UsageError(f"unknown domain {domain!r}", f"Choose from {', '.join(by_domain)}.")
-    rows = [by_domain[domain][: each or None] for domain in domains or by_domain]
+    rows = [by_domain[domain][: each or None] for domain in dict.fromkeys(domains or by_domain)]
     return [prompt for turn in zip_longest(*rows) for prompt in turn if prompt]
 
 

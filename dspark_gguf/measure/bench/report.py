@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from dspark_gguf.chat.progress import track
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.measure.bench import text
 from dspark_gguf.measure.bench.plan import PLAIN, STATIC
 from dspark_gguf.measure.bench.results import Figure, Regime, Results, shown
@@ -25,6 +25,7 @@ from dspark_gguf.measure.trace import has_chains, record
 from dspark_gguf.paths import MIB, replacing
 from dspark_gguf.speedup import measured
 from dspark_gguf.tally import Tally
+from dspark_gguf.visible import counted
 
 _ROWS, _DEPTH, _TEXTS = 13, 4, 8
 #: Positions in drafts that were tried less often say nothing.
@@ -38,15 +39,25 @@ class Rest(NamedTuple):
     reliability: Reliability | None  # of the draft's confidences
 
 
-def measure_rest(pair: Pair, prompts: Sequence[Prompt], positions: int) -> Rest:
-    """Profile the pair, and record what its draft guesses on the first prompts."""
-    costs = profile(pair, (), _ROWS)
+def measure_rest(
+    pair: Pair, prompts: Sequence[Prompt], positions: int, tell: Callable[[str], object]
+) -> Rest:
+    """Profile the pair, and record what its draft guesses on the first prompts.
+
+    The page does without what cannot be measured, and `tell` is called with the reason.
+    """
+    costs: Sequence[Table] = ()
+    reliability = None
     few = prompts[:_TEXTS]
-    cache = pair.draft_cache()
-    if cache is None or not has_chains(cache) or len(few) < 2:
-        return Rest(costs, None)
-    texts = [record(pair, prompt, positions, _DEPTH) for prompt in track(few)]
-    return Rest(costs, Reliability.of(texts))
+    try:
+        costs = profile(pair, (), _ROWS)
+        cache = pair.draft_cache()
+        if cache is not None and has_chains(cache) and len(few) > 1:
+            texts = [record(pair, prompt, positions, _DEPTH) for prompt in track(few)]
+            reliability = Reliability.of(texts)
+    except DSparkError as error:
+        tell(f"the report lacks what passes cost or what guesses are worth: {error.problem}")
+    return Rest(costs, reliability)
 
 
 def require_folder(folder: Path) -> None:
@@ -67,13 +78,14 @@ def write_report(folder: Path, results: Results, facts: dict[str, Any], rest: Re
         (folder / "bench.json", json.dumps(facts, indent=1)),
     ):
         with replacing(file) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+            # "?" for the bytes of a name that is not text
+            temporary.write_text(content, encoding="utf-8", errors="replace")
     return path
 
 
 def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
     """The page."""
-    TEMPLATES.filters |= {"cell": _cell, "mib": _mib, "tone": _tone}
+    TEMPLATES.filters |= {"cell": _cell, "counted": counted, "mib": _mib, "tone": _tone}
     curves = rest.reliability.curves() if rest.reliability else {}
     return TEMPLATES.get_template("bench/report.html").render(
         facts=facts,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from shlex import join as quote
 from typing import Any
 
@@ -25,17 +24,13 @@ from dspark_gguf.errors import Cancelled, ResourceError
 from dspark_gguf.measure.bench import conversations, text
 from dspark_gguf.measure.bench.peers import binding_version, peers
 from dspark_gguf.measure.bench.plan import DEFAULT, BenchPlan, Method, default_methods, make_methods
-from dspark_gguf.measure.bench.report import (
-    Rest,
-    measure_rest,
-    require_folder,
-    write_report,
-)
+from dspark_gguf.measure.bench.report import Rest, measure_rest, require_folder, write_report
 from dspark_gguf.measure.bench.results import Results
 from dspark_gguf.measure.bench.turns import Ours, Program, Task, play, warm_up
+from dspark_gguf.paths import discreet
 from dspark_gguf.signals import ended_by_signals, interruptible
 from dspark_gguf.speedup import measured
-from dspark_gguf.visible import as_json
+from dspark_gguf.visible import as_json, visible
 
 #: The JSON object's version: a new number when a key changes its meaning.
 FORMAT = 3
@@ -57,7 +52,10 @@ class Bench:
         self._memory: int | None = None  # most bytes before any peer was loaded
 
     def run(self, echo: Callable[[str], object]) -> int:
-        """Measure, and print line by line with `echo`; returns the exit code."""
+        """Measure, and print line by line with `echo`; returns the exit code.
+
+        The figures are printed whatever becomes of the report.
+        """
         plan, code, rest = self.plan, 0, Rest((), None)
         if plan.report:
             require_folder(plan.report)
@@ -67,22 +65,23 @@ class Bench:
             try:
                 self._measure(tasks, say)
                 if plan.report:
-                    rest = measure_rest(self.pair, plan.prompts, plan.tokens)
+                    rest = measure_rest(self.pair, plan.prompts, plan.tokens, _tell)
             except Cancelled:
                 code = Cancelled.exit_code
         self._keep()
         facts = self.facts(len(tasks), interrupted=bool(code))
-        if plan.report and self.results.turns:
-            path = write_report(plan.report, self.results, facts, rest)
-            print(f"report: {path}", file=sys.stderr)  # noqa: T201
-        if code:
-            say(f"\ninterrupted: {self.results.turns} of {len(tasks)} turns measured")
-        if self.results.turns:
-            width = columns(sys.stdout)
-            say("\n" + text.as_text(self.results, width))
-            say("\n" + text.memory(**facts["peak_memory_bytes"], width=width))
-        if plan.as_json:
-            echo(as_json(facts, sys.stdout))
+        try:
+            if plan.report and self.results.turns:
+                _tell(f"report: {write_report(plan.report, self.results, facts, rest)}")
+        finally:
+            if code:
+                say(f"\ninterrupted: {self.results.turns} of {len(tasks)} turns measured")
+            if self.results.turns:
+                width = columns(sys.stdout)
+                say("\n" + text.as_text(self.results, width))
+                say("\n" + text.memory(**facts["peak_memory_bytes"], width=width))
+            if plan.as_json:
+                echo(as_json(facts, sys.stdout))
         return code
 
     def _keep(self) -> None:
@@ -164,7 +163,7 @@ class Bench:
             "bench": FORMAT,
             "version": __version__,
             "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}".strip(),
-            "command": _command(sys.argv[1:]),
+            "command": discreet(quote(["dspark-gguf", *sys.argv[1:]])),
             "llama_cpp": binding_version(),
             "machine": library.machine(),
             "target": _file(self.pair.target),
@@ -212,12 +211,13 @@ def bench_conversations(
             cells += track(work, len(chosen) * len(counts))
         except Cancelled:
             code = Cancelled.exit_code
-    say(conversations.as_text(cells))
+        finally:
+            say(conversations.as_text(cells))
+    if code:
+        say(f"\ninterrupted: {len(cells)} of {len(chosen) * len(counts)} lines measured")
+    kept = ("bench", "version", "date", "command", "machine", "target", "draft", "interrupted")
     facts = bench.facts(0, interrupted=bool(code))
-    facts = {
-        name: facts[name]
-        for name in ("bench", "version", "date", "command", "machine", "target", "draft")
-    }
+    facts = {name: facts[name] for name in kept}
     if plan.as_json:
         echo(as_json({**facts, "conversations": [cell.as_dict() for cell in cells]}, sys.stdout))
     return code
@@ -227,9 +227,8 @@ def _file(model: Model) -> dict[str, Any]:
     return {"name": model.name, "bytes": model.size, "place": model.place}
 
 
-def _command(words: Sequence[str]) -> str:
-    """The command line, without the user's home."""
-    return quote(["dspark-gguf", *words]).replace(str(Path.home()), "~")
+def _tell(line: str) -> None:
+    print(visible(line), file=sys.stderr)  # noqa: T201
 
 
 def peak_bytes() -> int:
