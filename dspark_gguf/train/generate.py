@@ -33,7 +33,7 @@ def for_generating(options: ModelOptions) -> ModelOptions:
 
 
 def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int, None, None]:
-    """Without end; yields the tokens of each conversation that was kept.
+    """Without end; yields, after each pass, how many conversations are kept.
 
     What is unfinished when the caller closes it, or when it fails, is kept as far as it goes.
     """
@@ -49,8 +49,8 @@ def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int
         if asked is None or len(asked.tokens) + answer > room:
             refused += 1
             if refused > _MAX_REFUSED:
-                problem = f"the prompts leave no room for answers in {room} tokens"
-                raise ResourceError(problem, "Give shorter --prompts.")
+                problem = "the prompts are empty, or leave no room for answers"
+                raise ResourceError(f"{problem} in {room} tokens", "Give other --prompts.")
             return
         number, refused = number + 1, 0
         sampling = Sampling(temperature=asked.temperature, seed=seed + number)
@@ -73,7 +73,7 @@ def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int
                     submit(then)
                 elif conversation := _kept(request, pair):
                     work.add(conversation)
-                    yield len(conversation.tokens)
+            yield len(work.conversations)
     finally:
         for request in live:
             if not request.key.begun and (conversation := _kept(request, pair)):

@@ -56,7 +56,7 @@ class Job:
 
     def room(self, shape: Shape) -> int:
         """Most tokens of conversations, by the disk and by what was asked for."""
-        most = int(self.disk * _GB / shape.token_bytes) if self.disk else 10**12
+        most = max(1, int(self.disk * _GB / shape.token_bytes)) if self.disk else 10**12
         return min(most, self.max_tokens or most)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Protocol
 
 from dspark_gguf.engine.template import ChatTemplate
@@ -55,17 +55,26 @@ class Source(Protocol):
 class GivenPrompts:
     """Those of a file, in turn, each time at another temperature; some of them are held out.
 
-    Held-out ones are asked first, and only once. So many are `done`, by an earlier run.
+    Held-out ones are asked first, and only once. An earlier run has answers to those `held`, and so
+    many others are `done`.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], template: ChatTemplate, seed: int, done: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        template: ChatTemplate,
+        seed: int,
+        held: Sequence[list[int]] = (),
+        done: int = 0,
     ) -> None:
         rng = random.Random(seed)
-        order = [template.encode(prompt.messages) for prompt in prompts]
+        order = list(dict.fromkeys(tuple(template.encode(each.messages)) for each in prompts))
         rng.shuffle(order)
-        held = min(MAX_HELD, -(-len(order) // _HELD_EVERY))
-        self._supply = islice(self._turns(order[:held], order[held:] or order), done, None)
+        most, before = min(MAX_HELD, -(-len(order) // _HELD_EVERY)), set(map(tuple, held))
+        new = [list(tokens) for tokens in order[:most] if tokens not in before]
+        rest = [list(tokens) for tokens in order[most:] if tokens not in before]
+        rest = rest or [list(tokens) for tokens in order]
+        self._supply = chain(self._held(new), islice(self._turns(rest), done, None))
 
     def next(self) -> Question:
         """The next prompt."""
@@ -74,11 +83,13 @@ class GivenPrompts:
     def heard(self, text: str, asked: Question) -> Question | None:
         """Nothing: the prompts are given."""
 
-    def _turns(self, held: list[list[int]], rest: list[list[int]]) -> Iterator[Question]:
-        for tokens in held:
+    def _held(self, prompts: list[list[int]]) -> Iterator[Question]:
+        for tokens in prompts:
             yield Question(tokens, 0.0, len(tokens), held=True)
+
+    def _turns(self, prompts: list[list[int]]) -> Iterator[Question]:
         for turn in count():
-            for k, tokens in enumerate(rest):
+            for k, tokens in enumerate(prompts):
                 yield Question(tokens, _TEMPERATURES[(turn + k) % 3], len(tokens))
 
 
