@@ -68,3 +68,4 @@ def train(
     job = Job(Path(target), output, folder, hours, prompts, disk, start, type)
     training = Training(job, settings.target_options, say, None, settings.chat.chat_template)
     click.echo(as_text(training.run(), folder))
+    click.echo(f"the draft: {output}")

@@ -162,6 +162,8 @@ def test_refuses_by_name(job, tmp_path):
     target = write_mamba(tmp_path / "mamba.gguf")
     with pytest.raises(PairError, match="mamba hands out no inputs of its layers"):
         run(job(target=target))
+    with pytest.raises(PairError, match=r"mamba\.gguf is not a draft that `train` can go on from"):
+        run(job(start=target))
 
 
 def test_a_folder_of_other_work(job, tmp_path):
