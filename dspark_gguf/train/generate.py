@@ -32,6 +32,12 @@ def for_generating(options: ModelOptions) -> ModelOptions:
     return options.model_copy(update={"n_ctx": options.n_ctx or SEQUENCES * LENGTH})
 
 
+def longest_prompt(pair: Pair) -> int:
+    """Tokens that leave room for an answer."""
+    room = min(LENGTH, pair.target_cache.n_ctx)
+    return room - min(_ANSWER, room // 2)
+
+
 def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int, None, None]:
     """Without end; yields, after each pass, how many conversations are kept.
 
@@ -39,14 +45,15 @@ def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int
     """
     batcher = Batcher(pair, _PLAIN)
     room = min(LENGTH, pair.target_cache.n_ctx)
-    answer, turn = min(_ANSWER, room // 2), min(_TURN, room // 8)
+    longest, turn = longest_prompt(pair), min(_TURN, room // 8)
+    answer = room - longest
     number, refused = len(work.conversations), 0
     live: list[Request] = []
 
     def submit(asked: Question | None) -> None:
         """Ask the target, unless the answer would have no room."""
         nonlocal number, refused
-        if asked is None or len(asked.tokens) + answer > room:
+        if asked is None or len(asked.tokens) > longest:
             refused += 1
             if refused > _MAX_REFUSED:
                 problem = "the prompts are empty, or leave no room for answers"

@@ -9,6 +9,7 @@ from itertools import chain, count, islice
 from typing import Protocol
 
 from dspark_gguf.engine.template import ChatTemplate
+from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.prompts import Prompt
 
 #: Greedy answers are what drafts are best at, and one in this many of the prompts is held out.
@@ -56,7 +57,8 @@ class GivenPrompts:
     """Those of a file, in turn, each time at another temperature; some of them are held out.
 
     Held-out ones are asked first, and only once. An earlier run has answers to those `held`, and so
-    many others are `done`.
+    many others are `done`. Those of more than `longest` tokens are left out; a `UsageError` if that
+    are all.
     """
 
     def __init__(
@@ -64,11 +66,18 @@ class GivenPrompts:
         prompts: Sequence[Prompt],
         template: ChatTemplate,
         seed: int,
+        longest: int,
         held: Sequence[list[int]] = (),
         done: int = 0,
     ) -> None:
         rng = random.Random(seed)
-        order = list(dict.fromkeys(tuple(template.encode(each.messages)) for each in prompts))
+        every = dict.fromkeys(tuple(template.encode(each.messages)) for each in prompts)
+        order = [tokens for tokens in every if len(tokens) <= longest]
+        #: Prompts that leave no room for an answer.
+        self.left_out = len(every) - len(order)
+        if not order:
+            problem = f"all prompts have more than {longest} tokens, which leaves answers no room"
+            raise UsageError(problem, "Give shorter --prompts.")
         rng.shuffle(order)
         most, before = min(MAX_HELD, -(-len(order) // _HELD_EVERY)), set(map(tuple, held))
         new = [list(tokens) for tokens in order[:most] if tokens not in before]

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
 from dspark_gguf.catalog import NO_DRAFT, load_pair
@@ -19,13 +20,19 @@ from dspark_gguf.errors import DSparkError, UsageError, reason_of
 from dspark_gguf.measure.prompts import read_prompts
 from dspark_gguf.paths import file_errors, require_writable, shards
 from dspark_gguf.train.collect import Collector
-from dspark_gguf.train.generate import SEQUENCES, for_generating, seconds_a_token
+from dspark_gguf.train.generate import (
+    SEQUENCES,
+    for_generating,
+    longest_prompt,
+    seconds_a_token,
+)
 from dspark_gguf.train.plan import Job, forecast
 from dspark_gguf.train.prompts import GivenPrompts, OwnPrompts, Source
 from dspark_gguf.train.recipe import Recipe
 from dspark_gguf.train.record import OnLine
 from dspark_gguf.train.shape import Shape, require_trainable
 from dspark_gguf.train.work import Recording, Work
+from dspark_gguf.visible import counted
 
 if TYPE_CHECKING:  # it loads torch
     from dspark_gguf.train.learn import Learner
@@ -126,8 +133,8 @@ class Training:
     def _prepare(self, pair: Pair, work: Work) -> None:
         """Conversations, and what the target reads and says in them."""
         cost, source = seconds_a_token(pair), self._source(pair, work)
-        spent, have = work.spent_on_data, work.tokens
-        self._say(forecast(self._job, self._shape, cost, pair.target.size, have, spent))
+        spent, have, free = work.spent_on_data, work.tokens, disk_usage(self._job.work).free
+        self._say(forecast(self._job, self._shape, cost, pair.target.size, have, spent, free))
         with counting(1, title="conversations", say=self._say) as show:
             recording = self._recording(work)
             Collector(pair, work, recording, self._job, self._shape, show).run(source)
@@ -145,7 +152,11 @@ class Training:
         long = self._shape.block
         held = [each.prompt for each in talks if each.held and len(each.answer) > long]
         done = sum(not each.held for each in talks)
-        return GivenPrompts(self._prompts, pair.template, seed, held, done)
+        longest = longest_prompt(pair)
+        found = GivenPrompts(self._prompts, pair.template, seed, longest, held, done)
+        if found.left_out:
+            self._say(f"{counted(found.left_out, 'prompt')} of more than {longest} tokens left out")
+        return found
 
     def _learn(self, work: Work, ends: tuple[int, ...]) -> None:
         import torch

@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 
+from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.train.prompts import MAX_HELD, GivenPrompts, OwnPrompts
 
@@ -26,7 +27,7 @@ class Template:
 
 def given(numbers, held=(), done=0):
     prompts = [Prompt("all", [{"role": "user", "content": f"prompt {k}"}]) for k in numbers]
-    return GivenPrompts(prompts, Template(), 0, [each.tokens for each in held], done)
+    return GivenPrompts(prompts, Template(), 0, 40, [each.tokens for each in held], done)
 
 
 def test_held_out_prompts_are_asked_once_and_never_learned():
@@ -57,6 +58,18 @@ def test_a_held_out_prompt_without_an_answer_is_asked_again():
     again = later.next()
     assert again.held
     assert again.tokens != asked.tokens
+
+
+def test_a_prompt_without_room_for_an_answer_is_not_held_out():
+    """There would be nothing to judge on; it is not asked at all, and counted."""
+    long = [Prompt("all", [{"role": "user", "content": f"{k}" * 40}]) for k in range(9)]
+    short = Prompt("all", [{"role": "user", "content": "short"}])
+    source = GivenPrompts([*long, short], Template(), 0, 40)
+    assert source.left_out == 9
+    assert source.next().held
+    assert all(len(source.next().tokens) <= 40 for _ in range(9))
+    with pytest.raises(UsageError, match="all prompts have more than 40 tokens"):
+        GivenPrompts(long, Template(), 0, 40)
 
 
 def test_what_is_held_out_stays_so():
