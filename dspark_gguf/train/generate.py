@@ -11,7 +11,7 @@ from dspark_gguf.config import Limits, ModelOptions, Sampling, Speculation
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Pass
 from dspark_gguf.engine.sequence import decode_together
-from dspark_gguf.errors import ResourceError
+from dspark_gguf.errors import ResourceError, UsageError
 from dspark_gguf.train.prompts import Question, Source
 from dspark_gguf.train.work import Conversation, Work
 
@@ -28,7 +28,10 @@ _PLAIN = Speculation(mode="off")
 
 
 def for_generating(options: ModelOptions) -> ModelOptions:
-    """The target's options, with room for all sequences."""
+    """The target's options, with room for all sequences; a `UsageError` if not even for one."""
+    if 0 < options.n_ctx < LENGTH:
+        problem = f"a context of {options.n_ctx} has no room for conversations of {LENGTH} tokens"
+        raise UsageError(problem, "Use a larger --ctx-size, or leave it out.")
     return options.model_copy(update={"n_ctx": options.n_ctx or SEQUENCES * LENGTH})
 
 
@@ -102,8 +105,9 @@ def _kept(request: Request, pair: Pair) -> Conversation | None:
 def seconds_a_token(pair: Pair, passes: int = 3) -> float:
     """What a generated token costs here: passes with a token of every sequence, a part full."""
     caches, best = pair.target_caches, float("inf")
+    filled = min(caches[0].n_ctx // len(caches), LENGTH) // 4  # they may share one
     for k, cache in enumerate(caches):
-        cache.decode([100 + (k + j) % 100 for j in range(min(cache.n_ctx, LENGTH) // 4)], 0)
+        cache.decode([100 + (k + j) % 100 for j in range(filled)], 0)
     for k in range(passes):
         started = perf_counter()
         decode_together([Pass(cache, [100 + 7 * k], 1) for cache in caches])

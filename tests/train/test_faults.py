@@ -11,9 +11,11 @@ pytest.importorskip("torch")
 
 import torch
 
+from dspark_gguf import ModelOptions
 from dspark_gguf.chat.results import locked
 from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.train.recipe import Recipe
+from dspark_gguf.train.run import Training
 from dspark_gguf.train.work import Work
 from tests.train.test_train import job, run
 
@@ -73,6 +75,21 @@ def test_a_disk_for_not_even_a_token(job):
     """There is nothing to learn from, and that is said."""
     with pytest.raises(UsageError, match=r"0 conversations to learn from .* too few"):
         run(job(disk=1e-9))
+
+
+@pytest.mark.parametrize("n_ctx", [8, 447])
+def test_a_context_without_room_for_a_conversation(n_ctx, job):
+    """llama.cpp ended the process: 16 rows are more than a batch of 8."""
+    with pytest.raises(UsageError, match=f"a context of {n_ctx} has no room"):
+        Training(job(), ModelOptions(n_ctx=n_ctx), str).run()
+
+
+def test_a_context_that_all_conversations_share(job, monkeypatch):
+    """It has room for one; trying out what a pass costs fits in too."""
+    monkeypatch.setattr("dspark_gguf.train.run.SEQUENCES", 16)
+    short = Recipe(anchors=64, each=32, steps=2, dropout=0.0)
+    values = Training(job(max_tokens=800), ModelOptions(n_ctx=448), str, short).run()
+    assert values["served"]["blocks"] > 0
 
 
 def test_answers_too_short_to_keep_use_up_time_too(job, monkeypatch):
