@@ -103,13 +103,19 @@ class GivenPrompts:
 
 
 class OwnPrompts:
-    """The target goes on where a user's turn begins; some prompts are tasks on what it wrote."""
+    """The target goes on where a user's turn begins; some prompts are tasks on what it wrote.
+
+    A `UsageError`: nothing comes before that turn.
+    """
 
     def __init__(self, template: ChatTemplate, seed: int, done: int = 0) -> None:
         self._template, self._rng = template, random.Random(f"{seed}, {done}")
         head = template.render([{"role": "user", "content": _MARK}]).partition(_MARK)[0]
         #: What comes before a user's turn.
         self._opening = template.tokenize(head)
+        if not self._opening:
+            problem = "the chat template has nothing before a user's text to go on from"
+            raise UsageError(problem, "Give --prompts.")
         self._texts: list[str] = []
         self._count, self._held = done, min(MAX_HELD, done // _HELD_EVERY)
 

@@ -99,6 +99,17 @@ def test_the_target_writes_the_users_turn():
     assert source.heard("  ", first) is None
 
 
+def test_a_template_that_begins_with_the_users_text():
+    """There is nothing to go on from, which is not the user's empty prompt."""
+
+    class Bare(Template):
+        def render(self, messages):
+            return messages[-1]["content"]
+
+    with pytest.raises(UsageError, match=r"nothing before a user's text .* Give --prompts"):
+        OwnPrompts(Bare(), 0)
+
+
 def test_some_prompts_are_tasks_on_earlier_answers():
     """And one in 16 is held out, at most 40; from held-out answers nothing is taken."""
     source, held, tasks = OwnPrompts(Template(), 0), 0, 0
