@@ -46,7 +46,7 @@ class Answerer:
         nothing.
 
         Raises:
-            UsageError: there is neither column.
+            UsageError: there is neither column, or it is a table of Arrow.
             DSparkError: the models cannot be loaded (``catalog.load_pair``).
 
         """
@@ -82,14 +82,21 @@ class Answerer:
 
 def _rows(batch: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """The input of each row: what it has of the two columns."""
+    if not hasattr(batch, "keys"):
+        hint = "Leave batch_format out, or give pandas."
+        raise UsageError(f"a batch is a {type(batch).__name__}, and not columns by name", hint)
     found = [name for name in _COLUMNS if name in batch]
     if not found:
         problem = f"a batch has neither of the columns {' and '.join(_COLUMNS)}"
         raise UsageError(problem, f"It has {', '.join(batch)}.")
     for values in zip(*(batch[name] for name in found), strict=True):
         row = {name: _plain(value) for name, value in zip(found, values, strict=True)}
-        # What is missing is None, and NaN where pandas read it.
-        yield {name: value for name, value in row.items() if value is not None and value == value}
+        # What is missing is None, and NaN or NA where pandas read it: these equal nothing.
+        yield {
+            name: value
+            for name, value in row.items()
+            if value is not None and (value == value) is True
+        }
 
 
 def _plain(value: Any) -> Any:

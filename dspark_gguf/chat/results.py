@@ -106,7 +106,7 @@ def results_in(
         path = path.resolve()
         if not path.exists():
             require_writable(path)
-        with _locked(path):
+        with locked(path, "Wait for it or name another file."):
             yield _resumed(path, jobs, settings, keep_errors)
             _tidied(path, jobs, keep_errors=True)
 
@@ -215,15 +215,18 @@ def _flat(settings: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a results file, which lies beside it while a run writes there."""
+def locked(path: Path, hint: str) -> Iterator[None]:
+    """Hold the lock of a file that grows, which lies beside it while a run writes there.
+
+    A UsageError with this hint: another run does.
+    """
     place = path.with_name(f".{path.name}.lock")
     lock = FileLock(place)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         problem = f"another run is writing to {path}"
-        raise UsageError(problem, "Wait for it or name another file.") from None
+        raise UsageError(problem, hint) from None
     except (OSError, NotImplementedError) as error:  # a read-only folder, a disk without locks
         Screen().note(f"note: {path} is not locked against other runs: {reason_of(error)}")
         yield

@@ -11,7 +11,7 @@ from dspark_gguf.chat.think import OPEN
 from dspark_gguf.config import Settings
 from dspark_gguf.decoder import Decoder
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import DSparkError, UsageError
+from dspark_gguf.errors import DSparkError, ResourceError, UsageError
 from dspark_gguf.noise import Noise, some_seed
 from dspark_gguf.records import Round
 from dspark_gguf.settings_files import merge, validate
@@ -236,6 +236,11 @@ class Session:
         if self.settings.chat.context_shift:
             while not self._leaves_room(prompt) and self._forget_oldest():
                 text, prompt = self.prompt()
+        n_ctx, length = self.decoder.target.n_ctx, len(prompt)
+        if length >= n_ctx and self.forgotten + 1 < len(self.messages):
+            problem = f"a conversation of {length} tokens leaves no room in a context of {n_ctx}"
+            hint = "Begin anew with /reset, or use --context-shift or a larger --ctx-size."
+            raise ResourceError(problem, hint)
         return text, prompt
 
     def _shorter(self, answer: Sequence[int]) -> list[int] | None:

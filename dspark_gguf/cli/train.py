@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,14 +14,22 @@ from dspark_gguf.config import Settings
 from dspark_gguf.errors import UsageError
 
 
+def _number(ctx: click.Context, option: click.Parameter, value: float) -> Any:
+    """Refuse nan and inf, which click takes for numbers of a range."""
+    if not isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.", ctx, option)
+    return value
+
+
 @click.command(cls=SectionedCommand)
 @click.option("-o", "--output", type=FILE, required=True, help="Draft to write: DRAFT.gguf.")
 @click.option("--hours", default=8.0, show_default=True, type=click.FloatRange(0, min_open=True),
-              help="For everything, in all runs together.")  # fmt: skip
+              callback=_number, help="For everything, in all runs together.")  # fmt: skip
 @click.option("--work", type=FILE, help="Folder to work in and to go on from. [OUTPUT.work]")
 @click.option("--prompts", type=FILE,
               help="JSON lines with prompt. [the target writes them itself]")  # fmt: skip
 @click.option("--disk", default=20.0, show_default=True, type=click.FloatRange(0), metavar="GB",
+              callback=_number,
               help="For what is recorded of the target; 0: nothing, it reads again.")  # fmt: skip
 @click.option("--from", "start", type=FILE, help="Draft to go on from: DRAFT.gguf.")
 @click.option("--type", default="f16", show_default=True, type=click.Choice(["f16", "q8_0"]),
@@ -58,3 +68,4 @@ def train(
     job = Job(Path(target), output, folder, hours, prompts, disk, start, type)
     training = Training(job, settings.target_options, say, None, settings.chat.chat_template)
     click.echo(as_text(training.run(), folder))
+    click.echo(f"the draft: {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,9 @@ from dspark_gguf.train.evaluate import Walk, evaluate
 from dspark_gguf.train.network import Network
 from dspark_gguf.train.recipe import Recipe
 
+#: Times as much as before that is more to learn, and not a few seconds less for the conversations.
+_MORE = 1.02
+
 
 class Fit:
     """A network being trained, which can be stopped at any step, saved, and gone on with."""
@@ -32,8 +36,9 @@ class Fit:
             lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.01,
         )  # fmt: skip
         self.step, self.seen, self.seconds = 0, 0, 0.0
-        #: Share of the whole at which cooling began; None: not yet.
+        #: On the clock, when cooling began, and how long all of it should take; None: not yet.
         self._cooling_from: float | None = None
+        self._whole = 0.0
         self.autocast = autocast(device)
         weights = recipe.decay ** torch.arange(network.shape.block, device=device)
         self._weights = weights
@@ -46,10 +51,14 @@ class Fit:
         Yields, after each step, the share that is over and, now and then, what was found.
         """
         recipe, best, waited = self.recipe, 0.0, 0
+        whole = max(seconds if recipe.steps is None else float(recipe.steps), 1e-9)
+        if whole > _MORE * self._whole:  # it is asked to go on
+            self._cooling_from = None
+        self._whole = whole
         rng = np.random.default_rng(recipe.seed + self.step)
         torch.manual_seed(recipe.seed + self.step)
         queue, shown = self._queue(train, rng), (self._clock(), self.step)
-        while (done := self._done(seconds)) < 1.0:
+        while (done := self._done()) < 1.0:
             began = perf_counter()
             self._learn(batches.drawn(next(queue), recipe.each, rng), done)
             self.seconds += perf_counter() - began  # what the caller does meanwhile is not its own
@@ -63,25 +72,30 @@ class Fit:
             gained = found.tokens_a_pass > 1.005 * best
             best, waited = max(best, found.tokens_a_pass), 0 if gained else waited + 1
             if waited >= recipe.patience and self._cooling_from is None:
-                self._cooling_from = done
+                self._cooling_from = self._clock()
             yield done, found
 
     def save(self, path: Path) -> None:
-        """Everything that a later run needs, whole or not at all."""
+        """Everything that a later run needs, whole or not at all; an `OSError` if it cannot be."""
         network = self.network
         state = {
             "network": network.state_dict(), "optimizer": self._optimizer.state_dict(),
             "step": self.step, "seen": self.seen, "seconds": self.seconds,
             "known": network.known, "mask": network.mask,
+            "cooling_from": self._cooling_from, "whole": self._whole,
         }  # fmt: skip
         with replacing(path) as part:
-            torch.save(state, part)
+            try:
+                torch.save(state, part)
+            except RuntimeError:  # torch's word for a full disk
+                raise OSError(errno.EIO, "torch could not write all of it", str(path)) from None
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what `save` wrote."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.seen, self.seconds = state["step"], state["seen"], state["seconds"]
+        self._cooling_from, self._whole = state.get("cooling_from"), state.get("whole", 0.0)
 
     def _is_due(self, clock: float, step: int) -> bool:
         """Whether to evaluate again, after the last time."""
@@ -91,15 +105,14 @@ class Fit:
     def _clock(self) -> float:
         return self.seconds if self.recipe.steps is None else float(self.step)
 
-    def _done(self, seconds: float) -> float:
+    def _done(self) -> float:
         """Share that is over; once more no longer helps, what is left is only the cooling."""
-        whole = seconds if self.recipe.steps is None else float(self.recipe.steps)
-        done = self._clock() / max(whole, 1e-9)
+        done = self._clock() / self._whole
         if self._cooling_from is None:
             return done
         # It takes as long, against what came before, as it would have at the end.
         ratio = self.recipe.cooling / (1 - self.recipe.cooling)
-        part = (done - self._cooling_from) / max(1e-9, ratio * self._cooling_from)
+        part = (self._clock() - self._cooling_from) / max(1e-9, ratio * self._cooling_from)
         return max(done, 1 - self.recipe.cooling + self.recipe.cooling * part)
 
     def _queue(self, train: Sequence[int], rng: np.random.Generator) -> Iterator[list[int]]:

@@ -11,7 +11,7 @@ from dspark_gguf.config import Limits, ModelOptions, Sampling, Speculation
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import Pass
 from dspark_gguf.engine.sequence import decode_together
-from dspark_gguf.errors import ResourceError
+from dspark_gguf.errors import ResourceError, UsageError
 from dspark_gguf.train.prompts import Question, Source
 from dspark_gguf.train.work import Conversation, Work
 
@@ -28,29 +28,39 @@ _PLAIN = Speculation(mode="off")
 
 
 def for_generating(options: ModelOptions) -> ModelOptions:
-    """The target's options, with room for all sequences."""
+    """The target's options, with room for all sequences; a `UsageError` if not even for one."""
+    if 0 < options.n_ctx < LENGTH:
+        problem = f"a context of {options.n_ctx} has no room for conversations of {LENGTH} tokens"
+        raise UsageError(problem, "Use a larger --ctx-size, or leave it out.")
     return options.model_copy(update={"n_ctx": options.n_ctx or SEQUENCES * LENGTH})
 
 
+def longest_prompt(pair: Pair) -> int:
+    """Tokens that leave room for an answer."""
+    room = min(LENGTH, pair.target_cache.n_ctx)
+    return room - min(_ANSWER, room // 2)
+
+
 def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int, None, None]:
-    """Without end; yields the tokens of each conversation that was kept.
+    """Without end; yields, after each pass, how many conversations are kept.
 
     What is unfinished when the caller closes it, or when it fails, is kept as far as it goes.
     """
     batcher = Batcher(pair, _PLAIN)
     room = min(LENGTH, pair.target_cache.n_ctx)
-    answer, turn = min(_ANSWER, room // 2), min(_TURN, room // 8)
+    longest, turn = longest_prompt(pair), min(_TURN, room // 8)
+    answer = room - longest
     number, refused = len(work.conversations), 0
     live: list[Request] = []
 
     def submit(asked: Question | None) -> None:
         """Ask the target, unless the answer would have no room."""
         nonlocal number, refused
-        if asked is None or len(asked.tokens) + answer > room:
+        if asked is None or len(asked.tokens) > longest:
             refused += 1
             if refused > _MAX_REFUSED:
-                problem = f"the prompts leave no room for answers in {room} tokens"
-                raise ResourceError(problem, "Give shorter --prompts.")
+                problem = "the prompts are empty, or leave no room for answers"
+                raise ResourceError(f"{problem} in {room} tokens", "Give other --prompts.")
             return
         number, refused = number + 1, 0
         sampling = Sampling(temperature=asked.temperature, seed=seed + number)
@@ -73,7 +83,7 @@ def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int
                     submit(then)
                 elif conversation := _kept(request, pair):
                     work.add(conversation)
-                    yield len(conversation.tokens)
+            yield len(work.conversations)
     finally:
         for request in live:
             if not request.key.begun and (conversation := _kept(request, pair)):
@@ -95,8 +105,9 @@ def _kept(request: Request, pair: Pair) -> Conversation | None:
 def seconds_a_token(pair: Pair, passes: int = 3) -> float:
     """What a generated token costs here: passes with a token of every sequence, a part full."""
     caches, best = pair.target_caches, float("inf")
+    filled = min(caches[0].n_ctx // len(caches), LENGTH) // 4  # they may share one
     for k, cache in enumerate(caches):
-        cache.decode([100 + (k + j) % 100 for j in range(min(cache.n_ctx, LENGTH) // 4)], 0)
+        cache.decode([100 + (k + j) % 100 for j in range(filled)], 0)
     for k in range(passes):
         started = perf_counter()
         decode_together([Pass(cache, [100 + 7 * k], 1) for cache in caches])

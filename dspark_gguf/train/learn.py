@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -53,20 +55,22 @@ class Learner:
         if not self.train or not self.held:
             raise UsageError(
                 f"{len(self.train)} conversations to learn from and {len(self.held)} to judge on "
-                "are too few",
-                "Give it more --hours, --disk or --prompts.",
+                f"are too few, with answers of more than {shape.block} tokens",
+                "Give it more --hours, --disk or --prompts, or such that ask for longer answers.",
             )
         self.target, self._ends = Weights(target.path), ends
         device = best_device()
-        state = (
-            torch.load(self._file, map_location=device, weights_only=True)
-            if self._file.exists()
-            else None
-        )
+        with self._reading():
+            state = (
+                torch.load(self._file, map_location=device, weights_only=True)
+                if self._file.exists()
+                else None
+            )
         network = self._network(records, shape, target.architecture, start, state)
         self.fit = Fit(network, recipe, device)
         if state is not None:
-            self.fit.load(state)
+            with self._reading():
+                self.fit.load(state)
         self.batches = Batches(
             talks, records, shape.block, network.known, shape.n_vocab, device
         )  # fmt: skip
@@ -105,6 +109,15 @@ class Learner:
         self.fit.save(self._file)
         self._work.values["spent"]["training"] = self.fit.seconds
         self._work.save()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Inside, what torch says of a damaged file is a `UsageError`."""
+        try:
+            yield
+        except (RuntimeError, UnpicklingError, EOFError, LookupError, ValueError) as error:
+            hint = "Delete it: training begins again, with the conversations that are there."
+            raise UsageError(f"cannot read {self._file}: it is damaged", hint) from error
 
     def _network(
         self, records: Records, shape: Shape, architecture: str, start: Path | None, state: Any

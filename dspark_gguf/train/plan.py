@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log2
+from math import inf, log2
 from pathlib import Path
 
 from dspark_gguf.train.shape import Shape
@@ -56,22 +56,30 @@ class Job:
 
     def room(self, shape: Shape) -> int:
         """Most tokens of conversations, by the disk and by what was asked for."""
-        most = int(self.disk * _GB / shape.token_bytes) if self.disk else 10**12
+        most = max(1, int(self.disk * _GB / shape.token_bytes)) if self.disk else 10**12
         return min(most, self.max_tokens or most)
 
 
 def forecast(
-    job: Job, shape: Shape, token_seconds: float, target_bytes: int, have: int, spent: float = 0.0
+    job: Job,
+    shape: Shape,
+    token_seconds: float,
+    target_bytes: int,
+    have: int,
+    spent: float = 0.0,
+    free: float = inf,
 ) -> str:
     """A few lines: time, disk, memory, and tokens a pass to expect.
 
     `token_seconds` is what a generated token costs here; `have` tokens are there already, which
-    took `spent` seconds.
+    took `spent` seconds, and the disk has `free` bytes.
     """
     left = max(0.0, DATA * job.seconds - spent)
     each = token_seconds * (1.0 + _RECORDING if job.disk else 1.0)
     tokens = min(job.room(shape), have + int(left / each))
     disk = (tokens * shape.token_bytes if job.disk else 0) + 12 * shape.parameters
+    missing = disk - (have * shape.token_bytes if job.disk else 0) - free
+    short = f", {missing / _GB:.1f} GB more than is free: give less --disk" * (missing > 0)
     # Weights, gradients and two averages in float32; three tables of logits; embeddings, twice for
     # a moment when the Markov head begins.
     logits = 512 * shape.block * min(shape.vocabulary, shape.n_vocab)
@@ -80,7 +88,7 @@ def forecast(
         f"time: {job.hours:g} h, of which {DATA:.0%} for about {tokens:,} tokens of conversations "
         f"({1 / each:.0f} tokens/s here), the rest to learn from them; it "
         "stops sooner if more no longer helps, and Ctrl-C keeps everything",
-        f"disk: {disk / _GB:.1f} GB in {job.work}; memory: {memory / _GB:.1f} GB",
+        f"disk: {disk / _GB:.1f} GB in {job.work}{short}; memory: {memory / _GB:.1f} GB",
         f"a draft of {shape.parameters / 1e6:.0f} M weights for {shape.block} tokens at once; "
         f"expect about {expected(tokens):.1f} tokens a pass, less on text of another kind "
         "(one experience with a target of 135M parameters)",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Protocol
 
 from dspark_gguf.engine.template import ChatTemplate
+from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.prompts import Prompt
 
 #: Greedy answers are what drafts are best at, and one in this many of the prompts is held out.
@@ -55,17 +56,34 @@ class Source(Protocol):
 class GivenPrompts:
     """Those of a file, in turn, each time at another temperature; some of them are held out.
 
-    Held-out ones are asked first, and only once. So many are `done`, by an earlier run.
+    Held-out ones are asked first, and only once. An earlier run has answers to those `held`, and so
+    many others are `done`. Those of more than `longest` tokens are left out; a `UsageError` if that
+    are all.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], template: ChatTemplate, seed: int, done: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        template: ChatTemplate,
+        seed: int,
+        longest: int,
+        held: Sequence[list[int]] = (),
+        done: int = 0,
     ) -> None:
         rng = random.Random(seed)
-        order = [template.encode(prompt.messages) for prompt in prompts]
+        every = dict.fromkeys(tuple(template.encode(each.messages)) for each in prompts)
+        order = [tokens for tokens in every if len(tokens) <= longest]
+        #: Prompts that leave no room for an answer.
+        self.left_out = len(every) - len(order)
+        if not order:
+            problem = f"all prompts have more than {longest} tokens, which leaves answers no room"
+            raise UsageError(problem, "Give shorter --prompts.")
         rng.shuffle(order)
-        held = min(MAX_HELD, -(-len(order) // _HELD_EVERY))
-        self._supply = islice(self._turns(order[:held], order[held:] or order), done, None)
+        most, before = min(MAX_HELD, -(-len(order) // _HELD_EVERY)), set(map(tuple, held))
+        new = [list(tokens) for tokens in order[:most] if tokens not in before]
+        rest = [list(tokens) for tokens in order[most:] if tokens not in before]
+        rest = rest or [list(tokens) for tokens in order]
+        self._supply = chain(self._held(new), islice(self._turns(rest), done, None))
 
     def next(self) -> Question:
         """The next prompt."""
@@ -74,22 +92,30 @@ class GivenPrompts:
     def heard(self, text: str, asked: Question) -> Question | None:
         """Nothing: the prompts are given."""
 
-    def _turns(self, held: list[list[int]], rest: list[list[int]]) -> Iterator[Question]:
-        for tokens in held:
+    def _held(self, prompts: list[list[int]]) -> Iterator[Question]:
+        for tokens in prompts:
             yield Question(tokens, 0.0, len(tokens), held=True)
+
+    def _turns(self, prompts: list[list[int]]) -> Iterator[Question]:
         for turn in count():
-            for k, tokens in enumerate(rest):
+            for k, tokens in enumerate(prompts):
                 yield Question(tokens, _TEMPERATURES[(turn + k) % 3], len(tokens))
 
 
 class OwnPrompts:
-    """The target goes on where a user's turn begins; some prompts are tasks on what it wrote."""
+    """The target goes on where a user's turn begins; some prompts are tasks on what it wrote.
+
+    A `UsageError`: nothing comes before that turn.
+    """
 
     def __init__(self, template: ChatTemplate, seed: int, done: int = 0) -> None:
         self._template, self._rng = template, random.Random(f"{seed}, {done}")
         head = template.render([{"role": "user", "content": _MARK}]).partition(_MARK)[0]
         #: What comes before a user's turn.
         self._opening = template.tokenize(head)
+        if not self._opening:
+            problem = "the chat template has nothing before a user's text to go on from"
+            raise UsageError(problem, "Give --prompts.")
         self._texts: list[str] = []
         self._count, self._held = done, min(MAX_HELD, done // _HELD_EVERY)
 

@@ -6,24 +6,33 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
 from dspark_gguf.catalog import NO_DRAFT, load_pair
 from dspark_gguf.chat.progress import counting
+from dspark_gguf.chat.results import locked
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.engine.gguf import Header, read_header
 from dspark_gguf.engine.model import Model, file_stamp
 from dspark_gguf.engine.pair import Pair
-from dspark_gguf.errors import UsageError
+from dspark_gguf.errors import DSparkError, UsageError, reason_of
 from dspark_gguf.measure.prompts import read_prompts
+from dspark_gguf.paths import file_errors, require_writable, shards
 from dspark_gguf.train.collect import Collector
-from dspark_gguf.train.generate import SEQUENCES, for_generating, seconds_a_token
+from dspark_gguf.train.generate import (
+    SEQUENCES,
+    for_generating,
+    longest_prompt,
+    seconds_a_token,
+)
 from dspark_gguf.train.plan import Job, forecast
 from dspark_gguf.train.prompts import GivenPrompts, OwnPrompts, Source
 from dspark_gguf.train.recipe import Recipe
 from dspark_gguf.train.record import OnLine
 from dspark_gguf.train.shape import Shape, require_trainable
 from dspark_gguf.train.work import Recording, Work
+from dspark_gguf.visible import counted
 
 if TYPE_CHECKING:  # it loads torch
     from dspark_gguf.train.learn import Learner
@@ -35,7 +44,8 @@ class Training:
     """A job being done; `run` does what is left of it.
 
     Raises:
-        UsageError: torch is missing, or the folder belongs to other work.
+        UsageError: torch is missing, the prompts or the output cannot be used, or the folder
+            belongs to other work.
         PairError: no draft can be trained for this target, or not from that draft.
 
     """
@@ -57,9 +67,26 @@ class Training:
         self._shape = Shape.of_target(self._header)
         if job.start is not None:
             self._shape = Shape.of_draft(read_header(job.start), self._header)
+        self._prompts = None if job.prompts is None else read_prompts(job.prompts)
 
     def run(self) -> dict[str, Any]:
         """All steps; returns the manifest's values. A `DSparkError`: see ``served.py``."""
+        folder = self._job.work
+        with file_errors("write", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._require_output()
+        with locked(folder / "manifest.json", "Wait for it or name another --work folder."):
+            return self._run()
+
+    def _require_output(self) -> None:
+        """Refuse, before hours of work, what could not be written or would replace a model."""
+        output, start = self._job.output, self._job.start
+        read = [*shards(self._job.target), *([start] if start else [])]
+        if output.exists() and any(map(output.samefile, read)):
+            raise UsageError(f"the output {output} is a model that is read", "Name another file.")
+        require_writable(output)
+
+    def _run(self) -> dict[str, Any]:
         with load_pair(
             self._job.target,
             NO_DRAFT,
@@ -77,15 +104,20 @@ class Training:
 
     @contextmanager
     def _keeping(self, work: Work) -> Iterator[None]:
-        """Save what was done inside, however it ends; Ctrl-C is told how to go on."""
+        """Save what was done inside, however it ends; it is said how to go on."""
         try:
-            yield
+            try:
+                yield
+            finally:
+                work.save()
         except KeyboardInterrupt:
             kept = f"everything is kept in {self._job.work}"
             self._say(f"{kept}: the same command goes on from there")
             raise
-        finally:
-            work.save()
+        except OSError as error:
+            problem = f"cannot write {error.filename or self._job.work}: {reason_of(error)}"
+            hint = "Free some space, or make it writable: the same command goes on from there."
+            raise DSparkError(problem, hint) from None
 
     def _identity(self, pair: Pair) -> dict[str, Any]:
         """What must be the same in every run."""
@@ -101,20 +133,30 @@ class Training:
     def _prepare(self, pair: Pair, work: Work) -> None:
         """Conversations, and what the target reads and says in them."""
         cost, source = seconds_a_token(pair), self._source(pair, work)
-        spent, have = work.spent_on_data, work.tokens
-        self._say(forecast(self._job, self._shape, cost, pair.target.size, have, spent))
+        spent, have, free = work.spent_on_data, work.tokens, disk_usage(self._job.work).free
+        self._say(forecast(self._job, self._shape, cost, pair.target.size, have, spent, free))
         with counting(1, title="conversations", say=self._say) as show:
-            Collector(pair, work, self._recording(), self._job, self._shape, show).run(source)
+            recording = self._recording(work)
+            Collector(pair, work, recording, self._job, self._shape, show).run(source)
 
-    def _recording(self) -> Recording:
-        folder = self._job.work / "recorded"
-        return Recording(folder, len(self._shape.target_layers), self._shape.width)
+    def _recording(self, work: Work) -> Recording:
+        counts = [len(each.tokens) for each in work.conversations]
+        layers, width = len(self._shape.target_layers), self._shape.width
+        return Recording(self._job.work / "recorded", layers, width, counts)
 
     def _source(self, pair: Pair, work: Work) -> Source:
-        done, seed = len(work.conversations), self._job.seed
-        if self._job.prompts is None:
-            return OwnPrompts(pair.template, seed, done)
-        return GivenPrompts(read_prompts(self._job.prompts), pair.template, seed, done)
+        talks, seed = work.conversations, self._job.seed
+        if self._prompts is None:
+            return OwnPrompts(pair.template, seed, len(talks))
+        # An answer that was cut off at its beginning judges nothing: it is asked for again.
+        long = self._shape.block
+        held = [each.prompt for each in talks if each.held and len(each.answer) > long]
+        done = sum(not each.held for each in talks)
+        longest = longest_prompt(pair)
+        found = GivenPrompts(self._prompts, pair.template, seed, longest, held, done)
+        if found.left_out:
+            self._say(f"{counted(found.left_out, 'prompt')} of more than {longest} tokens left out")
+        return found
 
     def _learn(self, work: Work, ends: tuple[int, ...]) -> None:
         import torch
@@ -124,7 +166,7 @@ class Training:
         if self._options.threads:
             torch.set_num_threads(self._options.threads)
         job, shape = self._job, self._shape
-        recording = self._recording()
+        recording = self._recording(work)
         records: Recording | OnLine = recording
         count = len(recording)
         if not job.disk:

@@ -26,6 +26,8 @@ _BLOCKS = Speculation(mode="on", drafter="model", draft_min_prob=0.0, draft_max=
 _LEAST_TOKENS, _LEAST_EQUAL = 0.96, 0.90
 #: Blocks that are compared: enough to see a few percent, soon done with a slow target.
 _BLOCKS_ENOUGH, _TOKENS = 300, 96
+#: So many standard errors short are no chance; of fewer answers, all may begin with a near tie.
+_SURE, _ANSWERS_ENOUGH = 3.0, 4
 #: Equal guesses that name a cause.
 _LIKELY = 0.8
 
@@ -36,7 +38,7 @@ class Served:
 
     `anchors` are (conversation, place in its text); `guesses` [anchors, block] those served, -1
     where there is none; `accepted` and `trained` [anchors] how many of them stand, and would.
-    `calibration` has learned from all that were served.
+    `calibration` has learned from all that were served, in so many `answers`.
     """
 
     anchors: list[tuple[int, int]] = field(default_factory=list)
@@ -45,6 +47,7 @@ class Served:
     trained: list[int] = field(default_factory=list)
     equal: float = 1.0  # share of equal first guesses
     calibration: Calibration = field(default_factory=Calibration)
+    answers: int = 0
 
     @property
     def tokens_a_pass(self) -> float:
@@ -58,9 +61,14 @@ class Served:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is lost on the way."""
-        enough = self.tokens_a_pass >= _LEAST_TOKENS * self.expected
-        return bool(self.anchors) and enough and self.equal >= _LEAST_EQUAL
+        """Whether nothing is lost on the way, as far as so many blocks can tell."""
+        if not self.anchors:
+            return self.answers < _ANSWERS_ENOUGH
+        chance = _SURE / len(self.anchors) ** 0.5
+        lost = np.subtract(self.trained, self.accepted)
+        few = lost.mean() - (1 - _LEAST_TOKENS) * self.expected > chance * lost.std()
+        other = _LEAST_EQUAL - self.equal > chance * (_LEAST_EQUAL * (1 - _LEAST_EQUAL)) ** 0.5
+        return not (few or other)
 
 
 def serve(pair: Pair, network: Network, batches: Batches, ks: Sequence[int]) -> Served:
@@ -70,6 +78,7 @@ def serve(pair: Pair, network: Network, batches: Batches, ks: Sequence[int]) -> 
     for k in ks:
         if len(found.anchors) >= _BLOCKS_ENOUGH:
             break
+        found.answers += 1
         talk = batches.conversations[k]
         limits = Limits(max_tokens=min(_TOKENS, len(talk.answer)))
         text, last = list(talk.prompt), len(talk.prompt) + (limits.max_tokens or 0) - size

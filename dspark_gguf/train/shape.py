@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS, BlockDraft
+from dspark_gguf.engine.dflash import ARCHITECTURE, HANDS_OUT_LAYERS, BlockDraft
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.heads import require_model
 from dspark_gguf.errors import PairError
@@ -93,14 +93,17 @@ class Shape:
     @classmethod
     def of_draft(cls, draft: Header, target: Header) -> Shape:
         """Of a file that training goes on from; a `PairError` says why that cannot be done."""
+        refused = PairError(
+            f"{draft.path.name} is not a draft that `train` can go on from",
+            "Give a DSpark draft without embeddings of its own, or leave --from out.",
+        )
+        if draft.architecture != ARCHITECTURE:
+            raise refused
         block = BlockDraft(draft)
         block.require_target(target)
         own = draft.get("attention.sliding_window") or "token_embd.weight" in draft.tensors
         if block.kind != "DSpark" or not block.anchor_first or block.causal or own:
-            raise PairError(
-                f"{draft.path.name} is not a draft that `train` can go on from",
-                "Give a DSpark draft without embeddings of its own, or leave --from out.",
-            )
+            raise refused
         count = draft.get("block_count")
         heads, kv_heads = (_one(draft.get(f"attention.head_count{k}")) for k in ("", "_kv"))
         markov, reduced = draft.tensors["markov_w1.weight"], draft.tensors.get("d2t")

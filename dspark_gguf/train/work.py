@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -14,8 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dspark_gguf.chat.batch import parse
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import remove_parts, replacing
+
+_ANOTHER = "Name another --work folder."
 
 #: The target's likeliest tokens that are kept of each row.
 LIKELY = 16
@@ -55,7 +57,7 @@ class Recorded(NamedTuple):
 
 
 class Work:
-    """A folder that a later run goes on from; a `UsageError` if it belongs to another target.
+    """A folder that a later run goes on from; a `UsageError` if it holds something else.
 
     The manifest's values: seconds `spent` on each step, the `curve` of the fit, and results.
     """
@@ -63,16 +65,16 @@ class Work:
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder, self._manifest = folder, folder / "manifest.json"
         folder.mkdir(parents=True, exist_ok=True)
-        remove_parts(folder, older=3600.0)
         self.values: dict[str, Any] = {"identity": identity, "spent": {}, "curve": []}
-        with suppress(FileNotFoundError):
-            self.values = json.loads(self._manifest.read_text("utf-8"))
+        self._file = folder / "conversations.jsonl"
+        if self._manifest.exists() or self._file.exists():
+            self.values = _manifest(self._manifest, self.values)
         for key, value in identity.items():
             if (found := self.values["identity"].get(key)) != json.loads(json.dumps(value)):
                 problem = f"{folder} is work on another {key}: {found}, not {value}"
                 raise UsageError(problem, "Give the same as before, or another --work folder.")
-        self._file = folder / "conversations.jsonl"
-        self.conversations = [Conversation(**each) for each in _whole_lines(self._file)]
+        self.conversations = _conversations(self._file)
+        remove_parts(folder, older=3600.0)
         self.save()
 
     @property
@@ -102,19 +104,26 @@ class Work:
             part.write_text(json.dumps(self.values, indent=1) + "\n", "utf-8")
 
     def add(self, conversation: Conversation) -> None:
-        """Keep a conversation."""
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(conversation)) + "\n")
+        """Keep a conversation, all of it or nothing: others may follow it."""
+        self._file.touch()
+        size = self._file.stat().st_size
+        try:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(conversation)) + "\n")
+        except BaseException:
+            os.truncate(self._file, size)
+            raise
         self.conversations.append(conversation)
 
 
 class Recording:
     """What the target read and said in the first conversations of a work, in flat files.
 
-    They grow, are mapped into memory, and after an interruption end with a whole conversation.
+    They grow, are mapped into memory, and when opened again end with a whole conversation: the last
+    one that is still among the work's, whose tokens are `counts`.
     """
 
-    def __init__(self, folder: Path, layers: int, width: int) -> None:
+    def __init__(self, folder: Path, layers: int, width: int, counts: Sequence[int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._index = folder / "lengths.u32"
         self._shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -125,10 +134,15 @@ class Recording:
         self._files = {name: folder / f"{name}.bin" for name in self._shapes}
         raw = self._index.read_bytes() if self._index.exists() else b""
         lengths = np.frombuffer(raw[: len(raw) // 4 * 4], np.uint32)
-        self._starts = [0, *np.cumsum(lengths).tolist()]
         for path in (self._index, *self._files.values()):
             path.touch()
-        os.truncate(self._index, 4 * len(lengths))
+        room = min(path.stat().st_size // self._bytes(name) for name, path in self._files.items())
+        self._starts = [0]
+        for length, count in zip(lengths.tolist(), counts, strict=False):
+            if length != count or self._starts[-1] + length > room:
+                break
+            self._starts.append(self._starts[-1] + length)
+        os.truncate(self._index, 4 * len(self))
         for name, path in self._files.items():
             os.truncate(path, self._starts[-1] * self._bytes(name))
         self._maps: dict[str, Any] = {}
@@ -164,12 +178,27 @@ class Recording:
         return int(np.dtype(kind).itemsize * np.prod(shape))
 
 
-def _whole_lines(path: Path) -> Sequence[dict[str, Any]]:
-    """The objects of a file of JSON lines; an unfinished last line is cut off."""
+def _manifest(path: Path, usual: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file; a `UsageError` unless it has what every manifest has."""
+    found = (path.exists() and parse(path.read_bytes())) or {}
+    if any(type(found.get(key)) is not type(value) for key, value in usual.items()):
+        raise UsageError(f"{path} is missing, damaged, or not of a training", _ANOTHER)
+    return found
+
+
+def _conversations(path: Path) -> list[Conversation]:
+    """Those of a file of JSON lines; an unfinished last line is cut off."""
     if not path.exists():
         return []
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
+    found = []
+    for number, line in enumerate(data[:end].splitlines(), 1):
+        try:
+            found.append(Conversation(**parse(line) or {}))
+        except TypeError:
+            problem = f"line {number} of {path} is damaged, or not of a training"
+            raise UsageError(problem, _ANOTHER) from None
     if end < len(data):
         os.truncate(path, end)
-    return [json.loads(line) for line in data[:end].splitlines()]
+    return found

@@ -57,6 +57,21 @@ def test_conversations(answerer):
     assert "the role in messages[0]" in done["error"][2]
 
 
+def test_what_pandas_lacks(answerer):
+    """Its NA is neither equal nor unequal to anything."""
+    pandas = pytest.importorskip("pandas")
+    done = answerer(pandas.DataFrame({"prompt": pandas.array(["aaa", pandas.NA], dtype="string")}))
+    assert done["answer"][0]
+    assert "exactly one of" in done["error"][1]
+
+
+def test_a_table_of_arrow(answerer):
+    """It has no columns by name."""
+    arrow = pytest.importorskip("pyarrow")
+    with pytest.raises(UsageError, match=r"a batch is a Table.* Leave batch_format out"):
+        answerer(arrow.table({"prompt": ["aaa"]}))
+
+
 def test_what_is_no_text(answerer):
     """Any other type is that row's error."""
     done = answerer({"prompt": np.array([3, 4])})

@@ -46,6 +46,9 @@ def test_commands(tiny_files, tmp_path, n_ctx, kind):
     chatted = dspark("chat", "-n", 4, stdin="hi\n")
     assert ("a prompt of 21 tokens leaves no room" in chatted.output) == (n_ctx < 22)
     assert (" tok/s" in chatted.output) == (n_ctx >= 22)
+    chatted = dspark("chat", "-n", 4, stdin="hi\n" * 9)
+    # The last message is short: it is the others that fill the context.
+    assert ("/reset, or use --context-shift" in chatted.output) == (n_ctx >= 22)
     profiled = dspark("profile")
     if n_ctx > 18:
         assert profiled.exit_code == 0, profiled.output

@@ -36,6 +36,14 @@ def test_time_and_disk_bound_the_tokens():
     assert "disk: 0.2 GB" in forecast(replace(JOB, disk=0.0), SHAPE, 0.01, 10**9, 0)
 
 
+def test_a_disk_that_would_be_full_is_told_before():
+    """What is there already needs no more of it."""
+    assert "disk: 1.7 GB in work, 0.7 GB more than is free: give less --disk;" in forecast(
+        JOB, SHAPE, 0.01, 10**9, 0, free=10**9
+    )
+    assert "disk: 1.4 GB in work;" in forecast(JOB, SHAPE, 0.01, 10**9, 200_000, 4320, free=10**9)
+
+
 def test_what_to_expect_is_what_the_lab_found():
     """More with more data, and never more than a home can reach."""
     assert expected(183_000) == pytest.approx(1.67)

@@ -21,7 +21,7 @@ from dspark_gguf.train.batches import Batches
 from dspark_gguf.train.export import export
 from dspark_gguf.train.fit import feature_scale
 from dspark_gguf.train.record import Teacher
-from dspark_gguf.train.served import require_right, serve
+from dspark_gguf.train.served import Served, require_right, serve
 from dspark_gguf.train.shape import Shape
 from dspark_gguf.train.start import new_network
 from dspark_gguf.train.weights import Weights
@@ -137,3 +137,26 @@ def test_answers_that_are_others_are_no_success(untrained, draft, monkeypatch):
     monkeypatch.setattr(batches, "conversations", wrong)
     with pytest.raises(DSparkError, match="answers otherwise than it did"):
         check(untrained, draft)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "accepted", "trained", "equal", "right"),
+    [
+        (3, 0, 0, 0.67, True),  # one near tie of three: found with a real target and three prompts
+        (300, 0, 0, 0.67, False),
+        (3, 0, 0, 0.0, False),
+        (9, 0, 1, 1.0, False),
+        (300, 0, 0, 0.88, True),
+    ],
+)
+def test_few_blocks_prove_little(blocks, accepted, trained, equal, right):
+    """Of so many, an unequal guess may be a near tie; what is wrong throughout is seen at once."""
+    places = [(0, k) for k in range(blocks)]
+    found = Served(places, [[]] * blocks, [accepted] * blocks, [trained] * blocks, equal)
+    assert found.is_right == right
+
+
+def test_few_answers_may_all_begin_with_another_word():
+    """Not so many."""
+    assert Served(answers=2).is_right
+    assert not Served(answers=6).is_right

@@ -23,7 +23,7 @@ from dspark_gguf.train.plan import Job
 from dspark_gguf.train.recipe import Recipe
 from dspark_gguf.train.run import Training
 from dspark_gguf.train.shape import TRIED
-from dspark_gguf.train.work import Recording, Work
+from dspark_gguf.train.work import Work
 from tests.tiny_gguf import write_llama, write_mamba
 from tests.train.targets import WRITERS, write_rule
 
@@ -108,7 +108,7 @@ def watch(monkeypatch, then):
 def test_goes_on_where_it_stopped(job, monkeypatch):
     """Ctrl-C in any step: what is there stays, and the next run does the rest."""
     wanted = job()
-    stops = {"conversations": 5, "training": 40}
+    stops = {"conversations": 230, "training": 40}
 
     def stop_once(title):
         left = stops.get(title)
@@ -123,14 +123,14 @@ def test_goes_on_where_it_stopped(job, monkeypatch):
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run(wanted)
-        found = Recording(wanted.work / "recorded", 2, 64)
+        found = np.fromfile(wanted.work / "recorded/lengths.u32", np.uint32)
         manifest = json.loads((wanted.work / "manifest.json").read_text())
         seen.append((len(found), manifest["spent"]))
     assert not stops
     (recorded, first), (_, second) = seen
     # Written and recorded in turns; what was being written when it stopped is kept as well.
-    assert recorded == 2
-    assert len(Work(wanted.work, manifest["identity"]).conversations) > 2
+    assert recorded > 0
+    assert len(Work(wanted.work, manifest["identity"]).conversations) > recorded
     assert "training" not in first
     assert second["training"] > 0
     values, _ = run(wanted)
@@ -162,6 +162,8 @@ def test_refuses_by_name(job, tmp_path):
     target = write_mamba(tmp_path / "mamba.gguf")
     with pytest.raises(PairError, match="mamba hands out no inputs of its layers"):
         run(job(target=target))
+    with pytest.raises(PairError, match=r"mamba\.gguf is not a draft that `train` can go on from"):
+        run(job(start=target))
 
 
 def test_a_folder_of_other_work(job, tmp_path):
