@@ -20,7 +20,7 @@ from dspark_gguf.catalog.pairs import OWN_HEADS, known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.naming import HubName
-from dspark_gguf.waiting import Tell, silent
+from dspark_gguf.progress import ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
@@ -212,14 +212,14 @@ def load_pair(
     chat_template: str | None = None,
     conversations: int = 1,
     progress: Progress = lambda line: None,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> Pair:
     """Load a target and a draft GGUF; without arguments, the demo pair.
 
     Models are named as for `resolve`; without a draft, one that is there is found, and the pair's
     `found` says how. `chat_template` is Jinja text or a file, instead of the
     target's own. A `Batcher` can answer as many `conversations` in one pass. `progress`
-    is called with a line about downloads, `tell` with what takes long and how long.
+    is called with a line about downloads, `on_progress` with what takes long and how long.
 
     Raises:
         DSparkError: see `resolve` and ``engine.pair.Pair``.
@@ -229,7 +229,7 @@ def load_pair(
 
     found: list[str] = []
     target_path, draft_path = resolve(model, draft, progress, found.append)
-    options = target_options, draft_options, chat_template, conversations, tell
+    options = target_options, draft_options, chat_template, conversations, on_progress
     try:
         pair = Pair(target_path, draft_path, *options)
     except (ModelError, ResourceError) as error:

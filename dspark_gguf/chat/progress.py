@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from dspark_gguf.errors import Cancelled
-from dspark_gguf.waiting import Tell, silent
+from dspark_gguf.progress import ProgressCallback, no_progress
 
 T = TypeVar("T")
 #: Seconds that the time left is estimated from. rich's 30 are less than many an answer takes.
@@ -115,33 +115,33 @@ class _Left(ProgressColumn):
 
 
 @contextmanager
-def working() -> Iterator[Tell]:
+def working() -> Iterator[ProgressCallback]:
     """Inside, the line that is told last stands on stderr, where that is a terminal.
 
     It is there from the first one on, so that other programs' bars can come before.
     """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield silent
+        yield no_progress
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), _Left())
     with ExitStack() as shown:
         progress = Progress(*columns, console=console, transient=True)
         task = progress.add_task("", total=None, ends=0.0)
 
-        def tell(text: str, seconds: float = 0.0) -> None:
+        def show(text: str, seconds: float = 0.0) -> None:
             ends = perf_counter() + seconds if seconds else 0.0
             progress.update(task, description=text, ends=ends)
             if not progress.live.is_started:
                 shown.enter_context(progress)
 
-        yield tell
+        yield show
 
 
 def waited_for(items: Iterator[T], text: str) -> Iterator[T]:
     """Pass items on; if the first of them takes long, `text` stands on stderr until it is there."""
-    with working() as tell:
-        timer = Timer(_PATIENCE, tell, [text])
+    with working() as show:
+        timer = Timer(_PATIENCE, show, [text])
         timer.start()
         try:
             found = list(islice(items, 1))

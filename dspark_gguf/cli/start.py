@@ -15,9 +15,9 @@ import click
 
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import Cancelled
+from dspark_gguf.progress import ProgressCallback, no_progress
 from dspark_gguf.visible import as_json as json_line
 from dspark_gguf.visible import visible
-from dspark_gguf.waiting import Tell, silent
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
@@ -74,10 +74,10 @@ def _fitting(text: str, stream: TextIO) -> str:
     return folded(visible(text), columns(stream))
 
 
-def _working(quiet: bool) -> AbstractContextManager[Tell]:
+def _working(quiet: bool) -> AbstractContextManager[ProgressCallback]:
     """Shows on a terminal what takes long."""
     if quiet or not sys.stderr.isatty():
-        return nullcontext(silent)
+        return nullcontext(no_progress)
     from dspark_gguf.chat.progress import working
 
     return working()
@@ -130,7 +130,7 @@ def open_pair(
             chat_template=settings.chat.chat_template,
             conversations=conversations,
             progress=tell,
-            tell=now,
+            on_progress=now,
         )
         try:
             Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model does not allow

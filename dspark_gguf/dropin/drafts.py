@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -29,7 +30,7 @@ from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError, UsageError
-from dspark_gguf.waiting import Tell
+from dspark_gguf.progress import ProgressCallback
 
 #: What may be given as `draft_model`.
 DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
@@ -82,16 +83,15 @@ def require_supported(
             raise UsageError(f"{what} {why}", "Leave one of the two out.")
 
 
-def told_once(say: Callable[[str], object]) -> Tell:
-    """Says the first of what takes long."""
-    told = iter([say])
+def first_only(say: Callable[[str], object]) -> ProgressCallback:
+    """Says only the first of what takes long."""
+    left = iter([say])
 
-    def tell(text: str, seconds: float = 0.0) -> None:
-        for once in told:
+    def on_progress(text: str, seconds: float = 0.0) -> None:
+        for once in itertools.islice(left, 1):
             once(f"DSparkLlama: {text}, about {seconds:.0f} s")
-            break
 
-    return tell
+    return on_progress
 
 
 def files_of(

@@ -146,9 +146,8 @@ class DSparkLlama(LogprobsLlama):
 
         def learn() -> Learned:
             self._learned = Learned(learned_path(facts) if self.speculation.learn else None)
-            told = drafts.told_once(self._say)
             parts = self._learned, self._cache, self._draft, self.speculation
-            return measure(*parts, PROFILE_SECONDS, told)
+            return measure(*parts, PROFILE_SECONDS, drafts.first_only(self._say))
 
         parts = assemble(
             self._cache,

@@ -24,7 +24,7 @@ from dspark_gguf.engine.states import StateCache
 from dspark_gguf.engine.token_map import token_map
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import PairError
-from dspark_gguf.waiting import Tell, silent
+from dspark_gguf.progress import ProgressCallback, no_progress
 
 
 def open_drafts(
@@ -35,7 +35,7 @@ def open_drafts(
     target_path: str | Path,
     interrupt: Event | None = None,
     target: Model | None = None,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> list[SequenceCache]:
     """Load a small language model, or a draft made for the target; its own heads are loaded.
 
@@ -56,7 +56,11 @@ def open_drafts(
         draft = target.with_heads(options)
     else:
         draft = Model(
-            path, options, isinstance(made_for, HeadDraft), tell=tell, interrupt=interrupt
+            path,
+            options,
+            isinstance(made_for, HeadDraft),
+            on_progress=on_progress,
+            interrupt=interrupt,
         )
     try:
         names = Path(target_path).name, path.name
