@@ -52,8 +52,8 @@ class Answerer:
         """
         import numpy as np
 
-        from dspark_gguf.chat.batch import Job
-        from dspark_gguf.chat.bulk import answer_all
+        from dspark_gguf.chat.answers import answer_all
+        from dspark_gguf.chat.jobs import Job
 
         jobs = [Job(index, row) for index, row in enumerate(_rows(batch))]
         # Text in every row: a column of None alone has a type of its own in Arrow.
@@ -66,7 +66,7 @@ class Answerer:
     def _loaded(self) -> Pair:
         if self._pair is None:
             from dspark_gguf.catalog import load_pair
-            from dspark_gguf.chat.bulk import MAX_AT_ONCE
+            from dspark_gguf.chat.answers import MAX_AT_ONCE
 
             settings = self._settings
             self._pair = load_pair(

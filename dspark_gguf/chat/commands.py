@@ -89,7 +89,9 @@ def _history(chat: Chat, argument: str) -> None:
     if argument and not argument.isdecimal():
         raise UsageError("/history takes a number", "Type /history or /history 3.")
     chat.session.require_message()
-    for line in transcript.told(chat.session, int(argument or 0) or len(chat.session.messages)):
+    for line in transcript.last_turns(
+        chat.session, int(argument or 0) or len(chat.session.messages)
+    ):
         chat.screen.note(line)
 
 

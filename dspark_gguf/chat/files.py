@@ -45,7 +45,7 @@ def _save(chat: Chat, argument: str) -> None:
 def _load(chat: Chat, argument: str) -> None:
     path = _path(argument, "/load")
     transcript.load(chat.session, path)
-    for line in transcript.told(chat.session, 1, short=True):
+    for line in transcript.last_turns(chat.session, 1, short=True):
         chat.screen.note(line)
     chat.screen.note(f"loaded {counted(len(chat.session.messages), 'message')} from {path}")
 

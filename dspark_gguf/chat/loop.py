@@ -9,7 +9,7 @@ from dspark_gguf.catalog import resolve
 from dspark_gguf.chat.commands import Leave, is_command, run_command, unescape
 from dspark_gguf.chat.progress import waited_for
 from dspark_gguf.chat.saved import SavedSession
-from dspark_gguf.chat.session import Answering, Session
+from dspark_gguf.chat.session import AnswerRounds, Session
 from dspark_gguf.chat.status import status_line
 from dspark_gguf.chat.terminal import PipeReader, Reader, Screen, read_message, silent_keys
 from dspark_gguf.chat.think import ThinkSplitter
@@ -152,7 +152,7 @@ class Chat:
             self.session.use(self._load(before), before)
             raise
 
-    def show(self, rounds: Answering) -> None:
+    def show(self, rounds: AnswerRounds) -> None:
         """Stream an answer, then its status line. Ctrl-C keeps what was said."""
         self.screen.markdown = self.session.settings.chat.markdown
         with silent_keys(), interruptible(self.session.pair.interrupt), closing(rounds):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dspark_gguf.chat.saved import SavedSession
-from dspark_gguf.chat.session import Answering, Session
+from dspark_gguf.chat.session import AnswerRounds, Session
 from dspark_gguf.chat.terminal import Reader, Screen
 from dspark_gguf.errors import UsageError, meant, nearest
 from dspark_gguf.visible import shortened
@@ -22,7 +22,7 @@ class Chat(Protocol):
     saved: SavedSession | None
     attached: list[str]
 
-    def show(self, rounds: Answering) -> None:
+    def show(self, rounds: AnswerRounds) -> None:
         """Stream an answer, then its status line."""
 
     def switch(self, model: str, draft: str | None) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dspark_gguf.chat.batch import Job, Record, parse
-from dspark_gguf.chat.piped import DASH
+from dspark_gguf.chat.jobs import Job, Record, parse
+from dspark_gguf.chat.stdin import DASH
 from dspark_gguf.chat.terminal import Screen, note_on_wait
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import DSparkError, UsageError, reason_of

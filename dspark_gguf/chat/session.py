@@ -20,7 +20,7 @@ from dspark_gguf.tally import Answer, Tally
 #: What the conversation needs of a message; extra keys go to the template as they are.
 Message = dict[str, str]
 #: Rounds of an answer. Close it if you do not take them all: that keeps what was said.
-Answering: TypeAlias = Generator[Round, None, None]
+AnswerRounds: TypeAlias = Generator[Round, None, None]
 
 
 class Session:
@@ -132,24 +132,24 @@ class Session:
                     lines.append(f"{field} is left out: {error}")
         return lines
 
-    def ask(self, text: str) -> Answering:
+    def ask(self, text: str) -> AnswerRounds:
         """Say something, and stream the answer.
 
         A turn without any answer (cancelled before its first word, or refused) leaves no trace.
         """
         return self._answering(lambda: [*self.messages, _from_user(text)])
 
-    def reply(self) -> Answering:
+    def reply(self) -> AnswerRounds:
         """Answer the user's last message, in the place of the answer that it has."""
         self.require_message()
         return self._answering(self._unanswered)
 
-    def edit(self, text: str) -> Answering:
+    def edit(self, text: str) -> AnswerRounds:
         """Replace the last message, and answer it; both stay until the new answer begins."""
         self.require_message()
         return self._answering(lambda: [*self._unanswered()[:-1], _from_user(text)])
 
-    def _answering(self, turns: Callable[[], list[Message]]) -> Answering:
+    def _answering(self, turns: Callable[[], list[Message]]) -> AnswerRounds:
         """Answer `turns`, made of the messages when the iterator begins.
 
         However it ends, what was said until then is part of the conversation. If that is nothing,
@@ -173,7 +173,7 @@ class Session:
         finally:
             self._close(answer, *before)
 
-    def compared(self, rounds: Iterator[Round]) -> Answering:
+    def compared(self, rounds: Iterator[Round]) -> AnswerRounds:
         """Pass the rounds of an answer on, and compare their time with plain decoding's."""
         self.gain.start()
         try:

@@ -12,7 +12,7 @@ MISTRAL = {"[THINK]": OPEN, "[/THINK]": CLOSE}
 FIXED = "the chat template of this model cannot switch thinking"
 
 
-def tell_if_fixed(template: Any, think: bool | None, tell: Callable[[str], object]) -> None:
+def note_if_fixed(template: Any, think: bool | None, tell: Callable[[str], object]) -> None:
     """Tell of a `ChatTemplate` that it cannot do what the settings want."""
     if think is not None and not template.switches_thinking:
         tell(f"note: {FIXED}")

@@ -60,7 +60,7 @@ def fill(session: Session, values: dict[str, Any]) -> None:
     session.answers = values["answers"]
 
 
-def told(session: Session, count: int, short: bool = False) -> list[str]:
+def last_turns(session: Session, count: int, short: bool = False) -> list[str]:
     """The last `count` messages of the user with their answers, cut off if `short`.
 
     Those of the user begin with the prompt of the chat.

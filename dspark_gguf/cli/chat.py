@@ -49,8 +49,8 @@ def chat(settings: Settings, verbose: bool, session: str | None, private: bool) 
     from dspark_gguf.chat.saved import SavedSession
     from dspark_gguf.chat.session import Session
     from dspark_gguf.chat.terminal import PipeReader, Reader, Screen
-    from dspark_gguf.chat.think import tell_if_fixed
-    from dspark_gguf.chat.transcript import told, with_absolute_paths
+    from dspark_gguf.chat.think import note_if_fixed
+    from dspark_gguf.chat.transcript import last_turns, with_absolute_paths
 
     if session and private:
         raise UsageError("--session keeps the chat, --private does not", "Use one of them.")
@@ -70,17 +70,17 @@ def chat(settings: Settings, verbose: bool, session: str | None, private: bool) 
             return opened.enter_context(open_pair(settings, verbose))
 
         talk, screen = Session(load(settings), settings), Screen()
-        tell_if_fixed(talk.pair.template, settings.chat.think, say)
+        note_if_fixed(talk.pair.template, settings.chat.think, say)
         for line in talk.leave_out(saved.settings() if saved and session else {}):
             say(line)
         if saved and session and (restored := saved.restore(talk)):
             say(restored)
         reader: Reader = PipeReader(sys.stdin.buffer)
         if typed:
-            from dspark_gguf.chat.typed import TerminalReader
+            from dspark_gguf.chat.keyboard import TerminalReader
 
             reader = TerminalReader(private)
-            for message in told(talk, 1, short=True):
+            for message in last_turns(talk, 1, short=True):
                 screen.note(message)
             say("/help lists the commands; Ctrl-D leaves")
         Chat(talk, screen, reader, saved, load).run()

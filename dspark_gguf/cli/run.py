@@ -71,31 +71,31 @@ def run(
         problem = "--jsonl does not go with another prompt, --raw or --check"
         raise UsageError(problem, "Leave one out.")
 
-    from dspark_gguf.chat import once
-    from dspark_gguf.chat.piped import read_prompt
-    from dspark_gguf.chat.think import tell_if_fixed
+    from dspark_gguf.chat.scripted import encode, run_batch, run_prompt
+    from dspark_gguf.chat.stdin import read_prompt
+    from dspark_gguf.chat.think import note_if_fixed
 
-    tell = str if quiet else say
+    note = str if quiet else say
     if jsonl:
-        from dspark_gguf.chat import batch
-        from dspark_gguf.chat.bulk import MAX_AT_ONCE
+        from dspark_gguf.chat.answers import MAX_AT_ONCE
+        from dspark_gguf.chat.jobs import read_jobs, select_shard
         from dspark_gguf.chat.results import results_in
         from dspark_gguf.chat.transcript import with_absolute_paths
 
-        jobs, settings = batch.read_jobs(jsonl), with_absolute_paths(settings)
-        jobs = batch.shard(jobs, shard) if shard is not None else jobs
+        jobs, settings = read_jobs(jsonl), with_absolute_paths(settings)
+        jobs = select_shard(jobs, shard) if shard is not None else jobs
         at_once = min(parallel or MAX_AT_ONCE, max(len(jobs), 1))
         with (
             results_in(output, jobs, settings, keep_errors, unordered) as results,
             open_pair(settings, verbose, quiet, at_once) as pair,
         ):
-            tell_if_fixed(pair.template, settings.chat.think, tell)
-            return once.run_batch(pair, settings, jobs, results, parallel)
+            note_if_fixed(pair.template, settings.chat.think, note)
+            return run_batch(pair, settings, jobs, results, parallel)
     text = read_prompt(prompt, file)
     with open_pair(settings, verbose, quiet) as pair:
-        tell_if_fixed(pair.template, settings.chat.think, str if raw else tell)
+        note_if_fixed(pair.template, settings.chat.think, str if raw else note)
         if check:
             from dspark_gguf.measure.check import report
 
-            return report(pair, settings, once.encode(pair, settings, text, raw), as_json)
-        return once.run_prompt(pair, settings, text, raw, as_json)
+            return report(pair, settings, encode(pair, settings, text, raw), as_json)
+        return run_prompt(pair, settings, text, raw, as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dspark_gguf.chat.batch import read_jobs
+from dspark_gguf.chat.jobs import read_jobs
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import packaged
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from dspark_gguf.chat.batch import Job
-from dspark_gguf.chat.bulk import Outcome, answer_all, as_dict
+from dspark_gguf.chat.answers import Outcome, answer_all, as_dict
+from dspark_gguf.chat.jobs import Job
 from dspark_gguf.chat.progress import track, waited_for
 from dspark_gguf.chat.results import Results
 from dspark_gguf.chat.session import Session

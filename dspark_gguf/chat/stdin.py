@@ -28,7 +28,7 @@ _SHELL = re.compile(r"([a-z]*sh|busybox)\b")
 DASH = "-"
 
 
-class Giver(Enum):
+class StdinSource(Enum):
     """Whom stdin comes from, and so what to do with it if there is a prompt already."""
 
     PIPELINE = "another command, or a file: read it to the end, however long that takes"
@@ -78,11 +78,11 @@ def _read_beside_prompt() -> bytes:
         number = sys.stdin.fileno()
     except io.UnsupportedOperation:  # not the process's own
         return _read_all()
-    giver, note = _giver_of(number), ""
-    if giver is Giver.SHELL:
+    source, note = _source_of(number), ""
+    if source is StdinSource.SHELL:
         if _holds_more(number):
             note = "stdin belongs to the calling shell and was not read; `-f -` reads it"
-    elif giver is Giver.PIPELINE or select.select([number], [], [], PATIENCE)[0]:
+    elif source is StdinSource.PIPELINE or select.select([number], [], [], PATIENCE)[0]:
         return _read_all()
     else:
         note = f"no input on stdin for {PATIENCE:.0f} seconds: continuing without; `-f -` waits"
@@ -91,7 +91,7 @@ def _read_beside_prompt() -> bytes:
     return b""
 
 
-def _giver_of(number: int) -> Giver:
+def _source_of(number: int) -> StdinSource:
     """Whom a file descriptor for reading comes from.
 
     Only Linux tells who holds a pipe; elsewhere every pipe counts as a pipeline's.
@@ -99,26 +99,26 @@ def _giver_of(number: int) -> Giver:
     facts = os.fstat(number)
     if stat.S_ISREG(facts.st_mode):
         # Whoever calls us with a file in the middle has read the first part.
-        return Giver.SHELL if os.lseek(number, 0, os.SEEK_CUR) else Giver.PIPELINE
+        return StdinSource.SHELL if os.lseek(number, 0, os.SEEK_CUR) else StdinSource.PIPELINE
     if stat.S_ISSOCK(facts.st_mode):
-        return Giver.PROGRAM
+        return StdinSource.PROGRAM
     if stat.S_ISFIFO(facts.st_mode):
         with suppress(OSError):  # no Linux, or a process that we may not look at
-            return _pipe_giver(facts)
-    return Giver.PIPELINE
+            return _source_of_pipe(facts)
+    return StdinSource.PIPELINE
 
 
-def _pipe_giver(pipe: os.stat_result) -> Giver:
+def _source_of_pipe(pipe: os.stat_result) -> StdinSource:
     parent = process = Path("/proc", str(os.getppid()))
     # Between the shell and us there may be others with the same stdin: timeout, sudo, uv run.
     while _is(process / "fd" / "0", pipe):
         if _SHELL.match((process / "exe").readlink().name):
-            return Giver.SHELL
+            return StdinSource.SHELL
         facts = (process / "stat").read_bytes().rpartition(b")")[2].split()
         process = Path("/proc", str(int(facts[1])))
     ends = (end for end in (parent / "fd").iterdir() if _is(end, pipe))
     writes = any(end.lstat().st_mode & stat.S_IWUSR for end in ends)
-    return Giver.PROGRAM if writes else Giver.PIPELINE
+    return StdinSource.PROGRAM if writes else StdinSource.PIPELINE
 
 
 def _is(link: Path, pipe: os.stat_result) -> bool:

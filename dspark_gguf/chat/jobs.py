@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.chat.piped import DASH, read_file
+from dspark_gguf.chat.stdin import DASH, read_file
 from dspark_gguf.config import Limits, Sampling, Settings
 from dspark_gguf.errors import UsageError, nearest
 from dspark_gguf.settings_files import merge, validate
@@ -85,7 +85,7 @@ def read_jobs(path: Path) -> list[Job]:
     return jobs
 
 
-def shard(jobs: Sequence[Job], part: str) -> list[Job]:
+def select_shard(jobs: Sequence[Job], part: str) -> list[Job]:
     """Part ``I/N`` of the jobs: every N-th from the I-th on, so that the parts are alike."""
     found = re.fullmatch(r"(\d+)/(\d+)", part)
     first, step = map(int, found.groups()) if found else (0, 0)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from dspark_gguf import __version__
 from dspark_gguf.admission import Request
 from dspark_gguf.batching import Batcher
-from dspark_gguf.chat.batch import Job
+from dspark_gguf.chat.jobs import Job
 from dspark_gguf.chat.session import Session
 from dspark_gguf.config import Settings
 from dspark_gguf.engine.pair import Pair
