@@ -39,7 +39,6 @@ class Session:
         opens_thought: whether the newest prompt ends inside a thought.
         total: sums over all answers.
         gain: what drafting gained against plain decoding.
-
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -12,6 +11,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from dspark_gguf.config import Settings
 from dspark_gguf.doctor.report import Finding, Section
@@ -71,7 +72,7 @@ def devices(servers: Sequence[str] = ()) -> Section:
         f"{device.total / GIB:.1f} GiB free"
         for device in found
     ]
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    load = psutil.getloadavg()[0]
     parts.append(f"{cores} physical cores to use, load {load:.1f}")
     busy = Finding(
         f"the machine is busy (load {load:.1f} on {cores} cores), the times below are too long",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dspark_gguf.errors import DSparkError
+from dspark_gguf.visible import counted
 
 _WIDTH, _INDENT = 100, 11
 
@@ -92,14 +93,10 @@ class Report:
         found = sorted(self.findings, key=lambda finding: not finding.wrong)
         lines += [_wrap(str(finding), "  ", width) for finding in found]
         wrong = sum(finding.wrong for finding in found)
-        summary = _count(wrong, "problem") if wrong else "no problems"
+        summary = counted(wrong, "problem") if wrong else "no problems"
         if better := len(found) - wrong:
-            summary += f", {_count(better, 'suggestion')}"
+            summary += f", {counted(better, 'suggestion')}"
         return str(discreet("\n".join([*lines, summary])))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _wrap(text: str, indent: str, width: int) -> str:
