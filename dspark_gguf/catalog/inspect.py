@@ -26,15 +26,10 @@ _SHAPE = {
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """Facts of a file as plain values, without its weights; sizes in bytes.
+    """Facts about a file as plain values, without its weights; sizes in bytes.
 
     Only a draft that needs its target has ``draft``, only a model with prediction heads ``heads``,
-    and ``shape`` has only what the file says.
-
-    Raises:
-        UsageError: no such file.
-        ModelError: not a GGUF, a damaged one, or an incomplete draft.
-
+    and ``shape`` has only what the file says. Errors are as for `read_header`.
     """
     header = read_header(path)
     metadata = header.metadata

@@ -138,26 +138,20 @@ def pair_text(row: dict[str, Any]) -> str:
 
 def local_text(models: Sequence[LocalModel], left_out: Sequence[str] = ()) -> str:
     """A table of files, each with what to write after -m, drafts, and files that are neither."""
-    drafts = [model for model in models if model.kind != "model"]
-    models = [model for model in models if model.kind == "model"]
+    targets, drafts = list[list[str]](), list[list[str]]()
+    for one in sorted(models, key=lambda model: (model.source, model.name)):
+        facts, name = [one.source, f"{one.size / 1e9:.2f}"], quote(one.name)
+        if one.kind == "model":
+            targets.append([*facts, f"-m {name}"])
+        else:
+            drafts.append([*facts, NAMES[one.kind], f"-d {name}"])
     text = "Ollama, LM Studio, llama.cpp and the Hugging Face cache have no model here"
-    if models:
-        table = text_table(
-            ("kept by", "GB", "use it with"),
-            (
-                (model.source, f"{model.size / 1e9:.2f}", f"-m {quote(model.name)}")
-                for model in sorted(models, key=lambda model: (model.source, model.name))
-            ),
-            right=False,
-        )
-        text = f"{table}\n\nwhich of them can draft for a target: dspark-gguf suggest -m TARGET"
+    if targets:
+        text = text_table(("kept by", "GB", "use it with"), targets, right=False)
+        text += "\n\nwhich of them can draft for a target: dspark-gguf suggest -m TARGET"
     if drafts:
-        rows = (
-            (one.source, f"{one.size / 1e9:.2f}", NAMES[one.kind], f"-d {quote(one.name)}")
-            for one in sorted(drafts, key=lambda one: (one.source, one.name))
-        )
         text += "\n\ndrafts, each for the one target that it was made for:\n"
-        text += text_table(("kept by", "GB", "kind", "use it with"), rows, right=False)
+        text += text_table(("kept by", "GB", "kind", "use it with"), drafts, right=False)
     if left_out:
         text += "\n\nno models:"
     return "\n  ".join([text, *left_out])

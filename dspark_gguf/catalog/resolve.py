@@ -25,7 +25,7 @@ from dspark_gguf.progress import ProgressCallback, no_progress
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
 
-#: The name of a draft that is none.
+#: What to write for "no draft".
 NO_DRAFT = "none"
 
 
@@ -37,16 +37,15 @@ def resolve(
 ) -> tuple[Path, Path | None]:
     """Files of the target and the draft, downloaded where they are not on this machine.
 
-    `model` may be a pair, which names the draft too; None is the demo pair. The draft `mtp` means
-    the prediction heads in the target's own file: both are that file. `progress` is called with a
-    line when something takes long. Without a draft, one that is there is found, unless the draft is
-    `none`: `found` is called with a line that says how. Without `found` none is looked for.
+    `model` may be a pair, which also names the draft; None is the demo pair. The draft `mtp` means
+    the prediction heads in the target's own file, so both paths are that file. `progress` is called
+    with a line when something takes long. Without a draft, this machine is searched for one unless
+    the draft is `none`, and `found` is called with a line about it; without `found`, no search.
 
     Raises:
         UsageError: an unknown name, a draft without a target, or no demo model installed.
         ModelError: no prediction heads that can be used.
         DSparkError: see `hub`.
-
     """
     if model is None:
         if draft not in (None, NO_DRAFT):
@@ -90,10 +89,9 @@ def locate(
 ) -> list[Path]:
     """The files of models; all are found before the first is downloaded.
 
-    Each model has a name and a role, ``target``, ``draft`` or ``any`` (see `naming.chosen`): of a
-    pair, which of its two. With
-    `newest`, the hub is asked even for what is in the cache; `with_sidecar` also downloads the
-    draft beside a target that is downloaded, if there is one. Errors are as for `resolve`.
+    Each model has a name and a role, ``target``, ``draft`` or ``any`` (see `naming.chosen`), which
+    also says which model of a pair is meant. With `newest`, the hub is asked even about models in
+    the cache; `with_sidecar` also downloads the draft beside a target. Errors are as for `resolve`.
     """
     places = [_place(name, role, progress, newest) for name, role in models]
     if with_sidecar:
@@ -216,14 +214,12 @@ def load_pair(
 ) -> Pair:
     """Load a target and a draft GGUF; without arguments, the demo pair.
 
-    Models are named as for `resolve`; without a draft, one that is there is found, and the pair's
-    `found` says how. `chat_template` is Jinja text or a file, instead of the
-    target's own. A `Batcher` can answer as many `conversations` in one pass. `progress`
-    is called with a line about downloads, `on_progress` with what takes long and how long.
+    Models are named as for `resolve`. Without a draft, one on this machine is used if any fits, and
+    the pair's `found` says which. `chat_template` is Jinja text, or a file, that replaces the
+    target's own. A `Batcher` can answer up to `conversations` in one pass. `progress` is called
+    with a line about downloads, `on_progress` with each long task and the seconds it should take.
 
-    Raises:
-        DSparkError: see `resolve` and ``engine.pair.Pair``.
-
+    Errors are as for `resolve` and ``engine.pair.Pair``.
     """
     from dspark_gguf.engine.pair import Pair
 

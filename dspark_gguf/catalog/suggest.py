@@ -73,10 +73,7 @@ def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
     foreign.sort(key=lambda one: one.size or 0)
     left_out = foreign[:-_MAX_FOREIGN]
     skipped += [f"{one.draft}: another tokenizer, and there are larger ones" for one in left_out]
-    return [
-        *(one for one in found.values() if one.kind != "foreign"),
-        *foreign[-_MAX_FOREIGN:],
-    ]
+    return [*(one for one in found.values() if one not in foreign), *foreign[-_MAX_FOREIGN:]]
 
 
 def _inside(target: Header) -> Iterator[Candidate]:

@@ -37,12 +37,7 @@ def record(
 
     A block draft has at most as many tokens as its block, and a confidence head's own value
     replaces the top probability. Copies are recorded as far as they go. `show` is called with the
-    share that is done.
-
-    Raises:
-        UsageError: a draft with other token ids.
-        Cancelled: the user asks to stop.
-
+    share that is done. A draft with other token ids is a UsageError; Ctrl-C raises Cancelled.
     """
     cache = pair.draft_cache()
     if not has_chains(cache):

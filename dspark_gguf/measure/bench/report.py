@@ -31,22 +31,22 @@ _ROWS, _DEPTH, _TEXTS = 13, 4, 8
 _TRIED = 5
 
 
-class Rest(NamedTuple):
+class Extras(NamedTuple):
     """What the page shows besides the turns."""
 
     costs: Sequence[Table]  # of passes, in a short and a longer context; empty: not measured
     reliability: Reliability | None  # of the draft's confidences
 
 
-def measure_rest(pair: Pair, prompts: Sequence[Prompt], positions: int) -> Rest:
+def measure_extras(pair: Pair, prompts: Sequence[Prompt], positions: int) -> Extras:
     """Profile the pair, and record what its draft guesses on the first prompts."""
     costs = profile(pair, (), _ROWS)
     few = prompts[:_TEXTS]
     cache = pair.draft_cache()
     if cache is None or not has_chains(cache) or len(few) < 2:
-        return Rest(costs, None)
+        return Extras(costs, None)
     texts = [record(pair, prompt, positions, _DEPTH) for prompt in track(few)]
-    return Rest(costs, Reliability.of(texts))
+    return Extras(costs, Reliability.of(texts))
 
 
 def require_folder(folder: Path) -> None:
@@ -59,11 +59,11 @@ def require_folder(folder: Path) -> None:
         raise UsageError(problem, "Name another --report.") from None
 
 
-def write_report(folder: Path, results: Results, facts: dict[str, Any], rest: Rest) -> Path:
+def write_report(folder: Path, results: Results, facts: dict[str, Any], extras: Extras) -> Path:
     """Write ``index.html`` into `folder`, and ``bench.json``; returns the path of the page."""
     path = folder / "index.html"
     for file, content in (
-        (path, render(results, facts, rest)),
+        (path, render(results, facts, extras)),
         (folder / "bench.json", json.dumps(facts, indent=1)),
     ):
         with replacing(file) as temporary:
@@ -71,10 +71,10 @@ def write_report(folder: Path, results: Results, facts: dict[str, Any], rest: Re
     return path
 
 
-def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
+def render(results: Results, facts: dict[str, Any], extras: Extras) -> str:
     """The page."""
     TEMPLATES.filters |= {"cell": _cell, "mib": _mib, "tone": _tone}
-    curves = rest.reliability.curves() if rest.reliability else {}
+    curves = extras.reliability.curves() if extras.reliability else {}
     return TEMPLATES.get_template("bench/report.html").render(
         facts=facts,
         answer=_answer(results.regimes()),
@@ -82,12 +82,12 @@ def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
         regimes=[_regime(regime) for regime in results.regimes()],
         style=Markup(STYLE.strip()),
         light=LIGHT,
-        costs=rest.costs,
-        cost_heads=[head for t in rest.costs for head in (f"ms at {t.depth}", "times one")],
-        cost_cells=cost_cells(rest.costs) if rest.costs else None,
-        cost_chart=cost_chart(rest.costs) if rest.costs else None,
+        costs=extras.costs,
+        cost_heads=[head for t in extras.costs for head in (f"ms at {t.depth}", "times one")],
+        cost_cells=cost_cells(extras.costs) if extras.costs else None,
+        cost_chart=cost_chart(extras.costs) if extras.costs else None,
         reliability_rows=[[name, *point] for name in curves for point in curves[name]],
-        reliability_chart=rest.reliability.chart() if rest.reliability else None,
+        reliability_chart=extras.reliability.chart() if extras.reliability else None,
     )
 
 

@@ -25,12 +25,7 @@ from dspark_gguf.errors import Cancelled, ResourceError
 from dspark_gguf.measure.bench import conversations, text
 from dspark_gguf.measure.bench.peers import binding_version, peers
 from dspark_gguf.measure.bench.plan import DEFAULT, BenchPlan, Method, default_methods, make_methods
-from dspark_gguf.measure.bench.report import (
-    Rest,
-    measure_rest,
-    require_folder,
-    write_report,
-)
+from dspark_gguf.measure.bench.report import Extras, measure_extras, require_folder, write_report
 from dspark_gguf.measure.bench.results import Results
 from dspark_gguf.measure.bench.turns import Ours, Program, Task, play, warm_up
 from dspark_gguf.signals import ended_by_signals, interruptible
@@ -58,7 +53,7 @@ class Bench:
 
     def run(self, echo: Callable[[str], object]) -> int:
         """Measure, and print line by line with `echo`; returns the exit code."""
-        plan, code, rest = self.plan, 0, Rest((), None)
+        plan, code, extras = self.plan, 0, Extras((), None)
         if plan.report:
             require_folder(plan.report)
         say = str if plan.as_json else echo
@@ -67,13 +62,13 @@ class Bench:
             try:
                 self._measure(tasks, say)
                 if plan.report:
-                    rest = measure_rest(self.pair, plan.prompts, plan.tokens)
+                    extras = measure_extras(self.pair, plan.prompts, plan.tokens)
             except Cancelled:
                 code = Cancelled.exit_code
         self._keep()
         facts = self.facts(len(tasks), interrupted=bool(code))
         if plan.report and self.results.turns:
-            path = write_report(plan.report, self.results, facts, rest)
+            path = write_report(plan.report, self.results, facts, extras)
             print(f"report: {path}", file=sys.stderr)  # noqa: T201
         if code:
             say(f"\ninterrupted: {self.results.turns} of {len(tasks)} turns measured")
@@ -200,7 +195,7 @@ def bench_conversations(
         if task.temperature == plan.temperatures[0]:
             kind = "copying" if task.domain in conversations.COPYING else "new text"
             prompts[kind].append(task.tokens)
-    chosen = [conversations.Group(name, some) for name, some in prompts.items() if some]
+    chosen = {name: some for name, some in prompts.items() if some}
     update = {"temperature": plan.temperatures[0], "ignore_eos": True}
     sampling, code = settings.sampling.model_copy(update=update), 0
     say = str if plan.as_json else echo
