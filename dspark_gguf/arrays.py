@@ -27,7 +27,6 @@ def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, npt.NDArray
         FileNotFoundError: nothing there.
         NoArrays: another kind of file, a damaged one, or one that unpacks to more than
             `max_bytes`.
-
     """
     try:
         with zipfile.ZipFile(path) as archive:

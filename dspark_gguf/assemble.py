@@ -71,7 +71,6 @@ def assemble(
     Raises:
         UsageError: settings that cannot be honoured.
         PairError: a lookup store of another vocabulary.
-
     """
     if speculation.mode == "off":
         return Parts(NoDrafter(), Fixed(0), make_rule(speculation))
@@ -132,9 +131,7 @@ def _source(
 def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:
     """Begins the grammar that these settings ask for, if any.
 
-    Raises:
-        UsageError: it is not a grammar, or not a schema that can be made one.
-
+    A UsageError says that it is not a grammar, or not a schema that can become one.
     """
     from dspark_gguf.engine.grammar import Grammar, grammar_text
 

@@ -24,11 +24,7 @@ class Answerer:
 
     Its arguments are those of `Settings` as plain values, such as ``model="TARGET.gguf"`` and
     ``limits={"max_tokens": 200}``. `parallel` is the most conversations in one pass; None: as many
-    as pay.
-
-    Raises:
-        UsageError: a setting that does not exist, or with a wrong value.
-
+    as pay. An unknown setting or a wrong value is a UsageError.
     """
 
     def __init__(self, *, parallel: int | None = None, **settings: Any) -> None:
@@ -48,7 +44,6 @@ class Answerer:
         Raises:
             UsageError: there is neither column.
             DSparkError: the models cannot be loaded (``catalog.load_pair``).
-
         """
         import numpy as np
 

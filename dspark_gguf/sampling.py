@@ -60,7 +60,6 @@ class Sampler:
     Args:
         settings: what the user chose.
         end_tokens: ids that end an answer, never drawn under ``ignore_eos``.
-
     """
 
     def __init__(self, settings: Sampling, end_tokens: Iterable[int] = ()) -> None:
@@ -88,9 +87,7 @@ class Sampler:
     def of(cls, settings: Sampling, tokenizer: Tokenizer) -> Sampler:
         """A sampler for a vocabulary.
 
-        Raises:
-            UsageError: a logit bias on an id outside of it, or every token is forbidden.
-
+        A logit bias on an id outside of it is a UsageError, and so is one that forbids every token.
         """
         sampler, n_vocab = cls(settings, tokenizer.end_tokens), tokenizer.n_vocab
         for token in settings.logit_bias:
@@ -126,7 +123,6 @@ class Sampler:
         Raises:
             EngineError: the model computed NaN or infinity.
             NothingLeftError: settings or grammar forbid every token.
-
         """
         row = self._adjusted(row, history, drafted)
         if grammar is not None:

@@ -38,7 +38,6 @@ class Verifier(Protocol):
             rows: the target's logits, k + 1 rows of float32 ``[n_vocab]``, to be read in order:
                 after the committed tokens, and after each draft token.
             tokens: what is committed.
-
         """
 
 
@@ -50,7 +49,6 @@ class DistVerifier:
         rule: decides which draft tokens stand.
         draws: the randomness of the answer.
         grammar: what the answer must fit, if anything; it follows every emitted token.
-
     """
 
     def __init__(

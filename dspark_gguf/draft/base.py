@@ -122,12 +122,7 @@ def known_drafters() -> list[str]:
 
 
 def drafter_class(name: str) -> Any:
-    """The class of that name.
-
-    Raises:
-        UsageError: there is none.
-
-    """
+    """The class of that name; a UsageError if there is none."""
     if name not in _DRAFTERS:
         for point in entry_points(group=_GROUP, name=name):
             _DRAFTERS[name] = point.load()

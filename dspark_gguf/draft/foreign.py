@@ -42,7 +42,6 @@ class ForeignText:
     Attributes:
         ids: the draft's tokens; only the last few change when text is added.
         same: as many of them are as they were when it was last set.
-
     """
 
     def __init__(self, target: Vocabulary, draft: Vocabulary) -> None:

@@ -119,7 +119,6 @@ def likeliest(
         tokens: where the matches lie.
         matches: at least one, in order; all have these guesses, none of them ends before them.
         ahead: guesses since they were found.
-
     """
     votes, count = dict[int, int](), len(matches)
     for match in matches:

@@ -33,7 +33,6 @@ class StepDrafter(Drafter):
         shares_noise: whether draft tokens are drawn with the target's noise. Then the score is how
             clearly the token won, where more than one could. Else no score may depend on the token
             that was drawn: `rejection` would be biased.
-
     """
 
     def __init__(

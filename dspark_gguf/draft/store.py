@@ -83,10 +83,7 @@ class Store:
     def load(cls, path: Path, vocabulary: str, n_vocab: int) -> Store:
         """Read what `save` wrote, for a vocabulary with this fingerprint and size.
 
-        Raises:
-            UsageError: another kind of file, or a damaged one.
-            PairError: it was made for another vocabulary.
-
+        Another kind of file or a damaged one is a UsageError, another vocabulary a PairError.
         """
         try:
             arrays = load_arrays(path, _MAX_BYTES)

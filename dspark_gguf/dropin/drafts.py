@@ -145,12 +145,9 @@ def open_cache_of(
 ) -> SequenceCache | None:
     """The cache of a draft model; None if the draft is not a model, or has no room in memory.
 
-    `pointer` is llama.cpp's to the target, which has its own prediction heads. `say`, or a warning,
-    says what of the draft gives way where memory is short.
-
-    Raises:
-        PairError: another vocabulary than the target's.
-
+    `pointer` is llama.cpp's pointer to the target, for its own prediction heads. Where memory is
+    short, `say` is called, or a warning given, with what of the draft is left out. A PairError says
+    that the vocabularies differ.
     """
     if isinstance(draft, str | Path):
 

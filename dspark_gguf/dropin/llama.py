@@ -63,7 +63,6 @@ class DSparkLlama(LogprobsLlama):
         PairError: a draft with another vocabulary.
         ModelError: a draft that is not a model.
         EngineError: this build of llama.cpp cannot run on this machine.
-
     """
 
     n_tokens: int

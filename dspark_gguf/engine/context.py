@@ -114,7 +114,6 @@ class Context:
             CacheFullError: there is no room for it; nothing changed.
             ResourceError: memory is short.
             EngineError: llama.cpp failed.
-
         """
         self._call(llama_cpp.llama_decode, batch)
 
@@ -163,7 +162,6 @@ def open_context(
     Raises:
         ResourceError: the cache does not fit in memory.
         ModelError: llama.cpp refuses these options.
-
     """
     options = model.options
     size = Footprint(model.header, options, heads).cache_bytes(n_ctx, n_seq * (1 + snapshots))

@@ -45,7 +45,6 @@ def open_drafts(
         UsageError: no such file.
         ModelError: a file that cannot draft.
         PairError: another vocabulary, or a draft made for another target.
-
     """
     path, interrupt = readable_gguf(path), interrupt or Event()
     header, target_header = read_header(path), read_header(target_path)

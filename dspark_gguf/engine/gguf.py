@@ -182,7 +182,6 @@ def read_header(path: str | Path) -> Header:
     Raises:
         UsageError: no such file.
         ModelError: not a GGUF, a damaged one, or only its beginning.
-
     """
     path = readable_gguf(path)
     return _read(path, *((file.st_size, file.st_mtime_ns) for file in map(os.stat, shards(path))))

@@ -151,9 +151,7 @@ def _why_other_states(target: Header, draft: Header) -> str:
 class HeadDraft(TargetDraft):
     """The prediction heads of a file, or a Gemma 4 assistant, which is used like one head.
 
-    Raises:
-        ModelError: they cannot be used.
-
+    A ModelError says why they cannot be used.
     """
 
     heads: int
@@ -235,11 +233,8 @@ def is_own_draft(target: Header, draft: Path) -> bool:
 def target_draft(header: Header, target: Header | None = None) -> TargetDraft | None:
     """The draft in a file that needs its target; None for a model of its own.
 
-    A `target` that is the same file means its own heads, if it has any.
-
-    Raises:
-        ModelError: an incomplete draft, or heads that cannot be used.
-
+    A `target` that is the same file means its own heads, if it has any. A ModelError says that the
+    draft is incomplete, or that the heads cannot be used.
     """
     kind = kind_of(header)
     if kind == "block":

@@ -51,7 +51,6 @@ class Model:
         EngineError: this build of llama.cpp cannot run on this machine.
         ResourceError: not enough memory.
         DSparkError: an RPC server cannot be reached.
-
     """
 
     def __init__(

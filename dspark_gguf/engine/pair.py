@@ -55,7 +55,6 @@ class Pair:
         UsageError: no such file, or an unknown device.
         ModelError: a file llama.cpp cannot generate text with.
         ResourceError: not enough memory.
-
     """
 
     def __init__(

@@ -46,7 +46,6 @@ def connect(endpoints: Sequence[str]) -> None:
     Raises:
         UsageError: no address, or this build of llama.cpp has no RPC.
         DSparkError: there is no server, or it is busy.
-
     """
     with _lock:
         for endpoint in endpoints:

@@ -30,7 +30,6 @@ class TokenMap:
         draft_ids: int32 ``[target's n_vocab]``; of a token that the draft lacks, the id of its
             first piece there.
         known: the target's ids that the draft has, int32.
-
     """
 
     def __init__(self, target: Vocabulary, draft: Vocabulary) -> None:

@@ -45,7 +45,6 @@ class Engine:
         speculation: when to draft, for all.
         parallel: most answers in one pass; None: as many as pay.
         queue: most turns that may wait beside those.
-
     """
 
     def __init__(
@@ -107,7 +106,6 @@ class Engine:
 
         Raises:
             RequestError: the queue is full (429), or the server ends (503).
-
         """
         with self._changed:
             self.require_room(len(turns))

@@ -52,7 +52,6 @@ class ParsedRequest:
         think: whether the template lets the model think; None: as the template has it.
         splits: whether thoughts are told from the answer.
         drafts: off: plain decoding.
-
     """
 
     messages: list[Message] | None = None
@@ -100,7 +99,6 @@ class RequestParser:
 
         Raises:
             UsageError: the template does not take these messages.
-
         """
         if asked.messages is None:
             ids = asked.prompt
@@ -135,7 +133,6 @@ class RequestParser:
         Raises:
             RequestError: what this model or server cannot do.
             UsageError: likewise.
-
         """
         if not 1 <= asked.n <= MAX_CHOICES:
             raise invalid(f"n is from 1 to {MAX_CHOICES}", "n")

@@ -61,7 +61,6 @@ class Service:
         Raises:
             RequestError: what cannot be answered, or not now.
             DSparkError: likewise.
-
         """
         self.engine.require_room(1)
         return Answers(self.engine, await self.in_thread(self._turns, parse))
