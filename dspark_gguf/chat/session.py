@@ -17,9 +17,9 @@ from dspark_gguf.records import Round
 from dspark_gguf.settings_files import merge, validate
 from dspark_gguf.tally import Answer, Tally
 
-#: What the conversation needs of a message; extra keys go to the template as they are.
+#: A message; the conversation needs its role and content, the template gets all keys.
 Message = dict[str, str]
-#: Rounds of an answer. Close it if you do not take them all: that keeps what was said.
+#: Rounds of an answer. If you stop early, close it, so that the answer so far is kept.
 AnswerRounds: TypeAlias = Generator[Round, None, None]
 
 
@@ -33,7 +33,7 @@ class Session:
     Attributes:
         forgotten: messages at the start that no longer fit the context and are not sent.
         seed: the one in the settings, or a random one.
-        answers: how many were drawn so far: each has noise of its own by this number.
+        answers: how many were drawn so far; the number seeds the noise of the next one.
         last: the newest answer.
         last_exchange: the newest prompt with its answer, as text and as tokens.
         opens_thought: whether the newest prompt ends inside a thought.
@@ -61,7 +61,7 @@ class Session:
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder for the present settings; made, and a draft loaded, when first needed."""
+        """The decoder for the present settings; made, and the draft loaded, when first needed."""
         if self._decoder is None:
             self._decoder = Decoder.for_pair(
                 self.pair, self.settings.sampling, self.settings.speculation
@@ -70,7 +70,7 @@ class Session:
 
     @property
     def summary(self) -> Summary:
-        """How it drafts now, and what that is compared with."""
+        """How answers are drafted now, and how fast that is."""
         speculation, forecast = self.settings.speculation, self.decoder.stopping_rule.forecast()
         return Summary(
             speculation.acceptance,
@@ -86,9 +86,9 @@ class Session:
         )
 
     def use(self, pair: Pair, settings: Settings) -> None:
-        """Go on with other models; the messages stay, and are read anew with the next answer.
+        """Switch to other models; they read the whole conversation before the next answer.
 
-        A DSparkError says that these models cannot do what is set.
+        A DSparkError says that these models do not support the settings.
         """
         self.pair, self.settings, self._decoder = pair, settings, None
         self.last_exchange, self.forgotten, self.gain = ("", []), 0, Gain()
@@ -109,9 +109,9 @@ class Session:
             self.seed = some_seed(settings.sampling.seed)
 
     def leave_out(self, kept: dict[str, Any]) -> list[str]:
-        """Reset what these models cannot do of the settings that were `kept`; a line about each.
+        """Reset saved settings that these models do not support; returns a line about each.
 
-        A DSparkError is about a setting that is not among them.
+        A DSparkError says that they do not support a setting that is not in `kept`.
         """
         try:
             self.decoder  # noqa: B018 - made now
@@ -132,14 +132,14 @@ class Session:
         return lines
 
     def ask(self, text: str) -> AnswerRounds:
-        """Say something, and stream the answer.
+        """Add a message, and stream the answer.
 
         A turn without any answer (cancelled before its first word, or refused) leaves no trace.
         """
         return self._answering(lambda: [*self.messages, _from_user(text)])
 
     def reply(self) -> AnswerRounds:
-        """Answer the user's last message, in the place of the answer that it has."""
+        """Answer the user's last message again; the new answer replaces the old one."""
         self.require_message()
         return self._answering(self._unanswered)
 
@@ -151,9 +151,9 @@ class Session:
     def _answering(self, turns: Callable[[], list[Message]]) -> AnswerRounds:
         """Answer `turns`, made of the messages when the iterator begins.
 
-        However it ends, what was said until then is part of the conversation. If that is nothing,
-        the conversation is as it was, with the earlier answer. A ResourceError says that it does
-        not fit the context.
+        However it ends, the conversation keeps what was said until then. If that is nothing, the
+        conversation is unchanged, earlier answer included. A ResourceError says that it does not
+        fit the context.
         """
         answer, before = Answer(), (list(self.messages), self.forgotten)
         try:
@@ -173,7 +173,7 @@ class Session:
             self._close(answer, *before)
 
     def compared(self, rounds: Iterator[Round]) -> AnswerRounds:
-        """Pass the rounds of an answer on, and compare their time with plain decoding's."""
+        """Pass the rounds of an answer on, and compare their time with that of plain decoding."""
         self.gain.start()
         try:
             for round in rounds:
@@ -210,10 +210,10 @@ class Session:
         return self.last_message
 
     def prompt(self) -> tuple[str, list[int]]:
-        """The conversation that is not forgotten, as text and as tokens.
+        """The part of the conversation that is not forgotten, as text and as tokens.
 
-        If the text continues the last prompt and answer, their tokens are kept: the tokens that a
-        model emits are often not those that its text would be tokenized to.
+        If the text continues the last prompt and answer, their tokens are kept: tokenizing a
+        model's text again often gives other tokens than it emitted.
         """
         system = [{"role": "system", "content": self.system}] if self.system else []
         messages = system + self.messages[self.forgotten :]
@@ -246,7 +246,7 @@ class Session:
         return None
 
     def _leaves_room(self, prompt: Sequence[int]) -> bool:
-        """Whether an answer has a quarter of the context to itself."""
+        """Whether a quarter of the context is left for the answer."""
         n_ctx = self.decoder.target.n_ctx
         return len(prompt) <= n_ctx - max(1, n_ctx // 4)
 
