@@ -21,7 +21,7 @@ class Prompt:
 def read_prompts(path: Path | None = None) -> list[Prompt]:
     """The prompts of a file, by default the built-in ones; without a domain, ``all``.
 
-    A UsageError names the first prompt that is wrong.
+    A UsageError names the first invalid prompt.
     """
     path = path or packaged("configs") / "prompts/default.jsonl"
     prompts = []

@@ -1,4 +1,4 @@
-"""A bench as one HTML page that needs nothing else: no script, no font, no picture from afar."""
+"""A bench as a single HTML page: no scripts, and no fonts or images from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from dspark_gguf.speedup import measured
 from dspark_gguf.tally import Tally
 
 _ROWS, _DEPTH, _TEXTS = 13, 4, 8
-#: Positions in drafts that were tried less often say nothing.
+#: Positions in drafts that were tried less often are left out.
 _TRIED = 5
 
 
 class Extras(NamedTuple):
-    """What the page shows besides the turns."""
+    """What the page shows besides the turns of the bench."""
 
     costs: Sequence[Table]  # of passes, in a short and a longer context; empty: not measured
     reliability: Reliability | None  # of the draft's confidences
@@ -50,7 +50,7 @@ def measure_extras(pair: Pair, prompts: Sequence[Prompt], positions: int) -> Ext
 
 
 def require_folder(folder: Path) -> None:
-    """Make a folder for the page, before the work begins; a UsageError says why it cannot be."""
+    """Make the page's folder before the work begins; a UsageError says why that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
@@ -109,7 +109,7 @@ def _answer(regimes: Sequence[Regime]) -> str:
 
 
 def _tone(ratio: Figure, spread: float) -> str:
-    """Its colour: whether it is faster or slower, as far as that can be told."""
+    """The colour of a ratio: faster, slower, or too close to call."""
     if not ratio.differs(spread):
         return "same"
     return "fast" if ratio.median > 1.0 else "slow"
@@ -165,7 +165,7 @@ def _parts(tally: Tally) -> list[float]:
 
 
 def _cell(value: Figure | float | str | None, form: str = ".0%") -> str:
-    """Of a table: text as it is, a share in this form."""
+    """The text of a table cell; shares are formatted with `form`."""
     if isinstance(value, str):
         return value
     return shown(value, ".2f" if isinstance(value, Figure) else form)

@@ -34,7 +34,7 @@ from dspark_gguf.visible import as_json
 
 #: The JSON object's version: a new number when a key changes its meaning.
 FORMAT = 3
-#: Before the first turn: no prompt of the bench, so that nothing of them is learned.
+#: The prompt to warm up with: not one of the bench, so that nothing about those is learned.
 _WARM_UP = "Count from one to twenty in words."
 
 
@@ -81,7 +81,7 @@ class Bench:
         return code
 
     def _keep(self) -> None:
-        """Let `doctor` and `suggest` know what was measured, unless the machine was too busy."""
+        """Save what was measured for `doctor` and `suggest`, unless the machine was too busy."""
         found = [
             comparison
             for regime in self.results.regimes()
@@ -95,7 +95,7 @@ class Bench:
             known.save()
 
     def _program(self, method: Method) -> Ours:
-        """It knows what passes cost, and nothing of what another method learns."""
+        """A program that knows what passes cost, but nothing that other methods learn."""
         learned = self.pair.copy_costs()
 
         def decoder_at(temperature: float) -> Decoder:
@@ -105,7 +105,7 @@ class Bench:
         return Ours(method.name, decoder_at, self.settings.limits, method.about)
 
     def _measure(self, tasks: Sequence[Task], say: Callable[[str], object]) -> None:
-        """Load the peers, and fill the results."""
+        """Load the peers, and measure turn by turn."""
         tokens, most = self._encode([{"role": "user", "content": _WARM_UP}]), self.plan.tokens
         first = [Task("", tokens, temperature, most) for temperature in self.plan.temperatures]
         warm_up(self.programs, first)
@@ -228,9 +228,9 @@ def _command(words: Sequence[str]) -> str:
 
 
 def peak_bytes() -> int:
-    """The most main memory that this process had so far.
+    """The peak main memory of this process.
 
-    Weights that are mapped from a file count as far as they were read. Memory of a GPU does not.
+    Of weights that are mapped from a file, the part that was read counts; a GPU's memory does not.
     """
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
