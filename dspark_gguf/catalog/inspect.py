@@ -1,4 +1,4 @@
-"""What a GGUF is, from its header alone: as text, and as JSON for scripts."""
+"""Describe a GGUF by its header alone, as text or as JSON for scripts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """The same for a person: one fact a line."""
+    """The same for people: one fact per line."""
     types, total = facts["quantization"]["parameters_by_type"], max(facts["parameters"], 1)
     shares = ", ".join(f"{name} {count / total:.0%}" for name, count in types.items())
     tokenizer, template = facts["tokenizer"], facts["chat_template"]

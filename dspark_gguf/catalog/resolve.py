@@ -1,4 +1,4 @@
-"""From what a user names to files, and to models in memory.
+"""From the names that users give to files, and to models in memory.
 
 A model is named by a file, by a pair of ``models.txt``, by ``org/repo:file-or-quant`` on the hub,
 or by ``ollama:NAME``. What is not on this machine is downloaded.
@@ -120,7 +120,7 @@ def _place(name: str | Path, role: str, progress: Progress, newest: bool) -> Pat
 
 
 def _with_sidecar(place: Path | hub.Download) -> Path | hub.Download:
-    """The same with the fastest of the drafts beside a model of the hub."""
+    """The same download, with the fastest of the drafts beside the model."""
     if not isinstance(place, hub.Download) or not place.sidecars:
         return place
     from dspark_gguf.catalog.found import estimated_speed
@@ -164,8 +164,8 @@ def _place_of_model(
 def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
     """Download a pair's two models, or one model of the hub; the newest, when online.
 
-    With a model comes the draft beside it. A draft that is found for it is the last of the paths.
-    The last line for `progress` says how to use it.
+    A model brings the draft beside it; a draft that fits is the last of the paths. The last line
+    for `progress` says how to use them.
     """
     pair, use = known_pair(name), "use it: dspark-gguf chat -m"
     if pair and pair.draft != OWN_HEADS:

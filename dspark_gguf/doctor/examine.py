@@ -1,4 +1,4 @@
-"""All checks in order: a failed one costs only those that need what it would have found."""
+"""All checks in order; a failed check prevents only those that need its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report in sections: a check that fails becomes a line, and the rest goes on."""
+"""A report in sections: a failed check becomes a line, and the other checks go on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Section:
 class Report:
     """Sections by name, in the order of the checks.
 
-    `on_error` gets what ended a check, `on_check` the name of each before it begins.
+    `on_error` gets each exception that ended a check, `on_check` each check's name as it begins.
     """
 
     on_error: Callable[[Exception], object] = lambda error: None
@@ -52,7 +52,7 @@ class Report:
     sections: dict[str, Section] = field(default_factory=dict)
 
     def check(self, name: str, work: Callable[..., Section], *args: Any) -> Any:
-        """Do one check; returns the section's value, None where the check failed."""
+        """Do one check; returns its section's value, or None if it failed."""
         self.on_check(name)
         try:
             self.sections[name] = section = work(*args)
@@ -64,7 +64,7 @@ class Report:
 
     @property
     def findings(self) -> list[Finding]:
-        """Of all sections."""
+        """The findings of all sections."""
         return [finding for section in self.sections.values() for finding in section.findings]
 
     @property
