@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _of_the_session(session: str | None, private: bool) -> dict[str, Any]:
-    """The settings that a conversation had."""
+    """The settings saved with a conversation."""
     if not session:
         return {}
     from dspark_gguf.chat.saved import SavedSession
@@ -40,10 +40,9 @@ def _of_the_session(session: str | None, private: bool) -> dict[str, Any]:
 def chat(settings: Settings, verbose: bool, session: str | None, private: bool) -> None:
     """Chat with a model; a draft makes it faster.
 
-    Input that does not come from a terminal is answered line by line: `echo Hello | dspark-gguf
-    chat`. If one of these lines fails, the exit code says so at the end. /help lists the slash
-    commands. In a terminal, a chat without a name is saved as the session `last`, unless it is
-    private.
+    Input from a pipe or a file is answered line by line: `echo Hello | dspark-gguf chat`. If a line
+    fails, the exit code says so at the end. /help lists the slash commands. In a terminal, a chat
+    without a name is saved as the session `last`, unless it is private.
     """
     from dspark_gguf.chat.loop import Chat
     from dspark_gguf.chat.saved import SavedSession
@@ -96,7 +95,7 @@ def sessions(context: click.Context) -> None:
 
 @sessions.command("list")
 def list_sessions() -> None:
-    """List name, time, messages and size of each, newest first."""
+    """List each session's name, time, messages and size, newest first."""
     from dspark_gguf.chat.saved import list_sessions as saved
 
     for entry in saved():
@@ -109,7 +108,7 @@ def list_sessions() -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @debug
 def remove(names: tuple[str, ...]) -> None:
-    """Delete sessions: transcript and caches."""
+    """Delete sessions with their transcripts and caches."""
     from dspark_gguf.chat.saved import delete_session
 
     for name in names:

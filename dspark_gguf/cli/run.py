@@ -21,13 +21,13 @@ from dspark_gguf.errors import UsageError
               help='Answer every {"prompt"} or {"messages"} line of a file; -: stdin.')  # fmt: skip
 @click.option("-o", "--output", type=FILE, help="With --jsonl: results file; resumes it.")
 @click.option("--shard", metavar="I/N",
-              help="With --jsonl: only every N-th line, from line I on.")  # fmt: skip
+              help="With --jsonl: answer every N-th line only, from line I on.")  # fmt: skip
 @click.option("--parallel", type=click.IntRange(min=1), metavar="N",
               help="With --jsonl: answer N lines at once. Default: as many as pay.")  # fmt: skip
 @click.option("--unordered", is_flag=True,
-              help="With --jsonl: print results as they finish. An --output file is always "
-                   "written so, and put in order at the end.")  # fmt: skip
-@click.option("--keep-errors", is_flag=True, help="With -o: do not try failed lines again.")
+              help="With --jsonl: print results as they finish. An --output file always gets "
+                   "them so, and is sorted at the end.")  # fmt: skip
+@click.option("--keep-errors", is_flag=True, help="With -o: do not retry failed lines.")
 @click.option("--check", is_flag=True, help="Compare with plain greedy decoding.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on stderr but errors.")
 @settings_options(*ALL)
@@ -49,9 +49,9 @@ def run(
 ) -> int:
     """Answer one prompt: an argument, a file, stdin, or several of them joined.
 
-    Stdin is read if there is neither an argument nor -f, or if one of them is -. Beside them it is
-    read if it was given to this command, as in `git diff | dspark-gguf run "Explain."`. The input
-    of a calling shell or loop is left alone, and a program that sends nothing is not waited for.
+    Stdin is read if there is neither an argument nor -f, or if one of them is -. It is also read
+    if it was meant for this command, as in `git diff | dspark-gguf run "Explain."`. The input of a
+    calling shell or loop is left alone, and a program that sends nothing is not waited for.
 
     Only the answer goes to stdout. Exit codes: 0 done, 1 failure, 2 wrong use, 3 models that do
     not fit each other, 4 out of memory or context, 130 interrupted.
