@@ -23,10 +23,8 @@ class NoArrays(Exception):  # noqa: N818 - the caller puts it into words
 def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, npt.NDArray[Any]]:
     """All arrays by name; nothing in the file is ever executed.
 
-    Raises:
-        FileNotFoundError: nothing there.
-        NoArrays: another kind of file, a damaged one, or one that unpacks to more than
-            `max_bytes`.
+    NoArrays is raised for another kind of file, a damaged one, or one that unpacks to more than
+    `max_bytes`; a missing file is a FileNotFoundError.
     """
     try:
         with zipfile.ZipFile(path) as archive:

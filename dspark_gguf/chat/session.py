@@ -29,16 +29,6 @@ class Session:
     The prompt of a turn begins with the tokens of the last one, answer included, so that both
     caches are reused up to where the conversation changed. `messages` may begin with a system
     prompt, which replaces the one in the settings.
-
-    Attributes:
-        forgotten: messages at the start that no longer fit the context and are not sent.
-        seed: the one in the settings, or a random one.
-        answers: how many were drawn so far; the number seeds the noise of the next one.
-        last: the newest answer.
-        last_exchange: the newest prompt with its answer, as text and as tokens.
-        opens_thought: whether the newest prompt ends inside a thought.
-        total: sums over all answers.
-        gain: what drafting gained against plain decoding.
     """
 
     def __init__(
@@ -49,14 +39,14 @@ class Session:
         self.messages: list[Message] = [dict(message) for message in messages]
         if self.messages and self.messages[0]["role"] == "system":
             self.system = self.messages.pop(0)["content"]
-        self.forgotten = 0
+        self.forgotten = 0  # messages at the start that no longer fit the context
         self.seed = some_seed(settings.sampling.seed)
+        #: How many were drawn so far; the number seeds the noise of the next one.
         self.answers = sum(message["role"] == "assistant" for message in self.messages)
         self.last: Answer | None = None
-        self.last_exchange: tuple[str, list[int]] = "", []
-        self.total = Tally()
-        self.gain = Gain()
-        self.opens_thought = False
+        self.last_exchange: tuple[str, list[int]] = "", []  # prompt and answer, as text and tokens
+        self.total, self.gain = Tally(), Gain()
+        self.opens_thought = False  # whether the newest prompt ends inside a thought
         self._decoder: Decoder | None = None
 
     @property

@@ -115,10 +115,7 @@ def likeliest(
     rises with the longest match and with the number of matches, and falls with the votes for other
     tokens: of ten figures tried, these three rank survivors (docs/log.md).
 
-    Args:
-        tokens: where the matches lie.
-        matches: at least one, in order; all have these guesses, none of them ends before them.
-        ahead: guesses since they were found.
+    `matches`, at least one, lie in `tokens` in order; all of them contain the guesses so far.
     """
     votes, count = dict[int, int](), len(matches)
     for match in matches:

@@ -39,12 +39,9 @@ def open_drafts(
 ) -> list[SequenceCache]:
     """Load a small language model, or a draft made for the target; its own heads are loaded.
 
-    Returns a cache for each of the `targets`, the sequences of the `target`.
-
-    Raises:
-        UsageError: no such file.
-        ModelError: a file that cannot draft.
-        PairError: another vocabulary, or a draft made for another target.
+    Returns a cache for each of the `targets`, the sequences of the `target`. A missing file is a
+    UsageError, one that cannot draft a ModelError, and one with another vocabulary or made for
+    another target a PairError.
     """
     path, interrupt = readable_gguf(path), interrupt or Event()
     header, target_header = read_header(path), read_header(target_path)
