@@ -46,7 +46,7 @@ BLOCK = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocalDraft:
     """A draft on this machine."""
 
     path: Path
@@ -59,9 +59,9 @@ def names_of(target: Header) -> set[str]:
     return {target.path.name, str(target.metadata.get("general.name", ""))}
 
 
-def drafts_here(target: Header, unfit: list[str] | None = None) -> list[Found]:
+def drafts_here(target: Header, unfit: list[str] | None = None) -> list[LocalDraft]:
     """All drafts that fit `target`, each file once; `unfit` gets a line about each other one."""
-    found: dict[str, Found] = {}
+    found: dict[str, LocalDraft] = {}
     for each in (*drafts_inside(target), *_beside(target), *_in_stores(target), *_listed(target)):
         with suppress(OSError, DSparkError):  # a damaged file, or one that vanished meanwhile
             is_own = each.path == target.path
@@ -73,7 +73,7 @@ def drafts_here(target: Header, unfit: list[str] | None = None) -> list[Found]:
     return list(found.values())
 
 
-def choose(target: Header, found: Sequence[Found]) -> tuple[Found | None, str]:
+def choose(target: Header, found: Sequence[LocalDraft]) -> tuple[LocalDraft | None, str]:
     """The draft that should be fastest here, or None if none pays, and a sentence that says why."""
     if not found:
         return None, ""
@@ -112,18 +112,18 @@ def _words(speedup: Speedup | None) -> str:
     return f"{speedup.figures}, {speedup.source}" if speedup else "too slow here, as measured"
 
 
-def _called(draft: Found, target: Header) -> str:
+def _called(draft: LocalDraft, target: Header) -> str:
     inside = draft.path == target.path
     return f"its own {NAMES['mtp']} head" if inside else f"{draft.path.name} ({NAMES[draft.kind]})"
 
 
-def drafts_inside(target: Header) -> Iterator[Found]:
+def drafts_inside(target: Header) -> Iterator[LocalDraft]:
     """The target's own prediction heads, if it has any that llama.cpp can run."""
     if target.heads and not why_no_heads(target):
-        yield Found(target.path, "mtp", "inside the model")
+        yield LocalDraft(target.path, "mtp", "inside the model")
 
 
-def _beside(target: Header) -> Iterator[Found]:
+def _beside(target: Header) -> Iterator[LocalDraft]:
     """Drafts in the model's folder or repository, by name, or by header if the files are few."""
     own = os.path.realpath(target.path)
     files = [path for path in neighbours(target.path) if os.path.realpath(path) != own]
@@ -133,7 +133,7 @@ def _beside(target: Header) -> Iterator[Found]:
         with suppress(OSError, DSparkError):
             header = read_header(path)
             if kind_of(header) != "model":
-                yield Found(path, kind_of_draft(header), "beside the model")
+                yield LocalDraft(path, kind_of_draft(header), "beside the model")
 
 
 def _may_be_a_draft(path: Path) -> bool:
@@ -163,24 +163,26 @@ def neighbours(path: Path) -> Iterator[Path]:
             )  # fmt: skip
 
 
-def _in_stores(target: Header) -> Iterator[Found]:
+def _in_stores(target: Header) -> Iterator[LocalDraft]:
     """Sidecars of the target's family and size in other programs' folders."""
     ours = {family_of(name) for name in names_of(target)} - {("", "")}
     for file in files_here():
         if is_sidecar(file.path.name) and family_of(file.path.name) in ours:
             with suppress(OSError, DSparkError):
-                yield Found(file.path, kind_of_draft(read_header(file.path)), f"in {file.source}")
+                yield LocalDraft(
+                    file.path, kind_of_draft(read_header(file.path)), f"in {file.source}"
+                )
 
 
-def _listed(target: Header) -> Iterator[Found]:
+def _listed(target: Header) -> Iterator[LocalDraft]:
     for pair in pairs_for(names_of(target)):
         with suppress(OSError, DSparkError):
             if path := find_local(pair.draft, "draft"):
                 header = read_header(path)
-                yield Found(path, kind_of_draft(header), f"in the list, as {pair.name}")
+                yield LocalDraft(path, kind_of_draft(header), f"in the list, as {pair.name}")
 
 
-def _speedup(draft: Found, target: Header, known: Sequence[Learned]) -> Speedup | None:
+def _speedup(draft: LocalDraft, target: Header, known: Sequence[Learned]) -> Speedup | None:
     """The speedup by what was learned of this draft, of this target with others, or of neither.
 
     None: as measured, it would win nothing even if it were always right.

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.arrays import Bools, NoArrays, load_arrays
+from dspark_gguf.arrays import Bools, NotArraysError, load_arrays
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import replacing
@@ -103,7 +103,7 @@ def load_chains(path: Path) -> list[Chains]:
         _require(bool(texts), "it has no confidence_0")
     except FileNotFoundError:
         raise UsageError(f"cannot read {path}: no such file", "Check the path.") from None
-    except (NoArrays, ValueError) as error:
+    except (NotArraysError, ValueError) as error:
         raise UsageError(
             f"{path} holds no recorded chains ({error})",
             "Record some with: dspark-gguf trace -o FILE.npz",
@@ -151,4 +151,4 @@ def _scored(arrays: dict[str, Array], scores: str, survived: str) -> tuple[Score
 
 def _require(fine: bool, fault: str) -> None:
     if not fine:
-        raise NoArrays(fault)
+        raise NotArraysError(fault)

@@ -27,7 +27,7 @@ from dspark_gguf.measure.bench.peers import binding_version, peers
 from dspark_gguf.measure.bench.plan import DEFAULT, BenchPlan, Method, default_methods, make_methods
 from dspark_gguf.measure.bench.report import Extras, measure_extras, require_folder, write_report
 from dspark_gguf.measure.bench.results import Results
-from dspark_gguf.measure.bench.turns import Ours, Program, Task, play, warm_up
+from dspark_gguf.measure.bench.turns import OwnProgram, Program, Task, play, warm_up
 from dspark_gguf.signals import ended_by_signals, interruptible
 from dspark_gguf.speedup import measured
 from dspark_gguf.visible import as_json
@@ -94,7 +94,7 @@ class Bench:
             known.compare(found)
             known.save()
 
-    def _program(self, method: Method) -> Ours:
+    def _program(self, method: Method) -> OwnProgram:
         """A program that knows what passes cost, but nothing that other methods learn."""
         learned = self.pair.copy_costs()
 
@@ -102,7 +102,7 @@ class Bench:
             sampling = self.settings.sampling.model_copy(update={"temperature": temperature})
             return Decoder.for_pair(self.pair, sampling, method.speculation, learned)
 
-        return Ours(method.name, decoder_at, self.settings.limits, method.about)
+        return OwnProgram(method.name, decoder_at, self.settings.limits, method.about)
 
     def _measure(self, tasks: Sequence[Task], say: Callable[[str], object]) -> None:
         """Load the peers, and measure turn by turn."""

@@ -40,7 +40,7 @@ class Program(Protocol):
 
 
 @dataclass
-class Ours:
+class OwnProgram:
     """A method of this package."""
 
     name: str
