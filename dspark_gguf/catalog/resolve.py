@@ -155,7 +155,7 @@ def _place_of_model(
     if "/" in text or "\\" in text or text.lower().endswith(".gguf"):
         return path  # whoever opens it says that there is nothing
     raise UsageError(
-        f"{text!r} is no GGUF file, no pair of `dspark-gguf models`{similar_names(text)} and not "
+        f"{text!r} is not a GGUF file, a pair of `dspark-gguf models`{similar_names(text)} or "
         "org/repo:quant",
         "Correct the name; `dspark-gguf models --local` shows what is on this machine.",
     )
@@ -174,7 +174,7 @@ def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
         return paths
     if not pair and HubName.parse(name) is None:
         raise UsageError(
-            f"{name!r} is no pair of `dspark-gguf models`{similar_names(name)} and not "
+            f"{name!r} is neither a pair of `dspark-gguf models`{similar_names(name)} nor "
             "org/repo:quant",
             "Correct the name.",
         )

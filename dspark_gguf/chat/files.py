@@ -55,7 +55,7 @@ def _load(chat: Chat, argument: str) -> None:
 def _read(chat: Chat, argument: str) -> None:
     if argument == "none":
         chat.attached.clear()
-        chat.screen.note("no files go with your next message")
+        chat.screen.note("no files are attached to your next message")
         return
     paths = _paths(argument)
     blocks = [fenced(str(path), read_text(path)) for path in paths]

@@ -52,7 +52,7 @@ def chat(settings: Settings, verbose: bool, session: str | None, private: bool) 
     from dspark_gguf.chat.transcript import last_turns, with_absolute_paths
 
     if session and private:
-        raise UsageError("--session keeps the chat, --private does not", "Use one of them.")
+        raise UsageError("--session saves the chat, --private does not", "Use one of them.")
     typed = sys.stdin.isatty() and sys.stdout.isatty()
     saved = SavedSession(session) if session else None
     if saved:

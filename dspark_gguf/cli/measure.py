@@ -101,7 +101,7 @@ def _counts(text: str) -> tuple[int, ...]:
     except ValueError:
         counts = (0,)
     if not all(1 <= count <= 64 for count in counts):
-        problem = f"--conversations {text} is not a list of numbers from 1 to 64"
+        problem = f"--conversations {text} is no list of numbers from 1 to 64"
         raise UsageError(problem, "Write them as in 1,2,4,8.")
     return counts
 
@@ -203,7 +203,7 @@ def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> int:
 def _end(stopped: bool) -> int:
     """The exit code; says so if Ctrl-C ended the work."""
     if stopped:
-        say("interrupted: this is what was measured until then")
+        say("interrupted: this is what was measured so far")
     return Cancelled.exit_code if stopped else 0
 
 

@@ -129,7 +129,7 @@ def logits(pair: Pair, known: LearnedCosts | None) -> Section:
     wrong = tuple(
         Finding(
             f"rows of one pass differ from single rows by {one.most:.2g} at {one.depth} tokens, "
-            f"and best tokens flip {one.flipped:.2f} apart: this is no rounding",
+            f"and best tokens flip {one.flipped:.2f} apart: this is not rounding",
             "Report it to llama.cpp with this text: its kernels for few rows are at fault.",
         )
         for one in found

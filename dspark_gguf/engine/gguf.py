@@ -248,7 +248,7 @@ def _open(path: Path) -> Iterator[int]:
         size, whole = path.stat().st_size, _whole_size(file)
         if size < whole:
             raise ModelError(
-                f"{path} is not a complete GGUF model: {size:,} of its {whole:,} bytes are there",
+                f"{path} is not a complete GGUF model: it has {size:,} of {whole:,} bytes",
                 "Wait for its download to end, or download it again.",
             )
         yield file

@@ -86,7 +86,7 @@ def why_no_heads(header: Header) -> str:
     if not header.heads:
         return f"{name} has no prediction heads"
     if not _are_there(header):
-        return f"{name} counts prediction heads, but whoever quantized it left them out"
+        return f"{name} counts prediction heads, but its quantization left them out"
     if architecture not in HAVE_HEADS:
         return f"llama-cpp-python {TRIED} cannot run the prediction heads of {architecture}"
     if header.heads > 1 and architecture in _ONE_HEAD:
@@ -115,7 +115,7 @@ def overrides_for(header: Header) -> dict[str, int]:
     if any(isinstance(header.get(key), list) for key in _BY_LAYER):
         name, architecture = header.path.name, header.architecture
         raise ModelError(
-            f"{name} counts prediction heads, but whoever quantized it left them out, and "
+            f"{name} counts prediction heads, but its quantization left them out, and "
             f"llama.cpp cannot load a {architecture} like that",
             "Use another file of this model, or quantize it again with its heads.",
         )

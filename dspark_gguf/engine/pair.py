@@ -68,7 +68,7 @@ class Pair:
         on_progress: ProgressCallback = no_progress,
     ) -> None:
         if conversations < 1:
-            raise UsageError(f"a pair for {conversations} conversations", "Give 1 or more.")
+            raise UsageError(f"cannot open {conversations} conversations", "Give 1 or more.")
         target_options = ModelOptions.given(target_options)
         ModelOptions.given(draft_options)  # which may be of the general kind
         self._on_progress = on_progress

@@ -105,7 +105,7 @@ class Reliability:
             raise UsageError("nothing was drafted in these texts", "Use a draft model: -d.")
         fit, (held, survived) = _stacked(texts[::2], depth), _stacked(texts[1::2], depth)
         if fit[0].min() < 0.0 or fit[0].max() > 1.0:
-            raise UsageError("the recorded confidences are no probabilities", "Record them anew.")
+            raise UsageError("the recorded confidences are not probabilities", "Record them again.")
         temperatures = fit_temperatures(*fit)
         return cls(temperatures, survivals(held), survivals(held, temperatures), survived)
 

@@ -127,7 +127,7 @@ def make_methods(
         yours = yours.model_copy(update={"learn": False})
         methods.append(Method(YOURS, "the options that you gave", yours))
     elif YOURS in names:
-        raise UsageError(f"the method {YOURS!r} has no options of speculation", "Give some.")
+        raise UsageError(f"the method {YOURS!r} needs options of speculation", "Give some.")
     return methods
 
 
