@@ -16,29 +16,26 @@ Floats = npt.NDArray[np.float64]
 MAX_BYTES = 1024**3
 
 
-class NoArrays(Exception):  # noqa: N818 - the caller puts it into words
+class NotArraysError(Exception):
     """Not a file of arrays; says what it is instead."""
 
 
 def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, npt.NDArray[Any]]:
     """All arrays by name; nothing in the file is ever executed.
 
-    Raises:
-        FileNotFoundError: nothing there.
-        NoArrays: another kind of file, a damaged one, or one that unpacks to more than
-            `max_bytes`.
-
+    Another kind of file, a damaged one, or one that unpacks to more than `max_bytes` is a
+    NotArraysError, a missing file a FileNotFoundError.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > max_bytes:
-            raise NoArrays(f"it unpacks to {size / 1024**3:.0f} GiB")
+            raise NotArraysError(f"it unpacks to {size / 1024**3:.0f} GiB")
         with np.load(path, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) for name in file.files}
-    except (FileNotFoundError, NoArrays):
+    except (FileNotFoundError, NotArraysError):
         raise
     except Exception:
         # zip, zlib and numpy raise all kinds of errors over damaged bytes; an array that claims
         # more than its file has is a MemoryError or a ValueError, before it is read.
-        raise NoArrays("another kind of file") from None
+        raise NotArraysError("another kind of file") from None

@@ -58,20 +58,10 @@ def assemble(
 ) -> Parts:
     """The parts that these settings ask for.
 
-    Args:
-        target: the target's cache.
-        draft: gives the draft model's cache, or None; called only if it is needed.
-        vocabulary: the target's.
-        sampling: how tokens are drawn.
-        speculation: when to draft and what to accept.
-        learn: gives what is known of costs and confidences, measured first if need be.
-        own: a drafter to use as it is.
-        schedule: makes the stopping rule.
-
-    Raises:
-        UsageError: settings that cannot be honoured.
-        PairError: a lookup store of another vocabulary.
-
+    `draft` returns the draft model's cache, or None, and is called only if it is needed; `learn`
+    returns what is known of costs and confidences, measured first if need be. `own` is a drafter to
+    use as it is, `schedule` makes the stopping rule. Settings that cannot be honoured are a
+    UsageError, a lookup store for another vocabulary is a PairError.
     """
     if speculation.mode == "off":
         return Parts(NoDrafter(), Fixed(0), make_rule(speculation))
@@ -132,9 +122,7 @@ def _source(
 def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:
     """Begins the grammar that these settings ask for, if any.
 
-    Raises:
-        UsageError: it is not a grammar, or not a schema that can be made one.
-
+    A UsageError says that it is not a grammar, or not a schema that can become one.
     """
     from dspark_gguf.engine.grammar import Grammar, grammar_text
 

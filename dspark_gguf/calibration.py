@@ -78,7 +78,6 @@ class Calibration:
             prior: within 0.2 % for half and for twice of each.
         offset: prior log-odds of survival at score 0.
         weight: observations that this prior is worth.
-
     """
 
     def __init__(

@@ -63,21 +63,21 @@ class Sampling(Part):
     temperature: float = Field(default=0.8, ge=0, le=100)
     """Temperature; 0: greedy, always the most probable token."""
     top_k: int = Field(default=40, ge=0)
-    """Only the k most probable tokens; 0: off."""
+    """Keep only the k most probable tokens; 0: off."""
     top_p: float = Field(default=0.95, gt=0, le=1)
-    """Only the most probable tokens that add up to this probability; 1: off."""
+    """Keep only the most probable tokens that add up to this probability; 1: off."""
     min_p: float = Field(default=0.05, ge=0, le=1)
-    """Only tokens with at least this share of the best token's probability; 0: off."""
+    """Keep only tokens with at least this share of the best token's probability; 0: off."""
     typical_p: float = Field(default=1.0, gt=0, le=1)
-    """Only locally typical tokens that add up to this probability; 1: off."""
+    """Keep only locally typical tokens that add up to this probability; 1: off."""
     repeat_penalty: float = Field(default=1.0, ge=0.01, le=100)
     """Penalty for repeated tokens; 1: off."""
     frequency_penalty: float = Field(default=0.0, ge=-100, le=100)
-    """Penalty for each time a token was used; 0: off."""
+    """Penalty for every time that a token was used; 0: off."""
     presence_penalty: float = Field(default=0.0, ge=-100, le=100)
     """Penalty for tokens that were used at all; 0: off."""
     repeat_last_n: int = Field(default=64, ge=-1)
-    """Number of last tokens that the penalties look at; -1: all."""
+    """Number of recent tokens that penalties consider; -1: all."""
     logit_bias: dict[TokenId, Bias | Literal["-inf"]] = Field(default_factory=dict)
     """Number to add to a token's logit; -inf forbids the token."""
     ignore_eos: bool = False
@@ -124,12 +124,12 @@ class Speculation(Part):
     """auto: draft as much as pays on this machine, perhaps nothing; on: draft by a fixed rule; off:
     plain decoding, without loading the draft."""
     rule: Literal["auto", "fixed", "threshold", "prefix", "optimal"] = "auto"
-    """Rule for the length of a draft. auto: optimal, but threshold if speculation is on or there is
-    a minimum probability, and fixed if that is 0."""
+    """Rule for the length of a draft. auto: optimal; threshold if speculation is on or a minimum
+    probability is given; fixed if that is 0."""
     drafter: str = "auto"
-    """Source of drafts: model, the draft of whatever kind; lookup, which copies from the
-    conversation and needs no draft; or an installed drafter. auto: model and lookup with the
-    optimal rule; else model, or lookup without a draft model."""
+    """Source of drafts: model (the draft, of any kind), lookup (copies from the conversation, needs
+    no draft), or an installed drafter. auto: model and lookup with the optimal rule; otherwise
+    model, or lookup if there is no draft."""
     lookup_store: _Named = None
     """More text for lookup to copy from: a file made by `dspark-gguf lookup build`."""
     draft_max: int | None = Field(default=None, ge=0, le=MAX_DRAFT)
@@ -140,8 +140,8 @@ class Speculation(Part):
     learn: bool = True
     """Keep measured costs and acceptance of a pair between runs."""
     acceptance: Literal["match", "rejection", "typical", "threshold"] = "match"
-    """match and rejection are lossless, and with match a seed says the same text whatever is
-    drafted; typical and threshold CHANGE THE OUTPUT."""
+    """Rule for accepting draft tokens. match and rejection are lossless; with match, a seed also
+    gives the same text whatever is drafted. typical and threshold CHANGE THE OUTPUT."""
     typical_epsilon: float = Field(default=0.09, gt=0, le=1)
     """typical: hard bound, as in Medusa."""
     typical_delta: float = Field(default=0.3, gt=0, le=1)
@@ -198,19 +198,19 @@ class Chat(Part):
     markdown: bool = False
     """Render Markdown in answers on a terminal."""
     think: bool | None = None
-    """Turn thinking on or off, if the template can. Default: as the template has it."""
+    """Turn thinking on or off, if the template can. Default: the template's own choice."""
 
 
 class Settings(Part):
     """All settings."""
 
     model: str | None = None
-    """Target: a GGUF file, org/repo:quant, or a name from `dspark-gguf models`, which brings its
+    """Target: a GGUF file, org/repo:quant, or a name from `dspark-gguf models`, which also gives a
     draft. Default: the demo pair."""
     draft: str | None = None
-    """Draft, best of the target's family, named in the same ways; mtp: the prediction heads in the
-    target's own file; none: without. Default: the pair's, or one that is there: inside the target,
-    beside it, or in another program's folder."""
+    """Draft, ideally of the target's family, named in the same ways; mtp: the prediction heads in
+    the target's own file; none: no draft. Default: the pair's draft, or one that is found inside
+    the target, beside it, or in another program's folder."""
     target_options: ModelOptions = ModelOptions()
     draft_options: DraftOptions = DraftOptions()
     sampling: Sampling = Sampling()

@@ -100,7 +100,7 @@ class _Table(BaseModel, allow_inf_nan=False):
     @classmethod
     def _is_cumulative(cls, seconds: list[float]) -> list[float]:
         if seconds != sorted(seconds):
-            raise ValueError("these are cumulative, they cannot fall")
+            raise ValueError("these are cumulative and cannot fall")
         return seconds
 
 

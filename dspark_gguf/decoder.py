@@ -63,9 +63,7 @@ class Decoder:
             conversation: the number of its caches, of those that the pair was opened for.
             schedule: makes the stopping rule.
 
-        Raises:
-            UsageError: settings that these models cannot honour.
-
+        A UsageError says which setting these models cannot honour.
         """
         sampling, speculation = Sampling.given(sampling), Speculation.given(speculation)
         cache, vocabulary = pair.target_caches[conversation], pair.vocabulary
@@ -125,7 +123,6 @@ class Decoder:
         Raises:
             UsageError: an empty prompt, ids that are no tokens, or a closed pair.
             ResourceError: a prompt that leaves no room for an answer.
-
         """
         ending = Ending(Limits.given(limits), self.tokenizer)
         prompt = self._ids(prompt)

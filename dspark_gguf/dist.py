@@ -22,16 +22,10 @@ _ONE: Probabilities = np.ones(1)
 
 @dataclass(frozen=True, slots=True)
 class Dist:
-    """Probabilities of the token ids that can be drawn.
+    """Probabilities of the token ids that can be drawn."""
 
-    Attributes:
-        ids: ascending token ids, int64 ``[n]``.
-        probs: their probabilities, float64 ``[n]``, summing to 1.
-
-    """
-
-    ids: Ids
-    probs: Probabilities
+    ids: Ids  # ascending token ids, int64 [n]
+    probs: Probabilities  # of these tokens, float64 [n], summing to 1
 
     @classmethod
     def point(cls, token: int) -> Dist:

@@ -16,9 +16,7 @@ class Ending:
     It does not matter how the tokens are spread over rounds. Text is held back while it may be part
     of a character or of a stop string. `spelled` has the text of tokens that are empty otherwise.
 
-    Attributes:
-        finish_reason: why the answer ended, None while it goes on.
-
+    `finish_reason` is why the answer ended, None while it goes on.
     """
 
     def __init__(

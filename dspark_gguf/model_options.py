@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from dspark_gguf.settings_part import Part
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
-#: What a number of layers may be written as.
+#: How a number of layers may be written.
 _COUNTS = {
     "n_gpu_layers": ("all, none or a number", r"all|none|-?\d+"),
     "n_cpu_moe": ("all or a number", r"all|\d+"),
@@ -39,14 +39,14 @@ class ModelOptions(Part):
     cache_type_v: CacheType = "f16"
     """Type of the values in the KV cache; a quantized one needs flash attention."""
     swa_full: bool = True
-    """Keep every token in sliding-window layers. Off: less memory, but editing an earlier turn
-    makes the model read more of the conversation again."""
+    """Keep every token in sliding-window layers. Off saves memory, but after an edit of an earlier
+    turn, more of the conversation must be read again."""
     mmap: bool = True
     """Map the file into memory instead of reading it."""
     mlock: bool = False
     """Lock the weights in memory."""
     extra_buffers: Literal["auto", "on", "off"] = "auto"
-    """Repack weights for faster code, such as AMX; auto: if a trial on this machine went well."""
+    """Repack weights for faster code, such as AMX; auto: if a trial on this machine succeeds."""
     kv_offload: bool = True
     """Keep the KV cache of layers on the GPU there too."""
     split_mode: Literal["layer", "row", "none"] = "layer"
@@ -60,10 +60,10 @@ class ModelOptions(Part):
     n_cpu_moe: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     """Layers, counted from the first, whose experts stay in main memory: a number, or all."""
     override_tensor: tuple[str, ...] = ()
-    """Where tensors go whose name fits a regular expression, such as exps=CPU."""
+    """Where to put tensors whose names match a regular expression, such as exps=CPU."""
     rpc: tuple[str, ...] = ()
-    """llama.cpp's RPC servers to compute on too, such as 10.0.0.2:50052; in trusted networks only.
-    Their devices are RPC0, RPC1 and so on."""
+    """llama.cpp RPC servers to compute on as well, such as 10.0.0.2:50052; trusted networks only.
+    Their devices are called RPC0, RPC1 and so on."""
     rope_scaling: Literal["none", "linear", "yarn", "longrope"] | None = None
     """How to scale RoPE. Default: as the model says."""
     rope_freq_base: float = Field(default=0.0, ge=0)

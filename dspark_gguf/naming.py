@@ -110,17 +110,11 @@ def files_of_models(files: Iterable[str]) -> list[list[str]]:
 
 
 def chosen(name: HubName, files: Iterable[str], role: str) -> list[str]:
-    """Files of the one model that `name` means.
+    """The files of the one model that `name` means, of all `files` in its repository.
 
-    Args:
-        name: see the module.
-        files: what the repository has.
-        role: ``target`` or ``draft``, which prefer other quantizations, or ``any``: the target's
-            rules, and a draft where there is nothing else.
-
-    Raises:
-        UsageError: none or several.
-
+    Each `role`, ``target`` or ``draft``, prefers other quantizations; ``any`` follows the target's
+    rules, and takes a draft where there is nothing else. A UsageError says that no model or several
+    match.
     """
     everything = files_of_models(files)
     models = [model for model in everything if not is_sidecar(model[0])]

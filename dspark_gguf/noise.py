@@ -61,25 +61,16 @@ class Draws(Protocol):
 
 @dataclass
 class Noise:
-    """Gumbel noise of one answer.
+    """Gumbel noise of one answer."""
 
-    Attributes:
-        key: of the seed and the answer's number.
-        origin: position of the answer's first token.
-
-    """
-
-    key: int
-    origin: int = 0
+    key: int  # of the seed and the answer's number
+    origin: int = 0  # position of the answer's first token
 
     @classmethod
     def of(cls, seed: int | None, answer: int = 0) -> Noise:
         """That of an answer of a conversation.
 
-        Args:
-            seed: of the conversation, below 2**64; None: a random one.
-            answer: its number, from 0.
-
+        `seed` is the conversation's, below 2**64; None: a random one.
         """
         return cls(_mixed(_mixed(some_seed(seed)) + answer))
 

@@ -24,11 +24,7 @@ class Answerer:
 
     Its arguments are those of `Settings` as plain values, such as ``model="TARGET.gguf"`` and
     ``limits={"max_tokens": 200}``. `parallel` is the most conversations in one pass; None: as many
-    as pay.
-
-    Raises:
-        UsageError: a setting that does not exist, or with a wrong value.
-
+    as pay. An unknown setting or a wrong value is a UsageError.
     """
 
     def __init__(self, *, parallel: int | None = None, **settings: Any) -> None:
@@ -48,12 +44,11 @@ class Answerer:
         Raises:
             UsageError: there is neither column, or it is a table of Arrow.
             DSparkError: the models cannot be loaded (``catalog.load_pair``).
-
         """
         import numpy as np
 
-        from dspark_gguf.chat.batch import Job
-        from dspark_gguf.chat.bulk import answer_all
+        from dspark_gguf.chat.answers import answer_all
+        from dspark_gguf.chat.jobs import Job
 
         jobs = [Job(index, row) for index, row in enumerate(_rows(batch))]
         # Text in every row: a column of None alone has a type of its own in Arrow.
@@ -66,7 +61,7 @@ class Answerer:
     def _loaded(self) -> Pair:
         if self._pair is None:
             from dspark_gguf.catalog import load_pair
-            from dspark_gguf.chat.bulk import MAX_AT_ONCE
+            from dspark_gguf.chat.answers import MAX_AT_ONCE
 
             settings = self._settings
             self._pair = load_pair(

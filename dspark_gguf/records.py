@@ -96,15 +96,10 @@ class Draft:
         return Draft(*segments)
 
     def outcomes(self, emitted: Sequence[int]) -> Iterator[tuple[int, Segment, tuple[float, ...]]]:
-        """What became of each segment's guesses.
+        """Compare each segment's guesses with the tokens that the round `emitted`.
 
-        Args:
-            emitted: the tokens of the round.
-
-        Yields:
-            Place of the segment in the draft, the segment, and 1 for each of its guesses that was
-            emitted, then 0 for the first one that was not; nothing after a wrong token.
-
+        Yields the segment's place in the draft, the segment, and 1 for each of its guesses that was
+        emitted, then 0 for the first one that was not; nothing after a wrong token.
         """
         place, right = 0, True
         for segment in self.segments:

@@ -41,7 +41,7 @@ class NothingLeftError(UsageError):
 
 
 class Grammatical(Protocol):
-    """A grammar at some place of a text; see ``draft/answer_grammar.py``."""
+    """A grammar at a position in a text; see ``draft/answer_grammar.py``."""
 
     def best(self, row: Row, count: int) -> npt.NDArray[np.int32]:
         """Ids that may come next: at least the `count` most probable ones, 0: all of them."""
@@ -51,17 +51,11 @@ class Follower(Grammatical, Protocol):
     """A grammar at the end of the committed text."""
 
     def follow(self, last: int, token: int) -> None:
-        """`token` comes next, behind `last`."""
+        """`token` comes next, after `last`."""
 
 
 class Sampler:
-    """Makes the distribution of the next token under `settings`.
-
-    Args:
-        settings: what the user chose.
-        end_tokens: ids that end an answer, never drawn under ``ignore_eos``.
-
-    """
+    """Makes the distribution of the next token; ``ignore_eos`` forbids all `end_tokens`."""
 
     def __init__(self, settings: Sampling, end_tokens: Iterable[int] = ()) -> None:
         self.settings = settings
@@ -88,9 +82,7 @@ class Sampler:
     def of(cls, settings: Sampling, tokenizer: Tokenizer) -> Sampler:
         """A sampler for a vocabulary.
 
-        Raises:
-            UsageError: a logit bias on an id outside of it, or every token is forbidden.
-
+        A logit bias on an id outside of it is a UsageError, and so is one that forbids every token.
         """
         sampler, n_vocab = cls(settings, tokenizer.end_tokens), tokenizer.n_vocab
         for token in settings.logit_bias:
@@ -126,7 +118,6 @@ class Sampler:
         Raises:
             EngineError: the model computed NaN or infinity.
             NothingLeftError: settings or grammar forbid every token.
-
         """
         row = self._adjusted(row, history, drafted)
         if grammar is not None:

@@ -38,27 +38,17 @@ class Verifier(Protocol):
             rows: the target's logits, k + 1 rows of float32 ``[n_vocab]``, to be read in order:
                 after the committed tokens, and after each draft token.
             tokens: what is committed.
-
         """
 
 
 class DistVerifier:
     """Verifies with the distributions that a sampler makes of the rows.
 
-    Args:
-        sampler: turns the target's rows into distributions.
-        rule: decides which draft tokens stand.
-        draws: the randomness of the answer.
-        grammar: what the answer must fit, if anything; it follows every emitted token.
-
+    `rule` decides which draft tokens are accepted; `grammar`, if any, follows every emitted token.
     """
 
     def __init__(
-        self,
-        sampler: Sampler,
-        rule: Rule,
-        draws: Draws,
-        grammar: Follower | None = None,
+        self, sampler: Sampler, rule: Rule, draws: Draws, grammar: Follower | None = None
     ) -> None:
         self.sampler, self.rule, self.draws, self.grammar = sampler, rule, draws, grammar
 

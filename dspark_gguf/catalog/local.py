@@ -1,4 +1,4 @@
-"""GGUF files that other programs keep on this machine: Ollama, LM Studio, llama.cpp, the hub."""
+"""GGUF files of other programs on this machine: Ollama, LM Studio, llama.cpp, the hub's cache."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def find_local(name: str, role: str) -> Path | None:
 def stores(
     system: str = sys.platform, home: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> list[tuple[str, Path]]:
-    """Where programs keep their models on this system: name and folder, which may be missing."""
+    """Programs and the folders where they keep models on this system; a folder may be missing."""
     home = home or paths.home()
     if system == "darwin":
         caches = home / "Library" / "Caches"
@@ -72,8 +72,7 @@ def stores(
 def local_files(left_out: list[str] | None = None) -> list[LocalModel]:
     """Every model and draft that is found, each file once.
 
-    `left_out` gets a line for each file that is neither: a part of a download, a projector, an
-    unreadable one.
+    `left_out` gets a line for each other file: a partial download, a projector, an unreadable one.
     """
     from dspark_gguf.engine.gguf import read_header
     from dspark_gguf.engine.kinds import kind_of_draft
@@ -101,7 +100,7 @@ def local_files(left_out: list[str] | None = None) -> list[LocalModel]:
 
 
 def files_here() -> Iterator[LocalModel]:
-    """What programs keep, models and drafts alike, by the names of the files alone."""
+    """All files of programs, models and drafts alike, judged by their names alone."""
     for source, folder in stores():
         yield from _ollama(folder) if source == "Ollama" else _files(source, folder)
     for repo, snapshot in hub.snapshots():
@@ -110,9 +109,9 @@ def files_here() -> Iterator[LocalModel]:
 
 
 def ollama_path(name: str) -> Path | None:
-    """The weights of a model as Ollama names it, such as ``llama3.2:3b``; None: it has none.
+    """The weights of a model that Ollama has under a name such as ``llama3.2:3b``, or None.
 
-    As for Ollama, case does not count, and these are one: ``llama3.2``, ``llama3.2:latest``,
+    As in Ollama, case is ignored, and these are the same: ``llama3.2``, ``llama3.2:latest``,
     ``library/llama3.2`` and ``registry.ollama.ai/library/llama3.2:latest``.
     """
     words = name.lower().removeprefix("https://").removeprefix("http://").split("/")
@@ -137,7 +136,7 @@ def _ollama(folder: Path) -> Iterator[LocalModel]:
 
 
 def _ollama_manifests(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
-    """Its models: host, namespace, model and tag, the path of the manifest; and the weights."""
+    """Ollama's models: host, namespace, model and tag, as in the manifest's path; and weights."""
     root = folder / "manifests"
     for place, tags in walk(root):
         for tag in tags:

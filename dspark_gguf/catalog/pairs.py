@@ -18,7 +18,7 @@ _CHOICES = {
     "kind": ("plain", "dspark", "dflash", "mtp", "eagle3"),
     "status": ("tested", "seen", "unverified"),
 }
-#: In the place of a draft: the target's own prediction heads.
+#: Stands for a draft that is the target's own prediction heads.
 OWN_HEADS = "mtp"
 #: GB of the target and the draft; ?: not known.
 _GIGABYTES = r"(\?|(?=[\d.]*[1-9])\d+(\.\d+)?)"
@@ -54,7 +54,7 @@ class KnownPair:
 
 
 def known_pairs(path: Path | None = None) -> list[KnownPair]:
-    """All pairs of `path`, default the shipped list; a `UsageError` names the first wrong line."""
+    """All pairs in `path`, by default the shipped list; a UsageError names the first wrong line."""
     path = path or packaged("models.txt")
     pairs: list[KnownPair] = []
     try:
@@ -77,14 +77,14 @@ def known_pairs(path: Path | None = None) -> list[KnownPair]:
 
 
 def known_pair(name: str | Path) -> KnownPair | None:
-    """The pair that `name` means; None for a file of this name too."""
+    """The pair called `name`; None if there is none, or a file has this name."""
     if os.path.isfile(name):
         return None
     return next((pair for pair in known_pairs() if pair.is_called(str(name))), None)
 
 
 def pairs_for(names: Iterable[str]) -> list[KnownPair]:
-    """Pairs whose draft may fit a target with these names, of itself first, then of its family."""
+    """Pairs whose draft may fit a target with these names: its own first, then its family's."""
     ours = {family_of(name) for name in names} - {("", "")}
     families = {family for family, size in ours if size}
     found = []

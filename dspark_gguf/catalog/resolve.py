@@ -1,4 +1,4 @@
-"""From what a user names to files, and to models in memory.
+"""From the names that users give to files, and to models in memory.
 
 A model is named by a file, by a pair of ``models.txt``, by ``org/repo:file-or-quant`` on the hub,
 or by ``ollama:NAME``. What is not on this machine is downloaded.
@@ -20,12 +20,12 @@ from dspark_gguf.catalog.pairs import OWN_HEADS, known_pair, similar_names
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.errors import DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.naming import HubName
-from dspark_gguf.waiting import Tell, silent
+from dspark_gguf.progress import ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
 
-#: The name of a draft that is none.
+#: What to write for "no draft".
 NO_DRAFT = "none"
 
 
@@ -37,16 +37,15 @@ def resolve(
 ) -> tuple[Path, Path | None]:
     """Files of the target and the draft, downloaded where they are not on this machine.
 
-    `model` may be a pair, which names the draft too; None is the demo pair. The draft `mtp` means
-    the prediction heads in the target's own file: both are that file. `progress` is called with a
-    line when something takes long. Without a draft, one that is there is found, unless the draft is
-    `none`: `found` is called with a line that says how. Without `found` none is looked for.
+    `model` may be a pair, which also names the draft; None is the demo pair. The draft `mtp` means
+    the prediction heads in the target's own file, so both paths are that file. `progress` is called
+    with a line when something takes long. Without a draft, this machine is searched for one unless
+    the draft is `none`, and `found` is called with a line about it; without `found`, no search.
 
     Raises:
         UsageError: an unknown name, a draft without a target, or no demo model installed.
         ModelError: no prediction heads that can be used.
         DSparkError: see `hub`.
-
     """
     if model is None:
         if draft not in (None, NO_DRAFT):
@@ -90,10 +89,9 @@ def locate(
 ) -> list[Path]:
     """The files of models; all are found before the first is downloaded.
 
-    Each model has a name and a role, ``target``, ``draft`` or ``any`` (see `naming.chosen`): of a
-    pair, which of its two. With
-    `newest`, the hub is asked even for what is in the cache; `with_sidecar` also downloads the
-    draft beside a target that is downloaded, if there is one. Errors are as for `resolve`.
+    Each model has a name and a role, ``target``, ``draft`` or ``any`` (see `naming.chosen`), which
+    also says which model of a pair is meant. With `newest`, the hub is asked even about models in
+    the cache; `with_sidecar` also downloads the draft beside a target. Errors are as for `resolve`.
     """
     places = [_place(name, role, progress, newest) for name, role in models]
     if with_sidecar:
@@ -122,7 +120,7 @@ def _place(name: str | Path, role: str, progress: Progress, newest: bool) -> Pat
 
 
 def _with_sidecar(place: Path | hub.Download) -> Path | hub.Download:
-    """The same with the fastest of the drafts beside a model of the hub."""
+    """The same download, with the fastest of the drafts beside the model."""
     if not isinstance(place, hub.Download) or not place.sidecars:
         return place
     from dspark_gguf.catalog.found import estimated_speed
@@ -157,7 +155,7 @@ def _place_of_model(
     if "/" in text or "\\" in text or text.lower().endswith(".gguf"):
         return path  # whoever opens it says that there is nothing
     raise UsageError(
-        f"{text!r} is no GGUF file, no pair of `dspark-gguf models`{similar_names(text)} and not "
+        f"{text!r} is not a GGUF file, a pair of `dspark-gguf models`{similar_names(text)} or "
         "org/repo:quant",
         "Correct the name; `dspark-gguf models --local` shows what is on this machine.",
     )
@@ -166,8 +164,8 @@ def _place_of_model(
 def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
     """Download a pair's two models, or one model of the hub; the newest, when online.
 
-    With a model comes the draft beside it. A draft that is found for it is the last of the paths.
-    The last line for `progress` says how to use it.
+    A model brings the draft beside it; a draft that fits is the last of the paths. The last line
+    for `progress` says how to use them.
     """
     pair, use = known_pair(name), "use it: dspark-gguf chat -m"
     if pair and pair.draft != OWN_HEADS:
@@ -176,7 +174,7 @@ def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
         return paths
     if not pair and HubName.parse(name) is None:
         raise UsageError(
-            f"{name!r} is no pair of `dspark-gguf models`{similar_names(name)} and not "
+            f"{name!r} is neither a pair of `dspark-gguf models`{similar_names(name)} nor "
             "org/repo:quant",
             "Correct the name.",
         )
@@ -212,24 +210,22 @@ def load_pair(
     chat_template: str | None = None,
     conversations: int = 1,
     progress: Progress = lambda line: None,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> Pair:
     """Load a target and a draft GGUF; without arguments, the demo pair.
 
-    Models are named as for `resolve`; without a draft, one that is there is found, and the pair's
-    `found` says how. `chat_template` is Jinja text or a file, instead of the
-    target's own. A `Batcher` can answer as many `conversations` in one pass. `progress`
-    is called with a line about downloads, `tell` with what takes long and how long.
+    Models are named as for `resolve`. Without a draft, one on this machine is used if any fits, and
+    the pair's `found` says which. `chat_template` is Jinja text, or a file, that replaces the
+    target's own. A `Batcher` can answer up to `conversations` in one pass. `progress` is called
+    with a line about downloads, `on_progress` with each long task and the seconds it should take.
 
-    Raises:
-        DSparkError: see `resolve` and ``engine.pair.Pair``.
-
+    Errors are as for `resolve` and ``engine.pair.Pair``.
     """
     from dspark_gguf.engine.pair import Pair
 
     found: list[str] = []
     target_path, draft_path = resolve(model, draft, progress, found.append)
-    options = target_options, draft_options, chat_template, conversations, tell
+    options = target_options, draft_options, chat_template, conversations, on_progress
     try:
         pair = Pair(target_path, draft_path, *options)
     except (ModelError, ResourceError) as error:

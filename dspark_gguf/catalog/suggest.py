@@ -1,4 +1,4 @@
-"""Drafts that fit a target, listed, on this machine or made of it, and the speed to expect."""
+"""Drafts that fit a target, from the list, this machine or itself, and the speed to expect."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from dspark_gguf.schedule.expected import USUAL_AGREEMENT, is_hopeless
 from dspark_gguf.speedup import Speedup, expected, speedup_here
 from dspark_gguf.visible import visible
 
-#: A quantization of the target is offered as a draft if its share of the size is below this.
+#: A quantization of the target is offered as a draft if it is below this share of its size.
 _SMALLER = 0.9
-#: Of drafts with another tokenizer, the largest that have at most this share of the target's size.
+#: Limits for drafts with another tokenizer: share of the target's size, and how many to offer.
 _FOREIGN, _MAX_FOREIGN = 1 / 8, 3
-#: Draft steps in a row of other drafts than blocks.
+#: Draft steps in a row, for drafts other than blocks.
 _STEPS = 12
 
 
@@ -60,7 +60,7 @@ class Candidate:
 def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
     """All drafts for `target`, each file once; `skipped` gets a line for each that does not fit.
 
-    Of models with another tokenizer there are few: they draft through their text.
+    Only a few models with another tokenizer are offered: these draft through their text.
     """
     size = size_on_disk(target.path)
     found: dict[object, Candidate] = {}
@@ -73,10 +73,7 @@ def candidates(target: Header, skipped: list[str]) -> list[Candidate]:
     foreign.sort(key=lambda one: one.size or 0)
     left_out = foreign[:-_MAX_FOREIGN]
     skipped += [f"{one.draft}: another tokenizer, and there are larger ones" for one in left_out]
-    return [
-        *(one for one in found.values() if one.kind != "foreign"),
-        *foreign[-_MAX_FOREIGN:],
-    ]
+    return [*(one for one in found.values() if one not in foreign), *foreign[-_MAX_FOREIGN:]]
 
 
 def _inside(target: Header) -> Iterator[Candidate]:
@@ -133,13 +130,13 @@ def _on_disk(target: Header, skipped: list[str]) -> Iterator[Candidate]:
 
 
 def _has_text(header: Header) -> bool:
-    """Whether a draft can be used through its text alone."""
+    """Whether a draft can be used through its text."""
     model = header.metadata.get("tokenizer.ggml.model", "none")
     return not header.other_kind and model != "none"
 
 
 def of_file(name: str, origin: str, path: Path) -> Candidate:
-    """A GGUF on this machine."""
+    """The candidate in a GGUF on this machine."""
     return Candidate(name, origin, kind_of_draft(read_header(path)), size_on_disk(path), path)
 
 
@@ -183,8 +180,8 @@ def suggestions(
 ) -> list[Candidate]:
     """The speed to expect from each draft, the best first; what is here is measured.
 
-    `watch` may show how far it is: with the target alone, None, and the drafts. Ctrl-C ends the
-    measuring: the rest is estimated.
+    `watch` may show progress: it gets None for the target alone, then the drafts. After Ctrl-C,
+    what is left is estimated.
     """
     if not drafts:
         return []
@@ -211,9 +208,9 @@ def suggestions(
 
 
 def _rank(draft: Candidate) -> tuple[bool, bool, bool, float]:
-    """Those that pay first, the measured ones before the others, the fastest before slower ones.
+    """Drafts that pay come first, measured before estimated, faster before slower.
 
-    Those with another tokenizer are behind the others.
+    Drafts with another tokenizer come after all others.
     """
     if draft.speedup is None:
         return True, True, True, 0.0
@@ -222,7 +219,7 @@ def _rank(draft: Candidate) -> tuple[bool, bool, bool, float]:
 
 
 def _measured(target: Path, draft: Path | None, settings: Settings) -> tuple[LearnedCosts, Speedup]:
-    """Costs of a pair, as the first start of `chat` would learn them, and what `doctor` says."""
+    """A pair's costs, as the first `chat` would learn them, and the speedup `doctor` would show."""
     pair = Pair(target, draft, settings.target_options, settings.draft_options)
     with pair:
         if draft is not None and pair.draft_cache() is None:
@@ -244,7 +241,7 @@ def _step(draft: Candidate, costs: LearnedCosts, target_size: int) -> float:
 def _estimated(
     draft: Candidate, costs: LearnedCosts, target_size: int, over: float = 1.0
 ) -> Candidate:
-    """From the sizes; `over` is how many times as much drafts that were measured cost here."""
+    """Estimate by size; `over` is by what factor measured drafts cost more than their sizes say."""
     if draft.size is None:
         return replace(draft, problem="size not known")
     step = over * _step(draft, costs, target_size)

@@ -1,4 +1,4 @@
-"""The slash commands. To add one: a function with ``@command``, here or beside its like."""
+"""The slash commands. To add one, write a function with ``@command`` here or in a similar file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dspark_gguf.visible import shortened
 
 __all__ = ["COMMANDS", "Chat", "Leave", "is_command", "run_command", "unescape"]
 
-#: A block of code in Markdown.
+#: A fenced code block in Markdown.
 _CODE = re.compile(r"^(`{3,}|~{3,}).*\n([\s\S]*?)^\1\s*$", re.MULTILINE)
 
 
@@ -34,7 +34,7 @@ def _help(chat: Chat, argument: str) -> None:
         ("several lines", 'end a line with \\, or write """ before and after, or paste'),
         ("Tab", "completes commands, settings and file names; Ctrl-X Ctrl-E opens $EDITOR"),
         ("Ctrl-C", "stops an answer and keeps what was said; Ctrl-D leaves"),
-        ("//word", "a message that begins with /word; paths and comments need no second slash"),
+        ("//word", "sends a message that begins with /word; paths and comments need one slash"),
         ("in a pipe", "each line is a message or a command; if one fails, the exit code says so"),
     ])  # fmt: skip
 
@@ -89,7 +89,9 @@ def _history(chat: Chat, argument: str) -> None:
     if argument and not argument.isdecimal():
         raise UsageError("/history takes a number", "Type /history or /history 3.")
     chat.session.require_message()
-    for line in transcript.told(chat.session, int(argument or 0) or len(chat.session.messages)):
+    for line in transcript.last_turns(
+        chat.session, int(argument or 0) or len(chat.session.messages)
+    ):
         chat.screen.note(line)
 
 

@@ -17,7 +17,7 @@ from dspark_gguf.chat.terminal import read_text
 from dspark_gguf.errors import UsageError
 from dspark_gguf.visible import counted
 
-#: Tokens that a chat template puts around a message.
+#: Tokens that a chat template adds to each message, roughly.
 _AROUND = 8
 
 
@@ -44,8 +44,8 @@ def _save(chat: Chat, argument: str) -> None:
 @command("load", usage="FILE", summary="continue a saved conversation")
 def _load(chat: Chat, argument: str) -> None:
     path = _path(argument, "/load")
-    transcript.load(chat.session, path)
-    for line in transcript.told(chat.session, 1, short=True):
+    transcript.resume(chat.session, transcript.read(path))
+    for line in transcript.last_turns(chat.session, 1, short=True):
         chat.screen.note(line)
     chat.screen.note(f"loaded {counted(len(chat.session.messages), 'message')} from {path}")
 
@@ -55,7 +55,7 @@ def _load(chat: Chat, argument: str) -> None:
 def _read(chat: Chat, argument: str) -> None:
     if argument == "none":
         chat.attached.clear()
-        chat.screen.note("no files go with your next message")
+        chat.screen.note("no files are attached to your next message")
         return
     paths = _paths(argument)
     blocks = [fenced(str(path), read_text(path)) for path in paths]
@@ -75,7 +75,7 @@ def _read(chat: Chat, argument: str) -> None:
 
 
 def fenced(name: str, text: str) -> str:
-    """A file as a block of code with its name, fenced by more backticks than it has itself."""
+    """A file's name and text as a code block, whose fence is longer than any fence in the text."""
     longest = max(map(len, re.findall(r"`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
     return f"{name}:\n{fence}\n{text.rstrip()}\n{fence}"
@@ -86,7 +86,7 @@ def _tokens(session: Session, text: str) -> int:
 
 
 def _paths(argument: str) -> list[Path]:
-    """The files that are named: one with blanks, or several, in quotes or with wildcards."""
+    """The files meant by `argument`: one path with spaces, or several, quoted or with wildcards."""
     whole = _path(argument, "/read")
     if whole.exists():
         return [whole]

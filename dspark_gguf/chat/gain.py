@@ -1,4 +1,4 @@
-"""What drafting gained: an answer against plain rounds of the same time, on the same machine."""
+"""What drafting gained: an answer compared with plain rounds at about the same time."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from math import sqrt
 from statistics import fmean, stdev
 from time import monotonic
 
+import psutil
+
 from dspark_gguf.learned import Comparison
 from dspark_gguf.records import GRAMMAR, Round
 
-#: So many rounds without a draft can be compared with, and for so many seconds.
+#: Plain rounds that are needed for a comparison, and how many seconds old they may be.
 _ENOUGH, _LATELY = 8, 60.0
-#: A load of so many per core is other work than ours.
+#: A load average above this, per core, means that other programs compute too.
 _BUSY = 1.5
-#: A comparison that may be wrong by this share of the time, and by all it found, says nothing.
+#: A comparison says nothing if it may be off by this share of the time and by all that it found.
 _UNSURE = 0.1
-#: Source of drafts -> the user's word for it.
+#: Source of drafts -> its name in the status line.
 _WORDS = {"lookup": "copies", GRAMMAR: "grammar"}
-#: A source with less of the tokens than this is not named.
+#: A source of a smaller share of the tokens is not named.
 _WORTH_A_WORD = 0.2
 
 
@@ -29,21 +31,17 @@ class Gain:
     A round without a draft, less the time of drafting, is a pass of plain decoding: it costs the
     same in both, however slow the machine is at the moment. So only the rounds with a draft are
     compared, with the plain rounds of the same answer, or of the last minute.
-
-    Attributes:
-        ratio: the newest answer's speed over plain decoding's; None if nothing can be said.
-        saved: seconds in all answers that could be compared; negative: lost.
-
     """
 
     def __init__(self) -> None:
+        #: The newest answer's speed over plain decoding's; None if nothing can be said.
         self.ratio: float | None = None
-        self.saved = 0.0
+        self.saved = 0.0  # seconds in all answers that could be compared; negative: lost
         self._plain: deque[tuple[float, float]] = deque(maxlen=256)  # when, seconds
         self.start()
 
     def start(self) -> None:
-        """Another answer."""
+        """Begin another answer."""
         self.ratio = None
         self._here: list[float] = []
         self._tokens, self._drafted_seconds, self._idle_seconds = 0, 0.0, 0.0
@@ -67,7 +65,7 @@ class Gain:
 
     @property
     def sources(self) -> str:
-        """Where the drafts came from that were right, or the others if none was."""
+        """Where the correct drafts came from; if none was correct, where any came from."""
         counts = self._right if any(self._right.values()) else self._tried
         total = sum(counts.values())
         names = [name for name, count in counts.items() if count >= _WORTH_A_WORD * total]
@@ -75,17 +73,15 @@ class Gain:
 
     @property
     def plain(self) -> float | None:
-        """Tokens per second of plain decoding at this time; None if not measured."""
+        """Tokens per second of plain decoding right now; None if not measured."""
         rounds = self._same_time()
         return 1.0 / fmean(rounds) if rounds else None
 
     def finish(self, usual: float | None) -> Comparison | None:
-        """Compare the answer, which has ended: its seconds and plain decoding's, if that is known.
+        """The seconds of the answer that has ended, and those of plain decoding, if they are known.
 
-        Args:
-            usual: tokens per second of plain decoding as measured at other times, which is
-                compared with where there are no plain rounds and the machine does nothing else.
-
+        `usual` are the tokens per second of plain decoding as measured at other times. They are
+        compared with if there are no plain rounds and the machine does nothing else.
         """
         rounds = self._same_time()
         together = sum(self._here)
@@ -119,6 +115,5 @@ class Gain:
 
 
 def machine_is_busy() -> bool:
-    """Whether other programs compute too, as far as the system tells."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return load > _BUSY * (os.cpu_count() or 1)
+    """Whether other programs keep the machine busy, by its load average."""
+    return psutil.getloadavg()[0] > _BUSY * (os.cpu_count() or 1)

@@ -9,7 +9,7 @@ from dspark_gguf.catalog import resolve
 from dspark_gguf.chat.commands import Leave, is_command, run_command, unescape
 from dspark_gguf.chat.progress import waited_for
 from dspark_gguf.chat.saved import SavedSession
-from dspark_gguf.chat.session import Answering, Session
+from dspark_gguf.chat.session import AnswerRounds, Session
 from dspark_gguf.chat.status import status_line
 from dspark_gguf.chat.terminal import PipeReader, Reader, Screen, read_message, silent_keys
 from dspark_gguf.chat.think import ThinkSplitter
@@ -20,15 +20,15 @@ from dspark_gguf.errors import Cancelled, DSparkError, UsageError
 from dspark_gguf.signals import ended_by_signals, interruptible
 from dspark_gguf.tally import Answer
 
-#: What may be spent on measuring after an answer: a share of its time, and so many seconds.
+#: Limits for measuring after an answer: a share of its time, and seconds.
 _IDLE_SHARE, _IDLE_SECONDS = 0.03, 0.25
 
 
 class Chat:
-    """A session and its user; slash commands see it as `commands.Chat`.
+    """A session and its user; slash commands see it as `registry.Chat`.
 
-    `saved` is where the conversation is saved, `attached` the text of files for the next message;
-    `load` frees the models and loads others.
+    `saved` is where the conversation is saved, `attached` holds the text of files for the next
+    message, and `load` replaces the models in memory.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class Chat:
                 self._save()
 
     def _measure_again(self) -> None:
-        """While the user reads the answer, measure for a moment what is known least of the costs.
+        """Measure the least certain costs for a moment, while the user reads the answer.
 
-        Never in a pipe: there the next line waits.
+        Never in a pipe, where the next line is waiting.
         """
         answer = self.session.last
         piped = isinstance(self.reader, PipeReader) or not self.screen.on_terminal
@@ -104,7 +104,7 @@ class Chat:
             self.session.pair.measure_again(min(share, _IDLE_SECONDS))
 
     def _save(self, with_caches: bool = False) -> bool:
-        """Save the transcript, or everything; whether that worked. Says why not."""
+        """Save the transcript, or everything. Returns whether it worked, and says why if not."""
         if self.saved is None:
             return True
         try:
@@ -122,7 +122,7 @@ class Chat:
         return True
 
     def _may_leave(self) -> bool:
-        """Save everything; if that fails, the user gets the chance to `/save FILE` elsewhere."""
+        """Save everything; if that fails, let the user `/save FILE` somewhere else first."""
         warned = self._warned
         if self._save(with_caches=True) or warned or not self.screen.on_terminal:
             return True
@@ -139,7 +139,7 @@ class Chat:
                 self.attached.clear()
 
     def switch(self, model: str, draft: str | None) -> None:
-        """Go on with other models; with the present ones if those cannot be loaded."""
+        """Switch to other models, or back to the present ones if those cannot be loaded."""
         if self._load is None:
             raise UsageError("this chat cannot load another model", "Start another one.")
         before = self.session.settings
@@ -152,7 +152,7 @@ class Chat:
             self.session.use(self._load(before), before)
             raise
 
-    def show(self, rounds: Answering) -> None:
+    def show(self, rounds: AnswerRounds) -> None:
         """Stream an answer, then its status line. Ctrl-C keeps what was said."""
         self.screen.markdown = self.session.settings.chat.markdown
         with silent_keys(), interruptible(self.session.pair.interrupt), closing(rounds):

@@ -1,4 +1,4 @@
-"""Markdown while it is still coming: finished blocks stay, the last one is drawn again."""
+"""Markdown that is still being written: finished blocks stay, the last one is redrawn."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _EVERY = 0.08
 
 
 class MarkdownStream:
-    """Shows text as it arrives. Each drawing is one write, so that nothing flickers.
+    """Shows text as it arrives. Each update is a single write, so that nothing flickers.
 
-    Of an unfinished block that is higher than the screen, the end is shown until it is finished.
+    If an unfinished block is taller than the screen, only its end is shown until it is complete.
     """
 
     def __init__(self, console: Console) -> None:
@@ -50,7 +50,7 @@ class MarkdownStream:
             self._draw()
 
     def end(self) -> None:
-        """Show the rest; the next text is another document."""
+        """Show what is left; the next text begins another document."""
         if self._text.strip() or self._height:
             self._put(self._erasing() + self._rendered(self._text))
         self._text = ""
@@ -70,7 +70,7 @@ class MarkdownStream:
         self._height, self._drawn = len(shown), monotonic()
 
     def _rendered(self, text: str) -> str:
-        """With the terminal's colours, ending in a newline unless it is empty."""
+        """The text with colours; it ends in a newline unless it is empty."""
         if not text.strip():
             return ""
         from rich.markdown import Markdown
@@ -83,7 +83,7 @@ class MarkdownStream:
         return captured.get()
 
     def _erasing(self) -> str:
-        """What takes the unfinished block off the screen."""
+        """The control codes that erase the unfinished block."""
         up, self._height = self._height - 1, 0
         return (f"\x1b[{up}A" if up > 0 else "") + "\r\x1b[J" if up >= 0 else ""
 

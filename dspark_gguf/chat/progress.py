@@ -1,4 +1,4 @@
-"""How far work is, on stderr where that is a terminal, and its end by Ctrl-C."""
+"""Progress bars on stderr, where that is a terminal, and work that Ctrl-C can end."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from rich.progress import (
 from rich.text import Text
 
 from dspark_gguf.errors import Cancelled
-from dspark_gguf.waiting import Tell, silent
+from dspark_gguf.progress import ProgressCallback, no_progress
 
 T = TypeVar("T")
-#: Seconds that the time left is estimated from. rich's 30 are less than many an answer takes.
+#: Seconds of work from which the time left is estimated: some answers take longer than rich's 30.
 _PERIOD = 3600.0
 #: Seconds between lines where there is no terminal.
 _EVERY = 60.0
-#: Seconds of silence before a prompt that is read is spoken of.
+#: Seconds of silence before a note says that a prompt is being read.
 _PATIENCE = 1.0
 #: Seconds after which work that should be done is late.
 _LATE = 1.0
@@ -45,9 +45,9 @@ def track(
     tokens_of: Callable[[T], int] | None = None,
     title: str = "",
 ) -> Iterator[T]:
-    """Pass `items` on and count them, from `done` on; with `tokens_of` an item, show the speed.
+    """Pass `items` on and count them, starting at `done`; with `tokens_of` items, show the speed.
 
-    They are a sequence, or it is said how many there are in `total`.
+    `total` is needed if they are not a sequence.
     """
     with counting(length_hint(items) if total is None else total, done, title) as show:
         tokens, start = 0, perf_counter()
@@ -65,9 +65,9 @@ def track(
 def counting(
     total: int, done: int = 0, title: str = "", say: Callable[[str], object] | None = None
 ) -> Iterator[Callable[..., object]]:
-    """Inside, call what it gives with how many are done, perhaps a fraction, and a short text.
+    """Yields a function to call with the number done, which may be a fraction, and a short text.
 
-    With `say` it is shown in percent; without a terminal, a line each minute is said.
+    With `say`, progress is in percent; without a terminal, `say` gets a line each minute.
     """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
@@ -105,7 +105,7 @@ class _Left(ProgressColumn):
     """Counts down the seconds that work should take, if that is known."""
 
     def render(self, task: Task) -> Text:
-        """As it is now."""
+        """The text at this moment."""
         seconds = task.fields["ends"] - perf_counter()
         if task.fields["ends"] == 0.0:
             return Text("...")
@@ -115,33 +115,33 @@ class _Left(ProgressColumn):
 
 
 @contextmanager
-def working() -> Iterator[Tell]:
-    """Inside, the line that is told last stands on stderr, where that is a terminal.
+def working() -> Iterator[ProgressCallback]:
+    """Yields a callback whose latest line is shown on stderr, where that is a terminal.
 
-    It is there from the first one on, so that other programs' bars can come before.
+    Nothing is shown before its first call, so that other programs' bars can come first.
     """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield silent
+        yield no_progress
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), _Left())
     with ExitStack() as shown:
         progress = Progress(*columns, console=console, transient=True)
         task = progress.add_task("", total=None, ends=0.0)
 
-        def tell(text: str, seconds: float = 0.0) -> None:
+        def show(text: str, seconds: float = 0.0) -> None:
             ends = perf_counter() + seconds if seconds else 0.0
             progress.update(task, description=text, ends=ends)
             if not progress.live.is_started:
                 shown.enter_context(progress)
 
-        yield tell
+        yield show
 
 
 def waited_for(items: Iterator[T], text: str) -> Iterator[T]:
-    """Pass items on; if the first of them takes long, `text` stands on stderr until it is there."""
-    with working() as tell:
-        timer = Timer(_PATIENCE, tell, [text])
+    """Pass items on; while the first one is slow to come, `text` is shown on stderr."""
+    with working() as show:
+        timer = Timer(_PATIENCE, show, [text])
         timer.start()
         try:
             found = list(islice(items, 1))

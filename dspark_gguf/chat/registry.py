@@ -1,4 +1,4 @@
-"""Slash commands by name: what is one, what was probably meant to be one, and what runs it."""
+"""Slash commands by name: recognising them, typing errors included, and running them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dspark_gguf.chat.saved import SavedSession
-from dspark_gguf.chat.session import Answering, Session
+from dspark_gguf.chat.session import AnswerRounds, Session
 from dspark_gguf.chat.terminal import Reader, Screen
 from dspark_gguf.errors import UsageError, meant, nearest
 from dspark_gguf.visible import shortened
 
 
 class Chat(Protocol):
-    """What commands work on: see `loop.Chat`."""
+    """The part of `loop.Chat` that commands use."""
 
     session: Session
     screen: Screen
@@ -22,15 +22,15 @@ class Chat(Protocol):
     saved: SavedSession | None
     attached: list[str]
 
-    def show(self, rounds: Answering) -> None:
+    def show(self, rounds: AnswerRounds) -> None:
         """Stream an answer, then its status line."""
 
     def switch(self, model: str, draft: str | None) -> None:
-        """Go on with other models."""
+        """Switch to other models."""
 
 
 class Leave(Exception):  # noqa: N818 - nothing went wrong
-    """The user is done."""
+    """The user wants to leave."""
 
 
 _Function = Callable[[Chat, str], None]
@@ -38,10 +38,10 @@ _Function = Callable[[Chat, str], None]
 COMMANDS: dict[str, _Function] = {}
 #: What ``/help`` shows.
 HELP: list[tuple[str, str]] = []
-#: Those that take no argument.
+#: Commands that take no argument.
 _ALONE: set[_Function] = set()
 
-#: A slash and a word, and what is behind it. Paths, comments and fractions are text.
+#: A slash, a word, and an argument. Paths, comments and fractions are ordinary text.
 _FORM = re.compile(r"/(\?|[^\W\d_][\w-]*)(?:\s+(.*))?", re.DOTALL)
 
 
@@ -59,7 +59,7 @@ def command(*names: str, usage: str = "", summary: str) -> Callable[[_Function],
 
 
 def is_command(message: str) -> bool:
-    """Whether a message is a slash command, or probably a mistake for one.
+    """Whether a message is a slash command, or probably a misspelled one.
 
     ``/tmp is full`` is a message: its first word is not like any command.
     """
@@ -73,12 +73,12 @@ def unescape(message: str) -> str:
 
 
 def escape(message: str) -> str:
-    """A message as it has to be typed."""
+    """The message as the user would have to type it."""
     return "/" + message if _FORM.fullmatch(message) else message
 
 
 def run_command(chat: Chat, message: str) -> None:
-    """Carry out ``/name argument``; raises `Leave` at the end of the chat."""
+    """Run ``/name argument``; raises `Leave` to end the chat."""
     found = _FORM.fullmatch(message)
     assert found, message
     name, argument = found[1], (found[2] or "").strip()

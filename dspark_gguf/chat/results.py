@@ -1,7 +1,7 @@
-"""The results file of a batch: one writer, resumed with the same settings, whole at any moment.
+"""The results file of a batch: one writer at a time, resumable, complete at any moment.
 
-Results are appended. What else changes in the file (failed jobs that are tried again, the rest of a
-line that was cut off, the order after that) is a new file, moved over the old one.
+Results are appended. Other changes (failed jobs that are tried again, the rest of a line that was
+cut off, the final order) are written to a new file, which then replaces the old one.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dspark_gguf.chat.batch import Job, Record, parse
-from dspark_gguf.chat.piped import DASH
+from dspark_gguf.chat.jobs import Job, Record, parse
+from dspark_gguf.chat.stdin import DASH
 from dspark_gguf.chat.terminal import Screen, note_on_wait
 from dspark_gguf.config import Settings
 from dspark_gguf.errors import DSparkError, UsageError, reason_of
 from dspark_gguf.paths import file_errors, replacing, require_writable
 from dspark_gguf.visible import as_json
 
-#: Beginnings of the names of settings that a text depends on; speed and room are not among them.
+#: Settings that the text depends on, by the beginnings of their names; speed does not change it.
 _TEXT = (
     "model", "sampling.", "limits.", "chat.", "target_options.cache_type_", "target_options.rope_",
     "target_options.yarn_",
 )  # fmt: skip
 #: What each line begins with.
 _START = b'{"index": '
-#: With a lossy rule it depends on these too.
+#: With a lossy acceptance rule, the text depends on these too.
 _DRAFTED = ("draft", "speculation.")
 
 
@@ -41,8 +41,8 @@ _DRAFTED = ("draft", "speculation.")
 class Results:
     """What a results file holds, and how to append to it.
 
-    A file takes each result at once, and is put in order at the end; what goes to stdout or into a
-    pipe is `ordered` on the way.
+    A file takes each result at once, and is sorted at the end; results for stdout or a pipe are
+    written in order if `ordered`.
     """
 
     path: Path | None = None  # None: stdout
@@ -53,7 +53,7 @@ class Results:
 
     @contextmanager
     def writing(self, jobs: Sequence[Job] = ()) -> Iterator[Callable[[Record], object]]:
-        """Yields a function that appends a result of one of the `jobs`, all of it at once."""
+        """Yields a function that appends the result of one of the `jobs` in a single write."""
         if self.path is None:
             out = sys.stdout
         else:
@@ -65,7 +65,7 @@ class Results:
             out.write(as_json(result, out) + "\n")
             out.flush()
 
-        with self._told(), out if self.path else nullcontext():
+        with self._naming_path(), out if self.path else nullcontext():
             if self.ordered:
                 with _in_order(write, jobs) as write_in_order:
                     yield write_in_order
@@ -73,8 +73,8 @@ class Results:
                 yield write
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Inside, an OSError about no other file is one about this one."""
+    def _naming_path(self) -> Iterator[None]:
+        """Inside, an OSError that names no other file becomes a DSparkError about this one."""
         try:
             yield
         except OSError as error:
@@ -92,11 +92,11 @@ def results_in(
     keep_errors: bool,
     unordered: bool = False,
 ) -> Iterator[Results]:
-    """The results that are there; no other run can add to them inside.
+    """The results in the file so far; inside, no other run can add to them.
 
     A pipe or a device (None, ``-``: stdout) holds none, and gets results in the order of the jobs
-    unless `unordered`. A file is in that order at the end. UsageError: another run is writing
-    there, or they belong to other prompts or settings.
+    unless `unordered`. A file is sorted at the end. A UsageError says that another run is writing
+    there, or that the results belong to other prompts or settings.
     """
     if path is None or str(path) in (DASH, "/dev/stdout"):
         yield Results(ordered=not unordered)
@@ -132,9 +132,9 @@ def _resumed(path: Path, jobs: Sequence[Job], settings: Settings, keep_errors: b
 def _in_order(
     write: Callable[[Record], object], jobs: Sequence[Job]
 ) -> Iterator[Callable[[Record], None]]:
-    """Yields a function that holds a result back until those of the jobs before it are written.
+    """Yields a function that holds a result back until all earlier jobs have theirs.
 
-    What is still held at the end, after Ctrl-C, is written then: it was finished.
+    After Ctrl-C, finished results that are still held back are written at the end.
     """
     order, held = deque(job.index for job in jobs), dict[int, Record]()
 
@@ -151,7 +151,7 @@ def _in_order(
 
 
 def _tidied(path: Path, jobs: Sequence[Job], keep_errors: bool) -> dict[int, Record]:
-    """Leave one whole line for each job that is done, in their order; returns those."""
+    """Leave one complete line for each finished job, in order; returns those results."""
     found = sorted(_read(path, jobs).items())
     kept = {index: result for index, result in found if keep_errors or "error" not in result}
     lines = "".join(as_json(result) + "\n" for result in kept.values()).encode()
@@ -163,7 +163,7 @@ def _tidied(path: Path, jobs: Sequence[Job], keep_errors: bool) -> dict[int, Rec
 
 
 def _read(path: Path, jobs: Sequence[Job]) -> dict[int, Record]:
-    """Index -> result. Of two for a job the later one counts, unless it is a failure."""
+    """Results by index. If a job has two, the later one counts unless it is a failure."""
     if not path.exists():
         return {}
     with file_errors("read", path):
@@ -190,7 +190,7 @@ def _read(path: Path, jobs: Sequence[Job]) -> dict[int, Record]:
 
 
 def _check_settings(result: Record, settings: Settings, path: Path) -> None:
-    """Refuse to mix texts that were made differently: a UsageError names the first setting."""
+    """Refuse to mix texts made with other settings: a UsageError names the first difference."""
     ours, usual = (_flat(each.model_dump(mode="json")) for each in (settings, Settings()))
     theirs = usual | _flat(result["settings"])  # which has what differs
     lossy = ("typical", "threshold")
@@ -206,7 +206,7 @@ def _check_settings(result: Record, settings: Settings, path: Path) -> None:
 
 
 def _flat(settings: Any) -> dict[str, Any]:
-    """Name with the section's -> value."""
+    """Values by dotted name, such as ``sampling.seed``."""
     flat: dict[str, Any] = {}
     for name, value in (settings if isinstance(settings, dict) else {}).items():
         inner = value if isinstance(value, dict) else None

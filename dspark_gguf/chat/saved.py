@@ -1,8 +1,8 @@
 """Saved sessions: conversations under a name, with the KV caches of their models.
 
 A session is a folder. Only its ``chat.json``, in the format of ``/save FILE``, matters. ``.cache``
-files save the time to read the conversation again; one that is missing, damaged or of other models
-than ``caches.json`` says is not used.
+files save the time to read the conversation again. One that is missing, damaged, or of models that
+``caches.json`` does not name is not used.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _CHAT, _CACHES, _LOCK, _HOLDER = "chat.json", "caches.json", "lock", "open-in"
 class SavedSession:
     """The folder of a session, locked against other processes until `close`.
 
-    `unnamed`: nobody asked to save it: an empty conversation replaces nothing, and caches are not
-    written. UsageError: an invalid name, or a session that is open in another process. DSparkError:
-    the folder cannot be written.
+    If it is `unnamed`, nobody asked to save it: an empty conversation replaces nothing, and caches
+    are not written. A UsageError says that the name is invalid, or the session is open in another
+    process; a DSparkError that the folder cannot be written.
     """
 
     def __init__(self, name: str, unnamed: bool = False) -> None:
@@ -66,7 +66,7 @@ class SavedSession:
         make_private(self.folder)
         self._lock = _lock(self.folder)
         remove_parts(self.folder)
-        # What the files hold, and what saving the caches came to.
+        # What the files hold, and the result of saving the caches.
         self._transcript: dict[str, Any] = {}
         self._cached: dict[str, list[int]] = {}
         self._outcome = "unchanged"
@@ -91,11 +91,11 @@ class SavedSession:
         return settings if isinstance(settings, dict) else {}
 
     def restore(self, session: Session) -> str:
-        """Continue the conversation, as `settings`; returns a line about it, empty if new."""
+        """Continue the saved conversation; returns a line about it, or "" for a new session."""
         if not self.path.exists():
             return ""
         system = session.system  # it is among the settings, where an option may have replaced it
-        transcript.fill(session, self._read())
+        transcript.resume(session, self._read())
         session.system = system
         with contextlib.suppress(*_DAMAGE):
             _restore_caches(session, self.folder)
@@ -123,7 +123,7 @@ class SavedSession:
             self._transcript = record
 
     def save(self, session: Session) -> str:
-        """`write`, and save the caches of a session with a name; says what came of it."""
+        """`write`, and also save the caches of a named session; returns the result in words."""
         self.write(session)
         if self.unnamed or not session.messages:
             return ""
@@ -146,7 +146,7 @@ class Entry(NamedTuple):
 
 
 def list_sessions() -> list[Entry]:
-    """All saved sessions, the newest first, and anything else that takes a session's place."""
+    """All saved sessions, newest first, and any other file that has a session's name."""
     found, folder = [], data_path("sessions")
     with _using(folder):
         places = list(folder.iterdir()) if folder.exists() else []
@@ -158,7 +158,7 @@ def list_sessions() -> list[Entry]:
 
 
 def _entry(folder: Path) -> Entry | None:
-    """What is in the place of a session; None for a folder without a chat."""
+    """The list's entry for a file or folder; None for a folder without a chat."""
     messages, modified, size = None, folder.lstat().st_mtime, 0
     try:
         names = {path.name for path in folder.iterdir()}

@@ -17,10 +17,10 @@ from dspark_gguf.records import Round
 from dspark_gguf.settings_files import merge, validate
 from dspark_gguf.tally import Answer, Tally
 
-#: What the conversation needs of a message; extra keys go to the template as they are.
+#: A message; the conversation needs its role and content, the template gets all keys.
 Message = dict[str, str]
-#: Rounds of an answer. Close it if you do not take them all: that keeps what was said.
-Answering: TypeAlias = Generator[Round, None, None]
+#: Rounds of an answer. If you stop early, close it, so that the answer so far is kept.
+AnswerRounds: TypeAlias = Generator[Round, None, None]
 
 
 class Session:
@@ -29,17 +29,6 @@ class Session:
     The prompt of a turn begins with the tokens of the last one, answer included, so that both
     caches are reused up to where the conversation changed. `messages` may begin with a system
     prompt, which replaces the one in the settings.
-
-    Attributes:
-        forgotten: messages at the start that no longer fit the context and are not sent.
-        seed: the one in the settings, or a random one.
-        answers: how many were drawn so far: each has noise of its own by this number.
-        last: the newest answer.
-        last_exchange: the newest prompt with its answer, as text and as tokens.
-        opens_thought: whether the newest prompt ends inside a thought.
-        total: sums over all answers.
-        gain: what drafting gained against plain decoding.
-
     """
 
     def __init__(
@@ -50,19 +39,19 @@ class Session:
         self.messages: list[Message] = [dict(message) for message in messages]
         if self.messages and self.messages[0]["role"] == "system":
             self.system = self.messages.pop(0)["content"]
-        self.forgotten = 0
+        self.forgotten = 0  # messages at the start that no longer fit the context
         self.seed = some_seed(settings.sampling.seed)
+        #: How many were drawn so far; the number seeds the noise of the next one.
         self.answers = sum(message["role"] == "assistant" for message in self.messages)
         self.last: Answer | None = None
-        self.last_exchange: tuple[str, list[int]] = "", []
-        self.total = Tally()
-        self.gain = Gain()
-        self.opens_thought = False
+        self.last_exchange: tuple[str, list[int]] = "", []  # prompt and answer, as text and tokens
+        self.total, self.gain = Tally(), Gain()
+        self.opens_thought = False  # whether the newest prompt ends inside a thought
         self._decoder: Decoder | None = None
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder for the present settings; made, and a draft loaded, when first needed."""
+        """The decoder for the present settings; made, and the draft loaded, when first needed."""
         if self._decoder is None:
             self._decoder = Decoder.for_pair(
                 self.pair, self.settings.sampling, self.settings.speculation
@@ -71,7 +60,7 @@ class Session:
 
     @property
     def summary(self) -> Summary:
-        """How it drafts now, and what that is compared with."""
+        """How answers are drafted now, and how fast that is."""
         speculation, forecast = self.settings.speculation, self.decoder.stopping_rule.forecast()
         return Summary(
             speculation.acceptance,
@@ -87,9 +76,9 @@ class Session:
         )
 
     def use(self, pair: Pair, settings: Settings) -> None:
-        """Go on with other models; the messages stay, and are read anew with the next answer.
+        """Switch to other models; they read the whole conversation before the next answer.
 
-        A DSparkError says that these models cannot do what is set.
+        A DSparkError says that these models do not support the settings.
         """
         self.pair, self.settings, self._decoder = pair, settings, None
         self.last_exchange, self.forgotten, self.gain = ("", []), 0, Gain()
@@ -110,9 +99,9 @@ class Session:
             self.seed = some_seed(settings.sampling.seed)
 
     def leave_out(self, kept: dict[str, Any]) -> list[str]:
-        """Reset what these models cannot do of the settings that were `kept`; a line about each.
+        """Reset saved settings that these models do not support; returns a line about each.
 
-        A DSparkError is about a setting that is not among them.
+        A DSparkError says that they do not support a setting that is not in `kept`.
         """
         try:
             self.decoder  # noqa: B018 - made now
@@ -132,29 +121,29 @@ class Session:
                     lines.append(f"{field} is left out: {error}")
         return lines
 
-    def ask(self, text: str) -> Answering:
-        """Say something, and stream the answer.
+    def ask(self, text: str) -> AnswerRounds:
+        """Add a message, and stream the answer.
 
         A turn without any answer (cancelled before its first word, or refused) leaves no trace.
         """
         return self._answering(lambda: [*self.messages, _from_user(text)])
 
-    def reply(self) -> Answering:
-        """Answer the user's last message, in the place of the answer that it has."""
+    def reply(self) -> AnswerRounds:
+        """Answer the user's last message again; the new answer replaces the old one."""
         self.require_message()
         return self._answering(self._unanswered)
 
-    def edit(self, text: str) -> Answering:
+    def edit(self, text: str) -> AnswerRounds:
         """Replace the last message, and answer it; both stay until the new answer begins."""
         self.require_message()
         return self._answering(lambda: [*self._unanswered()[:-1], _from_user(text)])
 
-    def _answering(self, turns: Callable[[], list[Message]]) -> Answering:
+    def _answering(self, turns: Callable[[], list[Message]]) -> AnswerRounds:
         """Answer `turns`, made of the messages when the iterator begins.
 
-        However it ends, what was said until then is part of the conversation. If that is nothing,
-        the conversation is as it was, with the earlier answer. A ResourceError says that it does
-        not fit the context.
+        However it ends, the conversation keeps what was said until then. If that is nothing, the
+        conversation is unchanged, earlier answer included. A ResourceError says that it does not
+        fit the context.
         """
         answer, before = Answer(), (list(self.messages), self.forgotten)
         try:
@@ -173,8 +162,8 @@ class Session:
         finally:
             self._close(answer, *before)
 
-    def compared(self, rounds: Iterator[Round]) -> Answering:
-        """Pass the rounds of an answer on, and compare their time with plain decoding's."""
+    def compared(self, rounds: Iterator[Round]) -> AnswerRounds:
+        """Pass the rounds of an answer on, and compare their time with that of plain decoding."""
         self.gain.start()
         try:
             for round in rounds:
@@ -211,10 +200,10 @@ class Session:
         return self.last_message
 
     def prompt(self) -> tuple[str, list[int]]:
-        """The conversation that is not forgotten, as text and as tokens.
+        """The part of the conversation that is not forgotten, as text and as tokens.
 
-        If the text continues the last prompt and answer, their tokens are kept: the tokens that a
-        model emits are often not those that its text would be tokenized to.
+        If the text continues the last prompt and answer, their tokens are kept: tokenizing a
+        model's text again often gives other tokens than it emitted.
         """
         system = [{"role": "system", "content": self.system}] if self.system else []
         messages = system + self.messages[self.forgotten :]
@@ -252,7 +241,7 @@ class Session:
         return None
 
     def _leaves_room(self, prompt: Sequence[int]) -> bool:
-        """Whether an answer has a quarter of the context to itself."""
+        """Whether a quarter of the context is left for the answer."""
         n_ctx = self.decoder.target.n_ctx
         return len(prompt) <= n_ctx - max(1, n_ctx // 4)
 

@@ -16,7 +16,7 @@ from dspark_gguf.errors import UsageError, meant
 from dspark_gguf.settings_files import plain_yaml
 from dspark_gguf.speedup import speedup_here
 
-#: What ``/set`` takes, by section of the settings; `/system` and `/think` have the rest of a chat.
+#: Settings that ``/set`` takes, by section; `/system` and `/think` set the others of a chat.
 SETTABLE = {
     "sampling": list(Sampling.model_fields),
     "limits": list(Limits.model_fields),
@@ -26,7 +26,7 @@ SETTABLE = {
 
 
 def _names(field: str) -> list[str]:
-    """All that a setting is called: its field, and its options on the command line."""
+    """All names of a setting: its field, and its options on the command line."""
     return [field, *(each.lstrip("-").replace("-", "_") for each in option_names(field))]
 
 
@@ -37,7 +37,7 @@ _PLACES = {
     for field in fields
     for name in (*_names(field), f"{section}.{field}")
 }
-#: Any name of what is settled when the models are loaded -> its option.
+#: Any name of a setting that is fixed once the models are loaded -> its option.
 _LOADED = {
     name: option_names(field)[-1]
     for field in ("model", "draft", *ModelOptions.model_fields)
@@ -67,7 +67,7 @@ def _change(chat: Chat, section: str, field: str, value: str) -> None:
     if value == "default":
         parsed = getattr(Settings(), section).model_dump()[field]
     hint = ""
-    for given in (parsed, value):  # text that reads as something else, such as a JSON schema
+    for given in (parsed, value):  # text may parse as something else, such as a JSON schema
         try:
             chat.session.update({section: {field: given}})
             return
@@ -116,7 +116,7 @@ def _spec(chat: Chat, argument: str) -> None:
 
 
 def drafting(chat: Chat) -> str:
-    """How it drafts, and whether that is faster here."""
+    """The mode of speculation, and whether drafting is faster here."""
     session = chat.session
     speculation, slower = session.settings.speculation, session.summary.slower
     if speculation.stopping_rule != "optimal":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dspark_gguf.tally import Answer, Tally
 
-#: What the status line says of an answer that did not end by itself.
+#: How the status line describes an answer that did not end by itself.
 _ENDS = {
     "length": "stopped at the token limit",
     "context": "stopped: the context is full (--ctx-size, or --context-shift)",
@@ -16,12 +16,12 @@ _ENDS = {
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How answers are drafted: by which acceptance rule, and what it is compared with.
+    """The acceptance rule, and how fast answers are.
 
-    `plain` are the tokens per second that plain decoding was measured to reach on this machine,
-    `drafting` those that drafting should reach; None if not known. `ratio` is the newest answer's
-    speed over plain decoding's at the same time, None if not known; `sources` is where its drafts
-    came from. `context` is how many tokens are used, and of how many.
+    `plain` and `drafting` are the measured tokens per second of plain decoding on this machine, and
+    the expected ones with drafts. `ratio` is the newest answer's speed over that of plain decoding
+    at the same time. Each is None if unknown. `sources` says where that answer's drafts came from,
+    `context` how many tokens are used, and of how many.
     """
 
     acceptance: str
@@ -64,7 +64,7 @@ def status_line(answer: Answer, summary: Summary) -> str:
 
 
 def stats_table(last: Tally, total: Tally, summary: Summary) -> list[tuple[str, str]]:
-    """Name and value of every statistic, of the newest answer and of all."""
+    """Name and value of every statistic, for the newest answer and for all answers."""
     kind = "lossless" if summary.lossless else "LOSSY"
     pairs = zip(_figures(last), _figures(total), strict=True)
     rows = [("", f"{'last answer':>14}{'all answers':>14}")]

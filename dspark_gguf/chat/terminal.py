@@ -50,13 +50,13 @@ class Screen:
 
     @property
     def on_terminal(self) -> bool:
-        """Whether somebody watches the answer appear."""
+        """Whether answers go to a terminal."""
         return self._out.is_terminal
 
     def write(self, text: str, dim: bool = False) -> None:
-        """A piece of an answer, unchanged; on a terminal without control characters."""
+        """Write a piece of an answer unchanged, but without control characters on a terminal."""
         renders = self.markdown and not dim and self._rendered.works
-        if renders and self._in_line:  # a thought goes before it
+        if renders and self._in_line:  # after a thought
             self._put(self._wrapper.feed("\n"))
         if text:
             self._in_line = not renders and not text.endswith("\n")
@@ -74,13 +74,13 @@ class Screen:
         self._put(self._wrapper.feed(printable(text)))
 
     def end_answer(self) -> None:
-        """End its last line, if it has not ended."""
+        """End the answer's last line unless it has ended."""
         self._rendered.end()
         if self._in_line:
             self.write("\n", dim=self._dim)
 
     def copy(self, text: str) -> bool:
-        """Ask the terminal to put a text on the clipboard; whether there is a terminal."""
+        """Ask the terminal to put text on the clipboard; returns whether there is a terminal."""
         if self.on_terminal:
             data = base64.b64encode(text.encode("utf-8", "replace")).decode()
             self._out.file.write(f"\x1b]52;c;{data}\x07")
@@ -154,7 +154,7 @@ class PipeReader:
         return self.line("")
 
     def agreed(self, question: str) -> bool:
-        """Nobody is there to ask: a script means what it says."""
+        """Always yes: a script means what it says."""
         return True
 
 
@@ -182,7 +182,7 @@ def decode_text(data: bytes, source: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Text of a UTF-8 file; a UsageError if it is none, or cannot be read."""
+    """The text of a UTF-8 file; a UsageError if it cannot be read, or is not UTF-8."""
     with file_errors("read", path):
         return decode_text(path.read_bytes(), str(path))
 

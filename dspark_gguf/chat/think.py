@@ -1,4 +1,4 @@
-"""Telling thoughts from the answer in a stream of text."""
+"""Separate thoughts from the answer in a stream of text."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 OPEN, CLOSE = "<think>", "</think>"
 #: Mistral's tags, and what is read in their place.
 MISTRAL = {"[THINK]": OPEN, "[/THINK]": CLOSE}
-#: Said of a template that thinks always, or never.
+#: About a template that always thinks, or never does.
 FIXED = "the chat template of this model cannot switch thinking"
 
 
-def tell_if_fixed(template: Any, think: bool | None, tell: Callable[[str], object]) -> None:
-    """Tell of a `ChatTemplate` that it cannot do what the settings want."""
+def note_if_fixed(template: Any, think: bool | None, say: Callable[[str], object]) -> None:
+    """Say so if the settings want thinking on or off and a `ChatTemplate` cannot switch it."""
     if think is not None and not template.switches_thinking:
-        tell(f"note: {FIXED}")
+        say(f"note: {FIXED}")
 
 
 class ThinkSplitter:
-    """Cuts streamed text into pieces that are thought or said; the tags belong to the thought.
+    """Splits streamed text into thoughts, tags included, and the answer.
 
-    It begins `inside` a thought where the prompt opened one.
+    It begins `inside` a thought if the prompt opened one.
     """
 
     def __init__(self, inside: bool = False) -> None:

@@ -15,7 +15,7 @@ from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import file_errors, replacing
 from dspark_gguf.visible import shortened
 
-#: The most that is shown of a message in a conversation that goes on.
+#: Limits for a message that is shown when a conversation is resumed: lines and characters.
 _SHOWN_LINES, _SHOWN = 8, 600
 FORMAT = "dspark-gguf chat 1"
 #: Settings that may name a file: section and field.
@@ -39,7 +39,7 @@ def record(session: Session) -> dict[str, Any]:
 
 
 def write(values: dict[str, Any], path: Path) -> None:
-    """Write what `record` returned; a UsageError if the file cannot be written."""
+    """Write what `record` returned to a file; a UsageError if that fails."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
     replaced = replacing(path, private=True)
     with file_errors("write", path, "Choose another file."), replaced as temporary:
@@ -47,24 +47,16 @@ def write(values: dict[str, Any], path: Path) -> None:
         temporary.write_text(text, "utf-8", errors="backslashreplace")
 
 
-def load(session: Session, path: Path) -> None:
-    """Continue a saved conversation. Models and settings stay as they are."""
-    fill(session, read(path))
-
-
-def fill(session: Session, values: dict[str, Any]) -> None:
-    """The same of what `read` has returned."""
+def resume(session: Session, values: dict[str, Any]) -> None:
+    """Continue the conversation that `read` returned. Models and settings stay as they are."""
     session.reset()
     session.system = values["system"]
     session.messages = values["messages"]
     session.answers = values["answers"]
 
 
-def told(session: Session, count: int, short: bool = False) -> list[str]:
-    """The last `count` messages of the user with their answers, cut off if `short`.
-
-    Those of the user begin with the prompt of the chat.
-    """
+def last_turns(session: Session, count: int, short: bool = False) -> list[str]:
+    """The user's last `count` messages, each after a ``>>>``, and their answers; cut if `short`."""
     starts = [k for k, each in enumerate(session.messages) if each["role"] == "user"][-count:]
     texts = [
         PROMPT * (each["role"] == "user") + each["content"].rstrip()
@@ -80,7 +72,7 @@ def _beginning(text: str) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a saved chat; a UsageError if it is none."""
+    """The content of a saved chat; a UsageError if it is something else."""
     text = read_text(path)
     try:
         values = json.loads(text)
@@ -96,7 +88,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _are_messages(value: Any) -> bool:
-    """Whether user and assistant speak in turn, the user first."""
+    """Whether user and assistant take turns, the user first."""
     return isinstance(value, list) and all(
         isinstance(message, dict)
         and all(isinstance(part, str) for part in message.values())

@@ -1,4 +1,4 @@
-"""Lines that break between words, while the text is still coming."""
+"""Break lines between words in text that is still being written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ WIDTH = 100
 _FENCES = ("```", "~~~")
 #: An indented line is code, unless it is an item of a list.
 _INDENT, _ITEMS = 4, "-*+0123456789"
-_JOINER = "\u200d"  # it makes one sign of two emoji
+_JOINER = "\u200d"  # joins two emoji into one
 
 
 class Wrapper:
-    """Breaks lines that are too wide at their last blank; a word comes out when it has ended.
+    """Breaks wide lines at their last space; each word is written once it has ended.
 
-    Code, table rows, and words that are wider than the screen are left as they are. Widths are in
-    cells of the terminal: a Chinese sign takes two, and lines may break behind each of them.
+    Code, table rows, and words wider than the screen are left as they are. Widths are in cells of
+    the terminal: a Chinese character takes two, and a line may break after each of them.
     """
 
     def __init__(self, width: Callable[[], int]) -> None:
@@ -32,7 +32,7 @@ class Wrapper:
         self._is_raw = self._in_code = self._is_glued = False
 
     def feed(self, text: str) -> str:
-        """The part of the text so far that is certain now."""
+        """More text; returns what can be written now."""
         return "".join(map(self._take, text))
 
     def flush(self) -> str:
@@ -90,7 +90,7 @@ class Wrapper:
 
 
 def columns(stream: TextIO) -> int:
-    """How wide lines on this stream may be."""
+    """The width for lines on this stream."""
     if not stream.isatty():
         return WIDTH
     with suppress(OSError, ValueError):  # else that of stdout would count, which may be a pipe
@@ -105,7 +105,7 @@ def folded(text: str, width: int) -> str:
 
 
 def _cells(text: str, column: int) -> int:
-    """How far a text goes that begins in this column; tabs end at multiples of 8."""
+    """The width of a text that begins in this column; tabs end at multiples of 8."""
     at = column
     for char in text:
         at += 8 - at % 8 if char == "\t" else cell_len(char)

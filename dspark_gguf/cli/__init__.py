@@ -31,23 +31,23 @@ _GROUPS: dict[str, dict[click.Command, str]] = {
         chat: "chat with a model; a draft makes it faster",
         run: "answer a prompt, or a file of them, for scripts",
         serve: "serve models over HTTP, as OpenAI and Anthropic do",
-        sessions: "list or delete conversations that were kept",
+        sessions: "list or delete saved conversations",
     },
     "Models": {
-        models: "which pair for this machine, and what is on it",
+        models: "pairs for this machine, and files on it",
         suggest: "drafts for your model, and how fast each is here",
         pull: "download a pair or a model",
         inspect: "describe a GGUF file",
-        lookup: "prepare texts of your own to copy from",
+        lookup: "prepare texts of your own to copy drafts from",
         train: "train a draft for your own model",
     },
     "Measure": {
-        doctor: "is it faster here, and what is wrong if not",
+        doctor: "is it faster here, and if not, why not",
         bench: "compare ways of decoding on your machine",
         profile: "what a pass of each model costs here",
-        calibrate: "whether the draft's confidence is true",
+        calibrate: "check how well the draft's confidence is calibrated",
         trace: "record what a draft guesses",
-        replay: "try a rule on what was recorded",
+        replay: "try a stopping rule on recorded guesses",
     },
     "Shell": {completion: "print the script that completes commands and options"},
 }
@@ -82,7 +82,7 @@ class Program(click.Group):
                 formatter.write_dl([(each.name or "", about) for each, about in commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; `| head -1` that has read enough is no error (for click it is one)."""
+        """Run a command; it is no error if `| head -1` has read enough (click thinks it is)."""
         try:
             code = super().invoke(ctx)
             sys.stdout.flush()
@@ -109,7 +109,7 @@ def _explain(error: Exception) -> int:
 
 
 def _is_stuck() -> bool:
-    """Whether stdout takes not even the end of a line; what it holds is then dropped."""
+    """Whether stdout cannot even take a newline; then its buffer is dropped."""
     try:
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -120,7 +120,7 @@ def _is_stuck() -> bool:
 
 
 def _drop_output() -> None:
-    """Python would complain once more when it flushes stdout at exit."""
+    """Drop buffered output, or Python would report it again when it flushes stdout at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

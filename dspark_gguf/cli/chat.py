@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _of_the_session(session: str | None, private: bool) -> dict[str, Any]:
-    """The settings that a conversation had."""
+    """The settings saved with a conversation."""
     if not session:
         return {}
     from dspark_gguf.chat.saved import SavedSession
@@ -40,20 +40,19 @@ def _of_the_session(session: str | None, private: bool) -> dict[str, Any]:
 def chat(settings: Settings, verbose: bool, session: str | None, private: bool) -> None:
     """Chat with a model; a draft makes it faster.
 
-    Input that does not come from a terminal is answered line by line: `echo Hello | dspark-gguf
-    chat`. If one of these lines fails, the exit code says so at the end. /help lists the slash
-    commands. In a terminal, a chat without a name is saved as the session `last`, unless it is
-    private.
+    Input from a pipe or a file is answered line by line: `echo Hello | dspark-gguf chat`. If a line
+    fails, the exit code says so at the end. /help lists the slash commands. In a terminal, a chat
+    without a name is saved as the session `last`, unless it is private.
     """
     from dspark_gguf.chat.loop import Chat
     from dspark_gguf.chat.saved import SavedSession
     from dspark_gguf.chat.session import Session
     from dspark_gguf.chat.terminal import PipeReader, Reader, Screen
-    from dspark_gguf.chat.think import tell_if_fixed
-    from dspark_gguf.chat.transcript import told, with_absolute_paths
+    from dspark_gguf.chat.think import note_if_fixed
+    from dspark_gguf.chat.transcript import last_turns, with_absolute_paths
 
     if session and private:
-        raise UsageError("--session keeps the chat, --private does not", "Use one of them.")
+        raise UsageError("--session saves the chat, --private does not", "Use one of them.")
     typed = sys.stdin.isatty() and sys.stdout.isatty()
     saved = SavedSession(session) if session else None
     if saved:
@@ -70,17 +69,17 @@ def chat(settings: Settings, verbose: bool, session: str | None, private: bool) 
             return opened.enter_context(open_pair(settings, verbose))
 
         talk, screen = Session(load(settings), settings), Screen()
-        tell_if_fixed(talk.pair.template, settings.chat.think, say)
+        note_if_fixed(talk.pair.template, settings.chat.think, say)
         for line in talk.leave_out(saved.settings() if saved and session else {}):
             say(line)
         if saved and session and (restored := saved.restore(talk)):
             say(restored)
         reader: Reader = PipeReader(sys.stdin.buffer)
         if typed:
-            from dspark_gguf.chat.typed import TerminalReader
+            from dspark_gguf.chat.keyboard import TerminalReader
 
             reader = TerminalReader(private)
-            for message in told(talk, 1, short=True):
+            for message in last_turns(talk, 1, short=True):
                 screen.note(message)
             say("/help lists the commands; Ctrl-D leaves")
         Chat(talk, screen, reader, saved, load).run()
@@ -96,7 +95,7 @@ def sessions(context: click.Context) -> None:
 
 @sessions.command("list")
 def list_sessions() -> None:
-    """List name, time, messages and size of each, newest first."""
+    """List each session's name, time, messages and size, newest first."""
     from dspark_gguf.chat.saved import list_sessions as saved
 
     for entry in saved():
@@ -109,7 +108,7 @@ def list_sessions() -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @debug
 def remove(names: tuple[str, ...]) -> None:
-    """Delete sessions: transcript and caches."""
+    """Delete sessions with their transcripts and caches."""
     from dspark_gguf.chat.saved import delete_session
 
     for name in names:

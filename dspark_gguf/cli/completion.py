@@ -15,7 +15,7 @@ from click.shell_completion import (
     get_completion_class,
 )
 
-#: A blank that bash keeps; click's script strips one backslash of the two.
+#: A space that bash keeps; click's script strips one of the two backslashes.
 _BLANK = r"\\ "
 
 
@@ -39,7 +39,7 @@ def completion(context: click.Context, /, shell: str) -> None:
 
 class _Bash(BashComplete):
     def format_completion(self, item: CompletionItem) -> str:
-        """As click does, with blanks escaped, at which bash would split."""
+        """As click does, but with escaped spaces, at which bash would split."""
         return f"{item.type},{item.value.replace(' ', _BLANK)}"
 
 
@@ -71,10 +71,10 @@ def models(context: click.Context, parameter: click.Parameter, word: str) -> lis
 
 
 def _files(word: str, endings: tuple[str, ...], deepest: int = 8) -> list[str]:
-    """Files and folders that begin with a word; if that is a single folder, what is in it.
+    """Files and folders that begin with a word; if there is only one folder, what is in it.
 
-    Shells put a blank behind the only match, but a folder's name is not the end. Not for ever,
-    though: a link can lead back to its folder.
+    Shells add a space after a single match, but a folder's name is not the end of a path. The depth
+    is limited because a link can lead back to its own folder.
     """
     head, _, start = word.rpartition("/")
     head += "/" * ("/" in word)

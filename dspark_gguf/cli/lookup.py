@@ -31,9 +31,9 @@ def lookup() -> None:
 def build(
     files: tuple[Path, ...], output: Path, most: int, settings: Settings, verbose: bool
 ) -> None:
-    """Make a file for --lookup-store out of your own FILES and folders.
+    """Make a file for --lookup-store from your own FILES and folders.
 
-    It works with every model that has the vocabulary of the one given with -m.
+    It works with every model that has the same vocabulary as the one given with -m.
     """
     from dspark_gguf.draft import Store
 
@@ -53,7 +53,7 @@ def build(
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Named files, and those in named folders but for hidden ones."""
+    """The named files, and those in named folders except for hidden ones."""
     for path in paths:
         if path.is_dir():
             for file in sorted(path.rglob("*")):
@@ -67,7 +67,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _texts(paths: Sequence[Path]) -> Iterator[str]:
-    """The text of each file that has some."""
+    """The text of each file that has any."""
     for path in paths:
         try:
             text = path.read_text("utf-8")

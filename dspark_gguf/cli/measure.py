@@ -37,10 +37,10 @@ _depth = partial(click.option, "--depth", show_default=True, type=click.IntRange
 @click.option("--per-domain", type=click.IntRange(0),
               help="Prompts for each kind of text; 0: all. [2; quick: 1]")  # fmt: skip
 @click.option(
-    "--tokens", type=click.IntRange(8, 100_000), help="Tokens of an answer. [48; quick: 32]"
+    "--tokens", type=click.IntRange(8, 100_000), help="Tokens per answer. [48; quick: 32]"
 )
 @click.option("--repeats", default=1, show_default=True, type=click.IntRange(1, 1000),
-              help="Turns of each prompt.")  # fmt: skip
+              help="Turns per prompt.")  # fmt: skip
 @click.option("--methods", default="", metavar="NAME,...",
               help="plain, fixed-K, K-at-P, model, block, lookup, cascade, default. "
               "[plain, fixed-1, fixed-3, fixed-8, each drafter, default]")  # fmt: skip
@@ -48,10 +48,10 @@ _depth = partial(click.option, "--depth", show_default=True, type=click.IntRange
 @click.option("--quick", is_flag=True,
               help="Take half a minute: greedy, few methods, one prompt of each kind.")  # fmt: skip
 @click.option("--peer", is_flag=True,
-              help="Also llama-cpp-python's own loop and prompt lookup, and llama-server where it "
-              "is on the PATH.")  # fmt: skip
+              help="Also measure llama-server, if it is on the PATH, and llama-cpp-python's own "
+              "loop and prompt lookup.")  # fmt: skip
 @click.option("--conversations", default="", metavar="N,...",
-              help="Throughput of so many conversations at once, such as 1,2,4,8.")  # fmt: skip
+              help="Measure throughput of N conversations at once, such as 1,2,4,8.")  # fmt: skip
 @click.option("--report", type=FILE, metavar="DIR", help="Write a report, DIR/index.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON object alone.")
 @settings_options(
@@ -71,9 +71,9 @@ def bench(
     """Compare methods of decoding on your machine and models.
 
     Plain decoding, fixed drafts, each drafter and the default take turns on the same prompts, at
-    temperature 0 and 0.7 unless --temp is given. All speeds are ratios to plain decoding in the
+    temperatures 0 and 0.7 unless --temp is given. All speeds are ratios to plain decoding in the
     same turn, for each kind of text. Options of speculation add one more method, `yours`.
-    Ctrl-C stops and prints what was measured so far. --report keeps all figures, as a page and as
+    Ctrl-C stops and prints what was measured so far. --report writes all figures to a page and to
     bench.json.
     """
     from dspark_gguf.measure.bench.plan import make_plan
@@ -95,7 +95,7 @@ def bench(
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    """Numbers of conversations; none: this is not about several."""
+    """Numbers of conversations; none if `text` is empty."""
     try:
         counts = tuple(sorted({int(word) for word in _words(text)}))
     except ValueError:
@@ -115,14 +115,14 @@ def _words(text: str) -> tuple[str, ...]:
               help="Maximum rows of a pass.")  # fmt: skip
 @click.option("--depth", "depths", multiple=True, type=click.IntRange(1),
               help="Tokens of context; can be repeated. [16 and 1024]")  # fmt: skip
-@click.option("--plot", type=FILE, help="Draw it: FILE.svg.")
+@click.option("--plot", type=FILE, help="Draw the costs: FILE.svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table that `replay` reads.")
 @click.option("--reset", is_flag=True, help="Forget what was learned about all pairs, and stop.")
 @settings_options(*PAIR)
 def profile(
     settings: Settings, verbose: bool, plot: Path | None, as_json: bool, reset: bool, **wanted: Any
 ) -> int:
-    """Measure what a pass of each model costs on this machine: what the scheduler relies on."""
+    """Measure what a pass of each model costs on this machine, which the scheduler relies on."""
     if reset:
         from dspark_gguf.learned import forget_all
 
@@ -154,7 +154,7 @@ def profile(
 def trace(output: Path, **wanted: Any) -> int:
     """Record the draft's guesses at every position of greedy answers, for `replay`.
 
-    Ctrl-C ends it with the texts that are done.
+    After Ctrl-C, the texts recorded so far are saved.
     """
     from dspark_gguf.measure.chains import save_chains
 
@@ -175,9 +175,10 @@ def trace(output: Path, **wanted: Any) -> int:
 @click.option("--plot", type=FILE, help="Reliability diagram: FILE.svg.")
 @settings_options(*PAIR, "chat.chat_template")
 def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> int:
-    """Check if the draft's confidence is true, before and after Sequential Temperature Scaling.
+    """Check how well the draft's confidence predicts acceptance, before and after scaling.
 
-    What is recorded with a model also adds to what the scheduler knows about the pair.
+    The method is Sequential Temperature Scaling. What is recorded with a model also adds to what
+    the scheduler knows about the pair.
     """
     from dspark_gguf.measure.chains import load_chains
     from dspark_gguf.measure.charts import bars, require_svg, save_chart
@@ -186,7 +187,7 @@ def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> int:
     if plot:
         require_svg(plot)
     texts, stopped = (load_chains(chains), False) if chains else _recorded(**wanted, learning=True)
-    if stopped and len(texts) < 2:  # of one, nothing is told
+    if stopped and len(texts) < 2:  # one is too few
         raise Cancelled
     found = Reliability.of(texts)
     click.echo(found.as_text())
@@ -202,14 +203,14 @@ def calibrate(chains: Path | None, plot: Path | None, **wanted: Any) -> int:
 def _end(stopped: bool) -> int:
     """The exit code; says so if Ctrl-C ended the work."""
     if stopped:
-        say("interrupted: this is what was measured until then")
+        say("interrupted: this is what was measured so far")
     return Cancelled.exit_code if stopped else 0
 
 
 def _recorded(
     settings: Settings, verbose: bool, prompts: Path | None, learning: bool = False, **each: Any
 ) -> tuple[list[Chains], bool]:
-    """Chains of each prompt, and whether Ctrl-C ended it before the last of them."""
+    """Chains of each prompt, and whether Ctrl-C ended the work early."""
     from dspark_gguf.chat.progress import counting
     from dspark_gguf.measure.prompts import read_prompts
     from dspark_gguf.measure.reliability import require
@@ -242,7 +243,7 @@ def _recorded(
 @click.option("--rule", default="optimal", show_default=True, metavar="NAME[:OPTION=VALUE,...]",
               help="fixed:max=3, threshold:p=0.5,max=8, prefix:max=8, optimal:max=12, lookup, "
               "cascade:steps=12.")  # fmt: skip
-@click.option("--warm", type=FILE, help="Chains that the rule learns from first.")
+@click.option("--warm", type=FILE, help="Chains for the rule to learn from first.")
 @click.option("--grid", is_flag=True, help="Compare with 37 static settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @debug
@@ -284,9 +285,9 @@ def doctor(as_json: bool, settings: Settings, verbose: bool) -> int:
     """Diagnose this machine, this build and a pair, in one screen for a bug report.
 
     It shows versions and devices, whether the models fit in memory and fit each other, what passes
-    cost here, what speed to expect, and what to change (!: a problem, -: could be better). Paths
-    are shortened and user names left out. Without -m it looks at the demo pair. Exit codes: 0 all
-    is well, 1 a problem, 3 models that do not fit each other.
+    cost here, what speed to expect, and what to change (!: a problem, -: a suggestion). Paths are
+    shortened and user names left out. Without -m it examines the demo pair. Exit codes: 0 no
+    problems, 1 a problem, 3 models that do not fit each other.
     """
     from dspark_gguf.chat.progress import working
     from dspark_gguf.chat.wrapping import columns

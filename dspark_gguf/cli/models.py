@@ -22,8 +22,8 @@ from dspark_gguf.errors import UsageError
 def models(name: str | None, local: bool, as_json: bool) -> None:
     """List pairs of target and draft that people use, or show everything about the pair NAME.
 
-    With --local, list the GGUF files of Ollama, LM Studio, llama.cpp and the Hugging Face cache.
-    Drafts that need their target follow, then files that are neither, with what they are.
+    With --local, list the models that Ollama, LM Studio, llama.cpp and the Hugging Face cache keep,
+    then drafts that need their target, then files that are neither, and why.
     """
     from dspark_gguf.catalog import listing
     from dspark_gguf.catalog.local import local_files
@@ -78,11 +78,11 @@ def inspect(model: str, as_json: bool) -> None:
 def pull(name: str) -> None:
     """Download a pair that `dspark-gguf models` lists, or one model as org/repo:quant.
 
-    With a model comes the draft that its repository has for it, such as mtp-*.gguf.
+    If a model's repository has a draft for it, such as mtp-*.gguf, that is downloaded too.
 
-    Files go where huggingface_hub keeps them (HF_HOME moves that), with its tokens (HF_TOKEN,
-    `hf auth login`) and its offline mode (HF_HUB_OFFLINE=1). A file whose SHA-256 is not the one
-    that the hub states is deleted. The paths are printed on stdout.
+    Files go to huggingface_hub's cache (set HF_HOME to move it), with its tokens (HF_TOKEN, `hf
+    auth login`) and its offline mode (HF_HUB_OFFLINE=1). A file whose SHA-256 differs from the
+    hub's is deleted. The paths are printed on stdout.
     """
     from dspark_gguf.catalog.resolve import pull as download
     from dspark_gguf.engine import library
@@ -105,8 +105,9 @@ def pull(name: str) -> None:
 def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: bool) -> None:
     """List drafts that fit the target of -m, and the speed to expect from each on this machine.
 
-    They are pairs of `dspark-gguf models`, files on this machine, and lower quantizations of the
-    target itself; -d adds one more. Files are measured, the others are estimated.
+    They are the drafts that `dspark-gguf models` lists, files on this machine, and lower
+    quantizations of the target itself; -d adds one more. Drafts on this machine are measured, the
+    others are estimated.
     """
     if settings.model is None:
         raise UsageError("no target is given", "Name one with -m.")

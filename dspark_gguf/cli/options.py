@@ -29,7 +29,7 @@ _TITLES = {
 }
 #: The type of an option that names a file; the shells complete it.
 FILE = click.Path(path_type=Path)
-#: What loads a pair, and whether the measurements of it are kept.
+#: Settings that load a pair, and whether its measurements are kept.
 PAIR = ("model", "draft", "target_options", "draft_options", "speculation.learn")
 #: Every setting.
 ALL = ("model", "draft", *list(_TITLES)[1:])
@@ -41,9 +41,9 @@ _FREQUENT = {
     "sampling.json_schema", "speculation.mode", "speculation.draft_max",
     "target_options.n_gpu_layers", "target_options.n_ctx", "target_options.threads",
 }  # fmt: skip
-#: Whether a command's help has all options: a key of click's `Context.meta`.
+#: Key of click's `Context.meta`: whether the help shows all options.
 ALL_OPTIONS = "dspark_gguf.all_options"
-#: What every command with settings has comes last.
+#: Options that all commands with settings have come last.
 _COMMON_PART = "common"
 _COMMON_NAMES = {"--config", "--show-config", "--verbose", "--debug", "--help-all", "--help"}
 _DRAFT_OPTIONS = (
@@ -75,7 +75,7 @@ def _bias(values: tuple[str, ...]) -> dict[int, float | str]:
     return out
 
 
-#: Fields that are typed otherwise than in YAML: what reads them, and the name of a value in help.
+#: Fields whose values are written differently from YAML: a parser, and the metavar in help.
 _READERS: dict[str, tuple[Callable[[Any], Any], str | None]] = {
     "system": (_text, None),
     "stop": (lambda values: [_text(value) for value in values], None),
@@ -89,7 +89,7 @@ _REPEATABLE = ("stop", "logit_bias")
 
 
 class _Choice(click.Choice):  # type: ignore[type-arg]  # not generic in click 8.1
-    """Also takes former names of the values."""
+    """Also accepts former names of values."""
 
     def __init__(self, field: str, choices: Sequence[str]) -> None:
         super().__init__(choices)
@@ -119,7 +119,7 @@ class Flag:
         return self.path.replace(".", "__")
 
     def option(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """The decorator that adds it."""
+        """The decorator that adds this option to a command."""
         kind = self._type()
         names = option_names(self.name, self.part)
         if kind is bool:
@@ -131,7 +131,7 @@ class Flag:
         )  # fmt: skip
 
     def _type(self) -> Any:
-        """A type of click; text for what pydantic reads."""
+        """The type for click; text for types that pydantic parses."""
         kind: Any = self.field.annotation
         kinds = [each for each in get_args(kind) if each is not type(None)]
         if len(kinds) == 1:
@@ -151,7 +151,7 @@ class Flag:
         return f"{text} [{value:g}]" if isinstance(value, float) else f"{text} [{value}]"
 
     def put(self, value: Any, tree: dict[str, Any]) -> None:
-        """Set it among plain values, if it was given."""
+        """Put the option's value into a tree of plain values, if it was given."""
         if value is None or value == ():
             return
         place = tree.setdefault(self.part, {}) if self.part else tree

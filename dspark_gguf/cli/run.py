@@ -21,13 +21,13 @@ from dspark_gguf.errors import UsageError
               help='Answer every {"prompt"} or {"messages"} line of a file; -: stdin.')  # fmt: skip
 @click.option("-o", "--output", type=FILE, help="With --jsonl: results file; resumes it.")
 @click.option("--shard", metavar="I/N",
-              help="With --jsonl: only every N-th line, from line I on.")  # fmt: skip
+              help="With --jsonl: answer every N-th line only, from line I on.")  # fmt: skip
 @click.option("--parallel", type=click.IntRange(min=1), metavar="N",
               help="With --jsonl: answer N lines at once. Default: as many as pay.")  # fmt: skip
 @click.option("--unordered", is_flag=True,
-              help="With --jsonl: print results as they finish. An --output file is always "
-                   "written so, and put in order at the end.")  # fmt: skip
-@click.option("--keep-errors", is_flag=True, help="With -o: do not try failed lines again.")
+              help="With --jsonl: print results as they finish. An --output file always gets "
+                   "them so, and is sorted at the end.")  # fmt: skip
+@click.option("--keep-errors", is_flag=True, help="With -o: do not retry failed lines.")
 @click.option("--check", is_flag=True, help="Compare with plain greedy decoding.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on stderr but errors.")
 @settings_options(*ALL)
@@ -49,9 +49,9 @@ def run(
 ) -> int:
     """Answer one prompt: an argument, a file, stdin, or several of them joined.
 
-    Stdin is read if there is neither an argument nor -f, or if one of them is -. Beside them it is
-    read if it was given to this command, as in `git diff | dspark-gguf run "Explain."`. The input
-    of a calling shell or loop is left alone, and a program that sends nothing is not waited for.
+    Stdin is read if there is neither an argument nor -f, or if one of them is -. It is also read
+    if it was meant for this command, as in `git diff | dspark-gguf run "Explain."`. The input of a
+    calling shell or loop is left alone, and a program that sends nothing is not waited for.
 
     Only the answer goes to stdout. Exit codes: 0 done, 1 failure, 2 wrong use, 3 models that do
     not fit each other, 4 out of memory or context, 130 interrupted.
@@ -71,31 +71,31 @@ def run(
         problem = "--jsonl does not go with another prompt, --raw or --check"
         raise UsageError(problem, "Leave one out.")
 
-    from dspark_gguf.chat import once
-    from dspark_gguf.chat.piped import read_prompt
-    from dspark_gguf.chat.think import tell_if_fixed
+    from dspark_gguf.chat.scripted import encode, run_batch, run_prompt
+    from dspark_gguf.chat.stdin import read_prompt
+    from dspark_gguf.chat.think import note_if_fixed
 
-    tell = str if quiet else say
+    note = str if quiet else say
     if jsonl:
-        from dspark_gguf.chat import batch
-        from dspark_gguf.chat.bulk import MAX_AT_ONCE
+        from dspark_gguf.chat.answers import MAX_AT_ONCE
+        from dspark_gguf.chat.jobs import read_jobs, select_shard
         from dspark_gguf.chat.results import results_in
         from dspark_gguf.chat.transcript import with_absolute_paths
 
-        jobs, settings = batch.read_jobs(jsonl), with_absolute_paths(settings)
-        jobs = batch.shard(jobs, shard) if shard is not None else jobs
+        jobs, settings = read_jobs(jsonl), with_absolute_paths(settings)
+        jobs = select_shard(jobs, shard) if shard is not None else jobs
         at_once = min(parallel or MAX_AT_ONCE, max(len(jobs), 1))
         with (
             results_in(output, jobs, settings, keep_errors, unordered) as results,
             open_pair(settings, verbose, quiet, at_once) as pair,
         ):
-            tell_if_fixed(pair.template, settings.chat.think, tell)
-            return once.run_batch(pair, settings, jobs, results, parallel)
+            note_if_fixed(pair.template, settings.chat.think, note)
+            return run_batch(pair, settings, jobs, results, parallel)
     text = read_prompt(prompt, file)
     with open_pair(settings, verbose, quiet) as pair:
-        tell_if_fixed(pair.template, settings.chat.think, str if raw else tell)
+        note_if_fixed(pair.template, settings.chat.think, str if raw else note)
         if check:
             from dspark_gguf.measure.check import report
 
-            return report(pair, settings, once.encode(pair, settings, text, raw), as_json)
-        return once.run_prompt(pair, settings, text, raw, as_json)
+            return report(pair, settings, encode(pair, settings, text, raw), as_json)
+        return run_prompt(pair, settings, text, raw, as_json)

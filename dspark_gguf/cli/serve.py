@@ -13,15 +13,15 @@ from dspark_gguf.errors import UsageError
 
 
 @click.command(cls=SectionedCommand)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
-              help="Port; 0: any that is free.")  # fmt: skip
+              help="Port; 0: any free one.")  # fmt: skip
 @click.option("--api-key", envvar="DSPARK_API_KEY", show_envvar=True, metavar="KEY",
-              help="Ask clients for this key.")  # fmt: skip
+              help="Require this key from clients.")  # fmt: skip
 @click.option("--parallel", type=click.IntRange(min=1), metavar="N",
-              help="Most answers at once. Default: as many as pay.")  # fmt: skip
+              help="Maximum answers at once. Default: as many as pay.")  # fmt: skip
 @click.option("--queue", type=click.IntRange(min=0), default=64, show_default=True, metavar="N",
-              help="Most requests that wait; more get 429.")  # fmt: skip
+              help="Maximum waiting requests; others get 429.")  # fmt: skip
 @settings_options(*ALL, without=("chat.context_shift", "chat.markdown"))
 def serve(
     host: str,
@@ -34,8 +34,8 @@ def serve(
 ) -> None:
     """Serve the models over HTTP, as OpenAI and Anthropic do.
 
-    Sampling options are the defaults of requests that do not say otherwise. Ctrl-C ends the server,
-    and streams that do not finish soon.
+    Sampling options are defaults that requests can override. Ctrl-C ends the server, and streams
+    that do not finish soon.
     """
     for package in ("fastapi", "uvicorn"):
         if find_spec(package) is None:

@@ -1,4 +1,4 @@
-"""What commands do first: settle the streams, load the models and print the start-up line."""
+"""What commands do first: prepare the streams, load the models, print the start-up line."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import click
 
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import Cancelled
+from dspark_gguf.progress import ProgressCallback, no_progress
 from dspark_gguf.visible import as_json as json_line
 from dspark_gguf.visible import visible
-from dspark_gguf.waiting import Tell, silent
 
 if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
@@ -28,18 +28,17 @@ _REPLACED = "dspark-gguf.replaced"
 
 
 def settle() -> None:
-    """Make stdout take any text, and put the null device where a stream was closed.
+    """Make stdout take any text, and replace closed streams by the null device.
 
-    Else the next file to be opened, a model's cache perhaps, would get the number of the closed
-    stream, and llama.cpp's messages with it. Results for a stdout that was closed are lost: it
-    refuses what is written.
+    Otherwise the next file to be opened, perhaps a model's cache, would get the closed stream's
+    number, and llama.cpp's messages with it. Results for a closed stdout are lost: writing fails.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
             setattr(sys, name, open(null, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
     codecs.register_error(_REPLACED, _replaced)
-    # "?" for what the encoding lacks, since people read answers. stderr escapes by itself.
+    # "?" for characters that the encoding lacks, since people read answers. stderr escapes them.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=_REPLACED)
 
@@ -66,7 +65,7 @@ def show(as_json: bool, values: Any, text: Callable[[], str]) -> None:
 
 
 def _fitting(text: str, stream: TextIO) -> str:
-    """As it is shown there."""
+    """The text as the stream should show it."""
     if not stream.isatty():
         return visible(text)
     from dspark_gguf.chat.wrapping import columns, folded
@@ -74,17 +73,17 @@ def _fitting(text: str, stream: TextIO) -> str:
     return folded(visible(text), columns(stream))
 
 
-def _working(quiet: bool) -> AbstractContextManager[Tell]:
-    """Shows on a terminal what takes long."""
+def _working(quiet: bool) -> AbstractContextManager[ProgressCallback]:
+    """Shows long tasks on a terminal."""
     if quiet or not sys.stderr.isatty():
-        return nullcontext(silent)
+        return nullcontext(no_progress)
     from dspark_gguf.chat.progress import working
 
     return working()
 
 
 def _prepare(pair: Pair, speculation: Speculation) -> Learned | None:
-    """Load the draft and measure what both models cost, as far as that is wanted and unknown."""
+    """Load the draft and measure what both models cost, if that is wanted and unknown."""
     from dspark_gguf.signals import interruptible
 
     if speculation.mode == "off":
@@ -130,7 +129,7 @@ def open_pair(
             chat_template=settings.chat.chat_template,
             conversations=conversations,
             progress=tell,
-            tell=now,
+            on_progress=now,
         )
         try:
             Sampler.of(settings.sampling, pair.vocabulary)  # refuses what this model does not allow

@@ -61,7 +61,7 @@ def train(
 
     require_libraries()
     if output.suffix != ".gguf":
-        raise UsageError(f"{output} is no name of a model", "Name the draft FILE.gguf.")
+        raise UsageError(f"{output} is not the name of a model", "Name the draft FILE.gguf.")
     library.set_command_log(verbose)
     target, _ = resolve(settings.model, None, say)
     folder = work or output.with_name(output.name + ".work")

@@ -1,4 +1,4 @@
-"""Other settings that compute the same, timed: threads, flash attention, the cache's type."""
+"""Time other settings that give the same results: threads, flash attention, cache types."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _SHALLOW = 16
 #: Rows of the pass that stands for all passes with drafts.
 _FEW = 4
 _REPEATS, _LEAST_REPEATS = 7, 3
-#: An alternative is suggested where it takes at most this share of the time, and was faster in
-#: every repeat but one: less is noise on a machine that does other things as well.
+#: An alternative is suggested if it takes at most this share of the time, and was faster in every
+#: repeat but one: anything less is noise on a machine that does other things as well.
 _FASTER = 0.87
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Other options that compute the same, beside the present ones."""
+    """Other options that give the same results, compared with the present ones."""
 
     name: str  # the options that ask for it
     ratio: float  # its seconds over those of the present options, median
@@ -42,7 +42,7 @@ class Timing:
 
 
 def beside(alternatives: Mapping[str, Callable[[], float]], budget: float) -> list[Timing]:
-    """Compare work with the first of it, in about `budget` seconds; each returns its seconds."""
+    """Compare the first alternative with the others, in about `budget` seconds."""
     turns = _REPEATS + 1  # the first one pays for memory that the others reuse
     taken = interleave(alternatives, turns, budget, least=(_LEAST_REPEATS + 1) * len(alternatives))
     (_, *now), *_ = taken.values()
@@ -61,7 +61,7 @@ def thread_counts(now: int, cores: int) -> list[int]:
 
 
 def threads(pair: Pair) -> Section:
-    """Passes with other numbers of threads; the present ones are set again afterwards."""
+    """Time passes with other numbers of threads; the present number is restored afterwards."""
     if pair.target.gpu_layers > pair.target.n_layer:
         return Section("all layers are on the GPU: CPU threads hardly matter")
     cache, tokens, options = pair.target_cache, text_tokens(pair), pair.target.options
@@ -88,7 +88,7 @@ def threads(pair: Pair) -> Section:
 
 
 def attention(pair: Pair, known: LearnedCosts | None) -> Section:
-    """Flash attention and the cache's type, in a context long enough to show a difference."""
+    """Time flash attention and cache types, in a context long enough to show a difference."""
     depth = affordable_depth(pair, known, contexts=3)
     if not depth:
         return Section("flash attention, cache types: not timed, reading a context takes too long")
@@ -121,7 +121,7 @@ def attention_timings(model: Model, tokens: Sequence[int], depth: int) -> list[T
 
 
 def compare(found: Sequence[Timing], nothing: str) -> Section:
-    """What was timed beside the present settings; `nothing`: the text where there is none."""
+    """What was timed against the present settings; `nothing` is the text if nothing was."""
     text = ", ".join(f"{one.name} takes x{one.ratio:.2f}" for one in found)
     findings = tuple(
         Finding(
@@ -137,7 +137,7 @@ def compare(found: Sequence[Timing], nothing: str) -> Section:
 
 
 def _seconds(cache: SequenceCache, tokens: Sequence[int], depth: int) -> float:
-    """Of a pass of one row and one of a few, after `depth` tokens."""
+    """Seconds of a pass of one row and one of a few, after `depth` tokens."""
     taken = sum(pass_seconds(cache, tokens, depth, count) for count in (1, _FEW))
     cache.trim(depth)
     return taken

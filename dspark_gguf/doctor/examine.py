@@ -1,4 +1,4 @@
-"""All checks in order: a failed one costs only those that need what it would have found."""
+"""All checks in order; a failed check prevents only those that need its result."""
 
 from __future__ import annotations
 
@@ -34,11 +34,8 @@ def examine(
     """Examine the machine and, if there is one, the pair; about ten seconds for a small one.
 
     `say` is called with a line when something takes long, `on_error` with every exception that
-    ended a check, `on_check` with the name of each; `verbose` shows llama.cpp's log.
-
-    Raises:
-        UsageError: a draft without a target.
-
+    ended a check, `on_check` with the name of each; `verbose` shows llama.cpp's log. A draft
+    without a target is a UsageError.
     """
     if settings.model is None and settings.draft not in (None, NO_DRAFT):
         raise UsageError("this draft has no target", "Name it with -m TARGET.gguf.")

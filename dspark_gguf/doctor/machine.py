@@ -1,8 +1,7 @@
-"""The build and the machine: features, devices, and how a first pass of the build ends here."""
+"""The build and the machine: features, devices, and whether a first pass works here."""
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -13,19 +12,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from dspark_gguf.config import Settings
 from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.engine import library, rpc, trial
 from dspark_gguf.paths import GIB
 from dspark_gguf.visible import counted
 
-#: A load average beyond this share of the cores disturbs what is measured.
+#: A load average above this share of the cores disturbs measurements.
 _BUSY = 0.75
 _FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "Apple": "-DGGML_METAL=on", "AMD": "-DGGML_HIP=on"}
 
 
 def features(settings: Settings, verbose: bool = False) -> Section:
-    """What llama.cpp was compiled with, and whether it leaves a GPU idle."""
+    """The features llama.cpp was compiled with, and whether a GPU stays unused."""
     library.set_command_log(verbose)
     found, known = library.features(), library.versions()
     offload = library.can_offload()
@@ -50,7 +51,7 @@ def rebuild(gpu: str) -> str:
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs that the system itself knows of."""
+    """Names of the GPUs that the operating system reports."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return ["Apple GPU (Metal)"]
     if tool := shutil.which("nvidia-smi"):
@@ -64,7 +65,7 @@ def gpus() -> list[str]:
 
 
 def devices(servers: Sequence[str] = ()) -> Section:
-    """Each with its memory, those of RPC servers too, and the cores."""
+    """All devices, those of RPC servers included, with their memory; and the cores."""
     rpc.connect(servers)
     found, cores = library.devices(), library.physical_cores()
     parts = [
@@ -72,7 +73,7 @@ def devices(servers: Sequence[str] = ()) -> Section:
         f"{device.total / GIB:.1f} GiB free"
         for device in found
     ]
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    load = psutil.getloadavg()[0]
     parts.append(f"{cores} physical cores to use, load {load:.1f}")
     busy = Finding(
         f"the machine is busy (load {load:.1f} on {cores} cores), the times below are too long",
@@ -84,7 +85,7 @@ def devices(servers: Sequence[str] = ()) -> Section:
 
 
 def first_pass(settings: Settings) -> Section:
-    """Try what builds are known to crash on. The value: settings that load safely, or None."""
+    """Try what is known to crash some builds. The value: settings that load safely, or None."""
     extra = trial.outcome("extra buffers", again=True)
     facts: dict[str, Any] = {"extra_buffers": {**asdict(extra), "pays": extra.pays}}
     if extra.everywhere:

@@ -23,17 +23,17 @@ from dspark_gguf.visible import text_table
 
 #: Seconds for reading the contexts before a comparison.
 _READING = 3.0
-#: Tokens of context of the short and the long comparison. The long one is beyond the 256 where
-#: 8-bit and 4-bit weights begin to differ through attention; it is shorter where reading takes
-#: too long, and left out below _SHORTEST.
+#: Tokens of context in the short and the long comparison. The long one is above the 256 where 8-bit
+#: and 4-bit weights begin to differ through attention; it is shortened if reading takes too long,
+#: and left out below _SHORTEST.
 _SHALLOW, _DEEP, _SHORTEST = 16, 320, 64
-#: Numbers of rows to show of the cost table, as far as they were measured.
+#: Numbers of rows to show from the cost table, if they were measured.
 _SHOWN = (1, 2, 3, 4, 5, 6, 8, 9, 13, 17)
 
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """What changes with the number of rows of a pass."""
+    """How logits change with the number of rows of a pass."""
 
     depth: int  # tokens of context
     by_rows: Mapping[int, float]  # number of rows -> largest difference of a logit from single rows
@@ -95,7 +95,7 @@ def costs(pair: Pair, speculation: Speculation) -> Section:
 
 
 def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
-    """Whether this pair is faster than its target alone, plain speed, and the most to hope for."""
+    """Whether this pair is faster than its target alone, the plain speed, and the upper bound."""
     here = speedup_here(pair, settings, known)
     plain = 1.0 / float(known.target_seconds[0])
     text = f"{here}; plain {plain:.1f} tokens a second"
@@ -118,7 +118,7 @@ def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
 
 
 def logits(pair: Pair, known: LearnedCosts | None) -> Section:
-    """From how many rows on the rows of one pass differ from single rows, in two contexts."""
+    """The number of rows from which rows of one pass differ from single rows, in two contexts."""
     tokens, cache = text_tokens(pair), pair.target_cache
     depths = [depth for depth in (_SHALLOW, affordable_depth(pair, known)) if depth]
     found = [differences(cache, tokens, depth) for depth in dict.fromkeys(depths)]
@@ -129,7 +129,7 @@ def logits(pair: Pair, known: LearnedCosts | None) -> Section:
     wrong = tuple(
         Finding(
             f"rows of one pass differ from single rows by {one.most:.2g} at {one.depth} tokens, "
-            f"and best tokens flip {one.flipped:.2f} apart: this is no rounding",
+            f"and best tokens flip {one.flipped:.2f} apart: this is not rounding",
             "Report it to llama.cpp with this text: its kernels for few rows are at fault.",
         )
         for one in found
@@ -159,7 +159,7 @@ def differences(cache: Cache, tokens: Sequence[int], depth: int, most: int = 9) 
 
 
 def affordable_depth(pair: Pair, known: LearnedCosts | None, contexts: int = 1) -> int:
-    """Tokens of context that so many caches can read in the budget; 0: too few to tell."""
+    """Tokens that this many caches can read within the budget; 0: too few for a comparison."""
     if known is None:
         return 0
     rows_known = known.measured_rows[-1]
@@ -170,7 +170,7 @@ def affordable_depth(pair: Pair, known: LearnedCosts | None, contexts: int = 1) 
 
 
 def text_tokens(pair: Pair, count: int = _DEEP + 32) -> list[int]:
-    """Tokens of real text, as many as the measurements want."""
+    """As many tokens of real text as the measurements need."""
     text = "\n".join(
         str(message["content"]) for prompt in read_prompts() for message in prompt.messages
     )

@@ -1,4 +1,4 @@
-"""The files: what they are, what they take, whether they fit, and what to choose instead."""
+"""The files: what they are, how much memory they need, whether that fits, and alternatives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.measure.trace import has_chains
 from dspark_gguf.paths import GIB, MIB
 
-#: Where a part of a model can sit.
+#: Where a part of a model can be.
 GPU, MAIN = "on the GPU", "in main memory"
 #: On a CPU, draft and target take time in about the ratio of their sizes.
 _LARGE_DRAFT = 1 / 8
@@ -66,7 +66,7 @@ def _described(path: Path, need: Need) -> Section:
 
 
 def fit(needs: Mapping[str, Need], devices: Sequence[Device], settings: Settings) -> Section:
-    """Whether everything fits where it would sit; the section's value: whether the target does."""
+    """Whether all parts fit in their memory; the section's value says whether the target does."""
     lines, findings, alone = [], [], True
     for place in (GPU, MAIN):
         wanted = sum(need.at(on_gpu=place == GPU) for need in needs.values())
@@ -124,7 +124,7 @@ def compatibility(pair: Pair, has_draft: bool) -> Section:
 
 
 def advice(pair: Pair) -> list[Finding]:
-    """What follows from the models and how they were loaded, without measuring."""
+    """Advice that follows from the models and their options, without measuring."""
     found, draft, target = [], pair.draft, pair.target
     if draft is not None and target.gpu_layers and not draft.gpu_layers:
         found.append((

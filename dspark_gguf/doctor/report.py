@@ -1,4 +1,4 @@
-"""A report in sections: a check that fails becomes a line, and the rest goes on."""
+"""A report in sections: a failed check becomes a line, and the other checks go on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from dspark_gguf import paths
 from dspark_gguf.errors import DSparkError
+from dspark_gguf.visible import counted
 
 _WIDTH, _INDENT = 100, 11
 
@@ -42,7 +43,7 @@ class Section:
 class Report:
     """Sections by name, in the order of the checks.
 
-    `on_error` gets what ended a check, `on_check` the name of each before it begins.
+    `on_error` gets each exception that ended a check, `on_check` each check's name as it begins.
     """
 
     on_error: Callable[[Exception], object] = lambda error: None
@@ -50,7 +51,7 @@ class Report:
     sections: dict[str, Section] = field(default_factory=dict)
 
     def check(self, name: str, work: Callable[..., Section], *args: Any) -> Any:
-        """Do one check; returns the section's value, None where the check failed."""
+        """Do one check; returns its section's value, or None if it failed."""
         self.on_check(name)
         try:
             self.sections[name] = section = work(*args)
@@ -62,7 +63,7 @@ class Report:
 
     @property
     def findings(self) -> list[Finding]:
-        """Of all sections."""
+        """The findings of all sections."""
         return [finding for section in self.sections.values() for finding in section.findings]
 
     @property
@@ -91,14 +92,10 @@ class Report:
         found = sorted(self.findings, key=lambda finding: not finding.wrong)
         lines += [_wrap(str(finding), "  ", width) for finding in found]
         wrong = sum(finding.wrong for finding in found)
-        summary = _count(wrong, "problem") if wrong else "no problems"
+        summary = counted(wrong, "problem") if wrong else "no problems"
         if better := len(found) - wrong:
-            summary += f", {_count(better, 'suggestion')}"
+            summary += f", {counted(better, 'suggestion')}"
         return str(discreet("\n".join([*lines, summary])))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _wrap(text: str, indent: str, width: int) -> str:

@@ -1,4 +1,4 @@
-"""What a drafter is, and how it is found: its name is its settings value and its bench method.
+"""The base class of drafters, and their registry: a name is also a setting and a bench method.
 
 To add one, in this package or another::
 
@@ -9,7 +9,7 @@ To add one, in this package or another::
         @classmethod
         def of(cls, kit: Kit) -> "MyDrafter": ...
 
-A package that is installed beside this one names its class in the entry points of the group
+Another installed package lists its class in the entry points of the group
 ``dspark_gguf.drafters``; then `--drafter mine` finds it.
 """
 
@@ -39,14 +39,14 @@ Class = TypeVar("Class", bound=type)
 class Drafter:
     """Guesses the tokens that the target will emit: define `steps`, or `propose` without a model.
 
-    Between rounds its cache is a prefix of the committed tokens but the last. It may lag behind: it
-    reads what it has not seen when it is asked to draft.
+    Between rounds, its cache holds a prefix of the committed tokens without the last one. It may
+    lag behind, because it reads missing tokens only when it is asked to draft.
     """
 
     name: str  # its segments' source, under which its scores are calibrated
     about = "a drafter of your own"  # where its guesses come from, in words
-    #: Whether guesses cost nothing but their verification. Then all of them and their scores are
-    #: known before any is chosen (`Plan.take`); else each is a draft step.
+    #: Whether guesses cost nothing but their verification. Then all of them are known, with scores,
+    #: before any is chosen (`Plan.take`); otherwise each is a draft step.
     is_free = False
     follows_guesses = True  # whether it can continue tokens that another drafter guessed
     is_block = False  # whether one pass makes all its guesses, as many as were asked for
@@ -55,35 +55,35 @@ class Drafter:
     def restart(
         self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
-        """A new answer begins after `tokens`, the prompt but its last token. No model may run here.
+        """A new answer begins after `tokens`, the prompt without its last token. Run no model here.
 
-        `draws` is the randomness of the answer. `grammar` is what it must fit; tokens that do not
-        are dropped from a draft in any case.
+        `draws` is the answer's randomness, `grammar` what it must match; draft tokens that do not
+        match are dropped in any case.
         """
 
     def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
-        """Draft up to ``plan.length`` tokens that may follow `tokens`; 0: no model may run.
+        """Draft up to ``plan.length`` tokens that may follow `tokens`; if it is 0, run no model.
 
-        It asks for the passes of a model that it needs, and is sent their rows: so several
-        conversations can share a pass. Ask ``plan.admits`` before a token is drawn, and
-        ``plan.goes_on`` before another step.
+        Yield the passes of a model that you need, and receive their rows, so that conversations can
+        share a pass. Ask ``plan.admits`` before a token is drawn, and ``plan.goes_on`` before
+        another step.
         """
         return self.propose(tokens, plan)
         yield  # makes it a generator
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:
-        """The same draft, with the passes of this conversation alone."""
+        """The same draft, made with passes for this conversation alone."""
         return run_alone(self.steps(tokens, plan))
 
     def behind(self, tokens: Sequence[int]) -> int:
-        """How many of the committed `tokens` it would have to read before its first step."""
+        """How many committed `tokens` it would have to read before its first step."""
         return 0
 
     def observe(self, round: Round) -> None:
         """Learn from a finished round."""
 
     def trim(self, length: int) -> None:
-        """The committed tokens but the last are now `length`: forget what lies beyond."""
+        """There are now `length` committed tokens without the last: forget all beyond."""
 
 
 class NoDrafter(Drafter):
@@ -98,7 +98,7 @@ class NoDrafter(Drafter):
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """What a drafter may be made of."""
+    """Everything that a drafter can be made from."""
 
     draft: Callable[[], Any]  # gives the draft model's cache, or None; loads it at the first call
     vocabulary: Any  # the target's
@@ -122,12 +122,7 @@ def known_drafters() -> list[str]:
 
 
 def drafter_class(name: str) -> Any:
-    """The class of that name.
-
-    Raises:
-        UsageError: there is none.
-
-    """
+    """The class of that name; a UsageError if there is none."""
     if name not in _DRAFTERS:
         for point in entry_points(group=_GROUP, name=name):
             _DRAFTERS[name] = point.load()

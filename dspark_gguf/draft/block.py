@@ -16,13 +16,12 @@ from dspark_gguf.schedule import Plan
 
 @drafter("block")
 class BlockDrafter(FollowingDrafter):
-    """Drafts from the rows of one pass, as many as the plan has in mind, and pays for it once.
+    """Drafts as many tokens as planned from the rows of one pass, whose cost is paid once.
 
-    With a sampler above temperature 0 a token is drawn from its row's distribution. A Markov head
-    conditions each row on the best token of the row before it: the first draw that is another token
-    is the draft's last one, because the rows after it guess what follows a token that is not there.
-    That saves their verification; the distribution of the output is the target's with or without
-    them.
+    Above temperature 0, each token is drawn from its row's distribution. A Markov head conditions
+    each row on the best token of the row before it. So the first draw of any other token ends the
+    draft: later rows would follow a token that is not there. That only saves their verification;
+    the distribution of the output is the target's in any case.
     """
 
     name, about, is_block = "block", "the block draft", True
@@ -33,7 +32,7 @@ class BlockDrafter(FollowingDrafter):
         self.few = self.most
 
     def steps(self, tokens: Sequence[int], plan: Plan) -> Passes[Draft]:
-        """As any drafter that follows."""
+        """As the base class, counting the whole width of the pass."""
         draft = yield from super().steps(tokens, plan)
         return Draft(*(replace(each, width=self._length) for each in draft.segments))
 

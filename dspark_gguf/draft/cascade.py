@@ -15,9 +15,9 @@ from dspark_gguf.schedule import Plan
 
 
 class Cascade(Drafter):
-    """Copies what was said, and lets another drafter work where the plan wants it.
+    """Combines prompt lookup with another drafter, as the plan decides.
 
-    In one draft: copied tokens, then steps, then copied tokens again; any of them may be missing.
+    A draft is copied tokens, then draft steps, then copied tokens again; any part may be missing.
     """
 
     def __init__(self, lookup: LookupDrafter, other: Drafter) -> None:
@@ -47,7 +47,7 @@ class Cascade(Drafter):
         if not stepped.segments or self.lookup.ends(draft.tokens):
             return draft
         tail = self._copied(tokens, plan, most, draft.tokens)
-        # Behind no tokens these are the head's guesses, whose outcome is seen there already.
+        # Without tokens before it, this is the head again, whose outcome is already counted.
         return Draft(*draft.segments, tail if draft.tokens else tail.cut(len(tail)))
 
     def _copied(
@@ -64,7 +64,7 @@ class Cascade(Drafter):
         return self.other.behind(tokens)
 
     def observe(self, round: Round) -> None:
-        """The other one learns; copies have nothing to learn."""
+        """Only the other one learns."""
         self.other.observe(round)
 
     def trim(self, length: int) -> None:

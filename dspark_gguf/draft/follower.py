@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dspark_gguf.draft.answer_grammar import AnswerGrammar
 from dspark_gguf.draft.model import StepDrafter
+from dspark_gguf.engine.protocol import Passes
 from dspark_gguf.noise import Draws
 from dspark_gguf.records import NO_DRAFT, Draft
 from dspark_gguf.sampling import Row
 from dspark_gguf.schedule import Plan
 
-if TYPE_CHECKING:  # it loads llama.cpp
-    from dspark_gguf.engine.protocol import Passes
-
 
 class FollowingDrafter(StepDrafter, ABC):
     """Drafts from a cache that follows the target's.
 
-    What the target read goes with what it computed. So a draft cannot go on from tokens that
-    another drafter guessed, and where something was lost there is none.
+    Its entries need what the target computed for the same tokens. So it cannot continue tokens that
+    another drafter guessed, and drafts nothing after entries were lost.
     """
 
     follows_guesses = False
-    few: int  # tokens of the rounds before that any first guess reads, at hardly any cost
+    few: int  # tokens of earlier rounds that a first guess reads at hardly any cost
     _length = 0  # most tokens of the present draft
 
     def __init__(self, cache: Any, *parts: Any) -> None:

@@ -37,13 +37,7 @@ if TYPE_CHECKING:
 
 
 class ForeignText:
-    """The committed text in a draft's own tokens, kept up to date at little cost.
-
-    Attributes:
-        ids: the draft's tokens; only the last few change when text is added.
-        same: as many of them are as they were when it was last set.
-
-    """
+    """The committed text in a draft's own tokens, kept up to date at little cost."""
 
     def __init__(self, target: Vocabulary, draft: Vocabulary) -> None:
         self._target, self._draft = target, draft
@@ -51,9 +45,9 @@ class ForeignText:
         self._ends: list[int] = []  # bytes up to the end of each
         self._text = bytearray()
         self._first = draft.tokenize("")
-        self.ids = list(self._first)
+        self.ids = list(self._first)  # the draft's; only the last few change when text is added
         self._id_ends = [0] * len(self.ids)
-        self.same = 0
+        self.same = 0  # so many of `ids` are unchanged since this was last set
 
     @property
     def length(self) -> int:

@@ -1,4 +1,4 @@
-"""Drafts under a grammar: what it dictates needs no model, and what it forbids is not drafted."""
+"""Drafts under a grammar: forced tokens need no model, forbidden ones are not drafted."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _MAX_SHARE = 0.99
 
 
 class GrammarDrafter(Drafter):
-    """Proposes what the grammar all but dictates, or what fits of another drafter's tokens.
+    """Proposes tokens that the grammar all but dictates, or another drafter's tokens that fit it.
 
-    With `costs`, dictated tokens that do not pay for their rows are not proposed.
+    With `costs`, dictated tokens that are not worth their rows are not proposed.
     """
 
     def __init__(self, other: Drafter, grammar: AnswerGrammar, costs: Costs | None) -> None:
@@ -36,7 +36,7 @@ class GrammarDrafter(Drafter):
     def restart(
         self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
-        """The other begins anew and is given the grammar, which stays where it is."""
+        """Restart the other drafter with the grammar, whose state stays."""
         self.grammar.length = len(tokens) + 1
         self.other.restart(tokens, draws, self.grammar)
 

@@ -1,4 +1,4 @@
-"""Where the last tokens stood before, in a list of tokens that grows and shrinks.
+"""Find earlier occurrences of the last tokens, in a list of tokens that grows and shrinks.
 
 The places come from hashes of the last 8, 4 and 2 tokens, the longest match from comparing
 backwards. Why not a suffix automaton: docs/log.md.
@@ -16,15 +16,15 @@ LEAST, FURTHEST = 2, 32
 RUNS = (8, 4, 2)
 #: Weights of the raw score: see `likeliest`.
 _LENGTH, _COUNT, _AGAINST = 1.2, 0.8, 6.0
-#: Places looked at: the latest ones.
+#: How many of the latest places are considered.
 PLACES = 8
 
 
 class Index:
-    """Where short runs of tokens stood in a growing list of tokens.
+    """The places of short runs of tokens in a growing list of tokens.
 
-    Each token has an entry of each length in `RUNS`: memory is bounded by the tokens held. After an
-    exception inside a change (Ctrl-C) it holds nothing, and is to be filled again.
+    Each token has one entry per length in `RUNS`, so the tokens bound the memory. If an exception
+    (Ctrl-C) strikes during a change, the index is empty afterwards and must be filled again.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Index:
         self._changing = False
 
     def matches(self) -> list[Match]:
-        """Earlier places where the last tokens stood, the longest match first, then the latest.
+        """Earlier places of the last tokens, the longest match first, then the latest.
 
         The latest places after the longest of the `RUNS` that stood before.
         """
@@ -115,11 +115,7 @@ def likeliest(
     rises with the longest match and with the number of matches, and falls with the votes for other
     tokens: of ten figures tried, these three rank survivors (docs/log.md).
 
-    Args:
-        tokens: where the matches lie.
-        matches: at least one, in order; all have these guesses, none of them ends before them.
-        ahead: guesses since they were found.
-
+    `matches`, at least one, lie in `tokens` in order; all of them contain the guesses so far.
     """
     votes, count = dict[int, int](), len(matches)
     for match in matches:

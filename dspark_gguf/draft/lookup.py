@@ -1,8 +1,8 @@
-"""Drafts copied from what was said before (prompt lookup): no model, no cost but Python's.
+"""Drafts copied from earlier text (prompt lookup): no model, and hardly any cost.
 
-Much of an answer copies from its prompt: rewriting, quoting, editing code, extraction. Where the
-last tokens stood before, what followed them then is guessed to follow now (Saxena 2023, "Prompt
-Lookup Decoding").
+Many answers copy from their prompts: rewriting, quoting, editing code, extraction. So the last
+tokens are looked up in earlier text, and what followed them there is guessed to follow here
+(Saxena 2023, "Prompt Lookup Decoding").
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dspark_gguf.schedule import Plan
 
 @drafter("lookup")
 class LookupDrafter(Drafter):
-    """Drafts what followed the last tokens when they stood there before.
+    """Drafts what followed an earlier occurrence of the last tokens.
 
-    With a `store`, from there if it matches better than the conversation.
+    A `store` is used where it matches better than the conversation.
     """
 
     name, about = "lookup", "the conversation"
@@ -36,7 +36,7 @@ class LookupDrafter(Drafter):
 
     @classmethod
     def of(cls, kit: Kit) -> LookupDrafter:
-        """With the store of the settings; fails as `Store.load` does."""
+        """With the store from the settings; errors are as for `Store.load`."""
         path, vocabulary, texts = kit.speculation.lookup_store, kit.vocabulary, None
         if path is not None:
             texts = Store.load(Path(path), vocabulary.fingerprint, vocabulary.n_vocab)
@@ -45,7 +45,7 @@ class LookupDrafter(Drafter):
     def restart(
         self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
-        """Keep what is still true of the last conversation."""
+        """Keep the part of the last conversation that is still the same."""
         self.index.trim(common_prefix(self.index.tokens, tokens))
 
     def propose(self, tokens: Sequence[int], plan: Plan) -> Draft:

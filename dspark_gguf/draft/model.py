@@ -30,10 +30,9 @@ class StepDrafter(Drafter):
         tokenizer: the target's; ids beyond its vocabulary are never proposed.
         score: raw score of a row, as the stopping rule wants it: with `margin`, what a confidence
             head says is a score in log odds, else as it is.
-        shares_noise: whether draft tokens are drawn with the target's noise. Then the score is how
-            clearly the token won, where more than one could. Else no score may depend on the token
-            that was drawn: `rejection` would be biased.
-
+        shares_noise: whether draft tokens are drawn with the target's noise. Then the score is by
+            how much the token won, if others could have. Otherwise no score may depend on the
+            token that was drawn, because `rejection` would be biased.
     """
 
     def __init__(
@@ -80,8 +79,8 @@ class StepDrafter(Drafter):
     ) -> Passes[Draft]:
         """A chain of at most `length` draws; ends early at an unsure row or after an end token.
 
-        `step` gives the row after the drafted tokens, and what a confidence head says of it. The
-        first one reads `caught_up` tokens.
+        `step` returns the row after the drafted tokens, and the confidence head's value. The first
+        one reads `caught_up` tokens.
         """
         history = sampler.history(tokens)
         drafted: list[int] = []
@@ -132,7 +131,7 @@ class ModelDrafter(StepDrafter):
     def restart(
         self, tokens: Sequence[int], draws: Draws, grammar: AnswerGrammar | None = None
     ) -> None:
-        """Keep what is still true of the last conversation; the rest is read when drafting."""
+        """Keep the part of the cache that is still right; the rest is read when drafting."""
         self._draws_anew(draws)
         self._constrained = Constrained(self.sampler, grammar) if grammar is not None else None
         self.cache.reuse_prefix(self._read_as(tokens))

@@ -1,4 +1,4 @@
-"""Tokens of the user's own files, to copy from: made once, for one vocabulary, read-only.
+"""Tokens of the user's own files to copy from: made once, for one vocabulary, then read-only.
 
 The file is an uncompressed ``.npz``: ``tokens`` int32 of all texts, a -1 after each; ``pairs``
 int64, the pairs of neighbours in ascending order; ``places`` int32, where the token after each of
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.arrays import NoArrays, load_arrays
+from dspark_gguf.arrays import NotArraysError, load_arrays
 from dspark_gguf.draft.index import PLACES, Match, common
 from dspark_gguf.errors import PairError, UsageError
 from dspark_gguf.paths import replacing
@@ -22,7 +22,7 @@ from dspark_gguf.paths import replacing
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 
-#: Tokens that must match: in so much text, two would say little.
+#: Tokens that must match: in this much text, two would mean little.
 LEAST = 3
 #: After the last token of a text.
 _END = -1
@@ -83,10 +83,7 @@ class Store:
     def load(cls, path: Path, vocabulary: str, n_vocab: int) -> Store:
         """Read what `save` wrote, for a vocabulary with this fingerprint and size.
 
-        Raises:
-            UsageError: another kind of file, or a damaged one.
-            PairError: it was made for another vocabulary.
-
+        Another kind of file or a damaged one is a UsageError, another vocabulary a PairError.
         """
         try:
             arrays = load_arrays(path, _MAX_BYTES)
@@ -94,7 +91,7 @@ class Store:
             made_for = str(arrays["vocabulary"])
         except FileNotFoundError:
             raise UsageError(f"there is no store of texts at {path}", _HINT) from None
-        except (NoArrays, KeyError):
+        except (NotArraysError, KeyError):
             raise UsageError(f"{path} is not a store of texts", _HINT) from None
         if made_for != vocabulary:
             problem = f"{path} was made with the vocabulary of another model"

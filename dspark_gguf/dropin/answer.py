@@ -1,4 +1,4 @@
-"""The tokens of one answer, as ``Llama.generate`` hands them out."""
+"""The tokens of one answer, as ``Llama.generate`` yields them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dspark_gguf.noise import Noise
 def in_turn(
     llama: Any, tokens: Generator[int, Sequence[int] | None, None]
 ) -> Generator[int, Sequence[int] | None, None]:
-    """The tokens of an answer; a `UsageError` to go on after another answer of `llama` began."""
+    """The tokens of an answer; a UsageError if `llama` began another answer in between."""
     llama._turn, sent = (turn := object()), None
     with closing(tokens):
         while True:
@@ -65,7 +65,7 @@ def answer(
         result = run.commit(llama._cache.decode(step.tokens, step.n_rows))
         llama.tally.add(result)
         for k, token in enumerate(result.tokens):
-            # Between two tokens the caller sees what was said so far.
+            # Between two tokens, the caller sees the answer so far.
             llama.n_tokens = place + k
             sent = yield token
             if llama.n_tokens != place + k:

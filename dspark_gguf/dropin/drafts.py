@@ -1,8 +1,9 @@
-"""What may be given to `DSparkLlama`: its options, and its draft."""
+"""The arguments of `DSparkLlama`: its options, and its draft."""
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ import llama_cpp
 from dspark_gguf.catalog.resolve import NO_DRAFT, locate, resolve
 from dspark_gguf.config import DraftOptions, ModelOptions, Speculation
 from dspark_gguf.draft import Drafter
-from dspark_gguf.dropin.books import borrow
+from dspark_gguf.dropin.llama_cache import borrow
 from dspark_gguf.engine.compatible import require_same_tokens
 from dspark_gguf.engine.drafts import open_drafts
 from dspark_gguf.engine.facts import llama_facts, model_facts
@@ -29,26 +30,26 @@ from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError, UsageError
-from dspark_gguf.waiting import Tell
+from dspark_gguf.progress import ProgressCallback
 
 #: What may be given as `draft_model`.
 DraftModel: TypeAlias = "str | Path | llama_cpp.Llama | Drafter | None"
 _OURS = {"draft_model", "draft", "draft_options", "speculation", "extra_buffers"}
 _OPTIONS = _OURS | set(inspect.signature(llama_cpp.Llama.__init__).parameters)
-#: Names that are so alike are one name with a typo (``difflib``).
+#: Names this similar are taken for typing errors (``difflib``).
 _TYPO = 0.85
 
 
 def require_known(options: Iterable[str]) -> None:
-    """Refuse names that are nearly those of options; frameworks pass on others that are none."""
+    """Refuse misspelled options; frameworks also pass names that are no options at all."""
     for name in options:
         close = get_close_matches(name, _OPTIONS, 1, _TYPO)
         if close and name not in _OPTIONS:
             raise UsageError(f"Llama has no option {name!r}", f"Write {close[0]}.")
 
 
-def asked(draft_model: Any, draft: Any) -> tuple[DraftModel, bool]:
-    """The draft that was given under one of two names, and whether one may be looked for."""
+def given_draft(draft_model: Any, draft: Any) -> tuple[DraftModel, bool]:
+    """The draft that was given under either name, and whether to search for one."""
     if draft_model is not None and draft is not None:
         raise UsageError("draft and draft_model are the same", "Give one of the two.")
     given = draft if draft_model is None else draft_model
@@ -60,7 +61,7 @@ def asked(draft_model: Any, draft: Any) -> tuple[DraftModel, bool]:
 def require_supported(
     draft: DraftModel, options: DraftOptions | None, speculation: Speculation
 ) -> None:
-    """Refuse with a `UsageError` what a `DSparkLlama` would have to ignore."""
+    """Refuse settings that a `DSparkLlama` would have to ignore, with a UsageError."""
     ModelOptions.given(options)
     if speculation.acceptance != "match":
         raise UsageError(
@@ -82,24 +83,23 @@ def require_supported(
             raise UsageError(f"{what} {why}", "Leave one of the two out.")
 
 
-def told_once(say: Callable[[str], object]) -> Tell:
-    """Says the first of what takes long."""
-    told = iter([say])
+def first_only(say: Callable[[str], object]) -> ProgressCallback:
+    """Says only the first of what takes long."""
+    left = iter([say])
 
-    def tell(text: str, seconds: float = 0.0) -> None:
-        for once in told:
+    def on_progress(text: str, seconds: float = 0.0) -> None:
+        for once in itertools.islice(left, 1):
             once(f"DSparkLlama: {text}, about {seconds:.0f} s")
-            break
 
-    return tell
+    return on_progress
 
 
 def files_of(
     model: str, draft: DraftModel, searches: bool, say: Callable[[str], object]
 ) -> tuple[Path, DraftModel, bool]:
-    """The target's file, the draft, and whether that was found since nobody named one.
+    """The target's file, the draft, and whether a search found that draft.
 
-    With `searches`, one is looked for as on the command line; `say` is called with how.
+    If it `searches`, then as on the command line; `say` is called with a line about the draft.
     """
     if not isinstance(model, str | Path):
         problem = f"model_path cannot be of type {type(model).__name__}"
@@ -115,9 +115,9 @@ def files_of(
 
 
 def target_options(path: Path, draft: DraftModel) -> dict[str, Any]:
-    """How a target must be loaded for this draft, or to load at all; a `ModelError` if it is none.
+    """Options that a target needs for this draft, or to load at all; a ModelError if it is a draft.
 
-    Where there is no GGUF, ``Llama`` says so.
+    If there is no GGUF, ``Llama`` reports it.
     """
     try:
         header = read_header(path)
@@ -145,12 +145,9 @@ def open_cache_of(
 ) -> SequenceCache | None:
     """The cache of a draft model; None if the draft is not a model, or has no room in memory.
 
-    `pointer` is llama.cpp's to the target, which has its own prediction heads. `say`, or a warning,
-    says what of the draft gives way where memory is short.
-
-    Raises:
-        PairError: another vocabulary than the target's.
-
+    `pointer` is llama.cpp's pointer to the target, for its own prediction heads. Where memory is
+    short, `say` is called, or a warning given, with what of the draft is left out. A PairError says
+    that the vocabularies differ.
     """
     if isinstance(draft, str | Path):
 
@@ -181,9 +178,9 @@ def open_found(
     say: Callable[[str], object],
     target: tuple[SequenceCache, Vocabulary, str, Any],
 ) -> SequenceCache | None:
-    """As `open_cache_of`, for a draft that nobody named: it gives way where it cannot be used.
+    """As `open_cache_of`, for a draft that nobody named: it is left out if it cannot be used.
 
-    It is kept off the GPU where the target is.
+    It stays off the GPU if the target does.
     """
     options = DraftOptions() if on_gpu else DraftOptions(n_gpu_layers="none")
     try:

@@ -24,7 +24,7 @@ from dspark_gguf.config import DraftOptions, Sampling, Speculation
 from dspark_gguf.draft import Choices, Drafter, NoDrafter
 from dspark_gguf.dropin import drafts
 from dspark_gguf.dropin.answer import answer, in_turn
-from dspark_gguf.dropin.books import borrow, notice
+from dspark_gguf.dropin.llama_cache import borrow, sync_draft
 from dspark_gguf.dropin.logprobs import LogprobsLlama
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine import library, trial
@@ -47,13 +47,13 @@ class DSparkLlama(LogprobsLlama):
 
     Args:
         model_path: the target: a file, ``org/repo:quant`` on the hub, or a pair of ``models.txt``,
-            which brings its draft.
-        draft_model: a GGUF with the target's vocabulary or a draft made for the target, named
-            likewise; ``mtp``, its own prediction heads; a loaded ``Llama`` that nobody else uses
-            meanwhile; a `Drafter`; ``none``: drafts are looked up in the conversation alone; or
-            None: a draft that is there is found, as on the command line, else they are looked up.
-        draft: the same.
-        draft_options: how a file is loaded.
+            which also names its draft.
+        draft_model: a GGUF with the target's vocabulary or a draft made for the target, named in
+            the same ways; ``mtp``, its own prediction heads; a loaded ``Llama`` that nobody else
+            uses during an answer; a `Drafter`; ``none``, for prompt lookup alone; or None, to
+            search for a draft as on the command line, and use prompt lookup if there is none.
+        draft: another name for `draft_model`.
+        draft_options: how to load the draft's file.
         speculation: when to draft, and how much; acceptance is `match`.
         options: as for ``Llama``; ``extra_buffers`` (on, off) overrules the trial on this machine.
 
@@ -63,7 +63,6 @@ class DSparkLlama(LogprobsLlama):
         PairError: a draft with another vocabulary.
         ModelError: a draft that is not a model.
         EngineError: this build of llama.cpp cannot run on this machine.
-
     """
 
     n_tokens: int
@@ -86,7 +85,7 @@ class DSparkLlama(LogprobsLlama):
         self.speculation = Speculation.given(speculation)
         #: Sums over all answers so far.
         self.tally = Tally()
-        draft_model, searches = drafts.asked(draft_model, draft)
+        draft_model, searches = drafts.given_draft(draft_model, draft)
         drafts.require_known(options)
         drafts.require_supported(draft_model, draft_options, self.speculation)
         self._say = partial(print, file=sys.stderr) if options.get("verbose", True) else str
@@ -107,7 +106,7 @@ class DSparkLlama(LogprobsLlama):
             self.tokenizer_ = GrowingTokenizer(self)
         ours = {"draft_options": draft_options, "speculation": speculation}
         self._asked = {"draft_model": NO_DRAFT if draft_model is None else draft_model, **ours}
-        #: What proposes, and what decides how much.
+        #: Who proposes tokens, and who decides how many.
         self.drafter: Drafter = NoDrafter()
         self.stopping_rule: StoppingRule = Fixed(0)
         if options.get("vocab_only"):
@@ -146,9 +145,8 @@ class DSparkLlama(LogprobsLlama):
 
         def learn() -> Learned:
             self._learned = Learned(learned_path(facts) if self.speculation.learn else None)
-            told = drafts.told_once(self._say)
             parts = self._learned, self._cache, self._draft, self.speculation
-            return measure(*parts, PROFILE_SECONDS, told)
+            return measure(*parts, PROFILE_SECONDS, drafts.first_only(self._say))
 
         parts = assemble(
             self._cache,
@@ -164,7 +162,7 @@ class DSparkLlama(LogprobsLlama):
 
     @property
     def summary(self) -> str:
-        """What speculation will do here, in one line."""
+        """How drafts are made here, in one line."""
         if self.speculation.mode == "off":
             return "plain decoding, as asked"
         rule = self.speculation.stopping_rule
@@ -179,10 +177,11 @@ class DSparkLlama(LogprobsLlama):
         return super().save_state()
 
     def _catch_up(self, whole: bool = False) -> None:
-        """Notice what other code did with the context since the last pass.
+        """Follow what other code did with the context since the last pass.
 
-        With `whole`, read again what a rejected draft took along, because other code goes by
-        `n_tokens`: only after one of our answers, where single tokens cannot be taken back.
+        With `whole`, read again the tokens that were lost with a rejected draft, because other code
+        relies on `n_tokens`. Only needed after our own answers, with a memory that cannot take back
+        single tokens.
         """
         cache = getattr(self, "_cache", None)
         if cache is None or (whole and (cache.rollback == "removal" or not self._committed)):
@@ -214,7 +213,7 @@ class DSparkLlama(LogprobsLlama):
             return
         self._catch_up()
         if self._draft is not None:
-            notice(self._draft)
+            sync_draft(self._draft)
         if not asked.pop("reset", True):
             tokens = [*self._input_ids.tolist(), *tokens]
         before = len(tokens)
@@ -239,7 +238,7 @@ class DSparkLlama(LogprobsLlama):
         draft_filename: str | None = None,
         **options: Any,
     ) -> DSparkLlama:
-        """A target, with or without a draft, from the hub, through huggingface_hub's cache.
+        """A target from the hub, with or without a draft, through huggingface_hub's cache.
 
         Arguments are as for ``Llama.from_pretrained`` and for the class. The draft's file name may
         be a glob pattern too; its repository is the target's unless it is given.
@@ -282,7 +281,7 @@ class DSparkLlama(LogprobsLlama):
         return {**super().__getstate__(), **self._asked}
 
     def close(self) -> None:
-        """Keep what was learned, free both models."""
+        """Save what was learned, and free both models."""
         if self._learned is not None:
             self._learned.save()
             self._learned = None

@@ -13,7 +13,7 @@ from dspark_gguf.errors import UsageError
 
 
 class RecordedRows:
-    """The rows that the tokens of an answer were drawn from; `first`: position of row 0."""
+    """The rows that an answer's tokens were drawn from; row 0 is at position `first`."""
 
     def __init__(self, n_vocab: int, first: int) -> None:
         self._buffer = np.empty((16, n_vocab), dtype=np.float32)
@@ -27,15 +27,15 @@ class RecordedRows:
         self._count += 1
 
     @property
-    def rows(self) -> FromFirst:
+    def rows(self) -> OffsetRows:
         """All rows ``[n, n_vocab]``, indexed by position in the context."""
-        rows = self._buffer[: self._count].view(FromFirst)
+        rows = self._buffer[: self._count].view(OffsetRows)
         rows.first = self._first
         return rows
 
 
-class FromFirst(np.ndarray):
-    """An array whose first row has the index `first`; results of arithmetic on it too."""
+class OffsetRows(np.ndarray):
+    """An array whose rows are numbered from `first`; so are the results of arithmetic on it."""
 
     first = 0
 
@@ -52,7 +52,7 @@ class FromFirst(np.ndarray):
 
 
 class LogprobsLlama(SafeLlama):
-    """A ``Llama`` that records the rows of an answer where `logprobs` are asked for.
+    """A ``Llama`` that records an answer's rows if `logprobs` are requested.
 
     Its `generate` calls `_begin_recording`, and appends each row to `_recorded`.
     """
@@ -71,7 +71,7 @@ class LogprobsLlama(SafeLlama):
                 "Make the Llama with logits_all=True, or do not echo.",
             )
         answer = super()._create_completion(**options)
-        # The answer asks for it before `generate` begins, which takes it back.
+        # The answer reads `_logits_all` before `generate` begins, which resets this.
         self._records = True
         try:
             yield from answer

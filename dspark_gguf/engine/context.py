@@ -110,11 +110,8 @@ class Context:
     def decode(self, batch: Any) -> None:
         """One pass over a batch.
 
-        Raises:
-            CacheFullError: there is no room for it; nothing changed.
-            ResourceError: memory is short.
-            EngineError: llama.cpp failed.
-
+        A CacheFullError says that there is no room and nothing changed, a ResourceError that memory
+        is short, an EngineError that llama.cpp failed.
         """
         self._call(llama_cpp.llama_decode, batch)
 
@@ -163,7 +160,6 @@ def open_context(
     Raises:
         ResourceError: the cache does not fit in memory.
         ModelError: llama.cpp refuses these options.
-
     """
     options = model.options
     size = Footprint(model.header, options, heads).cache_bytes(n_ctx, n_seq * (1 + snapshots))

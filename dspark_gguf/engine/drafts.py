@@ -24,7 +24,7 @@ from dspark_gguf.engine.states import StateCache
 from dspark_gguf.engine.token_map import token_map
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import PairError
-from dspark_gguf.waiting import Tell, silent
+from dspark_gguf.progress import ProgressCallback, no_progress
 
 
 def open_drafts(
@@ -35,17 +35,13 @@ def open_drafts(
     target_path: str | Path,
     interrupt: Event | None = None,
     target: Model | None = None,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> list[SequenceCache]:
     """Load a small language model, or a draft made for the target; its own heads are loaded.
 
-    Returns a cache for each of the `targets`, the sequences of the `target`.
-
-    Raises:
-        UsageError: no such file.
-        ModelError: a file that cannot draft.
-        PairError: another vocabulary, or a draft made for another target.
-
+    Returns a cache for each of the `targets`, the sequences of the `target`. A missing file is a
+    UsageError, one that cannot draft a ModelError, and one with another vocabulary or made for
+    another target a PairError.
     """
     path, interrupt = readable_gguf(path), interrupt or Event()
     header, target_header = read_header(path), read_header(target_path)
@@ -56,7 +52,11 @@ def open_drafts(
         draft = target.with_heads(options)
     else:
         draft = Model(
-            path, options, isinstance(made_for, HeadDraft), tell=tell, interrupt=interrupt
+            path,
+            options,
+            isinstance(made_for, HeadDraft),
+            on_progress=on_progress,
+            interrupt=interrupt,
         )
     try:
         names = Path(target_path).name, path.name

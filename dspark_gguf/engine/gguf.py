@@ -179,10 +179,7 @@ def readable_gguf(path: str | Path) -> Path:
 def read_header(path: str | Path) -> Header:
     """Read the header of a GGUF; of a split one, with the tensors of all its parts.
 
-    Raises:
-        UsageError: no such file.
-        ModelError: not a GGUF, a damaged one, or only its beginning.
-
+    A missing file is a UsageError; one that is no GGUF, damaged or cut short is a ModelError.
     """
     path = readable_gguf(path)
     return _read(path, *((file.st_size, file.st_mtime_ns) for file in map(os.stat, shards(path))))
@@ -251,7 +248,7 @@ def _open(path: Path) -> Iterator[int]:
         size, whole = path.stat().st_size, _whole_size(file)
         if size < whole:
             raise ModelError(
-                f"{path} is not a complete GGUF model: {size:,} of its {whole:,} bytes are there",
+                f"{path} is not a complete GGUF model: it has {size:,} of {whole:,} bytes",
                 "Wait for its download to end, or download it again.",
             )
         yield file

@@ -86,7 +86,7 @@ def why_no_heads(header: Header) -> str:
     if not header.heads:
         return f"{name} has no prediction heads"
     if not _are_there(header):
-        return f"{name} counts prediction heads, but whoever quantized it left them out"
+        return f"{name} counts prediction heads, but its quantization left them out"
     if architecture not in HAVE_HEADS:
         return f"llama-cpp-python {TRIED} cannot run the prediction heads of {architecture}"
     if header.heads > 1 and architecture in _ONE_HEAD:
@@ -115,7 +115,7 @@ def overrides_for(header: Header) -> dict[str, int]:
     if any(isinstance(header.get(key), list) for key in _BY_LAYER):
         name, architecture = header.path.name, header.architecture
         raise ModelError(
-            f"{name} counts prediction heads, but whoever quantized it left them out, and "
+            f"{name} counts prediction heads, but its quantization left them out, and "
             f"llama.cpp cannot load a {architecture} like that",
             "Use another file of this model, or quantize it again with its heads.",
         )
@@ -151,9 +151,7 @@ def _why_other_states(target: Header, draft: Header) -> str:
 class HeadDraft(TargetDraft):
     """The prediction heads of a file, or a Gemma 4 assistant, which is used like one head.
 
-    Raises:
-        ModelError: they cannot be used.
-
+    A ModelError says why they cannot be used.
     """
 
     heads: int
@@ -235,11 +233,8 @@ def is_own_draft(target: Header, draft: Path) -> bool:
 def target_draft(header: Header, target: Header | None = None) -> TargetDraft | None:
     """The draft in a file that needs its target; None for a model of its own.
 
-    A `target` that is the same file means its own heads, if it has any.
-
-    Raises:
-        ModelError: an incomplete draft, or heads that cannot be used.
-
+    A `target` that is the same file means its own heads, if it has any. A ModelError says that the
+    draft is incomplete, or that the heads cannot be used.
     """
     kind = kind_of(header)
     if kind == "block":

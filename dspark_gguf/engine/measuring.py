@@ -18,8 +18,8 @@ from dspark_gguf.engine.timing import LONG, READ, guess_seconds, quick_profile, 
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned import Learned
 from dspark_gguf.learned_costs import LearnedCosts
+from dspark_gguf.progress import ProgressCallback, no_progress
 from dspark_gguf.schedule.expected import likely_saving
-from dspark_gguf.waiting import Tell, silent
 
 #: Seconds that measuring a new pair may take.
 PROFILE_SECONDS = 2.0
@@ -48,12 +48,12 @@ def measure(
     draft: SequenceCache | None,
     speculation: Speculation,
     budget: float,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> Learned:
     """`learned`, with the costs of these models measured now if they are not known.
 
     Measuring takes about `budget` seconds, more where a pass takes one, and empties the caches.
-    `tell` is called before, and when it is seen to take longer.
+    `on_progress` is called before, and when it is seen to take longer.
     """
     costs = learned.costs
     learned.of_file = draft.calibration if isinstance(draft, Follower) else None
@@ -61,7 +61,7 @@ def measure(
     limit = min(speculation.max_lookup_tokens, target.max_rows - 1)
     if not costs.covers(limit, drafts=draft is not None):
         who = "the model costs" if draft is None else "both models cost"
-        show = partial(tell, f"measuring once what {who} on this machine")
+        show = partial(on_progress, f"measuring once what {who} on this machine")
         costs.attention.depth = 0.0
         first_profile(target, draft, costs, budget, limit, show)
         learned.save()  # now: who knows how this process ends

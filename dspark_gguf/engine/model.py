@@ -24,8 +24,8 @@ from dspark_gguf.engine.placing import override_array, placements
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import Cancelled, DSparkError, ModelError, ResourceError, UsageError
 from dspark_gguf.paths import size_on_disk
+from dspark_gguf.progress import ProgressCallback, no_progress
 from dspark_gguf.signals import held
-from dspark_gguf.waiting import Tell, silent
 
 #: Seconds of loading before anybody is told.
 _PATIENCE = 0.5
@@ -51,7 +51,6 @@ class Model:
         EngineError: this build of llama.cpp cannot run on this machine.
         ResourceError: not enough memory.
         DSparkError: an RPC server cannot be reached.
-
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Model:
         options: ModelOptions,
         heads: bool = False,
         pointer: Any = None,
-        tell: Tell = silent,
+        on_progress: ProgressCallback = no_progress,
         interrupt: Event | None = None,
     ) -> None:
         self.header, self.has_heads = read_header(path), heads
@@ -73,7 +72,7 @@ class Model:
         self.gpu_layers = self._wanted_gpu_layers()
         self.extra_buffers = trial.extra_buffers(options.extra_buffers)
         with held() as pressed:
-            self.pointer: Any = self._load(tell, pressed, interrupt or Event())
+            self.pointer: Any = self._load(on_progress, pressed, interrupt or Event())
             self._free: Callable[[], object] = weakref.finalize(
                 self, llama_cpp.llama_model_free, self.pointer
             )
@@ -132,7 +131,7 @@ class Model:
             )
         return wanted_gpu_layers(self.options)
 
-    def _load(self, tell: Tell, *ends: Event) -> Any:
+    def _load(self, on_progress: ProgressCallback, *ends: Event) -> Any:
         options = self.options
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = self.gpu_layers
@@ -156,9 +155,9 @@ class Model:
             params.devices = ctypes.cast(self._device_pointers(), ctypes.c_void_p)
         if not options.mmap:
             require_memory(size_on_disk(self.path), f"the weights of {self.path.name}")
-        show, failed = partial(tell, f"loading {self.name}"), list[BaseException]()
-        on_progress = _progress(show, failed, ends)
-        params.progress_callback = on_progress
+        show, failed = partial(on_progress, f"loading {self.name}"), list[BaseException]()
+        callback = _progress(show, failed, ends)
+        params.progress_callback = callback
         with library.listening() as errors:
             model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if failed:

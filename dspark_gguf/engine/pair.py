@@ -28,8 +28,8 @@ from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.learned import Learned, learned_path
 from dspark_gguf.paths import MIB
+from dspark_gguf.progress import ProgressCallback, no_progress
 from dspark_gguf.schedule.expected import is_hopeless
-from dspark_gguf.waiting import Tell, silent
 
 #: The first profile of a pair may take this share of the time to load the target, if that is more.
 _PROFILE_SHARE = 0.05
@@ -48,14 +48,13 @@ class Pair:
     a note says so. The same file twice means a target with its own prediction heads, if it has any;
     they are loaded with it. `chat_template` is Jinja text, or a file with it, instead of the one in
     the target's file. At most so many `conversations` can share a pass (see ``batching.py``) and
-    the context: fewer where each needs much memory. `tell` is called with what takes long: loading,
-    and the first measurement.
+    the context: fewer where each needs much memory. `on_progress` is called with what takes long:
+    loading, and the first measurement.
 
     Raises:
         UsageError: no such file, or an unknown device.
         ModelError: a file llama.cpp cannot generate text with.
         ResourceError: not enough memory.
-
     """
 
     def __init__(
@@ -66,13 +65,13 @@ class Pair:
         draft_options: DraftOptions | None = None,
         chat_template: str | None = None,
         conversations: int = 1,
-        tell: Tell = silent,
+        on_progress: ProgressCallback = no_progress,
     ) -> None:
         if conversations < 1:
-            raise UsageError(f"a pair for {conversations} conversations", "Give 1 or more.")
+            raise UsageError(f"cannot open {conversations} conversations", "Give 1 or more.")
         target_options = ModelOptions.given(target_options)
         ModelOptions.given(draft_options)  # which may be of the general kind
-        self._tell = tell
+        self._on_progress = on_progress
         self._draft_path = None if draft is None else readable_gguf(draft)
         self._draft_options = draft_options or DraftOptions()
         #: Set it to end work on a long prompt or an answer at the next pass.
@@ -87,7 +86,9 @@ class Pair:
         self._free_memory = FreeMemory.of(
             target, target_options, self._draft_options, conversations
         )
-        self.target = Model(target, target_options, with_heads, tell=tell, interrupt=self.interrupt)
+        self.target = Model(
+            target, target_options, with_heads, on_progress=on_progress, interrupt=self.interrupt
+        )
         self._profile_seconds = max(PROFILE_SECONDS, _PROFILE_SHARE * (perf_counter() - started))
         self.vocabulary: Vocabulary = self.target.vocabulary
         self.template = ChatTemplate(self.target, chat_template)
@@ -156,7 +157,7 @@ class Pair:
     def _open(self, options: DraftOptions) -> list[SequenceCache]:
         assert self._draft_path is not None  # who calls it has looked
         names = self._draft_path, options, self.target_caches, self.vocabulary, self.target.path
-        return open_drafts(*names, self.interrupt, self.target, self._tell)
+        return open_drafts(*names, self.interrupt, self.target, self._on_progress)
 
     def learned(self, speculation: Speculation, into: Learned | None = None) -> Learned:
         """What is known of this pair on this machine; measures it first where nothing is known.
@@ -175,7 +176,9 @@ class Pair:
             self.notes += [known.note] if known.note else []
         leave_out = speculation.drafter == "lookup" or is_hopeless(known.costs, speculation)
         draft = None if leave_out else self.draft_cache()
-        measure(known, self.target_cache, draft, speculation, self._profile_seconds, self._tell)
+        measure(
+            known, self.target_cache, draft, speculation, self._profile_seconds, self._on_progress
+        )
         if (
             self._draft_path
             and NOT_USED not in self.notes

@@ -41,12 +41,8 @@ _lock, _connected = Lock(), set[str]()
 def connect(endpoints: Sequence[str]) -> None:
     """Add the devices of servers, each ``host:port``, to those of this process: RPC0, RPC1, ...
 
-    A server that was added before is left as it is.
-
-    Raises:
-        UsageError: no address, or this build of llama.cpp has no RPC.
-        DSparkError: there is no server, or it is busy.
-
+    A server that was added before is left as it is. A UsageError says that an endpoint is not an
+    address, or that this build of llama.cpp has no RPC; a DSparkError that no server answers.
     """
     with _lock:
         for endpoint in endpoints:

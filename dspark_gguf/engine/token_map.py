@@ -24,14 +24,7 @@ Natürlich können wir das übersetzen. Où est la bibliothèque? ¿Qué hora es
 
 
 class TokenMap:
-    """Which ids of two vocabularies have the same text.
-
-    Attributes:
-        draft_ids: int32 ``[target's n_vocab]``; of a token that the draft lacks, the id of its
-            first piece there.
-        known: the target's ids that the draft has, int32.
-
-    """
+    """Which ids of two vocabularies have the same text."""
 
     def __init__(self, target: Vocabulary, draft: Vocabulary) -> None:
         # Of tokens with the same text, such as a letter and its byte, a tokenizer gives the last.
@@ -41,13 +34,15 @@ class TokenMap:
         for ours, theirs in ((target.eos, draft.eos), (target.bos, draft.bos)):
             if ours >= 0 and theirs >= 0:
                 found[ours] = theirs
+        #: The target's ids that the draft has.
         self.known: npt.NDArray[np.int64] = np.flatnonzero(found >= 0)
         named = sum(map(bool, texts)), sum(map(bool, ids))
-        #: Of the tokens of the larger vocabulary, those that the other one has too.
+        #: Share of the larger vocabulary's tokens that the other one has too.
         self.share = len(self.known) / max(1, *named)
         for token in np.flatnonzero(found < 0):
             text = texts[token].decode("utf-8", "replace")
             found[token] = next(iter(draft.tokenize(text, special=False, add_bos=False)), 0)
+        #: For each id of the target; where the draft lacks the token, the id of its first piece.
         self.draft_ids: npt.NDArray[np.int32] = found
 
 

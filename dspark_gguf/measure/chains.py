@@ -1,7 +1,7 @@
-"""Recorded chains: what a draft guessed at every position of a text, and how much of it was right.
+"""Recorded chains: a draft's guesses at every position of a text, and how many were right.
 
-A stopping rule can be tried on them without a model and without a clock. The file is an ``.npz``;
-for text i = 0, 1, ...:
+They let one try a stopping rule without a model or a clock. The file is an ``.npz``; for text
+i = 0, 1, ...:
 
     confidence_i  float32 ``[positions, depth]``  raw score of the k-th draft token when drafting
                                                   starts at this position: its top probability
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.arrays import Bools, NoArrays, load_arrays
+from dspark_gguf.arrays import Bools, NotArraysError, load_arrays
 from dspark_gguf.calibration import log_odds
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import replacing
@@ -53,7 +53,7 @@ class Guesses:
         return [(scores[:length], count) for scores, length, count in rows]
 
     def at(self, position: int) -> tuple[list[float], int]:
-        """The same at one position; nothing beyond the end."""
+        """The same at one position; empty beyond the end."""
         return self.rows[position] if position < len(self.rows) else ([], 0)
 
 
@@ -94,7 +94,7 @@ def save_chains(path: Path, texts: Iterable[Chains]) -> None:
 
 
 def load_chains(path: Path) -> list[Chains]:
-    """All texts of a file; a UsageError says that it holds no recorded chains."""
+    """All texts of a file; a UsageError if it holds no recorded chains."""
     try:
         arrays = load_arrays(path)
         texts: list[Chains] = []
@@ -103,7 +103,7 @@ def load_chains(path: Path) -> list[Chains]:
         _require(bool(texts), "it has no confidence_0")
     except FileNotFoundError:
         raise UsageError(f"cannot read {path}: no such file", "Check the path.") from None
-    except (NoArrays, ValueError) as error:
+    except (NotArraysError, ValueError) as error:
         raise UsageError(
             f"{path} holds no recorded chains ({error})",
             "Record some with: dspark-gguf trace -o FILE.npz",
@@ -151,4 +151,4 @@ def _scored(arrays: dict[str, Array], scores: str, survived: str) -> tuple[Score
 
 def _require(fine: bool, fault: str) -> None:
     if not fine:
-        raise NoArrays(fault)
+        raise NotArraysError(fault)

@@ -1,4 +1,4 @@
-"""Line charts as SVG, for a page or a file of their own; bars of text."""
+"""Line charts as SVG, for a page or a file of their own, and bar charts as text."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def up_to(name: str, most: float) -> Axis:
 
 
 def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], diagonal: bool = False) -> Markup:
-    """An SVG image of `lines`, with a key; a screen reader says `title` instead."""
+    """An SVG image of `lines` with a legend; a screen reader reads `title` instead."""
     image = TEMPLATES.get_template("chart.svg").render(
         title=title,
         x=x,
@@ -104,7 +104,7 @@ def require_svg(path: Path) -> None:
 
 
 def save_chart(path: Path, image: Markup) -> None:
-    """Write a chart of `chart` as a file of its own, on white."""
+    """Write an SVG from `chart` to a file of its own, on a white background."""
     style = re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], STYLE)
     inside = f'><style>{style}</style><rect width="100%" height="100%" fill="white"/>'
     whole = str(image).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
@@ -113,7 +113,7 @@ def save_chart(path: Path, image: Markup) -> None:
 
 
 def bars(values: Mapping[str, float], most: float | None = None, mark: float | None = None) -> str:
-    """A bar of text for each value, the longest for `most`; a line through them at `mark`."""
+    """A bar of text for each value, full length at `most`, and a line through them at `mark`."""
     most = most or max(values.values())
     width = max(map(len, values))
     lines = []

@@ -15,18 +15,18 @@ from dspark_gguf.sampling import Row, Sampler, margin
 from dspark_gguf.tally import Answer
 from dspark_gguf.visible import counted
 
-#: Logits that a row may move with the number of rows computed beside it: up to about 1.0 was seen
-#: with 4-bit weights on a CPU. A wider gap is no rounding.
+#: How far logits may move when more rows are computed in the same pass: up to about 1.0 was seen
+#: with 4-bit weights on a CPU. A wider gap is not rounding.
 NEAR_TIE = 1.0
 
-#: Tokens of a draft, unless told: as many rows as the kernels for small batches take, and more.
+#: Tokens of a draft by default: more rows than the kernels for small batches take.
 _DRAFTS = 8
 
 Verdict = Literal["equal", "near-tie", "wrong"]
 
 
 class WitnessSampler(Sampler):
-    """A greedy sampler that notes what each row says.
+    """A greedy sampler that notes the best token of each row.
 
     Verification asks for one distribution per emitted token and in order, so the k-th note belongs
     to the k-th token of the answer.
@@ -49,7 +49,7 @@ class WitnessSampler(Sampler):
 class Check:
     """The result of a comparison."""
 
-    #: wrong: the first difference is no matter of rounding, or a token was emitted that is not the
+    #: wrong: the first difference is too large for rounding, or a token was emitted that is not the
     #: best of the target's own row.
     verdict: Verdict
     tokens: int  # speculative tokens compared, up to and with the first difference
@@ -94,22 +94,22 @@ def check(pair: Pair, prompt: Sequence[int], settings: Settings) -> Check:
     if differs is None:
         differs = _first_difference(plain.tokens, fast.tokens)
     accepted = fast.tally.accepted
+    drafted = fast.tally.drafted
     if differs is None:
-        return Check("equal", len(plain.tokens), accepted, drafted=fast.tally.drafted)
+        return Check("equal", len(plain.tokens), accepted, drafted=drafted)
     gap = max(plain_rows.margins[differs], rows.margins[differs])
     verdict: Verdict = "wrong" if wrong or gap > NEAR_TIE else "near-tie"
     one, other = (
         pair.vocabulary.detokenize(tokens[differs : differs + 1], special=True)
         for tokens in (wanted, fast.tokens)
     )
-    drafted = fast.tally.drafted
     return Check(verdict, differs + 1, accepted, differs, gap, one, other, drafted)
 
 
 def _answer(
     pair: Pair, prompt: Sequence[int], settings: Settings, how: Mapping[str, Any]
 ) -> tuple[Answer, WitnessSampler]:
-    """From empty caches: neither way reads what the other computed."""
+    """Answer from empty caches, so that neither way reuses what the other computed."""
     sampling = settings.sampling.model_copy(update={"temperature": 0.0})
     speculation = settings.speculation.model_copy(update=dict(how))
     decoder = Decoder.for_pair(pair, sampling, speculation)

@@ -1,4 +1,4 @@
-"""What passes of a pair cost on this machine, in a short and in a longer context."""
+"""Measure what passes of a pair cost on this machine, in a short and a longer context."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dspark_gguf.errors import Cancelled, ResourceError
 from dspark_gguf.measure.charts import Axis, Line, bars, chart, up_to
 from dspark_gguf.visible import text_table
 
-#: Passes of each kind; their median counts.
+#: Timed passes of each kind, of which the median counts.
 _REPEATS = 5
-#: Context depths unless told, in tokens; the second one no more than half of the smaller context.
+#: Default depths in tokens; the second is at most half of the smaller context.
 _SHALLOW, _DEEP = 16, 1024
 
 
@@ -51,8 +51,8 @@ class Table:
 def profile(pair: Pair, depths: Sequence[int], rows: int) -> list[Table]:
     """Measure passes of up to so many rows; both caches are empty afterwards.
 
-    `depths` are tokens in the caches; without any, of a short and a long context. A ResourceError
-    names one beyond the context. An interrupt ends it with the depths that are done, if any.
+    `depths` are tokens in the caches; by default, a short and a long context. A ResourceError names
+    a depth beyond the context. After an interrupt, the depths measured so far are returned, if any.
     """
     draft = pair.draft_cache()
     n_ctx = pair.target_cache.n_ctx if draft is None else min(pair.target_cache.n_ctx, draft.n_ctx)
@@ -101,7 +101,7 @@ def _table(pair: Pair, draft: Cache | None, depth: int, rows: int) -> Table:
 
 
 def as_text(tables: Sequence[Table]) -> str:
-    """The table, what depth changes, and a plot of the first one."""
+    """The table, the effect of depth, and a plot for the first depth."""
     rows = cost_cells(tables)
     if tables[0].draft:
         steps = [(f"{1e3 * t.draft:.2f}", f"{t.draft / t.target[0]:.2f}") for t in tables]
@@ -123,7 +123,7 @@ def as_text(tables: Sequence[Table]) -> str:
 
 
 def cost_cells(tables: Sequence[Table]) -> list[list[str]]:
-    """Of each number of rows: the number, and at each depth milliseconds and times one row."""
+    """Rows of a table: the number of rows, then at each depth the time and its ratio to one row."""
     return [
         [str(k + 1)]
         + [cell for t in tables for cell in (f"{1e3 * t.target[k]:.2f}", f"{t.ratios[k]:.2f}")]
@@ -132,7 +132,7 @@ def cost_cells(tables: Sequence[Table]) -> list[list[str]]:
 
 
 def cost_chart(tables: Sequence[Table], in_ms: bool = False) -> Markup:
-    """What a pass costs by its rows: times one row, or in milliseconds."""
+    """The cost of a pass by its rows, as a multiple of one row or in milliseconds."""
     curves = [[1e3 * s for s in table.target] if in_ms else table.ratios for table in tables]
     lines = [
         Line(f"after {table.depth:,} tokens", list(enumerate(curve, 1)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.chat.batch import read_jobs
+from dspark_gguf.chat.jobs import read_jobs
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import packaged
 
@@ -22,7 +22,7 @@ class Prompt:
 def read_prompts(path: Path | None = None) -> list[Prompt]:
     """The prompts of a file, by default the built-in ones; without a domain, ``all``.
 
-    A UsageError names the first prompt that is wrong.
+    A UsageError names the first invalid prompt.
     """
     path = path or packaged("configs") / "prompts/default.jsonl"
     prompts = []

@@ -1,4 +1,4 @@
-"""Is a confidence true? Calibration error, Brier score, AUC, and the paper's correction.
+"""Can a confidence be trusted? Calibration error, Brier score, AUC, and the paper's correction.
 
 Chances are floats ``[n]`` from 0 to 1, outcomes are bools of the same shape.
 """
@@ -28,12 +28,12 @@ def calibration_error(chances: Floats, outcomes: Bools) -> float:
 
 
 def brier_score(chances: Floats, outcomes: Bools) -> float:
-    """Mean squared distance of the chance from what happened."""
+    """Mean squared difference between the chance and the outcome."""
     return float(((chances - outcomes) ** 2).mean())
 
 
 def auc(chances: Floats, outcomes: Bools) -> float:
-    """Probability that a survivor has the higher chance; equal ones count half. NaN: one kind."""
+    """Probability that a survivor has the higher chance; ties count half. NaN if all are alike."""
     survivors, others = chances[outcomes], np.sort(chances[~outcomes])
     if not len(survivors) or not len(others):
         return float("nan")
@@ -85,21 +85,21 @@ class Reliability:
     """Figures of half the texts, with temperatures fitted on the other half."""
 
     temperatures: Floats  # by position [depth]
-    before: Floats  # survivals as the draft has them [n, depth]
-    after: Floats  # the same, scaled
+    before: Floats  # survival probabilities of the draft itself [n, depth]
+    after: Floats  # the same after scaling
     survived: Bools  # what happened [n, depth]
 
     @classmethod
     def of(cls, texts: Sequence[Chains]) -> Reliability:
         """Fit on every other text, measure on the rest.
 
-        A UsageError says that there are too few, no drafts, or scores that are no probabilities.
+        A UsageError says that there are too few texts, no drafts, or scores outside of 0 to 1.
         """
         depth = min((text.depth for text in texts), default=0)
         require(len(texts), bool(depth))
         fit, (held, survived) = _stacked(texts[::2], depth), _stacked(texts[1::2], depth)
         if any(each.min() < 0.0 or each.max() > 1.0 for each in (fit[0], held)):
-            raise UsageError("the recorded confidences are no probabilities", "Record them anew.")
+            raise UsageError("the recorded confidences are not probabilities", "Record them again.")
         temperatures = fit_temperatures(*fit)
         return cls(temperatures, survivals(held), survivals(held, temperatures), survived)
 
@@ -121,9 +121,9 @@ class Reliability:
         return text_table(["position", "temperature", *figures], rows)
 
     def curves(self) -> dict[str, list[tuple[float, float]]]:
-        """The reliability diagram of the first position, before and after.
+        """The reliability diagram of the first position, before and after scaling.
 
-        Without bins of a few tokens, whose shares are accidents.
+        Bins of only a few tokens are left out, because their shares are accidents.
         """
         chances = {"before": self.before, "after": self.after}
         curves = {}
@@ -134,7 +134,7 @@ class Reliability:
         return curves
 
     def chart(self) -> Markup:
-        """The same, drawn."""
+        """The reliability diagram as SVG."""
         lines = [Line(name, points) for name, points in self.curves().items()]
         x, y = (Axis(name, 0, 1, SHARES) for name in ("predicted", "accepted"))
         title = "Predicted confidence and the share that was accepted"

@@ -1,4 +1,4 @@
-"""Replay stopping rules on recorded chains and a cost table: exact, without a model or a clock.
+"""Replay stopping rules on recorded chains and a cost table, exactly, without model or clock.
 
 Rules have names: ``optimal``, ``threshold:p=0.5,max=8``, ``fixed:max=3``.
 """
@@ -30,7 +30,7 @@ from dspark_gguf.schedule import (
     make_stopping_rule,
 )
 
-#: The 37 static settings that people try by hand.
+#: 37 static settings such as people try by hand.
 STATIC = [f"fixed:max={length}" for length in range(1, 13)] + [
     f"threshold:p={p},max={length}"
     for p in (0.3, 0.5, 0.7, 0.8, 0.9)
@@ -72,7 +72,7 @@ class Sums:
 
 @dataclass(slots=True)
 class Result(Sums):
-    """What a rule reached."""
+    """The result of a rule."""
 
     domains: dict[str, Sums] = field(default_factory=dict)  # by kind of text
     rounds: int = 0
@@ -146,8 +146,8 @@ def scored(text: Chains, probability: bool) -> Guesses:
 class Steps(Drafter):
     """Recorded draft steps.
 
-    After wrong tokens the chains of the text stand for what would have been guessed: none of it is
-    accepted either way.
+    After a wrong token, the text's own chains stand in for what would have been guessed, since
+    nothing there is accepted either way.
     """
 
     name = "model"
@@ -244,7 +244,7 @@ def _option(kind: str, word: str) -> tuple[str, float]:
 def play(
     name: str, texts: Sequence[Chains], costs: FixedCosts, warm: Sequence[Chains] = ()
 ) -> Result:
-    """Replay the rule of that name, see ``make_rule``; first on `warm`, which does not count."""
+    """Replay the rule of that name (see `make_rule`), first on `warm`, which is not counted."""
     rule = make_rule(name, costs)
     replay(warm, costs, rule)
     return replay(texts, costs, rule)
@@ -258,12 +258,12 @@ class Grid:
 
     @classmethod
     def of(cls, texts: Sequence[Chains], costs: FixedCosts) -> Grid:
-        """Replay all of them; on a terminal a bar shows how far it is."""
+        """Replay all of them, with a progress bar on a terminal."""
         names = track(STATIC, title="settings")
         return cls({name: play(name, texts, costs) for name in names})
 
     def best(self, domain: str | None = None) -> tuple[str, float]:
-        """Name and speedup of the setting that turns out fastest, in one domain or in all."""
+        """Name and speedup of the fastest setting, in one domain or over all."""
         speeds = {
             name: (result if domain is None else result.domains[domain]).speedup
             for name, result in self.results.items()

@@ -1,4 +1,4 @@
-"""Record chains: the target's greedy text, and at each of its positions the draft's own guess."""
+"""Record chains: a greedy text of the target, and the draft's guesses at each position of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dspark_gguf.measure.chains import Chains, Guesses
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.sampling import Row, margin, top_probability
 
-#: Share of the time that the answer takes, about; the rest is the draft's guesses.
+#: The answer takes about this share of the time, the draft's guesses the rest.
 _ANSWER = 0.3
 #: Draft tokens after one position, and the scores of their rows.
 Chain = tuple[list[int], list[tuple[float, float]]]
@@ -99,14 +99,14 @@ def _require_room(cache: Cache, tokens: int) -> None:
 
 
 def has_chains(cache: Cache | None) -> bool:
-    """Whether a draft guesses in the target's tokens; true without a draft."""
+    """Whether a draft guesses the target's own tokens; true without a draft."""
     return getattr(cache, "kind", "") not in ("foreign", "mapped")
 
 
 def lookup_guesses(
     lookup: LookupDrafter, prefixes: Sequence[Sequence[int]], text: Sequence[int]
 ) -> Guesses:
-    """What would be copied at each position, as far as the text is known."""
+    """What prompt lookup would copy at each position, as far as the text goes."""
     scores = np.full((len(prefixes), MAX_DRAFT), np.nan, dtype=np.float32)
     survived = np.zeros(scores.shape, dtype=np.bool_)
     for t, prefix in enumerate(prefixes):
@@ -122,7 +122,7 @@ def _mark_right(row: npt.NDArray[np.bool_], guesses: Sequence[int], text: Sequen
 
 
 def learn(pair: Pair, speculation: Speculation, texts: Sequence[Chains]) -> None:
-    """Teach the scheduler what greedy texts say about this pair."""
+    """Add what these greedy texts show to what the scheduler knows of the pair."""
     learned, draft = pair.learned(speculation), pair.draft_cache()
     of_draft = learned.calibration("" if draft is None else draft.kind, "match", 0.0)
     lookup = learned.calibration("lookup", "match", 0.0, is_free=True)
@@ -135,10 +135,10 @@ def learn(pair: Pair, speculation: Speculation, texts: Sequence[Chains]) -> None
 
 
 class Tracer:
-    """Greedy chains at one position after the other.
+    """Greedy chains at one position after another.
 
-    Where the first guess was right, the next chain is this one without its first token, and needs
-    only one more step.
+    If the first guess was right, the next chain is this one without its first token, and needs only
+    one more step.
     """
 
     def __init__(self, cache: Cache, depth: int, n_vocab: int) -> None:

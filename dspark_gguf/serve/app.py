@@ -22,8 +22,8 @@ from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.serve import info, page, routes
 from dspark_gguf.serve.engine import Engine
-from dspark_gguf.serve.gate import Gate
-from dspark_gguf.serve.refusals import Refusal, invalid, refusal_of
+from dspark_gguf.serve.errors import RequestError, invalid, request_error_of
+from dspark_gguf.serve.middleware import RequestGuard
 from dspark_gguf.serve.service import Service
 from dspark_gguf.serve.streams import ClientLeft
 
@@ -39,24 +39,24 @@ def make_app(service: Service, key: str | None = None) -> FastAPI:
     app.state.service = service
     for each in (info, page, routes):
         app.include_router(each.router)
-    for kind in (Refusal, DSparkError, RequestValidationError, HTTPException, UnicodeError):
+    for kind in (RequestError, DSparkError, RequestValidationError, HTTPException, UnicodeError):
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(ClientLeft, _left)
     app.add_exception_handler(Exception, _refused)
-    app.add_middleware(Gate, key=key)
+    app.add_middleware(RequestGuard, key=key)
     return app
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
-        refusal = _wrong_body(error)
+        failure = _wrong_body(error)
     elif isinstance(error, HTTPException):
-        refusal = Refusal(error.status_code, str(error.detail))
+        failure = RequestError(error.status_code, str(error.detail))
     elif isinstance(error, UnicodeError):
-        refusal = invalid("the request holds half a character (a lone surrogate)")
+        failure = invalid("the request holds half a character (a lone surrogate)")
     else:
-        refusal = refusal_of(error)
-    response = refusal.response(request.url.path)
+        failure = request_error_of(error)
+    response = failure.response(request.url.path)
     if isinstance(error, HTTPException):
         response.headers.update(error.headers or {})
     return response
@@ -66,7 +66,7 @@ async def _left(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
-def _wrong_body(error: RequestValidationError) -> Refusal:
+def _wrong_body(error: RequestValidationError) -> RequestError:
     if isinstance(error.body, bytes):
         return invalid("the body is not read as JSON: send Content-Type: application/json")
     faults = error.errors()

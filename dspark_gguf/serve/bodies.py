@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from dspark_gguf.config import Sampling
+from dspark_gguf.serve.errors import invalid
 from dspark_gguf.serve.parsing import Message, ParsedRequest
-from dspark_gguf.serve.refusals import invalid
 
 #: Bounds of a request.
 MAX_MESSAGES, MAX_TOOLS, _MAX_BIASES = 10_000, 256, 1024
@@ -59,7 +59,7 @@ class Body(BaseModel):
     stop: str | Items[str] | None = None
     speculation: str | None = None
 
-    def asked(self) -> ParsedRequest:
+    def to_request(self) -> ParsedRequest:
         """The part of the request that all routes have."""
         names = Sampling.model_fields.keys() & Body.model_fields.keys()
         values = {name: getattr(self, name) for name in names}
@@ -91,9 +91,9 @@ class StreamBody(Body):
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
 
-    def asked(self) -> ParsedRequest:
+    def to_request(self) -> ParsedRequest:
         """The request that this is."""
-        asked = super().asked()
+        asked = super().to_request()
         asked.n = 1 if self.n is None else self.n
         asked.grammar, asked.schema = self.grammar, self.json_schema
         return asked
@@ -111,9 +111,9 @@ class ToolBody(Body):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
 
-    def asked(self) -> ParsedRequest:
+    def to_request(self) -> ParsedRequest:
         """The request that this is."""
-        asked = super().asked()
+        asked = super().to_request()
         found = (self.tool(each, k) for k, each in enumerate(self.tools or ()))
         asked.tools = [each for each in found if each]
         asked.tool_choice = choice_of(self.tool_choice)
@@ -157,9 +157,9 @@ class ChatBody(StreamBody, ToolBody):
     reasoning_format: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def asked(self) -> ParsedRequest:
+    def to_request(self) -> ParsedRequest:
         """The request that this is."""
-        asked = super().asked()
+        asked = super().to_request()
         asked.messages = [each.plain(f"messages[{k}]") for k, each in enumerate(self.messages)]
         if self.max_completion_tokens is not None:
             asked.max_tokens = limit_of(self.max_completion_tokens)
@@ -187,9 +187,9 @@ class CompletionBody(StreamBody):
     echo: bool | None = None
     logprobs: int | bool | None = None
 
-    def asked(self) -> ParsedRequest:
+    def to_request(self) -> ParsedRequest:
         """The request that this is, but for the prompts."""
-        asked = super().asked()
+        asked = super().to_request()
         if self.logprobs is not None and self.logprobs is not False:
             asked.top = int(self.logprobs)
         return asked

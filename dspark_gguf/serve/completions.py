@@ -9,10 +9,10 @@ from dataclasses import replace
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.serve.bodies import CompletionBody
 from dspark_gguf.serve.choices import Choice, ChoicesForm
+from dspark_gguf.serve.errors import invalid
 from dspark_gguf.serve.form import Record
 from dspark_gguf.serve.parsing import MAX_CHOICES, ParsedRequest, require_ids
 from dspark_gguf.serve.pieces import Piece
-from dspark_gguf.serve.refusals import invalid
 from dspark_gguf.serve.turns import Scored
 
 
@@ -22,9 +22,9 @@ class CompletionForm(ChoicesForm[CompletionBody]):
     kind = chunk = "text_completion"
     prefix = "cmpl"
 
-    def asked(self) -> list[ParsedRequest]:
+    def requests(self) -> list[ParsedRequest]:
         """A request for each of its prompts."""
-        body, prompts, [asked] = self.body, self.body.prompts(), super().asked()
+        body, prompts, [asked] = self.body, self.body.prompts(), super().requests()
         if body.prompt is None and self.vocabulary.bos >= 0:
             prompts = [[self.vocabulary.bos]]  # the beginning of a text
         if asked.top is not None and body.echo:

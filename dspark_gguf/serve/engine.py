@@ -21,8 +21,8 @@ from dspark_gguf.config import Speculation
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import Cancelled, DSparkError
 from dspark_gguf.records import Round
+from dspark_gguf.serve.errors import RequestError, request_error_of
 from dspark_gguf.serve.metrics import Metrics
-from dspark_gguf.serve.refusals import Refusal, refusal_of
 from dspark_gguf.serve.turns import Turn, Update, post_all
 
 _PLAIN = Speculation(mode="off")
@@ -32,9 +32,9 @@ _IDLE_SECONDS, _MEASURING_SECONDS = 2.0, 0.5
 _WAITS_SECONDS = 0.05
 
 
-def stopping() -> Refusal:
+def stopping() -> RequestError:
     """Why a turn ends with the server."""
-    return Refusal(503, "the server is shutting down", "shutting_down")
+    return RequestError(503, "the server is shutting down", "shutting_down")
 
 
 class Engine:
@@ -45,7 +45,6 @@ class Engine:
         speculation: when to draft, for all.
         parallel: most answers in one pass; None: as many as pay.
         queue: most turns that may wait beside those.
-
     """
 
     def __init__(
@@ -106,8 +105,7 @@ class Engine:
         """Queue turns, all or none; `call` runs a function where they are waited for.
 
         Raises:
-            Refusal: the queue is full (429), or the server ends (503).
-
+            RequestError: the queue is full (429), or the server ends (503).
         """
         with self._changed:
             self.require_room(len(turns))
@@ -119,15 +117,15 @@ class Engine:
             self._changed.notify()
 
     def require_room(self, count: int) -> None:
-        """A `Refusal` unless so many more turns would be taken."""
+        """A `RequestError` unless so many more turns would be taken."""
         if self.is_stopping:
             raise stopping()
         most = self.slots + self.queue
         if count > most:
-            raise Refusal(400, f"{count} answers at once: here at most {most}", param="n")
+            raise RequestError(400, f"{count} answers at once: here at most {most}", param="n")
         if len(self._turns) + count > most:
             problem = f"{len(self._turns)} requests are being answered or wait: try again later"
-            raise Refusal(429, problem, "queue_full")
+            raise RequestError(429, problem, "queue_full")
 
     def leave(self, turns: Sequence[Turn]) -> None:
         """Nobody waits for these any more: they end before the next pass."""
@@ -176,7 +174,7 @@ class Engine:
         except Exception as error:
             if not isinstance(error, DSparkError):
                 traceback.print_exc(file=sys.stderr)
-            self._end_all(refusal_of(error))
+            self._end_all(request_error_of(error))
         finally:
             self._hand_out()
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any, ClassVar, Generic, TypeVar
 
 from dspark_gguf.serve.bodies import Body
+from dspark_gguf.serve.errors import RequestError
 from dspark_gguf.serve.parsing import ParsedRequest
 from dspark_gguf.serve.pieces import Answers
-from dspark_gguf.serve.refusals import Refusal
 from dspark_gguf.serve.service import Service
 from dspark_gguf.serve.streams import event
 
@@ -27,9 +27,9 @@ class Form(ABC, Generic[BodyT]):
         self.body, self.vocabulary = body, service.vocabulary
         self.head = service.head(self.kind, self.prefix)
 
-    def asked(self) -> list[ParsedRequest]:
+    def requests(self) -> list[ParsedRequest]:
         """What the request asks for; called beside the loop, as it may take long."""
-        return [self.body.asked()]
+        return [self.body.to_request()]
 
     @abstractmethod
     async def whole(self, answers: Answers) -> Record:
@@ -39,6 +39,6 @@ class Form(ABC, Generic[BodyT]):
     def events(self, answers: Answers) -> AsyncIterator[str]:
         """Server-sent events."""
 
-    def broken(self, refusal: Refusal) -> list[str]:
+    def broken(self, error: RequestError) -> list[str]:
         """The last events of a stream that breaks off."""
-        return [event(refusal.as_dict()), event("[DONE]")]
+        return [event(error.as_dict()), event("[DONE]")]

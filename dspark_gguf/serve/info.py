@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 
 from dspark_gguf import __version__
 from dspark_gguf.serve.bodies import Items
+from dspark_gguf.serve.errors import RequestError
 from dspark_gguf.serve.parsing import require_ids
-from dspark_gguf.serve.refusals import Refusal
 from dspark_gguf.serve.service import Service, service_of
 
 router = APIRouter()
@@ -38,7 +38,7 @@ async def health(request: Request) -> dict[str, str]:
     """Whether answers can be had."""
     engine = service_of(request).engine
     if engine.is_stopping:
-        raise Refusal(503, "the engine has ended", "unavailable")
+        raise RequestError(503, "the engine has ended", "unavailable")
     return {"status": "ok"}
 
 
@@ -55,7 +55,9 @@ async def model(request: Request, name: str) -> dict[str, Any]:
     """The same by its name."""
     one = _model(service_of(request))
     if name != one["id"]:
-        raise Refusal(404, f"there is no model {name} here, but {one['id']}", "model_not_found")
+        raise RequestError(
+            404, f"there is no model {name} here, but {one['id']}", "model_not_found"
+        )
     return one
 
 
@@ -168,4 +170,4 @@ async def detokenize(request: Request, body: Tokens) -> dict[str, Any]:
 @router.post("/v1/embeddings")
 async def embeddings() -> None:
     """Not of a pair."""
-    raise Refusal(501, "this server answers; it makes no embeddings", "not_implemented")
+    raise RequestError(501, "this server answers; it makes no embeddings", "not_implemented")

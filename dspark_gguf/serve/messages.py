@@ -19,15 +19,15 @@ from dspark_gguf.serve.bodies import (
     text_of,
     tool_of,
 )
+from dspark_gguf.serve.errors import RequestError, invalid
 from dspark_gguf.serve.form import Form, Record
 from dspark_gguf.serve.parsing import Message, ParsedRequest
 from dspark_gguf.serve.pieces import Answers
-from dspark_gguf.serve.refusals import Refusal, invalid
 from dspark_gguf.serve.streams import event
 from dspark_gguf.serve.turns import timings, usage
 
 
-class Turned(BaseModel):
+class AnthropicMessage(BaseModel):
     """A message."""
 
     role: str
@@ -37,7 +37,7 @@ class Turned(BaseModel):
 class MessagesBody(Body):
     """The request; tools of other types than functions are left out."""
 
-    messages: Items[Turned] = Field(max_length=MAX_MESSAGES)
+    messages: Items[AnthropicMessage] = Field(max_length=MAX_MESSAGES)
     system: str | Items[dict[str, Any]] | None = None
     stop_sequences: Items[str] | None = None
     tools: Items[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
@@ -45,9 +45,9 @@ class MessagesBody(Body):
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
 
-    def asked(self) -> ParsedRequest:
+    def to_request(self) -> ParsedRequest:
         """The request that this is."""
-        asked = super().asked()
+        asked = super().to_request()
         asked.stop = [each for each in self.stop_sequences or () if each] or asked.stop
         system = text_of(self.system, "system")
         asked.messages = [{"role": "system", "content": system}] if system else []
@@ -69,7 +69,7 @@ class MessagesBody(Body):
         return asked
 
 
-def _messages(message: Turned, place: str) -> list[Message]:
+def _messages(message: AnthropicMessage, place: str) -> list[Message]:
     """One for the template, or several: results of tools have a role of their own."""
     if message.role not in ("user", "assistant", "system"):
         raise invalid(f"{place}.role: no such role: {message.role}", "messages")
@@ -103,9 +103,9 @@ class MessagesForm(Form[MessagesBody]):
 
     kind, prefix = "message", "msg"
 
-    def broken(self, refusal: Refusal) -> list[str]:
+    def broken(self, error: RequestError) -> list[str]:
         """An error in Anthropic's shape."""
-        return [event(refusal.as_anthropic(), "error")]
+        return [event(error.as_anthropic(), "error")]
 
     async def whole(self, answers: Answers) -> Record:
         """The whole message."""

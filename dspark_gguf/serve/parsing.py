@@ -19,8 +19,8 @@ from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.errors import UsageError
 from dspark_gguf.noise import Noise, some_seed
 from dspark_gguf.sampling import Sampler
+from dspark_gguf.serve.errors import invalid
 from dspark_gguf.serve.pieces import PieceMaker
-from dspark_gguf.serve.refusals import invalid
 from dspark_gguf.serve.schemas import (
     after_thinking,
     call_schema,
@@ -52,7 +52,6 @@ class ParsedRequest:
         think: whether the template lets the model think; None: as the template has it.
         splits: whether thoughts are told from the answer.
         drafts: off: plain decoding.
-
     """
 
     messages: list[Message] | None = None
@@ -100,7 +99,6 @@ class RequestParser:
 
         Raises:
             UsageError: the template does not take these messages.
-
         """
         if asked.messages is None:
             ids = asked.prompt
@@ -133,9 +131,8 @@ class RequestParser:
         """One for each of its `n` answers, with what reads it.
 
         Raises:
-            Refusal: what this model or server cannot do.
+            RequestError: what this model or server cannot do.
             UsageError: likewise.
-
         """
         if not 1 <= asked.n <= MAX_CHOICES:
             raise invalid(f"n is from 1 to {MAX_CHOICES}", "n")
@@ -220,7 +217,7 @@ def _spelled(vocabulary: Vocabulary, tags: Mapping[str, str]) -> dict[int, bytes
 
 
 def require_ids(ids: list[int], vocabulary: Vocabulary, param: str) -> list[int]:
-    """The same ids; a `Refusal` if the vocabulary has not all of them."""
+    """The same ids; a `RequestError` if the vocabulary has not all of them."""
     if ids and not 0 <= min(ids) <= max(ids) < vocabulary.n_vocab:
         raise invalid(f"token ids are from 0 to {vocabulary.n_vocab - 1}", param)
     return ids

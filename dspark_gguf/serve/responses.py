@@ -17,10 +17,10 @@ from dspark_gguf.serve.bodies import (
     text_of,
     tool_of,
 )
+from dspark_gguf.serve.errors import RequestError, invalid
 from dspark_gguf.serve.form import Form, Record
 from dspark_gguf.serve.parsing import Message, ParsedRequest
 from dspark_gguf.serve.pieces import Answers
-from dspark_gguf.serve.refusals import Refusal, invalid
 from dspark_gguf.serve.service import Service
 from dspark_gguf.serve.streams import event
 from dspark_gguf.serve.turns import timings, usage
@@ -36,12 +36,12 @@ class ResponsesBody(ToolBody):
     previous_response_id: str | None = None
     conversation: Any = None
 
-    def asked(self) -> ParsedRequest:
+    def to_request(self) -> ParsedRequest:
         """The request that this is."""
         for name in ("previous_response_id", "conversation"):
             if getattr(self, name):
                 raise _not_stored(name)
-        asked = super().asked()
+        asked = super().to_request()
         if self.max_output_tokens is not None:
             asked.max_tokens = limit_of(self.max_output_tokens)
         asked.messages = _messages(self.input)
@@ -82,7 +82,7 @@ def _messages(given: str | list[Record]) -> list[Message]:
     return _joined(out)
 
 
-def _not_stored(param: str) -> Refusal:
+def _not_stored(param: str) -> RequestError:
     return invalid("nothing is stored here: send the whole input", param)
 
 
@@ -114,9 +114,9 @@ class ResponsesForm(Form[ResponsesBody]):
         super().__init__(service, body)
         self._numbers = count()
 
-    def broken(self, refusal: Refusal) -> list[str]:
+    def broken(self, error: RequestError) -> list[str]:
         """An error as an event of this protocol."""
-        return [self._event("error", **{**refusal.as_dict()["error"], "type": "error"})]
+        return [self._event("error", **{**error.as_dict()["error"], "type": "error"})]
 
     def _event(self, name: str, /, **values: Any) -> str:
         return event({"type": name, "sequence_number": next(self._numbers), **values}, name)

@@ -49,11 +49,11 @@ async def messages(request: Request, body: MessagesBody) -> Response:
 async def _answered(request: Request, form: Form[Any]) -> Response:
     service = service_of(request)
     if form.body.stream:
-        answers = await service.answers(form.asked)
+        answers = await service.answers(form.requests)
         return Streamed(answers, guarded(form.events(answers), form.broken))
 
     async def work() -> dict[str, Any]:
-        return await form.whole(await service.answers(form.asked))
+        return await form.whole(await service.answers(form.requests))
 
     return Whole(await unless_left(request.receive, work()))
 
@@ -62,5 +62,5 @@ async def _answered(request: Request, form: Form[Any]) -> Response:
 async def count_tokens(request: Request, body: MessagesBody) -> dict[str, int]:
     """How many tokens a conversation has."""
     parser = service_of(request).parser
-    prompt, _ = await service_of(request).in_thread(lambda: parser.prompt(body.asked()))
+    prompt, _ = await service_of(request).in_thread(lambda: parser.prompt(body.to_request()))
     return {"input_tokens": len(prompt)}

@@ -11,7 +11,7 @@ from dspark_gguf.chat.think import CLOSE, OPEN
 from dspark_gguf.config import Sampling
 from dspark_gguf.engine.grammar import grammar_text
 from dspark_gguf.errors import UsageError
-from dspark_gguf.serve.refusals import invalid
+from dspark_gguf.serve.errors import invalid
 
 #: Most characters of a schema or grammar, and most parts that a grammar may become.
 MAX_CHARACTERS, _MAX_PARTS = 64 * 1024, 20_000
@@ -23,7 +23,7 @@ _ROOT = re.compile(
 
 
 def schema_grammar(schema: Any) -> str:
-    """GBNF of a JSON schema; a `Refusal` if there is none."""
+    """GBNF of a JSON schema; a `RequestError` if there is none."""
     try:
         text = json.dumps(schema, allow_nan=False)
     except (ValueError, RecursionError):

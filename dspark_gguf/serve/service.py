@@ -55,19 +55,18 @@ class Service:
         """Done beside the loop, which must not wait for long texts."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
-    async def answers(self, asked: Callable[[], list[ParsedRequest]]) -> Answers:
-        """Queue what `asked` gives, called in another thread; answers are numbered through.
+    async def answers(self, parse: Callable[[], list[ParsedRequest]]) -> Answers:
+        """Queue the requests that `parse`, called in another thread, returns; turns are numbered.
 
         Raises:
-            Refusal: what cannot be answered, or not now.
+            RequestError: what cannot be answered, or not now.
             DSparkError: likewise.
-
         """
         self.engine.require_room(1)
-        return Answers(self.engine, await self.in_thread(self._turns, asked))
+        return Answers(self.engine, await self.in_thread(self._turns, parse))
 
-    def _turns(self, asked: Callable[[], list[ParsedRequest]]) -> list[tuple[Turn, PieceMaker]]:
-        found = asked()
+    def _turns(self, parse: Callable[[], list[ParsedRequest]]) -> list[tuple[Turn, PieceMaker]]:
+        found = parse()
         self.engine.require_room(sum(max(1, each.n) for each in found))
         made = [one for each in found for one in self.parser.turns(each)]
         for k, (turn, _) in enumerate(made):

@@ -15,8 +15,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from dspark_gguf.errors import DSparkError
+from dspark_gguf.serve.errors import RequestError, request_error_of
 from dspark_gguf.serve.pieces import Answers
-from dspark_gguf.serve.refusals import Refusal, refusal_of
 
 T = TypeVar("T")
 #: Seconds of silence before a comment says that the server is at work.
@@ -85,16 +85,16 @@ class Whole(JSONResponse):
 
 
 async def guarded(
-    events: AsyncIterator[str], broken: Callable[[Refusal], Iterable[str]]
+    events: AsyncIterator[str], broken: Callable[[RequestError], Iterable[str]]
 ) -> AsyncGenerator[str, None]:
     """The events, and those of `broken` where they break off."""
     try:
         async for each in events:
             yield each
     except Exception as error:
-        if not isinstance(error, Refusal | DSparkError):
+        if not isinstance(error, RequestError | DSparkError):
             traceback.print_exc(file=sys.stderr)
-        for each in broken(refusal_of(error)):
+        for each in broken(request_error_of(error)):
             yield each
 
 

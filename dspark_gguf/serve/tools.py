@@ -81,7 +81,6 @@ class CallReader:
         tools: name -> schema of the parameters.
         many: off: calls after the first are dropped.
         is_sure: whether a grammar holds the model to a call.
-
     """
 
     def __init__(

@@ -59,7 +59,6 @@ class Turn:
         has_left: whether nobody waits for it any more.
         has_begun: whether something of it was handed out.
         began: when it was submitted, in seconds.
-
     """
 
     prompt: Sequence[int]

@@ -82,7 +82,6 @@ class TableModel:
             ResourceError: the cache is full.
             Misuse: no tokens, more rows than tokens or than `max_rows`, or an id outside the
                 vocabulary.
-
         """
         if not len(tokens):
             raise Misuse("a pass over no tokens")

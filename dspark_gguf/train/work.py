@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dspark_gguf.chat.batch import parse
+from dspark_gguf.chat.jobs import parse
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import remove_parts, replacing
 

@@ -7,8 +7,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from dspark_gguf.chat import once
-from dspark_gguf.chat.batch import read_jobs
+from dspark_gguf.chat import scripted
+from dspark_gguf.chat.jobs import read_jobs
 from dspark_gguf.chat.results import results_in
 from dspark_gguf.cli import main
 from dspark_gguf.config import Settings
@@ -54,7 +54,7 @@ def test_resumes_without_redoing(batch, tmp_path, monkeypatch):
     """An interruption in the second job keeps the first result; the same command goes on."""
     out = tmp_path / "out.jsonl"
     asked = []
-    real = once.answer_all
+    real = scripted.answer_all
 
     def interrupted(pair, settings, jobs, parallel):
         asked.append([job.index for job in jobs])
@@ -63,7 +63,7 @@ def test_resumes_without_redoing(batch, tmp_path, monkeypatch):
             raise Cancelled
         yield from real(pair, settings, jobs[1:], parallel)
 
-    monkeypatch.setattr(once, "answer_all", interrupted)
+    monkeypatch.setattr(scripted, "answer_all", interrupted)
     one = "--parallel", 1  # together they may part at a near-tie
     first = batch("-o", out, *one)
     assert first.exit_code == 130

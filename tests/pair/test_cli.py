@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from dspark_gguf import __version__
-from dspark_gguf.chat.piped import read_prompt
+from dspark_gguf.chat.stdin import read_prompt
 from dspark_gguf.cli import main
 from dspark_gguf.errors import UsageError
 from tests.children import ENDING, started

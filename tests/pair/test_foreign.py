@@ -10,7 +10,7 @@ from dspark_gguf import Batcher, Decoder, Limits, Sampling, Speculation, load_pa
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.draft.foreign import ForeignDrafter, ForeignText, aligned
 from dspark_gguf.errors import UsageError
-from dspark_gguf.measure.bench.report import measure_rest
+from dspark_gguf.measure.bench.report import measure_extras
 from dspark_gguf.measure.prompts import Prompt
 from dspark_gguf.measure.trace import record
 from tests.tiny_gguf import Tiny, write_llama
@@ -164,4 +164,4 @@ def test_no_chains_of_it_are_recorded(pair):
     with pytest.raises(UsageError, match="has no chains of the target's tokens"):
         record(pair, Prompt("chat", [{"role": "user", "content": "x"}]), 2, 2)
     prompts = [Prompt("chat", [{"role": "user", "content": x}]) for x in "ab"]
-    assert measure_rest(pair, prompts, 2, print).reliability is None
+    assert measure_extras(pair, prompts, 2, print).reliability is None

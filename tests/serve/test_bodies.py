@@ -15,7 +15,7 @@ USER = [{"role": "user", "content": "hello"}]
 def test_a_top_k_below_0_is_off(server):
     assert server.chat(max_tokens=2, top_k=-1).status_code == 200
     for top_k, found in ((-1, 0), (0, 0), (5, 5), (None, None)):
-        assert ChatBody(messages=USER, top_k=top_k).asked().sampling["top_k"] == found
+        assert ChatBody(messages=USER, top_k=top_k).to_request().sampling["top_k"] == found
 
 
 @pytest.mark.parametrize("given", [-1, 0, 7, None])
@@ -28,7 +28,7 @@ def test_a_limit_below_0_is_none(given):
         MessagesBody(messages=USER, max_tokens=given),
         CompletionBody(prompt="x", max_tokens=given),
     ):
-        assert body.asked().max_tokens == found
+        assert body.to_request().max_tokens == found
 
 
 def test_no_suffix_and_no_prompt_are_as_if_left_out(server):

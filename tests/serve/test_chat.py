@@ -154,7 +154,7 @@ def test_an_answer_that_is_begun_goes_on(tmp_path, thinks):
             "message"
         ]
         assert message == {"role": "assistant", "content": " and so on."}
-        ids, inside = server.service.parser.prompt(ChatBody(**body).asked())
+        ids, inside = server.service.parser.prompt(ChatBody(**body).to_request())
         text = server.service.vocabulary.detokenize(ids, special=True)
         thought = "<think>\nHm.\n</think>\n\n" if thinks else ""
         assert text.endswith(f"hello<|im_end|>\n<|im_start|>assistant\n{thought}One,\ntwo,\n")
@@ -165,7 +165,7 @@ def test_an_answer_that_is_begun_goes_on(tmp_path, thinks):
         assert block["text"] == " and so on."
         call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
         messages = [*HELLO, {"role": "assistant", "content": "x", "tool_calls": [call]}]
-        ids, _ = server.service.parser.prompt(ChatBody(messages=messages).asked())
+        ids, _ = server.service.parser.prompt(ChatBody(messages=messages).to_request())
         text = server.service.vocabulary.detokenize(ids, special=True)
         assert text.endswith("<|im_end|>\n<|im_start|>assistant\n"), "a call is no beginning"
 
@@ -187,7 +187,7 @@ REFUSES = "{% if messages[-1].role == 'assistant' %}{{ raise_exception('no') }}{
 def test_an_answer_that_is_begun_stands_where_its_template_puts_it(tmp_path, template, between):
     with running([write_script(tmp_path / "a.gguf", "x y", template)], settings=PLAIN) as server:
         body = ChatBody(messages=[*HELLO, {"role": "assistant", "content": "final a "}])
-        ids, _ = server.service.parser.prompt(body.asked())
+        ids, _ = server.service.parser.prompt(body.to_request())
         text = server.service.vocabulary.detokenize(ids, special=True)
     assert text.endswith(f"hello<|im_end|><|im_start|>assistant{between}final a ")
 

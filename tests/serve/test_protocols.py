@@ -174,7 +174,7 @@ def test_a_stored_response_is_not_there(client, stored):
 
 def test_an_item_without_a_type_is_a_message():
     for item in ({**USER[0], "type": None}, USER[0]):
-        assert ResponsesBody(input=[item]).asked().messages == USER
+        assert ResponsesBody(input=[item]).to_request().messages == USER
 
 
 def test_the_error_of_a_response_has_a_number_too(tiny_pair, capfd):

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from dspark_gguf.serve.bodies import ChatBody
+from dspark_gguf.serve.errors import RequestError
 from dspark_gguf.serve.messages import MessagesBody
-from dspark_gguf.serve.refusals import Refusal
 from dspark_gguf.serve.responses import ResponsesBody
 from dspark_gguf.serve.schemas import call_schema, schema_grammar
 from tests.serve.running import running
@@ -138,7 +138,7 @@ def test_arguments_of_past_calls_are_objects_as_templates_read_them(given, read)
         ChatBody(messages=messages), ResponsesBody(input=[item]),
         MessagesBody(messages=[{"role": "assistant", "content": [block]}]),
     ):  # fmt: skip
-        [message] = body.asked().messages
+        [message] = body.to_request().messages
         assert message["tool_calls"][0]["function"]["arguments"] == read
 
 
@@ -161,7 +161,7 @@ def test_a_template_gets_tools_and_arguments_as_it_reads_them(tmp_path):
     body = ChatBody(messages=messages, tools=TOOLS)
 
     def prompt(server, body):
-        ids, _ = server.service.parser.prompt(body.asked())
+        ids, _ = server.service.parser.prompt(body.to_request())
         return server.service.vocabulary.detokenize(ids, special=True)
 
     files = [write_script(tmp_path / "qwen.gguf", "yes", QWEN)]
@@ -224,7 +224,7 @@ def test_parameters_that_are_nested_deeply_are_refused():
     deep = {}
     for _ in range(2000):
         deep = {"items": deep}
-    with pytest.raises(Refusal, match="nested too deeply"):
+    with pytest.raises(RequestError, match="nested too deeply"):
         call_schema([{"name": "f", "parameters": deep}])
 
 

@@ -12,7 +12,7 @@ from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.bench import text
 from dspark_gguf.measure.bench.plan import choose_prompts, default_methods, make_methods, make_plan
 from dspark_gguf.measure.bench.results import Figure, Results
-from dspark_gguf.measure.bench.turns import WARM_UP, Ours, Task, play, warm_up
+from dspark_gguf.measure.bench.turns import WARM_UP, OwnProgram, Task, play, warm_up
 from dspark_gguf.measure.charts import bars
 from tests.bench_fakes import Clock, results, sample, timed_decoder
 
@@ -119,7 +119,7 @@ def clock(monkeypatch):
 
 
 def speed(clock, speculation, agreement):
-    program = Ours("x", lambda temperature: timed_decoder(clock, speculation, agreement))
+    program = OwnProgram("x", lambda temperature: timed_decoder(clock, speculation, agreement))
     tally = program.answer(Task("chat", (1, 2, 3), 0.0, 25))
     assert tally.tokens == 25
     return tally.tokens_per_second
@@ -135,7 +135,7 @@ def test_a_speed_is_exactly_tokens_over_seconds(clock):
 
 def test_every_answer_begins_with_empty_caches(clock):
     """The same prompt again is read again: nobody profits from who came before."""
-    program = Ours("x", lambda _: timed_decoder(clock, Speculation(mode="off"), 1.0))
+    program = OwnProgram("x", lambda _: timed_decoder(clock, Speculation(mode="off"), 1.0))
     task = Task("chat", (1, 2, 3), 0.0, 4)
     assert [program.answer(task).prefill_seconds for _ in range(2)] == [1.0, 1.0]
 
@@ -146,7 +146,7 @@ def test_draws_come_again_in_the_next_run(clock, seed):
 
     def said(turn):
         decoder = timed_decoder(clock, Speculation(mode="off"), 1.0, 0.7, seed)
-        Ours("x", lambda _: decoder).answer(Task("chat", (1, 2), 0.7, 8, turn))
+        OwnProgram("x", lambda _: decoder).answer(Task("chat", (1, 2), 0.7, 8, turn))
         return decoder.target.tokens
 
     assert said(3) == said(3)

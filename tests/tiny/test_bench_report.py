@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dspark_gguf.errors import UsageError
-from dspark_gguf.measure.bench.report import Rest, render, require_folder, write_report
+from dspark_gguf.measure.bench.report import Extras, render, require_folder, write_report
 from dspark_gguf.measure.chains import Chains
 from dspark_gguf.measure.charts import Line, chart, up_to
 from dspark_gguf.measure.profile import Table
@@ -75,7 +75,7 @@ def page(domain="chat", name="target", reliability=True):
     chances = rng.random((2, 40, 2)).astype(np.float32)
     texts = [Chains("chat", one, one > 0.5) for one in chances]
     told = Reliability.of(texts) if reliability else None
-    return render(found, facts(name), Rest([Table(16, [0.1, 0.15, 0.2], 0.05)], told))
+    return render(found, facts(name), Extras([Table(16, [0.1, 0.15, 0.2], 0.05)], told))
 
 
 def parse(text):
@@ -114,7 +114,7 @@ def test_a_file_name_that_is_not_text(tmp_path):
     """The bytes of a name in latin-1 are question marks on the page."""
     found, name = results({(0, "chat"): {"plain": 1.0, "fixed-3": 2.0}}), "caf\udce9"
     some = facts(name) | {"turns": {"measured": 1, "wanted": 1}}
-    path = write_report(tmp_path, found, some, Rest((), None))
+    path = write_report(tmp_path, found, some, Extras((), None))
     assert ": 1 turn of up to 8 tokens" in path.read_text("utf-8")
     assert "<title>dspark-gguf bench: caf?" in path.read_text("utf-8")
     assert json.loads((tmp_path / "bench.json").read_text("utf-8"))["target"]["name"] == name
@@ -176,7 +176,7 @@ def answer(seconds):
     found = results(
         {(k, "chat"): {"plain": one, "default": x} for k, (one, x) in enumerate(seconds)}
     )
-    text = render(found, facts(), Rest([Table(16, [0.1, 0.2], 0.05)], None))
+    text = render(found, facts(), Extras([Table(16, [0.1, 0.2], 0.05)], None))
     return re.search('<p class="answer">(.*)</p>', text)[1], text
 
 
@@ -220,7 +220,7 @@ def test_without_a_draft_model():
 def test_the_page_is_written_whole(tmp_path):
     """Into a folder that is made; one that cannot be made is named."""
     found = results({(0, "chat"): {"plain": 1.0, "default": 0.9}})
-    rest = Rest([Table(16, [0.1, 0.2], 0.05)], None)
+    rest = Extras([Table(16, [0.1, 0.2], 0.05)], None)
     require_folder(tmp_path / "new" / "folder")
     path = write_report(tmp_path / "new" / "folder", found, facts(), rest)
     assert path.name == "index.html"

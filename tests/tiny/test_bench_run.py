@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from dspark_gguf.cli import main
 from dspark_gguf.measure.bench.run import peak_bytes
-from dspark_gguf.measure.bench.turns import Ours
+from dspark_gguf.measure.bench.turns import OwnProgram
 from tests.tiny_gguf import Tiny, write_llama
 
 SHORT = ["bench", "--tokens", 8, "--per-domain", 1, "-c", 2048]
@@ -171,7 +171,7 @@ def test_the_figures_survive_a_report_that_cannot_be_made(bench, tmp_path):
 
 def test_ctrl_c_prints_what_was_measured_so_far(bench, monkeypatch, tmp_path):
     """The turn that it broke off does not count; exit code 130."""
-    original, calls = Ours.answer, []
+    original, calls = OwnProgram.answer, []
 
     def answer(self, task):
         calls.append(self.name)
@@ -179,7 +179,7 @@ def test_ctrl_c_prints_what_was_measured_so_far(bench, monkeypatch, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, task)
 
-    monkeypatch.setattr(Ours, "answer", answer)
+    monkeypatch.setattr(OwnProgram, "answer", answer)
     result = bench(*SMALL, "--report", tmp_path / "report")
     assert result.exit_code == 130
     assert "interrupted: 1 of 2 turns measured" in result.stdout

@@ -10,10 +10,10 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from dspark_gguf.chat.keyboard import TerminalReader
 from dspark_gguf.chat.loop import Chat
 from dspark_gguf.chat.session import Session
 from dspark_gguf.chat.terminal import PipeReader, Screen
-from dspark_gguf.chat.typed import TerminalReader
 from dspark_gguf.cli import main
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.pair import Pair

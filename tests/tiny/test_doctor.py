@@ -208,7 +208,7 @@ def test_a_busy_machine_suggests_no_other_options(dspark, tiny_files, monkeypatc
     def fail(*_):
         raise EngineError("a", "B.")
 
-    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("psutil.getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(
         "dspark_gguf.doctor.alternatives.threads", lambda pair: Section("x", findings=(advice,))
     )

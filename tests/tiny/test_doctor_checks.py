@@ -21,7 +21,7 @@ from tests.tiny_kinds import WRITERS
 @pytest.fixture(autouse=True)
 def quiet_machine(monkeypatch):
     """What else this machine does is not what is tested."""
-    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr("psutil.getloadavg", lambda: (0.0, 0.0, 0.0))
 
 
 def test_an_idle_gpu_is_wrong_unless_asked_for(monkeypatch):
@@ -56,7 +56,7 @@ def test_which_gpus_the_system_knows(monkeypatch, tmp_path):
 def test_a_busy_machine_is_said(monkeypatch):
     """Times that were measured beside other work mislead."""
     assert machine.devices().findings == ()
-    monkeypatch.setattr("os.getloadavg", lambda: (500.0, 0.0, 0.0))
+    monkeypatch.setattr("psutil.getloadavg", lambda: (500.0, 0.0, 0.0))
     (finding,) = machine.devices().findings
     assert not finding.wrong
     assert "500.0" in finding.problem

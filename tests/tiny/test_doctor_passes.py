@@ -15,7 +15,7 @@ from tests.tiny.test_trial import DEAD, DIES, NEVER, SLOWER, WORKS
 @pytest.fixture(autouse=True)
 def this_machine(monkeypatch):
     """An idle one without AMX."""
-    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr("psutil.getloadavg", lambda: (0.0, 0.0, 0.0))
     monkeypatch.setattr(machine, "gpus", list)
     monkeypatch.setattr(trial, "processor", lambda: "flags : avx2")
     monkeypatch.setattr(trial, "has_amx", lambda: False)

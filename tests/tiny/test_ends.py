@@ -12,10 +12,10 @@ from threading import Event
 import pytest
 from prompt_toolkit.history import InMemoryHistory
 
+from dspark_gguf.chat.keyboard import TerminalReader
 from dspark_gguf.chat.saved import SavedSession
 from dspark_gguf.chat.terminal import Screen
 from dspark_gguf.chat.transcript import write
-from dspark_gguf.chat.typed import TerminalReader
 from dspark_gguf.signals import ended_by_signals, interruptible
 from tests.children import (
     PATIENCE,
@@ -143,7 +143,7 @@ def test_what_goes_wrong_in_the_line_editor_is_no_traceback():
     """Such as a signal while it reads the history; the exit is raised all the same."""
     done = run_python(
         "-c",
-        "import logging, dspark_gguf.chat.typed\n"
+        "import logging, dspark_gguf.chat.keyboard\n"
         "try:\n    raise SystemExit(143)\n"
         "except BaseException:\n    logging.getLogger('prompt_toolkit.buffer').exception('x')",
     )

@@ -6,7 +6,7 @@ import pytest
 
 from dspark_gguf import load_pair
 from dspark_gguf.catalog import found as catalog
-from dspark_gguf.catalog.found import Found, choose, find_draft
+from dspark_gguf.catalog.found import LocalDraft, choose, find_draft
 from dspark_gguf.engine import library
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.kinds import share_of_a_pass
@@ -112,7 +112,7 @@ def test_a_pair_says_of_what_it_learned(two):
     [known] = learned_of(file_stamp(target), library.machine())
     assert known.about["draft"] == file_stamp(eagle)
     assert known.costs.covers(1, drafts=True)
-    speedup = catalog._speedup(Found(eagle, "eagle3", ""), read_header(target), [known])
+    speedup = catalog._speedup(LocalDraft(eagle, "eagle3", ""), read_header(target), [known])
     assert speedup is None or speedup.basis == "expected"  # None: too slow, as measured
 
 

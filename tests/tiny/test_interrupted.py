@@ -50,7 +50,7 @@ main()
 
 
 @pytest.mark.parametrize(
-    "module", ["click", "dspark_gguf.config", "dspark_gguf.chat.once", "numpy", "llama_cpp"]
+    "module", ["click", "dspark_gguf.config", "dspark_gguf.chat.scripted", "numpy", "llama_cpp"]
 )
 def test_while_it_is_imported(tiny_files, module):
     """Nothing was to be saved: the exit code says it all."""

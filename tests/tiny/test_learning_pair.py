@@ -35,11 +35,13 @@ def measure(files, speculation=None, n_ctx=512, **options):
     said = []
     options = ModelOptions(n_ctx=n_ctx)
 
-    def tell(text, seconds):
+    def on_progress(text, seconds):
         if text not in said:
             said.append(text)
 
-    with load_pair(files.target, files.draft, target_options=options, tell=tell) as pair:
+    with load_pair(
+        files.target, files.draft, target_options=options, on_progress=on_progress
+    ) as pair:
         pair.learned(speculation or Speculation())
         decoder = Decoder.for_pair(pair, Sampling(temperature=0), speculation)
         decoder.answer(PROMPT, Limits(max_tokens=16))

@@ -18,12 +18,12 @@ from tests.children import PATIENCE, begun
 ASK = """
 import json, sys
 from pathlib import Path
-from dspark_gguf.chat import piped, terminal
+from dspark_gguf.chat import stdin, terminal
 from dspark_gguf.cli.start import settle
 settle()
-piped.PATIENCE = terminal.PATIENCE = 0.2
+stdin.PATIENCE = terminal.PATIENCE = 0.2
 file = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-print(json.dumps(piped.read_prompt(sys.argv[1] or None, file)))
+print(json.dumps(stdin.read_prompt(sys.argv[1] or None, file)))
 """
 LEFT, SILENT = "belongs to the calling shell and was not read", "continuing without"
 WAITING = "waiting for text on stdin"

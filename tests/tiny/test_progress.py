@@ -69,7 +69,7 @@ def test_loading_tells_how_long_it_takes(tiny_files, monkeypatch):
     """And Ctrl-C ends it between two tensors, as a KeyboardInterrupt."""
     monkeypatch.setattr("dspark_gguf.engine.model._PATIENCE", 0.0)
     told = []
-    with load_pair(tiny_files.target, "none", tell=lambda *line: told.append(line)):
+    with load_pair(tiny_files.target, "none", on_progress=lambda *line: told.append(line)):
         texts = {text for text, _ in told}
     assert texts == {"loading target"}
     assert all(seconds >= 0.0 for _, seconds in told)
@@ -78,14 +78,14 @@ def test_loading_tells_how_long_it_takes(tiny_files, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        load_pair(tiny_files.target, "none", tell=press)
+        load_pair(tiny_files.target, "none", on_progress=press)
 
 
 def test_the_first_measurement_counts_down(tiny_files):
     """By the budget; where a pass takes as long as all of it, by what passes take."""
     told = []
     forget_all()
-    with load_pair(tiny_files.target, "none", tell=lambda *line: told.append(line)) as pair:
+    with load_pair(tiny_files.target, "none", on_progress=lambda *line: told.append(line)) as pair:
         pair.learned(Speculation())
     (first, budget), (again, left) = told
     assert first == again == "measuring once what the model costs on this machine"

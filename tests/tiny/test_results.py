@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dspark_gguf.chat import bulk, once, results
-from dspark_gguf.chat.batch import read_jobs, shard
+from dspark_gguf.chat import answers, results, scripted
+from dspark_gguf.chat.jobs import read_jobs, select_shard
 from dspark_gguf.chat.results import results_in
 from dspark_gguf.chat.terminal import Screen
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
@@ -33,7 +33,7 @@ def answered(settings, job, fails=()):
     if word in fails:
         error = ResourceError("the context of 512 is full", "Use another.")
     pair = SimpleNamespace(target=SimpleNamespace(name="big"), caches={})
-    return bulk._outcome(pair, settings, Answer(text=f"{word}!", finish_reason="stop"), error)
+    return answers._outcome(pair, settings, Answer(text=f"{word}!", finish_reason="stop"), error)
 
 
 @pytest.fixture
@@ -52,12 +52,12 @@ def batch(tmp_path, monkeypatch):
                     raise Cancelled
                 yield job, answered(settings, job, fails)
 
-        if not hasattr(once.answer_all, "is_backwards"):
-            monkeypatch.setattr(once, "answer_all", answer_all)
+        if not hasattr(scripted.answer_all, "is_backwards"):
+            monkeypatch.setattr(scripted, "answer_all", answer_all)
         settings, todo = load_settings(None, tree), read_jobs(jobs)
-        todo = shard(todo, part) if part else todo
+        todo = select_shard(todo, part) if part else todo
         with results_in(out, todo, settings, keep_errors, unordered) as found:
-            return once.run_batch(SimpleNamespace(interrupt=Event()), settings, todo, found)
+            return scripted.run_batch(SimpleNamespace(interrupt=Event()), settings, todo, found)
 
     return SimpleNamespace(run=run, seen=seen, jobs=jobs, out=tmp_path / "out.jsonl")
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from dspark_gguf.chat import once, progress
-from dspark_gguf.chat.batch import Job, shard
+from dspark_gguf.chat import progress, scripted
+from dspark_gguf.chat.jobs import Job, select_shard
 from dspark_gguf.errors import Cancelled, UsageError
 from dspark_gguf.settings_files import load_settings
 from tests.tiny.test_results import FIXED, WHOLE, WORDS, answered, batch, held
@@ -33,7 +33,7 @@ def backwards(monkeypatch, batch):
                 raise Cancelled
 
         answer_all.is_backwards = True
-        monkeypatch.setattr(once, "answer_all", answer_all)
+        monkeypatch.setattr(scripted, "answer_all", answer_all)
 
     return install
 
@@ -107,7 +107,7 @@ def test_more_parts_than_jobs(batch):
 )
 def test_no_such_part(part):
     with pytest.raises(UsageError, match=r"--shard .* is not I/N with I from 1 to N\. Write"):
-        shard([], part)
+        select_shard([], part)
 
 
 @pytest.mark.parametrize("words", [["--shard", ""], ["--parallel", 2], ["--unordered"]])

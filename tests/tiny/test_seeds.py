@@ -8,8 +8,8 @@ import llama_cpp
 import pytest
 
 from dspark_gguf import Decoder, Speculation
-from dspark_gguf.chat import bulk, transcript
-from dspark_gguf.chat.batch import Job
+from dspark_gguf.chat import answers, transcript
+from dspark_gguf.chat.jobs import Job
 from dspark_gguf.chat.session import Session
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.dropin.llama import DSparkLlama
@@ -210,7 +210,7 @@ def test_jobs(pair):
 
     def answered(way, order):
         jobs = [Job(k, inputs[k]) for k in order]
-        outcomes = bulk.answer_all(pair, settings_for(way, 6), jobs)
+        outcomes = answers.answer_all(pair, settings_for(way, 6), jobs)
         return {job.index: outcome["text"] for job, outcome in outcomes}
 
     wanted = answered("off", [0, 1, 2])

@@ -49,7 +49,7 @@ def line(rounds, usual=None, gain=None):
 def load(monkeypatch):
     """What the system says of other work; nothing, unless the test says otherwise."""
     loads = [0.0, 0.0, 0.0]
-    monkeypatch.setattr("os.getloadavg", lambda: loads)
+    monkeypatch.setattr("psutil.getloadavg", lambda: loads)
     return loads
 
 

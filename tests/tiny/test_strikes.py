@@ -9,8 +9,8 @@ import pytest
 from dspark_gguf import Decoder, Limits, Sampling, Speculation
 from dspark_gguf.config import DraftOptions, ModelOptions
 from dspark_gguf.draft import LookupDrafter, Store
-from dspark_gguf.dropin.books import borrow
 from dspark_gguf.dropin.llama import DSparkLlama
+from dspark_gguf.dropin.llama_cache import borrow
 from dspark_gguf.dropin.tokenizer import GrowingTokenizer
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.protocol import prefill

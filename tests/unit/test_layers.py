@@ -14,7 +14,7 @@ ROOT = Path(dspark_gguf.__file__).parent
 
 #: Lowest first: a module imports only from lines above its own, or from its own folder.
 ORDER = """
-errors signals visible waiting
+errors signals progress visible
 paths dist arrays
 naming
 hub

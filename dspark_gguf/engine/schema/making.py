@@ -37,9 +37,7 @@ _TYPICAL = {
 def schema_to_gbnf(text: str) -> str:
     """The grammar of a JSON schema, with a first rule `root`.
 
-    Raises:
-        ValueError: it is no JSON schema, or a grammar cannot express it.
-
+    A ValueError says that it is not a JSON schema, or that no grammar can express it.
     """
     schema = json.loads(text)
     maker = _Maker(schema)

@@ -33,8 +33,8 @@ def number_rule(schema: Mapping[str, Any], kind: str) -> str:
         for value in (low, high):
             if value is not None and value.denominator != 1:
                 raise ValueError(
-                    "a grammar cannot express minimum or maximum of a number that is no integer, "
-                    f"unless it is whole: {float(value)}"
+                    "a grammar cannot express a minimum or maximum of a decimal number, unless "
+                    f"it is whole: {float(value)}"
                 )
         least, most = (None if value is None else int(value) for value in (low, high))
         found = decimals(least, most, above, below)

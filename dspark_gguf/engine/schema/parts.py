@@ -44,7 +44,7 @@ def checked(schema: Any) -> Schema:
     if schema is False:
         raise Impossible("a part that must be there is false")
     if not isinstance(schema, dict | bool):
-        raise ValueError(f"{as_json(schema)[:40]} is no schema")
+        raise ValueError(f"{as_json(schema)[:40]} is not a schema")
     schema = {} if schema is True else schema
     for word in _REFUSED:
         if word in schema and (schema[word] or word not in _MAY_BE_EMPTY):
@@ -53,9 +53,9 @@ def checked(schema: Any) -> Schema:
     for word, value in found.items():
         is_wrong = isinstance(value, bool) and not {bool, object} & {*_KNOWN[word]}
         if is_wrong or not isinstance(value, _KNOWN[word]):
-            raise ValueError(f"{word} has a value that it cannot have: {as_json(value)[:40]}")
+            raise ValueError(f"{word} has an invalid value: {as_json(value)[:40]}")
     if not all(isinstance(name, str) for name in found.get("required", [])):
-        raise ValueError("required holds what is no name")
+        raise ValueError("required contains something that is not a name")
     if isinstance(found.get("items"), list):
         found["prefixItems"] = found.pop("items")
         if "additionalItems" in found:
@@ -93,7 +93,7 @@ class Parts:
                 name = unquote(part).replace("~1", "/").replace("~0", "~")
                 here = here[int(name)] if isinstance(here, list) else here[name]
         except (LookupError, TypeError, ValueError):
-            raise ValueError(f"nothing is where $ref {ref} leads") from None
+            raise ValueError(f"$ref {ref} leads nowhere") from None
         if start != "#":
             raise ValueError(f"$ref {ref} does not begin with #/")
         return here
@@ -103,7 +103,7 @@ class Parts:
         text = as_json(schema)
         self._left -= 500 + len(text)
         if self._left < 0:
-            raise ValueError("its $ref, allOf and anyOf multiply to too much")
+            raise ValueError("its $ref, allOf and anyOf expand to too much")
         return text
 
     def resolved(self, schema: Any) -> Schema:

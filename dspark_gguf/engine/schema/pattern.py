@@ -25,9 +25,7 @@ _HEX = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})")
 def pattern_rule(pattern: str, rule: Callable[[str], str]) -> str:
     """GBNF of the text between a JSON string's quotes; `rule` gives a name to a part of it.
 
-    Raises:
-        ValueError: a grammar cannot say this.
-
+    A ValueError says that no grammar can express it.
     """
     reader = _Reader(pattern, rule)
     found = reader.alternatives(outside=True)

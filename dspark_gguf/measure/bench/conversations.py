@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -13,17 +13,14 @@ from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
-from dspark_gguf.measure.bench.results import Figure
+from dspark_gguf.measure.bench.results import Figure, shown
 from dspark_gguf.noise import Noise
 from dspark_gguf.visible import text_table
 
 #: The kinds of text whose answers repeat much of the prompt.
 COPYING = ("summarising", "rewriting", "extraction", "code editing")
 #: Decoding without drafts, and what one gets without options.
-METHODS = {
-    PLAIN: Speculation(mode="off", learn=False),
-    DEFAULT: Speculation(learn=False),
-}
+METHODS = {PLAIN: Speculation(mode="off", learn=False), DEFAULT: Speculation(learn=False)}
 
 HEADER = """\
 All conversations begin together, from an empty cache; measured is the time in which every one of
@@ -31,14 +28,6 @@ them answers, without the time to read the prompts. Plain batching and the defau
 x one: throughput over that of one conversation without drafts.
 x plain: throughput of the default over plain batching of as many conversations in the same turn;
 median over the turns, and what it lies between."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Prompts of a kind of text, as token ids."""
-
-    name: str
-    prompts: Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +61,28 @@ class Cell:
 
 def measure(
     pair: Pair,
-    groups: Sequence[Group],
+    groups: Mapping[str, Sequence[Sequence[int]]],
     counts: Sequence[int],
     sampling: Sampling,
     tokens: int,
     repeats: int,
 ) -> Iterator[Cell]:
-    """A cell for each group and number of conversations; `sampling` may end no answer early."""
+    """A cell for each kind of text, with its prompts' tokens, and number of conversations.
+
+    With `sampling`, no answer may end early.
+    """
     learned = {name: pair.copy_costs() for name in METHODS}
-    for group in groups:
-        _speed(pair, group.prompts[:1], METHODS[PLAIN], learned[PLAIN], sampling, 8, 0)
+    for group, prompts in groups.items():
+        _speed(pair, prompts[:1], METHODS[PLAIN], learned[PLAIN], sampling, 8, 0)
         for count in counts:
             speeds: dict[str, list[float]] = {name: [] for name in METHODS}
             for turn in range(repeats):
                 first = turn * count
-                some = [group.prompts[(first + k) % len(group.prompts)] for k in range(count)]
-                order = list(METHODS)[:: -1 if turn % 2 else 1]
-                for name in order:
-                    how = METHODS[name]
-                    speeds[name].append(
-                        _speed(pair, some, how, learned[name], sampling, tokens, first)
-                    )
-            yield Cell(group.name, count, speeds)
+                some = [prompts[(first + k) % len(prompts)] for k in range(count)]
+                for name in list(METHODS)[:: -1 if turn % 2 else 1]:
+                    how = some, METHODS[name], learned[name]
+                    speeds[name].append(_speed(pair, *how, sampling, tokens, first))
+            yield Cell(group, count, speeds)
 
 
 def _speed(
@@ -132,15 +121,10 @@ def as_text(cells: Sequence[Cell]) -> str:
     for cell in cells:
         over = cell.plain / one[cell.group] if cell.group in one else None
         ratio = cell.ratio
-        rows.append(
-            [
-                cell.group,
-                str(cell.conversations),
-                f"{cell.plain:.1f}",
-                "-" if over is None else f"{over:.2f}",
-                f"{median(cell.speeds[DEFAULT]):.1f}",
-                f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})",
-            ]
-        )
+        rows.append([
+            cell.group, str(cell.conversations), f"{cell.plain:.1f}", shown(over, ".2f"),
+            f"{median(cell.speeds[DEFAULT]):.1f}",
+            f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})",
+        ])  # fmt: skip
     heads = ["text", "at once", "plain tok/s", "x one", "default tok/s", "x plain"]
     return text_table(heads, rows)

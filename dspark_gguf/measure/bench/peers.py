@@ -1,4 +1,4 @@
-"""The same models and prompts in llama-cpp-python and in llama.cpp's server."""
+"""The same models and prompts in llama-cpp-python and in llama.cpp's own server."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def binding_version() -> str:
 
 @contextmanager
 def peers(pair: Pair, sampling: Sampling, room: int) -> Iterator[list[Program]]:
-    """All peers that are installed, running, with `room` tokens of context; they end with a block.
+    """All installed peers, running with `room` tokens of context; they are closed at the end.
 
     A DSparkError says that one of them does not start.
     """
@@ -152,7 +152,7 @@ class Server:
 
 
 def tally_of_timings(answer: dict[str, Any]) -> Tally:
-    """What a server says about one answer; a DSparkError says that it gives no times."""
+    """A server's own figures for an answer; a DSparkError if it reports no times."""
     try:
         timings = answer["timings"]
         count, drafted = int(timings["predicted_n"]), int(timings.get("draft_n", 0))

@@ -1,4 +1,4 @@
-"""What a bench measures: prompts, temperatures and methods, with defaults that end in minutes."""
+"""What a bench measures: prompts, temperatures and methods; the defaults take minutes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN, STATIC, DEFAULT, YOURS = "plain", "fixed-3", "default", "yours"
 
 _STATIC = re.compile(r"fixed-(\d{1,9})|(\d{1,9})-at-(0?\.\d+|1(?:\.0*)?)")
 _NAMES = "plain, fixed-K, K-at-P (such as 8-at-0.5), cascade, default"
-#: The rule of the default, which was the name of this method in 0.1.
+#: Names of methods in 0.1 -> their present names.
 _OLD = {"optimal": DEFAULT}
 
 
@@ -72,10 +72,10 @@ def make_plan(
 
 
 def choose_prompts(path: Path | None, domains: Sequence[str], each: int) -> list[Prompt]:
-    """The prompts of a file, or both built-in ones; the kinds of text take turns.
+    """The prompts of a file, or of both built-in files; the kinds of text take turns.
 
-    Of these `domains`, or of all; at most so many of `each`, or with 0 all. A UsageError names a
-    domain that is not there.
+    They are of these `domains`, by default of all, and at most `each` of a domain; 0: no limit. A
+    UsageError names a domain that does not exist.
     """
     folder = packaged("configs") / "prompts"
     paths = [path] if path else [folder / "default.jsonl", folder / "copying.jsonl"]
@@ -101,7 +101,7 @@ class Method:
 
     name: str  # as given
     about: str  # what it does, for the header
-    speculation: Speculation  # the settings that make it; nothing is kept from run to run
+    speculation: Speculation  # its settings; nothing is kept between runs
 
 
 def default_methods(draft_kind: str, quick: bool = False) -> list[str]:
@@ -116,9 +116,9 @@ def default_methods(draft_kind: str, quick: bool = False) -> list[str]:
 def make_methods(
     names: Sequence[str], draft_kind: str, yours: Speculation | None = None
 ) -> list[Method]:
-    """The methods of these names, each once, plain decoding first: the measure of all others.
+    """The methods with these names, each once; plain decoding, the baseline, comes first.
 
-    `draft_kind` is that of the draft, such as ``model``, or empty without one; `yours` are the
+    `draft_kind` is the kind of the draft, such as ``model``, or empty without one; `yours` are the
     user's own settings. A UsageError names a method that is unknown, or lacks its draft.
     """
     wanted = dict.fromkeys(_OLD.get(name, name) for name in [PLAIN, *names])
@@ -127,7 +127,7 @@ def make_methods(
         yours = yours.model_copy(update={"learn": False})
         methods.append(Method(YOURS, "the options that you gave", yours))
     elif YOURS in names:
-        raise UsageError(f"the method {YOURS!r} has no options of speculation", "Give some.")
+        raise UsageError(f"the method {YOURS!r} needs options of speculation", "Give some.")
     return methods
 
 

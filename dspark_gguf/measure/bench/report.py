@@ -1,4 +1,4 @@
-"""A bench as one HTML page that needs nothing else: no script, no font, no picture from afar."""
+"""A bench as a single HTML page: no scripts, and no fonts or images from elsewhere."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from dspark_gguf.tally import Tally
 from dspark_gguf.visible import counted
 
 _ROWS, _DEPTH, _TEXTS = 13, 4, 8
-#: Positions in drafts that were tried less often say nothing.
+#: Positions in drafts that were tried less often are left out.
 _TRIED = 5
 
 
-class Rest(NamedTuple):
-    """What the page shows besides the turns."""
+class Extras(NamedTuple):
+    """What the page shows besides the turns of the bench."""
 
     costs: Sequence[Table]  # of passes, in a short and a longer context; empty: not measured
     reliability: Reliability | None  # of the draft's confidences
 
 
-def measure_rest(
+def measure_extras(
     pair: Pair, prompts: Sequence[Prompt], positions: int, tell: Callable[[str], object]
-) -> Rest:
+) -> Extras:
     """Profile the pair, and record what its draft guesses on the first prompts.
 
     The page does without what cannot be measured, and `tell` is called with the reason.
@@ -57,11 +57,11 @@ def measure_rest(
             reliability = Reliability.of(texts)
     except DSparkError as error:
         tell(f"the report lacks what passes cost or what guesses are worth: {error.problem}")
-    return Rest(costs, reliability)
+    return Extras(costs, reliability)
 
 
 def require_folder(folder: Path) -> None:
-    """Make a folder for the page, before the work begins; a UsageError says why it cannot be."""
+    """Make the page's folder before the work begins; a UsageError says why that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
@@ -70,11 +70,11 @@ def require_folder(folder: Path) -> None:
         raise UsageError(problem, "Name another --report.") from None
 
 
-def write_report(folder: Path, results: Results, facts: dict[str, Any], rest: Rest) -> Path:
+def write_report(folder: Path, results: Results, facts: dict[str, Any], extras: Extras) -> Path:
     """Write ``index.html`` into `folder`, and ``bench.json``; returns the path of the page."""
     path = folder / "index.html"
     for file, content in (
-        (path, render(results, facts, rest)),
+        (path, render(results, facts, extras)),
         (folder / "bench.json", json.dumps(facts, indent=1)),
     ):
         with replacing(file) as temporary:
@@ -83,10 +83,10 @@ def write_report(folder: Path, results: Results, facts: dict[str, Any], rest: Re
     return path
 
 
-def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
+def render(results: Results, facts: dict[str, Any], extras: Extras) -> str:
     """The page."""
     TEMPLATES.filters |= {"cell": _cell, "counted": counted, "mib": _mib, "tone": _tone}
-    curves = rest.reliability.curves() if rest.reliability else {}
+    curves = extras.reliability.curves() if extras.reliability else {}
     return TEMPLATES.get_template("bench/report.html").render(
         facts=facts,
         answer=_answer(results.regimes()),
@@ -94,12 +94,12 @@ def render(results: Results, facts: dict[str, Any], rest: Rest) -> str:
         regimes=[_regime(regime) for regime in results.regimes()],
         style=Markup(STYLE.strip()),
         light=LIGHT,
-        costs=rest.costs,
-        cost_heads=[head for t in rest.costs for head in (f"ms at {t.depth}", "times one")],
-        cost_cells=cost_cells(rest.costs) if rest.costs else None,
-        cost_chart=cost_chart(rest.costs) if rest.costs else None,
+        costs=extras.costs,
+        cost_heads=[head for t in extras.costs for head in (f"ms at {t.depth}", "times one")],
+        cost_cells=cost_cells(extras.costs) if extras.costs else None,
+        cost_chart=cost_chart(extras.costs) if extras.costs else None,
         reliability_rows=[[name, *point] for name in curves for point in curves[name]],
-        reliability_chart=rest.reliability.chart() if rest.reliability else None,
+        reliability_chart=extras.reliability.chart() if extras.reliability else None,
     )
 
 
@@ -121,7 +121,7 @@ def _answer(regimes: Sequence[Regime]) -> str:
 
 
 def _tone(ratio: Figure, spread: float) -> str:
-    """Its colour: whether it is faster or slower, as far as that can be told."""
+    """The colour of a ratio: faster, slower, or too close to call."""
     if not ratio.differs(spread):
         return "same"
     return "fast" if ratio.median > 1.0 else "slow"
@@ -177,7 +177,7 @@ def _parts(tally: Tally) -> list[float]:
 
 
 def _cell(value: Figure | float | str | None, form: str = ".0%") -> str:
-    """Of a table: text as it is, a share in this form."""
+    """The text of a table cell; shares are formatted with `form`."""
     if isinstance(value, str):
         return value
     return shown(value, ".2f" if isinstance(value, Figure) else form)

@@ -13,13 +13,13 @@ from dspark_gguf.measure.bench.turns import Sample
 from dspark_gguf.speedup import Speedup, exceeds, is_one_sided, measured
 from dspark_gguf.tally import Tally
 
-#: A ratio that is nearer to 1 is 1.
+#: A ratio this close to 1 counts as 1.
 _LITTLE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A median, and what it lies between."""
+    """A median with its range."""
 
     median: float
     low: float
@@ -33,7 +33,7 @@ class Figure:
         return cls(median(found), found[0], found[-1], len(found))
 
     def __format__(self, form: str) -> str:
-        """The median, ± half of what lies between the extremes."""
+        """The median ± half of the range."""
         half = (self.high - self.low) / 2
         return f"{self.median:{form}}" + (f" ±{half:{form}}" if half else "")
 
@@ -42,7 +42,7 @@ class Figure:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
     def differs(self, spread: float) -> bool:
-        """Whether a ratio is another than 1, with plain decoding's own `spread`."""
+        """Whether a ratio differs from 1, given plain decoding's own `spread`."""
         told = not exceeds(spread, self.median) or is_one_sided(self.low, self.high, self.turns)
         return told and abs(self.median - 1.0) >= _LITTLE
 
@@ -54,7 +54,7 @@ def shown(value: Figure | float | None, form: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a method reached at one temperature: a line for terminal, page and JSON object."""
+    """The results of a method at one temperature: a row on the terminal, the page and in JSON."""
 
     method: str
     is_peer: bool
@@ -71,7 +71,7 @@ class Row:
         return {domain: ratio for domain, ratio in self.ratios.items() if ratio.median < 1.0}
 
     def cells(self) -> dict[str, str]:
-        """What the tables show of it, by the head of its column."""
+        """Its cells in the tables, by column head."""
         known = self._figures()
         worst = min(self.ratios.items(), key=lambda pair: pair[1].median, default=None)
         return {
@@ -86,7 +86,7 @@ class Row:
         }
 
     def _figures(self) -> dict[str, float | None]:
-        """Of the rounds; None where it is unknown: peers do not say which had no draft."""
+        """Figures about rounds; None if unknown: peers do not say which rounds had no draft."""
         tally, rounds = self.tally, max(self.tally.rounds, 1)
         spent, wall = tally.controller_seconds, tally.decode_seconds
         found = {
@@ -117,7 +117,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Regime:
-    """What was measured at one temperature."""
+    """All results at one temperature."""
 
     temperature: float
     domains: list[str]  # an interrupted bench can lack some
@@ -133,7 +133,7 @@ class Regime:
 
     @property
     def spread(self) -> float:
-        """The factor by which plain decoding's own speed changed, without a tenth at each end."""
+        """By what factor plain decoding's own speed varied, without the extreme tenths."""
         speeds = self.rows[PLAIN].speeds
         some = speeds if len(speeds) > 1 else [*speeds, *speeds]
         low, *_, high = quantiles(some, n=10, method="inclusive")
@@ -141,13 +141,13 @@ class Regime:
 
     @property
     def drawn(self) -> Row:
-        """What a user gets: with the options that were given, else without any."""
+        """What a user gets: the method with the given options, else the default."""
         rows = self.rows
         return next((rows[name] for name in (YOURS, DEFAULT) if name in rows), [*rows.values()][-1])
 
     @property
     def speedup(self) -> Speedup | None:
-        """Of what is drawn; None where nothing can be compared."""
+        """The speedup of the row that is drawn; None if nothing can be compared."""
         found = self.drawn.comparisons
         return measured(found, self.spread) if found else None
 

@@ -24,9 +24,9 @@ from dspark_gguf.errors import Cancelled, ResourceError
 from dspark_gguf.measure.bench import conversations, text
 from dspark_gguf.measure.bench.peers import binding_version, peers
 from dspark_gguf.measure.bench.plan import DEFAULT, BenchPlan, Method, default_methods, make_methods
-from dspark_gguf.measure.bench.report import Rest, measure_rest, require_folder, write_report
+from dspark_gguf.measure.bench.report import Extras, measure_extras, require_folder, write_report
 from dspark_gguf.measure.bench.results import Results
-from dspark_gguf.measure.bench.turns import Ours, Program, Task, play, warm_up
+from dspark_gguf.measure.bench.turns import OwnProgram, Program, Task, play, warm_up
 from dspark_gguf.paths import discreet
 from dspark_gguf.signals import ended_by_signals, interruptible
 from dspark_gguf.speedup import measured
@@ -34,7 +34,7 @@ from dspark_gguf.visible import as_json, visible
 
 #: The JSON object's version: a new number when a key changes its meaning.
 FORMAT = 3
-#: Before the first turn: no prompt of the bench, so that nothing of them is learned.
+#: The prompt to warm up with: not one of the bench, so that nothing about those is learned.
 _WARM_UP = "Count from one to twenty in words."
 
 
@@ -56,7 +56,7 @@ class Bench:
 
         The figures are printed whatever becomes of the report.
         """
-        plan, code, rest = self.plan, 0, Rest((), None)
+        plan, code, extras = self.plan, 0, Extras((), None)
         if plan.report:
             require_folder(plan.report)
         say = str if plan.as_json else echo
@@ -65,14 +65,14 @@ class Bench:
             try:
                 self._measure(tasks, say)
                 if plan.report:
-                    rest = measure_rest(self.pair, plan.prompts, plan.tokens, _tell)
+                    extras = measure_extras(self.pair, plan.prompts, plan.tokens, _tell)
             except Cancelled:
                 code = Cancelled.exit_code
         self._keep()
         facts = self.facts(len(tasks), interrupted=bool(code))
         try:
             if plan.report and self.results.turns:
-                _tell(f"report: {write_report(plan.report, self.results, facts, rest)}")
+                _tell(f"report: {write_report(plan.report, self.results, facts, extras)}")
         finally:
             if code:
                 say(f"\ninterrupted: {self.results.turns} of {len(tasks)} turns measured")
@@ -85,7 +85,7 @@ class Bench:
         return code
 
     def _keep(self) -> None:
-        """Let `doctor` and `suggest` know what was measured, unless the machine was too busy."""
+        """Save what was measured for `doctor` and `suggest`, unless the machine was too busy."""
         found = [
             comparison
             for regime in self.results.regimes()
@@ -98,18 +98,18 @@ class Bench:
             known.compare(found)
             known.save()
 
-    def _program(self, method: Method) -> Ours:
-        """It knows what passes cost, and nothing of what another method learns."""
+    def _program(self, method: Method) -> OwnProgram:
+        """A program that knows what passes cost, but nothing that other methods learn."""
         learned = self.pair.copy_costs()
 
         def decoder_at(temperature: float) -> Decoder:
             sampling = self.settings.sampling.model_copy(update={"temperature": temperature})
             return Decoder.for_pair(self.pair, sampling, method.speculation, learned)
 
-        return Ours(method.name, decoder_at, self.settings.limits, method.about)
+        return OwnProgram(method.name, decoder_at, self.settings.limits, method.about)
 
     def _measure(self, tasks: Sequence[Task], say: Callable[[str], object]) -> None:
-        """Load the peers, and fill the results."""
+        """Load the peers, and measure turn by turn."""
         tokens, most = self._encode([{"role": "user", "content": _WARM_UP}]), self.plan.tokens
         first = [Task("", tokens, temperature, most) for temperature in self.plan.temperatures]
         warm_up(self.programs, first)
@@ -199,7 +199,7 @@ def bench_conversations(
         if task.temperature == plan.temperatures[0]:
             kind = "copying" if task.domain in conversations.COPYING else "new text"
             prompts[kind].append(task.tokens)
-    chosen = [conversations.Group(name, some) for name, some in prompts.items() if some]
+    chosen = {name: some for name, some in prompts.items() if some}
     update = {"temperature": plan.temperatures[0], "ignore_eos": True}
     sampling, code = settings.sampling.model_copy(update=update), 0
     say = str if plan.as_json else echo
@@ -232,9 +232,9 @@ def _tell(line: str) -> None:
 
 
 def peak_bytes() -> int:
-    """The most main memory that this process had so far.
+    """The peak main memory of this process.
 
-    Weights that are mapped from a file count as far as they were read. Memory of a GPU does not.
+    Of weights that are mapped from a file, the part that was read counts; a GPU's memory does not.
     """
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset

@@ -1,4 +1,4 @@
-"""A bench for a terminal: what is measured, tables, plots, and where plain decoding wins."""
+"""A bench on a terminal: what is measured, tables, plots, and where plain decoding wins."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dspark_gguf.measure.bench.plan import DEFAULT, PLAIN
 from dspark_gguf.measure.bench.results import Figure, Regime, Results, Row, shown
 from dspark_gguf.measure.charts import bars
 from dspark_gguf.paths import MIB
-from dspark_gguf.visible import text_table
+from dspark_gguf.visible import counted, text_table
 
 #: Columns of the first table, with the gaps: names of domains, then at least so many for each
 #: method.
 _NAME, _CELL = 14, 12
-#: Plain decoding that runs so many times faster in one turn than in another shows that the machine
-#: does other things: prompts alone change its speed far less.
+#: If plain decoding varies by more than this factor between turns, the machine does other things:
+#: prompts alone change its speed far less.
 _UNSTEADY = 1.5
 
 
@@ -25,7 +25,7 @@ def header(methods: Mapping[str, str], turns: int, most: int, width: int = WIDTH
     longest = max(map(len, methods))
     indent = " " * (longest + 4)
     lines = [
-        f"{turns} turn{'s' * (turns != 1)}. In a turn every method answers the same prompt, up to "
+        f"{counted(turns, 'turn')}. In a turn every method answers the same prompt, up to "
         f"{most} tokens, one after the other, each from an empty cache; the order changes from "
         "turn to turn. All are warmed up, and know nothing at first but what passes cost here.",
         "",
@@ -65,7 +65,7 @@ def memory(ours: int, all: int, width: int = WIDTH) -> str:
 
 
 def verdict(regime: Regime) -> list[str]:
-    """Lines that say whether it is faster, and where: no more than can be told."""
+    """Lines that say whether it is faster and where, and claim no more than was measured."""
     warning = unsteadiness(regime)
     return [
         *[warning] * bool(warning),
@@ -109,7 +109,7 @@ def unsteadiness(regime: Regime) -> str:
 
 
 def name_of(method: str) -> str:
-    """As a user knows it: what one gets without options is the default, by whatever rule."""
+    """The name that users know: what runs without options is the default."""
     return "the default" if method == DEFAULT else method
 
 

@@ -1,4 +1,4 @@
-"""One turn: every method answers the same prompt, one after the other, from an empty cache."""
+"""One turn: all methods answer the same prompt, one after another, each from an empty cache."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Program(Protocol):
     """Something that answers prompts."""
 
     name: str  # heads its column
-    about: str  # what it does
+    about: str  # what it does, in words
 
     def answer(self, task: Task) -> Tally:
         """Answer from an empty cache; figures that are not known stay 0."""
 
 
 @dataclass
-class Ours:
+class OwnProgram:
     """A method of this package."""
 
     name: str
@@ -54,7 +54,7 @@ class Ours:
     def answer(self, task: Task) -> Tally:
         """Answer from empty caches; raises `Cancelled` when the user asks to stop.
 
-        Without a seed in the settings the turn's number is the seed: the next run draws the same.
+        Without a seed in the settings, the turn's number is the seed, so that runs can be repeated.
         """
         decoder = self.decoder_at(task.temperature)
         decoder.reset()
@@ -70,7 +70,7 @@ class Ours:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one method took for one task."""
+    """What one task cost one method."""
 
     method: str
     task: Task
@@ -78,7 +78,7 @@ class Sample:
 
 
 def warm_up(programs: Sequence[Program], tasks: Sequence[Task]) -> None:
-    """A few tokens of each task: the first pass pays for memory that the others reuse."""
+    """Answer with a few tokens: a first pass pays for memory that later ones reuse."""
     for program in programs:
         for task in tasks:
             program.answer(replace(task, most=WARM_UP))
@@ -87,9 +87,9 @@ def warm_up(programs: Sequence[Program], tasks: Sequence[Task]) -> None:
 def play(
     programs: Sequence[Program], tasks: Sequence[Task], watch: Watch = iter
 ) -> Iterator[list[Sample]]:
-    """The samples of each turn. The order rotates by one from turn to turn.
+    """The samples of each turn, in an order that rotates by one from turn to turn.
 
-    So a machine that becomes slower does not always slow down the same way. `watch` may show how
+    So a machine that slows down does not always slow down the same method. `watch` may show how
     many answers are done.
     """
     starts = [(task, task.turn % len(programs)) for task in tasks]

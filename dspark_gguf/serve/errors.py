@@ -1,4 +1,4 @@
-"""What a client is told when its request cannot be answered."""
+"""Errors that a client gets when its request cannot be answered."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.visible import visible
 
 
-class Refusal(Exception):  # noqa: N818 - not a fault of the server
-    """A request that gets an error: an HTTP status, a code for programs, and a text for people."""
+class RequestError(Exception):
+    """Carries an HTTP status, a code for programs, and a text for people."""
 
     def __init__(
         self, status: int, message: str, code: str | None = None, param: str | None = None
@@ -29,7 +29,7 @@ class Refusal(Exception):  # noqa: N818 - not a fault of the server
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes with it."""
+        """HTTP headers that go with it."""
         own = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
         return own.get(429 if self.status == 503 else self.status, {})
 
@@ -55,17 +55,17 @@ class Refusal(Exception):  # noqa: N818 - not a fault of the server
         return JSONResponse(shape, self.status, self.headers)
 
 
-def invalid(message: str, param: str | None = None, code: str | None = None) -> Refusal:
-    """A request that must be changed."""
-    return Refusal(400, message, code, param)
+def invalid(message: str, param: str | None = None, code: str | None = None) -> RequestError:
+    """An error 400: the client must change its request."""
+    return RequestError(400, message, code, param)
 
 
-def refusal_of(error: Exception) -> Refusal:
-    """What went wrong, for the client; nothing of an unexpected error but its kind."""
-    if isinstance(error, Refusal):
+def request_error_of(error: Exception) -> RequestError:
+    """The error for the client, which learns only the type of an unexpected one."""
+    if isinstance(error, RequestError):
         return error
     if isinstance(error, UsageError):
         return invalid(str(error))
     if isinstance(error, DSparkError):
-        return Refusal(500, str(error))
-    return Refusal(500, f"unexpected {type(error).__name__}; the server's log shows where")
+        return RequestError(500, str(error))
+    return RequestError(500, f"unexpected {type(error).__name__}; the server's log shows where")

@@ -1,4 +1,4 @@
-"""Answers to many prompts: what a file of jobs and a batch of Ray Data go through."""
+"""Answer many prompts: the jobs of a file, or the rows of a Ray dataset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from dspark_gguf import __version__
 from dspark_gguf.admission import Request
 from dspark_gguf.batching import Batcher
-from dspark_gguf.chat.batch import Job
+from dspark_gguf.chat.jobs import Job
 from dspark_gguf.chat.session import Session
 from dspark_gguf.config import Settings
 from dspark_gguf.engine.pair import Pair
@@ -16,27 +16,23 @@ from dspark_gguf.errors import Cancelled, DSparkError
 from dspark_gguf.noise import Noise
 from dspark_gguf.tally import Answer
 
-#: What became of a job: an answer as plain values, or ``{"error": ...}``.
+#: The result of a job: an answer as plain values, or ``{"error": ...}``.
 Outcome: TypeAlias = dict[str, Any]
 
-#: More conversations hardly bring more throughput on any machine that was measured.
+#: More conversations at once hardly raised throughput on any machine we measured.
 MAX_AT_ONCE = 16
 
 
 def answer_all(
     pair: Pair, settings: Settings, jobs: Iterable[Job], parallel: int | None = None
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Each job with its outcome, as they finish.
+    """Yield each job with its outcome as soon as it finishes.
 
-    `parallel` is the most conversations in one pass, of those that the pair was opened for; None:
-    as many as pay. A job that cannot be answered, such as a prompt longer than the context, costs
-    the others nothing.
-
-    Raises:
-        Cancelled: `pair.interrupt` was set; the jobs without an outcome were not answered.
-
+    `parallel` limits the conversations in one pass, up to those that the pair was opened for; None:
+    as many as pay. A job that fails, such as a prompt longer than the context, does not affect the
+    others. Once `pair.interrupt` is set, Cancelled is raised and the other jobs are left.
     """
-    if settings.chat.context_shift:  # a prompt that changes in the middle of its answer
+    if settings.chat.context_shift:  # the prompt may change in the middle of an answer
         yield from ((job, _answer_alone(pair, settings, job)) for job in jobs)
         return
     batcher = Batcher(pair, settings.speculation, parallel)
@@ -68,7 +64,7 @@ def _outcome(pair: Pair, settings: Settings, answer: Answer, error: DSparkError 
 
 
 def as_dict(pair: Pair, settings: Settings, answer: Answer) -> Outcome:
-    """An answer as plain values, with the models and the settings that are not the defaults."""
+    """An answer as plain values, with the models and all settings that differ from the defaults."""
     changed = settings.model_dump(mode="json", exclude_defaults=True)
     draft = pair.caches.get("draft")
     models = {"model": pair.target.name, "draft": None if draft is None else draft.model.name}

@@ -1,4 +1,4 @@
-"""What every request passes first: the key, and the size of the body. Plain ASGI.
+"""Checks of every request before it is read: the API key, and the size of the body. Plain ASGI.
 
 Starlette's own base class for this hides that a client has left.
 """
@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dspark_gguf.serve.refusals import Refusal
+from dspark_gguf.serve.errors import RequestError
 
 #: Most bytes of a body.
 MAX_BYTES = 8 * 1024**2
@@ -26,8 +26,8 @@ _OURS = re.compile(r"|[\d.]+|\[[\da-f:.]+\]|([\w-]+\.)*(localhost|local|internal
 _OPEN = ("/", "/health", "/v1/health")
 
 
-class Gate:
-    """Lets requests with the key through, up to a size."""
+class RequestGuard:
+    """Lets requests pass that have the key and are not too large."""
 
     def __init__(self, app: ASGIApp, key: str | None = None) -> None:
         self._app, self._key = app, key
@@ -38,30 +38,30 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope, headers)
-        if refusal is not None:
-            await refusal.response(scope["path"])(scope, receive, send)
+        error = self._problem(scope, headers)
+        if error is not None:
+            await error.response(scope["path"])(scope, receive, send)
             return
         if scope["method"] == "HEAD":  # as GET; uvicorn leaves the body out
             scope = {**scope, "method": "GET"}
         await self._app(scope, _Counted(receive), send)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
+    def _problem(self, scope: Scope, headers: Headers) -> RequestError | None:
         if self._key is None and _is_foreign(scope, headers.get("host", "")):
             problem = "this address is not known here: use 127.0.0.1, or start it with --api-key"
-            return Refusal(403, problem, "unknown_host")
+            return RequestError(403, problem, "unknown_host")
         if self._key is not None and scope["path"] not in _OPEN:
             kind, _, token = headers.get("authorization", "").partition(" ")
             given = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
             # The bytes that were sent: whatever they are, headers are decoded as latin-1.
             if not hmac.compare_digest(given.encode("latin-1"), self._key.encode()):
-                return Refusal(401, "a valid API key is needed", "invalid_api_key")
+                return RequestError(401, "a valid API key is needed", "invalid_api_key")
         length = headers.get("content-length", "0")
         return too_large() if not length.isdecimal() or int(length) > MAX_BYTES else None
 
 
 class _Counted:
-    """Ends a body without a length, too, and one that would be read for seconds."""
+    """Stops a body that is too large without saying so, or would take seconds to parse."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._bytes, self._parts = receive, 0, 0
@@ -87,6 +87,6 @@ def _is_foreign(scope: Scope, host: str) -> bool:
     return not (_OURS.fullmatch(name) or name == socket.gethostname().lower())
 
 
-def too_large() -> Refusal:
-    """Of the body."""
-    return Refusal(413, f"the request is larger than {MAX_BYTES} bytes", "request_too_large")
+def too_large() -> RequestError:
+    """The error for a body that is too large."""
+    return RequestError(413, f"the request is larger than {MAX_BYTES} bytes", "request_too_large")

@@ -1,4 +1,4 @@
-"""Messages from a keyboard: line editing, history, completion."""
+"""Messages typed on a keyboard: line editing, history, completion."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TerminalReader:
 
 
 class _Lines(FileHistory):
-    """Goes on in memory when the disk is full."""
+    """Keeps the history in memory when the disk is full."""
 
     def store_string(self, string: str) -> None:
         with suppress(OSError):
@@ -98,7 +98,7 @@ def _history() -> History:
 
 
 def _keys() -> KeyBindings:
-    """Enter goes on where a message does, so that the history has it as a whole."""
+    """Enter continues an unfinished message, so that the history keeps it in one piece."""
     keys = KeyBindings()
 
     @Condition
@@ -122,7 +122,7 @@ class SlashCompleter(Completer):
     def get_completions(
         self, document: Document, complete_event: CompleteEvent
     ) -> Iterable[Completion]:
-        """As prompt_toolkit asks for them."""
+        """The words that may be meant, or files."""
         *before, word = document.text_before_cursor.split(" ")
         if before and before[0] in _FILES:
             yield from self._files.get_completions(Document(word), complete_event)
@@ -133,7 +133,7 @@ class SlashCompleter(Completer):
 
 
 def _fitting(before: list[str], word: str) -> Iterator[str]:
-    """Words that can follow these."""
+    """Words that can follow `before`."""
     if not before:
         yield from (f"/{name}" for name in sorted(COMMANDS) if word.startswith("/"))
     elif before == ["/set"]:
@@ -145,7 +145,7 @@ def _fitting(before: list[str], word: str) -> Iterator[str]:
 
 
 def _values(name: str) -> Iterator[str]:
-    """The values of a setting that has few."""
+    """The values of a setting that has only a few."""
     for section, names in SETTABLE.items():
         if name in names:
             kind = type(getattr(Settings(), section)).model_fields[name].annotation

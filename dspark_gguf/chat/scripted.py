@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from dspark_gguf.chat.batch import Job
-from dspark_gguf.chat.bulk import Outcome, answer_all, as_dict
+from dspark_gguf.chat.answers import answer_all, as_dict
+from dspark_gguf.chat.jobs import Job
 from dspark_gguf.chat.progress import track, waited_for
 from dspark_gguf.chat.results import Results
 from dspark_gguf.chat.session import Session
@@ -96,7 +96,9 @@ def run_batch(
     answers = answer_all(pair, settings, left, parallel)
     with interruptible(pair.interrupt), results.writing(left) as write:
         try:
-            for job, outcome in track(answers, total, done, tokens_of=_tokens):
+            for job, outcome in track(
+                answers, total, done, lambda one: len(one[1].get("tokens", ()))
+            ):
                 write({"index": job.index, "input": job.input, **outcome})
                 done, failed = done + 1, failed + ("error" in outcome)
         except Cancelled:
@@ -106,7 +108,3 @@ def run_batch(
     if failed:
         screen.error(f'{failed} of {total} failed: see "error" in their results')
     return 1 if failed else 0
-
-
-def _tokens(finished: tuple[Job, Outcome]) -> int:
-    return len(finished[1].get("tokens", ()))

@@ -1,4 +1,4 @@
-"""The context of a loaded ``Llama`` as a cache, with the ``Llama``'s own counters kept true."""
+"""The context of a loaded ``Llama`` as a cache that keeps the ``Llama``'s own counters true."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dspark_gguf.engine.sequence import SequenceCache
 
 
 class _LlamaContext(Context):
-    """The context of a ``Llama``; fills its table of all logits, where it has one."""
+    """The context of a ``Llama``; also fills its table of all logits, if it has one."""
 
     def __init__(self, llama: llama_cpp.Llama, n_ctx: int) -> None:
         super().__init__(
@@ -25,7 +25,7 @@ class _LlamaContext(Context):
         self.llama = llama
 
     def run(self, parts: Sequence[Part]) -> None:
-        """As for any context; there is one sequence."""
+        """As for any context, but with a single sequence."""
         llama, (part,) = self.llama, parts
         if not getattr(llama, "_all_logits", llama._logits_all):
             super().run(parts)
@@ -37,8 +37,8 @@ class _LlamaContext(Context):
         table[:] = np.ctypeslib.as_array(rows, (count, self.n_vocab))
 
 
-class _Books:
-    """Keeps `n_tokens` and `input_ids` of a ``Llama`` true: its methods rely on them."""
+class _LlamaCounters:
+    """Updates a ``Llama``'s `n_tokens` and `input_ids`, on which its methods rely."""
 
     def __init__(self, llama: llama_cpp.Llama, cache: SequenceCache) -> None:
         self._llama, self._cache = llama, cache
@@ -56,7 +56,7 @@ class _Books:
 
 
 def borrow(llama: llama_cpp.Llama, *, is_draft: bool = False) -> SequenceCache:
-    """The cache of a loaded ``Llama``; notices what the ``Llama`` does between two answers.
+    """The cache of a loaded ``Llama``, which others may use between two answers.
 
     Relies on ``_ctx``, ``_n_vocab``, ``_logits_all``, ``_requires_eval`` and ``_stack``; a contract
     test pins them.
@@ -64,15 +64,15 @@ def borrow(llama: llama_cpp.Llama, *, is_draft: bool = False) -> SequenceCache:
     context = _LlamaContext(llama, min(int(llama.n_ctx()), len(llama.input_ids)))
     rows = 1 if is_draft else min(MAX_DRAFT + 1, context.n_batch)
     cache = SequenceCache(context, llama.context_params.swa_full, rows, is_draft)
-    cache.listeners.append(_Books(llama, cache))
+    cache.listeners.append(_LlamaCounters(llama, cache))
     llama._stack.callback(_end, weakref.ref(cache))
     if is_draft:
-        notice(cache)
+        sync_draft(cache)
     return cache
 
 
-def notice(cache: SequenceCache) -> None:
-    """Between two answers: take note of what a borrowed draft was used for meanwhile."""
+def sync_draft(cache: SequenceCache) -> None:
+    """Between two answers: follow what a borrowed draft was used for in the meantime."""
     if isinstance(cache.context, _LlamaContext):
         cache.sync(cache.context.llama._input_ids.tolist())
 

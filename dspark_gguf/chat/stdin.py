@@ -1,9 +1,9 @@
-"""Text on stdin: read where it was given to this command, and no silent wait for it.
+"""Text on stdin: read if it was meant for this command, and never waited for silently.
 
-If there is already a prompt, as argument or file, a pipe may hold what it is about
-(``git diff | dspark-gguf run "Write a commit message."``, read as `llm` and `mods` read it), the
-next lines of a loop that calls us (``while read q; do dspark-gguf run "$q"; done``), or nothing,
-for ever (a service, ssh). The other processes that hold the pipe tell these cases apart.
+If an argument or a file already gives a prompt, a pipe may hold text that belongs to it
+(``git diff | dspark-gguf run "Write a commit message."``, as with `llm` and `mods`), the next lines
+of a loop that calls us (``while read q; do dspark-gguf run "$q"; done``), or nothing, forever (a
+service, ssh). The other processes that hold the pipe tell these cases apart.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pathlib import Path
 from dspark_gguf.chat.terminal import PATIENCE, Screen, decode_text, note_on_wait, read_text
 from dspark_gguf.errors import UsageError
 
-#: The programs of shells: sh, bash, zsh, fish ...
+#: Programs that are shells: sh, bash, zsh, fish ...
 _SHELL = re.compile(r"([a-z]*sh|busybox)\b")
 
-#: What stands for stdin where a file is named.
+#: The file name that means stdin.
 DASH = "-"
 
 
-class Giver(Enum):
-    """Whom stdin comes from, and so what to do with it if there is a prompt already."""
+class StdinSource(Enum):
+    """Who writes to stdin, and so what to do with it if there already is a prompt."""
 
     PIPELINE = "another command, or a file: read it to the end, however long that takes"
     PROGRAM = "the program that called us, which may have nothing to say: wait a moment"
@@ -37,11 +37,11 @@ class Giver(Enum):
 
 
 def read_prompt(argument: str | None, file: Path | None) -> str:
-    """The prompt from a file, from stdin and from the argument, with ``-`` for stdin in both.
+    """The prompt from a file, stdin and the argument; ``-`` means stdin in both.
 
-    The question comes after what it is about: `cat main.c | dspark-gguf run "What is wrong?"`.
-    The module docstring says when stdin is read without ``-``. UsageError: nothing but white
-    space, an unreadable file, or not UTF-8.
+    A question comes after the text that it is about: `cat main.c | dspark-gguf run "What is
+    wrong?"`. The module docstring says when stdin is read without ``-``. A prompt of nothing but
+    white space, an unreadable file, and text that is not UTF-8 are UsageErrors.
     """
     given = [str(each) for each in (file, argument) if each is not None]
     parts = []
@@ -60,7 +60,7 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
 
 
 def read_file(path: Path) -> str:
-    """Text of a UTF-8 file, or of stdin for ``-``; a UsageError if it is none."""
+    """The text of a UTF-8 file, or of stdin for ``-``; a UsageError if it cannot be read."""
     return decode_text(_read_all(), "stdin") if str(path) == DASH else read_text(path)
 
 
@@ -71,18 +71,18 @@ def _read_all() -> bytes:
 
 
 def _read_beside_prompt() -> bytes:
-    """What stdin holds for this command besides its prompt; a note says if it is not read."""
+    """What stdin adds to the prompt; a note says so if it is not read."""
     if sys.stdin.isatty():
         return b""
     try:
         number = sys.stdin.fileno()
     except io.UnsupportedOperation:  # not the process's own
         return _read_all()
-    giver, note = _giver_of(number), ""
-    if giver is Giver.SHELL:
+    source, note = _source_of(number), ""
+    if source is StdinSource.SHELL:
         if _holds_more(number):
             note = "stdin belongs to the calling shell and was not read; `-f -` reads it"
-    elif giver is Giver.PIPELINE or select.select([number], [], [], PATIENCE)[0]:
+    elif source is StdinSource.PIPELINE or select.select([number], [], [], PATIENCE)[0]:
         return _read_all()
     else:
         note = f"no input on stdin for {PATIENCE:.0f} seconds: continuing without; `-f -` waits"
@@ -91,34 +91,34 @@ def _read_beside_prompt() -> bytes:
     return b""
 
 
-def _giver_of(number: int) -> Giver:
-    """Whom a file descriptor for reading comes from.
+def _source_of(number: int) -> StdinSource:
+    """Who writes to a file descriptor that we read.
 
     Only Linux tells who holds a pipe; elsewhere every pipe counts as a pipeline's.
     """
     facts = os.fstat(number)
     if stat.S_ISREG(facts.st_mode):
         # Whoever calls us with a file in the middle has read the first part.
-        return Giver.SHELL if os.lseek(number, 0, os.SEEK_CUR) else Giver.PIPELINE
+        return StdinSource.SHELL if os.lseek(number, 0, os.SEEK_CUR) else StdinSource.PIPELINE
     if stat.S_ISSOCK(facts.st_mode):
-        return Giver.PROGRAM
+        return StdinSource.PROGRAM
     if stat.S_ISFIFO(facts.st_mode):
         with suppress(OSError):  # no Linux, or a process that we may not look at
-            return _pipe_giver(facts)
-    return Giver.PIPELINE
+            return _source_of_pipe(facts)
+    return StdinSource.PIPELINE
 
 
-def _pipe_giver(pipe: os.stat_result) -> Giver:
+def _source_of_pipe(pipe: os.stat_result) -> StdinSource:
     parent = process = Path("/proc", str(os.getppid()))
     # Between the shell and us there may be others with the same stdin: timeout, sudo, uv run.
     while _is(process / "fd" / "0", pipe):
         if _SHELL.match((process / "exe").readlink().name):
-            return Giver.SHELL
+            return StdinSource.SHELL
         facts = (process / "stat").read_bytes().rpartition(b")")[2].split()
         process = Path("/proc", str(int(facts[1])))
     ends = (end for end in (parent / "fd").iterdir() if _is(end, pipe))
     writes = any(end.lstat().st_mode & stat.S_IWUSR for end in ends)
-    return Giver.PROGRAM if writes else Giver.PIPELINE
+    return StdinSource.PROGRAM if writes else StdinSource.PIPELINE
 
 
 def _is(link: Path, pipe: os.stat_result) -> bool:
@@ -128,7 +128,7 @@ def _is(link: Path, pipe: os.stat_result) -> bool:
 
 
 def _holds_more(number: int) -> bool:
-    """Whether there is something to read now that is not the end."""
+    """Whether there is anything to read right now."""
     facts = os.fstat(number)
     if stat.S_ISREG(facts.st_mode):
         return os.lseek(number, 0, os.SEEK_CUR) < facts.st_size

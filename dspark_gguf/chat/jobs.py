@@ -1,4 +1,4 @@
-"""Many prompts from a file of JSON lines, answered in order."""
+"""Prompts from a file of JSON lines, one job a line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.chat.piped import DASH, read_file
+from dspark_gguf.chat.stdin import DASH, read_file
 from dspark_gguf.config import Limits, Sampling, Settings
 from dspark_gguf.errors import UsageError, nearest
 from dspark_gguf.settings_files import merge, validate
@@ -18,22 +18,22 @@ from dspark_gguf.visible import shortened
 
 Record = dict[str, Any]
 
-#: Keys of a line that are no settings: they come back in its result.
+#: Keys of a line that are not settings: its result repeats them.
 _NOT_SETTINGS = ("prompt", "messages", "id", "custom_id", "metadata")
-#: Sections of the settings that a line can change.
+#: Sections of the settings that a line may override.
 _SECTIONS = {"sampling": Sampling.model_fields, "limits": Limits.model_fields}
 _ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One line of the input: its number, not counting empty lines, and its object."""
+    """The JSON object on one line of the input; `index` does not count empty lines."""
 
     index: int
     input: Record
 
     def settings(self, below: Settings) -> Settings:
-        """Those of the line over those of the run; a UsageError names the first wrong key."""
+        """The run's settings with those of this line; a UsageError names the first wrong key."""
         tree: dict[str, Record] = {}
         for key, value in self.input.items():
             if key in _NOT_SETTINGS:
@@ -47,14 +47,13 @@ class Job:
 
     @property
     def messages(self) -> list[Record]:
-        """The conversation to answer; a UsageError says why the object is none."""
+        """The conversation to answer; a UsageError says what is wrong with it."""
         if ("prompt" in self.input) == ("messages" in self.input):
             raise _wrong('exactly one of "prompt" and "messages" is needed')
         if "prompt" in self.input:
-            prompt = _text(self.input["prompt"], "prompt")
-            if not prompt.strip():
+            if not _text(self.input["prompt"], "prompt").strip():
                 raise _wrong("prompt is empty")
-            return [{"role": "user", "content": prompt}]
+            return [{"role": "user", "content": self.input["prompt"]}]
         messages = self.input["messages"]
         if not isinstance(messages, list) or not messages:
             raise _wrong(f"messages must be a list that is not empty, not {_shown(messages)}")
@@ -67,8 +66,8 @@ class Job:
 def read_jobs(path: Path) -> list[Job]:
     """All lines of the input (``-``: stdin).
 
-    A line that is an object but not a prompt fails as a job of its own; the others are answered.
-    A line that is no object is a UsageError: this is another kind of file. So is an empty file.
+    A JSON object that is not a prompt makes only its own job fail. A line that is not a JSON
+    object is a UsageError, because this must be another kind of file; so is an empty file.
     """
     jobs: list[Job] = []
     name = "stdin" if str(path) == DASH else path
@@ -85,8 +84,8 @@ def read_jobs(path: Path) -> list[Job]:
     return jobs
 
 
-def shard(jobs: Sequence[Job], part: str) -> list[Job]:
-    """Part ``I/N`` of the jobs: every N-th from the I-th on, so that the parts are alike."""
+def select_shard(jobs: Sequence[Job], part: str) -> list[Job]:
+    """Shard ``I/N`` of the jobs: every N-th, from the I-th on, so that all shards are alike."""
     found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", part)
     first, step = map(int, found.groups()) if found else (0, 0)
     if not 1 <= first <= step:
@@ -96,7 +95,7 @@ def shard(jobs: Sequence[Job], part: str) -> list[Job]:
 
 
 def parse(line: str | bytes) -> Record | None:
-    """The JSON object in a line; None if it is something else."""
+    """The JSON object on a line; None if the line holds anything else."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -117,7 +116,7 @@ def _message(message: Any, place: str) -> Record:
 
 
 def _part(part: Any, place: str) -> str:
-    """The text of a content part, as llama.cpp's server takes them."""
+    """The text of a content part, in the form that llama.cpp's server takes."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != "text":
         raise _wrong(f"{place} must be of type text, not {_shown(kind)}")
@@ -137,7 +136,8 @@ def _shown(value: Any) -> str:
 def _hint(near: str | None) -> str:
     if near:
         return f"Write {_shown(near)}."
-    return f"Beside settings, a line has {', '.join(_NOT_SETTINGS)}; put your own keys in metadata."
+    names = ", ".join(_NOT_SETTINGS)
+    return f"Besides settings, a line may have {names}; put your own keys in metadata."
 
 
 def _wrong(problem: str) -> UsageError:
