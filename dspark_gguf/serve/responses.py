@@ -15,9 +15,9 @@ from dspark_gguf.serve.bodies import (
     limit_of,
     schema_of,
     text_of,
-    tool_of,
 )
 from dspark_gguf.serve.form import Form, Record
+from dspark_gguf.serve.offered import tool_of
 from dspark_gguf.serve.parsing import Message, ParsedRequest
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.refusals import Refusal, invalid
