@@ -156,6 +156,7 @@ class ChatBody(StreamBody, ToolBody):
     top_logprobs: int | None = None
     response_format: dict[str, Any] | None = None
     reasoning_format: str | None = None
+    reasoning_effort: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     def asked(self) -> ParsedRequest:
@@ -168,7 +169,7 @@ class ChatBody(StreamBody, ToolBody):
         if self.response_format:
             asked.schema = schema_of(self.response_format)
         think = (self.chat_template_kwargs or {}).get("enable_thinking")
-        asked.think = think if isinstance(think, bool) else None
+        asked.think = think if isinstance(think, bool) else thinks(self.reasoning_effort)
         asked.splits = self.reasoning_format != "none"
         return asked
 
@@ -202,6 +203,11 @@ class CompletionBody(StreamBody):
         given: Any = "" if self.prompt is None else self.prompt
         is_one = isinstance(given, str) or all(isinstance(each, int) for each in given)
         return [given] if is_one else given
+
+
+def thinks(effort: Any) -> bool | None:
+    """Whether OpenAI's effort of reasoning lets a model think; None: as the template has it."""
+    return False if effort == "none" else None
 
 
 def limit_of(tokens: int | None) -> int | None:

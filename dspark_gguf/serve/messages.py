@@ -44,9 +44,14 @@ class MessagesBody(Body):
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
+    thread: dict[str, Any] | None = None
 
     def asked(self) -> ParsedRequest:
         """The request that this is."""
+        if (self.thread or {}).get("type") == "continue":
+            # By this code its client knows that it must send the whole conversation again.
+            problem = "nothing is stored here: send the whole conversation"
+            raise Refusal(404, problem, "thread_not_found", "thread")
         asked = super().asked()
         asked.stop = [each for each in self.stop_sequences or () if each] or asked.stop
         system = text_of(self.system, "system")
@@ -81,7 +86,7 @@ def _messages(message: Turned, place: str) -> list[Message]:
     for part in message.content:
         kind = part.get("type")
         if kind == "tool_result":
-            content = text_of(part.get("content"), f"{place}.content")
+            content = _text(part.get("content"), f"{place}.content")
             result = {"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": content}
             out.append(result)
         elif kind == "tool_use":
@@ -93,9 +98,26 @@ def _messages(message: Turned, place: str) -> list[Message]:
         elif kind != "redacted_thinking":
             texts.append(part)
     if texts or more:
-        content = text_of(texts, f"{place}.content")
+        content = _text(texts, f"{place}.content")
         out.append({"role": message.role, "content": content, **more})
     return out
+
+
+def _text(content: str | list[Record] | None, place: str) -> str:
+    """Content as text; so are documents that are text."""
+    parts = [_document(each) for each in content] if isinstance(content, list) else content
+    return text_of(parts, place)
+
+
+def _document(part: Record) -> Record:
+    source = part.get("source")
+    if part.get("type") != "document" or not isinstance(source, dict):
+        return part
+    text = source.get("data" if source.get("type") == "text" else "content")
+    if isinstance(text, list):
+        text = text_of(text, "source.content")
+    title = f"{part['title']}\n" if part.get("title") else ""
+    return {"type": "text", "text": title + text} if isinstance(text, str) else part
 
 
 class MessagesForm(Form[MessagesBody]):
