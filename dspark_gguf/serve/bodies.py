@@ -215,10 +215,12 @@ def limit_of(tokens: int | None) -> int | None:
     return None if tokens is None or tokens < 0 else tokens
 
 
-def text_of(content: str | list[dict[str, Any]] | None, place: str) -> str:
-    """Content as text, from text or from parts."""
+def text_of(content: Any, place: str) -> str:
+    """Content as text, from text or from parts; a `Refusal` for anything else."""
     if content is None or isinstance(content, str):
         return content or ""
+    if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
+        raise invalid(f"{place} is no text and no list of parts", "messages")
     texts: list[str] = []
     for k, part in enumerate(content):
         kind = part.get("type", "text")

@@ -103,21 +103,22 @@ def _messages(message: Turned, place: str) -> list[Message]:
     return out
 
 
-def _text(content: str | list[Record] | None, place: str) -> str:
+def _text(content: Any, place: str) -> str:
     """Content as text; so are documents that are text."""
-    parts = [_document(each) for each in content] if isinstance(content, list) else content
+    parts = [_document(each, place) for each in content] if isinstance(content, list) else content
     return text_of(parts, place)
 
 
-def _document(part: Record) -> Record:
-    source = part.get("source")
-    if part.get("type") != "document" or not isinstance(source, dict):
-        return part
-    text = source.get("data" if source.get("type") == "text" else "content")
-    if isinstance(text, list):
-        text = text_of(text, "source.content")
-    title = f"{part['title']}\n" if part.get("title") else ""
-    return {"type": "text", "text": title + text} if isinstance(text, str) else part
+def _document(part: Any, place: str) -> Any:
+    """A part; if it is a document that is text, that."""
+    match part:
+        case {"type": "document", "source": {"type": "text", "data": given}}:
+            text = text_of(given, f"{place}.source.data")
+        case {"type": "document", "source": {"type": "content", "content": given}}:
+            text = text_of(given, f"{place}.source.content")
+        case _:
+            return part
+    return {"type": "text", "text": f"{part['title']}\n{text}" if part.get("title") else text}
 
 
 class MessagesForm(Form[MessagesBody]):
