@@ -104,18 +104,20 @@ def _messages(message: Turned, place: str) -> list[Message]:
 
 
 def _text(content: Any, place: str) -> str:
-    """Content as text; so are documents that are text."""
+    """Content as text; so are documents and results of a search that are text."""
     parts = [_document(each, place) for each in content] if isinstance(content, list) else content
     return text_of(parts, place)
 
 
 def _document(part: Any, place: str) -> Any:
-    """A part; if it is a document that is text, that."""
+    """A part; if it is a document or the result of a search, its text."""
     match part:
         case {"type": "document", "source": {"type": "text", "data": given}}:
             text = text_of(given, f"{place}.source.data")
         case {"type": "document", "source": {"type": "content", "content": given}}:
             text = text_of(given, f"{place}.source.content")
+        case {"type": "search_result", "content": given}:
+            text = text_of(given, f"{place}.content")
         case _:
             return part
     return {"type": "text", "text": f"{part['title']}\n{text}" if part.get("title") else text}

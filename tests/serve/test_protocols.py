@@ -110,9 +110,10 @@ def test_documents_that_are_text_are_read(claude):
     parts = {"type": "content", "content": [{"type": "text", "text": "Green."}]}
     other = {"type": "document", "source": parts}
     result = {"type": "tool_result", "tool_use_id": "c1", "content": [other]}
-    user = {"role": "user", "content": [document, result]}
+    search = {"type": "search_result", "source": "x", "title": "Sea", "content": parts["content"]}
+    user = {"role": "user", "content": [document, result, search]}
     found = MessagesBody(messages=[user]).asked().messages
-    assert [each["content"] for each in found] == ["Green.", "Sky\nBlue."]
+    assert [each["content"] for each in found] == ["Green.", "Sky\nBlue.\nSea\nGreen."]
     anthropic = pytest.importorskip("anthropic")
     for source in ({"type": "base64", "data": "AAAA"}, {"type": "url", "url": "x"}, 1, None):
         user = {"role": "user", "content": [{**document, "source": source}]}
