@@ -56,7 +56,7 @@ def near_ties(
 def _turns(pair: Pair, path: str, body: dict) -> list[Turn]:
     kinds = {"chat/completions": ChatBody, "completions": CompletionBody,
              "messages": MessagesBody, "responses": ResponsesBody}  # fmt: skip
-    asked = kinds[path.removeprefix("/v1/")](**body).asked()
+    asked = kinds[path.removeprefix("/v1/")](**body).to_request()
     asked.prompt = body.get("prompt", "")
     return [turn for turn, _ in RequestParser(pair, Settings()).turns(asked)]
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from dspark_gguf.config import Sampling
 from dspark_gguf.serve.errors import invalid
+from dspark_gguf.serve.offered import choice_of, tool_of
 from dspark_gguf.serve.parsing import Message, ParsedRequest
 
 #: Bounds of a request.
@@ -114,9 +115,9 @@ class ToolBody(Body):
     def to_request(self) -> ParsedRequest:
         """The request that this is."""
         asked = super().to_request()
+        asked.tool_choice, allowed = choice_of(self.tool_choice)
         found = (self.tool(each, k) for k, each in enumerate(self.tools or ()))
-        asked.tools = [each for each in found if each]
-        asked.tool_choice = choice_of(self.tool_choice)
+        asked.tools = [t for t in found if t and (allowed is None or t["name"] in allowed)]
         asked.many_calls = self.parallel_tool_calls is not False
         return asked
 
@@ -155,6 +156,7 @@ class ChatBody(StreamBody, ToolBody):
     top_logprobs: int | None = None
     response_format: dict[str, Any] | None = None
     reasoning_format: str | None = None
+    reasoning_effort: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     def to_request(self) -> ParsedRequest:
@@ -167,12 +169,14 @@ class ChatBody(StreamBody, ToolBody):
         if self.response_format:
             asked.schema = schema_of(self.response_format)
         think = (self.chat_template_kwargs or {}).get("enable_thinking")
-        asked.think = think if isinstance(think, bool) else None
+        asked.think = think if isinstance(think, bool) else thinks(self.reasoning_effort)
         asked.splits = self.reasoning_format != "none"
         return asked
 
-    def tool(self, tool: dict[str, Any], k: int) -> dict[str, Any]:
-        """Name, description and parameters."""
+    def tool(self, tool: dict[str, Any], k: int) -> dict[str, Any] | None:
+        """Name, description and parameters of a function."""
+        if tool.get("type") == "custom":  # takes a text of any form, which no template describes
+            return None
         function = tool.get("function")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise invalid(f"tools[{k}] is not a function with a name", "tools")
@@ -201,15 +205,22 @@ class CompletionBody(StreamBody):
         return [given] if is_one else given
 
 
+def thinks(effort: Any) -> bool | None:
+    """Whether OpenAI's effort of reasoning lets a model think; None: as the template has it."""
+    return False if effort == "none" else None
+
+
 def limit_of(tokens: int | None) -> int | None:
     """Most tokens of an answer; below 0: no limit."""
     return None if tokens is None or tokens < 0 else tokens
 
 
-def text_of(content: str | list[dict[str, Any]] | None, place: str) -> str:
-    """Content as text, from text or from parts."""
+def text_of(content: Any, place: str) -> str:
+    """Content as text, from text or from parts; a `RequestError` for anything else."""
     if content is None or isinstance(content, str):
         return content or ""
+    if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
+        raise invalid(f"{place} is no text and no list of parts", "messages")
     texts: list[str] = []
     for k, part in enumerate(content):
         kind = part.get("type", "text")
@@ -220,35 +231,6 @@ def text_of(content: str | list[dict[str, Any]] | None, place: str) -> str:
             raise invalid(f"{place}[{k}] has no text", "messages")
         texts.append(text)
     return "\n".join(texts)
-
-
-def tool_of(tool: dict[str, Any], k: int, parameters: str = "parameters") -> dict[str, Any]:
-    """Name, description and parameters of a tool, which has these under a name of its own."""
-    name, schema = tool.get("name"), tool.get(parameters)
-    if not isinstance(name, str) or not 0 < len(name) <= 128:
-        raise invalid(f"tools[{k}]: a name of 1 to 128 characters is needed", "tools")
-    if schema is not None and not isinstance(schema, dict):
-        raise invalid(f"tools[{k}]: {parameters} must be a JSON schema", "tools")
-    return {
-        "name": name,
-        "description": str(tool.get("description") or ""),
-        "parameters": schema or {"type": "object", "properties": {}},
-    }
-
-
-def choice_of(choice: str | dict[str, Any] | None) -> str:
-    """OpenAI's ``tool_choice``: auto, none, required, or a name."""
-    if choice is None:
-        return "auto"
-    if isinstance(choice, str):
-        if choice not in ("auto", "none", "required"):
-            raise invalid(f"tool_choice: {choice} is not auto, none or required", "tool_choice")
-        return choice
-    function = choice.get("function")
-    name = function.get("name") if isinstance(function, dict) else choice.get("name")
-    if not isinstance(name, str):
-        raise invalid("tool_choice names no function", "tool_choice")
-    return name
 
 
 def _call(call: dict[str, Any], place: str) -> dict[str, Any]:

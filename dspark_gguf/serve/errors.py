@@ -46,7 +46,10 @@ class RequestError(Exception):
         kind = "api_error" if self.kind == "server_error" else self.kind
         # By these words its clients know that they must shorten the conversation.
         long = "prompt is too long: " if self.code == "context_length_exceeded" else ""
-        return {"type": "error", "error": {"type": kind, "message": long + self.message}}
+        error: dict[str, Any] = {"type": kind, "message": long + self.message}
+        if self.code == "thread_not_found":
+            error |= {"details": {"error_code": self.code}}
+        return {"type": "error", "error": error}
 
     def response(self, path: str) -> JSONResponse:
         """To a request for `path`, in the shape that its clients expect."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -45,9 +46,10 @@ async def health(request: Request) -> dict[str, str]:
 @router.get("/v1/models")
 @router.get("/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The one model; Codex reads `models`."""
+    """The one model; Codex reads `models`, and Anthropic's clients pages."""
     one = _model(service_of(request))
-    return {"object": "list", "data": [one], "models": [{**one, "name": one["id"]}]}
+    pages = {"has_more": False, "first_id": one["id"], "last_id": one["id"]}
+    return {"object": "list", "data": [one], "models": [{**one, "name": one["id"]}], **pages}
 
 
 @router.get("/v1/models/{name:path}")
@@ -66,6 +68,10 @@ def _model(service: Service) -> dict[str, Any]:
     return {
         "id": service.name, "object": "model", "created": service.created,
         "owned_by": "dspark-gguf",
+        # Anthropic's names
+        "type": "model", "display_name": service.name, "lifecycle": "active",
+        "created_at": datetime.fromtimestamp(service.created, timezone.utc).isoformat(),
+        "max_input_tokens": service.pair.target_cache.n_ctx,
         "meta": {
             "n_vocab": service.vocabulary.n_vocab, "n_ctx_train": target.n_ctx_train,
             "n_ctx": service.pair.target_cache.n_ctx, "size": target.size,

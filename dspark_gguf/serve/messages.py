@@ -17,10 +17,10 @@ from dspark_gguf.serve.bodies import (
     arguments_of,
     schema_of,
     text_of,
-    tool_of,
 )
 from dspark_gguf.serve.errors import RequestError, invalid
 from dspark_gguf.serve.form import Form, Record
+from dspark_gguf.serve.offered import tool_of
 from dspark_gguf.serve.parsing import Message, ParsedRequest
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.streams import event
@@ -44,9 +44,14 @@ class MessagesBody(Body):
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
+    thread: dict[str, Any] | None = None
 
     def to_request(self) -> ParsedRequest:
         """The request that this is."""
+        if (self.thread or {}).get("type") == "continue":
+            # By this code its client knows that it must send the whole conversation again.
+            problem = "nothing is stored here: send the whole conversation"
+            raise RequestError(404, problem, "thread_not_found", "thread")
         asked = super().to_request()
         asked.stop = [each for each in self.stop_sequences or () if each] or asked.stop
         system = text_of(self.system, "system")
@@ -81,7 +86,7 @@ def _messages(message: AnthropicMessage, place: str) -> list[Message]:
     for part in message.content:
         kind = part.get("type")
         if kind == "tool_result":
-            content = text_of(part.get("content"), f"{place}.content")
+            content = _text(part.get("content"), f"{place}.content")
             result = {"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": content}
             out.append(result)
         elif kind == "tool_use":
@@ -93,9 +98,29 @@ def _messages(message: AnthropicMessage, place: str) -> list[Message]:
         elif kind != "redacted_thinking":
             texts.append(part)
     if texts or more:
-        content = text_of(texts, f"{place}.content")
+        content = _text(texts, f"{place}.content")
         out.append({"role": message.role, "content": content, **more})
     return out
+
+
+def _text(content: Any, place: str) -> str:
+    """Content as text; so are documents and results of a search that are text."""
+    parts = [_document(each, place) for each in content] if isinstance(content, list) else content
+    return text_of(parts, place)
+
+
+def _document(part: Any, place: str) -> Any:
+    """A part; if it is a document or the result of a search, its text."""
+    match part:
+        case {"type": "document", "source": {"type": "text", "data": given}}:
+            text = text_of(given, f"{place}.source.data")
+        case {"type": "document", "source": {"type": "content", "content": given}}:
+            text = text_of(given, f"{place}.source.content")
+        case {"type": "search_result", "content": given}:
+            text = text_of(given, f"{place}.content")
+        case _:
+            return part
+    return {"type": "text", "text": f"{part['title']}\n{text}" if part.get("title") else text}
 
 
 class MessagesForm(Form[MessagesBody]):

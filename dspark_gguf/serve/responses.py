@@ -15,10 +15,11 @@ from dspark_gguf.serve.bodies import (
     limit_of,
     schema_of,
     text_of,
-    tool_of,
+    thinks,
 )
 from dspark_gguf.serve.errors import RequestError, invalid
 from dspark_gguf.serve.form import Form, Record
+from dspark_gguf.serve.offered import tool_of
 from dspark_gguf.serve.parsing import Message, ParsedRequest
 from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.service import Service
@@ -33,6 +34,7 @@ class ResponsesBody(ToolBody):
     instructions: str | None = None
     max_output_tokens: int | None = None
     text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
     previous_response_id: str | None = None
     conversation: Any = None
 
@@ -49,6 +51,7 @@ class ResponsesBody(ToolBody):
             asked.messages.insert(0, {"role": "system", "content": self.instructions})
         form = (self.text or {}).get("format")
         asked.schema = schema_of(form) if isinstance(form, dict) else None
+        asked.think = thinks((self.reasoning or {}).get("effort"))
         return asked
 
     def tool(self, tool: Record, k: int) -> Record | None:
@@ -60,9 +63,12 @@ def _messages(given: str | list[Record]) -> list[Message]:
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     out: list[Message] = []
+    thought = ""  # belongs to what the assistant says next
     for k, item in enumerate(given):
         place, kind = f"input[{k}]", item.get("type") or "message"
-        if kind == "message":
+        if kind == "reasoning":
+            thought = _thought(item)
+        elif kind == "message":
             role, content = item.get("role"), item.get("content")
             if not isinstance(role, str) or not isinstance(content, str | list):
                 raise invalid(f"{place} has no role or content", "input")
@@ -79,7 +85,18 @@ def _messages(given: str | list[Record]) -> list[Message]:
             if isinstance(output, list) and all(isinstance(each, dict) for each in output):
                 text = text_of(output, f"{place}.output")
             out.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
+        if thought and kind in ("message", "function_call"):
+            if out[-1]["role"] == "assistant":
+                out[-1]["reasoning_content"] = thought
+            thought = ""
     return _joined(out)
+
+
+def _thought(item: Record) -> str:
+    """The text of a reasoning item, or else its summary."""
+    parts = item.get("content") or item.get("summary")
+    found = parts if isinstance(parts, list) else []
+    return "".join(str(each.get("text", "")) for each in found if isinstance(each, dict))
 
 
 def _not_stored(param: str) -> RequestError:
@@ -99,7 +116,7 @@ def _joined(messages: list[Message]) -> list[Message]:
         last = out[-1] if out else {}
         if message.get("tool_calls") and last.get("role") == "assistant":
             calls = [*last.get("tool_calls", []), *message["tool_calls"]]
-            out[-1] = {**last, "tool_calls": calls}
+            out[-1] = {**message, **last, "tool_calls": calls}
         else:
             out.append(message)
     return out
@@ -185,7 +202,7 @@ def _ended(response: Record, answers: Answers, finish: str) -> Record:
     found = usage(answers.turns)
     numbers = {
         "input_tokens": found["prompt_tokens"],
-        "input_tokens_details": found["prompt_tokens_details"],
+        "input_tokens_details": {**found["prompt_tokens_details"], "cache_write_tokens": 0},
         "output_tokens": found["completion_tokens"],
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": found["total_tokens"],

@@ -59,8 +59,18 @@ async def _answered(request: Request, form: Form[Any]) -> Response:
 
 
 @router.post("/v1/messages/count_tokens")
-async def count_tokens(request: Request, body: MessagesBody) -> dict[str, int]:
+async def count_tokens(request: Request, body: MessagesBody) -> dict[str, Any]:
     """How many tokens a conversation has."""
-    parser = service_of(request).parser
-    prompt, _ = await service_of(request).in_thread(lambda: parser.prompt(body.to_request()))
-    return {"input_tokens": len(prompt)}
+    return {"input_tokens": await _counted(request, body)}
+
+
+@router.post("/v1/responses/input_tokens")
+async def input_tokens(request: Request, body: ResponsesBody) -> dict[str, Any]:
+    """The same in OpenAI's shape."""
+    return {"object": "response.input_tokens", "input_tokens": await _counted(request, body)}
+
+
+async def _counted(request: Request, body: MessagesBody | ResponsesBody) -> int:
+    service = service_of(request)
+    prompt, _ = await service.in_thread(lambda: service.parser.prompt(body.to_request()))
+    return len(prompt)

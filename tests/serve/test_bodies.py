@@ -67,6 +67,19 @@ def test_a_field_that_is_missing_or_a_body_that_is_none_is_named(server):
     assert error["message"].startswith("the body: ")
 
 
+@pytest.mark.parametrize("given", [5, {}, [1], [[]], [{"type": "text", "text": 1}]], ids=str)
+def test_a_result_of_a_tool_that_is_no_text_is_named(server, given):
+    """It was a 500."""
+    source = {"type": "content", "content": given}
+    for part, place in (
+        ({"type": "tool_result", "tool_use_id": "c1", "content": given}, "messages[0].content"),
+        ({"type": "document", "source": source}, "messages[0].content.source.content"),
+    ):
+        body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+        error = refused(server.http.post("/v1/messages", json=body))
+        assert error["message"].startswith(place)
+
+
 def test_broken_json_and_another_content_type_are_told_apart(server):
     kind = {"content-type": "application/json"}
     error = refused(server.http.post("/v1/chat/completions", content=b"{bad", headers=kind))

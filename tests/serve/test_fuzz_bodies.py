@@ -11,11 +11,13 @@ VALUES = st.recursive(
     | st.integers(-(2**40), 2**70)
     | st.floats()
     | st.text(max_size=8)
-    | st.sampled_from(["user", "text", "auto", "function", "json_schema", "object", "hello"]),
+    | st.sampled_from(["user", "text", "auto", "function", "json_schema", "object", "hello",
+                       "tool_result", "document", "content", "reasoning", "allowed_tools"]),
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(
         st.sampled_from(["role", "content", "type", "text", "name", "function", "parameters",
-                         "schema", "json_schema", "properties", "items", "enum", "const"]),
+                         "schema", "json_schema", "properties", "items", "enum", "const",
+                         "source", "data", "mode", "tools", "summary"]),
         inner,
         max_size=4,
     ),
@@ -26,11 +28,12 @@ FIELDS = {
         "messages", "temperature", "top_p", "top_k", "seed", "stop", "n", "logit_bias", "tools",
         "tool_choice", "response_format", "json_schema", "grammar", "logprobs", "top_logprobs",
         "stream_options", "repeat_last_n", "chat_template_kwargs", "max_completion_tokens",
+        "reasoning_effort",
     ],
     "/v1/completions": ["prompt", "suffix", "echo", "logprobs", "stop", "n", "min_p"],
-    "/v1/responses": ["input", "instructions", "tools", "tool_choice", "text", "temperature"],
+    "/v1/responses": ["input", "instructions", "tools", "tool_choice", "text", "reasoning"],
     "/v1/messages": [
-        "messages", "system", "stop_sequences", "tools", "tool_choice", "thinking", "top_k",
+        "messages", "system", "stop_sequences", "tools", "tool_choice", "thinking", "output_config",
     ],
     "/v1/messages/count_tokens": ["messages", "system", "tools"],
     "/tokenize": ["content", "add_special", "with_pieces"],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 openai = pytest.importorskip("openai")
 
+from dspark_gguf.serve.bodies import ChatBody  # noqa: E402
+from dspark_gguf.serve.messages import MessagesBody  # noqa: E402
 from dspark_gguf.serve.responses import ResponsesBody  # noqa: E402
 from tests.serve.running import running  # noqa: E402
 from tests.serve.scripted import write_script  # noqa: E402
@@ -90,6 +93,41 @@ def test_thoughts_and_tools_of_messages(scripted):
         assert claude.messages.create(**{**options, "messages": again}).content
 
 
+def test_a_thread_that_goes_on_is_not_there(claude):
+    """Its client then sends the whole conversation; without it, the answer would be to its end."""
+    anthropic = pytest.importorskip("anthropic")
+    options = {"model": "x", "max_tokens": 1, "messages": USER}
+    assert claude.messages.create(**options, extra_body={"thread": {"type": "create"}}).content
+    going_on = {"thread": {"type": "continue", "previous_message_id": "msg_1"}}
+    with pytest.raises(anthropic.NotFoundError, match="stored") as refusal:
+        claude.messages.create(**options, extra_body=going_on)
+    assert refusal.value.body["error"]["details"] == {"error_code": "thread_not_found"}
+
+
+def test_documents_that_are_text_are_read(claude):
+    source = {"type": "text", "media_type": "text/plain", "data": "Blue."}
+    document = {"type": "document", "source": source, "title": "Sky"}
+    parts = {"type": "content", "content": [{"type": "text", "text": "Green."}]}
+    other = {"type": "document", "source": parts}
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": [other]}
+    search = {"type": "search_result", "source": "x", "title": "Sea", "content": parts["content"]}
+    user = {"role": "user", "content": [document, result, search]}
+    found = MessagesBody(messages=[user]).to_request().messages
+    assert [each["content"] for each in found] == ["Green.", "Sky\nBlue.\nSea\nGreen."]
+    anthropic = pytest.importorskip("anthropic")
+    for source in ({"type": "base64", "data": "AAAA"}, {"type": "url", "url": "x"}, 1, None):
+        user = {"role": "user", "content": [{**document, "source": source}]}
+        with pytest.raises(anthropic.BadRequestError, match="of type document"):
+            claude.messages.create(model="x", max_tokens=1, messages=[user])
+
+
+def test_models_are_listed_in_anthropics_shape_too(claude, client):
+    [one] = claude.models.list().data
+    assert (one.type, one.display_name) == ("model", one.id)
+    assert one.created_at.timestamp() == client.models.retrieve(one.id).created
+    assert [each.id for each in claude.models.list()] == [one.id], "one page"
+
+
 def test_a_stop_sequence_is_named(claude):
     options = {"model": "x", "max_tokens": 30, "messages": USER}
     text = claude.messages.create(**options).content[0].text
@@ -170,6 +208,42 @@ def test_tools_of_responses(scripted):
 def test_a_stored_response_is_not_there(client, stored):
     with pytest.raises(openai.BadRequestError, match="stored"):
         client.responses.create(**{"model": "x", "input": "x", **stored})
+
+
+def test_thoughts_are_given_back_to_what_was_said_after_them():
+    def thought(text):
+        return {"type": "reasoning", "summary": [], "content": [{"text": text}]}
+
+    said = {"role": "assistant", "content": [{"type": "output_text", "text": "A"}]}
+    call = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c1", "output": "1"}
+    short = {"type": "reasoning", "summary": [{"text": "S"}]}
+    given = [thought("T"), said, call, result, short, call, result, thought("U"), *USER, said]
+    for wrong in (5, "x", [1]):
+        given.append({"type": "reasoning", "content": wrong})
+    found = ResponsesBody(input=given).to_request().messages
+    assert [(each["role"], each.get("reasoning_content")) for each in found] == [
+        ("assistant", "T"), ("tool", None), ("assistant", "S"), ("tool", None), ("user", None),
+        ("assistant", None),
+    ]  # fmt: skip
+    assert found[0]["content"] == "A"
+    assert found[0]["tool_calls"]
+
+
+def test_no_effort_is_no_thought():
+    for effort, think in (("none", False), ("low", None), (None, None)):
+        assert ChatBody(messages=USER, reasoning_effort=effort).to_request().think is think
+        assert ResponsesBody(input="x", reasoning={"effort": effort}).to_request().think is think
+    own = {"enable_thinking": True}
+    body = ChatBody(messages=USER, reasoning_effort="none", chat_template_kwargs=own)
+    assert body.to_request().think is True
+
+
+def test_tokens_of_responses_are_counted(client):
+    found = client.responses.create(model="x", input="hello", max_output_tokens=1).usage
+    path = "/responses/input_tokens"
+    count = client.post(path, body={"model": "x", "input": "hello"}, cast_to=dict[str, Any])
+    assert count == {"object": "response.input_tokens", "input_tokens": found.input_tokens}
 
 
 def test_an_item_without_a_type_is_a_message():

@@ -111,6 +111,38 @@ def test_a_tool_can_be_required(server):
     assert "tool_calls" not in none["message"]
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_a_choice_may_allow_some_tools_alone(mode):
+    """Agents keep their list of tools, which is in the cache, and narrow the choice."""
+    tools = [{"name": name, "parameters": None} for name in ("add", "sub", "mul")]
+    named = [{"type": "function", "name": "sub"}, {"type": "web_search"}]
+    wrapped = [{"type": "function", "function": each} for each in tools]
+    chosen = {"mode": mode, "tools": [wrapped[1]]}
+    for asked in (
+        ChatBody(
+            messages=USER, tools=wrapped,
+            tool_choice={"type": "allowed_tools", "allowed_tools": chosen},
+        ),
+        ResponsesBody(
+            input="x", tools=[{"type": "function", **each} for each in tools],
+            tool_choice={"type": "allowed_tools", "mode": mode, "tools": named},
+        ),
+    ):  # fmt: skip
+        asked = asked.to_request()
+        assert asked.tool_choice == mode
+        assert [each["name"] for each in asked.tools] == ["sub"]
+    for wrong in ({}, {"mode": mode}, {"tools": []}, {"mode": "sub", "tools": []}):
+        with pytest.raises(RequestError, match="tool_choice"):
+            ResponsesBody(input="x", tool_choice={"type": "allowed_tools", **wrong}).to_request()
+
+
+def test_a_tool_that_takes_any_text_is_left_out():
+    """As all kinds are that no template describes, and as in responses."""
+    custom = {"type": "custom", "custom": {"name": "code"}}
+    asked = ChatBody(messages=USER, tools=[custom, *TOOLS]).to_request()
+    assert [each["name"] for each in asked.tools] == ["add"]
+
+
 def test_a_conversation_with_calls_goes_on(server):
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     messages = [

@@ -1,0 +1,132 @@
+"""What the page's script does, in node with the few things of a browser that it uses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dspark_gguf.serve import page
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+
+#: Elements of a document, and a server that answers as `answers` says, one after the other.
+BROWSER = """
+const kinds = {};
+class Element {
+  constructor(name) { this.name = name; this.value = this.text = ""; this.children = []; }
+  set textContent(text) { this.children = []; this.text = text; }
+  get textContent() { return this.text + this.children.map(c => c.textContent ?? c).join(""); }
+  append(...more) {
+    this.children.push(...more);
+    for (const one of more) Object(one).parent = this;
+  }
+  remove() { this.parent.children = this.parent.children.filter(each => each !== this); }
+  setAttribute() {}
+  focus() { document.activeElement = this; }
+  requestSubmit() { this.onsubmit({preventDefault() {}}); }
+}
+const body = new Element("body");
+globalThis.document = {
+  body, activeElement: body, createElement: name => new Element(name),
+  getElementById: id => kinds[id] ??= new Element(id),
+};
+const sent = [], scrolled = [];
+globalThis.innerHeight = globalThis.scrollY = 0;
+body.scrollHeight = 1000;
+globalThis.scrollTo = (x, y) => scrolled.push(y);
+globalThis.fetch = async (url, options) => {
+  if (url === "props") throw new TypeError("Failed to fetch");
+  sent.push(JSON.parse(options.body));
+  const answer = answers.shift();
+  if (answer === "lost") throw new TypeError("Failed to fetch");
+  if (answer.status) return new Response(answer.body, {status: answer.status});
+  return new Response(answer.map(each => `data: ${JSON.stringify(each)}\\n\\n`).join(""));
+};
+const settled = () => new Promise(done => setTimeout(done, 20));
+async function say(text) {
+  at("say").value = text;
+  at("form").requestSubmit();
+  await settled();
+}
+const said = () => messages.map(({role, content}) => [role, content]);
+"""
+
+
+def run(answers, steps):
+    """What `steps` leave in `out`, with those answers of a server."""
+    text = Path(page.__file__).with_name("page.html").read_text(encoding="utf-8")
+    script = re.findall("<script>(.*?)</script>", text, re.DOTALL)[0]
+    given = f"const answers = {json.dumps(answers)}; const out = {{}};"
+    program = f"{given}{BROWSER}{script}\n(async () => {{{steps}\n"
+    program += "process.stdout.write(JSON.stringify(out)); process.exit(0); })();"
+    done = subprocess.run(["node", "-"], input=program, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def chunk(text, finish=None):
+    return {"choices": [{"delta": {"content": text}, "finish_reason": finish}]}
+
+
+@pytest.mark.parametrize(
+    ("failure", "fault"),
+    [
+        ("lost", "Failed to fetch"),
+        ({"status": 502, "body": "<html>"}, "the server answers 502"),
+        ({"status": 400, "body": '{"error": {"message": "too long"}}'}, "too long"),
+        ([{"error": {"message": "broken"}}], "broken"),
+    ],
+    ids=str,
+)
+def test_a_question_without_an_answer_goes_back_to_be_sent_again(failure, fault):
+    """It stood in the conversation with an empty answer, which the model then had to go on from."""
+    out = run(
+        [failure, [chunk("Hi"), chunk("!", "stop")]],
+        """
+        await say("hello");
+        out.fault = at("fault").textContent;
+        out.kept = at("say").value;
+        out.after = said();
+        await say(at("say").value);
+        out.sent = sent[1].messages;
+        out.said = said();
+        out.gone = at("fault").textContent;
+        """,
+    )
+    assert (out["fault"], out["kept"], out["after"]) == (fault, "hello", [])
+    assert out["sent"] == [{"role": "user", "content": "hello"}]
+    assert out["said"] == [["user", "hello"], ["assistant", "Hi!"]]
+    assert out["gone"] == ""
+
+
+def test_a_key_is_asked_for_where_it_is_needed():
+    wrong = {"status": 401, "body": '{"error": {"message": "a key"}}'}
+    out = run(
+        [wrong],
+        'await say("hello"); out.hidden = at("ask-key").hidden;'
+        "out.at = document.activeElement.name;",
+    )
+    assert out == {"hidden": False, "at": "key"}
+
+
+def test_an_answer_is_followed_and_says_that_it_was_cut():
+    out = run(
+        [[chunk("Hi", "length")]],
+        """
+        at("stop").focus();
+        await say("hello");
+        out.scrolled = scrolled;
+        out.text = at("talk").textContent;
+        out.busy = at("talk").ariaBusy;
+        out.at = document.activeElement.name;
+        """,
+    )
+    assert out["scrolled"][0] == 1000, "to the question, wherever the reader was"
+    assert out["text"].endswith("Hicut off at the limit of tokens")
+    assert out["busy"] == "false"
+    assert out["at"] == "say", "the focus is not lost with a button that is off"
