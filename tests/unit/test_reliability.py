@@ -79,7 +79,7 @@ def test_measured_on_texts_it_was_not_fitted_to(tmp_path):
     for wrong in (-0.1, 1.1):  # in either half
         odd = Chains("x", np.full((5, 3), wrong, np.float32), np.zeros((5, 3), bool))
         for some in ([odd, texts[0]], [texts[0], odd]):
-            with pytest.raises(UsageError, match="no probabilities"):
+            with pytest.raises(UsageError, match="not probabilities"):
                 Reliability.of(some)
     save_chains(tmp_path / "c.npz", texts)
     words = ["calibrate", "--chains", str(tmp_path / "c.npz")]
