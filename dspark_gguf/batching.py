@@ -90,6 +90,7 @@ class Batcher:
         self.parallel = min(parallel or self._paying(count), count)
         self._few = max(1, min(_FEW, self._context.n_batch // (2 * count)))
         self._requests = Admission(pair, self._start, self.parallel)
+        self._is_oldests_turn = False
 
     @property
     def running(self) -> int:
@@ -216,7 +217,7 @@ class Batcher:
         for each in running:
             each.live.resume()
         answering = [each for each in running if each.live.unread <= self._few]
-        behind = [each for each in running if each.live.unread > self._few]
+        behind = self._in_turns([each for each in running if each.live.unread > self._few])
         piece, read = self._pieces.size(len(answering)) if behind else 0, 0
         while behind and read + behind[0].live.unread <= piece:
             read += behind[0].live.unread
@@ -249,6 +250,14 @@ class Batcher:
             self._costs.see_prompt()
         else:
             self._costs.see_pass(n_rows, seconds)
+
+    def _in_turns(self, behind: list[Request]) -> list[Request]:
+        """Prompts to read: the shortest first, but the oldest in every other pass."""
+        if len(behind) > 1:
+            self._is_oldests_turn = not self._is_oldests_turn
+            if not self._is_oldests_turn:
+                behind.sort(key=lambda each: each.live.unread)
+        return behind
 
     def _commit(self, request: Request, rows: Rows) -> None:
         """A request's round, from its rows of the pass."""

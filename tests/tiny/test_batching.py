@@ -96,6 +96,25 @@ def test_a_prefix_is_read_once(files):
         assert again.answer.cached_tokens >= len(texts[0]) + 15
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_short_prompt_does_not_wait_for_a_long_one_nor_it_for_ever(files, alone, kind):
+    long, short = [10 + n % 99 for n in range(400)], [[20 + k, *range(60, 95)] for k in range(40)]
+    with pair_of(files, kind, 4) as pair:
+        batcher = Batcher(pair, LEARNED, parallel=4, patience=1e-6)
+        seed = settings_of(1, 0.8)
+        batcher.submit([5, 6, 7], seed, Limits(max_tokens=200))
+        batcher.step()
+        first = batcher.submit(long, seed, Limits(max_tokens=1))
+        ended = []
+        later = [batcher.submit(prompt, seed, Limits(max_tokens=1)) for prompt in short]
+        for request, _ in batcher:
+            if request.is_over and request not in ended:
+                ended.append(request)
+        # The long one takes 25 pieces of 16 tokens, every other pass; the short ones three each.
+        assert ended.index(later[0]) < ended.index(first) < ended.index(later[-1])
+        assert first.answer.tokens == alone(kind).says(long, seed, 1)
+
+
 def test_block_drafts_are_shared_too(tmp_path):
     target = write_cycle_target(tmp_path / "target.gguf", SUCCESSOR)
     block = write_dflash(tmp_path / "block.gguf", Block(cycle=tuple(SUCCESSOR)))
