@@ -90,7 +90,7 @@ def run_batch(
     screen, total = Screen(), len(jobs)
     done, failed = len(results.kept), sum(results.kept.values())
     if done or results.retried:
-        again = f"; {results.retried} failed before and are tried again" * bool(results.retried)
+        again = f"; trying {results.retried} again that failed before" * bool(results.retried)
         screen.note(f"resuming {results.path}: {done} of {total} finished{again}")
     left = [job for job in jobs if job.index not in results.kept]
     answers = answer_all(pair, settings, left, parallel)
