@@ -44,7 +44,7 @@ def _save(chat: Chat, argument: str) -> None:
 @command("load", usage="FILE", summary="continue a saved conversation")
 def _load(chat: Chat, argument: str) -> None:
     path = _path(argument, "/load")
-    transcript.resume(chat.session, transcript.read(path))
+    transcript.load(chat.session, path)
     for line in transcript.last_turns(chat.session, 1, short=True):
         chat.screen.note(line)
     chat.screen.note(f"loaded {counted(len(chat.session.messages), 'message')} from {path}")

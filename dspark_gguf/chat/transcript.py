@@ -47,8 +47,13 @@ def write(values: dict[str, Any], path: Path) -> None:
         temporary.write_text(text, "utf-8", errors="backslashreplace")
 
 
+def load(session: Session, path: Path) -> None:
+    """Continue a saved conversation. Models and settings stay as they are."""
+    resume(session, read(path))
+
+
 def resume(session: Session, values: dict[str, Any]) -> None:
-    """Continue the conversation that `read` returned. Models and settings stay as they are."""
+    """Continue the conversation that `read` returned."""
     session.reset()
     session.system = values["system"]
     session.messages = values["messages"]

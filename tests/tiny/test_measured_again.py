@@ -199,7 +199,7 @@ def test_what_says_that_a_draft_hardly_wins_is_measured_again(tiny_files, monkey
     shown = []
     monkeypatch.setattr(measuring, "quick_profile", stalled)
     with pair_of(tiny_files) as pair:
-        pair._tell = lambda text, left=None: shown.append(left)
+        pair._on_progress = lambda text, left=None: shown.append(left)
         costs = pair.learned(AUTO).costs
         assert max(costs.draft_seconds[0], costs.target_seconds[1]) < 1.0
         assert costs.catch_up_seconds(64) < 5.0
