@@ -36,9 +36,8 @@ _depth = partial(click.option, "--depth", show_default=True, type=click.IntRange
 @click.option("--domains", default="", metavar="NAME,...", help="Kinds of text. [all]")
 @click.option("--per-domain", type=click.IntRange(0),
               help="Prompts for each kind of text; 0: all. [2; quick: 1]")  # fmt: skip
-@click.option(
-    "--tokens", type=click.IntRange(8, 100_000), help="Tokens per answer. [48; quick: 32]"
-)
+@click.option("--tokens", type=click.IntRange(8, 100_000),
+              help="Tokens per answer. [48; quick: 32]")  # fmt: skip
 @click.option("--repeats", default=1, show_default=True, type=click.IntRange(1, 1000),
               help="Turns per prompt.")  # fmt: skip
 @click.option("--methods", default="", metavar="NAME,...",
