@@ -92,7 +92,7 @@ class Generation:
 
     def step(self, draft: Draft | None = None) -> Pass:
         """The pass of the target that verifies the draft, or another one in its place."""
-        self._draft = draft or self._draft
+        self._draft = self._draft if draft is None else draft  # which may be empty
         unread = self.tokens[self.target.length :]
         self._reread = 0 if self._prompt else len(unread) - 1
         self._proposed = perf_counter()

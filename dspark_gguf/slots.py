@@ -13,13 +13,11 @@ from dataclasses import dataclass
 
 from dspark_gguf.engine.pair import Pair
 from dspark_gguf.engine.sequence import SequenceCache
-from dspark_gguf.engine.state import copy_state, restore_state
+from dspark_gguf.engine.state import attends, copy_state, restore_state
 from dspark_gguf.prompt_cache import PromptCache, Saved
 
 #: From so many tokens on a prefix is copied from another conversation, or is a loss.
 WORTH_IT = 16
-#: Idle cells that cost the others next to nothing.
-_FEW = 256
 #: What holds the tokens themselves, or pairs with the target's states: it can be copied.
 _SHARED = ("model", "mtp", "eagle3")
 
@@ -91,6 +89,7 @@ class Slots:
         self.all = [Slot(pair, number) for number in range(len(pair.target_caches))]
         self._clock = 0
         self._saved = PromptCache()
+        self._is_slowed_by_idle = attends(pair.target_cache)
 
     def take(self, prompt: Sequence[int]) -> Slot | None:
         """A free slot for a prompt, which holds as much of it as any does; None: all are busy."""
@@ -147,10 +146,9 @@ class Slots:
         self._saved.clear()
 
     def move_out(self) -> None:
-        """Move the answer that ended longest ago to RAM, if idle ones cost the others much."""
-        idle = self._idle()
-        if sum(slot.target.length for slot in idle) > _FEW:
-            self._move_out(min(idle, key=lambda slot: slot.used))
+        """Move the answer that ended longest ago to RAM, if it slows down those that run."""
+        if self._is_slowed_by_idle:
+            self.make_room()
 
     def make_room(self) -> bool:
         """Free the cells of the answer that ended longest ago; False: there is none."""

@@ -137,6 +137,11 @@ def restore_state(cache: SequenceCache, saved: SavedCache) -> bool:
     return False
 
 
+def attends(cache: SequenceCache) -> bool:
+    """Whether a pass looks at all cells of the context, also at those of other sequences."""
+    return not llama_cpp.llama_model_is_recurrent(llama_cpp.llama_get_model(cache.pointer))
+
+
 def _settle(cache: SequenceCache) -> None:
     cache.flush()
     cache.reuse_prefix(cache.tokens)  # an interrupted pass may have left more in it

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from dspark_gguf import Batcher, Limits, ModelOptions, Sampling, Speculation, load_pair
+from dspark_gguf import (
+    Batcher,
+    Limits,
+    ModelOptions,
+    Sampling,
+    Speculation,
+    load_pair,
+    together,
+)
 from dspark_gguf.config import MAX_ROWS, DraftOptions
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.noise import Noise
@@ -94,6 +102,29 @@ def test_a_prefix_is_read_once(files):
         again = batcher.submit(longer, settings_of(0, 0.8), Limits(max_tokens=3))
         list(batcher)
         assert again.answer.cached_tokens >= len(texts[0]) + 15
+
+
+def test_a_draft_that_does_not_pay_in_the_pass_is_not_verified(tmp_path, monkeypatch):
+    """Not even a single token of it."""
+    asked = []
+
+    def none_pays(survivals, *rest):
+        asked.append(sum(map(len, survivals)))
+        return [0] * len(survivals)
+
+    monkeypatch.setattr(together, "allot", none_pays)
+    target = write_cycle_target(tmp_path / "target.gguf", SUCCESSOR)
+    options = ModelOptions(n_ctx=1024, **EXACT)
+    with load_pair(target, None, target_options=options, conversations=3) as pair:
+        batcher = Batcher(pair, COPIES, parallel=3)
+        prompt = [30]
+        while len(prompt) < 200:
+            prompt.append(SUCCESSOR[prompt[-1]])
+        limits = Limits(max_tokens=40)
+        requests = [batcher.submit(prompt, Sampling(temperature=0), limits) for _ in range(3)]
+        assert {round.drafted for _, round in batcher} == {0}
+        assert all(len(request.answer.tokens) == 40 for request in requests)
+    assert sum(asked) > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
