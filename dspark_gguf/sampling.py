@@ -77,6 +77,9 @@ class Sampler:
         #: Logits so far below the best one never survive.
         self._floor = math.log(settings.min_p) if settings.min_p > 0 else -math.inf
         self._counter = _Counter()
+        #: Tokens that are never the greedy choice; None: there is more to it than that.
+        forbids = self.greedy and self.window == 0 and set(bias.values()) <= {-math.inf}
+        self._forbidden = frozenset(bias) if forbids else None
 
     @classmethod
     def of(cls, settings: Sampling, tokenizer: Tokenizer) -> Sampler:
@@ -119,6 +122,10 @@ class Sampler:
             EngineError: the model computed NaN or infinity.
             NothingLeftError: settings or grammar forbid every token.
         """
+        if self._forbidden is not None and grammar is None:  # without a copy of the row
+            best = int(row.argmax())
+            if best not in self._forbidden and math.isfinite(row[best]):
+                return Dist.point(best)
         row = self._adjusted(row, history, drafted)
         if grammar is not None:
             allowed = grammar.best(row, self.reach)

@@ -56,7 +56,8 @@ class DistVerifier:
         """As `Verifier`; no row after a rejection is normalised."""
         history, place = self.sampler.history(tokens), len(tokens)
         last = tokens[-1]
-        for k, (token, proposed) in enumerate(zip(draft.tokens, draft.dists, strict=True)):
+        pairs = zip(draft.tokens, draft.dists, strict=True) if draft.tokens else ()
+        for k, (token, proposed) in enumerate(pairs):
             target = self.sampler(rows[k], history, draft.tokens[:k], self.grammar)
             emitted = self.rule(target, proposed, token, self.draws.at(place + k))
             self._follow(last, emitted)

@@ -124,18 +124,19 @@ class Context:
             status = function(self.pointer, batch)
             if status == 0:
                 llama_cpp.llama_synchronize(self.pointer)
+        if not status:
+            return
         if status == 1:
             problem = f"the cache of {self.n_ctx} tokens is full"
             raise CacheFullError(problem, "Use a larger --ctx-size.")
-        log = "; ".join(errors)
-        if status and looks_like_memory(log):
+        log = "; ".join(errors())
+        if looks_like_memory(log):
             problem = f"not enough memory for this pass: {log}"
             raise ResourceError(problem, "Use a smaller --ubatch-size.")
-        if status:
-            raise EngineError(
-                f"llama.cpp could not finish a pass: status {status} ({log or 'no reason given'})",
-                "Try again; `-v` shows llama.cpp's log.",
-            )
+        raise EngineError(
+            f"llama.cpp could not finish a pass: status {status} ({log or 'no reason given'})",
+            "Try again; `-v` shows llama.cpp's log.",
+        )
 
 
 @held()
@@ -182,7 +183,7 @@ def open_context(
     with library.listening() as errors:
         pointer = llama_cpp.llama_init_from_model(model.pointer, params)
     if not pointer:
-        log = "; ".join(errors)
+        log = "; ".join(errors())
         if log and not looks_like_memory(log):
             raise ModelError(
                 f"llama.cpp could not create a context for {model.name}: {log}",

@@ -242,7 +242,7 @@ def _open(path: Path) -> Iterator[int]:
     with listening() as errors:
         file = _init_from_file(os.fsencode(path), _Params(True, None))
     if not file:
-        reason = "; ".join(errors) or "the header cannot be read"
+        reason = "; ".join(errors()) or "the header cannot be read"
         raise ModelError(f"{path} is not a complete GGUF model: {reason}", "Download it again.")
     try:
         size, whole = path.stat().st_size, _whole_size(file)

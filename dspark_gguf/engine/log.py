@@ -6,6 +6,8 @@ import ctypes
 import re
 import sys
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from threading import RLock, get_ident
 from typing import Any
 
@@ -21,12 +23,14 @@ class _Log:
     """llama.cpp's log while a block listens to its errors; passes the rest on.
 
     A block is entered at each pass, when the pass before it has emptied the processor's caches:
-    so it compares addresses, and does little else.
+    each line of Python then takes a microsecond. So where our log stays, a block does nothing.
     """
 
     def __init__(self) -> None:
         self._lock = RLock()
-        self._listeners: list[tuple[int, deque[str]]] = []  # thread, errors
+        self._listeners: list[int] = []  # threads that do something of ours
+        self.count = 0  # errors so far
+        self._errors: deque[tuple[int, int, str]] = deque(maxlen=100)  # number, thread, line
         # ctypes frees a callback without a reference; llama.cpp would then call into nothing.
         self._ours = llama_cpp.llama_log_callback(self._hear)
         self._theirs, found = _installed(), _installed()
@@ -36,8 +40,13 @@ class _Log:
         self._our_address, self._known = _address(self._ours), [one.value for one in self._found]
         self._stays = False  # whether theirs is the commands' log: then ours need not go
 
-    def begin(self, errors: deque[str]) -> None:
-        """Collect this thread's errors."""
+    @property
+    def stays(self) -> bool:
+        """Whether it hears this thread's errors without `begin`."""
+        return self._stays and self._is_ours()
+
+    def begin(self) -> None:
+        """Do not pass on what this thread is told."""
         with self._lock:
             if not self._is_ours():
                 found = [one.value for one in self._found]
@@ -45,53 +54,62 @@ class _Log:
                     self._theirs, self._known = _installed(), found
                     self._stays = found[0] == _address(_command_log.callback)
                 llama_cpp.llama_log_set(self._ours, None)
-            self._listeners.append((get_ident(), errors))
+            self._listeners.append(get_ident())
 
-    def end(self, errors: deque[str]) -> None:
-        """Collect no more."""
-        with self._lock:
-            self._listeners = [each for each in self._listeners if each[1] is not errors]
+    def end(self) -> None:
+        """Pass it on again."""
+        with self._lock, suppress(ValueError):  # Ctrl-C before `begin` was done
+            self._listeners.remove(get_ident())
             # Put back the previous log, unless it was changed meanwhile.
             if not self._listeners and not self._stays and self._is_ours():
                 llama_cpp.llama_log_set(*self._theirs)
+
+    def errors(self, thread: int, since: int) -> list[str]:
+        """Of this thread, after so many of all."""
+        return [line for number, whose, line in self._errors if whose == thread and number > since]
 
     def _is_ours(self) -> bool:
         llama_cpp.llama_log_get(*self._places)
         return self._found[0].value == self._our_address
 
     def _hear(self, level: int, text: bytes, _: object) -> None:
-        listeners = [errors for thread, errors in self._listeners if thread == get_ident()]
-        line = text.decode("utf-8", "replace").strip()
+        thread, line = get_ident(), text.decode("utf-8", "replace").strip()
         if level == ERROR_LEVEL and line:
-            for errors in listeners:
-                # Each line begins with the name of the C++ function that wrote it.
-                errors.append(re.sub(r"^\w+: ", "", line))
+            self.count += 1
+            # Each line begins with the name of the C++ function that wrote it.
+            self._errors.append((self.count, thread, re.sub(r"^\w+: ", "", line)))
         callback, data = self._theirs
         # Lines from this package's calls go to the commands' log only.
-        if not listeners or self._stays:
+        if self._stays or thread not in self._listeners:
             callback(level, text, data)
 
 
 class listening:  # noqa: N801 - reads as what a block does
-    """Collect the last errors that llama.cpp logs in this thread inside the block.
+    """Yields a function: the last errors that llama.cpp logged in this thread since the beginning.
 
     These lines go nowhere else but to the commands' log. Other threads' lines, and all lines
     after the block, go where they went before.
     """
 
-    __slots__ = ("_errors",)
+    __slots__ = ("_begun", "_since")
 
-    def __enter__(self) -> deque[str]:
-        self._errors: deque[str] = deque(maxlen=20)
-        try:
-            _log.begin(self._errors)
-        except BaseException:  # Ctrl-C
-            _log.end(self._errors)
-            raise
-        return self._errors
+    def __enter__(self) -> Callable[[], list[str]]:
+        self._since = _log.count
+        self._begun = not _log.stays
+        if self._begun:
+            try:
+                _log.begin()
+            except BaseException:  # Ctrl-C
+                _log.end()
+                raise
+        return self._heard
 
     def __exit__(self, *_: object) -> None:
-        _log.end(self._errors)
+        if self._begun:
+            _log.end()
+
+    def _heard(self) -> list[str]:
+        return _log.errors(get_ident(), self._since)
 
 
 class _CommandLog:

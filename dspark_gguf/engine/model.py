@@ -165,7 +165,7 @@ class Model:
         if not model and any(end.is_set() for end in ends):
             raise Cancelled
         if not model:
-            raise _load_error(self.path, "; ".join(errors))
+            raise _load_error(self.path, "; ".join(errors()))
         return model
 
     def _tensor_split(self) -> Any:

@@ -39,7 +39,7 @@ def quantize(source: Path, destination: Path, file_type: str) -> None:
             os.fsencode(source), os.fsencode(destination), ctypes.byref(params)
         )
     if status != 0:
-        reason = "; ".join(errors) or f"status {status} from llama.cpp"
+        reason = "; ".join(errors()) or f"status {status} from llama.cpp"
         problem = f"cannot quantize {source.name} to {file_type}: {reason}"
         raise EngineError(problem, "Check the free disk space.")
 

@@ -58,7 +58,7 @@ def save_state(cache: SequenceCache, path: Path) -> None:
         )
     # Closing the file writes the last bytes, and llama.cpp ignores errors there.
     if not written or path.stat().st_size != written:
-        raise OSError(errno.EIO, "; ".join(errors) or "the file is incomplete", str(path))
+        raise OSError(errno.EIO, "; ".join(errors()) or "the file is incomplete", str(path))
 
 
 def load_state(cache: SequenceCache, path: Path) -> int:
