@@ -42,7 +42,7 @@ class Ending:
             self.finish_reason = self._after(token)
             if self.finish_reason:
                 return kept, self.flush()
-        certain = len(self._held) - self._undecided()
+        certain = len(self._held) - (self._undecided() if self._stops else 0)
         text, self._held = self._held[:certain], self._held[certain:]
         return kept, text
 
@@ -58,11 +58,12 @@ class Ending:
         if token in self._end_tokens:
             return "stop"
         self._held += self._bytes.decode(self._spelled.get(token) or self._tokenizer.piece(token))
-        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if places:
-            self._held = self._held[: min(places)]
-            self._bytes.reset()
-            return "stop"
+        if self._stops:
+            places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+            if places:
+                self._held = self._held[: min(places)]
+                self._bytes.reset()
+                return "stop"
         return "length" if self._left == 0 else None
 
     def _undecided(self) -> int:
