@@ -31,10 +31,10 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
     from dspark_gguf.engine import library
     from dspark_gguf.learned import seconds_per_byte
 
+    library.set_command_log()
     if local:
         if name:
             raise UsageError(f"--local takes no name, such as {name}", "Leave one of them out.")
-        library.set_command_log()
         left_out: list[str] = []
         found = local_files(left_out)
         values = [{**asdict(model), "path": str(model.path)} for model in found]
@@ -45,7 +45,7 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
         problem = f"no pair is called {name!r}{similar_names(name)}"
         raise UsageError(problem, "See `dspark-gguf models`.")
     memory = listing.machine_gigabytes()
-    speed = seconds_per_byte()
+    speed = seconds_per_byte(library.machine())
     rows = [listing.facts(pair, memory, speed) for pair in pairs]
     show(
         as_json,
