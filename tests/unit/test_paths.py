@@ -110,7 +110,7 @@ def test_commands_look_at_the_place_first(tmp_path, monkeypatch, words):
 
 
 @links
-def test_a_user_without_a_home(monkeypatch):
+def test_a_user_without_a_home(monkeypatch, tmp_path):
     """As in containers, where nobody has its number: one line, whatever needs a folder."""
     import pwd
 
@@ -127,6 +127,10 @@ def test_a_user_without_a_home(monkeypatch):
     assert result.exit_code == 1
     assert result.stderr.startswith("dspark-gguf: this user has no home folder")
     assert discreet("/tmp/a") == "/tmp/a"
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):  # then nothing needs one
+        monkeypatch.setenv(name, str(tmp_path))
+    result = CliRunner().invoke(main, ["models", "--local"])
+    assert result.exit_code == 0, result.stderr
 
 
 def test_a_home_that_is_the_root(monkeypatch):
