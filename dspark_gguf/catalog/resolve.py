@@ -191,9 +191,19 @@ def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
         progress(line)
     if _is_sidecar(path):
         progress(f"{use} TARGET -d {name}")
+    elif other := _other_kind(path):
+        progress(f"note: this is {other}: it generates no text")
     else:
         progress(f"{use} {name}" + ("" if draft else " -d DRAFT"))
     return [path, draft] if draft and draft != path else [path]
+
+
+def _other_kind(path: Path) -> str:
+    from dspark_gguf.engine.gguf import read_header
+
+    with suppress(DSparkError):  # whoever uses it says what is wrong with it
+        return read_header(path).other_kind
+    return ""
 
 
 def _is_sidecar(path: Path) -> bool:

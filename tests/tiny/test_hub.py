@@ -148,6 +148,11 @@ def test_pull_what_is_no_model(pair_hub, tiny_files, tmp_path, name):
     assert (done.returncode, done.stdout) == (1, "")
     assert "Qwen3-8B-Q4_K_M.gguf is not a GGUF model: it begins with 'Once'" in done.stderr
     assert "use it" not in done.stderr
+    pair_hub.repositories[TARGET_REPO]["Qwen3-8B-Q8_0.gguf"] = tiny_files.embedding
+    done = pair_hub.run(tmp_path, "pull", f"{TARGET_REPO}:Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert "note: this is an embedding or encoder model (llama)" in done.stderr
+    assert "use it" not in done.stderr
 
 
 def test_offline_and_unreachable(tmp_path):
