@@ -156,8 +156,3 @@ def test_a_call_of_the_older_kind_in_a_message_is_not_lost(server):
 def test_metadata_come_back(server):
     body = {"input": "hi", "max_output_tokens": 1, "metadata": {"user": "7"}}
     assert server.http.post("/v1/responses", json=body).json()["metadata"] == {"user": "7"}
-
-
-def test_embeddings_are_not_here_and_no_client_asks_again(server):
-    error = refused(server.http.post("/v1/embeddings", json={"input": "x"}), 404)
-    assert "no embeddings" in error["message"]
