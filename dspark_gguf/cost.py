@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from dspark_gguf.arrays import Floats
 from dspark_gguf.costs_record import MAX_SECONDS
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import file_errors
+from dspark_gguf.paths import file_errors, read_whole
 from dspark_gguf.records import Round
 
 
@@ -108,7 +108,7 @@ def load_table(path: Path) -> FixedCosts:
     """A cost table, ``{"target_seconds": [...], "draft_seconds": [...]}``; else a UsageError."""
     try:
         with file_errors("read", path):
-            table = _Table.model_validate_json(path.read_bytes())
+            table = _Table.model_validate_json(read_whole(path))
     except ValidationError as error:
         first = error.errors()[0]
         fault = ": ".join(map(str, [path, "not a cost table", *first["loc"], first["msg"]]))

@@ -161,13 +161,13 @@ def learned_path(facts: dict[str, Any]) -> Path:
     return learned_dir() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
-def learned_of(target: list[Any], machine: dict[str, Any]) -> list[Learned]:
-    """All that was learned of a target, by its stamp, on this machine; the newest last."""
+def learned_of(target: list[Any] | None, machine: dict[str, Any]) -> list[Learned]:
+    """All that was learned of a target, by its stamp, or of any, on a machine; the newest last."""
     found = []
     for path in learned_dir().glob("*.json"):
         with suppress(OSError, ValueError):  # a damaged file; another process deleted it
             about = _Kept.model_validate(_read(path)).about
-            if about.get("target") == target and about.get("machine") == machine:
+            if target in (None, about.get("target")) and about.get("machine") == machine:
                 found.append((path.stat().st_mtime_ns, path, about))
     return [Learned(path, about) for _, path, about in sorted(found, key=lambda one: one[0])]
 
@@ -177,12 +177,13 @@ def learned_dir() -> Path:
     return cache_path("learned")
 
 
-def seconds_per_byte() -> float:
-    """Of reading weights on this machine, about: as in passes of the largest model so far.
+def seconds_per_byte(machine: dict[str, Any]) -> float:
+    """Of reading weights on this `machine`, about: as in passes of the largest model so far.
 
-    Without any, as a CPU reads its memory.
+    Without any, as a CPU reads its memory. The folder may have come from another machine, or from a
+    time without the GPU.
     """
-    known = [Learned(path) for path in learned_dir().glob("*.json")]
+    known = learned_of(None, machine)
     sizes = {one.target_bytes: one for one in known if one.target_bytes and one.costs.measured_rows}
     if sizes:
         size, largest = max(sizes.items())

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import platformdirs
 
@@ -94,12 +95,26 @@ def make_private(path: Path) -> None:
             path.chmod(mode & 0o700)
 
 
+def read_whole(file: Path | BinaryIO, most: int = 16 * MIB) -> bytes:
+    """The bytes of a file, which may be a pipe or a device of any length; an OSError says so."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return read_whole(opened, most)
+    parts: list[bytes] = []
+    while not parts or len(parts[-1]) == MIB:  # a terminal says only once that this is the end
+        parts.append(file.read(MIB))
+        if sum(map(len, parts)) > most:
+            raise OSError(errno.EFBIG, f"it has more than {most // MIB} MiB")
+    return b"".join(parts)
+
+
 def text_or_file(value: str, sign: str, what: str) -> str:
     """`value` where it contains `sign`, else the text of the file of that name, in UTF-8."""
     if sign in value:
         return value
     try:
-        return Path(os.path.expanduser(value)).read_text(encoding="utf-8")
+        text = read_whole(Path(os.path.expanduser(value))).decode("utf-8")
+        return text.replace("\r\n", "\n")
     except (OSError, ValueError) as error:
         problem = f"--{what} {value} is neither text of this kind nor a file: {reason_of(error)}"
         raise UsageError(problem, "Check the path.") from None

@@ -12,11 +12,8 @@ from pydantic import ValidationError
 
 from dspark_gguf.config import Settings, option_names
 from dspark_gguf.errors import UsageError, meant, reason_of
-from dspark_gguf.paths import packaged
+from dspark_gguf.paths import MIB, packaged, read_whole
 from dspark_gguf.visible import shortened
-
-#: Bytes of a settings file; the largest useful one has some thousands.
-_MAX_YAML = 2**20
 
 Tree = dict[str, Any]
 COMMAND_LINE = "the command line"
@@ -119,11 +116,7 @@ def read_yaml(name_or_file: str) -> Tree:
     try:
         if not name_or_file:
             raise FileNotFoundError
-        with path.open("rb") as file:  # which may be a pipe, of any length
-            raw = file.read(_MAX_YAML + 1)
-        if len(raw) > _MAX_YAML:
-            raise ValueError(f"more than {_MAX_YAML} bytes")
-        values = plain_yaml(raw.decode("utf-8"))
+        values = plain_yaml(read_whole(path, MIB).decode("utf-8"))
     except FileNotFoundError:
         problem = f"--config {name_or_file!r} is neither a preset nor a YAML file"
         hint = meant(name_or_file, preset_names()) if name_or_file else ""

@@ -47,7 +47,11 @@ def stores(
     system: str = sys.platform, home: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> list[tuple[str, Path]]:
     """Programs and the folders where they keep models on this system; a folder may be missing."""
-    home = home or paths.home()
+    if home is None:
+        try:
+            home = paths.home()
+        except DSparkError:  # what variables name is looked through all the same
+            home = Path(os.devnull)  # there is nothing below it
     if system == "darwin":
         caches = home / "Library" / "Caches"
     elif system == "win32":

@@ -165,11 +165,14 @@ def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
     """Download a pair's two models, or one model of the hub; the newest, when online.
 
     A model brings the draft beside it; a draft that fits is the last of the paths. The last line
-    for `progress` says how to use them.
+    for `progress` says how to use them. What is no GGUF after all is a `ModelError`.
     """
+    from dspark_gguf.engine.gguf import readable_gguf
+
     pair, use = known_pair(name), "use it: dspark-gguf chat -m"
     if pair and pair.draft != OWN_HEADS:
         paths = locate([(name, "target"), (name, "draft")], progress, newest=True)
+        paths = [readable_gguf(path) for path in paths]
         progress(f"{use} {name}")
         return paths
     if not pair and HubName.parse(name) is None:
@@ -182,14 +185,25 @@ def pull(name: str, progress: Progress = lambda line: None) -> list[Path]:
 
     wanted = [(name, "any")]
     [path] = locate(wanted, progress, newest=True, with_sidecar=True)
+    path = readable_gguf(path)
     draft, line = find_draft(path)
     if line:
         progress(line)
     if _is_sidecar(path):
         progress(f"{use} TARGET -d {name}")
+    elif other := _other_kind(path):
+        progress(f"note: this is {other}: it generates no text")
     else:
         progress(f"{use} {name}" + ("" if draft else " -d DRAFT"))
     return [path, draft] if draft and draft != path else [path]
+
+
+def _other_kind(path: Path) -> str:
+    from dspark_gguf.engine.gguf import read_header
+
+    with suppress(DSparkError):  # whoever uses it says what is wrong with it
+        return read_header(path).other_kind
+    return ""
 
 
 def _is_sidecar(path: Path) -> bool:

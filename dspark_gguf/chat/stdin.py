@@ -20,6 +20,7 @@ from pathlib import Path
 
 from dspark_gguf.chat.terminal import PATIENCE, Screen, decode_text, note_on_wait, read_text
 from dspark_gguf.errors import UsageError
+from dspark_gguf.paths import GIB, file_errors, read_whole
 
 #: Programs that are shells: sh, bash, zsh, fish ...
 _SHELL = re.compile(r"([a-z]*sh|busybox)\b")
@@ -67,7 +68,8 @@ def read_file(path: Path) -> str:
 def _read_all() -> bytes:
     with note_on_wait("waiting for text on stdin"):
         first = sys.stdin.buffer.read(1)
-    return first + sys.stdin.buffer.read()
+    with file_errors("read", Path("stdin"), "Give less of it."):
+        return first + read_whole(sys.stdin.buffer, GIB)
 
 
 def _read_beside_prompt() -> bytes:

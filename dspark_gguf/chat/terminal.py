@@ -20,7 +20,7 @@ from rich.text import Text
 from dspark_gguf.chat.markdown import MarkdownStream
 from dspark_gguf.chat.wrapping import Wrapper, folded
 from dspark_gguf.errors import UsageError
-from dspark_gguf.paths import file_errors
+from dspark_gguf.paths import GIB, file_errors, read_whole
 from dspark_gguf.visible import printable, visible
 
 PROMPT, MORE = ">>> ", "... "
@@ -184,7 +184,7 @@ def decode_text(data: bytes, source: str) -> str:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file; a UsageError if it cannot be read, or is not UTF-8."""
     with file_errors("read", path):
-        return decode_text(path.read_bytes(), str(path))
+        return decode_text(read_whole(path, GIB), str(path))
 
 
 def read_message(reader: Reader) -> str:

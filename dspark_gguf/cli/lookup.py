@@ -13,7 +13,7 @@ from dspark_gguf.cli.options import FILE, SectionedCommand, settings_options
 from dspark_gguf.cli.start import open_pair, say
 from dspark_gguf.config import Settings, Speculation
 from dspark_gguf.errors import UsageError, reason_of
-from dspark_gguf.paths import require_writable
+from dspark_gguf.paths import GIB, read_whole, require_writable
 from dspark_gguf.visible import counted, visible
 
 
@@ -70,7 +70,7 @@ def _texts(paths: Sequence[Path]) -> Iterator[str]:
     """The text of each file that has any."""
     for path in paths:
         try:
-            text = path.read_text("utf-8")
+            text = read_whole(path, GIB).decode("utf-8").replace("\r\n", "\n")
             if "\0" in text:
                 raise ValueError("not text")
         except (OSError, ValueError) as error:

@@ -153,7 +153,7 @@ def profile(
 def trace(output: Path, **wanted: Any) -> int:
     """Record the draft's guesses at every position of greedy answers, for `replay`.
 
-    After Ctrl-C, the texts recorded so far are saved.
+    After Ctrl-C, the texts recorded so far are saved. One that a context cannot hold is left out.
     """
     from dspark_gguf.measure.chains import save_chains
 
@@ -213,23 +213,23 @@ def _recorded(
     from dspark_gguf.chat.progress import counting
     from dspark_gguf.measure.prompts import read_prompts
     from dspark_gguf.measure.reliability import require
-    from dspark_gguf.measure.trace import learn, record
+    from dspark_gguf.measure.trace import learn, record_fitting
     from dspark_gguf.signals import interruptible
 
-    wanted = read_prompts(prompts)
+    wanted, left_out = read_prompts(prompts), list[str]()
     texts: list[Chains] = []
     with open_pair(settings, verbose) as pair, interruptible(pair.interrupt):
         if learning:  # before the work
             require(len(wanted), pair.draft_cache() is not None)
         try:
             with counting(len(wanted), title="texts") as show:
-                for done, prompt in enumerate(wanted):
-                    now = partial(lambda done, share: show(done + share), done)
-                    texts.append(record(pair, prompt, **each, show=now))
-                    show(done + 1)
+                for text in record_fitting(pair, wanted, left_out, show, **each):
+                    texts.append(text)
         except Cancelled:
             if not texts:
                 raise
+        for line in left_out:
+            say(f"left out: {line}")
         stopped = pair.interrupt.is_set()
         if learning and settings.speculation.mode == "auto":
             learn(pair, settings.speculation, texts)

@@ -31,10 +31,10 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
     from dspark_gguf.engine import library
     from dspark_gguf.learned import seconds_per_byte
 
+    library.set_command_log()
     if local:
         if name:
             raise UsageError(f"--local takes no name, such as {name}", "Leave one of them out.")
-        library.set_command_log()
         left_out: list[str] = []
         found = local_files(left_out)
         values = [{**asdict(model), "path": str(model.path)} for model in found]
@@ -45,7 +45,7 @@ def models(name: str | None, local: bool, as_json: bool) -> None:
         problem = f"no pair is called {name!r}{similar_names(name)}"
         raise UsageError(problem, "See `dspark-gguf models`.")
     memory = listing.machine_gigabytes()
-    speed = seconds_per_byte()
+    speed = seconds_per_byte(library.machine())
     rows = [listing.facts(pair, memory, speed) for pair in pairs]
     show(
         as_json,
@@ -109,9 +109,6 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     quantizations of the target itself; -d adds one more. Drafts on this machine are measured, the
     others are estimated.
     """
-    if settings.model is None:
-        raise UsageError("no target is given", "Name one with -m.")
-
     from dspark_gguf.catalog import listing
     from dspark_gguf.catalog import suggest as catalog
     from dspark_gguf.catalog.pairs import OWN_HEADS
@@ -121,9 +118,9 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
     from dspark_gguf.engine.gguf import read_header
 
     library.set_command_log(verbose)
-    drafts = []
+    drafts, model = [], settings.model or "demo"
     if settings.draft is None:
-        [target] = locate([(settings.model, "target")], say)
+        [target] = locate([(model, "target")], say)
     else:
         target, draft = resolve(settings.model, settings.draft, say)
         if draft and (settings.draft, draft) != (OWN_HEADS, target):  # they are listed anyway
@@ -137,5 +134,5 @@ def suggest(make_draft: str | None, as_json: bool, settings: Settings, verbose: 
         for line in skipped if verbose else ():
             say(f"does not fit: {line}")
     found = catalog.suggestions(target, drafts, settings, partial(track, title="measuring"))
-    name = listing.quote(settings.model)
+    name = listing.quote(model)
     show(as_json, [each.as_dict() for each in found], lambda: catalog.as_text(name, found))

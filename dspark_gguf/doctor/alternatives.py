@@ -9,7 +9,7 @@ from functools import partial
 from statistics import median
 from threading import Event
 
-from dspark_gguf.doctor.measured import affordable_depth, text_tokens
+from dspark_gguf.doctor.measured import affordable_depth, text_tokens, too_small
 from dspark_gguf.doctor.report import Finding, Section
 from dspark_gguf.engine import library
 from dspark_gguf.engine.model import Model
@@ -64,6 +64,8 @@ def threads(pair: Pair) -> Section:
     """Time passes with other numbers of threads; the present number is restored afterwards."""
     if pair.target.gpu_layers > pair.target.n_layer:
         return Section("all layers are on the GPU: CPU threads hardly matter")
+    if small := too_small(pair, _SHALLOW + _FEW):
+        return small
     cache, tokens, options = pair.target_cache, text_tokens(pair), pair.target.options
     cores = library.physical_cores()
     present = library.threads_of(options)
@@ -89,6 +91,8 @@ def threads(pair: Pair) -> Section:
 
 def attention(pair: Pair, known: LearnedCosts | None) -> Section:
     """Time flash attention and cache types, in a context long enough to show a difference."""
+    if small := too_small(pair):
+        return small
     depth = affordable_depth(pair, known, contexts=3)
     if not depth:
         return Section("flash attention, cache types: not timed, reading a context takes too long")

@@ -27,6 +27,8 @@ _READING = 3.0
 #: and 4-bit weights begin to differ through attention; it is shortened if reading takes too long,
 #: and left out below _SHORTEST.
 _SHALLOW, _DEEP, _SHORTEST = 16, 320, 64
+#: Most rows of a pass that are compared with single rows.
+_ROWS = 9
 #: Numbers of rows to show from the cost table, if they were measured.
 _SHOWN = (1, 2, 3, 4, 5, 6, 8, 9, 13, 17)
 
@@ -119,6 +121,8 @@ def speed(pair: Pair, settings: Settings, known: LearnedCosts) -> Section:
 
 def logits(pair: Pair, known: LearnedCosts | None) -> Section:
     """The number of rows from which rows of one pass differ from single rows, in two contexts."""
+    if small := too_small(pair, _SHALLOW + _ROWS):
+        return small
     tokens, cache = text_tokens(pair), pair.target_cache
     depths = [depth for depth in (_SHALLOW, affordable_depth(pair, known)) if depth]
     found = [differences(cache, tokens, depth) for depth in dict.fromkeys(depths)]
@@ -138,7 +142,7 @@ def logits(pair: Pair, known: LearnedCosts | None) -> Section:
     return Section("; ".join(map(str, found)), {"differences": shown}, wrong)
 
 
-def differences(cache: Cache, tokens: Sequence[int], depth: int, most: int = 9) -> Differences:
+def differences(cache: Cache, tokens: Sequence[int], depth: int, most: int = _ROWS) -> Differences:
     """Compare passes of 2 to `most` rows with single rows, after `depth` of these tokens.
 
     llama.cpp picks its kernels by the number of rows: logits differ a little, and near-ties flip.
@@ -156,6 +160,13 @@ def differences(cache: Cache, tokens: Sequence[int], depth: int, most: int = 9) 
                 flipped = max(flipped, margin(alone[k]))
     cache.trim(depth)
     return Differences(depth, by_rows, flipped)
+
+
+def too_small(pair: Pair, needed: int = _SHALLOW + _SHORTEST) -> Section | None:
+    """Stands for a comparison that needs so many tokens of context; None: they are there."""
+    n_ctx = pair.target_cache.n_ctx
+    text = f"not compared: this takes a context of {needed} tokens, and {n_ctx} are set"
+    return Section(text) if n_ctx < needed else None
 
 
 def affordable_depth(pair: Pair, known: LearnedCosts | None, contexts: int = 1) -> int:

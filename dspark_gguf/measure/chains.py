@@ -119,7 +119,7 @@ def _text(arrays: dict[str, Array], k: int) -> Chains:
     )
     gap = lookup = None
     if f"gap_{k}" in arrays:
-        gap = arrays[f"gap_{k}"].astype(np.float32)
+        gap = _real(arrays, f"gap_{k}").astype(np.float32)
         _require(
             gap.shape == confidence.shape and bool(np.isfinite(gap).all()),
             f"gap_{k} does not match confidence_{k}",
@@ -141,12 +141,19 @@ def _scored(arrays: dict[str, Array], scores: str, survived: str) -> tuple[Score
 
     Survival is cumulative by definition; a file that marks single matches is read so, too.
     """
-    found, alive = arrays[scores], arrays.get(survived)
+    _require(survived in arrays, f"it has no {survived}")
+    found, alive = _real(arrays, scores), _real(arrays, survived)
     _require(
-        alive is not None and found.ndim == 2 and alive.shape == found.shape,
+        found.ndim == 2 and alive.shape == found.shape,
         f"{scores} and {survived} have different shapes",
     )
     return found.astype(np.float32), np.logical_and.accumulate(np.asarray(alive, bool), axis=1)
+
+
+def _real(arrays: dict[str, Array], name: str) -> Array:
+    """An array; texts, dates and complex numbers would become something else."""
+    _require(arrays[name].dtype.kind in "biuf", f"{name} has no real numbers")
+    return arrays[name]
 
 
 def _require(fine: bool, fault: str) -> None:

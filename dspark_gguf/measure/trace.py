@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,32 @@ def record(
     found = found.reshape(len(chains), depth, 2)
     guesses = lookup_guesses(LookupDrafter(pair.vocabulary), prefixes, text)
     return Chains(prompt.domain, found[..., 0], survived, found[..., 1], guesses)
+
+
+def record_fitting(
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    left_out: list[str],
+    show: Callable[[float], object] = lambda done: None,
+    **each: int,
+) -> Iterator[Chains]:
+    """The chains of each prompt, as `record` with `each`; `show` gets how many are done.
+
+    `left_out` gets a line for each that a context cannot hold; a `ResourceError` if none fits.
+    """
+    fitted = 0
+    for done, prompt in enumerate(prompts):
+        try:
+            now = partial(lambda done, share: show(done + share), done)
+            text = record(pair, prompt, **each, show=now)
+        except ResourceError as error:
+            if done == len(prompts) - 1 and not fitted:
+                raise
+            left_out.append(f"text {done + 1}: {error}")
+        else:
+            fitted += 1
+            yield text
+        show(done + 1)
 
 
 def _require_room(cache: Cache, tokens: int) -> None:

@@ -1,15 +1,17 @@
-"""Request bodies of the OpenAI routes. What is not named here is ignored, as clients expect."""
+"""Request bodies of the OpenAI routes. Other names are ignored, but for those of `dialects`."""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from dspark_gguf.config import Sampling
+from dspark_gguf.serve.dialects import require_possible, schema_among
 from dspark_gguf.serve.errors import invalid
 from dspark_gguf.serve.offered import choice_of, tool_of
 from dspark_gguf.serve.parsing import Message, ParsedRequest
@@ -40,7 +42,7 @@ _Bias = Annotated[dict[str, _Number], BeforeValidator(_few)]
 class Body(BaseModel):
     """What every route that answers takes."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     model: str | None = None
     stream: bool | None = None
@@ -62,6 +64,8 @@ class Body(BaseModel):
 
     def to_request(self) -> ParsedRequest:
         """The part of the request that all routes have."""
+        others = self.model_extra or {}
+        require_possible(others)
         names = Sampling.model_fields.keys() & Body.model_fields.keys()
         values = {name: getattr(self, name) for name in names}
         if values["top_p"] == 0.0:  # OpenAI allows it, for the best token alone
@@ -74,6 +78,7 @@ class Body(BaseModel):
             sampling=values,
             max_tokens=limit_of(self.max_tokens),
             stop=[each for each in stop if each],
+            schema=schema_among(others),
             drafts=self.speculation != "off",
         )
 
@@ -89,6 +94,7 @@ class StreamBody(Body):
 
     stream_options: StreamOptions | None = None
     n: int | None = None
+    best_of: int | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
 
@@ -96,7 +102,11 @@ class StreamBody(Body):
         """The request that this is."""
         asked = super().to_request()
         asked.n = 1 if self.n is None else self.n
-        asked.grammar, asked.schema = self.grammar, self.json_schema
+        if self.best_of is not None and self.best_of > asked.n:
+            raise invalid("best_of above n is not offered: send n, and choose", "best_of")
+        asked.grammar = self.grammar
+        if self.json_schema is not None:
+            asked.schema = self.json_schema
         return asked
 
     @property
@@ -138,6 +148,7 @@ class ChatMessage(BaseModel):
     def plain(self, place: str) -> Message:
         """With text as content, and the arguments of calls as objects: what templates read."""
         extra = {k: v for k, v in (self.model_extra or {}).items() if v is not None}
+        require_possible(extra)
         role = "system" if self.role == "developer" else self.role
         if role not in ("system", "user", "assistant", "tool"):
             raise invalid(f"{place}.role: no such role: {self.role}", "messages")
@@ -167,7 +178,7 @@ class ChatBody(StreamBody, ToolBody):
             asked.max_tokens = limit_of(self.max_completion_tokens)
         asked.top = (self.top_logprobs or 0) if self.logprobs else None
         if self.response_format:
-            asked.schema = schema_of(self.response_format)
+            asked.schema = schema_of(self.response_format, asked.schema)
         think = (self.chat_template_kwargs or {}).get("enable_thinking")
         asked.think = think if isinstance(think, bool) else thinks(self.reasoning_effort)
         asked.splits = self.reasoning_format != "none"
@@ -252,11 +263,11 @@ def arguments_of(given: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"arguments": value}
 
 
-def schema_of(format: dict[str, Any]) -> dict[str, Any] | None:
-    """Of OpenAI's ``response_format``; None: text."""
-    kind = format.get("type")
+def schema_of(format: Any, other: Mapping[str, Any] | None = None) -> Mapping[str, Any] | None:
+    """Of OpenAI's ``response_format``; of text, or if it is no object, the `other` one."""
+    kind = format.get("type") if isinstance(format, dict) else "text"
     if kind == "text":
-        return None
+        return other
     if kind == "json_object":
         schema = format.get("schema")  # llama-server's way
         return schema if isinstance(schema, dict) else {}

@@ -175,5 +175,5 @@ async def detokenize(request: Request, body: Tokens) -> dict[str, Any]:
 
 @router.post("/v1/embeddings")
 async def embeddings() -> None:
-    """Not of a pair."""
-    raise RequestError(501, "this server answers; it makes no embeddings", "not_implemented")
+    """Not of a pair; a client would send a 501 again."""
+    raise RequestError(404, "this server answers; it makes no embeddings", "not_implemented")

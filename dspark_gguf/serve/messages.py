@@ -67,8 +67,7 @@ class MessagesBody(Body):
         names = {"any": "required", "tool": str(choice.get("name")), "none": "none"}
         asked.tool_choice = names.get(str(choice.get("type")), "auto")
         asked.many_calls = not choice.get("disable_parallel_tool_use")
-        form = (self.output_config or {}).get("format")
-        asked.schema = schema_of(form) if isinstance(form, dict) else None
+        asked.schema = schema_of((self.output_config or {}).get("format"), asked.schema)
         kind = (self.thinking or {}).get("type")
         asked.think = {"enabled": True, "adaptive": None, "disabled": False}.get(str(kind))
         return asked

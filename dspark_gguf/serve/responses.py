@@ -37,6 +37,7 @@ class ResponsesBody(ToolBody):
     reasoning: dict[str, Any] | None = None
     previous_response_id: str | None = None
     conversation: Any = None
+    metadata: dict[str, Any] | None = None
 
     def to_request(self) -> ParsedRequest:
         """The request that this is."""
@@ -49,8 +50,7 @@ class ResponsesBody(ToolBody):
         asked.messages = _messages(self.input)
         if self.instructions:
             asked.messages.insert(0, {"role": "system", "content": self.instructions})
-        form = (self.text or {}).get("format")
-        asked.schema = schema_of(form) if isinstance(form, dict) else None
+        asked.schema = schema_of((self.text or {}).get("format"), asked.schema)
         asked.think = thinks((self.reasoning or {}).get("effort"))
         return asked
 
@@ -165,7 +165,8 @@ class ResponsesForm(Form[ResponsesBody]):
             "id": self.head["id"].replace("-", "_"), "object": "response",
             "created_at": self.head["created"], "model": self.head["model"],
             "status": "in_progress", "output": output, "error": None,
-            "incomplete_details": None, "instructions": body.instructions, "metadata": {},
+            "incomplete_details": None, "instructions": body.instructions,
+            "metadata": body.metadata or {},
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "tool_choice": body.tool_choice or "auto",
             "tools": [each for each in body.tools or () if each.get("type") == "function"],

@@ -23,7 +23,7 @@ from dspark_gguf.train.shape import Shape
 from dspark_gguf.train.start import new_network
 from dspark_gguf.train.vocabulary import choose_known, choose_mask
 from dspark_gguf.train.weights import Weights
-from dspark_gguf.train.work import Work
+from dspark_gguf.train.work import Work, divided
 
 #: Conversations that the reduced vocabulary and the sizes of inputs are counted in.
 _COUNTED, _MEASURED = 2000, 60
@@ -49,9 +49,7 @@ class Learner:
     ) -> None:
         self._work, self._file = work, work.folder / "checkpoint.pt"
         talks = work.conversations[:count]
-        long = [k for k, each in enumerate(talks) if len(each.answer) > shape.block]
-        self.train = [k for k in long if not talks[k].held]
-        self.held = [k for k in long if talks[k].held]
+        self.train, self.held = divided(talks, shape.block)
         if not self.train or not self.held:
             raise UsageError(
                 f"{len(self.train)} conversations to learn from and {len(self.held)} to judge on "

@@ -44,6 +44,23 @@ class Conversation:
         return self.prompt + self.answer
 
 
+def divided(talks: Sequence[Conversation], block: int) -> tuple[list[int], list[int]]:
+    """Places of those to learn from and of those to judge on, with answers of more than a block.
+
+    If the answers to all prompts that were held out are shorter, the greediest of another prompt
+    are judged on, and nothing is learned from that one.
+    """
+    long = [k for k, each in enumerate(talks) if len(each.answer) > block]
+    train, held = [[k for k in long if talks[k].held == is_held] for is_held in (False, True)]
+    if train and not held:
+        first = talks[min(train, key=lambda k: talks[k].temperature)]
+        same = [k for k in train if talks[k].prompt == first.prompt]
+        if len(same) < len(train):
+            train = [k for k in train if talks[k].prompt != first.prompt]
+            held = [k for k in same if talks[k].temperature == first.temperature]
+    return train, held
+
+
 class Recorded(NamedTuple):
     """One conversation of n tokens, as the target read it.
 

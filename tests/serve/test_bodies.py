@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dspark_gguf.serve.bodies import ChatBody, CompletionBody
@@ -100,3 +102,57 @@ def test_head_is_get_without_a_body_and_405_says_what_is_allowed(server):
         answer = ask("/v1/chat/completions")
         assert answer.status_code == 405
         assert answer.headers["allow"] == "POST"
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"guided_json": SCHEMA},
+        {"guided_json": json.dumps(SCHEMA)},
+        {"structured_outputs": {"json": SCHEMA, "disable_fallback": False}},
+    ],
+    ids=str,
+)
+def test_a_schema_under_the_names_of_vllm(fields):
+    for body in (
+        ChatBody(messages=USER, response_format={"type": "text"}, **fields),
+        CompletionBody(prompt="x", **fields),
+        ResponsesBody(input="x", **fields),
+        MessagesBody(messages=USER, **fields),
+    ):
+        assert body.to_request().schema == SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "named"),
+    [
+        ("chat/completions", {"functions": [{"name": "f"}]}, "functions"),
+        ("chat/completions", {"function_call": {"name": "f"}}, "function_call"),
+        ("chat/completions", {"guided_regex": "a"}, "guided_regex"),
+        ("chat/completions", {"structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
+        ("chat/completions", {"guided_json": "{"}, "guided_json"),
+        ("chat/completions", {"guided_json": [1]}, "guided_json"),
+        ("completions", {"best_of": 3, "n": 2}, "best_of"),
+        ("responses", {"background": True}, "background"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_refused_by_its_name(server, path, fields, named):
+    body = {"messages": USER, "prompt": "x", "input": "x", **fields}
+    error = refused(server.http.post(f"/v1/{path}", json=body))
+    assert error["param"] == named
+    assert named in error["message"]
+
+
+def test_a_call_of_the_older_kind_in_a_message_is_not_lost(server):
+    call = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": ""}}
+    error = refused(server.http.post("/v1/chat/completions", json={"messages": [*USER, call]}))
+    assert "tool_calls" in error["message"]
+
+
+def test_metadata_come_back(server):
+    body = {"input": "hi", "max_output_tokens": 1, "metadata": {"user": "7"}}
+    assert server.http.post("/v1/responses", json=body).json()["metadata"] == {"user": "7"}

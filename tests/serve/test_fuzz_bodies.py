@@ -26,9 +26,9 @@ VALUES = st.recursive(
 FIELDS = {
     "/v1/chat/completions": [
         "messages", "temperature", "top_p", "top_k", "seed", "stop", "n", "logit_bias", "tools",
-        "tool_choice", "response_format", "json_schema", "grammar", "logprobs", "top_logprobs",
-        "stream_options", "repeat_last_n", "chat_template_kwargs", "max_completion_tokens",
-        "reasoning_effort",
+        "guided_json", "tool_choice", "response_format", "json_schema", "grammar", "logprobs",
+        "top_logprobs", "stream_options", "repeat_last_n", "chat_template_kwargs",
+        "max_completion_tokens", "reasoning_effort", "structured_outputs", "functions", "best_of",
     ],
     "/v1/completions": ["prompt", "suffix", "echo", "logprobs", "stop", "n", "min_p"],
     "/v1/responses": ["input", "instructions", "tools", "tool_choice", "text", "reasoning"],

@@ -113,4 +113,7 @@ def test_large_counts_are_exact():
 
 
 def test_embeddings_are_not_of_a_pair(server):
-    assert server.http.post("/v1/embeddings", json={}).status_code == 501
+    """No status that clients send again, such as 501."""
+    answer = server.http.post("/v1/embeddings", json={"input": "x"})
+    assert answer.status_code == 404
+    assert "no embeddings" in answer.json()["error"]["message"]

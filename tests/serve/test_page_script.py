@@ -36,6 +36,9 @@ globalThis.document = {
   getElementById: id => kinds[id] ??= new Element(id),
 };
 const sent = [], scrolled = [];
+globalThis.sessionStorage = {
+  setItem: (name, text) => kept[name] = text, getItem: name => kept[name] ?? null,
+};
 globalThis.innerHeight = globalThis.scrollY = 0;
 body.scrollHeight = 1000;
 globalThis.scrollTo = (x, y) => scrolled.push(y);
@@ -57,11 +60,12 @@ const said = () => messages.map(({role, content}) => [role, content]);
 """
 
 
-def run(answers, steps):
-    """What `steps` leave in `out`, with those answers of a server."""
+def run(answers, steps, kept=None):
+    """What `steps` leave in `out`, with those answers of a server; the tab has `kept` something."""
     text = Path(page.__file__).with_name("page.html").read_text(encoding="utf-8")
     script = re.findall("<script>(.*?)</script>", text, re.DOTALL)[0]
     given = f"const answers = {json.dumps(answers)}; const out = {{}};"
+    given += f"const kept = {json.dumps(kept or {})};"
     program = f"{given}{BROWSER}{script}\n(async () => {{{steps}\n"
     program += "process.stdout.write(JSON.stringify(out)); process.exit(0); })();"
     done = subprocess.run(["node", "-"], input=program, capture_output=True, text=True, timeout=60)
@@ -127,6 +131,66 @@ def test_an_answer_is_followed_and_says_that_it_was_cut():
         """,
     )
     assert out["scrolled"][0] == 1000, "to the question, wherever the reader was"
-    assert out["text"].endswith("Hicut off at the limit of tokens")
+    assert out["text"].endswith("Hicut off at the limit of tokensRegenerate")
     assert out["busy"] == "false"
     assert out["at"] == "say", "the focus is not lost with a button that is off"
+
+
+def test_the_last_answer_can_be_made_again():
+    """The question is asked once more, and what is being typed stays."""
+    out = run(
+        [[chunk("One", "stop")], [chunk("Two", "stop")], [chunk("Three", "stop")]],
+        """
+        await say("hello");
+        await say("more");
+        at("say").value = "next";
+        const buttons = messages[3].article.children.filter(each => each.name === "button");
+        out.names = buttons.map(each => each.textContent);
+        buttons[0].onclick();
+        await settled();
+        out.sent = sent[2].messages.map(each => each.content);
+        out.said = said();
+        out.typed = at("say").value;
+        """,
+    )
+    assert out["names"] == ["Regenerate"]
+    assert out["sent"] == ["hello", "One", "more"]
+    assert out["said"][2:] == [["user", "more"], ["assistant", "Three"]]
+    assert out["typed"] == "next"
+
+
+def test_the_conversation_survives_a_reload_and_nothing_else_is_kept():
+    """With its system prompt; what had no answer yet can be sent again."""
+    out = run(
+        [[chunk("Hi", "stop")], []],
+        """
+        at("system").value = "Be brief.";
+        at("key").value = "secret";
+        await say("hello");
+        await say("more");
+        onpagehide();
+        out.kept = {...kept};
+        at("new").onclick();
+        out.after = kept["dspark-gguf"];
+        """,
+    )
+    assert list(out["kept"]) == ["dspark-gguf"]
+    assert "secret" not in out["kept"]["dspark-gguf"]
+    assert out["after"] == "[]"
+    again = """
+        out.said = said();
+        out.system = at("system").value;
+        out.typed = at("say").value;
+        out.names = messages[1].article.children.map(each => each.textContent);
+        """
+    out = run([], again, out["kept"])
+    assert out["said"] == [["user", "hello"], ["assistant", "Hi"]]
+    assert (out["system"], out["typed"]) == ("Be brief.", "more")
+    assert out["names"][-1] == "Regenerate"
+
+
+def test_a_tab_that_may_keep_nothing_works():
+    """What was kept by something else is no reason to fail either."""
+    assert run([], "out.said = said();", {"dspark-gguf": "{"}) == {"said": []}
+    refused = 'sessionStorage.setItem = () => { throw new Error("no"); }; onpagehide();'
+    assert run([], refused) == {}

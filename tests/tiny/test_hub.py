@@ -140,6 +140,21 @@ def test_gated_and_missing(pair_hub, tmp_path):
         assert each.stdout == ""
 
 
+@pytest.mark.parametrize("name", [f"{TARGET_REPO}:Q4_K_M", "qwen3-8b"])
+def test_pull_what_is_no_model(pair_hub, tiny_files, tmp_path, name):
+    """A file may be called .gguf and be none: nothing says that it can be used."""
+    pair_hub.repositories[TARGET_REPO]["Qwen3-8B-Q4_K_M.gguf"] = tiny_files.text
+    done = pair_hub.run(tmp_path, "pull", name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Qwen3-8B-Q4_K_M.gguf is not a GGUF model: it begins with 'Once'" in done.stderr
+    assert "use it" not in done.stderr
+    pair_hub.repositories[TARGET_REPO]["Qwen3-8B-Q8_0.gguf"] = tiny_files.embedding
+    done = pair_hub.run(tmp_path, "pull", f"{TARGET_REPO}:Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert "note: this is an embedding or encoder model (llama)" in done.stderr
+    assert "use it" not in done.stderr
+
+
 def test_offline_and_unreachable(tmp_path):
     """Both are said, and told apart."""
     with serving({}) as there:

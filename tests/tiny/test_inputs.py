@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.errors import UsageError
+from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.measure.prompts import read_prompts
 
 BUILD = ("lookup", "build")
@@ -106,14 +109,22 @@ def test_too_little_for_a_calibration_is_refused_before_the_work(
 
 
 def test_a_text_that_the_draft_cannot_hold(dspark, tiny_files, tmp_path):
-    """The option that helps is named, and the file is not written."""
+    """The option that helps is named, and the file is not written; a text that fits is kept."""
     prompts, out = tmp_path / "p.jsonl", tmp_path / "chains.npz"
-    prompts.write_text('{"prompt": "a text that is longer than its context"}')
-    pair = ("-m", tiny_files.target, "-d", tiny_files.draft, "-c", 256, "-cd", 16)
+    long = json.dumps({"prompt": "a text that is longer than its context"})
+    prompts.write_text(long)
+    pair = ("-m", tiny_files.target, "-d", tiny_files.draft, "-c", 256, "-cd", 32)
     done = dspark("trace", "-o", out, "--prompts", prompts, "--positions", 4, *pair)
     assert done.exit_code == 4
-    assert "the draft's context has 16. Use a larger --ctx-size-draft." in done.stderr
+    said = "the draft's context has 32. Use a larger --ctx-size-draft."
+    assert said in done.stderr
     assert not out.exists()
+    prompts.write_text(f'{{"prompt": "a"}}\n{long}\n{{"prompt": "b"}}')
+    done = dspark("trace", "-o", out, "--prompts", prompts, "--positions", 4, "--depth", 2, *pair)
+    assert done.exit_code == 0, done.stderr
+    assert "left out: text 2: a text takes" in done.stderr
+    assert said in done.stderr
+    assert len(load_chains(out)) == 2
 
 
 def test_domains_are_names(tmp_path):

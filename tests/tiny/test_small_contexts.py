@@ -9,6 +9,7 @@ from dspark_gguf.cli import main
 from dspark_gguf.engine.timing import interleave, quick_profile
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.testing import TableModel, random_rows
+from tests.doctor_report import told
 from tests.tiny_dflash import write_dflash
 
 
@@ -68,3 +69,14 @@ def test_works_take_turns():
     assert interleave(work, 2) == {"a": [1.0] * 2, "b": [1.0] * 2, "c": [1.0] * 2}
     assert "".join(done) == "abcabc"
     assert interleave(work, 9, budget=-1.0, least=4) == {"a": [1.0] * 2, "b": [1.0], "c": [1.0]}
+
+
+@pytest.mark.usefixtures("quiet_machine")
+@pytest.mark.parametrize(("n_ctx", "left_out"), [(4, 3), (16, 3), (24, 2), (64, 1), (80, 0)])
+def test_the_doctor(dspark, tiny_files, n_ctx, left_out):
+    """What has no room is not compared, which is no fault of the machine."""
+    done = dspark("doctor", "-m", tiny_files.target, "-c", n_ctx, "--no-learn", "--json")
+    sections = told(done)
+    assert done.exit_code == 0, sections
+    said = [sections[name]["text"] for name in ("logits", "attention", "threads")]
+    assert [f"and {n_ctx} are set" in text for text in said].count(True) == left_out, said

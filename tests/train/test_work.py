@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dspark_gguf.errors import UsageError
-from dspark_gguf.train.work import LIKELY, Conversation, Recorded, Recording, Work
+from dspark_gguf.train.work import LIKELY, Conversation, Recorded, Recording, Work, divided
 
 IDENTITY = {"target": ["t.gguf", 1]}
 TALK = Conversation([1, 2], [3, 4, 5], 0.0, 2)
@@ -88,3 +88,17 @@ def test_a_recording_stands_as_far_as_it_is_of_the_conversations(tmp_path):
     found = recording(tmp_path, talks)
     assert len(found) == 3
     assert [int(found[k].ids[0, 0]) for k in range(3)] == [3, 4, 5]
+
+
+def test_what_is_judged_on_is_long_enough_where_anything_is():
+    """An answer that says nothing ended the training only after hours of data."""
+
+    def talk(prompt, tokens, temperature, held=False):
+        return Conversation([prompt], [7] * tokens, temperature, 1, held)
+
+    short, long = talk(1, 3, 0.0, held=True), talk(2, 9, 0.0, held=True)
+    others = [talk(3, 9, 1.0), talk(4, 9, 0.6), talk(4, 9, 0.0), talk(5, 4, 0.0), talk(4, 8, 0.0)]
+    assert divided([short, long, *others], 5) == ([2, 3, 4, 6], [1])
+    assert divided([short, *others], 5) == ([1], [3, 5])
+    assert divided([short, others[0]], 5) == ([1], [])
+    assert divided([short], 5) == divided([], 5) == ([], [])

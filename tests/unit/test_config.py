@@ -172,7 +172,7 @@ def test_merging_changes_neither_side():
         ("just words", "a str"),
         ("sampling: [unclosed", "line 1"),
         (b"\xff\xfe\x00", ": not UTF-8 text"),
-        pytest.param(b"#" * (2**20 + 1), "more than 1048576 bytes", id="too long"),
+        pytest.param(b"#" * (2**20 + 1), "more than 1 MiB", id="too long"),
     ],
 )
 def test_a_file_that_is_no_mapping_is_refused(content, got, tmp_path):
@@ -188,7 +188,7 @@ def test_a_file_that_is_no_mapping_is_refused(content, got, tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no such device")
 def test_a_file_without_an_end_is_not_read_to_it():
     """A device or a pipe says nothing of its size."""
-    with pytest.raises(UsageError, match="more than 1048576 bytes"):
+    with pytest.raises(UsageError, match="more than 1 MiB"):
         read_yaml("/dev/zero")
 
 

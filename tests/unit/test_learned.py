@@ -126,7 +126,7 @@ def test_a_damaged_file_hides_no_other(tmp_path, monkeypatch, text):
     (learned_dir() / "a.json").write_text(text)
     (learned_dir() / "b.json").write_text(json.dumps(damaged | {"target_bytes": 10**400}))
     assert good.path in [one.path for one in learned_of(["a"], {})]
-    assert seconds_per_byte() == pytest.approx(0.01)
+    assert seconds_per_byte({}) == pytest.approx(0.01)
 
 
 def test_a_file_name_that_is_not_text(tmp_path, monkeypatch):

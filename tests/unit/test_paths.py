@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import secrets
 import stat
 import sys
 from threading import Thread
@@ -14,7 +17,15 @@ from click.testing import CliRunner
 from dspark_gguf.cli import main
 from dspark_gguf.errors import DSparkError, UsageError
 from dspark_gguf.measure.chains import Chains, load_chains, save_chains
-from dspark_gguf.paths import cache_path, data_dir, discreet, replacing, require_writable
+from dspark_gguf.paths import (
+    MIB,
+    cache_path,
+    data_dir,
+    discreet,
+    read_whole,
+    replacing,
+    require_writable,
+)
 
 links = pytest.mark.skipif(sys.platform == "win32", reason="links and named pipes")
 
@@ -109,8 +120,35 @@ def test_commands_look_at_the_place_first(tmp_path, monkeypatch, words):
     assert f"cannot write {out}: No such file or directory. Check the path." in done.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no such device")
+@pytest.mark.parametrize("words", [
+    ("replay", "--chains", "c.npz", "--table", "/dev/zero"),
+    ("run", "hi", "--grammar", "/dev/zero"), ("run", "hi", "--chat-template", "/dev/zero"),
+    ("run", "-f", "/dev/zero"), ("run", "--jsonl", "/dev/zero"),
+])  # fmt: skip
+def test_a_file_without_an_end_does_not_fill_the_memory(tiny_files, monkeypatch, words):
+    """A device or a pipe says nothing of its size; commands read as much as makes sense."""
+    for module in ("terminal", "stdin"):
+        monkeypatch.setattr(f"dspark_gguf.chat.{module}.GIB", 2 * MIB)
+    model = () if words[0] == "replay" else ("-m", str(tiny_files.target), "-d", "none")
+    done = CliRunner().invoke(main, [*words, *model])
+    assert done.exit_code == 2
+    assert re.search("/dev/zero.*: it has more than (2|16) MiB", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 2 * MIB])
+def test_a_file_that_has_an_end_is_read_to_it(tmp_path, size):
+    """Up to the limit and no further."""
+    data = secrets.token_bytes(size)
+    (tmp_path / "a").write_bytes(data)
+    assert read_whole(tmp_path / "a", 2 * MIB) == data
+    assert read_whole(io.BytesIO(data), 2 * MIB) == data
+    with pytest.raises(OSError, match="more than 2 MiB"):
+        read_whole(io.BytesIO(bytes(2 * MIB) + b"."), 2 * MIB)
+
+
 @links
-def test_a_user_without_a_home(monkeypatch):
+def test_a_user_without_a_home(monkeypatch, tmp_path):
     """As in containers, where nobody has its number: one line, whatever needs a folder."""
     import pwd
 
@@ -127,6 +165,10 @@ def test_a_user_without_a_home(monkeypatch):
     assert result.exit_code == 1
     assert result.stderr.startswith("dspark-gguf: this user has no home folder")
     assert discreet("/tmp/a") == "/tmp/a"
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):  # then nothing needs one
+        monkeypatch.setenv(name, str(tmp_path))
+    result = CliRunner().invoke(main, ["models", "--local"])
+    assert result.exit_code == 0, result.stderr
 
 
 def test_a_home_that_is_the_root(monkeypatch):
