@@ -20,6 +20,8 @@ from dspark_gguf.prompt_cache import PromptCache, Saved
 WORTH_IT = 16
 #: What holds the tokens themselves, or pairs with the target's states: it can be copied.
 _SHARED = ("model", "mtp", "eagle3")
+#: Whose memory copies a whole sequence or none: llama.cpp ends the process if asked for a part.
+_NOT_IN_PARTS = ("deepseek4",)
 
 
 @dataclass(eq=False)
@@ -44,6 +46,8 @@ class Slot:
     @property
     def can_share(self) -> bool:
         """Whether others can copy from here: else their drafts must see the target read."""
+        if self.target.model.header.architecture in _NOT_IN_PARTS:
+            return False
         return self.draft is None or self.draft.joins or self.draft.kind in _SHARED
 
     def shareable(self, prompt: Sequence[int]) -> int:
