@@ -84,7 +84,9 @@ class BlockDraftCache(Follower):
     def on_trim(self, length: int) -> None:
         """All tokens from position `length` on are void."""
         del self._pending[max(0, length - self.length) :]
-        self.trim(length)
+        super().trim(length)
+
+    trim = on_trim
 
     def flush(self) -> None:
         """Read the waiting features."""
