@@ -65,10 +65,10 @@ class Slot:
         """Whether there are tokens in it."""
         return bool(self.target.length or (self.draft and self.draft.length))
 
-    def save(self) -> Saved:
-        """A copy of what it holds, in RAM; `MemoryError` if that does not suffice."""
-        draft = copy_state(self.draft) if self.draft and self.draft.length else None
-        return Saved(copy_state(self.target), draft)
+    def save(self, most: int) -> Saved:
+        """A copy of what it holds, in RAM; `MemoryError` if it takes more than `most` bytes."""
+        draft = copy_state(self.draft, most) if self.draft and self.draft.length else None
+        return Saved(copy_state(self.target, most - (draft.size if draft else 0)), draft)
 
     def restore(self, saved: Saved) -> bool:
         """Hold what was saved; False: too few cells are free, and it holds nothing."""
@@ -186,4 +186,4 @@ class Slots:
     def _save(self, slot: Slot) -> None:
         if slot.target.length > WORTH_IT:
             with suppress(MemoryError):
-                self._saved.add(slot.save())
+                self._saved.add(slot.save(self._saved.most))

@@ -197,11 +197,21 @@ def test_a_longer_stage_of_a_conversation_takes_the_place_of_the_shorter_one():
 
 
 def test_memory_that_is_short_ends_no_answer(files, monkeypatch):
-    def short(self):
+    def short(self, most):
         raise MemoryError
 
     monkeypatch.setattr(slots.Slot, "save", short)
     with pair_of(files, "removal", 2) as pair:
         batcher = Batcher(pair, OFF)
+        for k in range(4):
+            assert len(says(batcher, [20 + k] * 30).tokens) == 10
+
+
+def test_what_does_not_fit_is_not_even_copied(files, monkeypatch):
+    """A copy that is dropped at once would take the memory all the same."""
+    with pair_of(files, "removal", 2) as pair:
+        batcher = Batcher(pair, OFF)
+        batcher._requests._slots._saved._free = lambda: 1000
+        monkeypatch.setattr("llama_cpp.llama_state_seq_get_data", None)
         for k in range(4):
             assert len(says(batcher, [20 + k] * 30).tokens) == 10
