@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 from dspark_gguf.engine.protocol import Rows
 from dspark_gguf.errors import CacheFullError
 
-if TYPE_CHECKING:
-    from dspark_gguf.engine.sequence import SequenceCache
-
-#: A cache, the tokens that it reads, and how many rows are wanted.
-Reads: TypeAlias = "tuple[SequenceCache, Sequence[int], int]"
+#: A `SequenceCache`, the tokens that it reads, and how many rows are wanted.
+Reads: TypeAlias = tuple[Any, Sequence[int], int]
 
 
 def run_together(parts: Sequence[Reads]) -> None:
