@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from dspark_gguf.assemble import Begin, MakeRule, answer_grammar, assemble
@@ -11,7 +12,7 @@ from dspark_gguf.config import Limits, Sampling, Speculation
 from dspark_gguf.draft import Drafter, within
 from dspark_gguf.ending import Ending, Endless
 from dspark_gguf.engine.protocol import Cache, Tokenizer
-from dspark_gguf.errors import Cancelled, ResourceError, UsageError
+from dspark_gguf.errors import CacheFullError, Cancelled, ResourceError, UsageError
 from dspark_gguf.generation import Generation
 from dspark_gguf.learned import Learned
 from dspark_gguf.noise import Draws, Noise
@@ -42,6 +43,7 @@ class Decoder:
     seed: int | None = None  # of the noise; None: a new one for each answer
     grammar: Begin | None = None  # begins the grammar that an answer must fit
     template: ChatTemplate | None = None  # turns text and messages into tokens
+    free_cells: Callable[[], bool] = lambda: False  # those of others, where there are any
 
     @classmethod
     def for_pair(
@@ -86,6 +88,7 @@ class Decoder:
             sampling.seed,
             answer_grammar(vocabulary, sampling),
             pair.template,
+            partial(_free_others, pair, conversation),
         )
 
     def answer(self, prompt: Prompt, limits: Limits | None = None) -> Answer:
@@ -134,8 +137,14 @@ class Decoder:
             if not run.room:
                 yield run.end("length")
             while run.finish_reason is None:
-                step = run.propose()
-                round = run.commit(self.target.decode(step.tokens, step.n_rows))
+                try:
+                    step = run.propose()
+                    round = run.commit(self.target.decode(step.tokens, step.n_rows))
+                except CacheFullError:
+                    run.abandon()
+                    if not self.free_cells():
+                        raise
+                    continue
                 said += round.tokens
                 if round.finish_reason != "context":
                     yield round
@@ -173,3 +182,11 @@ def require_room(prompt: Sequence[int], n_ctx: int) -> None:
     if len(prompt) >= n_ctx:
         problem = f"a prompt of {len(prompt)} tokens leaves no room in a context of {n_ctx}"
         raise ResourceError(problem, "Shorten the prompt, or use a larger --ctx-size.")
+
+
+def _free_others(pair: Pair, conversation: int) -> bool:
+    """Free the cells of all conversations but this; False: they have none."""
+    held = [each for each in pair.others(conversation) if each.length]
+    for each in held:
+        each.trim(0)
+    return bool(held)

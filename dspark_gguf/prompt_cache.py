@@ -54,10 +54,18 @@ class PromptCache:
         tokens = saved.target.tokens
         self._saved = [each for each in self._saved if not _begins(tokens, each.target.tokens)]
         self._saved.append(saved)
-        size = sum(each.size for each in self._saved)
-        most = min(_MAX_BYTES, int(_SHARE * (self._free() + size)))
+        most, size = self.most, self._size
         while self._saved and size > most:
             size -= self._saved.pop(0).size
+
+    @property
+    def most(self) -> int:
+        """Bytes that all of them may take."""
+        return min(_MAX_BYTES, int(_SHARE * (self._free() + self._size)))
+
+    @property
+    def _size(self) -> int:
+        return sum(each.size for each in self._saved)
 
     def best(self, prompt: Sequence[int]) -> Saved | None:
         """The one with most of a prompt; None if no one has any of it."""

@@ -20,6 +20,8 @@ from dspark_gguf.prompt_cache import PromptCache, Saved
 WORTH_IT = 16
 #: What holds the tokens themselves, or pairs with the target's states: it can be copied.
 _SHARED = ("model", "mtp", "eagle3")
+#: Whose memory copies a whole sequence or none: llama.cpp ends the process if asked for a part.
+_NOT_IN_PARTS = ("deepseek4",)
 
 
 @dataclass(eq=False)
@@ -44,6 +46,8 @@ class Slot:
     @property
     def can_share(self) -> bool:
         """Whether others can copy from here: else their drafts must see the target read."""
+        if self.target.model.header.architecture in _NOT_IN_PARTS:
+            return False
         return self.draft is None or self.draft.joins or self.draft.kind in _SHARED
 
     def shareable(self, prompt: Sequence[int]) -> int:
@@ -61,10 +65,10 @@ class Slot:
         """Whether there are tokens in it."""
         return bool(self.target.length or (self.draft and self.draft.length))
 
-    def save(self) -> Saved:
-        """A copy of what it holds, in RAM; `MemoryError` if that does not suffice."""
-        draft = copy_state(self.draft) if self.draft and self.draft.length else None
-        return Saved(copy_state(self.target), draft)
+    def save(self, most: int) -> Saved:
+        """A copy of what it holds, in RAM; `MemoryError` if it takes more than `most` bytes."""
+        draft = copy_state(self.draft, most) if self.draft and self.draft.length else None
+        return Saved(copy_state(self.target, most - (draft.size if draft else 0)), draft)
 
     def restore(self, saved: Saved) -> bool:
         """Hold what was saved; False: too few cells are free, and it holds nothing."""
@@ -182,4 +186,4 @@ class Slots:
     def _save(self, slot: Slot) -> None:
         if slot.target.length > WORTH_IT:
             with suppress(MemoryError):
-                self._saved.add(slot.save())
+                self._saved.add(slot.save(self._saved.most))

@@ -19,9 +19,9 @@ def draft_together(
 ) -> list[Draft]:
     """The drafts of all; each pass of the draft model serves all that want one.
 
-    More than `few` tokens that a draft model missed are read in a pass of their own. Where its
-    cells do not suffice and `free` finds none, the newest conversation does without until others
-    end: else they would push each other out in turn, and read all again.
+    More than `few` tokens that a draft model missed, or than its share of a batch, are read in a
+    pass of their own. Where its cells do not suffice and `free` finds none, the newest conversation
+    does without until others end: else they would push each other out in turn, and read all again.
     """
     works = [run.draft() for run in runs]
     drafts, wanted = [NO_DRAFT] * len(runs), dict[int, Pass]()
@@ -44,8 +44,9 @@ def draft_together(
         started = perf_counter()
         reads = {k: 1 + len(each.tokens) - each.n_rows for k, each in wanted.items()}
         guesses = {k: each.n_rows for k, each in wanted.items()}
-        long = [k for k, read in reads.items() if read > few]
-        group = long[:1] or list(wanted)
+        context = cast(SequenceCache, next(iter(wanted.values())).cache).context
+        most = min(few, context.n_batch // len(wanted))
+        group = [k for k, read in reads.items() if read > most][:1] or list(wanted)
         longest, width = (max(of[k] for k in group) for of in (reads, guesses))
         newest = cast(SequenceCache, wanted[group[-1]].cache)
         length = newest.length

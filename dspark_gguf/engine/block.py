@@ -16,8 +16,9 @@ from dspark_gguf.engine.dflash import BlockDraft
 from dspark_gguf.engine.follower import Follower, groups_of
 from dspark_gguf.engine.model import Model
 from dspark_gguf.engine.pairs import PairBatch, Pairs
+from dspark_gguf.engine.passes import run_together
 from dspark_gguf.engine.protocol import Block, Pass, Rows
-from dspark_gguf.engine.sequence import SequenceCache, run_together
+from dspark_gguf.engine.sequence import SequenceCache
 
 #: This many features may wait until a draft is wanted: a round without one costs a copy, no pass.
 _PENDING = 256
@@ -83,7 +84,9 @@ class BlockDraftCache(Follower):
     def on_trim(self, length: int) -> None:
         """All tokens from position `length` on are void."""
         del self._pending[max(0, length - self.length) :]
-        self.trim(length)
+        super().trim(length)
+
+    trim = on_trim
 
     def flush(self) -> None:
         """Read the waiting features."""

@@ -154,6 +154,11 @@ class Pair:
             )
         return self._draft_caches[conversation]
 
+    def others(self, conversation: int) -> list[SequenceCache]:
+        """The caches of all conversations but this one."""
+        caches = [*self.target_caches, *self._draft_caches]
+        return [each for each in caches if each.sequence != conversation]
+
     def _open(self, options: DraftOptions) -> list[SequenceCache]:
         assert self._draft_path is not None  # who calls it has looked
         names = self._draft_path, options, self.target_caches, self.vocabulary, self.target.path

@@ -163,8 +163,12 @@ class Rollback:
         self.last = -1
 
     def settle(self, length: int) -> None:
-        """Drop the states that only rejected drafts would need: those before `length`."""
+        """Drop the states that only rejected drafts would need: those before `length`.
+
+        Also snapshots: passes of other sequences may move a state, but leave these behind.
+        """
         self._drop_after(length)
+        self.last = min(self.last, 0)
         del self._saved[:-1]
 
     def back(self, length: int, held: int) -> int:

@@ -15,10 +15,11 @@ from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.engine.context import Context, Part, open_context
 from dspark_gguf.engine.memory import Footprint, rows_of
 from dspark_gguf.engine.model import Model
+from dspark_gguf.engine.passes import rows_together, run_together
 from dspark_gguf.engine.protocol import Listener, Pass, Rows, common_prefix
 from dspark_gguf.engine.rollback import LONG, Rollback
 from dspark_gguf.engine.token_map import TokenMap
-from dspark_gguf.errors import CacheFullError, Cancelled, ResourceError
+from dspark_gguf.errors import Cancelled, ResourceError
 
 
 class SequenceCache:
@@ -140,12 +141,7 @@ class SequenceCache:
         """The rows of passes of sequences of this context, in ascending order, from one pass."""
         each = [(cast(SequenceCache, one.cache), one.tokens, one.n_rows) for one in passes]
         parts = [(cache, cache.prepare(tokens, n_rows), n_rows) for cache, tokens, n_rows in each]
-        run_together(parts)
-        rows, end = list[Rows](), 0
-        for _, tokens, n_rows in parts:
-            end += len(tokens)
-            rows.append(self.context.rows(end - n_rows, n_rows))
-        return rows
+        return rows_together(parts)
 
     def prepare(self, tokens: Sequence[int], n_rows: int) -> Sequence[int]:
         """Save the states that a rollback will need; returns the tokens still to read."""
@@ -203,6 +199,10 @@ class SequenceCache:
         for listener in self.listeners:
             listener.on_pass(len(tokens), first)
 
+    def forget_snapshots(self) -> None:
+        """Passes of other sequences may have moved its state, and left these behind."""
+        self._rollback.last = 0
+
     def reusable(self, prompt: Sequence[int]) -> int:
         """Tokens of a prompt that it need not read again."""
         return self._rollback.length_after(common_prefix(self.tokens, prompt), self.length)
@@ -238,21 +238,6 @@ class SequenceCache:
         length = self._rollback.back(length, self.length)
         del self.tokens[length:]
         self._unsure = False
-
-
-def run_together(parts: Sequence[tuple[SequenceCache, Sequence[int], int]]) -> None:
-    """One pass over (cache, tokens, rows wanted) of several sequences of a context, in order."""
-    begun = [cache.begin_pass(tokens, n_rows) for cache, tokens, n_rows in parts]
-    try:
-        parts[0][0].context.run(begun)
-    except CacheFullError:
-        for cache, _, _ in parts:
-            cache.end_pass(())
-        raise
-    first = 0
-    for cache, tokens, _ in parts:
-        cache.end_pass(tokens, first)
-        first += len(tokens)
 
 
 def decode_together(passes: Sequence[Pass]) -> list[Rows]:

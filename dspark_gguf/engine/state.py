@@ -106,12 +106,16 @@ class SavedCache:
         return max((each.length for each in self.checkpoints if each.length <= common), default=0)
 
 
-def copy_state(cache: SequenceCache) -> SavedCache:
-    """A copy of what a cache holds, in RAM; `MemoryError` if that does not suffice."""
+def copy_state(cache: SequenceCache, most: int) -> SavedCache:
+    """A copy of what a cache holds, in RAM; `MemoryError` if it takes more than `most` bytes."""
     _settle(cache)
     size = llama_cpp.llama_state_seq_get_size(cache.pointer, cache.sequence)
+    if size > most:
+        raise MemoryError
     data = np.empty(size, dtype=np.uint8)
-    llama_cpp.llama_state_seq_get_data(cache.pointer, pointer_to(data), size, cache.sequence)
+    sequence = cache.sequence
+    if llama_cpp.llama_state_seq_get_data(cache.pointer, pointer_to(data), size, sequence) != size:
+        raise MemoryError  # llama.cpp tells of no other reason
     checkpoints = tuple(cache._rollback.checkpoints)
     return SavedCache(tuple(cache.tokens), data, checkpoints, cache.rollback == "removal")
 

@@ -239,10 +239,10 @@ class Engine:
             self._cancel(turn)
 
     def _step(self) -> None:
-        self.metrics.add_pass(self.batcher.running)
-        began = monotonic()
+        began, before = monotonic(), self.batcher.running
         rounds = self.batcher.step()
         self._pass_seconds = monotonic() - began
+        self.metrics.add_pass(max(before, self.batcher.running))  # some begin in it, some end
         for request, round in rounds:
             turn: Any = request.key
             if turn not in self._turns:

@@ -107,6 +107,14 @@ def test_metrics_count_what_was_done(server):
     assert value("llamacpp:requests_processing ") == 0
 
 
+def test_who_is_alone_is_one_conversation_in_each_pass(server):
+    """Also in the pass that it begins with, and in its last one."""
+    metrics = server.engine.metrics
+    passes, busy = metrics.passes, metrics.busy
+    server.chat(max_tokens=5)
+    assert metrics.busy - busy == metrics.passes - passes > 1
+
+
 def test_large_counts_are_exact():
     metrics = Metrics(prompt_tokens=123_456_789)
     assert "\nllamacpp:prompt_tokens_total 123456789\n" in metrics.text(0, 0)

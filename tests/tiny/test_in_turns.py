@@ -143,3 +143,21 @@ def test_a_draft_that_is_used_before_and_between(tiny_files):
     assert accepted[0] == accepted[1] > 0
     for llama in (ours, other, plain, draft):
         llama.close()
+
+
+@pytest.mark.parametrize("how", [OFF, ALWAYS], ids=["plain", "drafts"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decoder_beside_a_batcher_that_has_all_cells(files, alone, kind, how):
+    """It takes them from finished and running answers; these read again what they need."""
+    long, own = [10 + k % 90 for k in range(150)], [110 + k % 90 for k in range(120)]
+    seed = settings_of(3, 0.8)
+    with pair_of(files, kind, 3, n_ctx=256) as pair:
+        batcher = Batcher(pair, how, parallel=2)
+        requests = [batcher.submit(long[k:], seed, Limits(max_tokens=30)) for k in (100, 0)]
+        while not all(request.answer.tokens for request in requests):
+            batcher.step()
+        decoder = Decoder.for_pair(pair, seed, how)
+        assert decoder.answer(own, MAX).tokens == alone(kind).says(own, seed, 24)
+        list(batcher)
+        for request in requests:
+            assert request.answer.tokens == alone(kind).says(request.prompt, seed, 30)

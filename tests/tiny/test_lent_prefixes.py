@@ -6,17 +6,19 @@ import random
 
 import pytest
 
-from dspark_gguf import Batcher, Limits, Speculation
+from dspark_gguf import Batcher, Decoder, Limits, ModelOptions, Speculation, load_pair
 from dspark_gguf.errors import DSparkError
 from tests.crowd import (
     ALWAYS,
     COPIES,
+    EXACT,
     KINDS,
     LEARNED,
     pair_of,
     settings_of,
 )
 from tests.tiny_gguf import IM_END
+from tests.tiny_heads import Made, write_mtp
 
 OFF = Speculation(mode="off")
 START = IM_END - 1
@@ -220,3 +222,20 @@ def test_what_a_failed_answer_has_read_is_lent(files, alone, kind, how):
         other = asked.submit(second, 12)
         asked.finish()
         assert other.answer.cached_tokens == lent(kind, second, first)
+
+
+def test_a_memory_that_cannot_be_copied_in_parts_reads_all_itself(tmp_path):
+    """llama.cpp would end the process."""
+    path = write_mtp(tmp_path / "d.gguf", Made("deepseek4", "random", recurrent=0.2))
+    options, few = ModelOptions(n_ctx=512, **EXACT), Limits(max_tokens=12)
+    texts = [[*words(60, 3), *words(9, k)] for k in range(4)]
+    with load_pair(path, "none", target_options=options) as pair:
+        decoder = Decoder.for_pair(pair, SEED, OFF)
+        wanted = [decoder.answer(text, few).tokens for text in texts]
+    with load_pair(path, "none", target_options=options, conversations=3) as pair:
+        batcher = Batcher(pair, OFF, parallel=3)
+        for cached in (0, 60):
+            requests = [batcher.submit(text, SEED, few) for text in texts]
+            list(batcher)
+            assert [each.answer.tokens for each in requests] == wanted
+            assert requests[0].answer.cached_tokens >= cached

@@ -127,6 +127,23 @@ def test_a_block_draft_goes_on_with_its_target(tmp_path):
                 talks[k] = [*talk, *request.answer.tokens]
 
 
+def test_a_block_draft_that_gave_its_cells_away_has_nothing_left(tmp_path):
+    """Also nothing that waits to be read: it would be taken for the first tokens."""
+    target = write_cycle_target(tmp_path / "t.gguf", SUCCESSOR)
+    draft = write_dflash(tmp_path / "d.gguf", Block(cycle=tuple(SUCCESSOR)))
+    with pair_of({"llama": (target, draft)}, "removal", 2) as pair:
+        batcher = Batcher(pair, ALWAYS)
+        request = batcher.submit([10, 20, 30], Sampling(temperature=0), Limits(max_tokens=20))
+        list(batcher)
+        cache = pair.draft_cache(request.slot.number)
+        assert cache.seen > 20
+        assert batcher._requests.free_draft()
+        assert cache.seen == 0
+        says(batcher, [10, 20, 30, *request.answer.tokens, 40])
+        cache.flush()
+        assert cache.tokens == request.slot.target.tokens[: cache.length]
+
+
 def test_a_conversation_that_does_not_fit_beside_the_others_is_read_anew(files, alone):
     long, other = [10 + k % 90 for k in range(150)], [110 + k % 90 for k in range(120)]
     with pair_of(files, "removal", 2, n_ctx=256) as pair:
@@ -180,11 +197,21 @@ def test_a_longer_stage_of_a_conversation_takes_the_place_of_the_shorter_one():
 
 
 def test_memory_that_is_short_ends_no_answer(files, monkeypatch):
-    def short(self):
+    def short(self, most):
         raise MemoryError
 
     monkeypatch.setattr(slots.Slot, "save", short)
     with pair_of(files, "removal", 2) as pair:
         batcher = Batcher(pair, OFF)
+        for k in range(4):
+            assert len(says(batcher, [20 + k] * 30).tokens) == 10
+
+
+def test_what_does_not_fit_is_not_even_copied(files, monkeypatch):
+    """A copy that is dropped at once would take the memory all the same."""
+    with pair_of(files, "removal", 2) as pair:
+        batcher = Batcher(pair, OFF)
+        batcher._requests._slots._saved._free = lambda: 1000
+        monkeypatch.setattr("llama_cpp.llama_state_seq_get_data", None)
         for k in range(4):
             assert len(says(batcher, [20 + k] * 30).tokens) == 10

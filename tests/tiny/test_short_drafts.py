@@ -85,3 +85,15 @@ def test_a_long_read_that_found_no_cells_begins_again(files, alone):
         assert request.slot.number == 1
         assert cache.tokens == request.live.tokens[: cache.length]
         assert cache.length > 130
+
+
+@pytest.mark.parametrize("n_batch", [1, 4])
+def test_a_draft_that_reads_few_tokens_in_a_pass(files, alone, n_batch):
+    """What all have not read may be more than that."""
+    target, draft = files["llama"]
+    with load_pair(
+        target, draft, target_options=ModelOptions(n_ctx=1024, **EXACT),
+        draft_options=DraftOptions(n_batch=n_batch, **EXACT), conversations=5,
+    ) as pair:  # fmt: skip
+        life = live(pair, alone("removal"), 60, how=ALWAYS)
+    assert life.done > 5
