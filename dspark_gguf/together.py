@@ -42,7 +42,7 @@ def draft_together(
         go_on(k)
     while wanted:
         started = perf_counter()
-        reads = {k: 1 + len(each.tokens) - each.n_rows for k, each in wanted.items()}
+        reads = {k: _reads(runs[k], each, costs) for k, each in wanted.items()}
         guesses = {k: each.n_rows for k, each in wanted.items()}
         long = [k for k, read in reads.items() if read > few]
         group = long[:1] or list(wanted)
@@ -62,6 +62,13 @@ def draft_together(
             go_on(k, rows)
         costs.see_draft_step(len(group), longest, perf_counter() - started, width)
     return drafts
+
+
+def _reads(run: Generation, each: Pass, costs: SharedCosts) -> int:
+    """Tokens that a pass of the draft reads, with the one that it guesses after."""
+    if costs.is_block:  # its pass begins with what waits in the cache
+        return run.drafter.behind(run.tokens)
+    return 1 + len(each.tokens) - each.n_rows
 
 
 def verify_together(
