@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, cast
 
+import numpy as np
+
+from dspark_gguf.arrays import Floats
 from dspark_gguf.engine.protocol import Pass
 from dspark_gguf.engine.sequence import SequenceCache, decode_together
 from dspark_gguf.errors import CacheFullError
@@ -71,6 +74,12 @@ def _reads(run: Generation, each: Pass, costs: SharedCosts) -> int:
     return 1 + len(each.tokens) - each.n_rows
 
 
+def _survival(run: Generation, draft: Draft) -> Floats | None:
+    """As its rule says; one that never drafts has nothing to weigh, and keeps nobody from it."""
+    found = run.scheduler.survival(draft)
+    return np.zeros(0) if found is None and not draft.tokens else found
+
+
 def verify_together(
     runs: Sequence[Generation],
     drafts: Sequence[Draft],
@@ -86,7 +95,7 @@ def verify_together(
     """
     lengths = [len(draft) for draft in drafts]
     pairs = zip(runs, drafts, strict=True) if any(lengths) and joint and len(runs) > 1 else ()
-    known = [each for run, one in pairs if (each := run.scheduler.survival(one)) is not None]
+    known = [each for run, one in pairs if (each := _survival(run, one)) is not None]
     if known and len(known) == len(runs):
         rate = max(run.scheduler.rate for run in runs)
         lengths = allot(known, costs.pass_seconds, rate, most, equal)

@@ -11,7 +11,6 @@ import pytest
 from dspark_gguf.calibration import Calibration
 from dspark_gguf.config import Speculation
 from dspark_gguf.cost import FixedCosts, load_table
-from dspark_gguf.dist import Dist
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.measure.bench.conversations import COPYING
 from dspark_gguf.measure.chains import load_chains
@@ -90,28 +89,6 @@ def test_the_shares_of_a_pass_are_the_whole():
     steps = shared.step_seconds(2, 0) + shared.step_seconds(1, 1)
     whole = shared.whole.target_seconds[3 + 5 - 1] + steps
     assert sum(map(shared.share_of, rounds)) == pytest.approx(whole)
-
-
-def test_steps_behind_a_copy_that_was_cut_are_paid_for():
-    """They read the copy, so their tokens go with it; their seconds were spent all the same."""
-    shared = SharedCosts(known())
-    shared.set_count(2)
-    copied = Segment.of_guesses("lookup", (5, 6, 7), (3.0,) * 3, 3)
-    stepped = Segment("model", (8,), (Dist.point(8),), (3.0, 0.1), (0.1, 0.1), 4)
-    tail = Segment.of_guesses("lookup", (9,), (3.0,), 0)
-    whole = Draft(copied, stepped, tail)
-    for count in range(6):
-        cut = whole.verify(count)
-        assert cut.tokens == (5, 6, 7, 8, 9)[:count]
-        assert (cut.steps, cut.segments[1].caught_up) == (2, 4)
-        shared.set_pass([cut, Draft()])
-        steps = shared.share_of(Round((1,), draft=cut, verdict=Verdict(count, 1)))
-        steps -= shared.share_of(Round((1,), verdict=Verdict(0, 1)))
-        rows = shared.pass_seconds[1 + count] - shared.pass_seconds[1]
-        assert steps == pytest.approx(rows + shared.step_seconds(1, 0) + shared.step_seconds(1, 1))
-        told = [outcomes for *_, outcomes in cut.outcomes((5, 6, 7, 8, 9, 1))]
-        assert told[0] == (1.0, 1.0, 1.0)
-        assert told[1] == ((1.0,) if count >= 3 else ())
 
 
 def test_a_step_for_several_is_learned_by_their_number():
