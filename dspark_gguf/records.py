@@ -85,14 +85,21 @@ class Draft:
         return sum(each.width or len(each.seconds) for each in self.segments)
 
     def verify(self, count: int) -> Draft:
-        """The same draft, of whose tokens and later guesses the first `count` are verified."""
+        """The same draft, of whose tokens and later guesses the first `count` are verified.
+
+        Draft steps behind these stay as what they cost.
+        """
         segments: list[Segment] = []
+        is_cut = False
         for k, segment in enumerate(self.segments):
             is_last = k == len(self.segments) - 1
             here = count if is_last else min(count, len(segment))
-            segments.append(segment if here == len(segment) else segment.verify(here))
-            if (count := count - here) <= 0 and here < len(segment):
-                break
+            if not is_cut:
+                segments.append(segment if here == len(segment) else segment.verify(here))
+            elif segment.seconds:
+                segments.append(replace(segment, tokens=(), dists=(), untried=()))
+            count -= here
+            is_cut = is_cut or here < len(segment)
         return Draft(*segments)
 
     def outcomes(self, emitted: Sequence[int]) -> Iterator[tuple[int, Segment, tuple[float, ...]]]:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, cast
 
+import numpy as np
+
+from dspark_gguf.arrays import Floats
 from dspark_gguf.engine.protocol import Pass
 from dspark_gguf.engine.sequence import SequenceCache, decode_together
 from dspark_gguf.errors import CacheFullError
@@ -42,7 +45,7 @@ def draft_together(
         go_on(k)
     while wanted:
         started = perf_counter()
-        reads = {k: 1 + len(each.tokens) - each.n_rows for k, each in wanted.items()}
+        reads = {k: _reads(runs[k], each, costs) for k, each in wanted.items()}
         guesses = {k: each.n_rows for k, each in wanted.items()}
         context = cast(SequenceCache, next(iter(wanted.values())).cache).context
         most = min(few, context.n_batch // len(wanted))
@@ -65,6 +68,19 @@ def draft_together(
     return drafts
 
 
+def _reads(run: Generation, each: Pass, costs: SharedCosts) -> int:
+    """Tokens that a pass of the draft reads, with the one that it guesses after."""
+    if costs.is_block:  # its pass begins with what waits in the cache
+        return run.drafter.behind(run.tokens)
+    return 1 + len(each.tokens) - each.n_rows
+
+
+def _survival(run: Generation, draft: Draft) -> Floats | None:
+    """As its rule says; one that never drafts has nothing to weigh, and keeps nobody from it."""
+    found = run.scheduler.survival(draft)
+    return np.zeros(0) if found is None and not draft.tokens else found
+
+
 def verify_together(
     runs: Sequence[Generation],
     drafts: Sequence[Draft],
@@ -80,7 +96,7 @@ def verify_together(
     """
     lengths = [len(draft) for draft in drafts]
     pairs = zip(runs, drafts, strict=True) if any(lengths) and joint and len(runs) > 1 else ()
-    known = [each for run, one in pairs if (each := run.scheduler.survival(one)) is not None]
+    known = [each for run, one in pairs if (each := _survival(run, one)) is not None]
     if known and len(known) == len(runs):
         rate = max(run.scheduler.rate for run in runs)
         lengths = allot(known, costs.pass_seconds, rate, most, equal)

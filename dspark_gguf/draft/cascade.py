@@ -46,9 +46,10 @@ class Cascade(Drafter):
         draft = Draft(head, *stepped.segments)
         if not stepped.segments or self.lookup.ends(draft.tokens):
             return draft
-        tail = self._copied(tokens, plan, most, draft.tokens)
-        # Without tokens before it, this is the head again, whose outcome is already counted.
-        return Draft(*draft.segments, tail if draft.tokens else tail.cut(len(tail)))
+        tail = self._copied(tokens, plan, most - len(draft), draft.tokens)
+        if tail.scores and not stepped.tokens:
+            head = head.cut(len(head))  # its other guesses are the tail: each is counted once
+        return Draft(head, *stepped.segments, tail)
 
     def _copied(
         self, tokens: Sequence[int], plan: Plan, most: int, drafted: Sequence[int] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +48,8 @@ class GrammarDrafter(Drafter):
         draft = yield from self.other.steps(tokens, plan)
         ahead = self.grammar.state.fork()
         allowed, choices = allowed_prefix(ahead, draft.tokens), self.grammar.choices
-        segments = list(_cut(draft.segments, allowed))
+        states = {0: self.grammar.state, allowed: ahead}
+        segments = list(_cut(draft.segments, allowed, states))
         if allowed and (last := draft.tokens[allowed - 1]) not in choices.end_tokens:
             tail = self._dictated(ahead, last, plan.room - allowed, allowed, choices.whole.value)
             segments += [tail] if len(tail) else []
@@ -87,13 +88,23 @@ def within(grammar: AnswerGrammar | None, drafter: Drafter, rule: StoppingRule) 
     return GrammarDrafter(drafter, grammar, getattr(rule, "costs", None))
 
 
-def _cut(segments: Sequence[Segment], length: int) -> Iterator[Segment]:
-    """The segments of the first `length` tokens, and what was paid for after them."""
+def _cut(
+    segments: Sequence[Segment], length: int, states: Mapping[int, Grammar]
+) -> Iterator[Segment]:
+    """The segments of the first `length` tokens, and what was paid for after them.
+
+    With them go guesses that are not to be verified, for what can be learned from them; where the
+    grammar's state behind so many tokens is one of `states`, only if they fit.
+    """
+    place, is_cut = 0, False
     for segment in segments:
-        count = min(len(segment), length)
-        length -= count
-        if count or segment.seconds:
-            yield segment if count == len(segment) else segment.cut(count)
+        count = min(len(segment), length - place)
+        place, is_cut = place + count, is_cut or count < len(segment)
+        next_ones, state = segment.untried[:1], states.get(place)
+        if is_cut or (state is not None and not all(map(state.allows, next_ones))):
+            segment = segment.cut(count)
+        if count or segment.seconds or segment.untried:
+            yield segment
 
 
 def forced_tokens(

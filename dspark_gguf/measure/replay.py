@@ -184,7 +184,7 @@ class Lookup(LookupDrafter):
     ) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """What was recorded at this place."""
         scores, right = self._copies.at(len(tokens) + len(drafted))
-        return _stand_ins(len(scores), right), tuple(scores)
+        return _stand_ins(len(scores[:most]), right), tuple(scores[:most])
 
     def ends(self, drafted: Sequence[int]) -> bool:
         """Never: stand-ins end nothing."""

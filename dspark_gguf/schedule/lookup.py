@@ -24,7 +24,7 @@ from dspark_gguf.schedule.learning import Account, survival_of, usual_seconds
 from dspark_gguf.schedule.optimal import Optimal, OptimalPlan
 from dspark_gguf.schedule.shared import AT_ONCE
 
-#: Weight of the tokens and seconds so far, at each round.
+#: Weight of the tokens and of their time so far, at each round.
 _KEEP = 0.6
 #: The account, in plain rounds, and the power that confidences are raised to once it is spent, at
 #: first and for each plain round of debt: in a text that misleads them, only near certain copies
@@ -45,7 +45,7 @@ class LookupRule(StoppingRule):
     steps_after: bool = True  # whether that one can go on after guesses
     source: str = "lookup"  # the name of the drafter of the guesses
     _tokens: float = field(default=0.0, init=False)
-    _seconds: float = field(default=0.0, init=False)
+    _rounds: float = field(default=0.0, init=False)  # plain ones that take as long
     _account: Account = field(default_factory=lambda: Account(_START, _MAX), init=False)
     _later: list[Round] = field(default_factory=list, init=False)  # not learned from yet
     _counted: int = field(default=0, init=False)  # how many of these the rate knows
@@ -63,9 +63,8 @@ class LookupRule(StoppingRule):
         """Tokens a second: what the last rounds reached, and at least plain decoding."""
         self._count_in()
         plain = 1.0 / float(self.costs.target_seconds[0])
-        if self.step_rule is not None and self.step_rule.policy is not None:
-            plain = max(plain, self.step_rule.policy.rate)
-        return max(plain, self._tokens / self._seconds) if self._seconds else plain
+        least = plain if self.step_rule is None else self.step_rule.rate
+        return max(least, plain * self._tokens / self._rounds) if self._rounds else least
 
     def observe(self, round: Round) -> None:
         """Learn costs and confidences."""
@@ -86,7 +85,8 @@ class LookupRule(StoppingRule):
         for round in self._later[self._counted :]:
             if not round.draft.is_dictated:
                 self._tokens = _KEEP * self._tokens + round.accepted + 1
-                self._seconds = _KEEP * self._seconds + usual_seconds(self.costs, round)
+                rounds = usual_seconds(self.costs, round) / float(self.costs.target_seconds[0])
+                self._rounds = _KEEP * self._rounds + rounds
         self._counted = len(self._later)
 
     def _learn_from(self, round: Round) -> None:

@@ -135,8 +135,9 @@ class Optimal(Learning):
 
     @property
     def rate(self) -> float:
-        """The best policy's, or plain decoding's."""
-        return super().rate if self.policy is None else max(self.policy.rate, super().rate)
+        """Plain decoding's now, times what the best policy wins over it."""
+        policy, plain = self.policy, super().rate
+        return plain if policy is None else plain * max(1.0, policy.rate / policy.plain_rate)
 
     def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The plan of the highest rate; without a draft where that is plain decoding."""

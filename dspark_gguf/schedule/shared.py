@@ -141,16 +141,16 @@ class SharedCosts:
     def see_draft_step(self, count: int, longest: int, seconds: float, width: int = 1) -> None:
         """A draft step of `count` conversations, over at most `longest` tokens, took so long.
 
-        It makes up to `width` guesses for each.
+        It makes up to `width` guesses for each. A block reads what one round brings in any case.
         """
         self._known = None
         if count == 1 and self.is_block:
-            self.whole.add_block(width, seconds)
+            self.whole.add_block(width, seconds, longest)
         elif count == 1 and longest > 1:
             self.whole.add_first_draft_step(seconds, longest)
         elif count == 1:
             self.whole.add_draft_step(seconds)
-        if count == 1 or (longest > 1 and not self.is_block):
+        if count == 1 or longest > (2 if self.is_block else 1):
             return
         drafts = self.whole.draft_seconds
         grown = seconds / float(drafts[width - 1] if self.is_block else drafts[1] - drafts[0])

@@ -16,6 +16,7 @@ from dspark_gguf import (
 from dspark_gguf.config import MAX_ROWS, DraftOptions
 from dspark_gguf.errors import Cancelled, ResourceError, UsageError
 from dspark_gguf.noise import Noise
+from dspark_gguf.schedule import SharedCosts
 from tests.crowd import (
     ALWAYS,
     COPIES,
@@ -167,6 +168,23 @@ def test_block_drafts_are_shared_too(tmp_path):
                 text.append(SUCCESSOR[text[-1]])
             assert request.answer.tokens == text[1:]
             assert request.answer.tally.accepted > 20
+
+
+def test_the_first_block_after_a_prompt_is_no_usual_one(tmp_path, monkeypatch):
+    """It reads what the target read of the prompt, and that is no part of its price."""
+    seen = []
+    monkeypatch.setattr(SharedCosts, "see_draft_step", lambda self, *args: seen.append(args))
+    target = write_cycle_target(tmp_path / "target.gguf", SUCCESSOR)
+    block = write_dflash(tmp_path / "block.gguf", Block(cycle=tuple(SUCCESSOR)))
+    exact = {"target_options": ModelOptions(n_ctx=512, **EXACT)}
+    with load_pair(target, block, draft_options=DraftOptions(**EXACT), **exact) as pair:
+        always = Speculation(mode="on", draft_min_prob=0.0, draft_max=4, learn=False)
+        batcher = Batcher(pair, always)
+        batcher.submit(list(range(10, 110)), Sampling(temperature=0), Limits(max_tokens=12))
+        list(batcher)
+    first, *others = [longest for _, longest, *_ in seen]
+    assert 90 < first <= 100
+    assert set(others) == {1}
 
 
 def test_no_more_conversations_than_a_pass_has_rows(files):

@@ -4,8 +4,11 @@ import numpy as np
 
 from dspark_gguf.config import Sampling
 from dspark_gguf.draft.answer_grammar import AnswerGrammar, Choices, Constrained, allowed_prefix
-from dspark_gguf.draft.grammar import forced_tokens, paying
+from dspark_gguf.draft.base import Drafter
+from dspark_gguf.draft.grammar import GrammarDrafter, forced_tokens, paying
+from dspark_gguf.records import Draft, Segment
 from dspark_gguf.sampling import Sampler
+from dspark_gguf.schedule import Bounded
 
 
 class Spelled:
@@ -97,3 +100,41 @@ def test_fitting_drafts():
     assert best(row, (), []).top == 2  # "na" was copied before
     best.history([9, 9, 6])
     assert best(row, (), []).top == 6  # a copy that does not fit: what follows is not verified
+
+
+class Offers(Drafter):
+    """Offers one draft."""
+
+    name = "lookup"
+
+    def __init__(self, *segments):
+        self.draft = Draft(*segments)
+
+    def propose(self, tokens, plan):
+        return self.draft
+
+
+def offered(text, *segments):
+    """What is left of these segments where that text must follow, dictated tokens aside."""
+    grammar = AnswerGrammar(Spelled(text, TOKENS), Choices(TOKENS))
+    grammar.choices.likely = lambda last, few: None
+    drafter = GrammarDrafter(Offers(*segments), grammar, None)
+    return drafter.propose([9], Bounded(0, room=9))
+
+
+def copies(guesses, count):
+    return Segment.of_guesses("lookup", guesses, [2.0] * len(guesses), count)
+
+
+def test_copies_are_learned_from_under_a_grammar_too():
+    """Also those that nobody verified, or a bad stretch would end them for good."""
+
+    def told(draft, emitted):
+        return [(one.source, outcomes) for _, one, outcomes in draft.outcomes(emitted)]
+
+    assert told(offered(b"name", copies([1, 2], 0)), (1,)) == [("lookup", (1.0,))]
+    assert told(offered(b"name", copies([1, 2], 1)), (1, 3)) == [("lookup", (1.0, 0.0))]
+    assert not offered(b"name", copies([6, 2], 0)).segments  # cannot follow
+    cut = offered(b"name", copies([1, 6], 2), copies([2], 0))
+    assert cut.tokens == (1,)
+    assert told(cut, (1, 2)) == [("lookup", (1.0,))]  # the last one was guessed behind a 6

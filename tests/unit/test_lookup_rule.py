@@ -174,6 +174,51 @@ def test_whole_drafts_in_the_loop(seed):
     assert kinds["steps"]
 
 
+class Takes:
+    """A plan that copies `first` guesses, wants steps, and then copies `later` ones."""
+
+    length, room = 6, 6
+
+    def __init__(self, first, later):
+        self.counts = [first, later]
+
+    def take(self, scores):
+        return min(self.counts.pop(0), len(scores))
+
+
+class Refused(ModelDrafter):
+    """Steps that bring nothing, or so many tokens."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def steps(self, tokens, plan):
+        dists = (Dist.point(6),) * self.count
+        return Draft(Segment("model", (6,) * self.count, dists, (0.1,) * (self.count or 1), (0.1,)))
+        yield
+
+
+@pytest.mark.parametrize(("first", "later"), list(itertools.product(range(4), range(4))))
+def test_a_guess_is_counted_once(first, later):
+    """Also where draft steps between two copies brought nothing, and the second goes on."""
+    song = [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
+    drafter = Cascade(LookupDrafter(Letters(8)), Refused(0))
+    draft = drafter.propose(song, Takes(first, later))
+    assert draft.tokens == (3, 4, 5, 6, 0, 1)[: first + later]
+    said = (*draft.tokens, 9)
+    seen = [len(o) for _, one, o in draft.outcomes(said) if one.source == "lookup"]
+    assert sum(seen) == min(len(said), 6)
+
+
+def test_no_guess_lies_beyond_the_answer():
+    """A pass of several may verify guesses that the plan did not take."""
+    song = [6, 6, 0, 1, 2, 3, 4, 5, 0, 3]
+    for count in range(7):
+        draft = Cascade(LookupDrafter(Letters(8)), Refused(count)).propose(song, Takes(0, 0))
+        *_, last = draft.segments
+        assert len(draft) + len(last.untried) <= 6
+
+
 def test_looks_learn_from_their_own_tokens_only():
     """Copies stood before them and after them."""
     seen = Calibration()

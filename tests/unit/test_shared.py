@@ -119,6 +119,20 @@ def test_blocks_of_several_are_learned_by_their_number():
     assert shared.draft_seconds[0] == pytest.approx(0.5 / 4, rel=0.01)
 
 
+def test_what_a_block_reads_after_a_prompt_is_not_its_price():
+    costs = known()
+    for _ in range(8):
+        costs.add_first_draft_step(0.25, 1)
+    shared = SharedCosts(costs, is_block=True)
+    before = costs.draft_seconds.tolist()
+    for width in (1, 8):
+        shared.see_draft_step(1, 150, 3.0, width)
+        shared.see_draft_step(4, 150, 3.0, width)
+    assert costs.draft_seconds.tolist() == before
+    assert shared.step_seconds(4, 0) == pytest.approx(0.25 * 1.6)
+    assert costs.catch_up_seconds(150) > 2.0
+
+
 def test_what_cannot_win_is_not_even_tried():
     """Eight conversations: a draft step and a row cost more than a token brings."""
     shared = SharedCosts(known(step=0.8))
