@@ -1,4 +1,4 @@
-"""llama.cpp's log: what it says of errors, and what the commands print of it."""
+"""llama.cpp's log: collect its errors, and print it for the commands."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ DEBUG_LEVEL, ERROR_LEVEL, CONTINUED = 1, 4, 5
 
 
 class _Log:
-    """llama.cpp's log while a block listens to its errors; passes the rest on.
+    """Our log callback, installed while a block listens for errors; forwards the rest.
 
-    A block is entered at each pass, when the pass before it has emptied the processor's caches:
-    so it compares addresses, and does little else.
+    A block is entered at each pass, when the CPU caches are cold from the pass before, so it only
+    compares addresses and does little else.
     """
 
     def __init__(self) -> None:
         self._lock = RLock()
         self._listeners: list[tuple[int, deque[str]]] = []  # thread, errors
-        # ctypes frees a callback without a reference; llama.cpp would then call into nothing.
+        # Without a reference, ctypes would free the callback while llama.cpp still uses it.
         self._ours = llama_cpp.llama_log_callback(self._hear)
         self._theirs, found = _installed(), _installed()
-        #: What `_look` finds, and theirs: addresses of a callback and of its argument.
+        #: What `_is_ours` finds, and theirs: addresses of a callback and of its argument.
         self._found = [ctypes.c_void_p.from_buffer(each) for each in found]
         self._places = [ctypes.byref(each) for each in found]
         self._our_address, self._known = _address(self._ours), [one.value for one in self._found]
-        self._stays = False  # whether theirs is the commands' log: then ours need not go
+        self._stays = False  # whether theirs is the commands' log: then ours may stay installed
 
     def begin(self, errors: deque[str]) -> None:
         """Collect this thread's errors."""
@@ -48,10 +48,10 @@ class _Log:
             self._listeners.append((get_ident(), errors))
 
     def end(self, errors: deque[str]) -> None:
-        """Collect no more."""
+        """Stop collecting."""
         with self._lock:
             self._listeners = [each for each in self._listeners if each[1] is not errors]
-            # Put back the previous log, unless it was changed meanwhile.
+            # Restore the previous log, unless it was changed meanwhile.
             if not self._listeners and not self._stays and self._is_ours():
                 llama_cpp.llama_log_set(*self._theirs)
 
@@ -75,8 +75,8 @@ class _Log:
 class listening:  # noqa: N801 - reads as what a block does
     """Collect the last errors that llama.cpp logs in this thread inside the block.
 
-    These lines go nowhere else but to the commands' log. Other threads' lines, and all lines
-    after the block, go where they went before.
+    These lines otherwise only go to the commands' log. Other threads' lines, and all lines after
+    the block, go where they went before.
     """
 
     __slots__ = ("_errors",)
@@ -95,7 +95,7 @@ class listening:  # noqa: N801 - reads as what a block does
 
 
 class _CommandLog:
-    """The commands' log: nothing, or all but debug lines on stderr."""
+    """The commands' log: silent, or everything but debug lines on stderr."""
 
     def __init__(self) -> None:
         self.verbose, self._level = False, DEBUG_LEVEL
@@ -122,9 +122,9 @@ _log, _command_log = _Log(), _CommandLog()
 
 
 def set_command_log(verbose: bool = False) -> None:
-    """Install the commands' log: quiet, or `verbose` on stderr without control sequences.
+    """Install the commands' log: silent, or `verbose` on stderr without control sequences.
 
-    A program that uses this package as a library keeps its log.
+    Programs that use this package as a library keep their own log.
     """
     _command_log.verbose = verbose
     llama_cpp.llama_log_set(_command_log.callback, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dspark_gguf.engine.dflash import ARCHITECTURE, HANDS_OUT_LAYERS, BlockDraft
+from dspark_gguf.engine.dflash import ARCHITECTURE, EXPOSES_LAYER_INPUTS, BlockDraft
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.heads import require_model
 from dspark_gguf.errors import PairError
@@ -131,7 +131,7 @@ def require_trainable(target: Header) -> None:
     if target.architecture in TRIED:
         return
     what = "has not been tried yet"
-    if target.architecture not in HANDS_OUT_LAYERS:
+    if target.architecture not in EXPOSES_LAYER_INPUTS:
         what = "does not expose its layer inputs"
     raise PairError(
         f"cannot train a draft for {target.path.name}: {target.architecture} {what}",
