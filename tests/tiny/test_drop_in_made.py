@@ -220,4 +220,4 @@ for pattern in ("*.bin", "*.gguf"):
     first, none, several = done.stdout.splitlines()
     assert first.startswith("Cascade {")
     assert "*.bin is not in org/tiny, which has draft/tiny.gguf" in none
-    assert "means 2 files of org/tiny: draft/tiny.gguf, tiny-F32.gguf." in several
+    assert "matches 2 files of org/tiny: draft/tiny.gguf, tiny-F32.gguf." in several
