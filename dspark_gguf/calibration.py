@@ -74,8 +74,8 @@ class Calibration:
     Args:
         memory: tested tokens after which an observation weighs 1/e.
         start_memory: the same for first scores, in drafts: they change with the kind of text.
-        slope: prior log-odds of survival per unit of the score. In replays the prior hardly matters:
-            half or twice of it changes them by less than 0.2 %.
+        slope: prior log-odds of survival per unit of the score. The prior hardly matters: half or
+            twice of it changes a replay by less than 0.2 %.
         offset: prior log-odds of survival at score 0.
         weight: observations that the prior is worth.
     """

@@ -1,8 +1,8 @@
 """Slots of a `Batcher`: sequences of one context, and the prefixes that they keep.
 
-A finished answer stays in its slot until the cells are needed, or others answer: then it moves to
-RAM. A new prompt takes the slot that holds most of it, or a copy of what another slot or the RAM
-holds: of a recurrent memory, as it was at the end of a message.
+A finished answer stays in its slot until its cells are needed, or others are running: then it moves
+to RAM. A new prompt gets the slot with its longest prefix, or a copy from another slot or from RAM;
+recurrent states are copied as they were at the end of a message.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.state import attends, copy_state, restore_state
 from dspark_gguf.prompt_cache import PromptCache, Saved
 
-#: From so many tokens on a prefix is copied from another conversation, or is a loss.
+#: Minimum tokens of a prefix that is worth copying, or saving.
 WORTH_IT = 16
-#: What holds the tokens themselves, or pairs with the target's states: it can be copied.
+#: Kinds of draft caches that can be copied: they hold tokens, or pairs with the target's states.
 _SHARED = ("model", "mtp", "eagle3")
 
 
@@ -43,31 +43,31 @@ class Slot:
 
     @property
     def can_share(self) -> bool:
-        """Whether others can copy from here: else their drafts must see the target read."""
+        """Whether other slots can copy it: some drafts must see the target read every token."""
         return self.draft is None or self.draft.joins or self.draft.kind in _SHARED
 
     def shareable(self, prompt: Sequence[int]) -> int:
-        """Tokens of a prompt that another slot can copy from here."""
+        """Number of prompt tokens that another slot can copy from it."""
         return self.target.shareable(prompt) if self.can_share else 0
 
     def copy(self, source: Slot, prompt: Sequence[int]) -> None:
-        """Hold what another slot lends of a prompt."""
+        """Copy the prefix of a prompt from another slot."""
         self.target.share(source.target, prompt)
         if source.draft is not None and self.draft is not None and source.draft.kind in _SHARED:
             self.draft.share(source.draft, self.target.tokens)
 
     @property
     def holds_any(self) -> bool:
-        """Whether there are tokens in it."""
+        """Whether it holds any tokens."""
         return bool(self.target.length or (self.draft and self.draft.length))
 
     def save(self) -> Saved:
-        """A copy of what it holds, in RAM; `MemoryError` if that does not suffice."""
+        """A copy of what it holds, in RAM; a `MemoryError` if there is too little."""
         draft = copy_state(self.draft) if self.draft and self.draft.length else None
         return Saved(copy_state(self.target), draft)
 
     def restore(self, saved: Saved) -> bool:
-        """Hold what was saved; False: too few cells are free, and it holds nothing."""
+        """Restore what was saved; False if too few cells are free, which leaves it empty."""
         self.clear()
         whole = restore_state(self.target, saved.target)
         if whole and self.draft and saved.draft:
@@ -75,7 +75,7 @@ class Slot:
         return whole
 
     def clear(self, of_draft: bool = False) -> None:
-        """Free all cells, or those of the draft."""
+        """Free all cells, or only those of the draft."""
         if not of_draft:
             self.target.trim(0)
         if self.draft is not None:
@@ -92,7 +92,7 @@ class Slots:
         self._is_slowed_by_idle = attends(pair.target_cache)
 
     def take(self, prompt: Sequence[int]) -> Slot | None:
-        """A free slot for a prompt, which holds as much of it as any does; None: all are busy."""
+        """A free slot for a prompt, with the longest prefix there is; None if all are busy."""
         free = [slot for slot in self.all if not slot.is_busy]
         if not free:
             return None
@@ -115,13 +115,13 @@ class Slots:
         elif lent[source] >= held[best] + WORTH_IT:
             self._save(best)
             best.copy(source, begin)
-        elif best.target.length > 2 * held[best]:  # it loses more than it keeps
+        elif best.target.length > 2 * held[best]:  # it would lose more than it keeps
             self._save(best)
         best.is_busy = True
         return best
 
     def reusable(self, prompt: Sequence[int]) -> int:
-        """Tokens of a prompt that would not be read again in the slot that it got."""
+        """Number of prompt tokens that need not be read again."""
         saved = self._saved.best(prompt)
         return max(
             *(
@@ -132,7 +132,7 @@ class Slots:
         )
 
     def leave(self, slot: Slot) -> None:
-        """Its answer has ended; what it holds stays, but others may have it now."""
+        """Release a slot whose answer has ended; it keeps its tokens until others need it."""
         self._clock += 1
         for each in self.all:
             if each.draft is not None:
@@ -146,25 +146,25 @@ class Slots:
         self._saved.clear()
 
     def move_out(self) -> None:
-        """Move the answer that ended longest ago to RAM, if it slows down those that run."""
+        """Move the answer that ended longest ago to RAM, if it slows down the running ones."""
         if self._is_slowed_by_idle:
             self.make_room()
 
     def make_room(self) -> bool:
-        """Free the cells of the answer that ended longest ago; False: there is none."""
+        """Free the cells of the answer that ended longest ago; False if there is none."""
         if idle := self._idle():
             self._move_out(min(idle, key=lambda slot: slot.used))
         return bool(idle)
 
     def free_draft(self) -> bool:
-        """Free the draft's cells of the answer that ended longest ago; False: there are none."""
+        """Free the draft's cells of the answer that ended longest ago; False if there is none."""
         idle = [slot for slot in self._idle() if slot.draft and slot.draft.length]
         if idle:
             min(idle, key=lambda slot: slot.used).clear(of_draft=True)
         return bool(idle)
 
     def _idle(self) -> list[Slot]:
-        """Those that hold something, and are not busy."""
+        """Slots that hold tokens and are not busy."""
         return [slot for slot in self.all if not slot.is_busy and slot.holds_any]
 
     def _restore(self, slot: Slot, saved: Saved, prompt: Sequence[int]) -> None:
@@ -173,7 +173,7 @@ class Slots:
         while not (done := slot.restore(saved)) and self.make_room():
             pass
         if not done or saved.reusable(prompt) < len(saved.target.tokens):
-            self._saved.add(saved)  # others may want it, too
+            self._saved.add(saved)  # others may need it too
 
     def _move_out(self, slot: Slot) -> None:
         self._save(slot)

@@ -58,7 +58,7 @@ REFUSED = {
         "a lookup_store does not go with .* NoDrafter",
     ),
     "a dict": ({"speculation": {"mode": "on"}}, r"Write Speculation\(...\)"),
-    "text": ({"speculation": "on"}, "'on' stands where Speculation"),
+    "text": ({"speculation": "on"}, "'on' is given instead of Speculation"),
     "draft options": ({"draft": "draft.gguf", "draft_options": {"n_ctx": 128}}, "n_ctx.* stands"),
     "two drafts": ({"draft": "none", "draft_model": "draft.gguf"}, "Give one of the two"),
     "extra buffers": ({"extra_buffers": "zork", "draft": "none"}, "Give auto, on or off"),

@@ -26,7 +26,7 @@ WRONG = {
     "speculation first": (lambda pair: Decoder.for_pair(pair, QUIET), r"Write Sampling\(...\)"),
     "sampling as a dict": (lambda pair: Decoder.for_pair(pair, {"seed": 1}), "Write Sampling"),
     "speculation as text": (lambda pair: Decoder.for_pair(pair, GREEDY, "on"), "Write Speculation"),
-    "a number as limits": (lambda pair: Decoder.for_pair(pair).answer("hi", 5), "5 stands where L"),
+    "a number as limits": (lambda pair: Decoder.for_pair(pair).answer("hi", 5), "5 is given instead of L"),
     "of a batch": (lambda pair: Batcher(pair, "on"), "Write Speculation"),
     "nobody in a pass": (lambda pair: Batcher(pair, parallel=0), "Give 1 or more"),
     "fewer than nobody": (lambda pair: Batcher(pair, parallel=-1), "-1 conversations"),
