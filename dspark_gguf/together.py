@@ -1,4 +1,4 @@
-"""One round of several conversations: their draft steps in lockstep, and what is verified."""
+"""One round of several conversations: draft in lockstep, and choose what to verify."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dspark_gguf.schedule import SharedCosts, allot
 def draft_together(
     runs: Sequence[Generation], few: int, costs: SharedCosts, free: Callable[[], bool]
 ) -> list[Draft]:
-    """The drafts of all; each pass of the draft model serves all that want one.
+    """Draft for all conversations; each pass of the draft model serves all that need one.
 
-    More than `few` tokens that a draft model missed are read in a pass of their own. Where its
-    cells do not suffice and `free` finds none, the newest conversation does without until others
-    end: else they would push each other out in turn, and read all again.
+    If a draft model has to catch up on more than `few` tokens, it does so in a separate pass. If it
+    has too few cells and `free` cannot free any, the newest conversation gets no drafts until
+    others end: otherwise they would evict each other in turn and reread everything.
     """
     works = [run.draft() for run in runs]
     drafts, wanted = [NO_DRAFT] * len(runs), dict[int, Pass]()
@@ -53,7 +53,7 @@ def draft_together(
             found = decode_together([wanted[k] for k in group])
         except CacheFullError as full:
             is_full = not free()
-            if is_full or newest.length != length:  # it has read a part, and would read that again
+            if is_full or newest.length != length:  # it has read a part, which is dropped
                 newest.trim(0)
                 newest.is_crowded = is_full
                 go_on(group[-1], full=full)
@@ -72,10 +72,10 @@ def verify_together(
     joint: bool = True,
     equal: bool = False,
 ) -> list[Pass]:
-    """The parts of a pass that verifies at most `most` draft tokens, as many as pay.
+    """The parts of a pass that verifies as many draft tokens as pay, at most `most`.
 
-    Unless `joint`, each draft is verified as it is: under `rejection` no choice may depend on what
-    comes after a token. If `equal`, all verify the same number of tokens.
+    Unless `joint`, each draft is verified as it is: under `rejection` no choice may depend on later
+    tokens. If `equal`, all verify the same number of tokens.
     """
     lengths = [len(draft) for draft in drafts]
     pairs = zip(runs, drafts, strict=True) if any(lengths) and joint and len(runs) > 1 else ()

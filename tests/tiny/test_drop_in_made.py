@@ -59,7 +59,7 @@ REFUSED = {
     ),
     "a dict": ({"speculation": {"mode": "on"}}, r"Write Speculation\(...\)"),
     "text": ({"speculation": "on"}, "'on' is given instead of Speculation"),
-    "draft options": ({"draft": "draft.gguf", "draft_options": {"n_ctx": 128}}, "n_ctx.* stands"),
+    "draft options": ({"draft": "draft.gguf", "draft_options": {"n_ctx": 128}}, "n_ctx.* is given"),
     "two drafts": ({"draft": "none", "draft_model": "draft.gguf"}, "Give one of the two"),
     "extra buffers": ({"extra_buffers": "zork", "draft": "none"}, "Give auto, on or off"),
     "a draft of llama-cpp-python's": ({"draft": Guesses()}, "Guesses. Give the path"),
