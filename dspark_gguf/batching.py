@@ -29,12 +29,12 @@ from dspark_gguf.noise import Draws, Noise
 from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.schedule import SharedCosts, Source, StoppingRule, make_stopping_rule
-from dspark_gguf.schedule.pieces import Pieces
+from dspark_gguf.schedule.pieces import PrefillChunks
 from dspark_gguf.slots import Slot
 from dspark_gguf.together import draft_together, verify_together
 
 #: Prompts with more unread tokens are prefilled in chunks.
-_FEW = 16
+_SHORT = 16
 #: Conversations are added while the throughput is expected to grow by more than this factor.
 _PAYS = 1.02
 
@@ -82,13 +82,13 @@ class Batcher:
         draft = pair.caches.get("draft")
         joint, is_block = draft is None or draft.joins, draft is not None and draft.kind == "block"
         self._costs = SharedCosts(whole, joint, is_block)
-        self._pieces = Pieces(whole, patience, self._context.n_batch)
+        self._chunks = PrefillChunks(whole, patience, self._context.n_batch)
         self._most_rows = min(MAX_ROWS, self._context.n_batch)
         #: Whether llama.cpp splits a pass over drafts of different lengths.
         self._is_split = pair.target_cache.rollback in ("snapshots", "replay")
         self._rules: dict[tuple[int, ...], StoppingRule] = {}
         self.parallel = min(parallel or self._paying(count), count)
-        self._few = max(1, min(_FEW, self._context.n_batch // (2 * count)))
+        self._short = max(1, min(_SHORT, self._context.n_batch // (2 * count)))
         self._requests = Admission(pair, self._start, self.parallel)
         self._is_oldests_turn = False
 
@@ -216,16 +216,16 @@ class Batcher:
         running = self._requests.running
         for each in running:
             each.live.resume()
-        answering = [each for each in running if each.live.unread <= self._few]
-        behind = self._in_turns([each for each in running if each.live.unread > self._few])
-        piece, read = self._pieces.size(len(answering)) if behind else 0, 0
-        while behind and read + behind[0].live.unread <= piece:
-            read += behind[0].live.unread
-            answering.append(behind.pop(0))
+        answering = [each for each in running if each.live.unread <= self._short]
+        prefilling = self._in_turns([each for each in running if each.live.unread > self._short])
+        chunk, read = self._chunks.size(len(answering)) if prefilling else 0, 0
+        while prefilling and read + prefilling[0].live.unread <= chunk:
+            read += prefilling[0].live.unread
+            answering.append(prefilling.pop(0))
         runs = [each.live for each in answering]
         depth = sum(len(each.live.tokens) for each in running) / len(running)
         self._costs.set_count(max(1, len(runs)), depth)
-        drafts = draft_together(runs, self._few, self._costs, self._requests.free_draft)
+        drafts = draft_together(runs, self._short, self._costs, self._requests.free_draft)
         room = self._context.n_batch - sum(run.unread for run in runs)
         most = max(0, min(self._most_rows - len(runs), room))
         joint = self.speculation.acceptance != "rejection"
@@ -233,8 +233,8 @@ class Batcher:
         started = perf_counter()
         n_rows = sum(each.n_rows for each in passes)
         is_round = all(each.n_rows == len(each.tokens) for each in passes)  # and no prompt
-        room = min(piece - read, self._context.n_batch - sum(len(each.tokens) for each in passes))
-        ahead = behind[0] if behind and room > 0 else None
+        room = min(chunk - read, self._context.n_batch - sum(len(each.tokens) for each in passes))
+        ahead = prefilling[0] if prefilling and room > 0 else None
         if ahead is not None:
             passes.append(ahead.live.read_ahead(room))
             read += len(passes[-1].tokens)
@@ -245,19 +245,19 @@ class Batcher:
         if ahead is not None:
             ahead.live.read_seconds += seconds
         if read:
-            self._pieces.observe(read, n_rows, seconds)
+            self._chunks.observe(read, n_rows, seconds)
         if read or not is_round:
             self._costs.see_prompt()
         else:
             self._costs.see_pass(n_rows, seconds)
 
-    def _in_turns(self, behind: list[Request]) -> list[Request]:
+    def _in_turns(self, prefilling: list[Request]) -> list[Request]:
         """Order prompts for prefill: the shortest first, but the oldest in every other pass."""
-        if len(behind) > 1:
+        if len(prefilling) > 1:
             self._is_oldests_turn = not self._is_oldests_turn
             if not self._is_oldests_turn:
-                behind.sort(key=lambda each: each.live.unread)
-        return behind
+                prefilling.sort(key=lambda each: each.live.unread)
+        return prefilling
 
     def _commit(self, request: Request, rows: Rows) -> None:
         """Make a request's round from its rows of the pass."""

@@ -28,8 +28,8 @@ N_KNOTS = len(KNOTS)
 
 #: Prior and memory for lookup tokens: their acceptance changes with the kind of text, and all of
 #: them are tested for free.
-_OF_COPIES = {"memory": 200.0, "slope": 0.6, "offset": -1.0, "weight": 8.0}
-_LAW_WEIGHT = 4.0
+_OF_LOOKUP = {"memory": 200.0, "slope": 0.6, "offset": -1.0, "weight": 8.0}
+_PRIOR_WEIGHT = 4.0
 _STICKINESS = 3.0
 
 _Count = Annotated[float, Field(ge=0, lt=1e12, allow_inf_nan=False)]
@@ -94,14 +94,14 @@ class Calibration:
         self._weight = weight
         places = np.arange(N_KNOTS)
         # Confident tokens follow confident ones.
-        self._prior_follow = _law(np.exp(-np.abs(np.subtract.outer(places, places)) / _STICKINESS))
+        self._prior_follow = _normalised(np.exp(-np.abs(np.subtract.outer(places, places)) / _STICKINESS))
         self._survived, self._tested = np.zeros(N_KNOTS), np.zeros(N_KNOTS)
         self._follow, self._start = np.zeros((N_KNOTS, N_KNOTS)), np.zeros(N_KNOTS)
 
     @classmethod
     def of_copies(cls) -> Calibration:
         """One for tokens that lookup copies from the conversation."""
-        return cls(**_OF_COPIES)
+        return cls(**_OF_LOOKUP)
 
     def observe(self, scores: Sequence[float], survived: Sequence[float]) -> None:
         """Learn from one draft.
@@ -139,12 +139,12 @@ class Calibration:
     @property
     def start(self) -> Floats:
         """Distribution of a draft's first score ``[N_KNOTS]``."""
-        return _law(self._start + _LAW_WEIGHT / N_KNOTS)
+        return _normalised(self._start + _PRIOR_WEIGHT / N_KNOTS)
 
     @property
     def follow(self) -> Floats:
         """Distribution of the next score after each score ``[N_KNOTS, N_KNOTS]``."""
-        return _law(self._follow + _LAW_WEIGHT * self._prior_follow)
+        return _normalised(self._follow + _PRIOR_WEIGHT * self._prior_follow)
 
     def as_dict(self) -> dict[str, Any]:
         """What was learned, as the values of a `CalibrationRecord`."""
@@ -163,6 +163,6 @@ def _add(counts: Floats, place: tuple[int, float], weight: float) -> None:
     counts[low + 1] += weight * part
 
 
-def _law(counts: Floats) -> Floats:
+def _normalised(counts: Floats) -> Floats:
     out: Floats = counts / counts.sum(axis=-1, keepdims=True)
     return out

@@ -29,7 +29,7 @@ class Slot:
     pair: Pair
     number: int
     is_busy: bool = False
-    used: int = 0  # when its last answer ended: the oldest is given up first
+    last_used: int = 0  # when its last answer ended: the oldest is given up first
 
     @property
     def target(self) -> SequenceCache:
@@ -105,12 +105,12 @@ class Slots:
         def preference(slot: Slot) -> tuple[bool, bool, int, int]:
             loses = slot.target.length - held[slot] > WORTH_IT
             has_it = max(held[slot], lent[source]) > enough
-            return has_it, not loses, held[slot], -slot.used
+            return has_it, not loses, held[slot], -slot.last_used
 
         best = max(free, key=preference)
         saved = self._saved.best(begin)
         if saved and saved.reusable(begin) >= max(held[best], lent[source]) + WORTH_IT:
-            best = min(free, key=lambda slot: (slot.target.length, slot.used))
+            best = min(free, key=lambda slot: (slot.target.length, slot.last_used))
             self._restore(best, saved, begin)
         elif lent[source] >= held[best] + WORTH_IT:
             self._save(best)
@@ -137,7 +137,7 @@ class Slots:
         for each in self.all:
             if each.draft is not None:
                 each.draft.is_crowded = False
-        slot.is_busy, slot.used = False, self._clock
+        slot.is_busy, slot.last_used = False, self._clock
 
     def clear(self) -> None:
         """Forget what finished answers left."""
@@ -153,14 +153,14 @@ class Slots:
     def make_room(self) -> bool:
         """Free the cells of the answer that ended longest ago; False if there is none."""
         if idle := self._idle():
-            self._move_out(min(idle, key=lambda slot: slot.used))
+            self._move_out(min(idle, key=lambda slot: slot.last_used))
         return bool(idle)
 
     def free_draft(self) -> bool:
         """Free the draft's cells of the answer that ended longest ago; False if there is none."""
         idle = [slot for slot in self._idle() if slot.draft and slot.draft.length]
         if idle:
-            min(idle, key=lambda slot: slot.used).clear(of_draft=True)
+            min(idle, key=lambda slot: slot.last_used).clear(of_draft=True)
         return bool(idle)
 
     def _idle(self) -> list[Slot]:

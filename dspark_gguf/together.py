@@ -15,18 +15,18 @@ from dspark_gguf.schedule import SharedCosts, allot
 
 
 def draft_together(
-    runs: Sequence[Generation], few: int, costs: SharedCosts, free: Callable[[], bool]
+    runs: Sequence[Generation], max_catch_up: int, costs: SharedCosts, free: Callable[[], bool]
 ) -> list[Draft]:
     """Draft for all conversations; each pass of the draft model serves all that need one.
 
-    If a draft model has to catch up on more than `few` tokens, it does so in a separate pass. If it
-    has too few cells and `free` cannot free any, the newest conversation gets no drafts until
-    others end: otherwise they would evict each other in turn and reread everything.
+    A draft model that has to catch up on more than `max_catch_up` tokens does so in a separate
+    pass. If it has too few cells and `free` cannot free any, the newest conversation gets no drafts
+    until others end: otherwise they would evict each other in turn and reread everything.
     """
     works = [run.draft() for run in runs]
     drafts, wanted = [NO_DRAFT] * len(runs), dict[int, Pass]()
 
-    def go_on(k: int, rows: Any = None, full: CacheFullError | None = None) -> None:
+    def advance(k: int, rows: Any = None, full: CacheFullError | None = None) -> None:
         wanted.pop(k, None)
         try:
             each = works[k].throw(full) if full else works[k].send(rows)
@@ -39,12 +39,12 @@ def draft_together(
             drafts[k] = NO_DRAFT
 
     for k in range(len(runs)):
-        go_on(k)
+        advance(k)
     while wanted:
         started = perf_counter()
         reads = {k: 1 + len(each.tokens) - each.n_rows for k, each in wanted.items()}
         guesses = {k: each.n_rows for k, each in wanted.items()}
-        long = [k for k, read in reads.items() if read > few]
+        long = [k for k, read in reads.items() if read > max_catch_up]
         group = long[:1] or list(wanted)
         longest, width = (max(of[k] for k in group) for of in (reads, guesses))
         newest = cast(SequenceCache, wanted[group[-1]].cache)
@@ -56,10 +56,10 @@ def draft_together(
             if is_full or newest.length != length:  # it has read a part, which is dropped
                 newest.trim(0)
                 newest.is_crowded = is_full
-                go_on(group[-1], full=full)
+                advance(group[-1], full=full)
             continue
         for k, rows in zip(group, found, strict=True):
-            go_on(k, rows)
+            advance(k, rows)
         costs.see_draft_step(len(group), longest, perf_counter() - started, width)
     return drafts
 

@@ -144,7 +144,7 @@ def inject(caches: Sequence[BlockDraftCache]) -> None:
     if not caches:
         return
     for cache in caches:
-        cache._take_back(cache.length)  # an earlier injection may have been interrupted
+        cache._roll_back(cache.length)  # an earlier injection may have been interrupted
         cache._unsure = True
     first, counts = caches[0], [len(cache._pending) for cache in caches]
     batch = first._injection.first(counts[0], first.length)  # its features are in place
@@ -182,7 +182,7 @@ def guess_blocks(caches: Sequence[BlockDraftCache], blocks: Sequence[Sequence[in
         return found
     finally:
         for cache, length in zip(caches, lengths, strict=True):
-            cache._take_back(length)
+            cache._roll_back(length)
 
 
 def walk(lattice: npt.NDArray[np.float32], k: int, n_vocab: int) -> list[npt.NDArray[np.float32]]:

@@ -33,11 +33,11 @@ class HeadsCache(StateCache):
 
     def flush(self) -> None:
         """Read the waiting pairs with each head, except that of the newest token."""
-        self._take_back(self.length)
+        self._roll_back(self.length)
         length = self._complete
         for head in range(self.draft.heads if self.covered < self.seen else 0):
             self._unsure = True
-            self._take_back(length)
+            self._roll_back(length)
             self._use(head, super().flush)
         self._complete = self.length
 
@@ -46,9 +46,9 @@ class HeadsCache(StateCache):
         super().adopt(tokens)
         self._complete = self.length
 
-    def _take_back(self, length: int) -> None:
+    def _roll_back(self, length: int) -> None:
         """Also drops what only some heads have read, after an exception."""
-        super()._take_back(min(length, self._complete))
+        super()._roll_back(min(length, self._complete))
         self._complete = min(self._complete, self.length)
 
     def _use(self, head: int, work: Any, *arguments: Any) -> None:
@@ -63,12 +63,12 @@ class HeadsCache(StateCache):
     def decode(self, tokens: Sequence[int], n_rows: int) -> Floats:
         """See `StateCache`: each head reads the whole chain; the newest token's row is dropped."""
         if not self._guessed:
-            self._take_back(self.seen)
+            self._roll_back(self.seen)
             self.flush()
             self._own = self._states_before(self.seen, self.seen + 1).copy()
             self._chain = []
         self._unsure = True
-        self._take_back(self.length)
+        self._roll_back(self.length)
         self._unsure = True
         self._chain.append(tokens[-1])
         self._guessed = len(self._chain)
@@ -91,7 +91,7 @@ class AssistantCache(StateCache):
         """Nothing waits."""
         return self.seen
 
-    def _take_back(self, length: int) -> None:
+    def _roll_back(self, length: int) -> None:
         """There is nothing to roll back."""
 
     begin = Follower.begin  # it only needs the newest state

@@ -84,7 +84,7 @@ class SequenceCache:
 
     def reuse_prefix(self, tokens: Sequence[int]) -> int:
         """See `Cache`; the state after `tokens`, once read, is saved for later edits."""
-        self._take_back(common_prefix(self.tokens, tokens))
+        self._roll_back(common_prefix(self.tokens, tokens))
         for listener in self.listeners:
             listener.on_trim(self.length)
         if self.rollback != "removal" and not self._is_draft:
@@ -108,7 +108,7 @@ class SequenceCache:
         shared = common_prefix(self.tokens, tokens)
         if len(tokens) in (shared, common_prefix(ours, tokens)):
             self._unsure = self._unsure or self.rollback == "removal"
-            self._take_back(len(tokens))
+            self._roll_back(len(tokens))
         else:
             self.adopt(tokens)
         for listener in self.listeners:
@@ -116,7 +116,7 @@ class SequenceCache:
 
     def trim(self, length: int) -> None:
         """See `Cache`; the first `length` tokens are committed: only an edit rolls them back."""
-        self._take_back(length)
+        self._roll_back(length)
         self._rollback.settle(length)
         for listener in self.listeners:
             listener.on_trim(length)
@@ -228,7 +228,7 @@ class SequenceCache:
             self.tokens[:] = other.tokens[:length]
             self._unsure = False
 
-    def _take_back(self, length: int) -> None:
+    def _roll_back(self, length: int) -> None:
         """Roll back to `length` or further, and drop what an interrupted pass may have left."""
         length = min(length, self.length)
         if length == self.length and not self._unsure:

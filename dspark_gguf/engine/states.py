@@ -99,7 +99,7 @@ class StateCache(Follower):
     def begin(self, tokens: Sequence[int]) -> None:
         """An answer begins after `tokens`: keep their prefix, make the target reread the rest."""
         self._target.reuse_prefix(tokens)
-        self._take_back(common_prefix(self.tokens, tokens[self._first :]))
+        self._roll_back(common_prefix(self.tokens, tokens[self._first :]))
         self._settle()
         self.repair()
         self._end = len(tokens)
@@ -139,7 +139,7 @@ class StateCache(Follower):
 
     def on_trim(self, length: int) -> None:
         """Drop all tokens from position `length` on; the next one may be the same again."""
-        self._take_back(length + 1 - self._first if length else 0)
+        self._roll_back(length + 1 - self._first if length else 0)
         del self._said[length:]
         self._kept = {place: row for place, row in self._kept.items() if place < length}
         self._settle()
@@ -166,7 +166,7 @@ class StateCache(Follower):
         start = max(self._target.length - count - self._first, 0)
         read = self._target.tokens[start + self._first :]
         if self.length > start and self.tokens[start:] != read[: self.length - start]:
-            self._take_back(start + common_prefix(self.tokens[start:], read))
+            self._roll_back(start + common_prefix(self.tokens[start:], read))
             self._settle()
         super().on_pass(count, first)
 
@@ -200,7 +200,7 @@ class StateCache(Follower):
 
     def flush(self) -> None:
         """Read the waiting pairs, except that of the newest token."""
-        self._take_back(self.length)
+        self._roll_back(self.length)
         while self.covered < self.seen:
             stop = min(self.covered + self._chunk, self.seen)
             tokens = self._said[self.covered : stop]
@@ -239,7 +239,7 @@ class StateCache(Follower):
         if self._guessed:
             # Guessed tokens are dropped before anything else is read.
             return Pairs(self.sequence, self._place(self._guessed - 1), [token], self._own)
-        self._take_back(self.seen - self._first)
+        self._roll_back(self.seen - self._first)
         if self.seen - self.covered >= self.draft.rows:
             self.flush()
         tokens = [*self._said[self.covered :], token]
