@@ -94,7 +94,9 @@ class Calibration:
         self._weight = weight
         places = np.arange(N_KNOTS)
         # Confident tokens follow confident ones.
-        self._prior_follow = _normalised(np.exp(-np.abs(np.subtract.outer(places, places)) / _STICKINESS))
+        self._prior_follow = _normalised(
+            np.exp(-np.abs(np.subtract.outer(places, places)) / _STICKINESS)
+        )
         self._survived, self._tested = np.zeros(N_KNOTS), np.zeros(N_KNOTS)
         self._follow, self._start = np.zeros((N_KNOTS, N_KNOTS)), np.zeros(N_KNOTS)
 
