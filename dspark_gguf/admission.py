@@ -1,4 +1,4 @@
-"""Requests on their way: those that wait, those that share the passes, and their slots."""
+"""Admission: requests that wait, requests that run, and their slots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dspark_gguf.records import Round
 from dspark_gguf.slots import WORTH_IT, Slot, Slots
 from dspark_gguf.tally import Answer
 
-#: Tokens of an answer that must fit the cells before it begins, if it may have as many.
+#: Answer tokens that must fit into the free cells before a request starts, unless it is limited.
 _AHEAD = 256
 
 
@@ -26,10 +26,10 @@ class Request:
     """A prompt to be answered, and its answer so far.
 
     Attributes:
-        key: what the caller knows it by.
-        answer: all rounds so far, put together; its `finish_reason` says why it has ended.
+        key: anything by which the caller identifies it.
+        answer: all rounds so far, put together; its `finish_reason` is why it ended.
         error: why it could not be answered or finished, if so.
-        is_over: whether its last round was handed out, or comes with the next step.
+        is_over: whether its last round was returned, or comes with the next step.
 
     """
 
@@ -43,25 +43,25 @@ class Request:
     is_over: bool = False
     run: Generation | None = None  # once it has a slot
     slot: Slot | None = None
-    speculation: Speculation | None = None  # unless as all others
+    speculation: Speculation | None = None  # None: the batcher's
     spelled: Mapping[int, bytes] | None = None  # control tokens that are text here
     #: Called with the rows of a pass and the tokens that were drawn from them, in order.
     watch: Callable[[Rows, Sequence[int]], object] | None = None
 
     @property
     def live(self) -> Generation:
-        """The answer on its way; only of a request that has had a slot."""
+        """The answer in progress, of a request that has had a slot."""
         assert self.run is not None
         return self.run
 
 
 class Admission:
-    """Who waits, who runs, and what is to be handed out.
+    """Which requests wait, which run, and which rounds are ready.
 
     Args:
         pair: opened for several conversations.
-        start: begins a request's answer in its slot; a `DSparkError` ends the request.
-        parallel: most requests that run.
+        start: starts a request's answer in its slot; a `DSparkError` ends the request.
+        parallel: maximum number of running requests.
 
     """
 
@@ -76,7 +76,7 @@ class Admission:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to do or to hand out."""
+        """Whether nothing is left to do or to return."""
         return not (self._waiting or self.running or self.ready)
 
     def add(self, request: Request) -> None:
@@ -88,7 +88,7 @@ class Admission:
         self._slots.clear()
 
     def admit(self) -> None:
-        """Begin, or go on with, the oldest waiting requests that have room."""
+        """Start or resume the oldest waiting requests for which there is room."""
         n_ctx = self._pair.target_cache.context.n_ctx
         while self._waiting and len(self.running) < self._parallel:
             request, used = self._waiting[0], sum(map(_needed, self.running))
@@ -100,12 +100,12 @@ class Admission:
                 self.running.append(self._waiting.popleft())
 
     def move_out(self) -> None:
-        """Move a finished answer to RAM, where it costs those that run nothing."""
+        """Move a finished answer to RAM, where it does not slow down the running ones."""
         if self.running:
             self._slots.move_out()
 
     def _is_read_now(self, request: Request) -> bool:
-        """Whether somebody reads just now what a request begins with: it can copy that then."""
+        """Whether a running request is reading the same prefix, which can be copied afterwards."""
         prompt = request.prompt[:-1]
         for other in self.running:
             slot = other.slot
@@ -118,7 +118,7 @@ class Admission:
         return False
 
     def _begin(self, request: Request) -> bool:
-        """Give a request a slot; False: all are taken."""
+        """Give a request a slot; False if all are taken."""
         slot = self._slots.take(request.prompt)
         if slot is None:
             return False
@@ -128,7 +128,7 @@ class Admission:
         except DSparkError as error:
             request.error = error
             self.end(request, Round(()))
-        except BaseException:  # it may go away: the request stays first
+        except BaseException:  # such as an interrupt: the request stays first in the queue
             self._slots.leave(slot)
             slot.clear()
             raise
@@ -138,7 +138,7 @@ class Admission:
         return True
 
     def end(self, request: Request, round: Round | None = None) -> None:
-        """Its slot is free again; what it holds stays for the next prompt that begins like it."""
+        """End a request and release its slot, which keeps its tokens as a prefix for others."""
         if round is not None:
             self.ready.append((request, round))
         request.is_over = True
@@ -155,11 +155,11 @@ class Admission:
         self._pair.after_answer(len(request.answer.tokens))
 
     def free_draft(self) -> bool:
-        """Free the draft's cells of the oldest finished answer, if one has any."""
+        """Free the draft's cells of the oldest finished answer; False if there is none."""
         return self._slots.free_draft()
 
     def make_room(self) -> None:
-        """Free cells: of the oldest finished answer, else of the newest running one."""
+        """Free the cells of the oldest finished answer, or of the newest running one."""
         if self._slots.make_room():
             return
         newest = self.running[-1]
@@ -173,7 +173,7 @@ class Admission:
 
 
 def _needed(request: Request) -> int:
-    """Cells that a request needs, with a good part of its answer."""
+    """Cells that a request needs, including the first part of its answer."""
     if request.run is None:
         most = request.limits.max_tokens
         return len(request.prompt) + (_AHEAD if most is None else min(most, _AHEAD))

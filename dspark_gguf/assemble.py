@@ -1,4 +1,4 @@
-"""Makes the parts of a decoder from caches and settings: the one place that knows all of them."""
+"""Assemble a decoder's parts from caches and settings: the one place that knows all of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dspark_gguf.engine.sequence import SequenceCache
     from dspark_gguf.engine.vocabulary import Vocabulary
 
-#: Begins the grammar of an answer.
+#: Starts the grammar of an answer.
 Begin: TypeAlias = Callable[[], AnswerGrammar]
 #: Makes a stopping rule: see `make_stopping_rule`.
 MakeRule: TypeAlias = Callable[
@@ -39,11 +39,11 @@ MakeRule: TypeAlias = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What decodes, except the models."""
+    """The parts of a decoder, except the models."""
 
     drafter: Drafter  # where guesses come from
     scheduler: StoppingRule  # how many of them
-    rule: Rule  # which of them stand
+    rule: Rule  # which of them are accepted
 
 
 def assemble(
@@ -58,16 +58,16 @@ def assemble(
 ) -> Parts:
     """The parts that these settings ask for.
 
-    `draft` returns the draft model's cache, or None, and is called only if it is needed; `learn`
-    returns what is known of costs and confidences, measured first if need be. `own` is a drafter to
-    use as it is, `schedule` makes the stopping rule. Settings that cannot be honoured are a
-    UsageError, a lookup store for another vocabulary is a PairError.
+    `draft` returns the draft model's cache, or None, and is only called if needed; `learn` returns
+    the costs and calibrations, measured first if necessary. `own` is a drafter to use as it is,
+    `schedule` makes the stopping rule. Raises a UsageError for settings that cannot be honoured, a
+    PairError for a lookup store of another vocabulary.
     """
     if speculation.mode == "off":
         return Parts(NoDrafter(), Fixed(0), make_rule(speculation))
     learned = learn() if speculation.stopping_rule in ("prefix", "optimal") else None
     if learned is not None and is_hopeless(learned.costs, speculation):
-        draft = lambda: None  # noqa: E731 - it could not win anything
+        draft = lambda: None  # noqa: E731 - it could not gain anything
     kinds: list[Any] = [own] if own else [drafter_class(n) for n in _names(draft, speculation)]
     if speculation.lookup_store is not None and not any(kind.name == "lookup" for kind in kinds):
         problem = f"drafter {kinds[-1].name} does not read a lookup store"
@@ -89,7 +89,7 @@ def assemble(
 
 
 def _names(draft: Callable[[], SequenceCache | None], speculation: Speculation) -> list[str]:
-    """Of the drafters: at most one whose guesses are free, and then one that takes steps."""
+    """Names of the drafters: at most one with free guesses, then one with draft steps."""
     if speculation.drafter not in ("auto", "model"):
         return [speculation.drafter]
     cache = draft()
@@ -106,7 +106,7 @@ def _source(
     learned: Learned | None,
     most: int,
 ) -> Source:
-    """A drafter as the stopping rule knows it."""
+    """A drafter as the stopping rule sees it."""
     wanted = speculation.max_lookup_tokens if drafter.is_free else speculation.max_draft_steps
     kind = drafter.name, speculation.acceptance, sampling.temperature, drafter.is_free
     return Source(
@@ -120,19 +120,19 @@ def _source(
 
 
 def answer_grammar(vocabulary: Vocabulary, sampling: Sampling) -> Begin | None:
-    """Begins the grammar that these settings ask for, if any.
+    """A function that starts the grammar that these settings ask for, if any.
 
-    A UsageError says that it is not a grammar, or not a schema that can become one.
+    Raises a UsageError for an invalid grammar, or a schema that cannot become one.
     """
     from dspark_gguf.engine.grammar import Grammar, grammar_text
 
     if (text := grammar_text(sampling)) is None:
         return None
-    Grammar(vocabulary, text)  # refused now, not with the first answer
+    Grammar(vocabulary, text)  # errors are raised now, not at the first answer
     choices = new_choices(vocabulary)
     return lambda: AnswerGrammar(Grammar(vocabulary, text), choices)
 
 
 def new_choices(vocabulary: Vocabulary) -> Choices:
-    """Remembers what answers choose where a grammar leaves a choice."""
+    """A memory of what answers choose where a grammar leaves a choice."""
     return Choices(vocabulary.pieces.text, vocabulary.pieces.end_tokens)

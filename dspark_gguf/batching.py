@@ -1,8 +1,8 @@
 """Many conversations in one pass: continuous batching with speculative decoding.
 
-Every pass of the target serves all running conversations: the verified rows of each, and as much
-of new prompts as the others can wait for. ``schedule/shared.py`` decides how many draft tokens that
-pays for.
+Every pass of the target serves all running conversations: it verifies the draft of each, and
+prefills as much of new prompts as the others can wait for. ``schedule/shared.py`` decides how many
+draft tokens to verify.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from dspark_gguf.noise import Draws, Noise
 from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.schedule import SharedCosts, Source, StoppingRule, make_stopping_rule
-from dspark_gguf.schedule.pieces import Pieces
+from dspark_gguf.schedule.pieces import PrefillChunks
 from dspark_gguf.slots import Slot
 from dspark_gguf.together import draft_together, verify_together
 
-#: A prompt with more unread tokens is read ahead, piece by piece.
-_FEW = 16
-#: Conversations are added as long as this much more throughput is expected.
+#: Prompts with more unread tokens are prefilled in chunks.
+_SHORT = 16
+#: Conversations are added while the throughput is expected to grow by more than this factor.
 _PAYS = 1.02
 
 
@@ -50,15 +50,15 @@ class Batcher:
             for request, round in batcher:
                 ...
 
-    Answers are the same as alone, but for the rounding of the machine's arithmetic. The context is
-    shared: where it is full, requests wait, or are interrupted and read again later.
+    Answers are the same as alone, except for rounding. The context is shared: if it is full,
+    requests wait, or are preempted and read again later.
 
     Args:
         pair: from ``load_pair``.
-        speculation: when to draft and what to accept, for all.
-        parallel: most conversations in a pass; default: as many as pay.
-        patience: seconds that running answers wait for a piece of a new prompt.
-        learned: to use and to add to, in the place of what the pair has learned.
+        speculation: when to draft and what to accept, for all requests.
+        parallel: maximum conversations in a pass; default: as many as pay.
+        patience: seconds that running answers wait for a prefill chunk of a new prompt.
+        learned: costs and calibrations to use and update; default: the pair's own.
 
     """
 
@@ -71,7 +71,7 @@ class Batcher:
         learned: Learned | None = None,
     ) -> None:
         if parallel is not None and parallel < 1:
-            raise UsageError(f"{parallel} conversations in a pass are none", "Give 1 or more.")
+            raise UsageError(f"cannot run {parallel} conversations in a pass", "Give 1 or more.")
         self.pair, self.speculation = pair, Speculation.given(speculation)
         if self.speculation.mode != "off":
             learned = pair.learned(self.speculation, into=learned)
@@ -82,13 +82,13 @@ class Batcher:
         draft = pair.caches.get("draft")
         joint, is_block = draft is None or draft.joins, draft is not None and draft.kind == "block"
         self._costs = SharedCosts(whole, joint, is_block)
-        self._pieces = Pieces(whole, patience, self._context.n_batch)
+        self._chunks = PrefillChunks(whole, patience, self._context.n_batch)
         self._most_rows = min(MAX_ROWS, self._context.n_batch)
-        #: Whether its memory makes several passes of one over drafts of different lengths.
+        #: Whether llama.cpp splits a pass over drafts of different lengths.
         self._is_split = pair.target_cache.rollback in ("snapshots", "replay")
         self._rules: dict[tuple[int, ...], StoppingRule] = {}
         self.parallel = min(parallel or self._paying(count), count)
-        self._few = max(1, min(_FEW, self._context.n_batch // (2 * count)))
+        self._short = max(1, min(_SHORT, self._context.n_batch // (2 * count)))
         self._requests = Admission(pair, self._start, self.parallel)
         self._is_oldests_turn = False
 
@@ -99,7 +99,7 @@ class Batcher:
 
     @property
     def plain_speed(self) -> float:
-        """Tokens a second that plain decoding of one conversation would have; 0: not known."""
+        """Tokens per second of plain decoding with one conversation; 0: unknown."""
         seconds = self._whole.target_seconds[0] if self._whole.measured_rows else 0.0
         return float(1.0 / seconds) if seconds else 0.0
 
@@ -115,7 +115,7 @@ class Batcher:
         """Queue a prompt: text, messages or token ids; it is answered by `step`.
 
         Raises:
-            UsageError: an empty prompt, ids that are no tokens, or settings that this model cannot
+            UsageError: an empty prompt, invalid token ids, or settings that this model cannot
                 honour.
             ResourceError: a prompt that leaves no room for an answer.
 
@@ -141,12 +141,12 @@ class Batcher:
             self._requests.end(request, request.run.end("cancelled") if request.run else last)
 
     def __iter__(self) -> Iterator[tuple[Request, Round]]:
-        """All rounds until nothing is left to do, also of what is submitted meanwhile."""
+        """All rounds until nothing is left to do, including requests submitted meanwhile."""
         while not self._requests.is_done:
             yield from self.step()
 
     def step(self) -> list[tuple[Request, Round]]:
-        """One pass: a round of every conversation that the pass brought tokens, or the end.
+        """Run one pass; returns a round for every conversation that got tokens or ended.
 
         Raises:
             Cancelled: ``pair.interrupt`` is set.
@@ -192,7 +192,7 @@ class Batcher:
         steps: Source | None = None,
         guesses: Source | None = None,
     ) -> StoppingRule:
-        """One rule for all requests that learn the same: eight conversations teach it fast."""
+        """One rule for all requests with the same calibration, which then learns faster."""
         key = tuple(id(each.calibration) for each in (steps, guesses) if each)
         if costs is None or key not in self._rules:
             shared = None if costs is None else self._costs
@@ -200,12 +200,12 @@ class Batcher:
         return self._rules[key]
 
     def _abandon(self) -> None:
-        """Forget the drafts of a pass that was not done."""
+        """Drop the drafts of a pass that was not run."""
         for request in self._requests.running:
             request.live.abandon()
 
     def _paying(self, most: int) -> int:
-        """The smallest number of conversations that brings nearly all the throughput there is."""
+        """The smallest number of conversations with nearly the maximum throughput."""
         if not self._whole.measured_rows:
             return most
         counts = np.arange(1, most + 1)
@@ -216,16 +216,16 @@ class Batcher:
         running = self._requests.running
         for each in running:
             each.live.resume()
-        answering = [each for each in running if each.live.unread <= self._few]
-        behind = self._in_turns([each for each in running if each.live.unread > self._few])
-        piece, read = self._pieces.size(len(answering)) if behind else 0, 0
-        while behind and read + behind[0].live.unread <= piece:
-            read += behind[0].live.unread
-            answering.append(behind.pop(0))
+        answering = [each for each in running if each.live.unread <= self._short]
+        prefilling = self._in_turns([each for each in running if each.live.unread > self._short])
+        chunk, read = self._chunks.size(len(answering)) if prefilling else 0, 0
+        while prefilling and read + prefilling[0].live.unread <= chunk:
+            read += prefilling[0].live.unread
+            answering.append(prefilling.pop(0))
         runs = [each.live for each in answering]
         depth = sum(len(each.live.tokens) for each in running) / len(running)
         self._costs.set_count(max(1, len(runs)), depth)
-        drafts = draft_together(runs, self._few, self._costs, self._requests.free_draft)
+        drafts = draft_together(runs, self._short, self._costs, self._requests.free_draft)
         room = self._context.n_batch - sum(run.unread for run in runs)
         most = max(0, min(self._most_rows - len(runs), room))
         joint = self.speculation.acceptance != "rejection"
@@ -233,8 +233,8 @@ class Batcher:
         started = perf_counter()
         n_rows = sum(each.n_rows for each in passes)
         is_round = all(each.n_rows == len(each.tokens) for each in passes)  # and no prompt
-        room = min(piece - read, self._context.n_batch - sum(len(each.tokens) for each in passes))
-        ahead = behind[0] if behind and room > 0 else None
+        room = min(chunk - read, self._context.n_batch - sum(len(each.tokens) for each in passes))
+        ahead = prefilling[0] if prefilling and room > 0 else None
         if ahead is not None:
             passes.append(ahead.live.read_ahead(room))
             read += len(passes[-1].tokens)
@@ -245,22 +245,22 @@ class Batcher:
         if ahead is not None:
             ahead.live.read_seconds += seconds
         if read:
-            self._pieces.observe(read, n_rows, seconds)
+            self._chunks.observe(read, n_rows, seconds)
         if read or not is_round:
             self._costs.see_prompt()
         else:
             self._costs.see_pass(n_rows, seconds)
 
-    def _in_turns(self, behind: list[Request]) -> list[Request]:
-        """Prompts to read: the shortest first, but the oldest in every other pass."""
-        if len(behind) > 1:
+    def _in_turns(self, prefilling: list[Request]) -> list[Request]:
+        """Order prompts for prefill: the shortest first, but the oldest in every other pass."""
+        if len(prefilling) > 1:
             self._is_oldests_turn = not self._is_oldests_turn
             if not self._is_oldests_turn:
-                behind.sort(key=lambda each: each.live.unread)
-        return behind
+                prefilling.sort(key=lambda each: each.live.unread)
+        return prefilling
 
     def _commit(self, request: Request, rows: Rows) -> None:
-        """A request's round, from its rows of the pass."""
+        """Make a request's round from its rows of the pass."""
         try:
             round = request.live.commit(rows)
             if request.watch:

@@ -1,11 +1,11 @@
-"""From a raw score of the draft's row to a probability that is true.
+"""Calibration: turn a raw score of a draft token into its true probability of acceptance.
 
-Of all draft tokens predicted to survive with 0.8, 80 % do: the schedule counts on that. Survivors
-are counted on line along the scale of the score, with a forgetting factor. Only tested tokens
-count: one after a rejection, or one that was never sent, says nothing, and a draft that was
-accepted as a whole says no more than that each of its tokens survived.
+Of all draft tokens predicted to survive with 0.8, 80 % do: the schedule relies on that. Survivors
+are counted online along the scale of the score, with a forgetting factor. Only tested tokens count:
+a token after a rejection, or one that was never verified, tells nothing, and a fully accepted draft
+only tells that each of its tokens survived.
 
-A raw score is any number that grows with confidence and lives on the scale of log-odds: the gap
+A raw score is any number that grows with confidence and is on the scale of log-odds: the gap
 between the two best logits, or ``log_odds`` of a probability.
 """
 
@@ -26,10 +26,10 @@ from dspark_gguf.arrays import Floats
 KNOTS = (-1.5, -0.5, 0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.25, 4.0, 5.0, 6.5, 9.0)
 N_KNOTS = len(KNOTS)
 
-#: The prior of copies, and their memory: what they are worth follows the kind of text, and all of
+#: Prior and memory for lookup tokens: their acceptance changes with the kind of text, and all of
 #: them are tested for free.
-_OF_COPIES = {"memory": 200.0, "slope": 0.6, "offset": -1.0, "weight": 8.0}
-_LAW_WEIGHT = 4.0
+_OF_LOOKUP = {"memory": 200.0, "slope": 0.6, "offset": -1.0, "weight": 8.0}
+_PRIOR_WEIGHT = 4.0
 _STICKINESS = 3.0
 
 _Count = Annotated[float, Field(ge=0, lt=1e12, allow_inf_nan=False)]
@@ -37,7 +37,7 @@ _Counts = Annotated[list[_Count], Field(min_length=N_KNOTS, max_length=N_KNOTS)]
 
 
 class CalibrationRecord(BaseModel):
-    """What a `Calibration` has counted, as it is kept in a file."""
+    """The counts of a `Calibration`, as saved in a file."""
 
     survived: _Counts
     tested: _Counts
@@ -53,13 +53,13 @@ class CalibrationRecord(BaseModel):
 
 
 def log_odds(probability: float) -> float:
-    """Score of a probability."""
+    """The score of a probability."""
     p = min(max(probability, 1e-6), 1.0 - 1e-6)
     return math.log(p / (1.0 - p))
 
 
 def place_of(score: float) -> tuple[int, float]:
-    """The knot below a score, and how far it is on the way to the next one, 0 to 1."""
+    """The knot below a score, and its relative distance to the next one, 0 to 1."""
     if score <= KNOTS[0]:
         return 0, 0.0
     for k in range(1, N_KNOTS):
@@ -69,15 +69,15 @@ def place_of(score: float) -> tuple[int, float]:
 
 
 class Calibration:
-    """Survival along the scale of the score, and how scores follow each other; learned on line.
+    """Survival by score, and which score follows which; learned online.
 
     Args:
         memory: tested tokens after which an observation weighs 1/e.
-        start_memory: drafts after which a first score does: it follows the kind of text.
-        slope: prior log-odds of survival per unit of the score. The replay hardly depends on the
-            prior: within 0.2 % for half and for twice of each.
+        start_memory: the same for first scores, in drafts: they change with the kind of text.
+        slope: prior log-odds of survival per unit of the score. The prior hardly matters: half or
+            twice of it changes a replay by less than 0.2 %.
         offset: prior log-odds of survival at score 0.
-        weight: observations that this prior is worth.
+        weight: observations that the prior is worth.
     """
 
     def __init__(
@@ -93,22 +93,23 @@ class Calibration:
         self._prior = 1.0 / (1.0 + np.exp(-(slope * knots + offset)))
         self._weight = weight
         places = np.arange(N_KNOTS)
-        # Sure tokens follow sure ones.
-        self._prior_follow = _law(np.exp(-np.abs(np.subtract.outer(places, places)) / _STICKINESS))
+        # Confident tokens follow confident ones.
+        self._prior_follow = _normalised(
+            np.exp(-np.abs(np.subtract.outer(places, places)) / _STICKINESS)
+        )
         self._survived, self._tested = np.zeros(N_KNOTS), np.zeros(N_KNOTS)
         self._follow, self._start = np.zeros((N_KNOTS, N_KNOTS)), np.zeros(N_KNOTS)
 
     @classmethod
     def of_copies(cls) -> Calibration:
-        """One for guesses that are copied from the conversation."""
-        return cls(**_OF_COPIES)
+        """One for tokens that lookup copies from the conversation."""
+        return cls(**_OF_LOOKUP)
 
     def observe(self, scores: Sequence[float], survived: Sequence[float]) -> None:
         """Learn from one draft.
 
-        `scores` are those of all draft steps, in order, the dropped one included; `survived` has 1
-        or 0, or the probability of 1, for each tested token (the accepted and the first rejected
-        one).
+        `scores` are those of all draft steps in order, including a dropped one. `survived` has 1 or
+        0, or the probability of 1, for each tested token: the accepted ones and the first rejected.
         """
         if not scores:
             return
@@ -127,12 +128,12 @@ class Calibration:
 
     @property
     def tested(self) -> float:
-        """Tokens that it has learned from, less the forgotten part."""
+        """Number of tokens that it has learned from, less the forgotten part."""
         return float(self._tested.sum())
 
     @property
     def confidence(self) -> Floats:
-        """Probability ``[N_KNOTS]`` that a token survives, given that all before it did."""
+        """Probability ``[N_KNOTS]`` that a token survives if all before it did."""
         seen: Floats = self._survived + self._weight * self._prior
         seen /= self._tested + self._weight
         return seen
@@ -140,20 +141,20 @@ class Calibration:
     @property
     def start(self) -> Floats:
         """Distribution of a draft's first score ``[N_KNOTS]``."""
-        return _law(self._start + _LAW_WEIGHT / N_KNOTS)
+        return _normalised(self._start + _PRIOR_WEIGHT / N_KNOTS)
 
     @property
     def follow(self) -> Floats:
-        """Distribution of the next score after each ``[N_KNOTS, N_KNOTS]``."""
-        return _law(self._follow + _LAW_WEIGHT * self._prior_follow)
+        """Distribution of the next score after each score ``[N_KNOTS, N_KNOTS]``."""
+        return _normalised(self._follow + _PRIOR_WEIGHT * self._prior_follow)
 
     def as_dict(self) -> dict[str, Any]:
-        """What was learned, as a `CalibrationRecord` has it."""
+        """What was learned, as the values of a `CalibrationRecord`."""
         names = CalibrationRecord.model_fields
         return {name: getattr(self, f"_{name}").tolist() for name in names}
 
     def restore(self, values: CalibrationRecord | dict[str, Any]) -> None:
-        """Take over what `as_dict` gave; a ValueError says that it does not fit."""
+        """Restore the values of `as_dict`; a ValueError if they are invalid."""
         for name, counts in CalibrationRecord.model_validate(values):
             setattr(self, f"_{name}", np.array(counts))
 
@@ -164,6 +165,6 @@ def _add(counts: Floats, place: tuple[int, float], weight: float) -> None:
     counts[low + 1] += weight * part
 
 
-def _law(counts: Floats) -> Floats:
+def _normalised(counts: Floats) -> Floats:
     out: Floats = counts / counts.sum(axis=-1, keepdims=True)
     return out

@@ -14,15 +14,15 @@ from dspark_gguf.model_options import DraftOptions as DraftOptions
 from dspark_gguf.model_options import ModelOptions as ModelOptions
 from dspark_gguf.settings_part import Part
 
-#: Most draft tokens of a round; the engine reserves rows for one more.
+#: Maximum draft tokens of a round; the engine reserves rows for one more.
 MAX_DRAFT = 64
-#: Most rows of a pass that several conversations share.
+#: Maximum rows of a pass that several conversations share.
 MAX_ROWS = 128
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 #: Logits are float32: a much larger bias would erase them.
 Bias = Annotated[float, Field(ge=-1e9, le=1e9)]
-#: Spellings on the command line of a field that has others than its name.
+#: Command-line spellings of fields whose options are not just their names.
 SPELLINGS = {
     "model": "-m --model", "draft": "-d --draft -md --model-draft", "system": "-sys --system",
     "max_tokens": "-n --max-tokens --predict", "temperature": "--temp --temperature",
@@ -55,7 +55,7 @@ _Named = Annotated[str | None, BeforeValidator(_blank_is_none)]
 
 
 class Sampling(Part):
-    """How a token is drawn from the target's logits; llama.cpp's names, order and defaults.
+    """How a token is sampled from the target's logits; llama.cpp's names, order and defaults.
 
     The order: logit bias, penalties, top-k, typical, top-p, min-p, temperature.
     """
@@ -151,17 +151,17 @@ class Speculation(Part):
 
     @property
     def is_default(self) -> bool:
-        """Whether drafting is left to the scheduler, as it is without options."""
+        """Whether drafting is left to the scheduler, as without options."""
         return self.model_copy(update={"learn": True}) == Speculation()
 
     @property
     def max_draft_steps(self) -> int:
-        """Most tokens of a draft model in a round."""
+        """Maximum tokens from a draft model in a round."""
         return 12 if self.draft_max is None else self.draft_max
 
     @property
     def max_lookup_tokens(self) -> int:
-        """Most tokens of prompt lookup in a round."""
+        """Maximum tokens from prompt lookup in a round."""
         return MAX_DRAFT if self.draft_max is None else self.draft_max
 
     @property
@@ -171,7 +171,7 @@ class Speculation(Part):
 
     @property
     def stopping_rule(self) -> Literal["fixed", "threshold", "prefix", "optimal"]:
-        """The rule by name."""
+        """The name of the rule in use."""
         if self.mode == "off":
             return "fixed"
         if self.rule != "auto":
@@ -220,7 +220,7 @@ class Settings(Part):
 
     def as_yaml(self) -> str:
         """These settings as a file that ``--config`` reads back."""
-        import yaml  # here, because `--help` does without it
+        import yaml  # here, because `--help` does not need it
 
         values = self.model_dump(mode="json")
         return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

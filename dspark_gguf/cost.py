@@ -1,7 +1,7 @@
 """What a round costs on this machine: seconds of a target pass by rows, of drafting by steps.
 
-The curve is jagged (4 rows can be cheaper than 3), differs by quantization, cores and backend, and
-becomes slower as the context grows: only measurement on this machine knows it.
+The curve is jagged (4 rows can be cheaper than 3), depends on quantization, cores and backend, and
+grows with the context, so it must be measured on this machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Costs(Protocol):
 
     @property
     def target_seconds(self) -> Floats:
-        """Of a target pass of 1, 2, ... rows, with everything around it but drafting."""
+        """Of a round with a target pass of 1, 2, ... rows, without drafting."""
 
     @property
     def draft_seconds(self) -> Floats:
@@ -33,10 +33,10 @@ class Costs(Protocol):
 
     @property
     def redo_seconds(self) -> Floats:
-        """Of reading 0, 1, ... accepted tokens again; 0 if the cache can drop single tokens."""
+        """Of rereading 0, 1, ... accepted tokens; 0 if the cache can drop single tokens."""
 
     def catch_up_seconds(self, tokens: int) -> float:
-        """Of reading `tokens` that the drafter missed, before its first draft step."""
+        """Of reading `tokens` that the drafter has not seen, before its first draft step."""
 
     def is_doubtful(self, rows: int) -> bool:
         """Whether a pass of so many rows has hardly been seen yet."""
@@ -46,11 +46,11 @@ class Costs(Protocol):
 
 
 class FixedCosts:
-    """A table that does not change: for replays.
+    """A fixed table, for replays.
 
     Seconds of a target pass of 1, 2, ... rows and of 1, 2, ... draft steps, cumulative; a
-    ValueError says that they cannot be that. With `rereads` a rejection costs a pass over what was
-    accepted.
+    ValueError if they are invalid. With `rereads`, a rejection costs a pass over the accepted
+    tokens.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class FixedCosts:
 
     @property
     def limit(self) -> int:
-        """Most draft tokens that both lists cover."""
+        """Maximum draft tokens that both lists cover."""
         return min(len(self.target_seconds) - 1, len(self.draft_seconds))
 
     def catch_up_seconds(self, tokens: int) -> float:
-        """Nothing: tables do not have it."""
+        """0: tables do not include it."""
         return 0.0
 
     def is_doubtful(self, rows: int) -> bool:
-        """Never: it is known."""
+        """Never: a table is exact."""
         return False
 
     def observe(self, round: Round) -> None:
@@ -81,7 +81,7 @@ class FixedCosts:
 
 
 def seconds_at(seconds: Floats, rows: int | npt.NDArray[np.int64]) -> Floats:
-    """Seconds of passes of so many rows; beyond its end a table is as steep as on the whole."""
+    """Seconds of passes of so many rows; the table is extrapolated with its average slope."""
     slope = (seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1)
     inside = np.minimum(rows, len(seconds))
     found: Floats = seconds[inside - 1] + slope * (rows - inside)
@@ -100,12 +100,12 @@ class _Table(BaseModel, allow_inf_nan=False):
     @classmethod
     def _is_cumulative(cls, seconds: list[float]) -> list[float]:
         if seconds != sorted(seconds):
-            raise ValueError("these are cumulative and cannot fall")
+            raise ValueError("these are cumulative and cannot decrease")
         return seconds
 
 
 def load_table(path: Path) -> FixedCosts:
-    """A cost table, ``{"target_seconds": [...], "draft_seconds": [...]}``; else a UsageError."""
+    """Read a cost table ``{"target_seconds": [...], "draft_seconds": [...]}``, or a UsageError."""
     try:
         with file_errors("read", path):
             table = _Table.model_validate_json(read_whole(path))

@@ -1,4 +1,4 @@
-"""What `LearnedCosts` keeps in a file."""
+"""The file format of `LearnedCosts`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from dspark_gguf.config import MAX_DRAFT
 from dspark_gguf.figures import BELIEVED, Figure
 
-#: No pass takes so long (else a file is damaged), and no more observations are counted.
+#: Longer passes mean a damaged file; further observations are not counted.
 MAX_SECONDS, MAX_SEEN = 1e6, 1_000_000
 
 _Seconds = Annotated[float, Field(gt=0, lt=MAX_SECONDS)]
@@ -19,7 +19,7 @@ _Rows = Annotated[int, Field(ge=1, le=MAX_DRAFT + 1)]
 
 
 class CostsRecord(BaseModel, allow_inf_nan=False):
-    """What `LearnedCosts` knows, in a file: seconds of figures, and how often each was seen."""
+    """The contents of `LearnedCosts`: each figure's seconds, and how often it was seen."""
 
     level: _Seconds
     profiled: Annotated[int, Field(ge=0)] = 12
@@ -29,7 +29,7 @@ class CostsRecord(BaseModel, allow_inf_nan=False):
     switch: Annotated[float, Field(ge=0, lt=MAX_SECONDS)] = 0.0
 
     def seen(self) -> dict[Any, Figure]:
-        """The figures by name, with little confidence, so that each run checks them."""
+        """The figures by name, with little confidence so that each run checks them."""
         most = {name: BELIEVED - isinstance(name, str) for name in self.figures}
         pairs = {name: pair for name, pair in self.figures.items() if pair[1]}
         return {name: Figure(value, min(n, most[name])) for name, (value, n) in pairs.items()}

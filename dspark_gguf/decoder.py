@@ -1,4 +1,4 @@
-"""One conversation: speculative decoding, one round per pass of the target."""
+"""Speculative decoding of one conversation, one round per pass of the target."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dspark_gguf.engine.pair import Pair
     from dspark_gguf.engine.template import ChatTemplate, Prompt
 
-#: Given the answer so far, a shorter token list to go on from, or None.
+#: Given the answer so far, returns a shorter token list to continue from, or None.
 Shift = Callable[[Sequence[int]], Sequence[int] | None]
 
 
@@ -38,10 +38,10 @@ class Decoder:
     tokenizer: Tokenizer  # the target's
     drafter: Drafter  # where guesses come from
     stopping_rule: StoppingRule  # how many of them
-    rule: Rule  # which of them stand
+    rule: Rule  # which of them are accepted
     sampler: Sampler  # the distribution of the output
-    seed: int | None = None  # of the noise; None: a new one for each answer
-    grammar: Begin | None = None  # begins the grammar that an answer must fit
+    seed: int | None = None  # seed of the noise; None: a new one for each answer
+    grammar: Begin | None = None  # starts the grammar that an answer must match
     template: ChatTemplate | None = None  # turns text and messages into tokens
     free_cells: Callable[[], bool] = lambda: False  # those of others, where there are any
 
@@ -61,11 +61,11 @@ class Decoder:
             pair: from ``load_pair``.
             sampling: how tokens are drawn; default: llama.cpp's defaults.
             speculation: when to draft and what to accept; default: lossless.
-            learned: to use and to add to, in the place of what the pair has learned.
-            conversation: the number of its caches, of those that the pair was opened for.
+            learned: costs and calibrations to use and update; default: the pair's own.
+            conversation: index of the caches to use, below the pair's number of conversations.
             schedule: makes the stopping rule.
 
-        A UsageError says which setting these models cannot honour.
+        Raises a UsageError for a setting that these models cannot honour.
         """
         sampling, speculation = Sampling.given(sampling), Speculation.given(speculation)
         cache, vocabulary = pair.target_caches[conversation], pair.vocabulary
@@ -99,7 +99,7 @@ class Decoder:
         return answer
 
     def reset(self) -> None:
-        """Empty both caches: the next prompt is read from its first token on."""
+        """Empty both caches: the next prompt is read from the start."""
         self.target.trim(0)
         self.drafter.trim(0)
 
@@ -113,18 +113,18 @@ class Decoder:
         """Generate an answer; abandon the iterator at any time.
 
         Args:
-            prompt: what the user says, a conversation as messages whose last one is the user's, or
-                token ids. What the caches still hold of it is not read again.
+            prompt: a user's text, messages whose last one is the user's, or token ids. A prefix
+                that is still in the caches is not read again.
             limits: where to stop; default: where the model stops or the context ends.
             draws: the randomness; default: the noise of `seed`.
             shift: called with the answer so far when the context is full.
 
         Yields:
             A round for each pass of the target, the last one with a ``finish_reason``. The first
-            reads the prompt and brings the first token.
+            round is the prefill, and has the first token.
 
         Raises:
-            UsageError: an empty prompt, ids that are no tokens, or a closed pair.
+            UsageError: an empty prompt, invalid token ids, or a closed pair.
             ResourceError: a prompt that leaves no room for an answer.
         """
         ending = Ending(Limits.given(limits), self.tokenizer)
@@ -149,7 +149,7 @@ class Decoder:
                 if round.finish_reason != "context":
                     yield round
                 elif shorter := shift(said) if shift else None:
-                    # Yielded first, so that a Ctrl-C while the rest is read again loses no token.
+                    # Yielded first, so that Ctrl-C while the rest is reread loses no token.
                     yield replace(round, finish_reason=None)
                     run = run.move(shorter)
                 else:
@@ -168,7 +168,7 @@ class Decoder:
         return cast(Sequence[int], prompt)
 
     def start(self, prompt: Sequence[int], ending: Ending | Endless, draws: Draws) -> Generation:
-        """An answer whose passes the caller runs."""
+        """Start an answer whose passes the caller runs."""
         grammar = None if self.grammar is None else self.grammar()
         drafter = within(grammar, self.drafter, self.stopping_rule)
         verifier = DistVerifier(self.sampler, self.rule, draws, grammar)
@@ -176,7 +176,7 @@ class Decoder:
 
 
 def require_room(prompt: Sequence[int], n_ctx: int) -> None:
-    """Refuse an empty prompt, and one that leaves no room for an answer."""
+    """Raise an error for an empty prompt, or one that leaves no room for an answer."""
     if not prompt:
         raise UsageError("the prompt is empty", "Type some text.")
     if len(prompt) >= n_ctx:

@@ -22,7 +22,7 @@ _ONE: Probabilities = np.ones(1)
 
 @dataclass(frozen=True, slots=True)
 class Dist:
-    """Probabilities of the token ids that can be drawn."""
+    """The token ids that can be drawn, and their probabilities."""
 
     ids: Ids  # ascending token ids, int64 [n]
     probs: Probabilities  # of these tokens, float64 [n], summing to 1
@@ -46,11 +46,11 @@ class Dist:
         return float(self.probs[place]) if found else 0.0
 
     def draw(self, rng: np.random.Generator) -> int:
-        """One token. Takes one number from `rng`, or none if there is only one token."""
+        """Draw a token. Uses one number of `rng`, or none if there is only one token."""
         if len(self.ids) == 1:
             return int(self.ids[0])
         edges = self.probs.cumsum()
-        # The sum may end just below 1: scaling by it keeps a draw near 1 inside.
+        # The sum may be just below 1: scaling by it keeps a draw near 1 in range.
         place = int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
         return int(self.ids[min(place, len(self.ids) - 1)])
 

@@ -13,10 +13,10 @@ from dspark_gguf.records import FinishReason
 class Ending:
     """Turns emitted tokens into text and stops at the first token that ends the answer.
 
-    It does not matter how the tokens are spread over rounds. Text is held back while it may be part
-    of a character or of a stop string. `spelled` has the text of tokens that are empty otherwise.
+    The result does not depend on how tokens are split into rounds. Text is held back while it may
+    be part of a character or a stop string. `spelled` has text for tokens that have none otherwise.
 
-    `finish_reason` is why the answer ended, None while it goes on.
+    `finish_reason` is why the answer ended, None until then.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class Ending:
         self._held = ""
 
     def room(self, free: int) -> int:
-        """Tokens that may still come, with `free` places in the context."""
+        """Number of tokens that may still come, with `free` cells in the context."""
         return free if self._left is None else min(self._left, free)
 
     def take(self, fresh: Sequence[int]) -> tuple[list[int], str]:
-        """The tokens that belong to the answer, and the text that is certain now."""
+        """Returns the tokens that belong to the answer, and the text that is now certain."""
         kept: list[int] = []
         for token in fresh:
             kept.append(token)
@@ -47,7 +47,7 @@ class Ending:
         return kept, text
 
     def flush(self) -> str:
-        """The text that was held back; nothing will follow it, so half a character is dropped."""
+        """The text that was held back; an incomplete character is dropped."""
         text, self._held = self._held, ""
         self._bytes.reset()
         return text
@@ -67,7 +67,7 @@ class Ending:
         return "length" if self._left == 0 else None
 
     def _undecided(self) -> int:
-        """Length of the longest end of the held text that a stop string begins with."""
+        """Length of the longest suffix of the held text that is a prefix of a stop string."""
         for length in range(min(len(self._held), max(map(len, self._stops), default=0)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):
                 return length
@@ -75,7 +75,7 @@ class Ending:
 
 
 class Endless:
-    """An answer that its consumer ends; it may fill the context."""
+    """An answer that the consumer ends; it may fill the context."""
 
     finish_reason: FinishReason | None = None
 
@@ -84,7 +84,7 @@ class Endless:
         return free + 1
 
     def take(self, fresh: Sequence[int]) -> tuple[list[int], str]:
-        """All of it; the text is the consumer's."""
+        """All tokens; the consumer makes the text."""
         return list(fresh), ""
 
     def flush(self) -> str:

@@ -1,4 +1,4 @@
-"""What can go wrong, in the words a user reads: the problem, and a hint."""
+"""Errors, each with a problem and a hint for the user."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterable
 
 
 class DSparkError(Exception):
-    """The base of every error this package raises on purpose.
+    """Base class of all errors that this package raises on purpose.
 
-    `problem` is a clause ("cannot read notes.txt: no such file"), `hint` what the reader can do
-    about it, in sentences ("Check the path.").
+    `problem` is a clause ("cannot read notes.txt: no such file"), `hint` says what to do about it,
+    in sentences ("Check the path.").
     """
 
-    exit_code = 1  # of a command that ends with this error
+    exit_code = 1  # exit code of a command that fails with it
 
     def __init__(self, problem: str, hint: str) -> None:
         super().__init__(f"{problem}. {hint}")
         self.problem, self.hint = problem, hint
 
     def __reduce__(self) -> tuple[type[DSparkError], tuple[str, str]]:
-        """So that one process can raise what another one met."""
+        """For pickling, so that errors can cross processes."""
         return type(self), (self.problem, self.hint)
 
 
@@ -31,11 +31,11 @@ class UsageError(DSparkError):
 
 
 class ModelError(DSparkError):
-    """A file that is not a model llama.cpp can generate text with."""
+    """A file with which llama.cpp cannot generate text."""
 
 
 class PairError(DSparkError):
-    """Two models that do not fit each other."""
+    """Two models that do not work together."""
 
     exit_code = 3
 
@@ -47,17 +47,17 @@ class ResourceError(DSparkError):
 
 
 class CacheFullError(ResourceError):
-    """A pass has no room in the cache; nothing was read."""
+    """The KV cache has no room for a pass; nothing was read."""
 
 
 class EngineError(DSparkError):
-    """llama.cpp failed while it was computing."""
+    """llama.cpp failed during a computation."""
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: somebody pressed Ctrl-C
     """The user asked to stop while the models were working."""
 
-    exit_code = 130  # of a command that was interrupted
+    exit_code = 130  # exit code of an interrupted command
 
 
 def reason_of(error: Exception) -> str:
@@ -68,7 +68,7 @@ def reason_of(error: Exception) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The name that this one abbreviates, or one that is spelled alike."""
+    """The name that this one abbreviates, or one with a similar spelling."""
     name, known = name.lower(), list(known)
     begun = [each for each in known if each.startswith(name)]
     alike = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
@@ -76,6 +76,6 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def meant(name: str, known: Iterable[str], sign: str = "") -> str:
-    """The beginning of a hint: "Did you mean /help? ", after a `sign`; empty without one alike."""
+    """The start of a hint, "Did you mean /help? " with `sign` "/"; empty if nothing is similar."""
     near = nearest(name, known)
     return f"Did you mean {sign}{near}? " if near else ""

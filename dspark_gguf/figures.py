@@ -1,7 +1,7 @@
-"""Single measured figures, relative to a common level, and what of them is plausible.
+"""Measured figures, relative to a common level, and checks that they are plausible.
 
-Other programs only make a pass slower, never faster. So a figure that was hardly seen and cannot be
-true was disturbed, and the true one is lower; and of several repeats the least is nearest to it.
+Other programs only make a pass slower, never faster. So a figure that was seldom seen and cannot be
+true was disturbed, and the true one is lower; of several repeats the smallest is the closest.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ import numpy as np
 
 from dspark_gguf.arrays import Floats
 
-#: One slow pass must not turn drafting off, nor a fast one on: an observation counts as at most
-#: this many times what was expected, or 1 over it; one that is lower than a figure that was hardly
-#: seen, as 1 over the second.
+#: One slow pass must not turn drafting off, nor a fast one turn it on: an observation is clipped to
+#: this factor of the expected value, up and down; a lower one of a figure that was seldom seen, to
+#: 1 over the second factor.
 _CLIP, _CLIP_LOWER = 2.0, 8.0
-#: What was seen BELIEVED times is no longer taken to be too dear; below FEW, a lower observation
-#: counts as nearly free of noise; from SURE on a figure is believed whatever the others say.
+#: Observations after which a figure is no longer assumed to be too high (BELIEVED), below which a
+#: lower observation counts as nearly free of noise (FEW), and after which a figure is believed
+#: whatever the others say (SURE).
 BELIEVED, FEW, SURE = 3, 4, 8
-#: How fast a single figure follows once it was seen often.
+#: Weight of an observation once a figure was seen often.
 _GAIN = 1 / 32
-#: Variance of a lower observation of a figure that was hardly seen, over that of any other.
+#: Variance of a lower observation of a figure that was seldom seen, relative to any other.
 _LOWER = 0.1
-#: A pass over more rows that is cheaper by more than this shows that the other one was disturbed:
-#: 4 rows can truly be cheaper than 3, by a fifth on the machines that were measured.
+#: If a pass over more rows is cheaper by more than this factor, the other one was disturbed: 4 rows
+#: can really be cheaper than 3, by a fifth on the machines that were measured.
 _MAX_FALL = 1.3
-#: One by one is always possible: a row more costs at most this many passes over one row.
+#: A further row costs at most this many passes over one row.
 _MAX_ROW = 1.1
 
 
 class Figure:
-    """A running geometric mean that trusts its first values less and less."""
+    """A running geometric mean in which the first values fade."""
 
     __slots__ = ("at", "last", "seen", "value")
 
@@ -43,9 +44,9 @@ class Figure:
         self.last: tuple[float, ...] = (value,) if seen else ()
 
     def weigh(self, value: float) -> tuple[float, float, float]:
-        """What an observation says: over what was expected, its variance, and the figure's.
+        """Weigh an observation: its ratio to the expected value, its variance, and the figure's.
 
-        That is the median of the last three, so that a single stall says nothing.
+        The ratio is that of the median of the last three, so that a single stall has no effect.
         """
         doubt = max(1.0 / self.seen, _GAIN)
         if value < self.value and self.seen < FEW:
@@ -55,17 +56,17 @@ class Figure:
         return min(max(middle / self.value, 1.0 / _CLIP), _CLIP), 1.0, doubt
 
     def bound(self, most: float) -> float:
-        """Its value, and at most `most` until it was seen often."""
+        """Its value, lowered to `most` unless it was seen often."""
         if self.seen < SURE:
             self.value = min(self.value, most)
         return self.value
 
 
 def plausible(figures: Mapping[int, Figure]) -> list[float]:
-    """Values of passes of these numbers of rows, in order; lowers those that cannot be true.
+    """Values of passes by number of rows, in order; lowers those that cannot be true.
 
-    A figure that was hardly seen, between others that say that it should be lower, counts half:
-    what stands in the way of its being tried is a busy moment more often than a step of the curve.
+    A figure that was seldom seen, and should be lower according to its neighbours, counts half: a
+    busy moment is more likely than a step in the curve.
     """
     counts, least = sorted(figures), math.inf
     for count in reversed(counts):
@@ -85,7 +86,7 @@ def plausible(figures: Mapping[int, Figure]) -> list[float]:
 
 
 def _hull(places: Sequence[int], values: Sequence[float]) -> list[float]:
-    """The convex curve below these points that touches as many as it can, at these places."""
+    """The lower convex hull of these points, at these places."""
     ends: list[tuple[int, float]] = []
     for x, y in zip(places, values, strict=True):
         while len(ends) > 1:
@@ -99,10 +100,10 @@ def _hull(places: Sequence[int], values: Sequence[float]) -> list[float]:
 
 
 def fill_in(figures: Mapping[int, Figure], most: int) -> Floats:
-    """Seconds of passes of 1, 2, ... `most` rows, over the level.
+    """Seconds of passes of 1, 2, ... `most` rows, relative to the level.
 
-    Between two figures in proportion; beyond the last one as steeply as from the first to it or
-    just before it, whichever is steeper: the first real pass will tell.
+    Interpolated linearly; extrapolated with the slope over all figures or of the last two,
+    whichever is steeper, until the first real pass.
     """
     rows, seen = np.arange(1, most + 1), sorted(figures)
     if not seen:

@@ -1,6 +1,6 @@
 """One answer while it is generated: propose, decode, commit.
 
-A round is ``propose``, one pass of the target, ``commit``. Whoever runs the pass drives the loop:
+A round is ``propose``, one pass of the target, and ``commit``. Whoever runs the pass owns the loop:
 `Decoder` for one conversation, ``DSparkLlama`` for its own, a `Batcher` for many at once.
 """
 
@@ -21,21 +21,21 @@ from dspark_gguf.verify import Verifier
 
 @dataclass(eq=False)
 class Generation:
-    """One answer on its way.
+    """An answer in progress.
 
     Between rounds the target's cache holds every committed token but the last, or fewer if its
     memory cannot drop single tokens: then the next pass reads the missing ones again. The drafter's
-    cache is a prefix of the same tokens. So an answer can be abandoned at any time, or used in
-    turns with others on the same caches; nothing has to be cleaned up.
+    cache is a prefix of the same tokens. So an answer can be abandoned at any time, or alternate
+    with others on the same caches, without cleaning up.
 
-    `tokens` are the committed ones, the prompt included; `finish_reason` says why the answer has
-    ended, None while it goes on. What the caches still hold of the prompt is not read again.
+    `tokens` are the committed ones, including the prompt; `finish_reason` is why the answer ended,
+    None until then. A prefix of the prompt that is still in the caches is not read again.
     """
 
     target: Cache
     drafter: Drafter  # where guesses come from
     scheduler: StoppingRule  # how many of them
-    verifier: Verifier  # which of them stand, and what the target says itself
+    verifier: Verifier  # which of them are accepted, and the target's own token
     ending: Ending | Endless  # where the answer ends
     prompt: InitVar[Sequence[int]]  # token ids, at least one
     draws: Draws  # the randomness of the answer
@@ -43,44 +43,44 @@ class Generation:
 
     def __post_init__(self, prompt: Sequence[int]) -> None:
         self.tokens = list(prompt)
-        self._prompt = len(prompt)  # its tokens, until it is read
-        self.read_seconds = 0.0  # of passes since the last round that read ahead
+        self._prompt = len(prompt)  # tokens of the prompt, 0 once it is read
+        self.read_seconds = 0.0  # seconds of `read_ahead` passes since the last round
         self._draft = NO_DRAFT
         self._mark = object()
         self._enter()
 
     def _enter(self) -> None:
-        """Make the caches this answer's: they keep what is true of its tokens."""
+        """Take over the caches: truncate them to the common prefix with this answer."""
         self.drafter.restart(self.tokens[:-1], self.draws)
         self._cached = self.target.reuse_prefix(self.tokens[:-1])
         self.target.user = self._mark
 
     def move(self, prompt: Sequence[int]) -> Generation:
-        """The same answer, continued after another prompt that ends with it."""
+        """Continue this answer after another prompt, which ends with the answer so far."""
         self.draws.move(len(prompt) - len(self.tokens))
         return replace(self, prompt=prompt)
 
     @property
     def room(self) -> int:
-        """Tokens that the answer may still have."""
+        """Number of tokens that may still come."""
         return self.ending.room(self.target.n_ctx - len(self.tokens))
 
     def resume(self) -> None:
-        """Before a round: take the caches back, if another answer has used them meanwhile."""
+        """Before a round: take over the caches again if another answer has used them."""
         if self.target.user is not self._mark:
             self._enter()
 
     def propose(self) -> Pass:
-        """What the target must decode next; in the first round that is the prompt, alone.
+        """The target's next pass; in the first round that is the prompt, without a draft.
 
-        Even if the caches hold it already: the text of a seed must not depend on what they hold.
+        Even if the caches hold it already: the text of a seed must not depend on the caches.
         """
         self.resume()
         run_alone(self.draft())
         return self.step()
 
     def draft(self) -> Passes[Draft]:
-        """Draft tokens for the next `step`: all that `propose` needs a draft model for."""
+        """Draft tokens for the next `step`: the part of `propose` that runs a draft model."""
         self._started = perf_counter()
         self._draft = NO_DRAFT
         if not self._prompt:
@@ -91,8 +91,8 @@ class Generation:
         return self._draft
 
     def step(self, draft: Draft | None = None) -> Pass:
-        """The pass of the target that verifies the draft, or another one in its place."""
-        self._draft = self._draft if draft is None else draft  # which may be empty
+        """The target's pass that verifies the draft, or the given one instead."""
+        self._draft = self._draft if draft is None else draft  # it may be empty
         unread = self.tokens[self.target.length :]
         self._reread = 0 if self._prompt else len(unread) - 1
         self._proposed = perf_counter()
@@ -100,24 +100,24 @@ class Generation:
 
     @property
     def unread(self) -> int:
-        """Committed tokens that the target must read in the next pass, one at least."""
+        """Committed tokens that the target must read in the next pass, at least one."""
         return len(self.tokens) - self.target.length
 
     def read_ahead(self, count: int) -> Pass:
-        """A pass over the next `count` unread tokens and nothing else, for which no `commit` comes.
+        """A pass that only prefills the next `count` tokens; no `commit` follows it.
 
-        Whoever runs it adds its seconds to `read_seconds`.
+        The caller adds its seconds to `read_seconds`.
         """
         place = self.target.length
         return Pass(self.target, self.tokens[place : min(place + count, len(self.tokens) - 1)], 0)
 
     def abandon(self) -> None:
-        """Forget what was proposed: its pass was not done."""
+        """Drop what was proposed: the pass was not run."""
         self.target.trim(len(self.tokens) - 1)
         self.drafter.trim(len(self.tokens) - 1)
 
     def commit(self, rows: Rows) -> Round:
-        """Verify the draft with the rows of the step, drop what was rejected, and learn."""
+        """Verify the draft with the rows of the pass, drop rejected tokens, and learn."""
         decoded, draft = perf_counter(), self._draft
         read, self.read_seconds = self.read_seconds, 0.0
         verdict = self.verifier(draft, rows, self.tokens)

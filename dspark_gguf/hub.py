@@ -1,4 +1,4 @@
-"""Models on a hub, through huggingface_hub and its cache: found, downloaded, checked."""
+"""Find, download and check models on a hub, through huggingface_hub and its cache."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dspark_gguf.errors import DSparkError, UsageError, reason_of
 from dspark_gguf.naming import HubName, chosen, sidecars_for
 from dspark_gguf.paths import require_space, sha256, unwritable, walk
 
-#: The OSErrors that are a disk's; others are the network's. A file can be too large for a disk's
-#: format, such as 4 GB for FAT.
+#: OSErrors of a disk; others are the network's. A file can be too large for a file system, such as
+#: 4 GB for FAT.
 _OF_DISKS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM,
     errno.ENOTDIR,
@@ -26,23 +26,23 @@ _OF_DISKS = (
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A model that the hub has."""
+    """A model on the hub."""
 
     repo: str  # such as org/name-GGUF
     files: dict[str, int]  # name -> bytes, the first shard first
-    #: Drafts of the model in the same repository, by kind, as `files`.
+    #: Drafts of the model in the same repository, by kind; each like `files`.
     sidecars: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def cache_folder() -> Path:
-    """Where huggingface_hub keeps what it has downloaded."""
+    """The folder of huggingface_hub's cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def find_cached(name: HubName, role: str) -> Path | None:
-    """The model's (first) file in the cache; None if it is not complete there. Uses no network."""
+    """The model's (first) file in the cache; None if it is incomplete. Does not use the network."""
     for _, snapshot in snapshots(name.repo):
         with suppress(UsageError):
             return snapshot / chosen(name, files_of(snapshot), role)[0]
@@ -50,10 +50,10 @@ def find_cached(name: HubName, role: str) -> Path | None:
 
 
 def snapshots(repo: str = "*/*") -> list[tuple[str, Path]]:
-    """Repository and folder of every snapshot in the cache; of each, the current one first.
+    """Repository and folder of every snapshot in the cache, the current one of each first.
 
-    `scan_cache_dir` of huggingface_hub reads the whole cache for one model, and drops a repository
-    with one dead link. The layout is documented: models--ORG--REPO/{refs,blobs,snapshots}.
+    `scan_cache_dir` of huggingface_hub would read the whole cache for one model, and skip a
+    repository with a dead link. The layout is documented: models--ORG--REPO/{refs,blobs,snapshots}.
     """
 
     def order(snapshot: Path) -> tuple[str, bool, float]:
@@ -72,7 +72,7 @@ def snapshots(repo: str = "*/*") -> list[tuple[str, Path]]:
 
 
 def files_of(folder: Path) -> list[str]:
-    """Files below a folder, named as in a repository; only those that are there."""
+    """Existing files below a folder, named as in a repository."""
     return [
         (place / name).relative_to(folder).as_posix()
         for place, names in walk(folder)
@@ -81,14 +81,14 @@ def files_of(folder: Path) -> list[str]:
 
 
 def is_offline() -> bool:
-    """Whether the user has forbidden huggingface_hub to ask the hub."""
+    """Whether huggingface_hub is set to offline mode."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def find(name: HubName, role: str) -> Download:
-    """The model on the hub, and how large it is; a `UsageError` if it is not exactly one."""
+    """The model on the hub, with file sizes; a `UsageError` unless exactly one matches."""
     from huggingface_hub import HfApi
 
     with _explained(str(name)):
@@ -101,19 +101,19 @@ def find(name: HubName, role: str) -> Download:
 
 
 def fetch(download: Download, say: Callable[[str], object]) -> Path:
-    """Download what the cache lacks of a model; returns the path of its (first) file.
+    """Download the missing files of a model; returns the path of its (first) file.
 
-    `say` is called with a line for each file; huggingface_hub draws the bar.
+    `say` is called with a line for each file; huggingface_hub shows a progress bar.
     """
     first, *_ = [_fetch_file(download.repo, file, say) for file in download.files]
     return first
 
 
 def download(repo_id: str, pattern: str, **places: Any) -> str:
-    """The path of the one file of a repository that a name or glob pattern means.
+    """Download the file of a repository that matches a name or glob pattern; returns its path.
 
-    `places` are ``local_dir`` and ``cache_dir`` of huggingface_hub. A `UsageError` says that no
-    file or several match.
+    `places` are ``local_dir`` and ``cache_dir`` of huggingface_hub. A `UsageError` unless exactly
+    one file matches.
     """
     from huggingface_hub import list_repo_files
 
@@ -123,7 +123,7 @@ def download(repo_id: str, pattern: str, **places: Any) -> str:
     if len(matching) != 1:
         found = ", ".join(matching or [file for file in files if file.endswith(".gguf")])
         raise UsageError(
-            f"{pattern} means {len(matching)} files of {repo_id}: {found}"
+            f"{pattern} matches {len(matching)} files of {repo_id}: {found}"
             if matching
             else f"{pattern} is not in {repo_id}, which has {found or 'no GGUF'}",
             "Name one file.",
@@ -132,9 +132,9 @@ def download(repo_id: str, pattern: str, **places: Any) -> str:
 
 
 def _fetch_file(repo: str, file: str, say: Callable[[str], object], **places: Any) -> Path:
-    """A file, downloaded unless it is there; what is new has the hub's SHA-256.
+    """Download a file if it is missing, and check its SHA-256.
 
-    huggingface_hub itself checks the size alone. It resumes after a broken connection, but starts
+    huggingface_hub itself only checks the size. It resumes after a broken connection, but starts
     over in the next process: huggingface_hub#4228.
     """
     import huggingface_hub as hf
@@ -158,15 +158,15 @@ def _fetch_file(repo: str, file: str, say: Callable[[str], object], **places: An
             for place in {Path(os.path.realpath(path)), path}:
                 place.unlink(missing_ok=True)
             raise DSparkError(
-                f"{repo}:{file} was damaged on the way (the hub's SHA-256 is {facts.etag}) and is "
-                "deleted",
+                f"{repo}:{file} was damaged in transfer (the hub's SHA-256 is {facts.etag}) and "
+                "was deleted",
                 "Run it again to download it from the start.",
             )
     return path
 
 
 def _written(path: Any) -> int | None:
-    """When a file was written; None if it is not there, or huggingface_hub's way to say so."""
+    """When a file was written; None if it is missing, or for huggingface_hub's value for that."""
     try:
         return os.stat(path).st_mtime_ns if isinstance(path, str | Path) else None
     except OSError:
@@ -174,7 +174,7 @@ def _written(path: Any) -> int | None:
 
 
 def require_room(downloads: Sequence[Download]) -> None:
-    """Refuse with a `ResourceError` what would fill the disk; what the cache has needs no room."""
+    """Raise a `ResourceError` if the downloads do not fit on the disk, less the cached files."""
     if not downloads:
         return  # the import takes a tenth of a second
     from huggingface_hub import try_to_load_from_cache
@@ -192,7 +192,7 @@ def require_room(downloads: Sequence[Download]) -> None:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Translate huggingface_hub's errors, and those of the HTTP library below it."""
+    """Translate the errors of huggingface_hub and of its HTTP library."""
     from huggingface_hub import errors
 
     try:

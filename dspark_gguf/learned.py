@@ -1,4 +1,4 @@
-"""What was learned of a pair on this machine: costs and calibrations, kept between runs."""
+"""Costs and calibrations of a pair on this machine, kept between runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.paths import cache_path, remove_parts, replacing
 
 _Seconds = Annotated[float, Field(gt=0, lt=1e6)]
-#: Seconds that an answer took, and that plain decoding takes for it at the same time.
+#: Seconds that an answer took, and those of plain decoding at the same time.
 Comparison: TypeAlias = tuple[_Seconds, _Seconds]
-#: So many comparisons are kept, the newest.
+#: The newest comparisons are kept, so many.
 _COMPARED = 64
-#: Bytes that are read to see how fast memory is: more than any cache holds.
+#: Bytes to read for measuring the speed of memory: more than a CPU cache holds.
 _READ = 2**27
-#: Tokens of answers between two times of saving: it takes a few milliseconds.
+#: Answer tokens between two saves, which take a few milliseconds.
 _SAVE_EVERY = 256
 
 
@@ -46,33 +46,33 @@ class _Record(_Kept):
 
 
 class Learned:
-    """Costs, and a calibration for each way of drafting and accepting, kept in the file `path`.
+    """Costs, and a calibration for each drafter and acceptance rule, kept in the file `path`.
 
-    `about` says of which files and which machine, for `learned_of`.
+    `about` has the model files and the machine, for `learned_of`.
     """
 
     def __init__(self, path: Path | None = None, about: dict[str, Any] | None = None) -> None:
         self.path, self.about = path, about or {}
         self.costs = LearnedCosts()
-        #: What the scores of its draft meant where that was trained: what they mean at first.
+        #: The calibration from the draft's training, used at first.
         self.of_file: CalibrationRecord | None = None
         self.note = ""  # why an existing file was not used
         self._calibrations: dict[str, Calibration] = {}
-        #: The newest answers that were drafted with the default settings, beside plain decoding.
+        #: The newest answers with the default settings, compared with plain decoding.
         self.comparisons: list[Comparison] = []
-        self.target_bytes = 0  # of its weights; 0: not known
-        self.is_checked = False  # whether its costs were compared with those of this process
-        self._unsaved = 0  # tokens of answers since the last time
+        self.target_bytes = 0  # size of its weights; 0: unknown
+        self.is_checked = False  # whether its costs were checked in this process
+        self._unsaved = 0  # answer tokens since the last save
         if path is not None:
             self._load(path)
 
     def calibration(
         self, drafter: str, acceptance: str, temperature: float, is_free: bool = False
     ) -> Calibration:
-        """What a drafter's scores mean under an acceptance rule.
+        """The calibration of a drafter's scores under an acceptance rule.
 
-        If its guesses are free, all of them are learned from, and faster. With the target's noise,
-        a draft step's score means the same at every temperature; else temperatures differ.
+        Free guesses are all learned from, and faster. With the target's noise, a score means the
+        same at every temperature; otherwise each class of temperatures has its own calibration.
         """
         key = f"{drafter}/{acceptance}"
         if is_free or acceptance != "match":
@@ -85,25 +85,25 @@ class Learned:
 
     @property
     def best_known(self) -> Calibration:
-        """Of its draft's calibrations, the one that has learned from most tokens."""
+        """The draft's calibration that has learned from the most tokens."""
         ours = [one for key, one in self._calibrations.items() if not key.startswith("lookup/")]
         return max(ours, key=lambda one: one.tested, default=Calibration())
 
     def compare(self, comparisons: Iterable[Comparison]) -> None:
-        """Keep what answers took beside plain decoding."""
+        """Keep comparisons of answers with plain decoding."""
         self.comparisons = [*self.comparisons, *comparisons][-_COMPARED:]
 
     def after_answer(self, tokens: int) -> None:
-        """Save it now and then: a long conversation may end in a crash."""
+        """Save now and then: a long conversation may end in a crash."""
         self._unsaved += tokens
         if self._unsaved >= _SAVE_EVERY:
             self._unsaved = 0
             self.save()
 
     def save(self) -> None:
-        """Write all of it; another process that writes at the same time wins or loses as a whole.
+        """Write everything atomically; of two processes, the last one wins.
 
-        A folder that cannot be written to is no reason to fail.
+        A folder that is not writable is ignored.
         """
         if self.path is None:
             return
@@ -128,7 +128,7 @@ class Learned:
         except FileNotFoundError:
             return
         except (OSError, ValueError):
-            self.note = f"cannot read what was learned of this pair, it is learned anew: {path}"
+            self.note = f"cannot read what was learned about this pair, starting over: {path}"
             return
         self.costs.restore(record.costs)
         self.comparisons = record.comparisons[-_COMPARED:]
@@ -141,7 +141,7 @@ class Learned:
 
 
 def _read(path: Path) -> Any:
-    """Plain values. Pydantic's own reader takes no names of files that are not text."""
+    """Plain values. Pydantic's JSON reader does not accept file names that are not valid text."""
     try:
         return json.loads(path.read_bytes())
     except RecursionError:
@@ -156,16 +156,16 @@ def temperature_class(temperature: float) -> str:
 
 
 def learned_path(facts: dict[str, Any]) -> Path:
-    """The file for everything in `facts`: another one whenever anything in them differs."""
+    """The file for these `facts`; any difference in them leads to another file."""
     text = json.dumps(facts, sort_keys=True, default=str)
     return learned_dir() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
 def learned_of(target: list[Any] | None, machine: dict[str, Any]) -> list[Learned]:
-    """All that was learned of a target, by its stamp, or of any, on a machine; the newest last."""
+    """Everything learned on a machine about a target, by its file stamp, or any; newest last."""
     found = []
     for path in learned_dir().glob("*.json"):
-        with suppress(OSError, ValueError):  # a damaged file; another process deleted it
+        with suppress(OSError, ValueError):  # damaged, or deleted by another process
             about = _Kept.model_validate(_read(path)).about
             if target in (None, about.get("target")) and about.get("machine") == machine:
                 found.append((path.stat().st_mtime_ns, path, about))
@@ -173,15 +173,14 @@ def learned_of(target: list[Any] | None, machine: dict[str, Any]) -> list[Learne
 
 
 def learned_dir() -> Path:
-    """The folder of all that was learned, which may be missing."""
+    """The folder of everything learned, which may be missing."""
     return cache_path("learned")
 
 
 def seconds_per_byte(machine: dict[str, Any]) -> float:
-    """Of reading weights on this `machine`, about: as in passes of the largest model so far.
+    """Approximate seconds to read a byte of weights: as in passes of the largest model so far.
 
-    Without any, as a CPU reads its memory. The folder may have come from another machine, or from a
-    time without the GPU.
+    Without any on this `machine`, as measured by reading main memory.
     """
     known = learned_of(None, machine)
     sizes = {one.target_bytes: one for one in known if one.target_bytes and one.costs.measured_rows}
@@ -198,7 +197,7 @@ def seconds_per_byte(machine: dict[str, Any]) -> float:
 
 
 def forget_all() -> int:
-    """Delete everything that was learned of any pair; returns the number of files."""
+    """Delete everything learned about any pair; returns the number of files."""
     files = list(learned_dir().glob("*.json"))
     for file in files:
         file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Costs that are learned on line: from a profile, then from every round."""
+"""Costs that are learned online: from a profile, then from every round."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from dspark_gguf.figures import BELIEVED, SURE, Figure, fill_in
 from dspark_gguf.records import Round
 from dspark_gguf.switch_costs import Switch
 
-#: A step of a draft, which is the smaller model, costs hardly more than a pass of the target.
+#: Maximum cost of a draft step, and of a first one, relative to a pass of the larger target.
 _MAX_STEP, _MAX_FIRST = 1.1, 3.0
-#: Variances of the common level over that of an observation: after a profile, which may have been
-#: disturbed as a whole, and what each observation adds, so that in the long run it follows by an
-#: eighth (another process, a machine that throttles).
+#: Variance of the common level, relative to that of an observation: after a profile, which may have
+#: been disturbed as a whole, and what each observation adds. In the long run the level follows by
+#: an eighth (another process, a machine that throttles).
 _LEVEL_DOUBT, _LEVEL_DRIFT = 2.5, 1 / 56
-#: Passes after which a number of rows that was not seen since may be tried again.
+#: Passes after which a number of rows that was not run since may be tried again.
 _STALE = 512
-#: After so many passes what lies between sure figures is filled in again: up to 0.15 ms.
+#: Passes after which the gaps between reliable figures are interpolated again (up to 0.15 ms).
 _FILL_EVERY = 32
-#: First draft steps after at least _LONG missed tokens say what reading costs; after at most
-#: _USUAL, what a first draft step usually costs.
+#: First draft steps that read at least _LONG tokens show the cost of reading; with at most _USUAL,
+#: the cost of a usual first step.
 _USUAL, _LONG = 2, 16
-#: Of the first observation of a figure at least so much is its own, not attention's.
+#: Minimum share of a figure's first observation that is not attributed to attention.
 _LEAST_OWN = 0.25
 _STEPS, _ROWS = ("first", "step", "read"), np.arange(1.0, MAX_DRAFT + 2)
 
@@ -38,10 +38,9 @@ _STEPS, _ROWS = ("first", "step", "read"), np.arange(1.0, MAX_DRAFT + 2)
 class LearnedCosts:
     """Costs from a short profile and from every round since.
 
-    All figures are relative to a common level, which follows quickly what makes everything slower
-    at once, and are those near the start of a context: attention adds its own. A number of rows
-    that was never run is filled in between its neighbours. What is kept of earlier runs is believed
-    less: another day, another load.
+    All figures are relative to a common level, which quickly follows whatever slows everything
+    down. They hold near the start of a context; attention is added. Numbers of rows that were never
+    run are interpolated. Figures of earlier runs count less: another day, another load.
     """
 
     limit = MAX_DRAFT
@@ -50,16 +49,16 @@ class LearnedCosts:
     def __init__(self) -> None:
         self.level = 1.0
         self._level_doubt, self._passes = _LEVEL_DOUBT, 0
-        self.profiled = 0  # most draft tokens of a round that the profile had in mind
-        self.starts = 0  # processes that began with what earlier ones had learned
+        self.profiled = 0  # maximum draft tokens of a round that the profile covered
+        self.starts = 0  # processes that started from these costs
         self._rows: dict[int, Figure] = {}
         self._first, self._step, self._read = Figure(), Figure(), Figure()
-        self._curve: Floats | None = None  # of the target's seconds near the start, over the level
+        self._curve: Floats | None = None  # target seconds near the start, relative to the level
         self.attention, self.switch = Attention(), Switch()
-        self._found: tuple[object, Floats] | None = None  # `target_seconds`, and what they hang on
+        self._found: tuple[object, Floats] | None = None  # `target_seconds` and what they depend on
 
     def covers(self, limit: int, drafts: bool) -> bool:
-        """Whether enough was measured for `limit` draft tokens, with `drafts` or copies alone."""
+        """Whether enough was measured for `limit` draft tokens, with `drafts` or only lookup."""
         passes = 1 in self._rows and len(self._rows) > 1
         return passes and self.profiled >= limit and (self._step.seen > 0 or not drafts)
 
@@ -70,7 +69,7 @@ class LearnedCosts:
 
     @property
     def target_seconds(self) -> Floats:
-        """Of a target pass of 1, 2, ... ``limit + 1`` rows, with everything around it."""
+        """Of a round with a target pass of 1, 2, ... ``limit + 1`` rows, without drafting."""
         state = (self.level, self._passes, self.switch.charge, *self.attention.state)
         if self._found is None or self._found[0] != state:
             seconds = self._base + self.attention.of_passes(_ROWS)
@@ -82,14 +81,14 @@ class LearnedCosts:
 
     @property
     def _base(self) -> Floats:
-        """Of a target pass near the start of a context, over the level."""
+        """Of a target pass near the start of a context, relative to the level."""
         if self._curve is None:
             self._curve = fill_in(self._rows, self.limit + 1)
         return self._curve
 
     @property
     def redo_seconds(self) -> Floats:
-        """Of reading 0, 1, ... accepted tokens again, and the one before them."""
+        """Of rereading 0, 1, ... accepted tokens, and the one before them."""
         return self.target_seconds * self.rereads
 
     @property
@@ -97,7 +96,7 @@ class LearnedCosts:
         """Of 1, 2, ... ``limit`` draft steps, cumulative; a target pass each, until measured."""
         one = float(self._base[0])
         step = self._step.bound(_MAX_STEP * one) if self._step.seen else one
-        # It reads up to two tokens; that of a block draft is the whole block.
+        # The first step reads up to two tokens; for a block draft it is a whole block.
         most = max(_MAX_FIRST * step, _MAX_STEP * one)
         first = self._first.bound(most) if self._first.seen else step
         step = min(step, first)  # which reads more
@@ -105,7 +104,7 @@ class LearnedCosts:
         return (first - step + (step + deep) * _ROWS[:-1]) * self.level
 
     def catch_up_seconds(self, tokens: int) -> float:
-        """Of reading `tokens` before the first draft step; the usual ones are part of that step."""
+        """Of reading `tokens` before the first draft step, which includes the usual few."""
         if tokens <= _USUAL:
             return 0.0
         step = self._step.value
@@ -114,45 +113,45 @@ class LearnedCosts:
 
     @property
     def at_start(self) -> LearnedCosts:
-        """The same costs, of one conversation near its start."""
+        """The same costs for one conversation near its start."""
         other = copy(self)
         other.attention = replace(self.attention, depth=0.0, conversations=1)
         return other
 
     def expect_attention(self, target: float, draft: float, row: float) -> None:
-        """Guesses for what a token of context costs, over a pass and over a draft step.
+        """Set guesses for attention: cost of a token of context, relative to a pass or draft step.
 
-        And for a further row of a pass, over the first. What was learned is kept.
+        And that of a further row, relative to the first. What was learned is kept.
         """
         self.attention.expect(target * float(self._base[0]), draft * self._step.value, row)
 
     def is_doubtful(self, rows: int) -> bool:
-        """Whether a pass of so many rows was hardly seen yet, or not for long."""
+        """Whether passes of so many rows were seldom seen, or not recently."""
         figure = self._rows.get(rows, Figure())
         return figure.seen < BELIEVED or self._passes - figure.at > _STALE
 
     @property
     def was_disturbed(self) -> bool:
-        """Whether a busy machine made what matters most: passes of one row and of two."""
+        """Whether the machine was busy when passes of one and two rows were measured."""
         return any(self._rows.get(rows, Figure()).seen < BELIEVED for rows in (1, 2))
 
     @property
     def is_draft_due(self) -> bool:
-        """Whether a draft that looks useless is to be measured again: in starts 1, 2, 4, 8, ..."""
+        """Whether to measure a draft that looks useless again: in starts 1, 2, 4, 8, ..."""
         unseen = all(len(each.last) < 2 for each in (self._first, self._step))
         return unseen and self.starts.bit_count() == 1
 
     @property
     def is_draft_doubtful(self) -> bool:
-        """Whether draft steps or reading were hardly seen yet."""
+        """Whether draft steps or reading were seldom seen."""
         return min(each.seen for each in (self._first, self._step, self._read)) < BELIEVED
 
     def least_certain(self) -> list[int]:
-        """Numbers of rows that were run, the ones seen least and longest ago first."""
+        """Numbers of rows that were run, the least often and least recently seen first."""
         return sorted(self._rows, key=lambda rows: (self._rows[rows].seen, self._rows[rows].at))
 
     def observe(self, round: Round) -> None:
-        """Learn from a finished round of a conversation that has its passes for itself."""
+        """Learn from a finished round of a conversation with its own passes."""
         if round.prompt_tokens:
             self.attention.begin(round.prompt_tokens)
             self.switch.prompted()
@@ -164,7 +163,7 @@ class LearnedCosts:
             return
         seconds = round.seconds - round.draft_seconds
         if round.reread <= self.limit:
-            if round.reread:  # before the pass: its share of the seconds is taken off
+            if round.reread:  # subtract its share of the seconds
                 curve = self.target_seconds
                 own, again = float(curve[round.drafted]), float(curve[round.reread - 1])
                 seconds *= own / (own + again)
@@ -180,7 +179,7 @@ class LearnedCosts:
                     self.add_first_draft_step(step, segment.caught_up)
 
     def add_round(self, rows: int, seconds: float) -> None:
-        """The pass of a round took `seconds`; no draft was verified if each has one row."""
+        """The pass of a round took `seconds`; a row per conversation means no draft."""
         if rows == self.attention.conversations:
             seconds -= self.switch.of_plain(seconds / self.level) * self.level
         else:
@@ -190,7 +189,7 @@ class LearnedCosts:
     def add_profile(
         self, passes: Mapping[int, float], sure: Collection[int], switch: float = 0.0
     ) -> None:
-        """Seconds by rows that a profile measured, those that are sure, and of a `switch`."""
+        """A profile's seconds by rows, which of them are `sure`, and the seconds of a `switch`."""
         for rows, seconds in passes.items():
             for _ in range(BELIEVED if rows in sure else 1):
                 self.add_pass(rows, seconds)
@@ -203,7 +202,7 @@ class LearnedCosts:
             return
         figure = self._rows.get(rows, Figure())
         self._see(figure, seconds, *self.attention.of_pass(rows), is_pass=True)
-        self._rows[rows] = figure  # last, so that no exception leaves one that was never seen
+        self._rows[rows] = figure  # last, so that an exception leaves no unseen figure behind
         self._passes += 1
         figure.at = self._passes
         if self._curve is None or figure.seen < SURE or self._passes % _FILL_EVERY == 0:
@@ -229,9 +228,9 @@ class LearnedCosts:
             self._see(self._read, each, self.attention.of_reading(caught_up))
 
     def add_block(self, width: int, seconds: float, caught_up: int = 1) -> None:
-        """One pass that made `width` guesses and read `caught_up` tokens took `seconds`.
+        """A block draft's pass with `width` guesses, which read `caught_up` tokens, took `seconds`.
 
-        For one guess that is a first draft step; what it takes for more counts as further steps.
+        One guess counts as a first draft step; the extra time of more guesses as further steps.
         """
         first, deep = self._first, self.attention.of_draft_step()
         usual = float(self.draft_seconds[width - 1])
@@ -252,9 +251,9 @@ class LearnedCosts:
         shares: Shares = (),
         is_pass: bool = False,
     ) -> None:
-        """Take in an observation: it tells of the level, of this figure, and of attention.
+        """Update the level, a figure and attention from an observation.
 
-        Of attention with its `deep` seconds, over the level, if `shares` says what they show.
+        `deep` are the seconds of attention in it, relative to the level, and `shares` its factors.
         """
         value = seconds / self.level
         if not figure.seen:
@@ -280,7 +279,7 @@ class LearnedCosts:
         figure.last = (*figure.last[-2:], seconds / self.level * own)
 
     def as_dict(self) -> dict[str, Any]:
-        """What was learned, as a `CostsRecord` has it."""
+        """What was learned, as the values of a `CostsRecord`."""
         figures: dict[Any, Figure] = {**self._rows}
         figures |= zip(_STEPS, (self._first, self._step, self._read), strict=True)
         pairs = {str(name): [one.value, one.seen] for name, one in figures.items() if one.seen}
@@ -289,7 +288,7 @@ class LearnedCosts:
         return known | {"switch": self.switch.value}
 
     def restore(self, values: CostsRecord | dict[str, Any]) -> None:
-        """Take over what `as_dict` gave; a ValueError says that it does not fit."""
+        """Restore the values of `as_dict`; a ValueError if they are invalid."""
         known = CostsRecord.model_validate(values)
         figures = known.seen()
         self._first, self._step, self._read = (figures.pop(n, Figure()) for n in _STEPS)

@@ -1,8 +1,8 @@
-"""What models on a hub are called, and which files of a repository are meant.
+"""Names of models on a hub, and the files of a repository that they mean.
 
-``org/repo:what`` names one, as users of llama.cpp and Ollama write it. `what` is a quantization
-such as ``Q4_K_M``, a file, or a glob pattern; without it, the usual quantization of the repository.
-A model is one file or several shards.
+A name is ``org/repo:what``, as in llama.cpp and Ollama. `what` is a quantization such as
+``Q4_K_M``, a file, or a glob pattern; by default the usual quantization of the repository. A model
+is one file or several shards.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path, PurePosixPath
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import SHARD, shards
 
-#: Quantizations to take where none is named, best first: llama.cpp's choice for a target; a draft
-#: in Q8_0 accepts like one in bf16 and is faster (llama.cpp#25549).
+#: Default quantizations, best first: llama.cpp's choice for a target; a draft in Q8_0 has the
+#: acceptance of bf16 and is faster (llama.cpp#25549).
 PREFERRED = {"target": ("Q4_K_M", "Q8_0"), "draft": ("Q8_0", "Q4_K_M"), "any": ("Q4_K_M", "Q8_0")}
 
 _NAME = re.compile(
     r"(?:(?:https?://)?(?:hf\.co|huggingface\.co)/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?"
 )
-#: How files of drafts that need their target begin, as llama.cpp's converter and publishers name
-#: them. ``mtp`` elsewhere in a name is a model with its heads inside.
+#: File name prefixes of drafts that need their target, as llama.cpp's converter and publishers use
+#: them. ``mtp`` elsewhere in a name means a model that contains its heads.
 SIDECARS = ("mtp-", "dspark-", "dflash-", "eagle3-")
-#: Such as ``Q4_K_M`` or ``UD-IQ2_XXS``, in the name of a file.
+#: A quantization in a file name, such as ``Q4_K_M`` or ``UD-IQ2_XXS``.
 QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|B?F(?:16|32)|MXFP4\w*)(?![A-Za-z0-9])", re.I
 )
@@ -58,14 +58,14 @@ class HubName:
 
 
 def is_sidecar(file: str) -> bool:
-    """Whether a file calls itself a draft of the model beside it."""
+    """Whether a file is, by its name, a draft of the model beside it."""
     return any(_is_of(kind, file) for kind in SIDECARS)
 
 
 def sidecars_for(model: str, files: Iterable[str]) -> dict[str, list[str]]:
-    """Of each kind in a repository, the one to fetch with a model: the files by the kind's name.
+    """The files of the drafts to fetch with a model, one draft of each kind in the repository.
 
-    The same quantization is best, then the usual one of drafts.
+    The model's quantization is preferred, then the usual ones of drafts.
     """
     found: dict[str, list[str]] = {}
     wanted = [_short(model).removeprefix("UD-"), *PREFERRED["draft"], ""]
@@ -93,7 +93,7 @@ def _is_of(kind: str, file: str) -> bool:
 
 
 def files_of_models(files: Iterable[str]) -> list[list[str]]:
-    """Models and sidecars in a folder, each as its files; without incomplete and other kinds."""
+    """The files of each complete model and sidecar in a folder."""
     names = sorted(files)
     models = []
     for name in names:
@@ -110,15 +110,15 @@ def files_of_models(files: Iterable[str]) -> list[list[str]]:
 
 
 def chosen(name: HubName, files: Iterable[str], role: str) -> list[str]:
-    """The files of the one model that `name` means, of all `files` in its repository.
+    """The files of the model that `name` means, out of all `files` in its repository.
 
-    Each `role`, ``target`` or ``draft``, prefers other quantizations; ``any`` follows the target's
-    rules, and takes a draft where there is nothing else. A UsageError says that no model or several
-    match.
+    The preferred quantizations depend on the `role`, ``target`` or ``draft``; ``any`` follows the
+    target's rules, but accepts a draft if there is nothing else. A UsageError unless exactly one
+    model matches.
     """
     everything = files_of_models(files)
     models = [model for model in everything if not is_sidecar(model[0])]
-    if role == "draft":  # of several kinds the first, as in llama.cpp
+    if role == "draft":  # the first kind if there are several, as in llama.cpp
         kinds = [[one for one in everything if _is_of(kind, one[0])] for kind in SIDECARS]
         wanted = [kind for kind in kinds if any(_means(name.what, one[0]) for one in kind)]
         models = wanted[0] if wanted else models

@@ -1,10 +1,10 @@
-"""The noise that draws a token: the same for the target and for a draft.
+"""Gumbel noise for sampling, shared by the target and the draft.
 
-A token is drawn as ``argmax(log p_i + g_i)`` with Gumbel noise g: it follows p exactly. Here g
-depends on a seed, on the place in the answer and on the token id alone. So the text depends on the
-seed alone, whatever was drafted, and a draft that guesses with the same noise is right far more
-often than one that guesses the most probable token (Daliri, Musco, Suresh 2024, arXiv 2408.07978:
-the chance is at least (1 - d) / (1 + d), d the total variation distance of the two distributions).
+A token is drawn as ``argmax(log p_i + g_i)`` with Gumbel noise g, which follows p exactly. Here g
+only depends on a seed, the position in the answer and the token id. So the text only depends on the
+seed, whatever was drafted; and a draft that guesses with the same noise is right far more often
+than one that guesses the most probable token (Daliri, Musco, Suresh 2024, arXiv 2408.07978: with
+probability at least (1 - d) / (1 + d), d the total variation distance of the two distributions).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from dspark_gguf.dist import Dist, Ids, Probabilities
 _STEP, _MASK = 0x9E3779B97F4A7C15, 2**64 - 1
 _MIX = (30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)
 _WORDS = np.uint64(_STEP), [(np.uint64(shift), np.uint64(factor)) for shift, factor in _MIX]
-#: Noise for more tokens than this takes longer than a draw in two steps: first among so many of the
-#: most probable tokens and all others as one, then among those.
+#: For more tokens than this it is faster to draw in two steps: first among so many of the most
+#: probable tokens and all others as one, then among those others.
 _MANY = 1024
 _TINY = float(np.finfo(np.float64).tiny)
-#: For no more tokens than this, plain Python is faster, with cold caches most of all.
+#: Up to so many tokens, plain Python is faster, above all with cold CPU caches.
 _FEW = 8
-#: Ids of what is no token: the others of a large distribution, the draw among them, and a coin.
+#: Ids that are not tokens: the others of a large distribution, the draw among them, and a coin.
 _OTHERS, _WHICH, _COIN = np.array([-1]), np.array([-2]), np.array([-3])
 
 
 class Draw(Protocol):
-    """The randomness at one place of an answer."""
+    """The randomness at one position of an answer."""
 
     def token(self, dist: Dist) -> int:
         """A token of `dist`."""
 
     def scored(self, dist: Dist) -> tuple[int, float]:
-        """The same, and by how many nats it won; infinity without another token."""
+        """The same, with its lead over the runner-up in nats; infinity if it is the only token."""
 
     def coin(self) -> float:
         """A number in (0, 1) that does not depend on any token."""
@@ -50,50 +50,50 @@ class Draws(Protocol):
     """The randomness of one answer."""
 
     def at(self, position: int) -> Draw:
-        """That of the token which has `position` tokens before it, the prompt's included."""
+        """The randomness of the token at `position`, counted from the start of the prompt."""
 
     def independent(self) -> Draws:
-        """Other randomness, which no draw of this one depends on."""
+        """Other randomness, independent of all draws of this one."""
 
     def move(self, by: int) -> None:
-        """Tokens will have `by` more tokens before them, because another prompt stands there."""
+        """Shift positions by `by`: the answer continues after another prompt."""
 
 
 @dataclass
 class Noise:
     """Gumbel noise of one answer."""
 
-    key: int  # of the seed and the answer's number
+    key: int  # hash of the seed and the answer's number
     origin: int = 0  # position of the answer's first token
 
     @classmethod
     def of(cls, seed: int | None, answer: int = 0) -> Noise:
-        """That of an answer of a conversation.
+        """The noise of an answer in a conversation.
 
         `seed` is the conversation's, below 2**64; None: a random one.
         """
         return cls(_mixed(_mixed(some_seed(seed)) + answer))
 
     def at(self, position: int) -> GumbelDraw:
-        """Noise for the token behind `position` others."""
+        """Noise for the token at `position`."""
         return GumbelDraw(self.key + _STEP * (position - self.origin))
 
     def independent(self) -> Independent:
-        """Draws that do not depend on the place: for drafts under `rejection`."""
+        """Draws from a generator, for drafts under `rejection`."""
         return self._independent
 
     @cached_property
-    def _independent(self) -> Independent:  # one: none of its draws may come again
+    def _independent(self) -> Independent:  # cached, so that no draw is repeated
         return Independent(np.random.default_rng(self.key))
 
     def move(self, by: int) -> None:
-        """The answer goes on at another position."""
+        """Shift positions by `by`."""
         self.origin += by
 
 
 @dataclass(frozen=True, slots=True)
 class GumbelDraw:
-    """The noise at one place."""
+    """The noise at one position."""
 
     key: int
 
@@ -122,7 +122,7 @@ class GumbelDraw:
         return self.scored(dist)[0]
 
     def scored(self, dist: Dist) -> tuple[int, float]:
-        """A token of `dist`, and by how many nats it won."""
+        """A token of `dist`, and its lead over the runner-up in nats."""
         ids, probs, others = dist.ids, dist.probs, None
         if len(ids) == 1:
             return int(ids[0]), math.inf
@@ -133,7 +133,7 @@ class GumbelDraw:
             ids, probs = np.append(ids[many], _OTHERS), np.append(probs[many], rest)
         if len(ids) <= _FEW:
             return self._of_few(ids.tolist(), probs.tolist())
-        # Not of 0: a token of no probability never wins.
+        # Not log(0); a token without probability never wins.
         perturbed = np.log(np.maximum(probs, _TINY)) - np.log(-np.log(self.uniform(ids)))
         best = int(perturbed.argmax())
         won, perturbed[best] = perturbed[best], -np.inf
@@ -146,7 +146,7 @@ class GumbelDraw:
         return int(ids[best]), gap
 
     def _of_few(self, ids: list[int], probs: list[float]) -> tuple[int, float]:
-        """As `scored`, of two tokens or some more."""
+        """`scored` for a few tokens."""
         key, best, most, second = _mixed(self.key) - _STEP, -1, -math.inf, -math.inf
         for token, prob in zip(ids, probs, strict=True):
             number = ((_mixed(key + _STEP * token) >> 11) + 0.5) * 2.0**-53
@@ -160,16 +160,16 @@ class GumbelDraw:
 
 @dataclass(frozen=True, slots=True)
 class Independent:
-    """Draws of a generator: one after the other, wherever they are."""
+    """Draws from a generator, one after the other, whatever the position."""
 
     rng: np.random.Generator
 
     def at(self, position: int) -> Independent:
-        """The same everywhere."""
+        """The same at every position."""
         return self
 
     def independent(self) -> Independent:
-        """Its draws depend on nothing already."""
+        """Itself."""
         return self
 
     def move(self, by: int) -> None:
@@ -180,7 +180,7 @@ class Independent:
         return dist.draw(self.rng)
 
     def scored(self, dist: Dist) -> tuple[int, float]:
-        """A token; how clearly it won is not known."""
+        """A token; its lead is unknown."""
         return self.token(dist), math.inf
 
     def coin(self) -> float:
@@ -189,12 +189,12 @@ class Independent:
 
 
 def some_seed(seed: int | None) -> int:
-    """The one that was given, else a random one: short enough to be typed again."""
+    """The given seed, or a random one that is short enough to type."""
     return secrets.randbits(32) if seed is None else seed
 
 
 def _mixed(word: int) -> int:
-    """The mixer of splitmix64: close words become independent ones."""
+    """The mixer of splitmix64: similar words become independent."""
     word = (word + _STEP) & _MASK
     for shift, factor in _MIX:
         word = ((word ^ (word >> shift)) * factor) & _MASK

@@ -1,4 +1,4 @@
-"""Where files are: what the package ships, and the user's cache and data folders."""
+"""Paths of packaged files and of the user's cache and data folders; safe writing of files."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ import platformdirs
 
 from dspark_gguf.errors import DSparkError, ResourceError, UsageError, reason_of
 
-#: The end of the name of a part of a split model, as llama.cpp's gguf-split writes it.
+#: The suffix of a shard of a split model, as llama.cpp's gguf-split writes it.
 SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 _PART = ".part"
-#: Bytes.
 MIB, GIB = 1024**2, 1024**3
 
 
 def packaged(name: str) -> Path:
-    """Path of a shipped file or folder such as ``configs`` or ``models.txt``.
+    """Path of a packaged file or folder such as ``configs`` or ``models.txt``.
 
-    An installed package carries them inside; a checkout has them at its top level.
+    An installed package contains them; a checkout has them at its top level.
     """
     package = Path(__file__).resolve().parent
     inside = package / name
@@ -40,18 +39,18 @@ def packaged(name: str) -> Path:
 
 
 def home() -> Path:
-    """The user's home folder; a `DSparkError` where there is none, as in some containers."""
+    """The user's home folder; a `DSparkError` if there is none, as in some containers."""
     return _existing(Path.home)
 
 
 def cache_path(*parts: str) -> Path:
-    """A folder for what can be computed again: demo models, learned costs. It may be missing."""
+    """A folder for things that can be recreated: demo models, learned costs. It may not exist."""
     found = _existing(partial(platformdirs.user_cache_path, "dspark-gguf", appauthor=False))
     return found.joinpath(*parts)
 
 
 def data_path(*parts: str) -> Path:
-    """A folder for the user's data. It may be missing."""
+    """A folder for the user's data. It may not exist."""
     found = _existing(partial(platformdirs.user_data_path, "dspark-gguf", appauthor=False))
     return found.joinpath(*parts)
 
@@ -65,7 +64,7 @@ def _existing(find: Callable[[], Path]) -> Path:
 
 
 def discreet(text: str) -> str:
-    """The same without the home directory and the user's name in paths."""
+    """`text` without the home directory and the user's name in paths."""
     with contextlib.suppress(DSparkError):
         for place in {str(home()), str(home().resolve())} - {"/", ""}:
             text = re.sub(rf"{re.escape(place)}(?![\w.-])", "~", text)
@@ -77,7 +76,7 @@ def discreet(text: str) -> str:
 
 
 def data_dir(*parts: str) -> Path:
-    """The same, made if missing; nobody else may read it."""
+    """`data_path`, created if missing; nobody else may read it."""
     for each in (data_path(), data_path(*parts)):
         try:
             each.mkdir(parents=True, exist_ok=True)
@@ -88,8 +87,8 @@ def data_dir(*parts: str) -> Path:
 
 
 def make_private(path: Path) -> None:
-    """Let nobody else read or write a file or folder, where the disk has modes."""
-    with contextlib.suppress(OSError):  # another user's, or a disk without modes
+    """Let nobody else read or write a file or folder, if the file system has modes."""
+    with contextlib.suppress(OSError):  # another user's file, or no modes
         mode = path.stat().st_mode
         if mode & 0o077:
             path.chmod(mode & 0o700)
@@ -109,7 +108,7 @@ def read_whole(file: Path | BinaryIO, most: int = 16 * MIB) -> bytes:
 
 
 def text_or_file(value: str, sign: str, what: str) -> str:
-    """`value` where it contains `sign`, else the text of the file of that name, in UTF-8."""
+    """`value` if it contains `sign`, else the UTF-8 text of the file of that name."""
     if sign in value:
         return value
     try:
@@ -121,7 +120,7 @@ def text_or_file(value: str, sign: str, what: str) -> str:
 
 
 def shards(path: Path) -> list[Path]:
-    """All files of a model, given its first: one, or the shards of a split one."""
+    """All files of a model, given the first one."""
     found = SHARD.search(path.name)
     if found is None:
         return [path]
@@ -135,10 +134,10 @@ def size_on_disk(path: Path) -> int:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders below `folder`, linked ones too, each once, and the names of the files in them.
+    """Folders below `folder`, each once, with their file names; follows links.
 
-    Without dead links, circles of links, and what cannot be read or vanishes meanwhile: the folder
-    may be another program's.
+    Skips dead links, link cycles, and whatever cannot be read or vanishes meanwhile: the folder may
+    be another program's.
     """
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -152,7 +151,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def require_space(size: int, folder: Path, what: str, variable: str) -> None:
-    """Refuse before the first byte what would fill the disk; `variable` moves the folder."""
+    """Raise an error beforehand if the disk is too small; `variable` moves the folder."""
     place = next(each for each in (folder, *folder.parents) if each.exists())
     free = shutil.disk_usage(place).free
     if size > free:
@@ -163,7 +162,7 @@ def require_space(size: int, folder: Path, what: str, variable: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal digits."""
+    """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -172,10 +171,10 @@ def sha256(path: Path) -> str:
 
 
 def checksum(path: Path) -> str:
-    """Of the size of a file and 17 blocks of 64 KiB from its start to its end.
+    """A checksum of a file's size and 17 blocks of 64 KiB from start to end.
 
-    For gigabytes that `replacing` has written, so that no crash leaves a hole. This takes
-    milliseconds, shows a file that is cut short or mixed up, and covers every byte up to 1 MiB.
+    For gigabytes written by `replacing`, which leaves no holes after a crash. It takes
+    milliseconds, detects truncated and swapped files, and covers every byte up to 1 MiB.
     """
     block, size = 1 << 16, path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
@@ -187,7 +186,7 @@ def checksum(path: Path) -> str:
 
 
 def unwritable(folder: Path, error: OSError, variable: str) -> DSparkError:
-    """The error to raise where `folder`, which a variable moves, could not be written."""
+    """The error to raise if `folder`, which `variable` moves, is not writable."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     what = "Free space there" if full else "Make it writable"
     hint = f"{what}, or set {variable} to another folder."
@@ -196,7 +195,7 @@ def unwritable(folder: Path, error: OSError, variable: str) -> DSparkError:
 
 @contextlib.contextmanager
 def file_errors(verb: str, path: Path, hint: str = "Check the path.") -> Iterator[None]:
-    """Inside, an OSError is a UsageError: one cannot `verb` the file."""
+    """Turns an OSError into a UsageError: "cannot `verb` the file"."""
     try:
         yield
     except OSError as error:
@@ -205,7 +204,7 @@ def file_errors(verb: str, path: Path, hint: str = "Check the path.") -> Iterato
 
 @contextlib.contextmanager
 def caching(path: Path) -> Iterator[Path]:
-    """As `replacing`, in a folder that is made if missing; a `DSparkError` if that cannot be."""
+    """`replacing` in a folder that is created if missing; a `DSparkError` if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -218,16 +217,16 @@ def caching(path: Path) -> Iterator[Path]:
 def replacing(path: Path, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`, moved over it only if the block succeeds.
 
-    A reader sees the old file or the whole new one, after a power cut too; the last of two writers
-    wins. With `private`, nobody else may read it. A link stays one; a device or a named pipe cannot
-    be replaced, and is `path` itself. An OSError names `path`.
+    Readers see the old file or the complete new one, even after a power cut; the last of two
+    writers wins. With `private`, nobody else may read it. A symbolic link is kept; for a device or
+    named pipe, which cannot be replaced, yields `path` itself. An OSError names `path`.
     """
     if _is_written_directly(path):
         with _named(path, path):
             yield path
         return
     path = Path(os.path.realpath(path))
-    # Shorter than the longest name of a file, 255 bytes.
+    # Within the limit of 255 bytes for file names.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{_PART}")
     try:
         with _named(path, temporary):
@@ -248,13 +247,13 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
 
 
 def _is_written_directly(path: Path) -> bool:
-    """Whether a device or a named pipe is there."""
+    """Whether it is a device or a named pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextlib.contextmanager
 def _named(path: Path, temporary: Path) -> Iterator[None]:
-    """Inside, an OSError about the temporary file, or about none, is one about `path`."""
+    """Turns an OSError about the temporary file, or without a file, into one about `path`."""
     try:
         yield
     except OSError as error:
@@ -264,7 +263,7 @@ def _named(path: Path, temporary: Path) -> Iterator[None]:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse before the work what `replacing` could not write after it, with a UsageError."""
+    """Raise a UsageError before the work if `replacing` could not write `path` after it."""
     with file_errors("write", path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -273,7 +272,7 @@ def require_writable(path: Path) -> None:
 
 
 def remove_parts(folder: Path, older: float = 0.0) -> None:
-    """Delete what killed processes left of `replacing` more than so many seconds ago.
+    """Delete temporary files of `replacing` that killed processes left, if `older` (seconds).
 
     With 0, no other process may be writing there.
     """

@@ -1,9 +1,9 @@
-"""What finished conversations left, in RAM: they go on from there, and cost the others nothing.
+"""A prompt cache in RAM: finished conversations resume from it, and do not slow down the others.
 
-Attention passes over all cells of a context, also over those of conversations that nobody answers,
-and llama.cpp hands out equal ranges of cells to its threads: with the cells of one busy
-conversation in one range, one thread does all the work. Moving a conversation to RAM and back
-takes a small part of the time to read it again.
+Attention goes over all cells of a context, including those of idle conversations, and llama.cpp
+assigns equal ranges of cells to its threads: if all cells of a busy conversation are in one range,
+one thread does all the work. Moving a conversation to RAM and back takes a small part of the time
+to read it again.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from dspark_gguf.engine.library import free_memory
 from dspark_gguf.engine.protocol import common_prefix
 from dspark_gguf.engine.state import SavedCache
 
-#: Most bytes of all, and most of the memory that is free without them.
+#: Maximum bytes of the cache, and its maximum share of the memory that is free without it.
 _MAX_BYTES, _SHARE = 8 * 2**30, 0.25
-#: A copy of a whole conversation pays if a prompt begins with at least this share of it.
+#: Copying a whole conversation pays if a prompt begins with at least this share of it.
 _ENOUGH = 1 / 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """A conversation as its slot held it."""
+    """The caches of a conversation, copied from its slot."""
 
     target: SavedCache
     draft: SavedCache | None = None
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return self.target.size + (self.draft.size if self.draft else 0)
 
     def reusable(self, prompt: Sequence[int]) -> int:
-        """Tokens of a prompt for which this is worth a copy; 0: it is not."""
+        """Number of prompt tokens that it can provide; 0 if that is not worth copying it."""
         held = self.target.reusable(prompt)
         return held if held >= _ENOUGH * len(self.target.tokens) else 0
 
 
 class PromptCache:
-    """Saved conversations, the one used last at the end; the first ones go where memory is short.
+    """Saved conversations, the last used at the end; the first are dropped if memory is short.
 
-    `free` tells the bytes of memory that are free.
+    `free` returns the bytes of free memory.
     """
 
     def __init__(self, free: Callable[[], int] = free_memory) -> None:
@@ -50,7 +50,7 @@ class PromptCache:
         self._free = free
 
     def add(self, saved: Saved) -> None:
-        """Keep a conversation, in the place of earlier stages of the same."""
+        """Keep a conversation, replacing its own earlier states."""
         tokens = saved.target.tokens
         self._saved = [each for each in self._saved if not _begins(tokens, each.target.tokens)]
         self._saved.append(saved)
@@ -68,16 +68,16 @@ class PromptCache:
         return sum(each.size for each in self._saved)
 
     def best(self, prompt: Sequence[int]) -> Saved | None:
-        """The one with most of a prompt; None if no one has any of it."""
+        """The conversation with the longest prefix of a prompt; None if there is none."""
         found = max(self._saved, key=lambda each: each.reusable(prompt), default=None)
         return found if found is not None and found.reusable(prompt) else None
 
     def remove(self, saved: Saved) -> None:
-        """It is back in a slot."""
+        """Remove a conversation that is back in a slot."""
         self._saved.remove(saved)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop everything."""
         self._saved.clear()
 
 

@@ -1,4 +1,4 @@
-"""Answers to the rows of a Ray dataset, on as many machines as the cluster has.
+"""Answer the rows of a Ray dataset on all machines of a cluster.
 
 ``dataset.map_batches(Answerer, fn_constructor_kwargs={"model": ...})``. Ray itself is not needed
 to import this.
@@ -20,11 +20,11 @@ _COLUMNS = ("prompt", "messages")
 
 
 class Answerer:
-    """Answers batches, each as a whole; the models are loaded with the first one.
+    """Answers batches as a whole; the models are loaded at the first one.
 
     Its arguments are those of `Settings` as plain values, such as ``model="TARGET.gguf"`` and
-    ``limits={"max_tokens": 200}``. `parallel` is the most conversations in one pass; None: as many
-    as pay. An unknown setting or a wrong value is a UsageError.
+    ``limits={"max_tokens": 200}``. `parallel` is the maximum number of conversations in a pass;
+    None: as many as pay. An unknown setting or a wrong value is a UsageError.
     """
 
     def __init__(self, *, parallel: int | None = None, **settings: Any) -> None:
@@ -36,13 +36,13 @@ class Answerer:
         return {**self.__dict__, "_pair": None}  # each process loads its own
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        """The batch with two more columns of text, ``answer`` and ``error``; one of them is empty.
+        """The batch with two more text columns, ``answer`` and ``error``, one of which is empty.
 
-        Each row has a ``prompt`` or ``messages``. A row that cannot be answered costs the others
-        nothing.
+        Each row has a ``prompt`` or ``messages``. A row that cannot be answered does not affect the
+        others.
 
         Raises:
-            UsageError: there is neither column, or it is a table of Arrow.
+            UsageError: neither column exists, or the batch is an Arrow table.
             DSparkError: the models cannot be loaded (``catalog.load_pair``).
         """
         import numpy as np
@@ -51,7 +51,7 @@ class Answerer:
         from dspark_gguf.chat.jobs import Job
 
         jobs = [Job(index, row) for index, row in enumerate(_rows(batch))]
-        # Text in every row: a column of None alone has a type of its own in Arrow.
+        # Text in every row: a column of only None has a type of its own in Arrow.
         answers, errors = (np.full(len(jobs), "", dtype=object) for _ in range(2))
         for job, outcome in answer_all(self._loaded(), self._settings, jobs, self._parallel):
             answers[job.index] = outcome.get("text", "")
@@ -76,7 +76,7 @@ class Answerer:
 
 
 def _rows(batch: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """The input of each row: what it has of the two columns."""
+    """The input of each row: its values of the two columns."""
     if not hasattr(batch, "keys"):
         hint = "Leave batch_format out, or give pandas."
         raise UsageError(f"a batch is a {type(batch).__name__}, and not columns by name", hint)
@@ -86,7 +86,7 @@ def _rows(batch: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         raise UsageError(problem, f"It has {', '.join(batch)}.")
     for values in zip(*(batch[name] for name in found), strict=True):
         row = {name: _plain(value) for name, value in zip(found, values, strict=True)}
-        # What is missing is None, and NaN or NA where pandas read it: these equal nothing.
+        # Missing values are None, or NaN or NA from pandas, which do not equal themselves.
         yield {
             name: value
             for name, value in row.items()
@@ -95,7 +95,7 @@ def _rows(batch: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Without numpy's types, and without the keys of other rows' messages, which Arrow adds."""
+    """A plain value: no numpy types, no None keys, which Arrow adds from other rows' messages."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items() if each is not None}

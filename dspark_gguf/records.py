@@ -1,4 +1,4 @@
-"""The records that travel between the parts."""
+"""The records that are passed between the parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dspark_gguf.dist import Dist
 #: Why an answer ended: the model or a stop string, the token budget, the context, the user.
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 
-#: The source of tokens that a grammar all but dictates.
+#: The source of tokens that a grammar (almost) dictates.
 GRAMMAR = "grammar"
 
 
@@ -21,20 +21,20 @@ class Segment:
 
     source: str  # the drafter's name, under which its scores are calibrated
     tokens: tuple[int, ...] = ()  # to verify [k]
-    dists: tuple[Dist, ...] = ()  # the distribution that each of them was drawn from [k]
+    dists: tuple[Dist, ...] = ()  # the distribution that each was drawn from [k]
     #: Raw score of each guess, known before its token was drawn: of `tokens` and then of `untried`,
     #: or of one row more if drafting ended before that row's token.
     scores: tuple[float, ...] = ()
     seconds: tuple[float, ...] = ()  # wall time of each draft step; empty if guesses are free
     caught_up: int = 0  # tokens read before the first step
-    untried: tuple[int, ...] = ()  # ids guessed after `tokens` that are not to be verified
-    width: int = 0  # guesses that one pass made, and was paid for, where one makes them all
+    untried: tuple[int, ...] = ()  # ids guessed after `tokens` that are not verified
+    width: int = 0  # guesses that the pass made, if one pass makes them all
 
     @classmethod
     def of_guesses(
         cls, source: str, guesses: Sequence[int], scores: Sequence[float], count: int
     ) -> Segment:
-        """Free guesses, of which the first `count` are to be verified."""
+        """A segment of free guesses, the first `count` of which are to be verified."""
         tokens = tuple(guesses[:count])
         dists = tuple(map(Dist.point, tokens))
         return cls(source, tokens, dists, tuple(scores), untried=tuple(guesses[count:]))
@@ -43,14 +43,14 @@ class Segment:
         return len(self.tokens)
 
     def verify(self, count: int) -> Segment:
-        """The same guesses, of which the first `count` are to be verified."""
+        """The same guesses, the first `count` of which are to be verified."""
         guesses = self.tokens + self.untried
         dists = self.dists[:count] or ()
         dists += tuple(map(Dist.point, guesses[len(dists) : count]))
         return replace(self, tokens=guesses[:count], dists=dists, untried=guesses[count:])
 
     def cut(self, count: int) -> Segment:
-        """Its first `count` tokens alone, with all that it cost."""
+        """Only its first `count` tokens, with the whole cost."""
         lists = {name: getattr(self, name)[:count] for name in ("tokens", "dists", "scores")}
         return replace(self, untried=(), **lists)
 
@@ -76,7 +76,7 @@ class Draft:
 
     @property
     def is_dictated(self) -> bool:
-        """Whether it comes from a grammar alone, without a plan."""
+        """Whether it only comes from a grammar, without a plan."""
         return bool(self.tokens) and all(each.source == GRAMMAR for each in self.segments)
 
     @property
@@ -85,9 +85,9 @@ class Draft:
         return sum(each.width or len(each.seconds) for each in self.segments)
 
     def verify(self, count: int) -> Draft:
-        """The same draft, of whose tokens and later guesses the first `count` are verified.
+        """The same draft, with the first `count` of its tokens and further guesses to verify.
 
-        Draft steps behind these stay as what they cost.
+        Draft steps after these stay, for what they cost.
         """
         segments: list[Segment] = []
         is_cut = False
@@ -105,8 +105,8 @@ class Draft:
     def outcomes(self, emitted: Sequence[int]) -> Iterator[tuple[int, Segment, tuple[float, ...]]]:
         """Compare each segment's guesses with the tokens that the round `emitted`.
 
-        Yields the segment's place in the draft, the segment, and 1 for each of its guesses that was
-        emitted, then 0 for the first one that was not; nothing after a wrong token.
+        Yields the segment's offset in the draft, the segment, and its outcomes: 1 for each guess
+        that was emitted, then 0 for the first that was not; nothing after a wrong token.
         """
         place, right = 0, True
         for segment in self.segments:
@@ -119,7 +119,7 @@ class Draft:
                         break
             yield place, segment, tuple(seen)
             count = len(segment.tokens)
-            # These are ones, and at most a last zero.
+            # All ones, except perhaps for a zero at the end.
             right = right and len(seen) >= count and (not count or seen[count - 1] == 1.0)
             place += count
 
@@ -130,29 +130,29 @@ NO_DRAFT = Draft()
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the target made of a draft."""
+    """The result of verifying a draft."""
 
-    accepted: int  # how many draft tokens stand, from the first
+    accepted: int  # how many draft tokens were accepted, from the first
     token: int | None  # the target's own token after them; None: the answer ends without one
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One pass of the target and what came of it. Times are wall times."""
+    """One pass of the target and its results. Times are wall times."""
 
     tokens: tuple[int, ...]  # emitted, in order; empty if the answer ends without a new token
-    #: The new characters of the answer. They lag behind the tokens while a character or a possible
-    #: stop string is incomplete.
+    #: The new text of the answer. It lags behind the tokens while a character or a possible stop
+    #: string is incomplete.
     text: str = ""
     draft: Draft = NO_DRAFT
     verdict: Verdict | None = None  # None: there was no pass
-    reread: int = 0  # tokens that the target read again, lost from its cache with a rejected draft
+    reread: int = 0  # tokens that the target read again after a rollback
     seconds: float = 0.0  # of the round, without what the consumer does between rounds
     draft_seconds: float = 0.0  # of these, drafting
     target_seconds: float = 0.0  # of these, the target's pass
-    prefill_seconds: float = 0.0  # of these, reading the prompt, which yields the first token
+    prefill_seconds: float = 0.0  # of these, the prefill, which yields the first token
     prompt_tokens: int = 0  # in the first round of an answer
-    cached_tokens: int = 0  # of these, tokens the target still had in its cache
+    cached_tokens: int = 0  # of these, tokens that were still in the target's cache
     finish_reason: FinishReason | None = None  # set on the last round of an answer
 
     @property

@@ -1,7 +1,7 @@
 """Turn a row of logits into the distribution that a token is drawn from.
 
 The order and the meaning of each step are llama.cpp's (``common/sampling.cpp``,
-``src/llama-sampler.cpp``); a test holds every step against its sampler chain.
+``src/llama-sampler.cpp``); a test compares every step with its sampler chain.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from dspark_gguf.dist import Dist, Ids, Probabilities
 from dspark_gguf.engine.protocol import Tokenizer
 from dspark_gguf.errors import EngineError, UsageError
 
-#: Logits of one position, float32 ``[n_vocab]``. A view: never written to.
+#: Logits of one position, float32 ``[n_vocab]``. A view, never written to.
 Row = npt.NDArray[np.float32]
 
 _NONE: Ids = np.zeros(0, dtype=np.int64)
-#: So far below the best logit lie the best 40 of most rows, and only a few of the rest; if not, or
-#: if there are more than so many, the best ones are looked for in another way.
+#: In most rows the best 40 logits, and few others, lie within this distance of the best one; if
+#: not, or if more than so many do, they are found in another way.
 _NEAR, _MANY = 12.0, 1024
 #: Below this, a quotient of logits and a temperature could overflow.
 _COLD = 1e-100
 
 
 class NothingLeftError(UsageError):
-    """No token may follow."""
+    """No token is allowed."""
 
     def __init__(self) -> None:
         super().__init__(
-            "no token may follow: all of them are forbidden",
+            "no token is allowed next: all of them are forbidden",
             "Forbid fewer in logit_bias, leave out ignore_eos, or correct the grammar.",
         )
 
@@ -44,14 +44,14 @@ class Grammatical(Protocol):
     """A grammar at a position in a text; see ``draft/answer_grammar.py``."""
 
     def best(self, row: Row, count: int) -> npt.NDArray[np.int32]:
-        """Ids that may come next: at least the `count` most probable ones, 0: all of them."""
+        """Ids that may come next: at least the `count` most probable ones; 0: all."""
 
 
 class Follower(Grammatical, Protocol):
     """A grammar at the end of the committed text."""
 
     def follow(self, last: int, token: int) -> None:
-        """`token` comes next, after `last`."""
+        """Continue with `token`, after `last`."""
 
 
 class Sampler:
@@ -72,7 +72,7 @@ class Sampler:
         self.greedy = settings.temperature == 0.0
         #: How many of the most probable tokens can be drawn; 0: all of them.
         self.reach = 1 if self.greedy else settings.top_k
-        #: Whether more is asked than a threshold below the best logit.
+        #: Whether more is needed than a threshold below the best logit.
         self._ranks = bool(settings.top_k) or (settings.top_p, settings.typical_p) != (1.0, 1.0)
         #: Logits so far below the best one never survive.
         self._floor = math.log(settings.min_p) if settings.min_p > 0 else -math.inf
@@ -85,7 +85,7 @@ class Sampler:
     def of(cls, settings: Sampling, tokenizer: Tokenizer) -> Sampler:
         """A sampler for a vocabulary.
 
-        A logit bias on an id outside of it is a UsageError, and so is one that forbids every token.
+        Raises a UsageError for a logit bias that is outside of it, or forbids every token.
         """
         sampler, n_vocab = cls(settings, tokenizer.end_tokens), tokenizer.n_vocab
         for token in settings.logit_bias:
@@ -98,7 +98,7 @@ class Sampler:
         return sampler
 
     def history(self, tokens: Sequence[int]) -> Sequence[int]:
-        """The end of `tokens` that the penalties look at."""
+        """The last `tokens`, which the penalties apply to."""
         if self.window is None:
             return tokens
         return tokens[-self.window :] if self.window else ()
@@ -114,9 +114,9 @@ class Sampler:
 
         Args:
             row: logits float32 ``[n_vocab]``, not changed.
-            history: the tokens before it, the last `window` of them or more.
-            drafted: tokens between these and the row.
-            grammar: at the row; what it does not allow has no probability.
+            history: the tokens before it, at least the last `window` of them.
+            drafted: draft tokens between these and the row.
+            grammar: its state at the row; tokens that it forbids have no probability.
 
         Raises:
             EngineError: the model computed NaN or infinity.
@@ -174,7 +174,7 @@ class Sampler:
         return row
 
     def _seen(self, history: Sequence[int], drafted: Sequence[int]) -> tuple[Ids, Ids]:
-        """Ids that the penalties apply to, in any order, and how often each of them came."""
+        """Ids that the penalties apply to, in any order, and their counts."""
         if self.window is None:
             return self._counter.of(history, drafted)
         seen = self.history((*self.history(history), *drafted))
@@ -184,16 +184,16 @@ class Sampler:
         return np.array(list(counts)), np.array(list(counts.values()))
 
     def _is_alone(self, row: Row, top: float) -> bool:
-        """Whether min-p leaves the best token alone, whatever comes before it."""
+        """Whether min-p leaves only the best token, whatever the steps before it do."""
         if self._floor == -math.inf or self.settings.typical_p != 1.0:
             return False
-        # With some room for rounding: where it is close, the exact way decides.
+        # With a margin for rounding: close cases are decided exactly.
         return bool(np.count_nonzero(row >= top + self._floor - 1e-3) == 1)
 
     def _candidates(self, row: Row, top: float) -> tuple[Ids, Probabilities]:
-        """Ids and logits that top-k leaves, the likeliest first; never a -inf."""
+        """Ids and logits that top-k leaves, the most probable first; no -inf."""
         k = self.settings.top_k
-        if not self._ranks:  # then ids ascend, and min-p is done: it needs no order and no sum
+        if not self._ranks:  # min-p needs neither order nor sum; ids are ascending
             ids = (row >= top + self._floor).nonzero()[0]
             ids = ids[np.isfinite(row[ids])]
             return ids, row[ids].astype(np.float64)
@@ -210,12 +210,12 @@ class Sampler:
         surprise = -np.log(np.maximum(probs, np.finfo(np.float64).tiny))  # 0 of 0 is 0, not NaN
         shift = np.abs(surprise - (probs * surprise).sum())
         order = np.argsort(shift, kind="stable")
-        # llama.cpp stops after the sum exceeds p, where top-p stops once it reaches p.
+        # llama.cpp stops when the sum exceeds p; for top-p, when it reaches p.
         count = int(np.searchsorted(probs[order].cumsum(), self.settings.typical_p, "right")) + 1
         return np.sort(order[:count])
 
     def _likeliest(self, logits: Probabilities) -> int:
-        """How many of these, the likeliest first, top-p and min-p leave."""
+        """How many of these, sorted by probability, top-p and min-p leave."""
         settings, count = self.settings, len(logits)
         if settings.top_p == 1.0 and settings.min_p == 0.0:
             return count
@@ -263,7 +263,7 @@ def top_probability(row: Row) -> float:
 def margin(row: Row) -> float:
     """Gap between the two largest logits.
 
-    Not by `np.partition`: it takes 0.8 ms on a row that is -inf but for a reduced vocabulary.
+    Not with `np.partition`: it takes 0.8 ms on a row that is mostly -inf (reduced vocabulary).
     """
     best = int(row.argmax())
     second = max(part.max() for part in (row[:best], row[best + 1 :]) if len(part))
@@ -282,11 +282,11 @@ def _softmax(logits: Probabilities, temperature: float = 1.0) -> Probabilities:
 
 
 def _likely(row: Row, k: int, top: float) -> Ids:
-    """Ids of the `k` largest logits, of those that tie with the smallest of them, and of some more.
+    """Ids of the `k` largest logits, of ties with the smallest of them, and a few more.
 
-    A partition of the whole row takes 0.3 ms at 49,152 ids. So those not far below the `top` are
-    taken, if these are enough and not too many. Else the row is folded into columns: at least k
-    logits reach the k-th largest of their maxima, and few more do.
+    Partitioning the whole row takes 0.3 ms at 49,152 ids. So those close to the `top` are taken if
+    they are enough and not too many. Otherwise the row is folded into columns: at least k logits,
+    and few more, reach the k-th largest of the columns' maxima.
     """
     ids: Ids = (row >= top - _NEAR).nonzero()[0]
     if not k <= len(ids) <= max(_MANY, 2 * k):

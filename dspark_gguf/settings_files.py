@@ -1,4 +1,4 @@
-"""Settings from presets, YAML files and plain values, checked by the models of `config`."""
+"""Settings from presets, YAML files and plain values, validated by the models of `config`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dspark_gguf.visible import shortened
 
 Tree = dict[str, Any]
 COMMAND_LINE = "the command line"
-#: How the names of pydantic's errors begin -> what the setting takes.
+#: Prefix of a pydantic error type -> what the setting takes.
 _TAKES = {
     "float": "a number", "finite": "a number", "int": "a whole number", "bool": "on or off",
     "string": "text", "tuple": "a list", "dict": "keys with values", "model": "keys with values",
@@ -27,7 +27,7 @@ _short = partial(shortened, most=300)
 
 
 def validate(values: Tree, source: str) -> Settings:
-    """The settings of plain values; a UsageError names the first wrong key, and `source` if any."""
+    """Settings from plain values; a UsageError names the first wrong key, and the `source`."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -35,7 +35,7 @@ def validate(values: Tree, source: str) -> Settings:
 
 
 def _refusal(values: Tree, source: str, wrong: Any) -> UsageError:
-    """The error to raise over what pydantic says of a value."""
+    """The error to raise for a pydantic error about a value."""
     kind, said = wrong["type"], wrong["msg"].removeprefix("Value error, ")
     if kind in ("extra_forbidden", "invalid_key"):
         *outer, name = map(str, wrong["loc"])
@@ -64,7 +64,7 @@ def _refusal(values: Tree, source: str, wrong: Any) -> UsageError:
 
 
 def _place(values: Any, places: tuple[int | str, ...]) -> list[str]:
-    """The part of an error's place that is in the values: pydantic appends types to it."""
+    """The part of an error's location that is in the values; pydantic appends types to it."""
     known = []
     for part in places:
         try:
@@ -76,7 +76,7 @@ def _place(values: Any, places: tuple[int | str, ...]) -> list[str]:
 
 
 def merge(below: Tree, above: Tree) -> Tree:
-    """`above` over `below`, setting by setting: one that is a dictionary is replaced, too."""
+    """`above` over `below`, setting by setting; a setting that is a dictionary is replaced."""
     out = dict(below)
     for key, value in above.items():
         inner = out.get(key)
@@ -86,12 +86,12 @@ def merge(below: Tree, above: Tree) -> Tree:
 
 
 def preset_names() -> list[str]:
-    """Names that ``--config`` takes besides files."""
+    """The presets: names that ``--config`` takes besides files."""
     return sorted(path.stem for path in packaged("configs").glob("*.yaml"))
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them make a tree that no memory holds."""
+    """YAML without aliases: a few lines of them can make a tree that exhausts the memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """As the base class."""
@@ -101,7 +101,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def plain_yaml(text: str) -> Any:
-    """The plain values of YAML text; a ValueError says in one line why it is none."""
+    """The plain values of YAML text; a ValueError of one line if it is invalid."""
     try:
         return yaml.load(text, _Loader)
     except Exception as error:

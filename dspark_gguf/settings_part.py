@@ -1,4 +1,4 @@
-"""What every group of settings is: frozen, checked, and known by its old names too."""
+"""The base class of all groups of settings: frozen, validated, accepts renamed values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from dspark_gguf.errors import UsageError
 
-#: Field and old value -> its name now; the old one works until the next version.
+#: Field and old value -> new value; the old one works until the next version.
 RENAMED: dict[tuple[str | None, str], str] = {
     ("acceptance", "ratio"): "rejection",
     ("acceptance", "auto"): "match",
@@ -21,7 +21,7 @@ RENAMED: dict[tuple[str | None, str], str] = {
 
 
 def current_value(field: str | None, value: Any) -> Any:
-    """`value`, under its present name where it was renamed; stderr says so, once."""
+    """`value`, or its new name if it was renamed, with one warning on stderr."""
     new = RENAMED.get((field, value)) if isinstance(value, str) else None
     if new:
         _say_renamed(f"{field} {value} is now called {new}")
@@ -42,11 +42,11 @@ class Part(BaseModel):
 
     @classmethod
     def given(cls, value: Self | None) -> Self:
-        """`value`, by default the defaults; a `UsageError` if it is something else."""
+        """`value`, or the defaults if None; a `UsageError` if it has another type."""
         if value is None:
             return cls()
         if not isinstance(value, cls):
-            problem = f"{reprlib.repr(value)} stands where {cls.__name__} settings belong"
+            problem = f"{reprlib.repr(value)} is given instead of {cls.__name__} settings"
             raise UsageError(problem, f"Write {cls.__name__}(...).")
         return value
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals, as errors that unwind: clean caches, nothing lost."""
+"""Turn Ctrl-C and other signals into exceptions, so that everything is saved."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Inside, SIGTERM and a closed terminal (SIGHUP) unwind like an error: everything is saved.
+    """Inside, SIGTERM and a closed terminal (SIGHUP) raise SystemExit, so everything is saved.
 
     The SystemExit has 128 + the signal's number, as shells report it.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        for other in heard:  # a second one must not cut the saving short
+        for other in heard:  # a second signal must not interrupt saving
             signal.signal(other, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
@@ -30,7 +30,7 @@ def ended_by_signals() -> Iterator[None]:
 def interruptible(interrupt: Event) -> Iterator[None]:
     """Inside, the first Ctrl-C sets `interrupt`, the second raises KeyboardInterrupt.
 
-    So the models stop between two passes, with clean caches, and no text is lost.
+    So the models stop between two passes with consistent caches, and no text is lost.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -48,9 +48,9 @@ def interruptible(interrupt: Event) -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[Event]:
-    """Inside, Ctrl-C sets what is yielded; at the end it does what it would have done.
+    """Inside, Ctrl-C only sets the yielded event; at the end the signal is raised again.
 
-    For calls of C that call Python: an exception there is printed, and lost.
+    For C functions that call Python: an exception there would be printed and lost.
     """
     pressed = Event()
     try:
@@ -65,10 +65,10 @@ def held() -> Iterator[Event]:
 def _handling(
     names: Sequence[str], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[list[signal.Signals]]:
-    """Yield those of the signals that go to `handler` inside; afterwards restore their handlers.
+    """Install `handler`, yield the signals that it handles, and restore their handlers afterwards.
 
     Only the main thread gets signals. An ignored signal stays ignored: `nohup` ignores SIGHUP; a
-    script's shell ignores SIGINT in its background jobs, which get the foreground's Ctrl-C. A
+    shell script ignores SIGINT in its background jobs, which also receive the terminal's Ctrl-C. A
     handler that was not installed by Python (None) could not be restored.
     """
     before: dict[signal.Signals, Any] = {}

@@ -1,8 +1,8 @@
 """Slots of a `Batcher`: sequences of one context, and the prefixes that they keep.
 
-A finished answer stays in its slot until the cells are needed, or others answer: then it moves to
-RAM. A new prompt takes the slot that holds most of it, or a copy of what another slot or the RAM
-holds: of a recurrent memory, as it was at the end of a message.
+A finished answer stays in its slot until its cells are needed, or others are running: then it moves
+to RAM. A new prompt gets the slot with its longest prefix, or a copy from another slot or from RAM;
+recurrent states are copied as they were at the end of a message.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dspark_gguf.engine.sequence import SequenceCache
 from dspark_gguf.engine.state import attends, copy_state, restore_state
 from dspark_gguf.prompt_cache import PromptCache, Saved
 
-#: From so many tokens on a prefix is copied from another conversation, or is a loss.
+#: Minimum tokens of a prefix that is worth copying, or saving.
 WORTH_IT = 16
-#: What holds the tokens themselves, or pairs with the target's states: it can be copied.
+#: Kinds of draft caches that can be copied: they hold tokens, or pairs with the target's states.
 _SHARED = ("model", "mtp", "eagle3")
 #: Whose memory copies a whole sequence or none: llama.cpp ends the process if asked for a part.
 _NOT_IN_PARTS = ("deepseek4",)
@@ -31,7 +31,7 @@ class Slot:
     pair: Pair
     number: int
     is_busy: bool = False
-    used: int = 0  # when its last answer ended: the oldest is given up first
+    last_used: int = 0  # when its last answer ended: the oldest is given up first
 
     @property
     def target(self) -> SequenceCache:
@@ -45,24 +45,24 @@ class Slot:
 
     @property
     def can_share(self) -> bool:
-        """Whether others can copy from here: else their drafts must see the target read."""
+        """Whether other slots can copy it: some drafts must see the target read every token."""
         if self.target.model.header.architecture in _NOT_IN_PARTS:
             return False
         return self.draft is None or self.draft.joins or self.draft.kind in _SHARED
 
     def shareable(self, prompt: Sequence[int]) -> int:
-        """Tokens of a prompt that another slot can copy from here."""
+        """Number of prompt tokens that another slot can copy from it."""
         return self.target.shareable(prompt) if self.can_share else 0
 
     def copy(self, source: Slot, prompt: Sequence[int]) -> None:
-        """Hold what another slot lends of a prompt."""
+        """Copy the prefix of a prompt from another slot."""
         self.target.share(source.target, prompt)
         if source.draft is not None and self.draft is not None and source.draft.kind in _SHARED:
             self.draft.share(source.draft, self.target.tokens)
 
     @property
     def holds_any(self) -> bool:
-        """Whether there are tokens in it."""
+        """Whether it holds any tokens."""
         return bool(self.target.length or (self.draft and self.draft.length))
 
     def save(self, most: int) -> Saved:
@@ -71,7 +71,7 @@ class Slot:
         return Saved(copy_state(self.target, most - (draft.size if draft else 0)), draft)
 
     def restore(self, saved: Saved) -> bool:
-        """Hold what was saved; False: too few cells are free, and it holds nothing."""
+        """Restore what was saved; False if too few cells are free, which leaves it empty."""
         self.clear()
         whole = restore_state(self.target, saved.target)
         if whole and self.draft and saved.draft:
@@ -79,7 +79,7 @@ class Slot:
         return whole
 
     def clear(self, of_draft: bool = False) -> None:
-        """Free all cells, or those of the draft."""
+        """Free all cells, or only those of the draft."""
         if not of_draft:
             self.target.trim(0)
         if self.draft is not None:
@@ -93,10 +93,12 @@ class Slots:
         self.all = [Slot(pair, number) for number in range(len(pair.target_caches))]
         self._clock = 0
         self._saved = PromptCache()
+        #: Over a network, a copy of a state may take longer than reading its tokens again.
+        self._can_save = not pair.target.options.rpc
         self._is_slowed_by_idle = attends(pair.target_cache)
 
     def take(self, prompt: Sequence[int]) -> Slot | None:
-        """A free slot for a prompt, which holds as much of it as any does; None: all are busy."""
+        """A free slot for a prompt, with the longest prefix there is; None if all are busy."""
         free = [slot for slot in self.all if not slot.is_busy]
         if not free:
             return None
@@ -109,23 +111,23 @@ class Slots:
         def preference(slot: Slot) -> tuple[bool, bool, int, int]:
             loses = slot.target.length - held[slot] > WORTH_IT
             has_it = max(held[slot], lent[source]) > enough
-            return has_it, not loses, held[slot], -slot.used
+            return has_it, not loses, held[slot], -slot.last_used
 
         best = max(free, key=preference)
         saved = self._saved.best(begin)
         if saved and saved.reusable(begin) >= max(held[best], lent[source]) + WORTH_IT:
-            best = min(free, key=lambda slot: (slot.target.length, slot.used))
+            best = min(free, key=lambda slot: (slot.target.length, slot.last_used))
             self._restore(best, saved, begin)
         elif lent[source] >= held[best] + WORTH_IT:
             self._save(best)
             best.copy(source, begin)
-        elif best.target.length > 2 * held[best]:  # it loses more than it keeps
+        elif best.target.length > 2 * held[best]:  # it would lose more than it keeps
             self._save(best)
         best.is_busy = True
         return best
 
     def reusable(self, prompt: Sequence[int]) -> int:
-        """Tokens of a prompt that would not be read again in the slot that it got."""
+        """Number of prompt tokens that need not be read again."""
         saved = self._saved.best(prompt)
         return max(
             *(
@@ -136,12 +138,12 @@ class Slots:
         )
 
     def leave(self, slot: Slot) -> None:
-        """Its answer has ended; what it holds stays, but others may have it now."""
+        """Release a slot whose answer has ended; it keeps its tokens until others need it."""
         self._clock += 1
         for each in self.all:
             if each.draft is not None:
                 each.draft.is_crowded = False
-        slot.is_busy, slot.used = False, self._clock
+        slot.is_busy, slot.last_used = False, self._clock
 
     def clear(self) -> None:
         """Forget what finished answers left."""
@@ -150,25 +152,25 @@ class Slots:
         self._saved.clear()
 
     def move_out(self) -> None:
-        """Move the answer that ended longest ago to RAM, if it slows down those that run."""
-        if self._is_slowed_by_idle:
+        """Move the answer that ended longest ago to RAM, if it slows down the running ones."""
+        if self._can_save and self._is_slowed_by_idle:
             self.make_room()
 
     def make_room(self) -> bool:
-        """Free the cells of the answer that ended longest ago; False: there is none."""
+        """Free the cells of the answer that ended longest ago; False if there is none."""
         if idle := self._idle():
-            self._move_out(min(idle, key=lambda slot: slot.used))
+            self._move_out(min(idle, key=lambda slot: slot.last_used))
         return bool(idle)
 
     def free_draft(self) -> bool:
-        """Free the draft's cells of the answer that ended longest ago; False: there are none."""
+        """Free the draft's cells of the answer that ended longest ago; False if there is none."""
         idle = [slot for slot in self._idle() if slot.draft and slot.draft.length]
         if idle:
-            min(idle, key=lambda slot: slot.used).clear(of_draft=True)
+            min(idle, key=lambda slot: slot.last_used).clear(of_draft=True)
         return bool(idle)
 
     def _idle(self) -> list[Slot]:
-        """Those that hold something, and are not busy."""
+        """Slots that hold tokens and are not busy."""
         return [slot for slot in self.all if not slot.is_busy and slot.holds_any]
 
     def _restore(self, slot: Slot, saved: Saved, prompt: Sequence[int]) -> None:
@@ -177,13 +179,13 @@ class Slots:
         while not (done := slot.restore(saved)) and self.make_room():
             pass
         if not done or saved.reusable(prompt) < len(saved.target.tokens):
-            self._saved.add(saved)  # others may want it, too
+            self._saved.add(saved)  # others may need it too
 
     def _move_out(self, slot: Slot) -> None:
         self._save(slot)
         slot.clear()
 
     def _save(self, slot: Slot) -> None:
-        if slot.target.length > WORTH_IT:
+        if self._can_save and slot.target.length > WORTH_IT:
             with suppress(MemoryError):
                 self._saved.add(slot.save(self._saved.most))

@@ -1,4 +1,4 @@
-"""Is it faster here? One answer for whoever asks; what was measured beats what is expected."""
+"""Whether speculation is faster here; measurements take precedence over expectations."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dspark_gguf.schedule.expected import expected_ranges, is_hopeless, ranges_t
 from dspark_gguf.schedule.learning import policy_for
 from dspark_gguf.visible import counted
 
-#: So many answers that were compared say more than any forecast; so many verified draft tokens say
-#: more than what is usual; fewer answers than these say nothing.
+#: Compared answers that outweigh any forecast; verified draft tokens that outweigh the usual
+#: acceptance; answers needed for a verdict.
 _ENOUGH_ANSWERS, _ENOUGH_TOKENS, _FEW = 8, 200, 3
-#: What differs by less is as fast; so much may plain decoding's speed change on a quiet machine.
+#: Smaller differences count as equal; normal variation of plain decoding on an idle machine.
 _SAME, _STEADY = 1.05, 1.1
-#: So many comparisons that all point one way are no accident, whatever the spread: 1 in 32.
+#: So many comparisons that all agree are significant whatever the spread: by chance, 1 in 32.
 _ONE_SIDED = 6
 
 Basis = Literal["measured", "learned", "expected", "estimated"]
@@ -40,14 +40,14 @@ _BUSY = "measure again when the machine is idle"
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """Speed over plain decoding on this machine: what to expect, or what was."""
+    """Speed relative to plain decoding on this machine, measured or expected."""
 
     basis: Basis
     typical: float  # over all texts
-    low: float  # the least that is usual
-    high: float  # the most
-    count: int = 0  # answers or draft tokens that it was learned from
-    kinds: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # least and most of each
+    low: float  # the usual range
+    high: float
+    count: int = 0  # answers or draft tokens that it is based on
+    kinds: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # range by kind of text
     doubt: str = ""  # why there is no verdict
 
     @property
@@ -73,7 +73,7 @@ class Speedup:
 
     @property
     def figures(self) -> str:
-        """The numbers, such as ``1.42x (1.10-1.80x)``: half of the answers, or more, in between."""
+        """The numbers, such as ``1.42x (1.10-1.80x)``: at least half of the answers in between."""
         if self.kinds:
             return ranges_text(self.kinds)
         ends = [f"{end:.2f}" for end in (self.low, self.high)]
@@ -81,7 +81,7 @@ class Speedup:
 
     @property
     def source(self) -> str:
-        """What the numbers rest on."""
+        """What the numbers are based on."""
         return {
             "measured": f"measured over {counted(self.count, 'answer')}",
             "learned": f"forecast from {self.count:,} draft tokens of this pair",
@@ -102,10 +102,10 @@ class Speedup:
 
 
 def speedup_here(pair: Pair, settings: Settings, costs: LearnedCosts | None = None) -> Speedup:
-    """What is known of a pair on this machine; its costs are measured first if they are not known.
+    """The speedup of a pair on this machine; its costs are measured first if they are unknown.
 
-    From answers that were compared with plain decoding if there were enough, else the scheduler's
-    forecast from what its guesses were worth, else from `costs` and the usual agreement.
+    From answers that were compared with plain decoding if there are enough, else from the
+    calibration of the draft, else from `costs` and the usual acceptance.
     """
     speculation = settings.speculation
     learned = pair.learned(speculation)
@@ -127,7 +127,7 @@ def speedup_here(pair: Pair, settings: Settings, costs: LearnedCosts | None = No
 def forecast(
     costs: LearnedCosts, seen: Calibration, limit: int, is_block: bool = False
 ) -> Speedup | None:
-    """From what a draft's guesses were worth here; None: too few of them were verified."""
+    """From the calibration of a draft's guesses; None if too few were verified."""
     if seen.tested < _ENOUGH_TOKENS:
         return None
     policy = policy_for(costs, seen, limit, is_block=is_block)
@@ -138,7 +138,7 @@ def forecast(
 def expected(
     costs: LearnedCosts, draft_seconds: Floats, basis: Basis = "expected", kind: str = "plain"
 ) -> Speedup:
-    """From what passes cost here and how often guesses of such a draft are right elsewhere.
+    """From the costs here and the usual acceptance of this kind of draft.
 
     `draft_seconds` are of 1, 2, ... draft steps, cumulative.
     """
@@ -149,16 +149,16 @@ def expected(
 def usual(
     target_seconds: Floats, draft_seconds: Floats, kind: str, basis: Basis = "estimated"
 ) -> Speedup:
-    """The same from seconds of passes of 1, 2, ... rows, however they were found."""
+    """The same from seconds of passes of 1, 2, ... rows, whatever their source."""
     kinds = expected_ranges(target_seconds, draft_seconds, kind)
     ends = [end for both in kinds.values() for end in both]
     return Speedup(basis, fmean(ends), min(ends), max(ends), kinds=kinds)
 
 
 def _copying(costs: LearnedCosts) -> Speedup:
-    """Without a draft model: a pass that copies 3 or 7 tokens, where the text repeats itself."""
+    """Without a draft model: a pass with 3 or 7 lookup tokens, if the text repeats itself."""
     one = float(costs.target_seconds[0])
-    # A pass of more rows that took less than one of one row was disturbed.
+    # If a pass of more rows takes less than one of one row, the latter was disturbed.
     few, many = (n / max(1.0, float(costs.target_seconds[n - 1]) / one) for n in (4, 8))
     kinds = {"new text": (1.0, 1.0), "copied text": (min(few, many), max(few, many))}
     return Speedup("expected", 1.0, 1.0, max(few, many), kinds=kinds, doubt=_doubt(costs))
@@ -169,15 +169,15 @@ def _doubt(costs: LearnedCosts) -> str:
 
 
 def measured(comparisons: Sequence[Comparison], spread: float = 1.0) -> Speedup:
-    """From seconds that answers took, each with those of plain decoding at the same time.
+    """From the seconds of answers and of plain decoding at the same time.
 
-    `spread` is the factor by which plain decoding's own speed changed meanwhile.
+    `spread` is the factor by which the speed of plain decoding itself varied meanwhile.
     """
     took, plain = (sum(seconds) for seconds in zip(*comparisons, strict=True))
     ratios = [one / ours for ours, one in comparisons]
     some = ratios if len(ratios) > 1 else ratios * 2
     low, _, high = quantiles(some, n=4, method="inclusive")
-    typical = plain / took  # long answers count for more: it may lie outside of the middle half
+    typical = plain / took  # long answers count more: it may be outside the middle half
     sided = is_one_sided(min(ratios), max(ratios), len(ratios))
     doubt = ""
     if len(ratios) < _FEW:
@@ -189,10 +189,10 @@ def measured(comparisons: Sequence[Comparison], spread: float = 1.0) -> Speedup:
 
 
 def exceeds(spread: float, ratio: float) -> bool:
-    """Whether plain decoding's own spread is more than the difference from it."""
+    """Whether plain decoding itself varied by more than the difference from it."""
     return spread > max(ratio, 1.0 / ratio, _STEADY)
 
 
 def is_one_sided(low: float, high: float, count: int) -> bool:
-    """Whether so many ratios between these all say the same."""
+    """Whether `count` ratios between `low` and `high` all agree."""
     return count >= _ONE_SIDED and (low > 1.0 or high < 1.0)

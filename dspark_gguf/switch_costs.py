@@ -1,8 +1,8 @@
-"""The cost of a graph: llama.cpp builds one anew where a pass has another number of rows.
+"""The cost of a new compute graph, which llama.cpp builds when the number of rows changes.
 
-It keeps the compute graph of its last pass. With 30 layers a new one took 0.4 to 0.6 ms, 5 to 9 %
-of a plain pass of the demo target on two cores. A draft pays for it twice: the pass that verifies
-it is seen with it, and the plain pass behind it takes longer.
+It reuses the graph of its last pass. With 30 layers a new one took 0.4 to 0.6 ms, 5 to 9 % of a
+plain pass of the demo target on two cores. A draft pays for it twice: in the pass that verifies it,
+where it is measured along, and in the plain pass that follows.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from enum import Enum
 
 #: How fast both figures follow.
 _GAIN = 1 / 16
-#: It is no larger than this share of a plain pass: what is, was another process.
+#: Maximum share of a plain pass; anything more was another process.
 _MAX = 0.25
 
 
 class _Last(Enum):
-    """The kind of the pass before."""
+    """The kind of the previous pass."""
 
     PLAIN, PROMPT, DRAFT = range(3)
 
 
 @dataclass(slots=True)
 class Switch:
-    """Seconds over the common level, as all figures of `LearnedCosts`."""
+    """Seconds relative to the common level, like all figures of `LearnedCosts`."""
 
-    value: float = 0.0  # more that a plain pass takes after one that was not
-    plain_after: float = 0.5  # the share of drafts behind which a plain pass comes
+    value: float = 0.0  # extra seconds of a plain pass after another kind of pass
+    plain_after: float = 0.5  # share of drafts that are followed by a plain pass
     _last: _Last = field(default=_Last.PLAIN, init=False)
     _first: float = field(default=0.0, init=False)  # seconds of the plain pass after another kind
 
     @property
     def charge(self) -> float:
-        """Of the pass behind a draft, on average."""
+        """Average cost in the pass after a draft."""
         return self.value * self.plain_after
 
     def expect(self, value: float, usual: float) -> None:
-        """What a profile saw, beside the `usual` seconds of a plain pass."""
+        """Set what a profile measured, given the `usual` seconds of a plain pass."""
         self.value = min(max(value, 0.0), _MAX * usual)
 
     def prompted(self) -> None:
@@ -51,9 +51,9 @@ class Switch:
         self._last, self._first = _Last.DRAFT, 0.0
 
     def of_plain(self, seconds: float) -> float:
-        """The part of a plain pass that was the new graph.
+        """The part of a plain pass that was spent on a new graph.
 
-        It learns from two plain passes in a row, for what slows the machine down slows both.
+        Learned from two consecutive plain passes, because a busy machine slows down both.
         """
         last, self._last = self._last, _Last.PLAIN
         if last is _Last.PLAIN:

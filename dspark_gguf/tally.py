@@ -1,4 +1,4 @@
-"""Sums over rounds: what an answer or a conversation was, and what it cost."""
+"""Sums over rounds: the counts and times of an answer or a conversation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dspark_gguf.records import FinishReason, Round
 
 @dataclass(slots=True)
 class Tally:
-    """Counts and seconds, summed over rounds; what llama.cpp calls statistics."""
+    """Counts and seconds, summed over rounds."""
 
     rounds: int = 0
     plain_rounds: int = 0
     tokens: int = 0
-    first_tokens: int = 0  # of these, those that passes over prompts yielded
+    first_tokens: int = 0  # of these, first tokens, from prefills
     drafted: int = 0
     accepted: int = 0
     drafted_by_position: list[int] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Tally:
         _add_each(self.accepted_by_position, [1] * round.accepted)
 
     def merge(self, other: Tally) -> None:
-        """Add the sums of `other`; the time to the first token is not a sum and stays."""
+        """Add the sums of `other`; the time to the first token, which is not a sum, is kept."""
         for name in self.__slots__:
             mine, theirs = getattr(self, name), getattr(other, name)
             if isinstance(mine, list):
@@ -58,7 +58,7 @@ class Tally:
 
     @property
     def controller_seconds(self) -> float:
-        """Everything that is not a model at work: sampling, verification, text, Python."""
+        """Everything outside the models: sampling, verification, detokenizing, Python."""
         models = self.prefill_seconds + self.target_seconds + self.draft_seconds
         return max(0.0, self.seconds - models)
 
@@ -69,12 +69,12 @@ class Tally:
 
     @property
     def tokens_per_round(self) -> float:
-        """Tokens that one pass of the target yields; plain decoding has 1."""
+        """Tokens per pass of the target; 1 with plain decoding."""
         return self.tokens / self.rounds if self.rounds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Speed after the first token, which the pass over the prompt yields."""
+        """Speed after the first token, which comes from the prefill."""
         tokens, seconds = self.tokens - self.first_tokens, self.decode_seconds
         return tokens / seconds if seconds > 0 else 0.0
 
@@ -84,7 +84,7 @@ class Tally:
         return self.accepted / self.drafted if self.drafted else 0.0
 
     def shares_by_position(self, least: int = 1) -> list[float]:
-        """Accepted over drafted at each position of a draft that was drafted at least so often."""
+        """Acceptance rate by position in the draft, for positions with at least `least` tokens."""
         pairs = zip_longest(self.accepted_by_position, self.drafted_by_position, fillvalue=0)
         return [yes / drafted for yes, drafted in pairs if drafted >= least]
 
@@ -134,7 +134,7 @@ class Answer:
         self.tally.add(round)
 
     def as_dict(self) -> dict[str, Any]:
-        """What ``run --json`` prints of it."""
+        """What ``run --json`` prints."""
         return {
             "text": self.text,
             "tokens": self.tokens,

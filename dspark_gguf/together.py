@@ -1,4 +1,4 @@
-"""One round of several conversations: their draft steps in lockstep, and what is verified."""
+"""One round of several conversations: draft in lockstep, and choose what to verify."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from dspark_gguf.schedule import SharedCosts, allot
 
 
 def draft_together(
-    runs: Sequence[Generation], few: int, costs: SharedCosts, free: Callable[[], bool]
+    runs: Sequence[Generation], max_catch_up: int, costs: SharedCosts, free: Callable[[], bool]
 ) -> list[Draft]:
-    """The drafts of all; each pass of the draft model serves all that want one.
+    """Draft for all conversations; each pass of the draft model serves all that need one.
 
-    More than `few` tokens that a draft model missed, or than its share of a batch, are read in a
-    pass of their own. Where its cells do not suffice and `free` finds none, the newest conversation
-    does without until others end: else they would push each other out in turn, and read all again.
+    A draft model that has to catch up on more than `max_catch_up` tokens, or on more than its share
+    of a batch, does so in a separate pass. If it has too few cells and `free` cannot free any, the
+    newest conversation gets no drafts until others end: otherwise they would evict each other in
+    turn and reread everything.
     """
     works = [run.draft() for run in runs]
     drafts, wanted = [NO_DRAFT] * len(runs), dict[int, Pass]()
 
-    def go_on(k: int, rows: Any = None, full: CacheFullError | None = None) -> None:
+    def advance(k: int, rows: Any = None, full: CacheFullError | None = None) -> None:
         wanted.pop(k, None)
         try:
             each = works[k].throw(full) if full else works[k].send(rows)
@@ -42,13 +43,13 @@ def draft_together(
             drafts[k] = NO_DRAFT
 
     for k in range(len(runs)):
-        go_on(k)
+        advance(k)
     while wanted:
         started = perf_counter()
         reads = {k: _reads(runs[k], each, costs) for k, each in wanted.items()}
         guesses = {k: each.n_rows for k, each in wanted.items()}
         context = cast(SequenceCache, next(iter(wanted.values())).cache).context
-        most = min(few, context.n_batch // len(wanted))
+        most = min(max_catch_up, context.n_batch // len(wanted))
         group = [k for k, read in reads.items() if read > most][:1] or list(wanted)
         longest, width = (max(of[k] for k in group) for of in (reads, guesses))
         newest = cast(SequenceCache, wanted[group[-1]].cache)
@@ -57,13 +58,13 @@ def draft_together(
             found = decode_together([wanted[k] for k in group])
         except CacheFullError as full:
             is_full = not free()
-            if is_full or newest.length != length:  # it has read a part, and would read that again
+            if is_full or newest.length != length:  # it has read a part, which is dropped
                 newest.trim(0)
                 newest.is_crowded = is_full
-                go_on(group[-1], full=full)
+                advance(group[-1], full=full)
             continue
         for k, rows in zip(group, found, strict=True):
-            go_on(k, rows)
+            advance(k, rows)
         costs.see_draft_step(len(group), longest, perf_counter() - started, width)
     return drafts
 
@@ -89,10 +90,10 @@ def verify_together(
     joint: bool = True,
     equal: bool = False,
 ) -> list[Pass]:
-    """The parts of a pass that verifies at most `most` draft tokens, as many as pay.
+    """The parts of a pass that verifies as many draft tokens as pay, at most `most`.
 
-    Unless `joint`, each draft is verified as it is: under `rejection` no choice may depend on what
-    comes after a token. If `equal`, all verify the same number of tokens.
+    Unless `joint`, each draft is verified as it is: under `rejection` no choice may depend on later
+    tokens. If `equal`, all verify the same number of tokens.
     """
     lengths = [len(draft) for draft in drafts]
     pairs = zip(runs, drafts, strict=True) if any(lengths) and joint and len(runs) > 1 else ()

@@ -1,13 +1,13 @@
-"""Decide which draft tokens stand, and what replaces the first that does not.
+"""Decide which draft tokens are accepted, and what replaces the first rejected one.
 
-A `Verifier` judges a draft by the target's rows. `DistVerifier` makes distributions of them and
-asks an acceptance rule about each position in turn; another one uses llama.cpp's own sampler chain
-(``engine/chain.py``).
+A `Verifier` checks a draft against the target's rows. `DistVerifier` turns them into distributions
+and applies an acceptance rule to each position in turn; another verifier uses llama.cpp's own
+sampler chain (``engine/chain.py``).
 
-An acceptance rule gets the target's distribution at one position, the one that the draft token was
-drawn from, and the token. It returns the token to emit: the draft's own (accepted) or another one
-(rejected). ``rejection`` and ``match`` are lossless: whatever the draft proposes, the emitted token
-follows the target's distribution. ``typical`` and ``threshold`` are not, and are never a default.
+An acceptance rule gets the target's distribution at a position, the draft's distribution that the
+token was drawn from, and the token. It returns the token to emit: the draft's (accepted) or another
+one (rejected). ``rejection`` and ``match`` are lossless: whatever the draft proposes, the emitted
+token follows the target's distribution. ``typical`` and ``threshold`` are not, and never a default.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ Rule = Callable[[Dist, Dist, int, Draw], int]
 
 
 class Verifier(Protocol):
-    """Judges the drafts of one answer, round by round."""
+    """Verifies the drafts of one answer, round by round."""
 
     def __call__(self, draft: Draft, rows: Rows, tokens: Sequence[int]) -> Verdict:
         """Check `draft` from its first token on and stop at the first rejection.
 
         Args:
-            draft: the proposed tokens, k of them.
-            rows: the target's logits, k + 1 rows of float32 ``[n_vocab]``, to be read in order:
-                after the committed tokens, and after each draft token.
-            tokens: what is committed.
+            draft: the k proposed tokens.
+            rows: the target's logits, k + 1 rows of float32 ``[n_vocab]``, read in order: after the
+                committed tokens, and after each draft token.
+            tokens: the committed tokens.
         """
 
 
 class DistVerifier:
-    """Verifies with the distributions that a sampler makes of the rows.
+    """Verifies with the distributions that a sampler makes from the rows.
 
     `rule` decides which draft tokens are accepted; `grammar`, if any, follows every emitted token.
     """
@@ -53,7 +53,7 @@ class DistVerifier:
         self.sampler, self.rule, self.draws, self.grammar = sampler, rule, draws, grammar
 
     def __call__(self, draft: Draft, rows: Rows, tokens: Sequence[int]) -> Verdict:
-        """As `Verifier`; no row after a rejection is normalised."""
+        """See `Verifier`; rows after a rejection are not normalised."""
         history, place = self.sampler.history(tokens), len(tokens)
         last = tokens[-1]
         pairs = zip(draft.tokens, draft.dists, strict=True) if draft.tokens else ()
@@ -90,7 +90,7 @@ def rejection(target: Dist, draft: Dist, token: int, draw: Draw) -> int:
 def match(target: Dist, draft: Dist, token: int, draw: Draw) -> int:
     """Emit the target's own sample; the draft token is accepted if it is the same.
 
-    Lossless for any draft and any stopping rule, and the same seed says the same text. The draft
+    Lossless for any draft and any stopping rule, and the same seed gives the same text. The draft
     guesses with the same noise (``noise.py``).
     """
     return draw.token(target)
@@ -115,7 +115,10 @@ class Typical:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Accept what the target gives at least `min_prob`, else draw from it. NOT lossless."""
+    """Accept tokens with a target probability of at least `min_prob`, else draw from the target.
+
+    NOT lossless.
+    """
 
     min_prob: float
 
@@ -125,7 +128,7 @@ class Threshold:
 
 
 def make_rule(settings: Speculation) -> Rule:
-    """The rule that `settings` name."""
+    """The acceptance rule that `settings` name."""
     rules: dict[str, Rule] = {
         "rejection": rejection,
         "match": match,

@@ -1,8 +1,8 @@
 """Make text safe for a terminal: answers, file names, metadata, prompts, llama.cpp's log.
 
 A terminal acts on control characters: it moves the cursor, sets the title or the clipboard, or
-answers as if somebody had typed. Each character is judged alone, so it does not matter how a
-sequence is split over tokens.
+replies as if the user had typed. Each character is handled on its own, so it does not matter how a
+sequence is split into tokens.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-#: C0 but tab and newline, DEL, C1; what reverses the direction of the text around it, so that a
-#: line would show something else than it says; and undecodable bytes of file names.
+#: C0 except tab and newline, DEL, C1; bidirectional controls, which can make a line look different
+#: from what it says; and undecodable bytes of file names.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Without control characters: for an answer, which stays readable."""
+    """Remove control characters: for answers."""
     return _CONTROL.sub("", text)
 
 
 def visible(text: str) -> str:
-    r"""With ``\u001b`` in place of control characters: for names and messages."""
+    r"""Show control characters as ``\u001b``: for names and messages."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """A long text's first characters."""
+    """The text, shortened to at most `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -38,7 +38,7 @@ def counted(number: int, what: str) -> str:
 
 
 def as_json(value: Any, stream: TextIO | None = None) -> str:
-    """One line of JSON that a terminal may show; it reads back as `value`.
+    """One line of JSON that is safe for a terminal and reads back as `value`.
 
     Characters that the encoding of `stream` lacks are escaped.
     """
@@ -51,9 +51,9 @@ def as_json(value: Any, stream: TextIO | None = None) -> str:
 
 
 def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: bool = True) -> str:
-    """Cells of each column below each other; all but the first are aligned `right`, or none.
+    """An aligned table; all columns but the first are right-aligned if `right`.
 
-    It is as wide as its rows: the terminal wraps, a script reads whole lines.
+    Lines are not wrapped: the terminal does that, and scripts read whole lines.
     """
     from rich.console import Console
     from rich.table import Table

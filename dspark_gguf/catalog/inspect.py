@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dspark_gguf.engine.dflash import HANDS_OUT_LAYERS
+from dspark_gguf.engine.dflash import EXPOSES_LAYER_INPUTS
 from dspark_gguf.engine.gguf import read_header
 from dspark_gguf.engine.heads import Kind, kind_of, target_draft, why_no_heads
 from dspark_gguf.engine.quantize import FILE_TYPES
@@ -65,7 +65,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     if draft:
         facts["draft"] = draft.as_dict()
     else:
-        facts["hands_out_layers"] = header.architecture in HANDS_OUT_LAYERS
+        facts["hands_out_layers"] = header.architecture in EXPOSES_LAYER_INPUTS
         if header.heads:
             facts["heads"] = {"count": header.heads, "problem": why_no_heads(header)}
     return facts

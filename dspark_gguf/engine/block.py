@@ -20,15 +20,15 @@ from dspark_gguf.engine.passes import run_together
 from dspark_gguf.engine.protocol import Block, Pass, Rows
 from dspark_gguf.engine.sequence import SequenceCache
 
-#: This many features may wait until a draft is wanted: a round without one costs a copy, no pass.
+#: Features that may wait for a draft: a round without one costs a copy instead of a pass.
 _PENDING = 256
 
 
 class BlockDraftCache(Follower):
-    """The memory of a block draft for one sequence, filled as the target reads it.
+    """The KV cache of a block draft for one sequence, filled as the target reads tokens.
 
     After each pass of the target, it copies the inputs of the draft's target layers into a buffer
-    that the next injection reads. Errors as `open_context` and ``symbols.py``.
+    that the next injection reads. Raises what `open_context` and ``symbols.py`` do.
     """
 
     kind = "block"
@@ -60,12 +60,12 @@ class BlockDraftCache(Follower):
 
     @property
     def seen(self) -> int:
-        """Tokens whose features it has, in its cache or waiting."""
+        """Tokens whose features are in its cache or in the buffer."""
         return self.length + len(self._pending)
 
     @property
     def room(self) -> int:
-        """Most tokens whose features it takes: a block must fit after them."""
+        """Maximum tokens whose features it can hold: a block must fit after them."""
         return self.n_ctx - self.draft.block_size
 
     def _copy(self, start: int, first: int, done: int, take: int) -> None:
@@ -82,27 +82,27 @@ class BlockDraftCache(Follower):
                 self.flush()
 
     def on_trim(self, length: int) -> None:
-        """All tokens from position `length` on are void."""
+        """Drop all tokens from position `length` on."""
         del self._pending[max(0, length - self.length) :]
         super().trim(length)
 
     trim = on_trim
 
     def flush(self) -> None:
-        """Read the waiting features."""
+        """Read the features in the buffer."""
         inject([self])
 
     def opening(self, last: int, count: int = 1) -> list[int]:
         """The tokens of a block that guesses `count` tokens after `last`.
 
-        Its rows were trained together, but fewer guess nearly as well: in one draft of five 0.328
-        in the place of 0.341 of the first guesses were right.
+        A block's rows were trained together, but a shorter block guesses nearly as well: with a
+        draft of block size five, 32.8 % instead of 34.1 % of the first guesses were right.
         """
         return [last] + [self.draft.mask_token] * (count + self._skipped - 1)
 
     @property
     def _skipped(self) -> int:
-        """Tokens of a block that have no guess."""
+        """Tokens at the start of a block that yield no guess."""
         return 0 if self.draft.anchor_first else 1
 
     def propose(self, last: int, count: int) -> Block:
@@ -114,19 +114,19 @@ class BlockDraftCache(Follower):
         return guess_blocks([self], [tokens])[0]
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
-        """As any cache; of one pass, if that has room for all blocks."""
+        """See `SequenceCache`; one pass if it has room for all blocks."""
         caches = [cast(BlockDraftCache, each.cache) for each in passes]
         sizes, found = [len(each.tokens) for each in passes], list[Rows]()
         for group in groups_of([len(cache._pending) for cache in caches], len(self._features)):
             inject([caches[k] for k in group])
         for group in groups_of(sizes, self.context.max_rows):
             blocks = guess_blocks([caches[k] for k in group], [passes[k].tokens for k in group])
-            # The next pass is made in the place of these rows.
+            # The next pass overwrites these rows.
             found += blocks if len(group) == len(passes) else [each.copy() for each in blocks]
         return found
 
     def guesses(self, first: int, count: int) -> Block:
-        """Those of its block of `count` tokens, from place `first` in the last pass on."""
+        """Guesses for its block of `count` tokens, which starts at row `first` of the last pass."""
         rows, skipped = slice(first + self._skipped, first + count), self._skipped
         if self.draft.has_selector:
             lattice = self._nextn(first + count)[rows]
@@ -142,12 +142,12 @@ class BlockDraftCache(Follower):
 
 
 def inject(caches: Sequence[BlockDraftCache]) -> None:
-    """Read the waiting features of sequences of one context, in ascending order, in one pass."""
+    """Read the buffered features of sequences of one context, in ascending order, in one pass."""
     caches = [cache for cache in caches if cache._pending]
     if not caches:
         return
     for cache in caches:
-        cache._take_back(cache.length)  # an earlier injection may have been interrupted
+        cache._roll_back(cache.length)  # an earlier injection may have been interrupted
         cache._unsure = True
     first, counts = caches[0], [len(cache._pending) for cache in caches]
     batch = first._injection.first(counts[0], first.length)  # its features are in place
@@ -167,9 +167,9 @@ def inject(caches: Sequence[BlockDraftCache]) -> None:
 
 
 def guess_blocks(caches: Sequence[BlockDraftCache], blocks: Sequence[Sequence[int]]) -> list[Block]:
-    """The guesses of these blocks, from one pass, valid until the next; features are read before.
+    """Read the buffered features, then guess these blocks in one pass; valid until the next.
 
-    The caches are those of sequences of one context, in ascending order.
+    The caches belong to sequences of one context, in ascending order.
     """
     inject(caches)
     lengths = [cache.length for cache in caches]
@@ -185,14 +185,14 @@ def guess_blocks(caches: Sequence[BlockDraftCache], blocks: Sequence[Sequence[in
         return found
     finally:
         for cache, length in zip(caches, lengths, strict=True):
-            cache._take_back(length)
+            cache._roll_back(length)
 
 
 def walk(lattice: npt.NDArray[np.float32], k: int, n_vocab: int) -> list[npt.NDArray[np.float32]]:
-    """The greedy path through DFlash2's lattice, as rows of logits that know only its candidates.
+    """The greedy path through DFlash2's lattice, as rows of logits that are -inf elsewhere.
 
-    A row of the lattice holds the ids of `k` candidates, then for each candidate of the row before
-    the scores of these.
+    A row of the lattice holds the ids of `k` candidates, then their scores after each candidate of
+    the row before.
     """
     rows: list[npt.NDArray[np.float32]] = []
     before = 0

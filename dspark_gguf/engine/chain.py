@@ -1,4 +1,4 @@
-"""llama.cpp's own sampler chain as a verifier: it draws the tokens that ``Llama`` draws."""
+"""llama.cpp's own sampler chain as a verifier: it draws the same tokens as ``Llama``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NEUTRAL = {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty":
 class Chain:
     """The sampler chain of one answer: draws a token from each row as long as the draft is right.
 
-    With greedy or top-k sampling, without penalties, processors and mirostat, only the k best
-    tokens that the grammar allows can be drawn. The chain is then given only those; it draws the
-    same tokens. Between two tokens, `n_tokens` and `input_ids` of the ``Llama`` count what is
-    committed so far: a processor, a criterion or the caller may look.
+    With greedy or top-k sampling, and without penalties, logits processors and mirostat, only the
+    k best tokens that the grammar allows can be drawn, so the chain is given only those. Between
+    two tokens, `n_tokens` and `input_ids` of the ``Llama`` cover what is committed so far: a logits
+    processor, a stopping criterion or the caller may read them.
 
-    `follower` follows the grammar in `sampling`, which is as for ``_init_sampler``; `criteria` is
-    llama-cpp-python's (ids, logits), true ends the answer without the token drawn; `record` is
-    given each row that a token is drawn from.
+    `sampling` has the arguments of ``_init_sampler``, and `follower` follows its grammar.
+    `criteria` are llama-cpp-python's stopping criteria, called with (ids, logits): true ends the
+    answer without the drawn token. `record` is called with each row that a token is drawn from.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Chain:
         self._every = np.arange(int(llama._n_vocab), dtype=np.int32)
 
     def draw(self, row: Row, place: int) -> int:
-        """The next token; `place` is that of the row in the last pass, where -1 is the last."""
+        """Draw the next token; `place` is the row's index in the last pass, -1 for the last row."""
         if self._follower is None:
             return int(self.sampler.sample(self._llama._ctx, place))
         ids = self._follower.best(row, self._reach) if self._is_short else self._every
@@ -59,13 +59,13 @@ class Chain:
         return token
 
     def accept(self, token: int) -> None:
-        """Go on after a token that another chain drew."""
+        """Continue after a token that another chain drew."""
         self.sampler.accept(token)
         if self._follower is not None:
             self._follower.follow(token, token)
 
     def __call__(self, draft: Draft, rows: Rows, tokens: Sequence[int]) -> Verdict:
-        """As any verifier: always `match`."""
+        """See `Verifier`; the rule is always `match`."""
         llama, last = self._llama, tokens[-1]
         for k in range(len(draft) + 1):
             llama.n_tokens = len(tokens) + k
@@ -83,7 +83,7 @@ class Chain:
 
 
 def _reach(sampling: dict[str, Any]) -> int:
-    """How many of the best tokens can be drawn; 0: all."""
+    """How many of the most probable tokens can be drawn; 0: all."""
     penalised = any(sampling.get(name, value) != value for name, value in _NEUTRAL.items())
     temperature = sampling.get("temp", 0.8)
     if penalised or temperature < 0 or sampling.get("logits_processor") is not None:

@@ -1,4 +1,4 @@
-"""What stands in the place of something freed: llama.cpp ends the process that uses that."""
+"""A stand-in for freed objects: llama.cpp would end the process that uses one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Closed:
         raise UsageError(*self._why)
 
     def close(self) -> None:
-        """It is."""
+        """Do nothing: it is closed already."""
 
 
 def shut(thing: Any) -> None:
-    """Make an object a `Closed`, for all who know it."""
+    """Turn an object into a `Closed`, wherever it is referenced."""
     vars(thing).clear()
     thing.__class__ = Closed

@@ -34,10 +34,10 @@ def why_incompatible(target: Header, draft: Header) -> str:
 def require_same_tokens(
     target: Vocabulary, draft: Vocabulary, target_name: str, draft_name: str
 ) -> None:
-    """Refuse a draft whose token ids mean something else than the target's, with a `PairError`.
+    """Raise a `PairError` for a draft whose token ids do not mean the same as the target's.
 
-    As llama.cpp: the same kind of tokenizer, the same rule for the first token, the same text of
-    each id from 5 on, and at most 128 ids more on one side (padding).
+    The rules are llama.cpp's: the same kind of tokenizer, the same rule for the first token, the
+    same text for each id from 5 on, and at most 128 more ids on one side (padding).
     """
     if why := difference(target, draft):
         raise PairError(
@@ -47,12 +47,12 @@ def require_same_tokens(
 
 
 def difference(target: Vocabulary, draft: Vocabulary) -> str:
-    """Where a draft's ids mean something else than the target's; empty: nowhere."""
+    """How the vocabularies differ; empty if ids mean the same."""
     return _difference(_of_vocabulary(target), _of_vocabulary(draft))
 
 
 def require_text(target: Vocabulary, draft: Vocabulary, target_name: str, draft_name: str) -> None:
-    """Refuse models whose tokens have no text to compare, with a `PairError`."""
+    """Raise a `PairError` for models whose tokens have no text to compare."""
     for vocabulary, name in ((target, target_name), (draft, draft_name)):
         if vocabulary.kind == "none":
             problem = f"{name} has no tokenizer, so {draft_name} cannot draft for {target_name}"
@@ -62,7 +62,7 @@ def require_text(target: Vocabulary, draft: Vocabulary, target_name: str, draft_
 class _Tokens(NamedTuple):
     kind: str
     n_vocab: int
-    first: int | None  # put before a text; None: nothing
+    first: int | None  # token put before a text, if any
     texts: Callable[[], Iterable[bytes]]
 
 

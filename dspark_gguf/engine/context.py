@@ -1,4 +1,4 @@
-"""llama.cpp's contexts: opened for a model, or borrowed; one pass at a time, and its logits."""
+"""llama.cpp's contexts, opened for a model or borrowed: run a pass, read its logits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dspark_gguf.signals import held
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _ROPE = {None: -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
-#: Options that llama.cpp's structure has under the same name.
+#: Options with the same name in llama.cpp's struct.
 _SAME_NAME = (
     "swa_full", "rope_freq_base", "rope_freq_scale", "yarn_orig_ctx",
     "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow",
@@ -30,7 +30,7 @@ _SAME_NAME = (
 
 
 class Part(NamedTuple):
-    """What a pass reads of a sequence: `tokens` from `position` on, rows for the last `n_rows`."""
+    """A sequence's part of a pass: `tokens` from `position` on, logits for the last `n_rows`."""
 
     sequence: int
     position: int
@@ -39,14 +39,14 @@ class Part(NamedTuple):
 
 
 class Context:
-    """A ``llama_context`` and the batch that its passes read.
+    """A ``llama_context`` and its batch.
 
-    It has room for `n_ctx` tokens of all its sequences, and reads at most `n_batch` in a pass; a
-    row of logits is `n_vocab` wide. Work on a long prompt ends with `Cancelled` once `interrupt` is
-    set. The `owner` of the `pointer`, kept alive until then, frees it; None: this object does.
+    All its sequences together have room for `n_ctx` tokens; a pass reads at most `n_batch`; a row
+    of logits is `n_vocab` wide. Prefill of a long prompt ends with `Cancelled` once `interrupt` is
+    set. The `owner` of the `pointer`, which is kept alive, frees it; if None, this object does.
     """
 
-    cache_bytes = max_rows = 0  # if this package opened it; most rows of logits of a pass
+    cache_bytes = max_rows = 0  # size of its cache, maximum rows of a pass; if we opened it
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class Context:
         self._ids, self._positions, self._sequences = np.zeros((3, n_batch), dtype=np.int32)
         self._wanted, self._ones = np.zeros(n_batch, np.int8), np.ones(n_batch, np.int32)
         number, flag = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
-        # Where the sequence of each token is: of the k-th one in the k-th place of an array.
+        # Pointers to the sequence id of each token.
         self._places = self._sequences.ctypes.data + 4 * np.arange(n_batch, dtype=np.uintp)
-        # Where rows are, and these: in one, so that an exception finds both or none.
+        # Address and array of the last rows, in one tuple so that an exception cannot split them.
         self._view = (0, 0), np.empty((0, n_vocab), dtype=np.float32)
         self._batch = llama_cpp.llama_batch(
             token=self._ids.ctypes.data_as(number),
@@ -73,18 +73,18 @@ class Context:
             seq_id=self._places.ctypes.data_as(ctypes.POINTER(number)),
             logits=self._wanted.ctypes.data_as(flag),
         )
-        # Also at exit, and before the model: some backends abort on memory that is still in use.
+        # Runs at exit too, before the model is freed: some backends abort on memory in use.
         owned = pointer if owner is None else None
         #: Frees the context unless it is borrowed.
         self.close = weakref.finalize(self, _free, owned)
 
     def run(self, parts: Sequence[Part]) -> None:
-        """One pass; each sequence has one part, and they are in ascending order."""
+        """One pass over at most one part of each sequence, in ascending order."""
         end = 0
         for sequence, position, tokens, n_rows in parts:
             first, end = end, end + len(tokens)
             unwanted = end - n_rows
-            # One by one: between two passes, a slice of an array takes longer than its one token.
+            # One by one: usually there is one token, and slicing an array takes longer.
             for k, token in enumerate(tokens, first):
                 self._ids[k], self._positions[k] = token, position + k - first
                 self._sequences[k], self._wanted[k] = sequence, k >= unwanted
@@ -92,7 +92,7 @@ class Context:
         self.decode(self._batch)
 
     def rows(self, first: int, count: int) -> npt.NDArray[np.float32]:
-        """Logits of the last pass ``[count, n_vocab]``, from place `first` in its batch on.
+        """Logits of the last pass ``[count, n_vocab]``, from index `first` in its batch on.
 
         A view into llama.cpp's memory, valid until the next pass.
         """
@@ -103,20 +103,22 @@ class Context:
             problem = f"llama.cpp has no logits at row {first}"
             raise EngineError(problem, "Report this with the model's name.")
         place = ctypes.addressof(pointer.contents), count
-        if place != self._view[0]:  # to make an array of a pointer takes 0.1 ms between two passes
+        if place != self._view[0]:  # making an array from a pointer takes 0.1 ms
             self._view = place, np.ctypeslib.as_array(pointer, (count, self.n_vocab))
         return self._view[1]
 
     def decode(self, batch: Any) -> None:
         """One pass over a batch.
 
-        A CacheFullError says that there is no room and nothing changed, a ResourceError that memory
-        is short, an EngineError that llama.cpp failed.
+        Raises:
+            CacheFullError: no room; nothing changed.
+            ResourceError: not enough memory.
+            EngineError: llama.cpp failed.
         """
         self._call(llama_cpp.llama_decode, batch)
 
     def encode(self, batch: Any) -> None:
-        """One pass of a draft's encoder, which leaves the cache alone; errors as `decode`."""
+        """One pass of a draft's encoder, which leaves the cache alone; raises like `decode`."""
         self._call(llama_cpp.llama_encode, batch)
 
     def _call(self, function: Any, batch: Any) -> None:
@@ -153,10 +155,10 @@ def open_context(
 ) -> Context:
     """Open a context for a model, with a compute buffer for `max_rows` rows of logits.
 
-    Its `n_seq` sequences share the room of `n_ctx` tokens. It keeps `snapshots` states of each
-    recurrent memory to go back to. For a draft that needs its target, `features_of` is the target's
-    context: `max_rows` are then computed in one piece. `heads` of the model's prediction heads are
-    what the context is for, in the place of the model; 0: of another model's cache.
+    Its `n_seq` sequences share `n_ctx` cells. It keeps `snapshots` states of each recurrent memory
+    to roll back to. For a draft that needs its target, `features_of` is the target's context:
+    `max_rows` are then computed in one micro-batch. With `heads`, the context runs so many of the
+    model's prediction heads instead of the model; 0: heads that use another model's cache.
 
     Raises:
         ResourceError: the cache does not fit in memory.
@@ -166,7 +168,7 @@ def open_context(
     size = Footprint(model.header, options, heads).cache_bytes(n_ctx, n_seq * (1 + snapshots))
     if not model.gpu_layers or not options.kv_offload:
         require_memory(size, f"the {n_ctx}-token cache of {model.name}")
-    # llama.cpp ends the process where the tokens of all snapshots do not fit one batch.
+    # llama.cpp ends the process if the tokens of all snapshots do not fit into one batch.
     states = n_seq * (snapshots + 2)
     n_batch = max(options.n_batch, max_rows, states)
     params = context_params(options, n_ctx, n_batch, max_rows)
@@ -178,7 +180,7 @@ def open_context(
         params.ctx_type = llama_cpp.LLAMA_CONTEXT_TYPE_MTP
     if features_of is not None:
         params.ctx_other = features_of.pointer
-        # Positions of a block see each other: llama.cpp wants them in one piece.
+        # Positions of a block attend to each other, so they must be in one micro-batch.
         params.n_ubatch = max(params.n_ubatch, max_rows)
     with library.listening() as errors:
         pointer = llama_cpp.llama_init_from_model(model.pointer, params)
@@ -200,7 +202,7 @@ def open_context(
 
 
 def context_params(options: ModelOptions, n_ctx: int, n_batch: int, max_rows: int) -> Any:
-    """The options as llama.cpp's structure."""
+    """The options as llama.cpp's struct."""
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = n_ctx
     params.n_batch = n_batch

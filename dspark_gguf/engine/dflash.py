@@ -1,8 +1,8 @@
-"""What a block draft is, from its header, and which targets it can draft for.
+"""Block drafts, described by their headers, and the targets they can draft for.
 
 llama.cpp calls the architecture ``dflash``: DFlash (block diffusion over the target's features),
 DSpark (DFlash with a Markov head and, often, a confidence head), DFlash2 (with a selector over the
-best candidates) and the DSpark drafts of DeepSeek-V4. All read what enters certain layers of the
+best candidates) and the DSpark drafts of DeepSeek-V4. All read the inputs of certain layers of the
 target, and guess a whole block of tokens in one pass.
 """
 
@@ -22,55 +22,55 @@ from dspark_gguf.errors import ModelError, PairError
 
 ARCHITECTURE = "dflash"
 _MASK = "tokenizer.ggml.mask_token_id"
-#: Key of what the scores of a draft meant where it was trained, a `CalibrationRecord` in JSON.
+#: Metadata key of the calibration learned in training, a `CalibrationRecord` in JSON.
 CALIBRATION = "dspark_gguf.calibration"
 
-#: Targets whose graphs hand out what enters their layers, in the sources of llama.cpp that come
-#: with llama-cpp-python 0.3.36. Asking another one ends the process, so it cannot be tried.
-HANDS_OUT_LAYERS = frozenset((
+#: Architectures whose graphs expose their layer inputs, in the llama.cpp sources of
+#: llama-cpp-python 0.3.36. Asking another one ends the process, so it cannot be tried.
+EXPOSES_LAYER_INPUTS = frozenset((
     "bailingmoe3", "deepseek4", "gemma4", "gpt-oss", "hunyuan_vl", "lfm2", "lfm2moe", "llama",
     "mimo2", "minimax-01", "minimax-m2", "muse-glimmer", "nanbeige", "nemotron_h",
     "nemotron_h_moe", "qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next", "qwen4exp",
 ))  # fmt: skip
-#: Of these, the ones that also hand out what leaves the last layer.
-_HANDS_OUT_OUTPUT = frozenset(("deepseek4", "mimo2", "nemotron_h", "nemotron_h_moe"))
+#: Those that also expose the output of the last layer.
+_EXPOSES_OUTPUT = frozenset(("deepseek4", "mimo2", "nemotron_h", "nemotron_h_moe"))
 
 
 class TargetDraft(ABC):
-    """A draft that reads what its target computes, by its header: of one target, no other."""
+    """A draft made for one target, whose hidden states it reads; described by its header."""
 
     header: Header
-    kind: str  # what it is, for the user
-    #: Most pairs of the pass that makes the first guess: more are read in a pass before it. A block
-    #: is as large as it is.
+    kind: str  # its name for the user
+    #: Maximum pairs in the pass that makes the first guess; more are read in a pass before it. For
+    #: a block draft, its block size.
     rows = 17
-    beyond = MAX_DRAFT  # tokens behind those of its target that it may hold
-    heads: int | None = None  # how many of them its context runs; None: it is a model of its own
+    beyond = MAX_DRAFT  # tokens that it may hold beyond the target's
+    heads: int | None = None  # prediction heads that its context runs; None: a model of its own
 
     def cells(self, n_ctx: int, shared: int, n_seq: int) -> int:
-        """Tokens that its context has room for, `n_ctx` of each of `n_seq` conversations.
+        """Cells of its context: `n_ctx` for each of `n_seq` conversations.
 
-        Together these have no more than `shared` tokens.
+        Together they have no more than `shared` tokens.
         """
         return n_ctx if n_seq == 1 else min(shared, n_seq * n_ctx) + n_seq * self.beyond
 
     @property
     def calibration(self) -> CalibrationRecord | None:
-        """What its scores meant where it was trained, if the file says so."""
+        """The calibration learned in training, if the file has one."""
         try:
             return CalibrationRecord.model_validate_json(self.header.metadata.get(CALIBRATION, ""))
         except ValidationError:
             return None
 
     def _require(self, what: str, needed: Mapping[str, object]) -> None:
-        """Refuse a header where something is missing, with a `ModelError`."""
+        """Raise a `ModelError` if something is missing from the header."""
         if missing := ", ".join(key for key, there in needed.items() if not there):
             problem = f"{self.header.path} is an incomplete {what} draft, without {missing}"
             raise ModelError(problem, "Convert it again with a recent llama.cpp.")
 
     @property
     def draft_vocabulary(self) -> int | None:
-        """Tokens that it can guess, if it knows only a part of the vocabulary."""
+        """Size of its vocabulary, if that is reduced."""
         reduced = self.header.tensors.get("d2t")
         return reduced.shape[0] if reduced else None
 
@@ -79,7 +79,7 @@ class TargetDraft(ABC):
         """Why it cannot draft for `target`; empty if it can."""
 
     def require_target(self, target: Header) -> None:
-        """Refuse a target that it was not made for, with a `PairError`."""
+        """Raise a `PairError` for a target that it was not made for."""
         if why := self.why_not_for(target):
             raise PairError(
                 f"the {self.kind} draft {self.header.path.name} cannot draft for "
@@ -93,21 +93,21 @@ class TargetDraft(ABC):
 
 
 def why_no_layers(target: Header, layers: Sequence[int]) -> str:
-    """Why a target does not hand out what enters these of its layers; empty if it does.
+    """Why a target does not expose the inputs of these layers; empty if it does.
 
-    The number behind its last layer means what leaves that.
+    One past the last layer means the output of the last layer.
     """
     count, last = target.layers, max(layers)
     if last > count:
         return f"made for a target with layer {last}, not {count} layers"
-    if target.architecture not in (_HANDS_OUT_OUTPUT if last == count else HANDS_OUT_LAYERS):
+    if target.architecture not in (_EXPOSES_OUTPUT if last == count else EXPOSES_LAYER_INPUTS):
         what = "output of its last layer" if last == count else "inputs of its layers"
-        return f"{target.architecture} does not hand out the {what} in llama-cpp-python {TRIED}"
+        return f"{target.architecture} does not expose the {what} in llama-cpp-python {TRIED}"
     return ""
 
 
 def why_other_tokens(target: Header, draft: Header) -> str:
-    """Where their vocabularies differ in size; empty if they do not."""
+    """How their vocabularies differ in size; empty if they do not."""
     if target.n_vocab != draft.n_vocab:
         return f"made for a target of {draft.n_vocab} tokens, not {target.n_vocab}"
     return ""
@@ -122,18 +122,18 @@ class BlockDraft(TargetDraft):
         self.block_size: int = header.get("block_size", 16)  # tokens, the anchor included
         self.rows = self.beyond = self.block_size
         self.target_layers: list[int] = header.get("target_layers", [])  # whose inputs it reads
-        self.width: int = header.get("embedding_length", 0)  # which is the target's
-        self.mask_token: int = header.metadata.get(_MASK, -1)  # where a token is to be guessed
+        self.width: int = header.get("embedding_length", 0)  # the same as the target's
+        self.mask_token: int = header.metadata.get(_MASK, -1)  # stands for a token to guess
         #: Whether each row is biased by the token before it.
         self.has_markov_head = markov = "markov_w1.weight" in tensors
         #: Whether it predicts how likely each of its tokens is accepted.
         self.has_confidence_head = markov and "conf_proj.weight" in tensors
-        #: Whether it returns a lattice of candidates, so many a position, in the place of rows.
+        #: Whether it returns a lattice of candidates instead of rows, so many per position.
         self.has_selector = "selector_hidden.weight" in tensors
         self.selector_top_k: int = header.get("selector_top_k", 0)
         #: Whether the anchor's own row is the first guess; else the anchor has none.
         self.anchor_first = not self.has_selector and bool(header.get("sample_from_anchor", markov))
-        #: Whether a position of the block sees only those before it.
+        #: Whether positions of the block attend only to earlier ones.
         self.causal = bool(header.get("attention.causal", False))
         #: Guesses of one block.
         self.max_drafts = self.block_size if self.anchor_first else self.block_size - 1
@@ -177,6 +177,6 @@ class BlockDraft(TargetDraft):
                 "embedding_length": self.width,
                 "least_layers": max(self.target_layers) + 1,
                 "tokens": self.header.n_vocab,
-                "architectures": sorted(HANDS_OUT_LAYERS),
+                "architectures": sorted(EXPOSES_LAYER_INPUTS),
             },
         }

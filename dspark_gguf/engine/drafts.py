@@ -1,4 +1,4 @@
-"""Opens a draft for a target, whatever kind of draft a file is."""
+"""Open a draft of any kind for a target."""
 
 from __future__ import annotations
 
@@ -37,11 +37,15 @@ def open_drafts(
     target: Model | None = None,
     on_progress: ProgressCallback = no_progress,
 ) -> list[SequenceCache]:
-    """Load a small language model, or a draft made for the target; its own heads are loaded.
+    """Load a small language model, or a draft made for the target.
 
-    Returns a cache for each of the `targets`, the sequences of the `target`. A missing file is a
-    UsageError, one that cannot draft a ModelError, and one with another vocabulary or made for
-    another target a PairError.
+    The target's own prediction heads are loaded already. Returns a cache for each of the `targets`,
+    which are the sequences of `target`.
+
+    Raises:
+        UsageError: no such file.
+        ModelError: a file that cannot draft.
+        PairError: another vocabulary, or made for another target.
     """
     path, interrupt = readable_gguf(path), interrupt or Event()
     header, target_header = read_header(path), read_header(target_path)
@@ -69,7 +73,7 @@ def open_drafts(
         if made_for is not None:
             return _open_followers(draft, made_for, targets, n_ctx, interrupt)
         if n_seq > 1 and not options.n_ctx:
-            n_ctx = targets[0].context.n_ctx  # they share it, as the target's sequences do
+            n_ctx = targets[0].context.n_ctx  # shared, like the target's
         caches = open_caches(draft, n_ctx, 1, interrupt, is_draft=True, n_seq=n_seq)
         table = token_map(vocabulary, draft.vocabulary) if is_foreign else None
         for cache in caches:
@@ -90,7 +94,7 @@ def _open_followers(
     n_ctx: int,
     interrupt: Event,
 ) -> list[SequenceCache]:
-    """The caches of a draft that reads what its target computes, in one new context."""
+    """The caches of a draft that reads the target's hidden states, in one new context."""
     n_seq, context, heads = len(targets), targets[0].context, draft.heads
     if not isinstance(draft, BlockDraft):
         model = model.with_options(swa_full=True)
@@ -98,14 +102,14 @@ def _open_followers(
         _require_width(model, draft, targets[0])
     cells = draft.cells(n_ctx, context.n_ctx, n_seq)
     rows = rows_of(draft.rows, n_seq)
-    other = None if heads else context  # heads of the target's own kind need nothing of it
+    other = None if heads else context  # heads of the same architecture need nothing from it
     room = open_context(model, cells, rows, interrupt, features_of=other, heads=heads, n_seq=n_seq)
     made = _class_of(draft)
     return [made(model, draft, target, n_ctx, room) for target in targets]
 
 
 def _require_width(model: Model, draft: HeadDraft, target: SequenceCache) -> None:
-    """Refuse, with a `PairError`, states of another width than the header promises."""
+    """Raise a `PairError` if the states have another width than the header says."""
     pointers = model.pointer, llama_cpp.llama_get_model(target.pointer)
     widths = [llama_cpp.llama_model_n_embd_out(one) for one in pointers]
     if widths != [draft.width] * 2:

@@ -1,6 +1,6 @@
 """First passes of a small model, run in the process that ``trial.py`` starts and watches.
 
-Each result goes to stdout at once, as a line of JSON: the process may end anywhere.
+Each result is written to stdout at once, as a line of JSON: the process may crash anywhere.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from dspark_gguf.engine.sequence import SequenceCache, open_cache
 from dspark_gguf.engine.timing import interleave, pass_seconds, tokens
 from dspark_gguf.engine.trial_model import write_trial_model
 
-#: How to load the model for each. With one thread, other programs disturb the timing least.
+#: How to load the model for each feature. One thread is disturbed least by other programs.
 _PLAIN = ModelOptions(n_gpu_layers="none", extra_buffers="off", threads=1)
 _FEATURES = {
     "extra buffers": _PLAIN.model_copy(update={"extra_buffers": "on"}),
     "gpu": _PLAIN.model_copy(update={"n_gpu_layers": "all"}),
 }
-#: Rows of the passes to compare: there are kernels for one, few and many. The first are timed.
+#: Rows of the passes to compare: there are kernels for one, few and many rows. The first three are
+#: timed.
 _ROWS, _TIMED = (1, 4, 16, 64), 3
 _DEPTH, _REPEATS = 16, 7
 
@@ -72,7 +73,7 @@ def _rows(cache: SequenceCache, count: int) -> npt.NDArray[np.float32]:
 
 
 def _difference(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
-    """Length of the difference over that of `wanted`; NaN where a logit is."""
+    """Relative L2 distance from `wanted`; NaN if a logit is NaN."""
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
@@ -85,7 +86,7 @@ def _ratio(tried: SequenceCache, plain: SequenceCache, count: int) -> float:
 
 
 def _die_quietly(seconds: int) -> None:
-    """No core file, window or backtrace; and an end, even if the parent is gone."""
+    """No core dump, dialog or backtrace on a crash; and a time limit, in case the parent dies."""
     os.environ["GGML_NO_BACKTRACE"] = "1"
     if sys.platform == "win32":
         import ctypes

@@ -1,7 +1,7 @@
-"""Target and draft in one memory: where both do not fit, there is less of the draft.
+"""Fit target and draft into memory: if both do not fit, the draft gets a smaller context.
 
-What they need is counted from their headers before either is loaded. A model that is loaded all the
-same would make the machine swap, or end this process.
+Their needs are computed from the headers before either is loaded: a model that does not fit would
+make the machine swap, or get this process killed.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from dspark_gguf.engine.memory import DEFAULT_CONTEXT, Need, default_context, ne
 from dspark_gguf.errors import ResourceError
 from dspark_gguf.paths import GIB
 
-#: What other programs may take meanwhile, as a share of what is free.
+#: Share of the free memory that is left for other programs.
 _SPARE = 0.05
-#: A draft with less context would hardly be used.
+#: Shortest useful context of a draft.
 _SHORTEST = 1024
 _SMALL = "q8_0"
 T = TypeVar("T")
-#: What a draft needs with these options and a context of so many tokens.
+#: Computes what a draft needs with these options and a context of so many tokens.
 Needed: TypeAlias = Callable[[DraftOptions, int], Need]
 
 
 @dataclass(frozen=True, slots=True)
 class FreeMemory:
-    """Bytes that are left for a draft beside its target."""
+    """Bytes left for a draft beside its target."""
 
     main: int
     gpu: int | None = None  # None: there is no GPU
@@ -45,7 +45,7 @@ class FreeMemory:
         draft: DraftOptions,
         conversations: int = 1,
     ) -> FreeMemory:
-        """What is free now, less what this target will take; ask before it is loaded."""
+        """The free memory less what this target will take; call it before the target is loaded."""
         header, options = read_header(path), options or ModelOptions()
         n_ctx = default_context(options, header.get("context_length", DEFAULT_CONTEXT))
         need = need_of(header, options, n_ctx, n_seq=conversations)
@@ -53,7 +53,7 @@ class FreeMemory:
 
     @classmethod
     def beside_target(cls, target: Need, options: ModelOptions, draft: DraftOptions) -> FreeMemory:
-        """The same of what a target needs."""
+        """The same, from what the target needs."""
         devices = library.devices()
         gpu = room(devices, draft, on_gpu=True)
         shares_gpu = not set(options.devices) or not draft.devices
@@ -65,7 +65,7 @@ class FreeMemory:
         return cls(main - target.at(on_gpu=False), gpu)
 
     def has_room_for(self, need: Need) -> bool:
-        """Whether it fits, with a little to spare."""
+        """Whether this fits, with a little to spare."""
         on_gpu = self.gpu is None or need.at(on_gpu=True) <= self.gpu * (1.0 - _SPARE)
         # What is on the GPU needs next to nothing elsewhere.
         in_main = need.at(on_gpu=False)
@@ -73,7 +73,7 @@ class FreeMemory:
 
 
 def free_for(draft: DraftOptions) -> FreeMemory:
-    """What is free for a draft whose target is loaded already."""
+    """The free memory for a draft whose target is already loaded."""
     return FreeMemory.beside_target(Need(0, 0, 0, 1, 0), ModelOptions(), draft)
 
 
@@ -87,10 +87,10 @@ def open_what_fits(
     shared: int = 0,
     n_seq: int = 1,
 ) -> tuple[list[T], DraftOptions, str]:
-    """What `load` returns for as much of a draft as fits beside a target of `n_ctx` tokens.
+    """Load as much of a draft as fits beside a target with a context of `n_ctx` tokens.
 
-    Or beside `n_seq` conversations of so many, that together have `shared` tokens. Empty, if that
-    is too little. Then the options that were used, and what gave way, in words.
+    Or beside `n_seq` conversations of `n_ctx` tokens each, which share `shared` cells. Returns what
+    `load` returned (empty if nothing fits), the options used, and what was reduced, in words.
     """
     header, most = read_header(path), n_ctx
     n_ctx = asked.n_ctx or min(n_ctx, header.get("context_length", n_ctx))
@@ -99,7 +99,7 @@ def open_what_fits(
     for options in ways_to_fit(need, asked, n_ctx, free, most):
         try:
             caches = load(options)
-        except ResourceError as error:  # it takes more than its header told
+        except ResourceError as error:  # it takes more than its header says
             why = why or error.problem
         else:
             return caches, options, what_gave_way(need, asked, options, n_ctx, free, why)
@@ -114,9 +114,9 @@ def draft_need(
     shared: int = 0,
     n_seq: int = 1,
 ) -> Need:
-    """Memory that a draft of any kind needs; the target's own heads are loaded with it.
+    """Memory that a draft of any kind needs, for `n_seq` conversations that share `shared` cells.
 
-    For `n_seq` conversations, which together have `shared` tokens.
+    The target's own heads are loaded with the target.
     """
     made_for, rows = target_draft(draft, target), 1
     if made_for is not None:
@@ -130,10 +130,10 @@ def draft_need(
 def ways_to_fit(
     need: Needed, options: DraftOptions, n_ctx: int, free: FreeMemory, most: int | None = None
 ) -> Iterator[DraftOptions]:
-    """Options for a draft that fits, the least change first: as they are, then less and less.
+    """Options with which the draft fits, the smallest change first.
 
-    The context shrinks to a quarter, then the cache's type; then the context shrinks further. More
-    than `most` tokens, those of the target, are of no use to it.
+    First the context shrinks to a quarter, then the cache is quantized, then the context shrinks
+    further. A context of more than `most` tokens, the target's, would be wasted.
     """
     whole = min(n_ctx, most or n_ctx)
     small = options.model_copy(update={"cache_type_k": _SMALL, "cache_type_v": _SMALL})
@@ -157,7 +157,7 @@ def what_gave_way(
     free: FreeMemory,
     why: str = "",
 ) -> str:
-    """One sentence; empty where the draft is loaded as asked. `why` it failed, if it was tried."""
+    """What was reduced, as a sentence; empty if nothing. `why` is the error of a failed try."""
     if used is asked:
         return ""
     need = need_of_it(asked, n_ctx)
@@ -169,7 +169,7 @@ def what_gave_way(
         f"{max(left, 0) / GIB:.1f} GiB are free"
     )
     if used is None:
-        return f"{why}: the draft is not loaded, and guesses are copied from the conversation alone"
+        return f"{why}: the draft is not loaded, and guesses only come from the conversation"
     less = f"{why}: the draft's context is {used.n_ctx} tokens"
     return less + (f", its cache {_SMALL}" if _is_small(used) and not _is_small(asked) else "")
 

@@ -1,4 +1,4 @@
-"""A draft's cache that is filled with what its target computes, pass by pass."""
+"""The cache of a draft that reads the target's hidden states, filled pass by pass."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Follower(SequenceCache, ABC):
-    """The memory of a draft that reads what the target computed of each token.
+    """The cache of a draft that reads the target's hidden states.
 
-    It listens to the cache of the `target`, which it must not outlive: after each pass it copies
-    what it needs, and it takes back what the target takes back.
+    It listens to the cache of the `target`, which it must not outlive: it copies what it needs
+    after each pass, and rolls back when the target does.
     """
 
     draft: TargetDraft  # what it is, by its header
@@ -34,41 +34,41 @@ class Follower(SequenceCache, ABC):
         self.n_ctx, self.model, self._target = n_ctx, model, target
 
     def _listen(self) -> None:
-        # What the target computed of what it read before is missing: it reads that again.
+        # The hidden states of what the target read before are lost, so it must read that again.
         self._target.trim(0)
         self._target.listeners.append(self)
 
     @property
     def calibration(self) -> CalibrationRecord | None:
-        """As its file has it."""
+        """The calibration in the draft's file."""
         return self.draft.calibration
 
     @property
     @abstractmethod
     def seen(self) -> int:
-        """Tokens of which it has what it needs, in its cache or waiting."""
+        """Tokens whose hidden states it has, in its cache or in a buffer."""
 
     @property
     def covered(self) -> int:
-        """The first token that it has not read."""
+        """Position of the first token that it has not read."""
         return self.length
 
     def is_ready(self, length: int) -> bool:
-        """Whether it can go on from the first `length` tokens."""
+        """Whether it can draft after the first `length` tokens."""
         return self.seen == length
 
     @property
     def room(self) -> int:
-        """Most tokens that it can follow."""
+        """Maximum tokens that it can hold."""
         return self.n_ctx
 
     def begin(self, tokens: Sequence[int]) -> None:
-        """The target goes on after `tokens`: keep what is true of them, see what is missing."""
+        """An answer begins after `tokens`: keep their prefix, make the target reread the rest."""
         self._target.reuse_prefix(tokens)
         self.repair()
 
     def repair(self) -> None:
-        """Make the target forget what it read unseen, after an exception or an edit."""
+        """Make the target drop tokens that this cache missed, after an exception or an edit."""
         if self.seen < min(self._target.length, self.room):
             self._target.trim(self.seen)
 
@@ -81,17 +81,20 @@ class Follower(SequenceCache, ABC):
 
     @abstractmethod
     def on_trim(self, length: int) -> None:
-        """All tokens from position `length` on are void."""
+        """Drop all tokens from position `length` on."""
 
     @abstractmethod
     def _copy(self, start: int, first: int, done: int, take: int) -> None:
-        """Copy of tokens `done` to `take` of a pass from `start` on, at `first` in its batch."""
+        """Copy tokens `done` to `take` of a pass from position `start` on.
+
+        The pass begins at index `first` of its batch.
+        """
 
     @abstractmethod
     def opening(self, last: int, count: int = 1) -> list[int]:
-        """What the first pass of a draft after `last` reads; the next pass given is that one.
+        """The tokens that the first pass of a draft after `last` must read; run that pass next.
 
-        If that pass makes all guesses, `count` of them.
+        A block draft makes `count` guesses in it.
         """
 
     @abstractmethod
@@ -99,12 +102,12 @@ class Follower(SequenceCache, ABC):
         """Guesses for the `count` tokens after `last`, each the best one of its row."""
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
-        """As any cache; one after the other."""
+        """See `SequenceCache`; one pass after the other."""
         return [np.array(cache.decode(tokens, n_rows)) for cache, tokens, n_rows in passes]
 
 
 def groups_of(sizes: Sequence[int], most: int) -> Iterator[range]:
-    """Places that follow each other, together of no more than `most`: as few groups as can be."""
+    """Split indices into as few consecutive groups as possible with a total size up to `most`."""
     start = total = 0
     for k, size in enumerate(sizes):
         if k > start and total + size > most:

@@ -1,8 +1,8 @@
-"""Mistakes in a grammar (GBNF) that llama.cpp does not survive, found before it reads the text.
+"""Find mistakes in a grammar (GBNF) that would crash llama.cpp, before it reads the text.
 
-It returns NULL for most invalid grammars. But three kinds exhaust its memory or stack: a repetition
-that counts backwards, a rule that begins with itself after one that may be empty (mostly white
-space), and very deep nesting. Anything else is left to llama.cpp.
+llama.cpp returns NULL for most invalid grammars. But three kinds exhaust its memory or stack: a
+repetition whose bounds are reversed, left recursion behind a rule that may be empty (often white
+space), and very deep nesting. Everything else is left to llama.cpp.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 
-#: Deepest nesting of parentheses, or of rules that begin with each other: llama.cpp reads them by
-#: recursion, and a thread's stack is half a MiB on some systems.
+#: Maximum nesting of parentheses, or of rules that begin with each other: llama.cpp parses them
+#: recursively, and a thread's stack is half a MiB on some systems.
 _DEEPEST = 500
 
 _TOKEN = re.compile(
@@ -30,7 +30,7 @@ _TIMES = re.compile(r"\{\s*(\d+)\s*(,?)\s*(\d*)\s*\}")
 
 @dataclass(slots=True)
 class _Item:
-    """A part of an alternative: the name of a rule, or None for characters."""
+    """An item of an alternative: the name of a rule, or None for characters."""
 
     rule: str | None
     may_be_empty: bool = False
@@ -43,9 +43,9 @@ _Rules = dict[str, list[list[_Item]]]
 
 @lru_cache(maxsize=8)
 def fault(text: str, root: str) -> str | None:
-    """What is wrong with a grammar, as a clause; None: no fault was found."""
+    """What is wrong with a grammar, as a clause; None if no fault was found."""
     if not text:
-        return None  # llama.cpp takes this as the lack of a grammar
+        return None  # for llama.cpp that is no grammar
     try:
         rules = _read(text)
     except ValueError as found:
@@ -96,7 +96,7 @@ def _repeat(item: _Item, times: str) -> None:
 
 
 def _endless(rules: _Rules) -> str | None:
-    """Why llama.cpp would never finish: it expands the first parts of a rule on a stack."""
+    """Why llama.cpp would never finish: it expands the first items of a rule on a stack."""
     _mark_empty(rules)
     begins = {name: _beginnings(alternatives) for name, alternatives in rules.items()}
     sorter = TopologicalSorter(begins)
@@ -105,7 +105,7 @@ def _endless(rules: _Rules) -> str | None:
     except CycleError:
         for name, first in begins.items():
             for other, is_last in first.items():
-                # A last part replaces its rule on the stack: that one does not grow.
+                # The last item replaces its rule on the stack, which then does not grow.
                 if not is_last and name in _reached(begins, other):
                     return f"its rule {name.split('(')[0]} may begin with itself"
         return None
@@ -117,7 +117,7 @@ def _endless(rules: _Rules) -> str | None:
 
 
 def _mark_empty(rules: _Rules) -> None:
-    """Mark the items that may be empty because their rule may be."""
+    """Mark items whose rule may be empty."""
     every = [item for alternatives in rules.values() for items in alternatives for item in items]
     for _ in range(_DEEPEST):
         empty = {
@@ -133,7 +133,7 @@ def _mark_empty(rules: _Rules) -> None:
 
 
 def _beginnings(alternatives: list[list[_Item]]) -> dict[str, bool]:
-    """Rules that it may begin with -> whether nothing comes after them."""
+    """Rules that these may begin with -> whether nothing follows them."""
     found: dict[str, bool] = {}
     for items in alternatives:
         for k, item in enumerate(items):

@@ -1,4 +1,4 @@
-"""Check a GGUF file, and read its header with ggml, without the weights."""
+"""Check a GGUF file and read its header with ggml, without the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dspark_gguf.engine.library import ggml, listening
 from dspark_gguf.errors import ModelError, UsageError, reason_of
 from dspark_gguf.paths import shards
 
-#: Arrays up to this length are read; a vocabulary is only counted.
+#: Arrays up to this length are read; of longer ones, such as a vocabulary, only the length.
 _SHORT = 1024
 
 #: general.type -> what such a file is.
@@ -58,7 +58,7 @@ def _are_whole(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_whole, value))
 
 
-#: What readers rely on: keys, or what follows the architecture in a key; what it must be; a test.
+#: Types that readers rely on: keys, with or without the architecture; what they must be; a test.
 _EXPECTED: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (("general.architecture", "tokenizer.chat_template"), "text", lambda v: isinstance(v, str)),
     ((
@@ -76,7 +76,7 @@ _EXPECTED: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata and tensors of one file; a `ModelError` if a value is not what readers expect."""
+    """Metadata and tensors of one file; a `ModelError` if a value has the wrong type."""
 
     path: Path
     version: int  # of the format
@@ -84,7 +84,7 @@ class Header:
     tensors: dict[str, Tensor]  # by name
 
     def __post_init__(self) -> None:
-        """Check the types of what is read later."""
+        """Check the types of the values that are read later."""
         for keys, what, fits in _EXPECTED:
             for key in keys:
                 full = key if key in self.metadata else f"{self.architecture}.{key}"
@@ -104,23 +104,23 @@ class Header:
 
     @property
     def heads(self) -> int:
-        """Prediction heads (NextN blocks) that the file counts among its blocks, there or not."""
+        """Prediction heads (NextN blocks) in the file's block count, present or not."""
         count, blocks = self.get("nextn_predict_layers", 0), self.get("block_count", 0)
         return int(count) if count < blocks else 0
 
     @property
     def layers(self) -> int:
-        """Layers of the model itself: its blocks without the heads."""
+        """Layers of the model itself, without the heads."""
         return int(self.get("block_count", 0)) - self.heads
 
     @property
     def other_kind(self) -> str:
-        """What it is instead of a model that generates text or drafts; else empty."""
+        """What the file is if it is not a model that generates text or drafts; else empty."""
         arch = self.architecture
         kind = "mmproj" if arch == "clip" else str(self.metadata.get("general.type"))
         if kind in _TYPES:
             return _TYPES[kind]
-        if arch != "dflash":  # it has no tokens, and its attention looks both ways
+        if arch != "dflash":  # which has no tokens, and bidirectional attention
             if arch in _DIFFUSION:
                 return f"a diffusion model ({arch})"
             two_way = arch in _ENCODERS or not self.get("attention.causal", True)
@@ -143,9 +143,9 @@ class Header:
 
 
 def readable_gguf(path: str | Path) -> Path:
-    """`path`, if it begins as a GGUF does and all parts of a split model are there.
+    """`path`, if it is a GGUF file and all shards of a split model exist.
 
-    A `UsageError` says that no file can be read there, a `ModelError` that it is another file.
+    Raises a `UsageError` if the file cannot be read, a `ModelError` if it is not a GGUF.
     """
     path = Path(os.path.expanduser(path))
     try:
@@ -177,9 +177,9 @@ def readable_gguf(path: str | Path) -> Path:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read the header of a GGUF; of a split one, with the tensors of all its parts.
+    """Read the header of a GGUF, with the tensors of all shards.
 
-    A missing file is a UsageError; one that is no GGUF, damaged or cut short is a ModelError.
+    Raises a UsageError if there is no such file, a ModelError if it is not a complete GGUF.
     """
     path = readable_gguf(path)
     return _read(path, *((file.st_size, file.st_mtime_ns) for file in map(os.stat, shards(path))))
@@ -199,7 +199,7 @@ def _read(path: Path, *stamps: tuple[int, int]) -> Header:
 
 
 def read_tokens(path: str | Path) -> list[bytes]:
-    """The text of each token in the vocabulary of a GGUF; empty without one."""
+    """The text of each token in a GGUF's vocabulary; empty if there is none."""
     with _open(readable_gguf(path)) as file:
         key = _ask("find_key", ctypes.c_int64, file, b"tokenizer.ggml.tokens")
         count = _ask("get_arr_n", ctypes.c_size_t, file, key) if key >= 0 else 0
@@ -257,7 +257,7 @@ def _open(path: Path) -> Iterator[int]:
 
 
 def _whole_size(file: int) -> int:
-    """Bytes of the complete file, by its header."""
+    """Size of the complete file in bytes, according to its header."""
     ends = (
         _ask("get_tensor_offset", ctypes.c_size_t, file, k)
         + _ask("get_tensor_size", ctypes.c_size_t, file, k)

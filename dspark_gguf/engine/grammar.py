@@ -1,8 +1,8 @@
 """A grammar (GBNF) at one point of a text, through llama.cpp's own grammar sampler.
 
-llama.cpp asks a grammar about every token of the vocabulary at every step, which takes longer than
-a small model's pass (25 ms for 49,152 tokens inside a JSON string). Here it asks about few: a
-token can only fit if its first byte does, and 256 tokens show which first bytes do.
+llama.cpp checks every token of the vocabulary at every step, which takes longer than a small
+model's pass (25 ms for 49,152 tokens inside a JSON string). Here it checks few: a token can only be
+allowed if its first byte is, and 256 tokens show which first bytes are.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dspark_gguf.paths import text_or_file
 Ids = npt.NDArray[np.int32]
 
 _CANDIDATES = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)], align=True)
-#: Most first bytes, and tokens, of a small choice.
+#: Maximum first bytes, and tokens, of a narrow choice.
 _FEW_BYTES, _FEW_TOKENS = 4, 32
 
 
 def grammar_text(sampling: Sampling) -> str | None:
-    """The grammar that the settings ask for, as GBNF, or None; a `UsageError` if it is none."""
+    """The grammar that the settings ask for, as GBNF, or None; a `UsageError` if it is invalid."""
     if sampling.grammar is not None:
         return text_or_file(sampling.grammar, "::=", "grammar")
     if sampling.json_schema is None:
@@ -45,11 +45,11 @@ def grammar_text(sampling: Sampling) -> str | None:
 
 
 class Grammar:
-    """What may follow here, by a GBNF `text` with a first rule `root`; errors as `new_sampler`."""
+    """The state of a GBNF grammar `text` whose first rule is `root`; raises like `new_sampler`."""
 
     def __init__(self, vocabulary: Vocabulary, text: str, root: str = "root") -> None:
         self._pieces = vocabulary.pieces
-        self._owner = vocabulary  # of what the sampler points to
+        self._owner = vocabulary  # keeps alive what the sampler points to
         self._first: Ids | None = None
         self._few: Ids | None = None
         # In angle brackets, a rule may name tokens instead of characters.
@@ -61,13 +61,13 @@ class Grammar:
             llama_cpp.llama_sampler_free(self._sampler)
 
     def fork(self) -> Grammar:
-        """A copy, to try tokens on."""
+        """A copy, to try out tokens."""
         twin = object.__new__(Grammar)
         twin.__dict__ = {**self.__dict__, "_sampler": llama_cpp.llama_sampler_clone(self._sampler)}
         return twin
 
     def accept(self, token: int) -> None:
-        """Go on after `token`, which must fit: otherwise llama.cpp ends the process."""
+        """Continue after `token`, which must be allowed: otherwise llama.cpp ends the process."""
         llama_cpp.llama_sampler_accept(self._sampler, token)
         self._first = self._few = None
 
@@ -76,7 +76,7 @@ class Grammar:
         return len(self.among(np.array([token], dtype=np.int32))) == 1
 
     def among(self, ids: Ids) -> Ids:
-        """Those of `ids` ``[n]`` that may come next, in their order."""
+        """The `ids` ``[n]`` that may come next, in the same order."""
         array = candidates(ids, np.zeros(len(ids), dtype=np.float32))
         apply(self._sampler, array)
         found: Ids = array["id"][np.isfinite(array["logit"])]
@@ -89,11 +89,11 @@ class Grammar:
             return first
         text, ends = self._pieces.text, self._pieces.end_tokens
         starts = {text[token][0] for token in first.tolist() if token not in ends}
-        # Where no token is this byte alone, all of its tokens were probed.
+        # If no token is this byte alone, all tokens that begin with it were probed.
         return np.concatenate([first, *(self.among(self._pieces.longer[byte]) for byte in starts)])
 
     def few(self) -> Ids:
-        """Every token that may come next, or none if the choice is wide."""
+        """Every token that may come next, or none if they are many."""
         if self._few is None:
             narrow = len(self._probed()) <= _FEW_BYTES
             found = self.all() if narrow else np.empty(0, dtype=np.int32)
@@ -101,7 +101,7 @@ class Grammar:
         return self._few
 
     def best(self, row: npt.NDArray[np.float32], count: int) -> Ids:
-        """At least the `count` most probable tokens that may come next; with 0 all.
+        """At least the `count` most probable tokens that may come next; all if `count` is 0.
 
         `row` is the logits ``[n_vocab]``.
         """
@@ -126,12 +126,12 @@ class Grammar:
 
 
 def require_grammar(vocab: object, grammar: llama_cpp.LlamaGrammar) -> None:
-    """Raise a `UsageError` if llama.cpp cannot use it: `Llama` would end the process."""
+    """Raise a `UsageError` for a grammar that would make `Llama` end the process."""
     llama_cpp.llama_sampler_free(new_sampler(vocab, grammar._grammar, grammar._root))
 
 
 def new_sampler(vocab: object, text: str, root: str) -> Any:
-    """llama.cpp's sampler of a grammar, which the caller frees; a `UsageError` if there is none."""
+    """llama.cpp's grammar sampler, to be freed by the caller; a `UsageError` if it is invalid."""
     wrong = fault(text, root)
     if wrong is None:
         sampler = llama_cpp.llama_sampler_init_grammar(vocab, text.encode(), root.encode())
@@ -146,14 +146,14 @@ def new_sampler(vocab: object, text: str, root: str) -> Any:
 
 
 def candidates(ids: Ids, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:
-    """Tokens with their logits ``[n]``, as llama.cpp's samplers take them."""
+    """Tokens and their logits ``[n]``, as llama.cpp's samplers expect them."""
     array = np.zeros(len(ids), dtype=_CANDIDATES)
     array["id"], array["logit"] = ids, logits
     return array
 
 
 def apply(sampler: object, array: npt.NDArray[np.void]) -> int:
-    """Let a sampler change `array` in place; the token it selects, or -1 if none can follow."""
+    """Apply a sampler to `array` in place; returns the selected token, or -1 if none can follow."""
     data = array.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
     view = llama_cpp.llama_token_data_array(data=data, size=len(array), selected=-1, sorted=False)
     llama_cpp.llama_sampler_apply(sampler, ctypes.byref(view))

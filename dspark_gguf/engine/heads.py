@@ -1,10 +1,10 @@
-"""Prediction heads (MTP) and other drafts that go on from a target's own states, by their headers.
+"""Prediction heads (MTP) and other drafts that read a target's hidden states, by their headers.
 
 A *head* is a block (NextN) behind a model's layers: from a token and the target's state at the
-token before it, it guesses the next one. Models bring it in their own file, or beside it in a
-*sidecar*, a file of head blocks alone. Gemma 4 has an *assistant*, a small model over the target's
-own cache. An EAGLE-3 draft reads three of the target's layers instead. What llama.cpp is asked with
-the wrong file ends the process, so all is decided here, before it is.
+token before it, it guesses the next one. Models have it in their own file, or beside it in a
+*sidecar*, a file that only has head blocks. Gemma 4 has an *assistant*, a small model that reads
+the target's KV cache. An EAGLE-3 draft reads three of the target's layers instead. llama.cpp ends
+the process for a wrong file, so everything is checked here first.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from dspark_gguf.errors import ModelError
 Kind: TypeAlias = Literal["model", "block", "mtp", "eagle3", "gemma4-assistant"]
 ASSISTANT, EAGLE3 = "gemma4-assistant", "eagle3"
 
-#: Architectures with a graph for one head, in the sources of llama.cpp that come with
-#: llama-cpp-python 0.3.36; the head is fed back for more guesses.
+#: Architectures with a graph for one head, in the llama.cpp sources of llama-cpp-python 0.3.36;
+#: the head runs again for each further guess.
 _ONE_HEAD = frozenset((
     "bailingmoe3", "cohere2moe", "deepseek2", "deepseek32", "deepseek4", "glm-dsa", "glm4moe",
     "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next",
 ))  # fmt: skip
-#: With a graph for several, each of which guesses one token further.
+#: Architectures with a graph for several heads, each of which guesses one token further.
 _SEVERAL_HEADS = frozenset(("hy_v3", "mimo2", "step35"))
 HAVE_HEADS = _ONE_HEAD | _SEVERAL_HEADS
-#: They do not load, even as plain targets, if they count heads that are not there.
+#: Architectures that do not load, even as plain targets, if counted heads are missing.
 _WANT_THEIR_HEADS = frozenset((
     "deepseek4", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next",
 ))  # fmt: skip
 
-#: What may be listed for each layer; llama.cpp wants as many as it has blocks.
+#: Keys that may be lists by layer; llama.cpp wants as many entries as there are blocks.
 _BY_LAYER = (
     "attention.head_count", "attention.head_count_kv", "feed_forward_length", "expert_used_count",
     "expert_feed_forward_length", "swiglu_clamp_exp", "swiglu_clamp_shexp",
 )  # fmt: skip
 
-#: What a file that is no model is, and how it is used.
+#: What each kind of draft is called.
 _NAMES: dict[Kind, str] = {
     "block": "a block draft",
     "mtp": "a file of prediction heads alone",
@@ -58,7 +58,7 @@ _NAMES: dict[Kind, str] = {
 
 
 def kind_of(header: Header) -> Kind:
-    """What a file is, by its header; a model with its heads inside is a model."""
+    """What a file is, by its header; a model that contains heads is a model."""
     if header.architecture == ARCHITECTURE:
         return "block"
     if header.architecture == EAGLE3:
@@ -70,7 +70,7 @@ def kind_of(header: Header) -> Kind:
 
 
 def _are_there(header: Header) -> bool:
-    """Whether the tensors of all heads are in the file."""
+    """Whether the file has the tensors of all heads."""
     numbers = range(header.layers, header.layers + header.heads)
     return all(f"blk.{k}.nextn.eh_proj.weight" in header.tensors for k in numbers)
 
@@ -97,7 +97,7 @@ def why_no_heads(header: Header) -> str:
 
 
 def require_model(header: Header) -> None:
-    """Refuse a draft in the place of a target, with a `ModelError`: llama.cpp may crash on it."""
+    """Raise a `ModelError` for a draft given as the target: llama.cpp may crash on it."""
     if (kind := kind_of(header)) != "model":
         raise ModelError(
             f"{header.path.name} is {_NAMES[kind]}: it cannot generate text by itself",
@@ -106,9 +106,9 @@ def require_model(header: Header) -> None:
 
 
 def overrides_for(header: Header) -> dict[str, int]:
-    """Keys to override when a file is loaded, so that it loads as a model without heads.
+    """Metadata overrides with which a file loads as a model without heads.
 
-    A ModelError says that it cannot be loaded: lists by layer cannot be overridden.
+    Raises a ModelError if that is impossible: lists by layer cannot be overridden.
     """
     if not are_stripped(header) or header.architecture not in _WANT_THEIR_HEADS:
         return {}
@@ -124,18 +124,18 @@ def overrides_for(header: Header) -> dict[str, int]:
 
 
 def head_tensors(header: Header) -> list[Tensor]:
-    """Those of the blocks of all heads."""
+    """The tensors of all heads' blocks."""
     blocks = tuple(f"blk.{header.layers + k}." for k in range(header.heads))
     return [one for one in header.tensors.values() if one.name.startswith(blocks)]
 
 
 def heads_size(header: Header) -> int:
-    """Bytes of the blocks of all heads."""
+    """Size of all heads' blocks in bytes."""
     return sum(one.size for one in head_tensors(header))
 
 
 def states_width(header: Header) -> int:
-    """Numbers in a state that a model hands to its heads, or that a draft expects."""
+    """Width of the hidden state that a model passes to its heads, or that a draft expects."""
     width = int(header.get("embedding_length_out", 0) or header.get("embedding_length", 0))
     streams = header.get("hyper_connection.count", 0) if header.architecture == "deepseek4" else 0
     return width * max(int(streams), 1)
@@ -151,7 +151,7 @@ def _why_other_states(target: Header, draft: Header) -> str:
 class HeadDraft(TargetDraft):
     """The prediction heads of a file, or a Gemma 4 assistant, which is used like one head.
 
-    A ModelError says why they cannot be used.
+    Raises a ModelError if they cannot be used.
     """
 
     heads: int
@@ -159,7 +159,7 @@ class HeadDraft(TargetDraft):
     def __init__(self, header: Header) -> None:
         self.header, self.width = header, states_width(header)
         self.is_assistant = header.architecture == ASSISTANT
-        self.heads = 0 if self.is_assistant else header.heads  # it is no head of a model
+        self.heads = 0 if self.is_assistant else header.heads  # an assistant is not a head
         self.kind = "Gemma 4 assistant" if self.is_assistant else "MTP"
         if not self.is_assistant and (why := why_no_heads(header)):
             raise ModelError(why, "Use another draft, or none.")
@@ -180,7 +180,7 @@ class HeadDraft(TargetDraft):
 
 
 class EagleDraft(TargetDraft):
-    """An EAGLE-3 draft by its header; a `ModelError` if that is incomplete."""
+    """An EAGLE-3 draft, by its header; a `ModelError` if that is incomplete."""
 
     kind = "EAGLE-3"
 
@@ -199,7 +199,7 @@ class EagleDraft(TargetDraft):
 
     @property
     def borrows(self) -> list[str]:
-        """What it takes from the target, which must then be as wide as itself."""
+        """What it borrows from the target, which must then have the same width."""
         parts = {"embeddings": "token_embd.weight", "output head": "output.weight"}
         return [what for what, name in parts.items() if name not in self.header.tensors]
 
@@ -231,10 +231,10 @@ def is_own_draft(target: Header, draft: Path) -> bool:
 
 
 def target_draft(header: Header, target: Header | None = None) -> TargetDraft | None:
-    """The draft in a file that needs its target; None for a model of its own.
+    """The draft in a file that needs its target; None for a complete model.
 
-    A `target` that is the same file means its own heads, if it has any. A ModelError says that the
-    draft is incomplete, or that the heads cannot be used.
+    If the `target` is the same file, that means its own heads, if any. Raises a ModelError if the
+    draft is incomplete, or the heads cannot be used.
     """
     kind = kind_of(header)
     if kind == "block":

@@ -1,4 +1,4 @@
-"""Kinds of drafts, from their headers, and what a guess of each costs beside a target's pass."""
+"""Kinds of drafts, by their headers, and the cost of a guess relative to a target pass."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NAMES = {
     "mtp": "MTP",
     "eagle3": "EAGLE-3",
 }
-#: What a token looks up in them does not read them.
+#: Tensors of which a pass reads only a few rows.
 _LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight")
 
 
 def kind_of_draft(header: Header, target: Header | None = None) -> str:
-    """One of `NAMES`; the same file as the target means its own prediction heads."""
+    """A key of `NAMES`; the same file as the target means its own prediction heads."""
     if target is not None and target.path == header.path:
         return "mtp"
     kind = kind_of(header)
@@ -33,7 +33,7 @@ def kind_of_draft(header: Header, target: Header | None = None) -> str:
 
 
 def max_guesses(header: Header, target: Header) -> int:
-    """Of a round."""
+    """Maximum guesses of a round."""
     made_for = target_draft(header, target)
     if isinstance(made_for, BlockDraft):
         return int(made_for.max_drafts)
@@ -43,7 +43,7 @@ def max_guesses(header: Header, target: Header) -> int:
 
 
 def share_of_a_pass(header: Header, target: Header) -> float:
-    """Bytes that one guess (of a block, all of them) reads, over those of a pass of the target."""
+    """Bytes that a guess (or a whole block) reads, relative to a pass of the target."""
     kind = kind_of_draft(header, target)
     has_output = "output.weight" in header.tensors
     if kind == "mtp" and header.heads:
@@ -56,12 +56,12 @@ def share_of_a_pass(header: Header, target: Header) -> float:
 
 
 def _heads_bytes(header: Header) -> float:
-    """Of one head."""
+    """Bytes that one head reads."""
     return sum(_read(one, header) for one in head_tensors(header)) / max(header.heads, 1)
 
 
 def _bytes_read(header: Header) -> float:
-    """By a pass of one token: the weights without heads and embeddings, few of the experts."""
+    """Bytes that a pass of one token reads: not the heads and embeddings, and only some experts."""
     skipped = {*(_LOOKED_UP if "output.weight" in header.tensors else _LOOKED_UP[1:])}
     skipped |= {one.name for one in head_tensors(header)}
     return sum(_read(one, header) for name, one in header.tensors.items() if name not in skipped)
@@ -74,6 +74,6 @@ def _read(tensor: Any, header: Header) -> float:
 
 
 def _output_bytes(header: Header) -> int:
-    """Of the output head, which may be the embeddings."""
+    """Bytes of the output matrix, which may be the embeddings."""
     names = ("output.weight", "token_embd.weight")
     return next((header.tensors[name].size for name in names if name in header.tensors), 0)

@@ -1,4 +1,4 @@
-"""The llama.cpp library as a whole: what this build can do, and on which devices."""
+"""The llama.cpp library as a whole: features, versions and devices of this build."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ llama_cpp.llama_backend_init()
 
 
 def can_offload(rpc: Sequence[str] = ()) -> bool:
-    """Whether there is a GPU for layers, be it on one of the servers of `rpc`.
+    """Whether there is a GPU for layers, here or on one of the `rpc` servers.
 
-    llama.cpp itself says so of every build with RPC.
+    llama.cpp itself says yes for every build with RPC.
     """
     return bool(llama_cpp.llama_supports_gpu_offload() and gpu_names(rpc))
 
@@ -40,7 +40,7 @@ def features() -> dict[str, list[str]]:
 
 
 def parse_features(text: str) -> dict[str, list[str]]:
-    """`features` of what llama.cpp prints: ``CPU : AVX2 = 1 | FMA = 1 | CUDA : ARCHS = 800 |``."""
+    """Parse what llama.cpp prints: ``CPU : AVX2 = 1 | FMA = 1 | CUDA : ARCHS = 800 |``."""
     out: dict[str, list[str]] = {}
     backend = ""
     for part in text.split("|"):
@@ -53,7 +53,7 @@ def parse_features(text: str) -> dict[str, list[str]]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of llama.cpp and ggml, as far as the library has them."""
+    """The versions of llama.cpp and ggml, if the library has them."""
     known: dict[str, str] = {}
     for name, lib, symbol in (
         ("llama.cpp", _lib, "llama_version"),
@@ -66,7 +66,7 @@ def versions() -> dict[str, str]:
 
 
 def bind(lib: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
-    """The function `name` of a library, with the C types of its result and its arguments."""
+    """The function `name` of a library, with the C types of its result and arguments."""
     function = getattr(lib, name)
     function.restype, function.argtypes = result, list(arguments)
     return function
@@ -91,7 +91,7 @@ _KINDS = {0: "CPU", 1: "GPU", 2: "integrated GPU", 3: "accelerator"}
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What llama.cpp can compute on; memory in bytes."""
+    """A device that llama.cpp can use; memory in bytes."""
 
     name: str  # such as CUDA0, as --device takes it
     description: str  # the hardware's name
@@ -100,8 +100,8 @@ class Device:
     total: int
 
 
-#: A container's limit, what it uses, and the line of ``memory.stat`` beside them that says how much
-#: of this are files, which give way: version 2 of control groups, and version 1.
+#: Files with a container's memory limit and usage, and the line of ``memory.stat`` with the page
+#: cache, which can be reclaimed: for cgroups version 2, and version 1.
 _LIMITS = (
     ("memory.max", "memory.current", "file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "cache"),
@@ -109,7 +109,7 @@ _LIMITS = (
 
 
 def free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes of main memory that this process may still take: a container has less than its host."""
+    """Bytes of main memory that this process can still use, within its container's limit."""
     free = int(psutil.virtual_memory().available)
     for limit, used, files in _LIMITS:
         with suppress(OSError, ValueError):  # no such limit, or "max"
@@ -121,25 +121,25 @@ def free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def device_pointers() -> dict[str, int]:
-    """The devices of this build: name -> llama.cpp's pointer."""
+    """The devices of this build: name -> llama.cpp's handle."""
     pointers = [_dev_get(k) for k in range(_dev_count())]
     return {_dev_name(pointer).decode(): pointer for pointer in pointers}
 
 
 def buffer_types() -> dict[str, int]:
-    """Where each device keeps weights, by name, such as ``CPU``: llama.cpp's pointers."""
+    """The buffer types in which devices keep weights: name, such as ``CPU`` -> handle."""
     pointers = [_dev_buffer_type(device) for device in device_pointers().values()]
     return {_buffer_type_name(pointer).decode(): pointer for pointer in pointers if pointer}
 
 
 def devices() -> list[Device]:
-    """All devices, with their memory as it is now."""
+    """All devices, with their current memory."""
     found = []
     for name, pointer in device_pointers().items():
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         _dev_memory(pointer, ctypes.byref(free), ctypes.byref(total))
         kind = _KINDS.get(_dev_type(pointer), "other")
-        # ggml says that all main memory is free.
+        # ggml reports all main memory as free.
         available = free_memory() if kind == "CPU" else free.value
         found.append(Device(name, _description(pointer), kind, available, total.value))
     return found
@@ -150,7 +150,7 @@ def _description(pointer: int) -> str:
 
 
 def gpu_names(rpc: Sequence[str] = ()) -> list[str]:
-    """The devices that are GPUs; those of other machines only if `rpc` has their server."""
+    """Names of GPUs; those of other machines only if their server is in `rpc`."""
     return [
         name
         for name, pointer in device_pointers().items()
@@ -168,15 +168,15 @@ def bytes_per_value(cache_type: str) -> float:
 def type_number(cache_type: str) -> int:
     """The ggml enum of a type name such as ``q8_0``."""
     if cache_type == "bf16":
-        return 30  # GGML_TYPE_BF16 of ggml.h, which the binding leaves out
+        return 30  # GGML_TYPE_BF16 of ggml.h, which llama-cpp-python lacks
     return int(getattr(llama_cpp, f"GGML_TYPE_{cache_type.upper()}"))
 
 
 def physical_cores() -> int:
-    """Cores that compute independently: two hyper-threads share the arithmetic of a core.
+    """Physical cores: two hyper-threads share the arithmetic units of a core.
 
     On Linux only those that this process may use; on Apple Silicon only the performance cores, as
-    in llama.cpp, because the others slow each pass down. psutil knows neither.
+    in llama.cpp, because the others slow down each pass. psutil knows neither.
     """
     if sys.platform == "linux":
         usable = os.sched_getaffinity(0)
@@ -192,7 +192,7 @@ def physical_cores() -> int:
 
 
 def threads_of(options: ModelOptions) -> tuple[int, int]:
-    """Threads of passes of a few rows, and of those over prompts."""
+    """Threads for generating, and for prefill."""
     few = options.threads or physical_cores()
     return few, options.threads_batch or few
 

@@ -1,4 +1,4 @@
-"""``llama_cpp.Llama`` without the ways in which it ends the process."""
+"""``llama_cpp.Llama`` with errors where the original ends the process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dspark_gguf.engine.grammar import require_grammar
 
 
 class SafeLlama(Llama):  # type: ignore[misc]
-    """A ``Llama`` that raises where ``Llama`` ends the process; its arguments are the same.
+    """A ``Llama`` that raises errors where ``Llama`` ends the process; it takes the same arguments.
 
-    It loads a model with extra buffers only where they work (``trial.py``) and with its prediction
-    heads only if asked for `own_heads`. It has room in its tables for as many tokens as its context
-    (llama.cpp rounds that up), and checks grammars before llama.cpp reads them. ``Llama`` sets the
-    attribute `model_params` once, before it loads the model; a contract test pins that.
+    It uses extra buffers only where they work (``trial.py``), and loads prediction heads only with
+    `own_heads`. Its arrays have room for the whole context, which llama.cpp rounds up. Grammars are
+    checked before llama.cpp reads them. ``Llama`` sets the attribute `model_params` once, before it
+    loads the model; a contract test pins that.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class SafeLlama(Llama):  # type: ignore[misc]
         super().__init__(model_path, **options)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Change what `Llama` makes of its parameters and tables."""
+        """Change the parameters and arrays that `Llama` makes."""
         if name == "model_params":
             value.use_extra_bufts = self.extra_buffers
             value.load_mtp = self._own_heads
@@ -52,7 +52,7 @@ class SafeLlama(Llama):  # type: ignore[misc]
         return super()._init_sampler(*args, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The arguments that make the same again, for pickling."""
+        """The constructor's arguments, for pickling."""
         return {**super().__getstate__(), "extra_buffers": self._wish}
 
     def close(self) -> None:

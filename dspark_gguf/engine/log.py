@@ -1,4 +1,4 @@
-"""llama.cpp's log: what it says of errors, and what the commands print of it."""
+"""llama.cpp's log: collect its errors, and print it for the commands."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ DEBUG_LEVEL, ERROR_LEVEL, CONTINUED = 1, 4, 5
 
 
 class _Log:
-    """llama.cpp's log while a block listens to its errors; passes the rest on.
+    """Our log callback, installed while a block listens for errors; forwards the rest.
 
-    A block is entered at each pass, when the pass before it has emptied the processor's caches:
-    each line of Python then takes a microsecond. So where our log stays, a block does nothing.
+    A block is entered at each pass, when the CPU caches are cold from the pass before and each line
+    of Python takes a microsecond. So where our log stays installed, a block does nothing.
     """
 
     def __init__(self) -> None:
         self._lock = RLock()
-        self._listeners: list[int] = []  # threads that do something of ours
+        self._listeners: list[int] = []  # threads inside a block
         self.count = 0  # errors so far
         self._errors: deque[tuple[int, int, str]] = deque(maxlen=100)  # number, thread, line
-        # ctypes frees a callback without a reference; llama.cpp would then call into nothing.
+        # Without a reference, ctypes would free the callback while llama.cpp still uses it.
         self._ours = llama_cpp.llama_log_callback(self._hear)
         self._theirs, found = _installed(), _installed()
-        #: What `_look` finds, and theirs: addresses of a callback and of its argument.
+        #: What `_is_ours` finds, and theirs: addresses of a callback and of its argument.
         self._found = [ctypes.c_void_p.from_buffer(each) for each in found]
         self._places = [ctypes.byref(each) for each in found]
         self._our_address, self._known = _address(self._ours), [one.value for one in self._found]
-        self._stays = False  # whether theirs is the commands' log: then ours need not go
+        self._stays = False  # whether theirs is the commands' log: then ours may stay installed
 
     @property
     def stays(self) -> bool:
@@ -57,10 +57,10 @@ class _Log:
             self._listeners.append(get_ident())
 
     def end(self) -> None:
-        """Pass it on again."""
+        """Forward them again."""
         with self._lock, suppress(ValueError):  # Ctrl-C before `begin` was done
             self._listeners.remove(get_ident())
-            # Put back the previous log, unless it was changed meanwhile.
+            # Restore the previous log, unless it was changed meanwhile.
             if not self._listeners and not self._stays and self._is_ours():
                 llama_cpp.llama_log_set(*self._theirs)
 
@@ -87,8 +87,8 @@ class _Log:
 class listening:  # noqa: N801 - reads as what a block does
     """Yields a function: the last errors that llama.cpp logged in this thread since the beginning.
 
-    These lines go nowhere else but to the commands' log. Other threads' lines, and all lines
-    after the block, go where they went before.
+    These lines otherwise only go to the commands' log. Other threads' lines, and all lines after
+    the block, go where they went before.
     """
 
     __slots__ = ("_begun", "_since")
@@ -113,7 +113,7 @@ class listening:  # noqa: N801 - reads as what a block does
 
 
 class _CommandLog:
-    """The commands' log: nothing, or all but debug lines on stderr."""
+    """The commands' log: silent, or everything but debug lines on stderr."""
 
     def __init__(self) -> None:
         self.verbose, self._level = False, DEBUG_LEVEL
@@ -140,9 +140,9 @@ _log, _command_log = _Log(), _CommandLog()
 
 
 def set_command_log(verbose: bool = False) -> None:
-    """Install the commands' log: quiet, or `verbose` on stderr without control sequences.
+    """Install the commands' log: silent, or `verbose` on stderr without control sequences.
 
-    A program that uses this package as a library keeps its log.
+    Programs that use this package as a library keep their own log.
     """
     _command_log.verbose = verbose
     llama_cpp.llama_log_set(_command_log.callback, None)

@@ -1,4 +1,4 @@
-"""When costs of a pair are measured: first, again in each process, and while nobody waits."""
+"""When a pair's costs are measured: at first use, once in each process, and when idle."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from dspark_gguf.schedule.expected import likely_saving
 
 #: Seconds that measuring a new pair may take.
 PROFILE_SECONDS = 2.0
-#: What each process checks of figures from a file: numbers of rows, and for how many seconds.
+#: Numbers of rows that each process measures to check figures from a file, and for how long.
 _CHECKED, _CHECK_SECONDS = (1, 4, 2), 0.3
 #: Passes of each kind when figures are measured again; the first may allocate memory.
 _REPEATS = 2
-#: Where a draft seems to save less than this share of the time, and its figures or those of passes
-#: were hardly seen, a first profile measures these again so many times, with so many of the fewest
-#: rows: one stall may have said so, and what is never drafted is never measured.
+#: If a draft seems to save less than this share of the time, but the figures are uncertain, a first
+#: profile measures them again, so many times, with so many of the smallest numbers of rows. One
+#: stall could cause this, and a draft that is never used is never measured again.
 _SAVES_LITTLE, _ASKED, _ASKED_ROWS = 0.1, 2, 3
-#: Tokens that the guesses of a prediction head need room for, when they are timed.
+#: Cells needed to time the guesses of a prediction head.
 _GUESSES = 2
-#: What attention costs a further row of a pass on a GPU, over the first; how much longer than its
-#: bytes attention takes on a CPU, which computes (1.6 to 9 times on one, as busy as its neighbours
-#: were); both guesses of `_attention_of` where nothing is known of the model.
+#: Guesses for `_attention_of`: cost of a further row's attention on a GPU, relative to the first;
+#: how much longer attention takes on a CPU than reading its bytes (1.6 to 9 times were measured on
+#: a shared machine); both figures if nothing is known about the model.
 _ROW_ON_GPU, _ON_CPU, _UNKNOWN = 0.05, 4.0, (0.5, 1e-4)
 
-#: Seconds that it should take, how it is measured, and what takes in the seconds that it took.
+#: Expected seconds, the function that measures, and the one that learns from the result.
 _Work: TypeAlias = tuple[float, Callable[[], tuple[float, ...]], Callable[..., None]]
 
 
@@ -50,10 +50,10 @@ def measure(
     budget: float,
     on_progress: ProgressCallback = no_progress,
 ) -> Learned:
-    """`learned`, with the costs of these models measured now if they are not known.
+    """Measure the costs of these models if they are unknown; returns `learned`.
 
-    Measuring takes about `budget` seconds, more where a pass takes one, and empties the caches.
-    `on_progress` is called before, and when it is seen to take longer.
+    Measuring takes about `budget` seconds, more if a single pass takes seconds, and empties the
+    caches. `on_progress` is called first, and again if it will take longer.
     """
     costs = learned.costs
     learned.of_file = draft.calibration if isinstance(draft, Follower) else None
@@ -64,7 +64,7 @@ def measure(
         show = partial(on_progress, f"measuring once what {who} on this machine")
         costs.attention.depth = 0.0
         first_profile(target, draft, costs, budget, limit, show)
-        learned.save()  # now: who knows how this process ends
+        learned.save()  # now, in case this process is killed
     elif not learned.is_checked:
         measure_again(target, draft, costs, _CHECK_SECONDS, _CHECKED)
     learned.is_checked = True
@@ -82,9 +82,9 @@ def first_profile(
     limit: int,
     show: Callable[[float], object] = lambda left: None,
 ) -> None:
-    """As `quick_profile`, and what says that drafting hardly wins is measured again.
+    """See `quick_profile`; figures by which drafting hardly pays are measured again.
 
-    `Cancelled` by an interrupt.
+    Raises `Cancelled` on an interrupt.
     """
     quick_profile(target, draft, costs, budget, limit, show)
     for _ in range(0 if draft is None else _ASKED):
@@ -105,10 +105,10 @@ def measure_again(
     budget: float,
     rows: Sequence[int] | None = None,
 ) -> None:
-    """Time guesses of the draft and passes over so many rows; unless told, those least certain.
+    """Time guesses of the draft and passes over these `rows`, by default the least certain ones.
 
-    For at most about `budget` seconds, or until an interrupt. It goes on behind the tokens that the
-    caches hold, and takes that back.
+    Takes at most about `budget` seconds, and ends at an interrupt. It decodes after the tokens in
+    the caches, and rolls back.
     """
     costs.attention.depth, costs.attention.conversations = target.length, 1
     with suppress(Cancelled):
@@ -123,7 +123,7 @@ def _time(
     repeats: int,
     ends: float = inf,
 ) -> None:
-    """Do all that can be done until `ends`; the caches hold afterwards what they held before."""
+    """Do what can be done until `ends`; afterwards the caches hold what they held before."""
     with ExitStack() as held:
         own = [] if draft is None or isinstance(draft, Follower) else [draft]
         for cache in (target, *own):
@@ -140,7 +140,7 @@ def _works(
     costs: LearnedCosts,
     rows: Sequence[int] | None,
 ) -> Iterator[_Work]:
-    """What there is room to measure, the draft first."""
+    """What can be measured with the room left, the draft first."""
     guess, target_seconds = float(costs.draft_seconds[0]), costs.target_seconds
     if isinstance(draft, Follower):
         end, waiting = target.length, waits(draft)
@@ -177,7 +177,7 @@ def _learn_first(costs: LearnedCosts, tokens: int, seconds: float) -> None:
 
 
 def _seconds_behind(cache: SequenceCache, count: int, n_rows: int) -> tuple[float]:
-    """Seconds of a pass over `count` tokens behind those of the cache."""
+    """Seconds of a pass over `count` tokens after those in the cache."""
     length, ids = cache.length, tokens(cache, count)
     started = perf_counter()
     try:
@@ -188,10 +188,10 @@ def _seconds_behind(cache: SequenceCache, count: int, n_rows: int) -> tuple[floa
 
 
 def _attention_of(cache: SequenceCache | None) -> tuple[float, float]:
-    """What reading attention costs until it was seen.
+    """Guesses for the cost of attention until it is measured.
 
-    That of a further row of a pass over that of the first, which a CPU computes anew; and that of a
-    token of context over a pass, by their bytes. A block reads the context once, however long.
+    The cost of a further row relative to the first (a CPU computes each anew), and the cost of a
+    token of context relative to a pass, by bytes. A block draft reads the context only once.
     """
     if cache is None or isinstance(cache, BlockDraftCache):
         return 0.0, 0.0

@@ -1,4 +1,4 @@
-"""How much memory models and their caches need, and whether there is that much."""
+"""How much memory models and their caches need, and whether it is free."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from dspark_gguf.errors import ResourceError
 from dspark_gguf.paths import GIB
 
 DEFAULT_CONTEXT = 8192  # tokens
-#: What compute buffers and other programs need besides, as a share of the memory.
+#: Share of the memory that is left for compute buffers and other programs.
 _SPARE = 0.05
 #: Architectures without attention, as llama.cpp lists them (``llm_arch_is_recurrent``).
 _NO_ATTENTION = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
-#: One in so many layers of these attends, unless the file says otherwise.
+#: One in so many layers has attention, unless the file says otherwise.
 _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
-#: Each snapshot costs the state once more, in memory and in time. All of them together may take
-#: this share of what the weights take, and always so many bytes.
+#: Each snapshot costs another copy of the state, in memory and time. Together they may take this
+#: share of the size of the weights, or so many bytes if that is more.
 _FEW_SNAPSHOTS = 4
 _MAX_SNAPSHOTS, _SNAPSHOT_SHARE, _SNAPSHOT_BYTES = 16, 1 / 8, 64 * 2**20
 
 
 class Footprint:
-    """Memory that a model needs, loaded with `options`, from the header of its file.
+    """Memory that a model needs when loaded with `options`, computed from its header.
 
-    With `heads`, that of contexts for so many prediction heads instead of the model's layers.
+    With `heads`, that of a context for so many prediction heads instead of the model's layers.
     """
 
     def __init__(self, header: Header, options: ModelOptions, heads: int | None = None) -> None:
@@ -37,12 +37,12 @@ class Footprint:
         self.weights = sum(tensor.size for tensor in header.tensors.values())  # bytes
         self.layers = header.layers  # without the output layer and prediction heads
         self._width = self._number("embedding_length")
-        self._blocks = slice(0, self.layers)  # those that it is for
+        self._blocks = slice(0, self.layers)  # the blocks in use
         values = self._values_of_state() if heads is None else 0
         if heads is not None:
             self._blocks, self.layers = slice(self.layers, self.layers + heads), heads
         self._attention_layers = self._count_attention_layers(recurrent=values > 0)
-        # 0 if it has none, or one of an unknown kind. Some hybrids have both in every layer.
+        # 0 without a recurrent state, or for an unknown kind. Some hybrids have both in each layer.
         self.state_bytes = 4 * values * self._count_recurrent_layers()
 
     def cache_bytes(self, n_ctx: int, states: int = 1) -> int:
@@ -60,10 +60,10 @@ class Footprint:
         return int(sum(counts) * (key + value) * n_ctx) + states * self.state_bytes
 
     def buffer_bytes(self, n_ctx: int, rows: int) -> int:
-        """Size of what a pass computes in, at most about, with so many rows of logits.
+        """Approximate upper bound of the compute buffer, with so many rows of logits.
 
-        Measured on dense models: a micro-batch holds 3 hidden layers and 4 rows of the width for
-        each token, beside the mask of the attention; the logits are there twice.
+        Measured on dense models: a micro-batch holds 3 feed-forward and 4 embedding vectors per
+        token, and the attention mask; the logits are held twice.
         """
         options, floats = self._options, 4
         experts = self._number("expert_used_count")
@@ -73,7 +73,7 @@ class Footprint:
         )
         tokens = min(options.n_ubatch, n_ctx)
         logits = rows * self._header.n_vocab * floats
-        scores = 0  # which flash attention never writes down
+        scores = 0  # flash attention does not store them
         if options.flash_attn == "off":
             scores = tokens * n_ctx * floats * max(self._numbers("attention.head_count", 0))
         masks = 1 + bool(self._number("attention.sliding_window"))
@@ -81,7 +81,7 @@ class Footprint:
         return masks * floats * tokens * n_ctx + scores + activations + 2 * logits
 
     def weights_in(self, place: str) -> int:
-        """Bytes of the tensors that the options send to a place, such as main memory."""
+        """Bytes of the tensors that the options assign to a place, such as main memory."""
         wanted = placements(self._options)
         return sum(
             tensor.size
@@ -90,13 +90,13 @@ class Footprint:
         )
 
     def snapshots(self, most: int, n_seq: int = 1) -> int:
-        """Snapshots to ask llama.cpp for, at most `most`; few if the states are large."""
+        """Snapshots to request from llama.cpp, at most `most`; fewer if the states are large."""
         if not self.state_bytes:
             return 0
         return min(_MAX_SNAPSHOTS, most, int(self._state_room / (self.state_bytes * n_seq)))
 
     def conversations(self, most: int) -> int:
-        """How many there is memory for at once, at most `most`, with some snapshots of each."""
+        """How many fit into memory at once, at most `most`, with some snapshots each."""
         if not self.state_bytes:
             return most
         return max(1, min(most, int(self._state_room / (_FEW_SNAPSHOTS * self.state_bytes))))
@@ -137,7 +137,7 @@ class Footprint:
             self._numbers(key, 1)[self._blocks]
             for key in ("attention.head_count_kv", "feed_forward_length")
         )
-        if len(heads) == len(inner) > 1 and 0 in inner:  # Nemotron-H: a layer is one thing alone
+        if len(heads) == len(inner) > 1 and 0 in inner:  # Nemotron-H: each layer has one kind only
             return sum(not any(each) for each in zip(heads, inner, strict=True))
         return self.layers - self._attention_layers or self.layers
 
@@ -145,26 +145,26 @@ class Footprint:
         return max(self._numbers(key, default))
 
     def _numbers(self, key: str, default: int) -> list[int]:
-        """A number of the header, or one for each layer."""
+        """A number in the header, or one for each layer."""
         value = self._header.get(key, default)
         return [int(one) for one in (value if isinstance(value, list) else [value])] or [default]
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Memory that a model needs, and where."""
+    """How much memory a model needs, and where."""
 
     weights: int  # bytes
     cache: int  # bytes, snapshots included
-    n_ctx: int  # tokens that the cache is for
-    layers: int  # of the model, the output layer included
-    on_gpu: int  # how many of these go to a GPU
-    buffers: int = 0  # bytes that a pass computes in
-    kept: int = 0  # bytes of the weights that stay in main memory in any case
+    n_ctx: int  # tokens that fit into the cache
+    layers: int  # including the output layer
+    on_gpu: int  # layers on a GPU
+    buffers: int = 0  # bytes of compute buffers
+    kept: int = 0  # bytes of weights that stay in main memory in any case
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """Total bytes."""
         return self.weights + self.cache + self.buffers
 
     def at(self, on_gpu: bool) -> int:
@@ -173,7 +173,7 @@ class Need:
         return there if on_gpu else self.total - there
 
     def layers_that_fit(self, free: int) -> int:
-        """Layers whose weights and cache fit into so many bytes."""
+        """Number of layers whose weights and cache fit into `free` bytes."""
         each = (self.total - self.kept) / max(self.layers, 1)
         return min(self.layers, int(free * (1.0 - _SPARE) / max(each, 1.0)))
 
@@ -188,10 +188,10 @@ def need_of(
     n_seq: int = 1,
     rows: int = 1,
 ) -> Need:
-    """Memory that the model of this file needs with a context of `n_ctx` tokens.
+    """Memory that the model in this file needs with a context of `n_ctx` tokens.
 
-    `heads` as for `Footprint`; with `is_loaded` the weights are there already; the context is for
-    at most `n_seq` conversations, of which a draft has `rows` of logits each.
+    `heads` is as in `Footprint`; with `is_loaded` the weights need no more memory. The context is
+    for at most `n_seq` conversations, for each of which a draft has `rows` of logits.
     """
     footprint, states = Footprint(header, options, heads), 1  # a draft keeps no snapshots
     if not is_draft:
@@ -208,19 +208,19 @@ def need_of(
 
 
 def rows_of(rows: int, n_seq: int) -> int:
-    """Most rows of a pass of so many conversations, if one alone has at most `rows`."""
+    """Maximum rows of a pass of `n_seq` conversations, if one alone has at most `rows`."""
     return min(n_seq * rows, max(rows, MAX_ROWS))
 
 
 def default_context(options: ModelOptions, train: int) -> int:
-    """Tokens of a target's context; `train`: what it was trained with."""
+    """Context size of a target that was trained with `train` tokens."""
     return options.n_ctx or min(DEFAULT_CONTEXT, train)
 
 
 def wanted_gpu_layers(options: ModelOptions) -> int:
-    """Layers that go to a GPU: 2**30 means all of them, 0 if this build cannot offload.
+    """Layers to put on a GPU: 2**30 means all, 0 if this build cannot offload.
 
-    By default all of them do, unless a trial pass on the GPU failed.
+    By default all of them, unless a trial pass on the GPU failed.
     """
     wanted = options.n_gpu_layers
     if not library.can_offload(options.rpc) or wanted == "none":
@@ -231,7 +231,7 @@ def wanted_gpu_layers(options: ModelOptions) -> int:
 
 
 def room(devices: Sequence[Device], options: ModelOptions, on_gpu: bool) -> int | None:
-    """Free bytes where a model would sit; None if there is no such device."""
+    """Free bytes of the devices for a model; None if there is no such device."""
     kinds = ("GPU", "integrated GPU") if on_gpu else ("CPU",)
     chosen = options.devices if on_gpu else ()
     free = [
@@ -243,7 +243,7 @@ def room(devices: Sequence[Device], options: ModelOptions, on_gpu: bool) -> int 
 
 
 def require_memory(needed: int, what: str) -> None:
-    """Raise a `ResourceError` where the system would swap, or kill this process."""
+    """Raise a `ResourceError` if the system would swap or kill this process."""
     free = library.free_memory()
     if needed > free:
         raise ResourceError(
@@ -254,6 +254,6 @@ def require_memory(needed: int, what: str) -> None:
 
 
 def looks_like_memory(log: str) -> bool:
-    """Whether llama.cpp's log speaks of a failed allocation."""
+    """Whether llama.cpp's log reports a failed allocation."""
     words = ("allocat", "out of memory", "bad_alloc", "cannot mmap")
     return any(word in log.lower() for word in words)

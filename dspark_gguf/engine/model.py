@@ -1,4 +1,4 @@
-"""A loaded GGUF: weights, vocabulary and facts."""
+"""A loaded GGUF: weights, vocabulary and properties."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from dspark_gguf.paths import size_on_disk
 from dspark_gguf.progress import ProgressCallback, no_progress
 from dspark_gguf.signals import held
 
-#: Seconds of loading before anybody is told.
+#: Seconds of loading before progress is shown.
 _PATIENCE = 0.5
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 
 
 def file_stamp(path: Path) -> list[Any]:
-    """Name, size and time of a file: another one has another stamp."""
+    """Name, size and modification time of a file, to recognise it."""
     file = path.stat()
     return [path.name, file.st_size, file.st_mtime_ns]
 
@@ -41,8 +41,8 @@ def file_stamp(path: Path) -> list[Any]:
 class Model:
     """Weights and vocabulary of one GGUF file.
 
-    Its prediction heads are left out unless `heads` asks for them. A `pointer` is what others have
-    loaded of it, and free. Loading ends once `interrupt` is set.
+    Prediction heads are only loaded if `heads` is set. With a `pointer`, others have loaded it and
+    will free it. Loading ends once `interrupt` is set.
 
     Raises:
         Cancelled: `interrupt` was set.
@@ -72,10 +72,10 @@ class Model:
         self.gpu_layers = self._wanted_gpu_layers()
         self.extra_buffers = trial.extra_buffers(options.extra_buffers)
         with held() as pressed:
-            self.pointer: Any = self._load(on_progress, pressed, interrupt or Event())
-            self._free: Callable[[], object] = weakref.finalize(
-                self, llama_cpp.llama_model_free, self.pointer
-            )
+            self.pointer: Any = pointer or self._load(on_progress, pressed, interrupt or Event())
+            self._free: Callable[[], object] = _nothing
+            if not pointer:
+                self._free = weakref.finalize(self, llama_cpp.llama_model_free, self.pointer)
         is_model = kind_of(self.header) == "model"
         if is_model and llama_cpp.llama_model_has_encoder(self.pointer):
             self.close()
@@ -104,13 +104,13 @@ class Model:
         return names if whole else f"{names} ({self.gpu_layers}/{self.n_layer + 1} layers) + CPU"
 
     def with_options(self, **changes: Any) -> Model:
-        """The same weights, for a context with other options; this model must outlive it."""
+        """The same weights for a context with other options; this model must outlive it."""
         other = copy.copy(self)
         other.options = self.options.model_copy(update=changes)
         return other
 
     def with_heads(self, options: ModelOptions) -> Model:
-        """Its prediction heads, for contexts of their own; this model must outlive them."""
+        """Its prediction heads, for their own contexts; this model must outlive them."""
         heads = self.with_options()
         heads.options, heads.notes, heads._free = options, [], _nothing
         heads.size = heads_size(self.header)
@@ -148,9 +148,9 @@ class Model:
         if options.tensor_split:
             params.tensor_split = self._tensor_split()
         if wanted := placements(options, on_gpu=self.gpu_layers > 0):
-            self._overrides = override_array(wanted)  # which llama.cpp reads while it loads
+            self._overrides = override_array(wanted)  # llama.cpp reads it while loading
             params.tensor_buft_overrides = ctypes.cast(self._overrides, ctypes.c_void_p)
-        # By itself llama.cpp would take the servers of other models too.
+        # By default llama.cpp would use the RPC servers of other models too.
         if options.devices or rpc.is_connected():
             params.devices = ctypes.cast(self._device_pointers(), ctypes.c_void_p)
         if not options.mmap:
@@ -192,7 +192,7 @@ class Model:
 def _progress(
     show: Callable[[float], object], failed: list[BaseException], ends: Sequence[Event]
 ) -> Any:
-    """What llama.cpp calls while it loads: one of `ends` ends it, and an error, put in `failed`."""
+    """llama.cpp's progress callback: an event in `ends`, or an error (put in `failed`), ends it."""
     started = perf_counter()
 
     def on_progress(share: float, data: Any) -> bool:
@@ -208,7 +208,7 @@ def _progress(
 
 
 def overrides_of(values: Mapping[str, int]) -> Any:
-    """Whole numbers in the place of what a file says, as llama.cpp takes them; None for none."""
+    """Integer metadata overrides, as llama.cpp takes them; None for none."""
     if not values:
         return None
     made = (llama_cpp.llama_model_kv_override * (len(values) + 1))()  # an empty key ends it
@@ -219,7 +219,7 @@ def overrides_of(values: Mapping[str, int]) -> Any:
 
 
 def _nothing() -> None:
-    """In the place of freeing what belongs to another object."""
+    """Frees nothing: the weights belong to another object."""
 
 
 def _generates_nothing(path: Path, kind: str) -> ModelError:
@@ -227,7 +227,7 @@ def _generates_nothing(path: Path, kind: str) -> ModelError:
 
 
 def _load_error(path: Path, log: str) -> DSparkError:
-    # The last of its lines only repeats that loading failed.
+    # The last line only repeats that loading failed.
     reason = log.split("; ")[0].removeprefix("error loading model: ") or "unknown failure"
     problem = f"llama.cpp cannot load {path}: {reason}"
     if looks_like_memory(log):

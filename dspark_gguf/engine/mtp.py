@@ -1,4 +1,4 @@
-"""Caches of drafts on a target's states that are not one head with a cache of its own."""
+"""Caches of other drafts on a target's states: several heads, an assistant, EAGLE-3."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dspark_gguf.engine.states import RECENT, StateCache
 
 
 class HeadsCache(StateCache):
-    """The memory of several heads: the k-th one makes the k-th guess.
+    """The cache of several heads: the k-th head makes the k-th guess.
 
-    They have the positions in common, and each its own layer: what is read, each reads. A pass is
-    of one head, and conversations do not share it.
+    They share positions, and each has its own layer, so each must read all tokens. A pass runs one
+    head, for one conversation.
     """
 
     joins = False
@@ -27,28 +27,28 @@ class HeadsCache(StateCache):
     def __init__(self, *parts: Any) -> None:
         [self._set_head] = symbols.functions(*symbols.HEAD)
         self._chain: list[int] = []
-        self._complete = 0  # rows that all heads have
+        self._complete = 0  # rows that all heads have read
         super().__init__(*parts)
         self.max_drafts = self.draft.heads
 
     def flush(self) -> None:
-        """Read the pairs that wait, with each head, but for that of the newest token."""
-        self._take_back(self.length)
+        """Read the waiting pairs with each head, except that of the newest token."""
+        self._roll_back(self.length)
         length = self._complete
         for head in range(self.draft.heads if self.covered < self.seen else 0):
             self._unsure = True
-            self._take_back(length)
+            self._roll_back(length)
             self._use(head, super().flush)
         self._complete = self.length
 
     def adopt(self, tokens: Sequence[int]) -> None:
-        """As of one head: a state has what all of them read."""
+        """See `StateCache`: a saved state has what all heads read."""
         super().adopt(tokens)
         self._complete = self.length
 
-    def _take_back(self, length: int) -> None:
-        """Also what not all heads have read, after an exception."""
-        super()._take_back(min(length, self._complete))
+    def _roll_back(self, length: int) -> None:
+        """Also drops what only some heads have read, after an exception."""
+        super()._roll_back(min(length, self._complete))
         self._complete = min(self._complete, self.length)
 
     def _use(self, head: int, work: Any, *arguments: Any) -> None:
@@ -61,14 +61,14 @@ class HeadsCache(StateCache):
                 self._set_head(self.pointer, 0)
 
     def decode(self, tokens: Sequence[int], n_rows: int) -> Floats:
-        """As of one head: each reads the whole chain, and the row of the newest token not kept."""
+        """See `StateCache`: each head reads the whole chain; the newest token's row is dropped."""
         if not self._guessed:
-            self._take_back(self.seen)
+            self._roll_back(self.seen)
             self.flush()
             self._own = self._states_before(self.seen, self.seen + 1).copy()
             self._chain = []
         self._unsure = True
-        self._take_back(self.length)
+        self._roll_back(self.length)
         self._unsure = True
         self._chain.append(tokens[-1])
         self._guessed = len(self._chain)
@@ -81,7 +81,7 @@ class HeadsCache(StateCache):
 
 
 class AssistantCache(StateCache):
-    """A Gemma 4 assistant: it reads the target's own cache, and has none.
+    """A Gemma 4 assistant: it reads the target's KV cache and has none itself.
 
     All guesses of a round are made at the position of the newest token.
     """
@@ -91,19 +91,19 @@ class AssistantCache(StateCache):
         """Nothing waits."""
         return self.seen
 
-    def _take_back(self, length: int) -> None:
-        """There is nothing to take back."""
+    def _roll_back(self, length: int) -> None:
+        """There is nothing to roll back."""
 
-    begin = Follower.begin  # the newest state is all that it needs
+    begin = Follower.begin  # it only needs the newest state
 
     def on_pass(self, count: int, first: int) -> None:
-        """Keep the last states, and the one before, as all of a pass may be taken back."""
+        """Keep the last states and the one before: a whole pass may be rolled back."""
         part, length = min(count, RECENT), self._target.length
         same = min(length - count, len(self._said))
         before = self._states[0:0]
         if part == count and self._base < self.seen == length - count:
             before = self._states[self.seen - 1 - self._base, None].copy()
-        self._base = length + 1  # until its states are there
+        self._base = length + 1  # not ready until the states are copied
         kept = len(before)
         self._states[:kept] = before
         self._states[kept : kept + part] = self._of_target(first + count)[first + count - part :]
@@ -114,21 +114,21 @@ class AssistantCache(StateCache):
         self._base = min(self._base, self.seen)
 
     def repair(self) -> None:
-        """Make the target read its last token again if that state was lost."""
+        """Make the target reread its last token if the state was lost."""
         if self._target.length and not self.is_ready(self._target.length):
             self._target.trim(self._target.length - 1)
 
     def _keep(self, tokens: Sequence[int]) -> None:
-        """Nothing stays."""
+        """There is no cache to update."""
 
     def _place(self, guessed: int) -> int:
         return self.seen
 
 
 class EagleCache(StateCache):
-    """The memory of an EAGLE-3 draft: its states are features of three of the target's layers.
+    """The cache of an EAGLE-3 draft, whose states are features of three of the target's layers.
 
-    Row P of its cache is made of token P + 1 and the fused features of token P.
+    Row P of its cache is computed from token P + 1 and the fused features of token P.
     """
 
     kind, is_head, _first = "eagle3", False, 1
@@ -146,7 +146,7 @@ class EagleCache(StateCache):
         return np.concatenate(self._inputs.rows(count), axis=1)
 
     def _states_before(self, start: int, stop: int) -> Floats:
-        """The features, fused by the draft's encoder, which keeps nothing of them."""
+        """The features, fused by the draft's encoder, which has no cache."""
         features = super()._states_before(start, stop)
         batch = self._batch.at(self.length, (), features, False)
         self.context.encode(batch)

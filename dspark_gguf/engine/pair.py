@@ -1,4 +1,4 @@
-"""A target and a draft, loaded and known to fit each other."""
+"""A target and a draft, loaded and checked against each other."""
 
 from __future__ import annotations
 
@@ -31,25 +31,24 @@ from dspark_gguf.paths import MIB
 from dspark_gguf.progress import ProgressCallback, no_progress
 from dspark_gguf.schedule.expected import is_hopeless
 
-#: The first profile of a pair may take this share of the time to load the target, if that is more.
+#: The first profile of a pair may take this share of the target's loading time, if that is more.
 _PROFILE_SHARE = 0.05
-#: A note of what was decided: nothing is wrong.
+#: A note about a decision; nothing is wrong.
 NOT_USED = (
-    "the draft model is not used: by what was measured on this machine, it would win nothing even "
-    "if it were always right; `--drafter model` or `--spec on` use it all the same"
+    "the draft model is not used: as measured on this machine, it would gain nothing even if it "
+    "were always right; use `--drafter model` or `--spec on` to use it anyway"
 )
 
 
 class Pair:
     """Two models and their caches, from GGUF files of the target and the draft.
 
-    The draft is loaded with the first decoder that drafts: with speculation off, or where it was
-    found to win nothing, it costs nothing. Where memory is short, less of it is loaded, or nothing:
-    a note says so. The same file twice means a target with its own prediction heads, if it has any;
-    they are loaded with it. `chat_template` is Jinja text, or a file with it, instead of the one in
-    the target's file. At most so many `conversations` can share a pass (see ``batching.py``) and
-    the context: fewer where each needs much memory. `on_progress` is called with what takes long:
-    loading, and the first measurement.
+    The draft is loaded by the first decoder that drafts: with speculation off, or if it was found
+    to gain nothing, it costs nothing. If memory is short, it gets a smaller context or is not
+    loaded at all, with a note. The same file twice means a target with its own prediction heads, if
+    it has any. `chat_template` is Jinja text, or a file with it, instead of the one in the target's
+    file. At most `conversations` can share a pass (see ``batching.py``) and the context, fewer if
+    each needs much memory. `on_progress` is called during loading and the first measurement.
 
     Raises:
         UsageError: no such file, or an unknown device.
@@ -70,14 +69,14 @@ class Pair:
         if conversations < 1:
             raise UsageError(f"cannot open {conversations} conversations", "Give 1 or more.")
         target_options = ModelOptions.given(target_options)
-        ModelOptions.given(draft_options)  # which may be of the general kind
+        ModelOptions.given(draft_options)  # plain ModelOptions are accepted too
         self._on_progress = on_progress
         self._draft_path = None if draft is None else readable_gguf(draft)
         self._draft_options = draft_options or DraftOptions()
         #: Set it to end work on a long prompt or an answer at the next pass.
         self.interrupt = Event()
         self.draft: Model | None = None
-        self.found = ""  # what pair this is and how its draft was found, if nobody named it
+        self.found = ""  # which pair this is and how its draft was found, if not named by the user
         self._learned: Learned | None = None
         header = read_header(target)
         require_model(header)
@@ -94,7 +93,7 @@ class Pair:
         self.template = ChatTemplate(self.target, chat_template)
         options, train = self.target.options, self.target.n_ctx_train
         on_gpu = options.n_gpu_layers is None and library.can_offload()
-        #: What is off because its trial failed; then all that the user should know, in sentences.
+        #: Notes on features that are off because a trial failed, and all notes for the user.
         self.left_out = trial.notes(options.extra_buffers, on_gpu)
         self.notes = [*self.target.notes, *self.template.notes, *self.left_out]
         if options.n_ctx > train and options.rope_scaling in (None, "none"):
@@ -103,7 +102,7 @@ class Pair:
                 "was trained for: answers may fall apart there; --rope-scaling can stretch it"
             )
         n_ctx = default_context(options, train)
-        # Each of them has a row in every pass.
+        # Each has a row in every pass.
         conversations = min(conversations, MAX_ROWS)
         conversations = Footprint(self.target.header, options).conversations(conversations)
         #: One for each conversation.
@@ -112,11 +111,11 @@ class Pair:
         )
         self._draft_caches: list[SequenceCache] = []
         self.target_cache = self.target_caches[0]
-        #: Of the first conversation; the draft's is there once it is loaded.
+        #: Caches of the first conversation; the draft's is added when it is loaded.
         self.caches = {"target": self.target_cache}
 
     def draft_cache(self, conversation: int = 0) -> SequenceCache | None:
-        """Load the draft at the first call; None if there is none. Errors as `open_drafts`."""
+        """Load the draft at the first call; None if there is none. Raises like `open_drafts`."""
         path, target = self._draft_path, self.target_cache
         if path is None:
             return None
@@ -128,7 +127,7 @@ class Pair:
                 path, asked, self.target.header, target.n_ctx, self._free_memory, self._open, *crowd
             )
         except DSparkError as error:
-            if not self.found:  # who named it is told
+            if not self.found:  # the user named it
                 raise
             found, used, note = [], asked, f"{error.problem}: the draft that was found is not used"
         self.notes += [note] if note else []
@@ -160,15 +159,15 @@ class Pair:
         return [each for each in caches if each.sequence != conversation]
 
     def _open(self, options: DraftOptions) -> list[SequenceCache]:
-        assert self._draft_path is not None  # who calls it has looked
+        assert self._draft_path is not None  # checked by the caller
         names = self._draft_path, options, self.target_caches, self.vocabulary, self.target.path
         return open_drafts(*names, self.interrupt, self.target, self._on_progress)
 
     def learned(self, speculation: Speculation, into: Learned | None = None) -> Learned:
-        """What is known of this pair on this machine; measures it first where nothing is known.
+        """What was learned about this pair on this machine; measured first if nothing is known.
 
         Measuring takes about two seconds, once, and leaves both caches empty. `into` is used and
-        returned in the place of what the pair has learned.
+        returned instead of the pair's own.
         """
         known = into or self._learned
         if known is None:
@@ -198,19 +197,19 @@ class Pair:
             self._learned.after_answer(tokens)
 
     def kept(self) -> Learned:
-        """What earlier runs have learned of this pair, as its file has it."""
+        """What earlier runs have learned about this pair, from its file."""
         return Learned(learned_path(self._facts(Speculation())))
 
     def measure_again(self, budget: float) -> None:
-        """While nobody waits: for about `budget` seconds, measure what is known least.
+        """While idle, measure the least certain costs for about `budget` seconds.
 
-        The caches hold what they held. Set `interrupt` to end it.
+        The caches are unchanged afterwards. Set `interrupt` to end it.
         """
         if self._learned is not None:
             measure_again(self.target_cache, self.caches.get("draft"), self._learned.costs, budget)
 
     def copy_costs(self) -> Learned:
-        """A new `Learned` with the costs known now and nothing else; it is never saved."""
+        """A new `Learned` with only the current costs; it is never saved."""
         copied = Learned()
         if self._learned is not None:
             copied.costs, copied.of_file = deepcopy(self._learned.costs), self._learned.of_file
@@ -218,13 +217,13 @@ class Pair:
         return copied
 
     def summary(self, speculation: Speculation) -> str:
-        """Lines: where each model is, MiB of its weights and its cache; what speculation does."""
+        """A few lines: place and size of each model and its cache; what speculation does."""
         parts, count = [], len(self.target_caches)
         shared = f", shared by up to {count} conversations" if count > 1 else ""
         for role, cache in self.caches.items():
             model = cache.model
             kind = f" ({cache.draft.kind})" if isinstance(cache, Follower) else ""
-            if role == "draft" and model.path == self.target.path:  # whose size is told
+            if role == "draft" and model.path == self.target.path:  # its size is listed already
                 what = "the target's own prediction heads:"
             else:
                 what = f"{model.name} on {model.place}: {model.size / MIB:.0f} MiB, and"
@@ -235,7 +234,7 @@ class Pair:
         return "\n".join([*parts, self._speculation_summary(speculation)])
 
     def close(self) -> None:
-        """Save what was learned, and free both models; using them later is a `UsageError`."""
+        """Save what was learned and free both models; using them later raises a `UsageError`."""
         if self._learned is not None:
             self._learned.save()
         for cache in (*self._draft_caches, *self.target_caches):
@@ -258,7 +257,7 @@ class Pair:
 
     @property
     def max_drafts(self) -> int:
-        """Draft tokens that one round can have."""
+        """Maximum draft tokens of a round."""
         draft = self.caches.get("draft", self.target_cache)
         return min(draft.max_drafts, self.target_cache.max_rows - 1)
 
@@ -287,12 +286,12 @@ class Pair:
 
 
 def _other_tokenizer(target: Vocabulary, draft: SequenceCache) -> str:
-    """What to expect of a draft whose ids mean something else."""
+    """What to expect of a draft with another tokenizer."""
     vocabulary = draft.model.vocabulary
     start = f"the draft has another tokenizer ({difference(target, vocabulary)}): "
     if draft.kind == "mapped":
-        return f"{start}{draft.token_map.share:.1%} of the tokens are the same under other ids"
+        return f"{start}{draft.token_map.share:.1%} of the tokens are the same, with other ids"
     return (
         f"{start}{share_aligned(target, vocabulary):.0%} of positions align; its text is turned "
-        "into the target's tokens, which wins less than a draft of the target's own family"
+        "into the target's tokens, which gains less than a draft of the target's own family"
     )

@@ -1,4 +1,4 @@
-"""A batch of llama.cpp that carries states, with tokens or without."""
+"""A llama.cpp batch of hidden states, with or without tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Pairs(NamedTuple):
-    """What a pass reads of a sequence, from `position` on; without tokens, states alone."""
+    """A sequence's part of a pass, from `position` on; without tokens, only states."""
 
     sequence: int
     position: int
@@ -23,10 +23,10 @@ class Pairs(NamedTuple):
 
 
 class PairBatch:
-    """A batch of at most as many pairs of a token and a state as `states` has rows.
+    """A batch of pairs of a token and a state, at most as many as `states` has rows.
 
-    They are of one sequence, unless others are given. Anybody may write into `states`. A multi-axis
-    rotary embedding (`is_mrope`) needs four positions a token, axis by axis.
+    They belong to `sequence` unless others are given. Callers may write into `states`. A multi-axis
+    rotary embedding (`is_mrope`) needs four positions per token, axis by axis.
     """
 
     def __init__(self, states: Floats, sequence: int, is_mrope: bool = False) -> None:
@@ -38,7 +38,7 @@ class PairBatch:
         self._ones[:] = 1
         self._flags = np.zeros(rows, dtype=np.int8)
         number = ctypes.POINTER(ctypes.c_int32)
-        # Where the sequence of each row is.
+        # Pointers to the sequence id of each row.
         self._places = self._sequences.ctypes.data + 4 * np.arange(rows, dtype=np.uintp)
         self._tokens = self._ids.ctypes.data_as(number)
         self._batch = llama_cpp.llama_batch(
@@ -50,11 +50,11 @@ class PairBatch:
         )
 
     def at(self, start: int, tokens: Sequence[int], states: Floats, flagged: bool) -> Any:
-        """The batch of these pairs from position `start` on; without tokens, of states alone."""
+        """A batch of these pairs from position `start` on; without tokens, of only states."""
         return self.of([Pairs(self._sequence, start, tokens, states)], flagged)
 
     def of(self, parts: Sequence[Pairs], flagged: bool) -> Any:
-        """The batch of pairs of several sequences, in ascending order."""
+        """A batch of pairs of several sequences, in ascending order."""
         states = np.concatenate([each.states for each in parts])
         tokens = [token for each in parts for token in each.tokens]
         self._states[: states.size] = states.ravel()
@@ -64,7 +64,7 @@ class PairBatch:
         return self._of([(each.sequence, each.position, len(each.states)) for each in parts])
 
     def first(self, count: int, start: int) -> Any:
-        """The batch of the first `count` states as they are, from position `start` on."""
+        """A batch of the first `count` states in place, from position `start` on."""
         return self._of([(self._sequence, start, count)])
 
     def _of(self, runs: Sequence[tuple[int, int, int]]) -> Any:

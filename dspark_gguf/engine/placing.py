@@ -1,7 +1,7 @@
-"""Which tensors are kept elsewhere than their layer: ``--n-cpu-moe`` and ``--override-tensor``.
+"""Tensors that are not kept with their layer: ``--n-cpu-moe`` and ``--override-tensor``.
 
-Experts are most of a mixture's bytes, and a token uses few of them: in main memory they leave the
-GPU to attention and caches.
+Experts are most of the bytes of a mixture of experts, and a token uses few of them: in main memory
+they leave the GPU to attention and caches.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class _Override(ctypes.Structure):
 
 
 def placements(options: ModelOptions, on_gpu: bool = True) -> list[tuple[str, str]]:
-    """Regular expressions, and where the tensors go whose names fit; the first that fits counts.
+    """Regular expressions for tensor names, and the places of matches; the first match counts.
 
-    Without layers on a GPU the experts are in main memory anyway, repacked where that is faster.
+    Without layers on a GPU, the experts are in main memory anyway, repacked where that is faster.
     """
     parts = [one.rpartition("=") for one in options.override_tensor]
     asked = [(pattern, place) for pattern, _, place in parts]
@@ -42,17 +42,17 @@ def placements(options: ModelOptions, on_gpu: bool = True) -> list[tuple[str, st
 
 
 def place_of(tensor: str, wanted: Sequence[tuple[str, str]]) -> str | None:
-    """Where the tensor of this name goes by `placements`; None: where its layer is."""
+    """Where `placements` put the tensor of this name; None: with its layer."""
     return next((place for pattern, place in wanted if re.search(pattern, tensor)), None)
 
 
 def override_array(wanted: Sequence[tuple[str, str]]) -> Any:
-    """`placements` as llama.cpp reads them; a `UsageError` names a place that this build lacks."""
+    """`placements` as llama.cpp reads them; a `UsageError` for a place that this build lacks."""
     known = library.buffer_types()
     for _, place in wanted:
         if place not in known:
             raise UsageError(
-                f"--override-tensor names {place!r}: this build of llama.cpp has "
+                f"--override-tensor has unknown place {place!r}: this build of llama.cpp has "
                 f"{', '.join(known)}",
                 "Choose one of these.",
             )

@@ -1,4 +1,4 @@
-"""What decoding needs of a model: the engine and the fakes of ``testing`` both provide it."""
+"""The protocols that decoding needs; the engine and the fakes of ``testing`` implement them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 class Rows(Protocol):
-    """Logits of one pass, float32 ``[n_vocab]`` a row, valid until the next pass."""
+    """Logits of one pass, each row float32 ``[n_vocab]``, valid until the next pass."""
 
     def __getitem__(self, k: int, /) -> npt.NDArray[np.float32]: ...
 
@@ -21,42 +21,42 @@ class Rows(Protocol):
 class Cache(Protocol):
     """The KV cache of one sequence of tokens.
 
-    `user` is a mark of the answer that used it last.
+    `user` identifies the answer that used it last.
     """
 
     user: object
 
     @property
     def n_ctx(self) -> int:
-        """Most tokens it can hold."""
+        """Maximum tokens it can hold."""
 
     @property
     def n_vocab(self) -> int:
-        """Size of its model's vocabulary: the width of a row of logits."""
+        """Size of the model's vocabulary: the width of a row of logits."""
 
     @property
     def max_rows(self) -> int:
-        """Most rows of a pass; all but one of its tokens can be taken back."""
+        """Maximum rows of a pass, all but one of which can be rolled back."""
 
     @property
     def length(self) -> int:
-        """Tokens it holds now."""
+        """Number of tokens in it."""
 
     def reuse_prefix(self, tokens: Sequence[int]) -> int:
-        """Drop what is not a prefix of `tokens`; returns the length of what stays."""
+        """Truncate to the longest common prefix with `tokens`; returns the new length."""
 
     def decode(self, tokens: Sequence[int], n_rows: int) -> Rows:
-        """Read tokens that follow those it holds; logits for the last `n_rows` of them."""
+        """Append tokens; returns logits for the last `n_rows` of them."""
 
     def trim(self, length: int) -> None:
-        """Take back the tokens from position `length` on, if there are any.
+        """Drop the tokens from position `length` on, if there are any.
 
-        Some memories drop more; the new length says what must be read again.
+        Some kinds of memory drop more; the new length shows what must be read again.
         """
 
 
 class Pass(NamedTuple):
-    """What a cache must decode: `tokens` after those it holds, rows for the last `n_rows`."""
+    """A pass to run: append `tokens` to a cache, with logits for the last `n_rows`."""
 
     cache: Cache
     tokens: Sequence[int]
@@ -64,12 +64,12 @@ class Pass(NamedTuple):
 
 
 T = TypeVar("T")
-#: Work that asks for passes, and goes on with their rows. So several can share each pass.
+#: A generator that yields passes and receives their rows, so that several can share each pass.
 Passes: TypeAlias = Generator[Pass, Rows, T]
 
 
 def run_alone(work: Passes[T]) -> T:
-    """Do the work, one pass at a time."""
+    """Run the generator with a pass of its own for each request."""
     try:
         wanted = next(work)
         while True:
@@ -88,16 +88,16 @@ def prefill(cache: Cache, tokens: Sequence[int]) -> int:
 
 
 class Listener(Protocol):
-    """Is told what a cache reads, such as a draft that works on the target's features."""
+    """Is notified when a cache changes, such as a draft that reads the target's hidden states."""
 
     def on_pass(self, count: int, first: int) -> None:
-        """The cache has read `count` more tokens, from place `first` in the batch on.
+        """The cache has read `count` more tokens, from index `first` in the batch on.
 
-        The results of the pass are still there.
+        The outputs of the pass are still available.
         """
 
     def on_trim(self, length: int) -> None:
-        """All tokens from position `length` on are void, and the cache may have dropped more."""
+        """The tokens from position `length` on are dropped; the cache may have dropped more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Block:
         return len(self.rows)
 
     def copy(self) -> Block:
-        """The same, valid for good."""
+        """A copy that stays valid after the next pass."""
         return Block([np.array(self.rows[k]) for k in range(len(self))], self.confidence)
 
 

@@ -1,19 +1,19 @@
-"""How a cache takes back tokens: removal, snapshots, or a saved state and reading again.
+"""How a cache rolls back: removal, snapshots, or a saved state and reading again.
 
 ==========  ===============================================  =====================================
-kind        which memory                                     what it takes back
+kind        which memory                                     how far it can roll back
 ==========  ===============================================  =====================================
-removal     attention; a sliding window that is kept whole   anything
-window      a sliding window that forgets                    as far as the window is still there
+removal     attention; a sliding window with all tokens      anywhere
+window      a sliding window that drops old tokens           while the window is still complete
 snapshots   recurrent and hybrid, where llama.cpp keeps a    once after a pass, and never the whole
             state for each of the last tokens of a pass      pass
-replay      other recurrent and hybrid models                nothing: a state is saved before a
-                                                             pass that may be taken back
+replay      other recurrent and hybrid models                not at all: a state is saved before a
+                                                             pass that may be rolled back
 ==========  ===============================================  =====================================
 
-To go back further there are *checkpoints*: states saved at the ends of messages and in long reads,
-so that after an edit of an earlier turn not everything must be read again. Another sequence of the
-context can go on from them, too.
+To roll back further there are *checkpoints*: states saved at the ends of messages and during long
+prefills, so that an edit of an earlier turn does not mean reading everything again. Another
+sequence of the context can start from them too.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from dspark_gguf.engine import library
 
 Kind = Literal["removal", "window", "snapshots", "replay"]
 
-#: Marks per cache: an edit then reads about an eighth of the conversation again.
+#: Checkpoints per cache: after an edit about an eighth of the conversation is read again.
 _MAX_CHECKPOINTS = 8
-#: Bytes that the states of a cache may take; one of each kind is kept whatever its size.
+#: Maximum bytes of a cache's states; one of each kind is kept whatever its size.
 _MAX_BYTES = 256 * 2**20
-#: Reading so many tokens again is cheaper than one more pass, which a checkpoint costs.
+#: Up to so many tokens, reading again is cheaper than the extra pass for a checkpoint.
 LONG = 16
-#: Saves only what cannot be removed from a memory: recurrent states and windows.
+#: Saves only what cannot be removed token by token: recurrent states and windows.
 _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
@@ -53,10 +53,10 @@ class Checkpoint:
 
 
 class Rollback:
-    """Takes back tokens of one sequence of llama.cpp's `context`, as its memory allows.
+    """Rolls back one sequence of llama.cpp's `context`, as its kind of memory allows.
 
-    `swa_full` says whether sliding-window layers keep all tokens. `is_head` is set for prediction
-    heads, which attend even if the layers of their model do not.
+    `swa_full`: sliding-window layers keep all tokens. `is_head`: the context runs prediction heads,
+    which use attention even if their model is recurrent.
     """
 
     def __init__(self, context: Any, swa_full: bool, sequence: int, is_head: bool = False) -> None:
@@ -67,14 +67,14 @@ class Rollback:
         self._recurrent = not is_head and bool(
             llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
         )
-        self._window = int(llama_cpp.llama_model_n_swa(model))  # tokens; 0: it has none
-        #: Most tokens that snapshots take back.
+        self._window = int(llama_cpp.llama_model_n_swa(model))  # tokens; 0: no window
+        #: Maximum tokens that snapshots can roll back.
         self.snapshots = int(llama_cpp.llama_n_rs_seq(context)) if self._recurrent else 0
-        #: Tokens of the last pass that snapshots can take back; -1: unknown.
+        #: Tokens of the last pass that snapshots can roll back; -1: unknown.
         self.last = 0
-        #: Lengths of a prompt where its reading stops for a checkpoint.
+        #: Lengths at which prefill stops for a checkpoint.
         self.planned: list[int] = []
-        #: States of the ends of messages and in long reads, in order of their length.
+        #: States at the ends of messages and during long prefills, in order of length.
         self.checkpoints: list[Checkpoint] = []
         self._saved: list[Checkpoint] = []
         #: See the table above.
@@ -83,7 +83,7 @@ class Rollback:
             self.kind = "snapshots" if self.snapshots else "replay"
 
     def save(self, length: int) -> None:
-        """Make it possible to come back to these `length` tokens until the next `settle`."""
+        """Make it possible to roll back to `length` tokens until the next `settle`."""
         if self.kind != "replay" or (self._saved and self._saved[-1].length == length):
             return
         if self._has_checkpoint(length):
@@ -93,7 +93,7 @@ class Rollback:
 
     @contextmanager
     def holding(self, length: int) -> Iterator[None]:
-        """What is read inside may be taken back to these `length` tokens, by any memory."""
+        """What is read inside can be rolled back to `length` tokens, with any kind of memory."""
         kept = [] if self.kind == "removal" or not length else [self._checkpoint(length)]
         self._saved += kept
         try:
@@ -102,7 +102,7 @@ class Rollback:
             self._saved = [state for state in self._saved if state not in kept]
 
     def plan_checkpoints(self, prompt: Sequence[int], held: int) -> None:
-        """Stop at the end of a prompt, and behind the control tokens that end its messages."""
+        """Plan stops at the end of a prompt and after the control tokens that end its messages."""
         count = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
         control = {
             token
@@ -117,14 +117,14 @@ class Rollback:
         self.planned.append(len(prompt))
 
     def plan_checkpoint(self, length: int, held: int) -> None:
-        """Stop there too; where just so many tokens are held, that is now."""
+        """Plan a stop at `length`; if exactly so many tokens are held, save a checkpoint now."""
         if length == held:
             self.add_checkpoint(length)
         elif length not in self.planned:
             insort(self.planned, length)
 
     def add_checkpoint(self, length: int) -> None:
-        """Make it possible to come back to these `length` tokens in later turns."""
+        """Make it possible to roll back to `length` tokens in later turns."""
         if self.kind == "removal" or not length or self._has_checkpoint(length):
             return
         self.checkpoints.append(self._checkpoint(length))
@@ -137,16 +137,16 @@ class Rollback:
             del self.checkpoints[least]
 
     def last_checkpoint(self, length: int) -> int:
-        """The longest prefix of at most `length` tokens whose state is kept; 0: none."""
+        """Length of the longest saved state of at most `length` tokens; 0: none."""
         states = [*self.checkpoints, *self._saved]
         return max((state.length for state in states if state.length <= length), default=0)
 
     def length_after(self, length: int, held: int) -> int:
-        """How many of the `held` tokens there would be after going `back` to `length`."""
+        """How many of the `held` tokens would be left after `back` to `length`."""
         return length if self._reaches(length, held) else self.last_checkpoint(length)
 
     def take_over(self, other: Rollback, length: int) -> bool:
-        """Go on from the state of a checkpoint of another sequence; whether that was possible."""
+        """Restore a checkpoint of another sequence; returns whether that worked."""
         states = [*other.checkpoints, *other._saved]
         if not self._restore(next(state for state in states if state.length == length)):
             return False
@@ -157,24 +157,24 @@ class Rollback:
         return bool(self.checkpoints) and self.checkpoints[-1].length == length
 
     def forget(self) -> None:
-        """Drop the saved states: the memory was filled by other means."""
+        """Drop the saved states: the memory was changed by other means."""
         self.checkpoints.clear()
         self._saved.clear()
         self.last = -1
 
     def settle(self, length: int) -> None:
-        """Drop the states that only rejected drafts would need: those before `length`.
+        """The first `length` tokens are committed: drop states that only a rejection would need.
 
-        Also snapshots: passes of other sequences may move a state, but leave these behind.
+        Snapshots, too: passes over other sequences may move a state, but leave these behind.
         """
         self._drop_after(length)
         self.last = min(self.last, 0)
         del self._saved[:-1]
 
     def back(self, length: int, held: int) -> int:
-        """Take back those of the `held` tokens from position `length` on.
+        """Roll back from `held` tokens to `length`.
 
-        Returns how many are held now: fewer than `length` where no later state was saved.
+        Returns the number of tokens left: fewer than `length` if no later state was saved.
         """
         self._drop_after(length)
         reaches, self.last = self._reaches(length, held), 0
@@ -189,15 +189,15 @@ class Rollback:
         return 0
 
     def _reaches(self, length: int, held: int) -> bool:
-        # Removing the whole sequence is safer, and an exception may have struck between the
-        # memory's going back and our note of it.
+        # Removing the whole sequence is safer; and an exception may have struck after the memory
+        # was rolled back and before we recorded it.
         if not length or self._end() < length - 1:
             return False
         if self._recurrent:
             return held - length <= min(self.snapshots, self.last)
-        # A sliding window must still have all that the next token sees: llama.cpp removes tokens
-        # before that without a word, and computes from what is left. This also holds where the
-        # window is kept whole: a state file has only the part that can be seen.
+        # A sliding window must still hold everything the next token attends to: llama.cpp silently
+        # drops older tokens and computes with the rest. This also applies if all tokens are kept,
+        # because a state file only has the tokens inside the window.
         first = llama_cpp.llama_memory_seq_pos_min(self._memory, self._sequence)
         return not self._window or first <= 0 or length >= first + self._window - 1
 
@@ -230,7 +230,7 @@ class Rollback:
 
 
 def pointer_to(data: npt.NDArray[np.uint8]) -> Any:
-    """As llama.cpp wants it."""
+    """A C pointer to the data."""
     return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 

@@ -1,7 +1,7 @@
 """Devices of other machines, through llama.cpp's RPC servers.
 
-llama.cpp ends the process where it cannot talk to a server, so the first words of its protocol
-are exchanged here before (``ggml-rpc.cpp``). A server has one client at a time.
+llama.cpp ends the process if it cannot talk to a server, so the handshake of its protocol
+(``ggml-rpc.cpp``) is tried here first. A server has one client at a time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ REBUILD = (
     "--no-binary llama-cpp-python llama-cpp-python"
 )
 _ADDRESS = re.compile(r"[\w.-]+:(\d{1,5})", re.ASCII)
-#: A server that is free answers in milliseconds.
+#: Seconds to wait; a free server answers in milliseconds.
 _PATIENCE = 5.0
-#: RPC_CMD_HELLO, the size of what follows, and no capabilities: plain TCP.
+#: RPC_CMD_HELLO, the size of the payload, and no capabilities: plain TCP.
 _HELLO = struct.pack("<BQ24x", 14, 24)
-#: The answer: its size, the version of the protocol (three bytes), capabilities.
+#: The answer: its size, the protocol version (three bytes), capabilities.
 _ANSWER = struct.Struct("<Q3B25x")
 
 _registry = ggml("ggml_backend_reg_by_name", ctypes.c_void_p, ctypes.c_char_p)
@@ -39,10 +39,10 @@ _lock, _connected = Lock(), set[str]()
 
 
 def connect(endpoints: Sequence[str]) -> None:
-    """Add the devices of servers, each ``host:port``, to those of this process: RPC0, RPC1, ...
+    """Add the devices of servers (``host:port``) to those of this process: RPC0, RPC1, ...
 
-    A server that was added before is left as it is. A UsageError says that an endpoint is not an
-    address, or that this build of llama.cpp has no RPC; a DSparkError that no server answers.
+    Servers that were added before are skipped. Raises a UsageError if an endpoint is not an address
+    or this build of llama.cpp has no RPC, a DSparkError if no server answers.
     """
     with _lock:
         for endpoint in endpoints:
@@ -57,7 +57,7 @@ def is_connected() -> bool:
 
 
 def procedure(name: str) -> int:
-    """The address of a function of llama.cpp's RPC; a UsageError if this build has none."""
+    """The address of a function of llama.cpp's RPC; a UsageError if this build has no RPC."""
     registry = _registry(b"RPC")
     address = registry and _procedure(registry, name.encode())
     if not address:
@@ -88,11 +88,11 @@ def _greet(endpoint: str) -> None:
             answer = connection.makefile("rb").read(_ANSWER.size)
     except TimeoutError:
         problem = f"no answer from {endpoint} in {_PATIENCE:.0f} s"
-        hint = "Check the address; an RPC server with another client answers when that is gone."
+        hint = "Check the address; an RPC server that has a client answers when that is gone."
         raise DSparkError(problem, hint) from None
     except OSError as error:
         problem = f"cannot connect to the RPC server {endpoint}: {error.strerror or error}"
         raise DSparkError(problem, "Start it there, or correct the address.") from None
     if len(answer) < _ANSWER.size or _ANSWER.unpack(answer)[0] != _ANSWER.size - 8:
-        problem = f"what answers at {endpoint} is no RPC server of this version of llama.cpp"
+        problem = f"{endpoint} is not an RPC server of this version of llama.cpp"
         raise DSparkError(problem, "Correct the address, or use one version on both machines.")

@@ -1,4 +1,4 @@
-"""Sequences of tokens in the memory of a context, each of them a `Cache`."""
+"""Sequences of a context, each with its `Cache`."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ from dspark_gguf.errors import Cancelled, ResourceError
 class SequenceCache:
     """The KV cache of one sequence of a context.
 
-    How its memory takes back tokens is in ``rollback.py``. Where that drops more than was asked
-    for, `length` says so, and the next caller of `decode` reads what is missing again. `is_draft`
-    says whether passes over single tokens may be taken back, `swa_full` whether sliding-window
-    layers keep all tokens.
+    See ``rollback.py`` for how it rolls back. If that drops more than was asked for, `length` shows
+    it, and the next caller of `decode` reads the missing tokens again. `is_draft`: passes over
+    single tokens may be rolled back too. `swa_full`: sliding-window layers keep all tokens.
     """
 
     kind = "model"  # else the name of the drafter that it is for
     user: object = None
-    is_head = False  # whether it is of prediction heads
+    is_head = False  # whether it is the cache of prediction heads
     is_crowded = False  # whether it found no free cells, and waits until others end
     joins = True  # whether its passes can be shared with those of other conversations
-    max_drafts = MAX_DRAFT  # tokens of a draft from it
-    model: Model  # whose cache it is, if this package loaded it
+    max_drafts = MAX_DRAFT  # maximum tokens of a draft from it
+    model: Model  # its model, if this package loaded it
     token_map: TokenMap  # of a draft of kind "mapped"
 
     def __init__(
@@ -49,14 +48,14 @@ class SequenceCache:
         sequence: int = 0,
     ) -> None:
         self.context, self.sequence, self._is_draft = context, sequence, is_draft
-        #: llama.cpp's context; most tokens it can hold; size of the model's vocabulary.
+        #: llama.cpp's context; maximum tokens it can hold; size of the model's vocabulary.
         self.pointer, self.n_ctx, self.n_vocab = context.pointer, context.n_ctx, context.n_vocab
-        #: In order. After an interrupted pass there may be more, until the next `reuse_prefix`.
+        #: Its tokens. After an interrupted pass the cache may have more, until `reuse_prefix`.
         self.tokens: list[int] = []
-        #: Told of every pass and of everything taken back.
+        #: Notified of every pass and every rollback.
         self.listeners: list[Listener] = []
         self._rollback = Rollback(context.pointer, swa_full, sequence, self.is_head)
-        #: How it takes back; most rows of logits of a pass; fewer if it cannot take back as many.
+        #: Kind of rollback; maximum rows of a pass, fewer if it cannot roll back as many.
         self.rollback, self.max_rows = self._rollback.kind, max_rows
         if self.rollback == "snapshots":
             self.max_rows = min(max_rows, 1 + self._rollback.snapshots)
@@ -65,7 +64,7 @@ class SequenceCache:
 
     @property
     def length(self) -> int:
-        """Tokens in the cache."""
+        """Number of tokens in the cache."""
         return len(self.tokens)
 
     def close(self) -> None:
@@ -77,16 +76,16 @@ class SequenceCache:
         llama_cpp.llama_set_n_threads(self.pointer, threads, threads_batch)
 
     def holding(self) -> AbstractContextManager[None]:
-        """What is read inside may be taken back to what it holds now, whatever its memory."""
-        self.trim(self.length)  # also what an interrupted pass may have left
+        """What is read inside can be rolled back to the current tokens, with any kind of memory."""
+        self.trim(self.length)  # drops what an interrupted pass may have left
         return self._rollback.holding(self.length)
 
     def flush(self) -> None:
-        """Read what waits to be read; here nothing does."""
+        """Read what is waiting in a buffer; this cache has none."""
 
     def reuse_prefix(self, tokens: Sequence[int]) -> int:
-        """As any `Cache`; the state after `tokens`, once read, is saved for later edits."""
-        self._take_back(common_prefix(self.tokens, tokens))
+        """See `Cache`; the state after `tokens`, once read, is saved for later edits."""
+        self._roll_back(common_prefix(self.tokens, tokens))
         for listener in self.listeners:
             listener.on_trim(self.length)
         if self.rollback != "removal" and not self._is_draft:
@@ -96,38 +95,38 @@ class SequenceCache:
         return self.length
 
     def adopt(self, tokens: Sequence[int]) -> None:
-        """Take note that its memory was filled by other means, and holds exactly `tokens` now."""
+        """Its memory was filled by other means: from now on it holds exactly `tokens`."""
         self._rollback.forget()
         self.tokens[:] = tokens
         self._rollback.add_checkpoint(self.length)
 
     def sync(self, tokens: Sequence[int], ours: Sequence[int] = ()) -> None:
-        """Take note of what other code may have done with its memory: it says `tokens` are there.
+        """Adjust to what other code may have done with its memory: it says `tokens` are there.
 
-        If these are a prefix of what the cache holds, or of `ours`, which it may have to read again
-        in part, other code did nothing. Otherwise the cache holds exactly `tokens`.
+        If these are a prefix of what the cache holds, or of `ours`, part of which it may have to
+        read again, other code did nothing. Otherwise the cache holds exactly `tokens`.
         """
         shared = common_prefix(self.tokens, tokens)
         if len(tokens) in (shared, common_prefix(ours, tokens)):
             self._unsure = self._unsure or self.rollback == "removal"
-            self._take_back(len(tokens))
+            self._roll_back(len(tokens))
         else:
             self.adopt(tokens)
         for listener in self.listeners:
             listener.on_trim(min(shared, self.length))
 
     def trim(self, length: int) -> None:
-        """As any `Cache`; what comes before `length` is settled: only an edit takes it back."""
-        self._take_back(length)
+        """See `Cache`; the first `length` tokens are committed: only an edit rolls them back."""
+        self._roll_back(length)
         self._rollback.settle(length)
         for listener in self.listeners:
             listener.on_trim(length)
 
     def decode(self, tokens: Sequence[int], n_rows: int) -> npt.NDArray[np.float32]:
-        """As any `Cache`: logits ``[n_rows, n_vocab]``, valid until the next pass.
+        """See `Cache`: logits ``[n_rows, n_vocab]``, valid until the next pass.
 
         Raises:
-            Cancelled: the user interrupted between two batches; what was read stays.
+            Cancelled: the user interrupted between two batches; tokens read so far stay.
             ResourceError: the cache is full, or memory is short.
             EngineError: llama.cpp failed.
             ValueError: more than `max_rows` rows.
@@ -138,7 +137,7 @@ class SequenceCache:
         return self.context.rows(min(len(tokens), self.context.n_batch) - n_rows, n_rows)
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
-        """The rows of passes of sequences of this context, in ascending order, from one pass."""
+        """One pass for sequences of this context, in ascending order; returns their rows."""
         each = [(cast(SequenceCache, one.cache), one.tokens, one.n_rows) for one in passes]
         parts = [(cache, cache.prepare(tokens, n_rows), n_rows) for cache, tokens, n_rows in each]
         return rows_together(parts)
@@ -170,7 +169,7 @@ class SequenceCache:
         return tokens
 
     def _read(self, tokens: Sequence[int], n_rows: int) -> None:
-        # A short batch comes first, so that the wanted rows are in the last one.
+        # The short batch comes first, so that the last one has all requested rows.
         n_batch = self.context.n_batch
         start, end = 0, len(tokens) % n_batch or n_batch
         while start < len(tokens):
@@ -182,14 +181,14 @@ class SequenceCache:
             start, end = end, end + n_batch
 
     def begin_pass(self, tokens: Sequence[int], n_rows: int) -> Part:
-        """Its part of a pass, to be followed by `end_pass`, unless an exception strikes."""
+        """Its part of a pass; `end_pass` must follow, unless an exception strikes."""
         # Unsure until `tokens` is right again: an exception may strike between any two lines.
         self._before = self._unsure, self._rollback.last
         self._unsure, self._rollback.last = True, -1
         return Part(self.sequence, self.length, tokens, n_rows)
 
     def end_pass(self, tokens: Sequence[int], first: int = 0) -> None:
-        """The pass has read `tokens`, from place `first` in its batch on; none: nothing changed."""
+        """The pass has read `tokens` (none: it changed nothing), from batch index `first` on."""
         if not tokens:
             self._unsure, self._rollback.last = self._before
             return
@@ -213,11 +212,11 @@ class SequenceCache:
         return common if self.rollback == "removal" else self._rollback.last_checkpoint(common)
 
     def checkpoint_at(self, length: int) -> None:
-        """Be able to lend the first `length` tokens of what it will read, or has read till now."""
+        """Save a checkpoint when it has read `length` tokens, for other sequences to copy."""
         self._rollback.plan_checkpoint(length, self.length)
 
     def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
-        """Hold what another sequence of the context `lends` of a prompt, in the same cells."""
+        """Hold the prefix of a prompt that another sequence has, sharing its cells."""
         self.trim(0)
         length = other.shareable(prompt)
         if not length:
@@ -229,8 +228,8 @@ class SequenceCache:
             self.tokens[:] = other.tokens[:length]
             self._unsure = False
 
-    def _take_back(self, length: int) -> None:
-        """Take back to `length`, or further; also what an interrupted pass may have left."""
+    def _roll_back(self, length: int) -> None:
+        """Roll back to `length` or further, and drop what an interrupted pass may have left."""
         length = min(length, self.length)
         if length == self.length and not self._unsure:
             return
@@ -241,10 +240,10 @@ class SequenceCache:
 
 
 def decode_together(passes: Sequence[Pass]) -> list[Rows]:
-    """Passes of different sequences of one context, made one pass: the rows of each.
+    """Run passes of different sequences of one context as a single pass; returns the rows of each.
 
-    All tokens together must fit a batch. Errors as `SequenceCache.decode`, and `CacheFullError`:
-    the cells of the context do not suffice, and nothing was read.
+    All tokens together must fit into a batch. Raises what `SequenceCache.decode` does, and
+    `CacheFullError` if the context has too few free cells; then nothing was read.
     """
     if len(passes) == 1:
         cache, tokens, n_rows = passes[0]
@@ -267,7 +266,7 @@ def open_caches(
 ) -> list[SequenceCache]:
     """The caches of all sequences of a new context; see `open_context` and `SequenceCache`."""
     footprint = Footprint(model.header, model.options)
-    # A draft reads token by token, and snapshots reach back no further than the last pass.
+    # A draft reads token by token, and snapshots only reach back to the last pass.
     snapshots = 0 if is_draft else footprint.snapshots(max_rows - 1, n_seq)
     rows = rows_of(max_rows, n_seq)
     context = open_context(model, n_ctx, rows, interrupt, snapshots=snapshots, n_seq=n_seq)
@@ -275,7 +274,7 @@ def open_caches(
     caches = [SequenceCache(context, swa, max_rows, is_draft, k) for k in range(n_seq)]
     for cache in caches:
         cache.model = model
-        if n_seq > 1:  # one conversation alone may not need all the room there is
+        if n_seq > 1:  # one conversation alone may not need the whole context
             cache.n_ctx = min(n_ctx, model.n_ctx_train)
     return caches
 

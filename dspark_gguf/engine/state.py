@@ -1,8 +1,7 @@
-"""The memory of a sequence in a file or in RAM, so that it need not be read again.
+"""Save a sequence's state to a file or RAM, so that it need not be read again.
 
-llama.cpp writes and reads it. Of a file it notices neither a file of another model nor a damaged
-number, and ends the process if a file is too short: `fingerprint` and the caller's checksum keep
-such files from it.
+llama.cpp writes and reads it. It does not notice a file of another model or a damaged number, and
+ends the process if a file is too short: `fingerprint` and the caller's checksum guard against that.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _PLACEMENT = {
 
 
 def fingerprint(cache: SequenceCache) -> dict[str, Any]:
-    """Plain values; a saved cache may be used only where they are the same."""
+    """Plain values; a saved cache may only be loaded if they are the same."""
     return {
         "file": file_stamp(cache.model.path),
         "n_ctx": cache.n_ctx,
@@ -49,7 +48,7 @@ def state_bytes(cache: SequenceCache) -> int:
 
 
 def save_state(cache: SequenceCache, path: Path) -> None:
-    """Write what the cache holds; an OSError says that it could not be written completely."""
+    """Write what the cache holds; an OSError if it could not be written completely."""
     _settle(cache)
     tokens = (llama_cpp.llama_token * cache.length)(*cache.tokens)
     with library.listening() as errors:
@@ -62,9 +61,9 @@ def save_state(cache: SequenceCache, path: Path) -> None:
 
 
 def load_state(cache: SequenceCache, path: Path) -> int:
-    """Replace what the cache holds by a complete file of `save_state`.
+    """Replace what the cache holds with a complete file from `save_state`.
 
-    Returns the number of its tokens; 0 if llama.cpp refuses the file: the cache is empty then.
+    Returns the number of tokens; 0 if llama.cpp refuses the file, which leaves the cache empty.
     """
     cache.trim(0)
     cache._unsure = True  # until `tokens` is right again
@@ -86,12 +85,12 @@ def load_state(cache: SequenceCache, path: Path) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedCache:
-    """What a cache held: its tokens, llama.cpp's memory of them, and states to go back to."""
+    """What a cache held: its tokens, llama.cpp's state, and checkpoints to roll back to."""
 
     tokens: Sequence[int]
     data: npt.NDArray[np.uint8]
     checkpoints: Sequence[Checkpoint]
-    can_remove: bool  # whether any number of tokens can be taken back
+    can_remove: bool  # whether any number of tokens can be dropped from the end
 
     @property
     def size(self) -> int:
@@ -99,7 +98,7 @@ class SavedCache:
         return self.data.nbytes + sum(each.data.nbytes for each in self.checkpoints)
 
     def reusable(self, prompt: Sequence[int]) -> int:
-        """Tokens of a prompt that need not be read again."""
+        """Number of prompt tokens that need not be read again."""
         common = common_prefix(self.tokens, prompt)
         if self.can_remove or common == len(self.tokens):
             return common
@@ -121,9 +120,9 @@ def copy_state(cache: SequenceCache, most: int) -> SavedCache:
 
 
 def restore_state(cache: SequenceCache, saved: SavedCache) -> bool:
-    """Replace what a cache holds by what it, or another one of its context, held.
+    """Replace what a cache holds with a copy, made of it or of another cache of its context.
 
-    False: too few cells are free for that; the cache is empty then.
+    False if too few cells are free, which leaves the cache empty.
     """
     cache.trim(0)
     cache._unsure = True  # until `tokens` is right again
@@ -142,7 +141,7 @@ def restore_state(cache: SequenceCache, saved: SavedCache) -> bool:
 
 
 def attends(cache: SequenceCache) -> bool:
-    """Whether a pass looks at all cells of the context, also at those of other sequences."""
+    """Whether a pass goes over all cells of the context, including those of other sequences."""
     return not llama_cpp.llama_model_is_recurrent(llama_cpp.llama_get_model(cache.pointer))
 
 
@@ -157,5 +156,5 @@ def _holds(cache: SequenceCache, length: int) -> bool:
 
 
 def _empty(cache: SequenceCache) -> None:
-    cache.adopt([0])  # something to take back, whatever was read
+    cache.adopt([0])  # something to drop, whatever was read
     cache.trim(0)

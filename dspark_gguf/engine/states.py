@@ -1,8 +1,8 @@
-"""Caches of drafts that go on from their target's states: heads (MTP), assistants, EAGLE-3.
+"""Caches of drafts that read the target's hidden states: heads (MTP), assistants, EAGLE-3.
 
-All of them read pairs: a token, and the *state* that the target had at the token before it. Where
-the target has not been yet, a draft goes on from its own states. One row of a pass that is read
-from flags all its rows: of some models llama.cpp returns the first rows, however few are flagged.
+All of them read pairs: a token, and the target's *state* at the token before it. Beyond the
+target's last token, a draft uses its own states. Whoever needs one row of a pass requests all of
+them: for some models llama.cpp returns the first rows, whichever were requested.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from dspark_gguf.engine.pairs import Floats, PairBatch, Pairs
 from dspark_gguf.engine.protocol import Block, Pass, Rows, common_prefix
 from dspark_gguf.engine.sequence import SequenceCache
 
-#: So many states may wait until a draft is wanted: a round without one costs a copy, no pass.
+#: States that may wait for a draft: a round without one costs a copy instead of a pass.
 _PENDING = 256
-#: States behind these stay, so that what a round takes back needs no second look at the target.
+#: States kept beyond these, so that a rollback does not make the target read again.
 RECENT = MAX_DRAFT + 8
-#: States where reading may go on after an edit: at the ends of prompts and of long passes.
+#: Number of states kept for edits, at the ends of prompts and of passes longer than this.
 _KEPT, _LONG = 16, 16
 
 
 class StateCache(Follower):
-    """The memory of one prediction head for one sequence; it guesses on from its own states.
+    """The cache of one prediction head for one sequence; further guesses use its own states.
 
-    Row P of its cache is made of token P and the target's state at P - 1, which is zero for the
-    first. Errors as `open_context` and ``symbols.py``.
+    Row P of its cache is computed from token P and the target's state at P - 1, zero for the first.
+    Raises what `open_context` and ``symbols.py`` do.
     """
 
     kind, is_head = "mtp", True
@@ -69,12 +69,12 @@ class StateCache(Follower):
         self._listen()
 
     def _switch_on(self) -> None:
-        """Make the target hand out what it reads."""
+        """Make the target expose its states."""
         self._set_states(self._target.pointer, True, False)
 
     @property
     def _target_width(self) -> int:
-        """Numbers that it copies of each of the target's tokens."""
+        """Width of the state that it copies for each of the target's tokens."""
         return self.draft.width
 
     def _of_target(self, count: int) -> Floats:
@@ -84,31 +84,31 @@ class StateCache(Follower):
 
     @property
     def seen(self) -> int:
-        """Tokens whose states it has had."""
+        """Tokens whose states it has received."""
         return len(self._said)
 
     @property
     def covered(self) -> int:
-        """The token of the next pair that it would read."""
+        """Position of the token of the next pair to read."""
         return self.length + self._first
 
     def is_ready(self, length: int) -> bool:
-        """Whether it can go on from the first `length` tokens."""
+        """Whether it can draft after the first `length` tokens."""
         return self._base < self.seen == length
 
     def begin(self, tokens: Sequence[int]) -> None:
-        """An answer begins after `tokens`: keep what is true of them, and see what is missing."""
+        """An answer begins after `tokens`: keep their prefix, make the target reread the rest."""
         self._target.reuse_prefix(tokens)
-        self._take_back(common_prefix(self.tokens, tokens[self._first :]))
+        self._roll_back(common_prefix(self.tokens, tokens[self._first :]))
         self._settle()
         self.repair()
         self._end = len(tokens)
 
     def repair(self) -> None:
-        """Make the target read again what it read unseen.
+        """Make the target reread tokens whose states this cache missed.
 
-        A recurrent target would have to read much again for the state of one token: there, that
-        state is taken to be zero, which spoils one pair of many.
+        A recurrent target would have to reread much for the state of a single token, so that state
+        is taken as zero, which spoils one pair of many.
         """
         rereads = self._target.rollback in ("snapshots", "replay")
         if rereads and self._base == self.seen == self._target.length - 1:
@@ -117,14 +117,14 @@ class StateCache(Follower):
         super().repair()
 
     def adopt(self, tokens: Sequence[int]) -> None:
-        """As any cache, after the target did so; the state of the newest token is missing."""
+        """See `SequenceCache`; call it after the target's. The newest token's state is missing."""
         super().adopt(tokens)
         self._said = self._target.tokens[: self.covered - 1]
         self._base = self.covered - 1
         self._kept = {}
 
     def share(self, other: SequenceCache, prompt: Sequence[int]) -> None:
-        """As any cache, after the target did so; also the state of the newest token, if known."""
+        """See `SequenceCache`; call it after the target's. Copies the newest state too if known."""
         assert isinstance(other, StateCache)
         if other.is_ready(other._target.length):
             other.flush()
@@ -138,8 +138,8 @@ class StateCache(Follower):
             self._said.append(self._target.tokens[self._base])
 
     def on_trim(self, length: int) -> None:
-        """All tokens from position `length` on are void; the next one may be the same again."""
-        self._take_back(length + 1 - self._first if length else 0)
+        """Drop all tokens from position `length` on; the next one may be the same again."""
+        self._roll_back(length + 1 - self._first if length else 0)
         del self._said[length:]
         self._kept = {place: row for place, row in self._kept.items() if place < length}
         self._settle()
@@ -147,11 +147,11 @@ class StateCache(Follower):
     trim = on_trim
 
     def _settle(self) -> None:
-        """See to it that the state of the next pair is there, or will be read again."""
+        """Make sure that the next pair's state is available, or will be read again."""
         needed = max(self.covered - 1, 0)
         if needed >= self._base:
             return
-        # In an order that an exception between two lines leaves no state in another one's place.
+        # Ordered so that an exception between two lines cannot pair a token with a wrong state.
         token = self._said[needed : needed + 1]
         del self._said[needed:]
         self._base = needed
@@ -162,11 +162,11 @@ class StateCache(Follower):
     def on_pass(self, count: int, first: int) -> None:
         """Copy the states of what the target has just read, unless an exception left a gap."""
         if self._base > self.seen:
-            return  # an exception struck: `begin` mends it
+            return  # an exception struck; `begin` repairs it
         start = max(self._target.length - count - self._first, 0)
         read = self._target.tokens[start + self._first :]
         if self.length > start and self.tokens[start:] != read[: self.length - start]:
-            self._take_back(start + common_prefix(self.tokens[start:], read))
+            self._roll_back(start + common_prefix(self.tokens[start:], read))
             self._settle()
         super().on_pass(count, first)
 
@@ -183,7 +183,7 @@ class StateCache(Follower):
             self._states[held : held + part] = rows[done : done + part]
             self._said += self._target.tokens[start + done : start + done + part]
             done += part
-        # Where reading may begin again: at the end of the prompt, and of long passes.
+        # For edits: keep the states at the end of the prompt and of long passes.
         for row in {self._end - 1 - start, take - 1 if take > _LONG else -1}:
             if 0 <= row < take:
                 self._kept[start + row] = rows[row].copy()
@@ -191,7 +191,7 @@ class StateCache(Follower):
             del self._kept[min(self._kept)]
 
     def _states_before(self, start: int, stop: int) -> Floats:
-        """What goes with the tokens from `start` to `stop`: the state before each."""
+        """The state before each token from `start` to `stop`."""
         place = start - 1 - self._base
         if start:
             return self._states[place : place + stop - start]
@@ -199,8 +199,8 @@ class StateCache(Follower):
         return np.concatenate([zeros, self._states[: stop - 1]])
 
     def flush(self) -> None:
-        """Read the pairs that wait, but for that of the newest token."""
-        self._take_back(self.length)
+        """Read the waiting pairs, except that of the newest token."""
+        self._roll_back(self.length)
         while self.covered < self.seen:
             stop = min(self.covered + self._chunk, self.seen)
             tokens = self._said[self.covered : stop]
@@ -211,35 +211,35 @@ class StateCache(Follower):
             self._keep(tokens)
 
     def opening(self, last: int, count: int = 1) -> list[int]:
-        """All pairs that wait, and `last` with the newest state."""
+        """The tokens of all waiting pairs, and `last`, which goes with the newest state."""
         self._guessed = 0
         return [*self._said[self.covered :], last]
 
     def decode(self, tokens: Sequence[int], n_rows: int) -> Floats:
-        """The row of the next guess, ``[1, n_vocab]``: the first one after an `opening`.
+        """The row of the next guess, ``[1, n_vocab]``: after an `opening`, of the first one.
 
-        The others are after a token that was guessed with the row before.
+        Later guesses follow a token that was drawn from the row before.
         """
         return guess_together([self], [tokens[-1]])[0][None]
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
-        """As any cache; of one pass, if that has room for all that they read."""
+        """See `SequenceCache`; one pass if it has room for everything."""
         if not self.joins:
             return super().decode_all(passes)
         caches = [cast(StateCache, each.cache) for each in passes]
         most, found = min(self.context.max_rows, self._batch.rows), list[Rows]()
         for group in groups_of([len(each.tokens) for each in passes], most):
             rows = guess_together([caches[k] for k in group], [passes[k].tokens[-1] for k in group])
-            # The next pass is made in the place of these rows.
+            # The next pass overwrites these rows.
             found += [row[None] if len(group) == len(passes) else row[None].copy() for row in rows]
         return found
 
     def next_pairs(self, token: int) -> Pairs:
-        """What the next guess, after `token`, reads."""
+        """The pairs to read for the next guess, after `token`."""
         if self._guessed:
-            # What is guessed is cut off again before anything else is read.
+            # Guessed tokens are dropped before anything else is read.
             return Pairs(self.sequence, self._place(self._guessed - 1), [token], self._own)
-        self._take_back(self.seen - self._first)
+        self._roll_back(self.seen - self._first)
         if self.seen - self.covered >= self.draft.rows:
             self.flush()
         tokens = [*self._said[self.covered :], token]
@@ -247,19 +247,19 @@ class StateCache(Follower):
         return Pairs(self.sequence, self._place(0), tokens, states)
 
     def end_guess(self, pairs: Pairs, row: int) -> Floats:
-        """A pass has read these; its logits at `row`."""
+        """A pass has read these pairs; returns its logits at `row`."""
         if not self._guessed:
             self._keep(pairs.tokens)
         self._guessed += 1
         return self._result(row)
 
     def _keep(self, tokens: Sequence[int]) -> None:
-        """These were read with the target's states, and stay."""
+        """Keep tokens that were read with the target's states."""
         self.tokens += tokens
         self._unsure = False
 
     def _place(self, guessed: int) -> int:
-        """The position after so many guessed tokens."""
+        """The position after `guessed` guessed tokens."""
         return self.length + guessed
 
     def _result(self, row: int) -> Floats:
@@ -268,7 +268,7 @@ class StateCache(Follower):
         return cast(Floats, self.context.rows(row, 1)[0])
 
     def propose(self, last: int, count: int) -> Block:
-        """Guesses for the `count` tokens after `last`, each the best one of its row."""
+        """Greedy guesses for the `count` tokens after `last`."""
         rows = [self.decode(self.opening(last), 1)[0].copy()]
         while len(rows) < count:
             rows.append(self.decode([int(rows[-1].argmax())], 1)[0].copy())
@@ -276,9 +276,9 @@ class StateCache(Follower):
 
 
 def guess_together(caches: Sequence[StateCache], tokens: Sequence[int]) -> list[Floats]:
-    """The rows of the next guesses, each after its token, from one pass; errors as `decode`.
+    """The rows of the next guesses, each after its token, from one pass; raises like `decode`.
 
-    The caches are those of sequences of one context, in ascending order.
+    The caches belong to sequences of one context, in ascending order.
     """
     parts = [cache.next_pairs(token) for cache, token in zip(caches, tokens, strict=True)]
     for cache in caches:

@@ -1,7 +1,7 @@
-"""Functions of libllama that llama.h does not have: C++ names, which may change.
+"""Functions of libllama that are not in llama.h: C++ symbols, which may change.
 
-Drafts that read the target's layers or its states need them (llama.cpp's ``llama-ext.h``). They
-are looked up when first used, so that everything else works with a build that lacks them.
+Drafts that read the target's hidden states need them (llama.cpp's ``llama-ext.h``). They are looked
+up when first used, so that everything else works with a build that lacks them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ TRIED = "0.3.36"
 
 _Floats = ctypes.POINTER(ctypes.c_float)
 
-#: Name -> (result, types of further arguments, these in Itanium's and MSVC's names, its result).
+#: Name -> (result, further argument types, these mangled by Itanium's and MSVC's rules, MSVC's
+#: result).
 _SIGNATURES: dict[str, tuple[Any, list[Any], str, str, str]] = {
     "llama_set_embeddings_layer_inp": (None, [c_uint32, c_bool], "jb", "I_N", "X"),
     "llama_get_embeddings_layer_inp": (_Floats, [c_uint32], "j", "I", "PEAM"),
@@ -33,7 +34,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any], str, str, str]] = {
     "llama_get_embeddings_nextn_ith": (_Floats, [c_int32], "i", "H", "PEAM"),
     "llama_set_nextn_layer_offset": (None, [c_int32], "i", "H", "X"),
 }
-#: What they do: inputs of a target's layers, the states of all rows, those of a row, which head.
+#: Functions for: a target's layer inputs, the states of all rows, that of one row, which head.
 LAYERS, STATES, OWN_STATE, HEAD = (
     ("llama_set_embeddings_layer_inp", "llama_get_embeddings_layer_inp"),
     ("llama_set_embeddings_nextn", "llama_get_embeddings_nextn"),
@@ -43,12 +44,12 @@ LAYERS, STATES, OWN_STATE, HEAD = (
 
 
 def functions(*names: str) -> list[Any]:
-    """Those of these names; an `EngineError` if this build lacks one."""
+    """The functions of these names; an `EngineError` if this build lacks one."""
     return list(map(function, names))
 
 
 def function(name: str) -> Any:
-    """One of them; its first argument is a context."""
+    """One function; its first argument is a context."""
     result, arguments, *spelling = _SIGNATURES[name]
     for spelled in mangle(name, *spelling):
         if hasattr(_lib, spelled):
@@ -60,7 +61,7 @@ def function(name: str) -> Any:
 
 
 class LayerInputs:
-    """What enters some layers of a target, `width` numbers a token, in its last pass."""
+    """The inputs of some layers in a target's last pass, `width` numbers per token."""
 
     def __init__(self, target: Any, layers: Sequence[int], width: int) -> None:
         set_layer, self._get = functions(*LAYERS)
@@ -70,13 +71,13 @@ class LayerInputs:
                 set_layer(target, layer, True)
 
     def rows(self, count: int) -> list[npt.NDArray[np.float32]]:
-        """Of each layer, of the first `count` tokens, ``[count, width]``; views into llama.cpp."""
+        """For each layer, inputs of the first `count` tokens ``[count, width]``; views."""
         pointers = (self._get(self._target, layer) for layer in self._layers)
         return [np.ctypeslib.as_array(each, (count, self._width)) for each in pointers]
 
 
 def mangle(name: str, itanium: str, msvc: str, result: str) -> list[str]:
-    """The names under which a build may export it."""
+    """The symbols under which a build may export a function."""
     return [
         name,
         f"_Z{len(name)}{name}P13llama_context{itanium}",

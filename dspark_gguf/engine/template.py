@@ -1,4 +1,4 @@
-"""Render a conversation as the text that the model was trained to read."""
+"""Chat templates: render a conversation as the model's prompt format."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dspark_gguf.engine.model import Model
 from dspark_gguf.errors import UsageError
 from dspark_gguf.paths import text_or_file
 
-#: Each ``{"role": "system" | "user" | "assistant", "content": text}``; templates may know more.
+#: Each ``{"role": "system" | "user" | "assistant", "content": text}``; templates may use more keys.
 Messages = Sequence[Mapping[str, Any]]
-#: What the user says, a conversation whose last message is the user's, or token ids.
+#: A user's text, a conversation whose last message is the user's, or token ids.
 Prompt: TypeAlias = str | Messages | Sequence[int]
 
-#: Most characters of a prompt; the longest contexts hold fewer.
+#: Maximum characters of a prompt; the longest contexts hold fewer.
 _MAX_CHARACTERS = 16 * 1024**2
 
 
 class ChatTemplate:
     """The chat template of a model, rendered by llama-cpp-python in Jinja's immutable sandbox.
 
-    The sandbox keeps a template away from Python and from the messages; it does not bound its time.
-    `override` is Jinja text, or a file with it, instead of the template in the model's file; it is
-    ignored if blank. A `UsageError` says that it is not Jinja, or that there is no such file.
+    The sandbox keeps a template from reaching Python or changing the messages; it does not limit
+    its time. `override` is Jinja text, or a file with it, instead of the template in the model's
+    file; it is ignored if blank. Raises a `UsageError` if it is not Jinja or the file is missing.
     """
 
     def __init__(self, model: Model, override: str | None = None) -> None:
@@ -59,11 +59,11 @@ class ChatTemplate:
         return "enable_thinking" in self.source
 
     def render(self, messages: Messages, think: bool | None = None, **more: Any) -> str:
-        """The prompt text that asks for the answer to `messages`, the last of them the user's.
+        """The prompt that asks for an answer to `messages`, the last of which is the user's.
 
-        `think` sets ``enable_thinking``; None: the template's default. A `UsageError` says that
-        the template refuses the messages, or writes nothing or far too much. The template sees
-        `more` names too, such as ``tools``.
+        `think` sets ``enable_thinking``; None: the template's default. `more` are further variables
+        for the template, such as ``tools``. Raises a `UsageError` if the template refuses the
+        messages, or writes nothing or far too much.
         """
         extra = more if think is None else {"enable_thinking": think, **more}
         try:
@@ -71,7 +71,7 @@ class ChatTemplate:
         except Exception as error:  # whatever a template may raise
             are_whole = len(messages) > 1 and {"role", "content"} <= {*messages[0]} & {*messages[1]}
             if are_whole and messages[0]["role"] == "system":
-                # Some templates (Gemma) have no system role: its text opens the first turn.
+                # Some templates (Gemma) have no system role: put its text into the first turn.
                 system, first, *rest = messages
                 content = f"{system['content']}\n\n{first['content']}"
                 return self.render(
@@ -88,7 +88,7 @@ class ChatTemplate:
         return self.tokenize(self.render(messages, think))
 
     def ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of what the user said, of a conversation, or of ids, which are checked."""
+        """Token ids of a user's text or a conversation; ids are only checked."""
         if isinstance(prompt, str):
             return self.encode([{"role": "user", "content": prompt}])
         if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
@@ -102,12 +102,12 @@ class ChatTemplate:
             raise UsageError("a prompt of token ids has other things in it", "Give ints.") from None
         if ids and not 0 <= min(ids) <= max(ids) < self._vocabulary.n_vocab:
             wrong = max(ids) if min(ids) >= 0 else min(ids)
-            problem = f"{wrong} is no token of a vocabulary of {self._vocabulary.n_vocab}"
+            problem = f"{wrong} is not a token of a vocabulary of {self._vocabulary.n_vocab}"
             raise UsageError(problem, "Use the ids of this model's own tokenizer.")
         return ids
 
     def tokenize(self, text: str) -> list[int]:
-        """Ids of a rendered prompt, with the first token unless the template wrote it."""
+        """Ids of a rendered prompt, with a BOS token unless the template wrote it."""
         written = bool(self._bos) and text.startswith(self._bos)
         return self._vocabulary.tokenize(text, add_bos=not written)
 

@@ -1,4 +1,4 @@
-"""Timed passes, and a short profile of a pair that serves until the first real rounds."""
+"""Time passes, and make a short profile of a pair for use until the first real rounds."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from dspark_gguf.engine.states import StateCache
 from dspark_gguf.errors import Cancelled
 from dspark_gguf.learned_costs import LearnedCosts
 
-#: Rows, the most useful first: what the time does not allow is interpolated. Two ends and the
-#: usual draft say most; without 9 rows, long drafts are guessed too dear.
+#: Rows to time, the most useful first; the rest is interpolated. Both ends and the usual draft
+#: length matter most; without 9 rows, the cost of long drafts is overestimated.
 _ROWS = (1, 2, 9, 4, 3, 6, 5, 17, 7, 8, 33, 13, 65, 11, 10, 12, 25, 49)
 _SWEEPS = 3
-#: So many of these twice, before any other: two that agree say more than one more number of rows.
+#: The first so many are timed twice before any other: two repeats that agree are worth more than
+#: another number of rows.
 _FIRST = 6
 _CONTEXT = 16
-#: Tokens whose reading is measured.
+#: Tokens of the timed prefill.
 READ = 64
-#: Repeats within this factor agree. On a quiet machine nine of ten figures do so.
+#: Repeats within this factor agree. On an idle machine nine of ten figures do.
 _AGREES, _MOSTLY = 1.1, 0.8
-#: So many states a prediction head reads at its first guess, more or less.
+#: States that a prediction head usually reads at its first guess.
 _USUAL = 2
-#: Guesses of which the median is taken.
+#: Number of guesses for a median.
 _REPEATS = 5
-#: So many passes are timed even where they take longer than they should.
+#: Passes that are timed even beyond the time budget.
 _LEAST = 3
-#: In a pass of so many seconds it does not show that it is the first of its shape.
+#: In passes longer than so many seconds, the cost of building a new graph is negligible.
 LONG = 0.05
 #: Seconds for one more row of a block, until the first rounds measure it.
 _SCORE = 5e-5
 
 Name = TypeVar("Name")
-#: Passes work on, and shows how much of it is done.
+#: Iterates over work, showing progress.
 Watch: TypeAlias = Callable[[list[Any]], Iterable[Any]]
 
 
@@ -50,10 +51,10 @@ def interleave(
     least: int = 0,
     watch: Watch = iter,
 ) -> dict[Name, list[float]]:
-    """Seconds of each work, taking turns, so that a busy moment of the machine affects all.
+    """Run each work `repeats` times in turn, so that a busy moment affects all; returns seconds.
 
-    `work` does it once and returns the seconds that count. After `budget` seconds no more begins,
-    unless fewer than `least` are done, of all together. `watch` may show how far it is.
+    `work` does it once and returns the seconds that count. After `budget` seconds nothing more is
+    started once `least` were done in all. `watch` may show the progress.
     """
     taken: dict[Name, list[float]] = {name: [] for name in work}
     started = perf_counter()
@@ -65,7 +66,7 @@ def interleave(
 
 
 def pass_seconds(cache: Cache, ids: Sequence[int], depth: int, count: int, rows: int = 0) -> float:
-    """Seconds of a pass over `count` tokens after `depth` others; with 0 `rows`, logits of all."""
+    """Seconds of a pass over `count` tokens after `depth` others; 0 `rows`: logits for all."""
     prefill(cache, ids[:depth])
     started = perf_counter()
     cache.decode(ids[depth : depth + count], rows or count)
@@ -82,7 +83,7 @@ def quick_profile(
 ) -> None:
     """Measure for about `budget` seconds, with at most `limit` draft tokens; empties the caches.
 
-    `show` is called with the seconds that are left.
+    `show` is called with the seconds left.
     """
     show(budget)
     started = perf_counter()
@@ -110,8 +111,8 @@ def quick_profile(
     if (left := budget - (perf_counter() - started)) > 0.0:
         for rows, times in passes(target, wanted, depth, _SWEEPS, left).items():
             taken[rows] = [*taken.get(rows, []), *times]
-    # The least, because other programs only make a pass slower. The first real rounds correct
-    # a figure that is too low; one that is too high keeps them from being tried.
+    # The minimum, because other programs only make passes slower. Real rounds soon correct a figure
+    # that is too low; one that is too high prevents them.
     least = {rows: min(times) for rows, times in taken.items() if times}
     costs.add_profile(least, agreeing(taken), switch)
     costs.profiled = max(costs.profiled, limit)
@@ -121,14 +122,14 @@ def quick_profile(
 
 
 def agreeing(taken: Mapping[Name, Sequence[float]]) -> set[Name]:
-    """Those whose two shortest repeats agree, if most do: else a busy machine made them."""
+    """Names whose two shortest repeats agree, if most do: otherwise the machine was busy."""
     shortest = {name: sorted(times)[:2] for name, times in taken.items() if len(times) > 1}
     found = {name for name, (one, two) in shortest.items() if two <= _AGREES * one}
     return found if len(found) >= _MOSTLY * len(shortest) else set()
 
 
 def _measure_blocks(target: Cache, draft: BlockDraftCache, costs: LearnedCosts) -> None:
-    """The narrowest block, the whole one, and reading many tokens before it."""
+    """Time a block of one guess, a whole block, and reading many features."""
     most = draft.max_drafts
     before = min(_CONTEXT, target.n_ctx - most)
     if before < 0 or draft.room < 0:
@@ -150,7 +151,7 @@ def _measure_blocks(target: Cache, draft: BlockDraftCache, costs: LearnedCosts) 
 def median_guess_seconds(
     target: Cache, draft: Follower, depth: int, waiting: int = 0
 ) -> tuple[float, float]:
-    """Medians of what `guess_seconds` says after `depth` tokens."""
+    """Medians of `guess_seconds` after `depth` tokens."""
     ids, taken = tokens(target, depth), []
     for _ in range(_REPEATS + 1):
         prefill(target, ids)
@@ -160,11 +161,11 @@ def median_guess_seconds(
 
 
 def guess_seconds(target: Cache, draft: Follower, waiting: int = 0) -> tuple[float, float]:
-    """Seconds of the first guess and of the next one, behind what the target holds.
+    """Seconds of the first guess and of the next one, after the tokens in the target's cache.
 
-    The first reads what the target computed of `waiting` more tokens, which are taken back: as many
-    as in one round, unless told. Of a block draft: of a block of one guess, and of a whole one.
-    `Cancelled` by an interrupt.
+    The first guess reads the states of `waiting` more tokens, by default as many as after a round;
+    they are rolled back. For a block draft: seconds of a block of one guess, and of a whole block.
+    Raises `Cancelled` on an interrupt.
     """
     length, waiting = target.length, waiting or waits(draft)
     ids = tokens(target, waiting + 1)
@@ -188,12 +189,12 @@ def guess_seconds(target: Cache, draft: Follower, waiting: int = 0) -> tuple[flo
 
 
 def waits(draft: Follower) -> int:
-    """Tokens of the target that wait for a draft after a round, about."""
+    """Target tokens that a draft usually has to read after a round."""
     return _USUAL if isinstance(draft, StateCache) else draft.max_drafts
 
 
 def _measure_chain(target: Cache, draft: StateCache, costs: LearnedCosts) -> None:
-    """First guesses behind two and behind many tokens, and a further one."""
+    """Time first guesses that read two and many tokens, and a further guess."""
     room = min(target.n_ctx, draft.n_ctx) - 2
     if room < _USUAL:
         costs.add_draft_step(_SCORE)  # nothing can be drafted there
@@ -214,7 +215,7 @@ def passes(
     least: int = 0,
     watch: Watch = iter,
 ) -> dict[int, list[float]]:
-    """Number of rows -> seconds of passes over them after `depth` tokens; see `interleave`."""
+    """Seconds of passes over so many rows after `depth` tokens; see `interleave`."""
     ids = tokens(cache, depth + max(wanted))
     pass_seconds(cache, ids, depth, 1)  # the first also allocates memory
     work = {rows: partial(pass_seconds, cache, ids, depth, rows) for rows in wanted}
@@ -226,20 +227,20 @@ def passes(
 
 
 def _plain_seconds(cache: Cache, ids: Sequence[int], depth: int) -> float:
-    """Of a pass over one row after another one: alone it would pay for the change of shape."""
+    """Seconds of a one-row pass after another one, so that no new graph is built in it."""
     seconds = pass_seconds(cache, ids, depth, 1)
     return seconds if seconds > LONG else pass_seconds(cache, ids, depth, 1)
 
 
 def switch_seconds(cache: Cache, depth: int) -> float:
-    """What a plain pass takes longer after a pass of two rows than after a plain one."""
+    """How much longer a plain pass takes after a pass of two rows than after a plain one."""
     ids, shapes = tokens(cache, depth + 2), (2, 1, 1) * _SWEEPS
     taken = [pass_seconds(cache, ids, depth, rows) for rows in shapes]
     return min(taken[1::3]) - min(taken[2::3])
 
 
 def _measure_draft_steps(cache: Cache, costs: LearnedCosts, budget: float) -> None:
-    """Draft steps over one, two and many tokens, as far as there is room.
+    """Time draft steps over one, two and many tokens, if there is room.
 
     After about `budget` seconds none is repeated.
     """
@@ -263,5 +264,5 @@ def _measure_draft_steps(cache: Cache, costs: LearnedCosts, budget: float) -> No
 
 
 def tokens(cache: Cache, count: int) -> list[int]:
-    """Ids as good as any text for measuring: different ones, for mixtures of experts."""
+    """Ids for measuring; different ones, for mixtures of experts."""
     return [(7 + 37 * k) % cache.n_vocab for k in range(count)]

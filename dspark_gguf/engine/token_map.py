@@ -1,4 +1,4 @@
-"""Two vocabularies compared: which tokens are the same, and how often both end at one place."""
+"""Compare two vocabularies: which tokens are the same, and how often token boundaries align."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from dspark_gguf.engine.vocabulary import Vocabulary
 
-#: Vocabularies that share this much differ in a few names: a table of ids is enough.
+#: Vocabularies that share this much only differ in a few tokens: a table of ids is enough.
 _NEARLY_ALL = 0.95
-#: What people write with these models, a little of each.
+#: A little of each kind of text that people generate with these models.
 _SAMPLE = """\
 Could you explain why the sky is blue? It's Rayleigh scattering: short waves are scattered more.
 def total(prices: dict[str, float]) -> float:
@@ -27,7 +27,7 @@ class TokenMap:
     """Which ids of two vocabularies have the same text."""
 
     def __init__(self, target: Vocabulary, draft: Vocabulary) -> None:
-        # Of tokens with the same text, such as a letter and its byte, a tokenizer gives the last.
+        # Of tokens with the same text, such as a letter and its byte, tokenizers use the last.
         ids = {draft.piece(token, special=True): token for token in range(draft.n_vocab)}
         texts = [target.piece(token, special=True) for token in range(target.n_vocab)]
         found = np.array([ids.get(text, -1) if text else -1 for text in texts], np.int32)
@@ -37,12 +37,12 @@ class TokenMap:
         #: The target's ids that the draft has.
         self.known: npt.NDArray[np.int64] = np.flatnonzero(found >= 0)
         named = sum(map(bool, texts)), sum(map(bool, ids))
-        #: Share of the larger vocabulary's tokens that the other one has too.
+        #: Share of the larger vocabulary's tokens that the other one also has.
         self.share = len(self.known) / max(1, *named)
         for token in np.flatnonzero(found < 0):
             text = texts[token].decode("utf-8", "replace")
             found[token] = next(iter(draft.tokenize(text, special=False, add_bos=False)), 0)
-        #: For each id of the target; where the draft lacks the token, the id of its first piece.
+        #: Draft id of each target id; if the draft lacks the token, that of its first piece.
         self.draft_ids: npt.NDArray[np.int32] = found
 
 
@@ -57,7 +57,7 @@ def token_map(target: Vocabulary, draft: Vocabulary) -> TokenMap | None:
 
 
 def share_aligned(target: Vocabulary, draft: Vocabulary) -> float:
-    """The share of the target's tokens, in ordinary text, that end where one of the draft does."""
+    """Share of the target's tokens, in ordinary text, that end where a draft token ends."""
     ends = [
         set(accumulate(len(words.piece(token)) for token in words.tokenize(_SAMPLE, add_bos=False)))
         for words in (target, draft)

@@ -1,11 +1,11 @@
-"""What a build of llama.cpp can do on this machine, tried in another process.
+"""Try in another process what a build of llama.cpp can do on this machine.
 
-llama.cpp keeps weights in *extra buffers*, laid out for special code: repacked, or for the AMX
-units of Intel's servers. On some machines the first pass with them ends the process (gcc before
-13.3 compiles AMX wrongly, PR 114098; some hypervisors announce units that they withhold), and so
-may the first pass on a GPU that a build does not support. No return value warns of it. So each
-feature is tried in a separate process, once per build and machine, on a small model
-(``first_pass.py``), and the outcome is kept.
+llama.cpp can keep weights in *extra buffers* for faster code: repacked, or for the AMX units of
+Intel's server CPUs. On some machines the first pass with them crashes (gcc before 13.3 compiles AMX
+wrongly, PR 114098; some hypervisors report units that they do not provide), and so may the first
+pass on a GPU that a build does not support. Nothing warns of it. So each feature is tried in a
+separate process, once per build and machine, on a small model (``first_pass.py``), and the outcome
+is kept.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from dspark_gguf.paths import cache_path, replacing
 Feature = Literal["extra buffers", "gpu"]
 Wish = Literal["auto", "on", "off"]
 
-#: Builds llama.cpp on this machine.
+#: Command that builds llama.cpp on this machine.
 REINSTALL = "pip install --force-reinstall --no-cache-dir llama-cpp-python"
-#: The same, so that old versions of gcc also get AMX right; the flag does no harm elsewhere.
+#: The same with a flag that makes old versions of gcc compile AMX correctly; harmless elsewhere.
 REBUILD = f"CXXFLAGS=-fno-dse {REINSTALL}"
-#: A trial takes one second, on a busy machine more.
+#: Timeout; a trial takes one second, more on a busy machine.
 _SECONDS = 60
-#: Relative difference of the logits: rounding makes 0.01, wrong kernels 1.
+#: Maximum relative difference of the logits: rounding causes 0.01, wrong kernels 1.
 _ROUNDING = 0.2
-#: A feature that is slower than this in every pass is left out.
+#: A feature that is slower by this factor in every pass is not used.
 _SLOWER = 1.1
 _FORMAT = 1
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
@@ -55,10 +55,10 @@ _CHILD = (
 class Outcome:
     """The outcome of a trial."""
 
-    fault: str = ""  # what is wrong with this feature, in words
-    everywhere: bool = False  # whether the plainest pass has the fault too
-    known: bool = True  # whether the trial gave an answer; else the fault says why not
-    #: Rows of a pass -> its seconds over those without it.
+    fault: str = ""  # what is wrong with the feature, in words
+    everywhere: bool = False  # whether a pass without the feature fails too
+    known: bool = True  # whether the trial had a result; if not, the fault says why
+    #: Rows of a pass -> seconds relative to a pass without the feature.
     ratios: dict[int, float] = Field(default_factory=dict)
 
     @property
@@ -77,7 +77,7 @@ _known: dict[Feature, Outcome] = {}
 
 
 def outcome(feature: Feature, again: bool = False) -> Outcome:
-    """The outcome of the trial of `feature`; a new one, if there is none or `again`, takes 1 s."""
+    """The outcome of a feature's trial; runs it (1 s) if there is none, or if `again`."""
     if again or feature not in _known:
         kept = None if again else _read(_path(feature))
         _known[feature] = kept or _try_and_save(feature)
@@ -85,7 +85,7 @@ def outcome(feature: Feature, again: bool = False) -> Outcome:
 
 
 def extra_buffers(wish: Wish = "auto") -> bool:
-    """Whether to load a model with extra buffers; an `EngineError` if this build cannot run."""
+    """Whether to use extra buffers; an `EngineError` if this build cannot run at all."""
     if wish in ("on", "off"):
         return wish == "on"
     if wish != "auto":
@@ -100,15 +100,15 @@ def extra_buffers(wish: Wish = "auto") -> bool:
 
 
 def gpu_runs() -> bool:
-    """Whether no trial found a pass on the GPU to fail."""
+    """Whether passes on the GPU work, as far as is known."""
     found = outcome("gpu")
     return found.works or not found.known
 
 
 def notes(wish: Wish = "auto", on_gpu: bool = False) -> list[str]:
-    """What is not used because of its trial, and how to get it: a line each.
+    """A line for each feature that is not used because of its trial, and how to get it.
 
-    `on_gpu` says whether the GPU would be used by default.
+    `on_gpu` is whether the GPU would be used by default.
     """
     said = []
     if wish == "auto" and not extra_buffers():
@@ -132,7 +132,7 @@ def has_amx() -> bool:
 
 
 def _try_and_save(feature: Feature) -> Outcome:
-    """The outcome of a new trial, kept in a file where there can be one."""
+    """Run a new trial, and keep the outcome in a file if possible."""
     found, path = _try(feature), _path(feature)
     if found.known:
         with suppress(OSError):
@@ -158,7 +158,7 @@ def _unknown(why: str) -> Outcome:
 
 
 def _run(feature: Feature, folder: Path) -> str:
-    """Run the child; how it ended: a signal, words, or nothing if it went well."""
+    """Run the child; returns how it failed (a signal or words), empty if it did not."""
     command = [sys.executable, "-c", _CHILD, feature, str(folder), str(_SECONDS), *sys.path]
     with (folder / "said").open("wb") as said:
         try:
@@ -175,7 +175,7 @@ def _run(feature: Feature, folder: Path) -> str:
 
 
 def _answer(folder: Path) -> dict[str, Any]:
-    """The JSON objects that the child printed, in one."""
+    """The JSON objects that the child printed, merged."""
     said: dict[str, Any] = {}
     for line in (folder / "said").read_bytes().splitlines():
         with suppress(ValueError, RecursionError):
@@ -211,7 +211,7 @@ def _path(feature: Feature) -> Path:
 
 
 def processor() -> str:
-    """What the processor can do, as the system says."""
+    """The processor's features, as the system reports them."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith(("flags", "Features")):

@@ -1,7 +1,7 @@
-"""A model of a few megabytes with random weights, to try a build of llama.cpp with.
+"""A model of a few megabytes with random weights, for trying out a build of llama.cpp.
 
-It has the types of weights for which llama.cpp has special code, in rows long enough for all of it,
-and no vocabulary. Any bytes are valid weights of these types, as long as the scales are numbers.
+It has the weight types for which llama.cpp has special code, in rows long enough for it, and no
+vocabulary. Any bytes are valid weights of these types if the scales are finite.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _text(text: str) -> bytes:
 
 
 def _value(value: str | float) -> bytes:
-    """With gguf.h's number of its kind before it."""
+    """A metadata value, preceded by its type number from gguf.h."""
     if isinstance(value, str):
         return struct.pack("<I", 8) + _text(value)
     return struct.pack("<II", 4, value) if isinstance(value, int) else struct.pack("<If", 6, value)

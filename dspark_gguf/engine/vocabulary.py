@@ -16,12 +16,12 @@ from dspark_gguf.errors import EngineError
 
 #: llama.cpp's ``llama_vocab_type``.
 _KINDS = {0: "none", 1: "SPM", 2: "BPE", 3: "WPM", 4: "UGM", 5: "RWKV", 6: "PLAMO2"}
-#: They put no token first, whatever the file says.
+#: Tokenizers that never put a token first, whatever the file says.
 _NEVER_FIRST = ("RWKV", "PLAMO2")
 
 
 class Vocabulary:
-    """The tokenizer of llama.cpp's `model`, whose `owner` is kept alive as long as this is."""
+    """The tokenizer of llama.cpp's `model`; keeps the `owner` of the model alive."""
 
     def __init__(self, model: Any, owner: object) -> None:
         self._owner = owner
@@ -43,12 +43,12 @@ class Vocabulary:
     def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
         """Ids of `text`.
 
-        `special` reads ``<|im_start|>`` and the like as the tokens they name; `add_bos` puts the
-        beginning-of-sequence token first where the model wants one.
+        `special` parses ``<|im_start|>`` and the like as special tokens; `add_bos` adds the
+        beginning-of-sequence token if the model expects one.
         """
         data = text.encode("utf-8", "replace")
-        # Not llama.cpp's `add_special`: by a flag in the file that also puts an end token last,
-        # and after that a model answers something else.
+        # Not llama.cpp's `add_special`: depending on a flag in the file, that also appends an end
+        # token, after which a model answers something else.
         first = [self.bos] if add_bos and self.adds_bos else []
         room = len(data) + 8
         for _ in range(2):
@@ -74,30 +74,30 @@ class Vocabulary:
         return known
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """Text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
+        """Text of `tokens`; invalid UTF-8 becomes U+FFFD."""
         data = b"".join(self.piece(token, special=special) for token in tokens)
         return data.decode("utf-8", "replace")
 
     def text(self, token: int) -> bytes:
-        """The token as the vocabulary spells it, special or not; empty for no token."""
+        """The token as the vocabulary spells it, special or not; empty for an invalid id."""
         if not 0 <= token < self.n_vocab:
             return b""
         return bytes(llama_cpp.llama_vocab_get_text(self.pointer, token))
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of all tokens: equal where ids mean the same."""
+        """A digest of all tokens: equal if ids mean the same."""
         spelled = b"\0".join(map(self.text, range(self.n_vocab)))
         return hashlib.sha256(spelled).hexdigest()[:32]
 
     @cached_property
     def pieces(self) -> Pieces:
-        """The tokens as grammars read them."""
+        """The tokens in the form that grammars need."""
         return Pieces(self)
 
     @cached_property
     def fill_in(self) -> tuple[int, int, int] | None:
-        """Ids before a prefix, before a suffix, and before what comes between; None: unknown."""
+        """Fill-in-the-middle ids: prefix, suffix, middle; None if the model has none."""
         ids = (
             llama_cpp.llama_vocab_fim_pre(self.pointer),
             llama_cpp.llama_vocab_fim_suf(self.pointer),
@@ -113,7 +113,7 @@ class Vocabulary:
 
 
 class Pieces:
-    """The tokens of a vocabulary as grammars read them: special ones spelled out, by first byte."""
+    """The tokens of a vocabulary by first byte, special ones spelled out, for grammars."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.end_tokens = frozenset(vocabulary.end_tokens)
@@ -123,9 +123,10 @@ class Pieces:
         for token, text in enumerate(self.text):
             if text and token not in self.end_tokens:
                 (longer if len(text) > 1 else alone)[text[0]].append(token)
-        #: Asked first: the tokens that are a single byte, or all with that byte if there is none.
+        #: Checked first: end tokens, and for each byte the tokens that are only this byte, or all
+        #: that begin with it if there are none.
         probes = sorted(self.end_tokens)
-        #: The other tokens with each byte.
+        #: The other tokens that begin with each byte.
         self.longer: list[npt.NDArray[np.int32]] = []
         for one, more in zip(alone, longer, strict=True):
             probes += one or more

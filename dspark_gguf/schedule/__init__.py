@@ -25,13 +25,13 @@ def make_stopping_rule(
     steps: Source | None = None,
     guesses: Source | None = None,
 ) -> StoppingRule:
-    """The rule that `settings` ask for: the one place that turns its name into it.
+    """The stopping rule that `settings` ask for.
 
     Args:
-        settings: what the user chose.
-        costs: of this machine, for the rules that learn; default: nothing is known.
-        steps: the drafter that is paid step by step; default, without `guesses`: a draft model.
-        guesses: the drafter whose guesses are free, or None.
+        settings: the user's choice.
+        costs: costs on this machine, for rules that learn; default: unknown.
+        steps: the drafter that takes draft steps; default, without `guesses`: a draft model.
+        guesses: the drafter with free guesses, or None.
 
     """
     if settings.mode == "off":

@@ -1,4 +1,4 @@
-"""What a stopping rule is, and the simple ones. To add one: a file, and a line in ``__init__.py``.
+"""The base of stopping rules, and the simple ones. A new one needs a file, and a line in __init__.
 
 A rule makes a plan before each round. While drafting, the drafter asks the plan before it draws a
 token. The plan never sees a token: with `rejection` acceptance a decision that depends on the drawn
@@ -17,18 +17,18 @@ from dspark_gguf.records import Draft, Round
 
 
 class Plan(Protocol):
-    """How one round may draft. A draft step yields one row of the draft."""
+    """How to draft in one round. A draft step yields one row of the draft's logits."""
 
     @property
     def room(self) -> int:
-        """Most draft tokens that fit, for guesses that the rule does not decide on."""
+        """Maximum draft tokens that fit, for guesses that do not depend on the rule."""
 
     @property
     def length(self) -> int:
-        """Most tokens to draft; 0: the draft does not run at all."""
+        """Maximum tokens to draft; 0: the draft does not run at all."""
 
     def admits(self, score: float) -> bool:
-        """Whether to draft the token of the row just looked at; if not, drafting ends before it."""
+        """Whether to draft a token from the last row; if not, drafting ends before it."""
 
     def goes_on(self) -> bool:
         """Whether to take one more draft step after the token just admitted."""
@@ -42,15 +42,15 @@ class Plan(Protocol):
 
 
 class StoppingRule:
-    """Makes the plans, and may learn from the rounds; as it is, plain decoding."""
+    """Plans each round and may learn from it; the base class does plain decoding."""
 
     def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
         """The plan of the next round.
 
         Args:
-            limit: most draft tokens (0 or more).
+            limit: maximum draft tokens (0 or more).
             behind: tokens that the drafter would have to read before its first draft step.
-            left: tokens that the answer may still have; default: `limit`.
+            left: tokens that may still come; default: `limit`.
 
         """
         return no_plan(limit)
@@ -59,32 +59,32 @@ class StoppingRule:
         """Learn from a finished round, now or in `settle`."""
 
     def settle(self) -> None:
-        """An answer has ended, or was abandoned: learn from all rounds so far."""
+        """An answer has ended or was abandoned: learn from all rounds so far."""
 
     def forecast(self) -> Forecast | None:
-        """The speed it expects; None if the rule makes no forecast."""
+        """The expected speed; None if the rule makes no forecast."""
         return None
 
     def survival(self, draft: Draft) -> Floats | None:
-        """Chance that each token of `draft` survives, and each untried guess after the last one.
+        """Probability that each token of `draft`, and each untried guess after it, survives.
 
-        None: the rule does not weigh tokens, and each draft is verified as it is.
+        None: the rule makes no estimate, and each draft is verified as it is.
         """
         return None
 
     @property
     def rate(self) -> float:
-        """Tokens that a second is worth."""
+        """The rate, in tokens per second, at which time is charged."""
         return 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A drafter as a rule knows it."""
+    """A drafter as a rule sees it."""
 
-    name: str  # in its segments
-    limit: int  # most tokens of it in a draft
-    calibration: Calibration = field(default_factory=Calibration)  # what its scores mean
+    name: str  # the source of its segments
+    limit: int  # maximum tokens of it in a draft
+    calibration: Calibration = field(default_factory=Calibration)  # of its scores
     is_free: bool = False  # whether its guesses cost nothing
     follows_guesses: bool = True  # whether it can continue another drafter's guesses
     is_block: bool = False  # whether one pass makes all its guesses, as many as asked for
@@ -92,7 +92,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Tokens per second, with a draft in every round and without any."""
+    """Tokens per second, with a draft in every round and with plain decoding."""
 
     drafting: float
     plain: float
@@ -100,7 +100,7 @@ class Forecast:
 
 @dataclass(slots=True)
 class Bounded:
-    """At most `length` tokens of the `room` there is, each with a score of at least `min_score`."""
+    """At most `length` tokens, where `room` fit, each with a score of at least `min_score`."""
 
     length: int
     min_score: float = float("-inf")
@@ -111,11 +111,11 @@ class Bounded:
         return score >= self.min_score
 
     def goes_on(self) -> bool:
-        """Up to `length`."""
+        """Always: `length` ends it."""
         return True
 
     def take(self, scores: Sequence[float]) -> int:
-        """Those before the first that is not admitted."""
+        """The guesses before the first that is not admitted."""
         refused = (k for k, score in enumerate(scores) if not self.admits(score))
         return min(self.length, next(refused, len(scores)))
 
@@ -126,7 +126,7 @@ def no_plan(room: int) -> Bounded:
 
 
 class Fixed(StoppingRule):
-    """Always as many tokens as allowed, up to `length`; 0 is plain decoding."""
+    """Always `length` tokens, if they fit; 0 is plain decoding."""
 
     def __init__(self, length: int, min_probability: float = float("-inf")) -> None:
         self.length, self.min_probability = length, min_probability

@@ -1,4 +1,4 @@
-"""What speed to expect from a pair before it has drafted: from costs and the usual agreement."""
+"""The speed to expect from a pair before it has drafted, from costs and the usual acceptance."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ import numpy.typing as npt
 from dspark_gguf.config import Speculation
 from dspark_gguf.learned_costs import LearnedCosts
 
-#: How often a draft token survives when those before it did, from the least to the most agreeable
+#: Acceptance rate of a draft token if those before it were accepted, from the lowest to the highest
 #: text. Measured with quantizations of one model (F32 to Q8_0 targets, a Q2_K draft): first tokens
-#: agreed on 73-95 % of positions of code and maths, on 35-75 % of open chat.
+#: agreed at 73-95 % of positions in code and maths, at 35-75 % in open chat.
 CODE_AGREEMENT, CHAT_AGREEMENT = (0.75, 0.95), (0.35, 0.75)
-#: Agreements that are equally likely before a pair has drafted: chat at the low end, code at the
-#: high one.
+#: Acceptance rates taken as equally likely before a pair has drafted, from chat to code.
 _LIKELY = (0.6, 0.7, 0.8, 0.9)
-#: A draft that cannot win more than a per cent, even if it is always right, only takes memory.
+#: A draft that gains less than 1 % even if it is always right is a waste of memory.
 LEAST_GAIN = 1.01
 #: The usual range of agreement by kind of text.
 USUAL_AGREEMENT: Mapping[str, tuple[float, float]] = {
     "code": CODE_AGREEMENT,
     "chat": CHAT_AGREEMENT,
 }
-#: The same by kind of draft, where others reported it. DSpark, DFlash, EAGLE-3: from the tokens a
-#: round of seven guesses in table 1 of the DSpark paper, for drafts made for one target. Prediction
-#: heads: 68 to 97 % of up to three guesses stood (mlx-lm#990, llama.cpp#23398, ik_llama.cpp#1970).
-#: Another tokenizer: between what translated tokens and what text was seen to give (vllm#38174,
-#: transformers#33383).
+#: The same by kind of draft, as reported by others. DSpark, DFlash, EAGLE-3: from the tokens per
+#: round of seven guesses in table 1 of the DSpark paper, for drafts made for their target.
+#: Prediction heads: 68 to 97 % of up to three guesses were accepted (mlx-lm#990, llama.cpp#23398,
+#: ik_llama.cpp#1970). Another tokenizer: between the figures for translated tokens and for text
+#: (vllm#38174, transformers#33383).
 AGREEMENT_BY_KIND: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "dspark": {"code": (0.85, 0.92), "chat": (0.72, 0.76)},
     "dflash": {"code": (0.80, 0.88), "chat": (0.65, 0.70)},
@@ -44,14 +43,13 @@ def expected_speedup(
 ) -> tuple[float, int]:
     """Speed over plain decoding of the best fixed draft length, and that length in tokens.
 
-    Leviathan et al. 2023, with what passes cost here instead of a constant. No draft (1.0, 0) is
-    one of the answers. The scheduler chooses a length for each round: it can do better, and pays a
-    little for finding out.
+    Leviathan et al. 2023, with measured costs instead of a constant. No draft gives (1.0, 0). The
+    scheduler chooses a length for each round: it can do better, and pays a little for exploration.
 
     Args:
         target_seconds: of a target pass of 1, 2, ... rows.
         draft_seconds: of 1, 2, ... draft steps, cumulative.
-        agreement: chance, from 0 to 1, that a draft token survives when those before it did.
+        agreement: probability that a draft token survives if those before it did.
 
     """
     target, draft = np.asarray(target_seconds, float), np.asarray(draft_seconds, float)
@@ -64,16 +62,16 @@ def expected_speedup(
 
 
 def likely_saving(target_seconds: npt.ArrayLike, draft_seconds: npt.ArrayLike) -> float:
-    """Share of the time that drafting saves on average over likely agreements, 0 to 1."""
+    """Share of the time that drafting saves, averaged over likely acceptance rates, 0 to 1."""
     return 1.0 - mean(1.0 / expected_speedup(target_seconds, draft_seconds, a)[0] for a in _LIKELY)
 
 
 def is_hopeless(costs: LearnedCosts, speculation: Speculation) -> bool:
-    """Whether a draft model is left out: on this machine it would not win if always right.
+    """Whether not to use a draft model: on this machine it would not pay even if always right.
 
-    Only where `speculation` leaves the choice of the drafter, and once its costs are known and were
-    measured in a quiet moment. A draft that is not loaded is not measured, so now and then a
-    process loads it all the same.
+    Only if `speculation` leaves the choice of the drafter open, and its costs were measured while
+    the machine was idle. A draft that is not loaded cannot be measured again, so now and then a
+    process loads it anyway.
     """
     limit = speculation.max_draft_steps
     left_to_us = speculation.drafter == "auto" and speculation.stopping_rule == "optimal"
@@ -89,7 +87,7 @@ def is_hopeless(costs: LearnedCosts, speculation: Speculation) -> bool:
 def expected_ranges(
     target_seconds: npt.ArrayLike, draft_seconds: npt.ArrayLike, kind: str = "plain"
 ) -> dict[str, tuple[float, float]]:
-    """Least and most speed over plain decoding to expect of a kind of draft, by kind of text."""
+    """Expected range of the speedup with a kind of draft, by kind of text."""
     usual = AGREEMENT_BY_KIND.get(kind, USUAL_AGREEMENT)
 
     def speed(agreement: float) -> float:

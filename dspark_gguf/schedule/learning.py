@@ -1,4 +1,4 @@
-"""What the rules that learn have in common, and the DSpark paper's own rule."""
+"""The base of rules that learn, and the DSpark paper's own rule."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Learning(StoppingRule):
     """Costs and a calibration, updated by every round."""
 
     costs: Costs  # of draft steps and passes
-    calibration: Calibration  # what scores mean
-    limit: int  # most tokens to draft
-    source: str = "model"  # the drafter's name; segments of others say nothing about its scores
+    calibration: Calibration  # of the drafter's scores
+    limit: int  # maximum tokens to draft
+    source: str = "model"  # the drafter's name; other drafters' segments are ignored
     is_block: bool = False  # whether one pass makes all guesses of a draft
 
     def observe(self, round: Round) -> None:
@@ -35,23 +35,23 @@ class Learning(StoppingRule):
                 self.calibration.observe(segment.scores, outcomes)
 
     def confidence(self, segment: Segment) -> Floats:
-        """Chance that each of its guesses is right if those before it are; 1 of other sources."""
+        """Probability that each guess is right if those before it are; 1 for other sources."""
         count = len(segment.tokens) + len(segment.untried)
         if segment.source != self.source:
             return np.ones(count)
         return np.interp(segment.scores[:count], KNOTS, self.calibration.confidence)
 
     def survival(self, draft: Draft) -> Floats:
-        """As any rule."""
+        """See `StoppingRule`."""
         return survival_of(draft, self.confidence)
 
     @property
     def rate(self) -> float:
-        """Plain decoding's."""
+        """The rate of plain decoding."""
         return 1.0 / float(self.costs.target_seconds[0])
 
     def forecast(self) -> Forecast:
-        """What the best policy would reach."""
+        """The rate of the best policy."""
         policy = policy_for(self.costs, self.calibration, self.limit, is_block=self.is_block)
         return Forecast(policy.rate, policy.plain_rate)
 
@@ -60,7 +60,7 @@ _NOTHING = np.zeros(0)
 
 
 def survival_of(draft: Draft, confidence: Callable[[Segment], Floats]) -> Floats:
-    """Of the tokens of a draft, and of the guesses after it."""
+    """Survival of the tokens of a draft and of the guesses after it."""
     if not draft.tokens and not any(each.untried for each in draft.segments):
         return _NOTHING
     *head, last = draft.segments
@@ -68,8 +68,8 @@ def survival_of(draft: Draft, confidence: Callable[[Segment], Floats]) -> Floats
     return np.cumprod(np.concatenate([*chances, confidence(last)]))
 
 
-#: Guesses of a block, to choose from; and how much faster fewer must be than more: they guess a
-#: little worse.
+#: Block widths to choose from, and how much faster a narrower block must be: it guesses a little
+#: worse.
 _WIDTHS, _FEWER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48), 1.02
 
 
@@ -81,10 +81,10 @@ def policy_for(
     is_block: bool = False,
     width: int = 0,
 ) -> Policy:
-    """The policy of the highest rate with at most `limit` tokens a draft.
+    """The policy with the highest rate, with at most `limit` draft tokens.
 
-    Of a block its width is part of the policy, unless it is given: it is paid for before any score
-    is known.
+    For a block draft this includes the block's width, unless it is given: a block is paid for
+    before any score is known.
     """
     target, draft = costs.target_seconds[: limit + 1], costs.draft_seconds[:limit]
     if not is_block:
@@ -97,12 +97,12 @@ def policy_for(
         policy = solve(calibration, target[: count + 1], whole, guess, redo)
         if best is None or policy.rate > _FEWER * best.rate:
             best = policy
-    assert best is not None  # a limit is one token at least
+    assert best is not None  # the limit is at least one token
     return best
 
 
 def usual_seconds(costs: Costs, round: Round) -> float:
-    """What such a round usually takes: one slow pass says nothing about the text."""
+    """The usual seconds of such a round: one slow pass must not count against the text."""
     if isinstance(costs, SharedCosts):
         return costs.share_of(round)
     seconds = float(costs.target_seconds[round.drafted])
@@ -114,35 +114,35 @@ def usual_seconds(costs: Costs, round: Round) -> float:
 
 
 def sharing(costs: Costs) -> int:
-    """Conversations that share each pass, and the rule."""
+    """Number of conversations that share each pass and the rule."""
     return costs.count if isinstance(costs, SharedCosts) else 1
 
 
-#: What each round brings that may be spent on trying, in plain rounds.
+#: Exploration budget that each round adds, in plain rounds.
 INCOME = 0.01
 
 
 @dataclass(slots=True)
 class Account:
-    """What drafting has won and lost, in plain rounds: what a rule may spend on trying."""
+    """The exploration budget of a rule: gains and losses of drafting, in plain rounds."""
 
-    balance: float  # what there is to spend, at first and later
-    most: float  # what good times can put aside
+    balance: float  # what may be spent; given: the initial budget
+    most: float  # maximum of the balance
 
     def add(self, gain: float = 0.0, least: float = -inf) -> None:
-        """Book a round and what it gained over plain decoding; a loss takes it to `least`."""
+        """Add a round's gain over plain decoding; a loss reduces the balance to `least` at most."""
         self.balance = min(max(self.balance + gain, least) + INCOME, self.most)
 
 
 class Prefix(Learning):
     """Algorithm 1 of the DSpark paper (DeepSeek-AI 2026) for one request: the reference.
 
-    Verify the longest prefix before the first fall of ``rate = expected / seconds``. It goes one
-    token ahead, so that a step in the costs stops it.
+    Verify the longest prefix before ``rate = expected / seconds`` first falls. It only looks one
+    token ahead, so a step in the costs stops it.
     """
 
     def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
-        """At most `limit` tokens, ended by the first fall of the rate."""
+        """At most `limit` tokens, until the rate first falls."""
         return _PrefixPlan(self, min(limit, self.limit), limit)
 
 

@@ -1,11 +1,11 @@
-"""Free guesses, copied from what was said: how many to verify, and whether to draft as well.
+"""Free guesses from prompt lookup: how many to verify, and whether to draft as well.
 
-All guesses and their scores are known before anything is paid, so this compares numbers: verify the
-first j of them for the best ``expected - rate * seconds(rows)``, or let the other drafter take
-steps, at once or after them. Guesses that were not verified are compared with what the target said
-too: the calibration learns from every round, without trials.
+All guesses and scores are known before anything is paid for, so the options can be compared: verify
+the first j guesses with the best ``expected - rate * seconds(rows)``, or take draft steps with the
+other drafter, instead of or after them. Guesses that were not verified are also compared with the
+emitted tokens, so the calibration learns from every round, without exploration.
 
-The rate is that of the last rounds: in a stretch that copies, a second is worth more tokens.
+The rate is that of the last rounds: where text repeats, a second is worth more tokens.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from dspark_gguf.schedule.learning import Account, survival_of, usual_seconds
 from dspark_gguf.schedule.optimal import Optimal, OptimalPlan
 from dspark_gguf.schedule.shared import AT_ONCE
 
-#: Weight of the tokens and of their time so far, at each round.
+#: Decay per round of the tokens so far, and of their time.
 _KEEP = 0.6
-#: The account, in plain rounds, and the power that confidences are raised to once it is spent, at
-#: first and for each plain round of debt: in a text that misleads them, only near certain copies
-#: remain. In replay this turned 0.93 of plain in the worst kind of text into 0.98, and costs 0.4 %
-#: elsewhere.
+#: Initial and maximum account, in plain rounds; and the power to which confidences are raised once
+#: it is spent, at first and for each plain round of debt: in misleading text, only nearly certain
+#: guesses remain. In replays this improved the worst kind of text from 0.93 to 0.98 of plain
+#: decoding, and cost 0.4 % elsewhere.
 _START, _MAX = 1.0, 2.0
 _DOUBT, _DEBT = 2.0, 0.5
 
 
 @dataclass(eq=False)
 class LookupRule(StoppingRule):
-    """Free guesses under the rate of the last rounds, beside the rule of another drafter."""
+    """Chooses free guesses at the rate of the last rounds, beside the rule of another drafter."""
 
     costs: Costs  # of passes and draft steps
-    calibration: Calibration  # what the scores of guesses mean
-    limit: int  # most tokens of a draft
+    calibration: Calibration  # of the scores of guesses
+    limit: int  # maximum tokens of a draft
     step_rule: Optimal | None = None  # the rule of the other drafter
-    steps_after: bool = True  # whether that one can go on after guesses
-    source: str = "lookup"  # the name of the drafter of the guesses
+    steps_after: bool = True  # whether that one can continue after guesses
+    source: str = "lookup"  # the name of the drafter with free guesses
     _tokens: float = field(default=0.0, init=False)
     _rounds: float = field(default=0.0, init=False)  # plain ones that take as long
     _account: Account = field(default_factory=lambda: Account(_START, _MAX), init=False)
-    _later: list[Round] = field(default_factory=list, init=False)  # not learned from yet
-    _counted: int = field(default=0, init=False)  # how many of these the rate knows
+    _later: list[Round] = field(default_factory=list, init=False)  # not yet learned from
+    _counted: int = field(default=0, init=False)  # how many of these the rate includes
 
     def __post_init__(self) -> None:
         self.limit = min(self.limit, len(self.costs.target_seconds) - 1)
@@ -60,7 +60,7 @@ class LookupRule(StoppingRule):
 
     @property
     def rate(self) -> float:
-        """Tokens a second: what the last rounds reached, and at least plain decoding."""
+        """Tokens per second of the last rounds, but at least those of plain decoding."""
         self._count_in()
         plain = 1.0 / float(self.costs.target_seconds[0])
         least = plain if self.step_rule is None else self.step_rule.rate
@@ -81,7 +81,7 @@ class LookupRule(StoppingRule):
             self._learn_from(round)
 
     def _count_in(self) -> None:
-        """Take the last rounds into the rate."""
+        """Include the last rounds in the rate."""
         for round in self._later[self._counted :]:
             if not round.draft.is_dictated:
                 self._tokens = _KEEP * self._tokens + round.accepted + 1
@@ -103,13 +103,13 @@ class LookupRule(StoppingRule):
         self._account.add(gain)
 
     def confidence(self, scores: Sequence[float]) -> Floats:
-        """Probability that each of these guesses is right, given that those before it are."""
+        """Probability that each guess is right if those before it are."""
         confidence: Floats = np.interp(scores, KNOTS, self.calibration.confidence)
         balance = self._account.balance
         return confidence if balance >= 0.0 else confidence ** (_DOUBT - _DEBT * balance)
 
     def survival(self, draft: Draft) -> Floats:
-        """As any rule; of another drafter's tokens by its own rule."""
+        """See `StoppingRule`; another drafter's tokens are estimated by its own rule."""
 
         def confidence(segment: Segment) -> Floats:
             if segment.source == self.source:
@@ -121,7 +121,7 @@ class LookupRule(StoppingRule):
         return survival_of(draft, confidence)
 
     def forecast(self) -> Forecast | None:
-        """Of the drafter that takes steps; free guesses are never slower."""
+        """The forecast of the other drafter; free guesses are never slower."""
         self.settle()
         return self.step_rule.forecast() if self.step_rule is not None else None
 
@@ -139,11 +139,11 @@ class _LookupPlan:
 
     @property
     def length(self) -> int:
-        """Tokens that may be drafted; after the first guesses: by draft steps."""
+        """Maximum tokens to draft; after the first guesses, with draft steps."""
         return self._left if self._steps_plan is None else self._steps_plan.length
 
     def take(self, scores: Sequence[float]) -> int:
-        """The number of guesses with the best worth, draft steps after them included."""
+        """The best number of guesses, including the draft steps after them."""
         if isinstance(self._steps_plan, OptimalPlan):
             self._taken, self._survival = self._steps_plan.kept, self._steps_plan.survival
             self._left = self._most - self._taken
@@ -156,9 +156,9 @@ class _LookupPlan:
         return count
 
     def _weigh(self, scores: Sequence[float]) -> tuple[list[float], list[float], list[float]]:
-        """Of taking 0, 1, ... guesses: their worth, the tokens they bring, and their survival.
+        """For 0, 1, ... guesses: the worth, the expected tokens, and the survival.
 
-        In floats: mostly there are few guesses, and none in many a round.
+        In plain Python, because most rounds have few guesses or none.
         """
         alive, gain, costs = self._survival, 0.0, self._rule.costs
         self._rate = rate = self._rule.rate
@@ -175,7 +175,7 @@ class _LookupPlan:
         return worth, gained, survival
 
     def _might_step(self) -> bool:
-        """Whether draft steps are to be weighed; a trial of them takes no weighing."""
+        """Whether to compare with draft steps; trials are decided without a comparison."""
         rule, no_steps = self._rule.step_rule, self._steps_plan is None
         if no_steps and rule is not None:
             if rule.rests:
@@ -199,11 +199,11 @@ class _LookupPlan:
             return no_plan(self.room), count
         plan = rule.plan(self._left, self._behind, self._answer_left)
         if not plan.length or not (policy := rule.current()).drafts:
-            return plan, count  # a trial, if anything
+            return plan, count  # a trial, or no draft
         if not self._rule.steps_after:
             survival = survival[:1]
         steps = policy.worth_of_steps(survival)
-        # The policy was solved for its own rate; at a higher one a round's seconds cost more.
+        # The policy was solved for its own rate; at a higher rate, seconds cost more.
         seconds = self._rule.costs.target_seconds[1 : len(steps) + 1]
         steps -= (self._rate - policy.rate) * seconds
         steps += gained[: len(steps)]

@@ -1,4 +1,4 @@
-"""Optimal stopping for a rate, learned on line: the default."""
+"""Optimal stopping for a rate, learned online: the default."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from dspark_gguf.schedule.learning import (
 )
 from dspark_gguf.schedule.stopping import Policy
 
-#: Drafts between two solutions of the stopping problem, at first and later, and how many solutions
-#: make it one more: each takes about a millisecond, and what is known changes ever more slowly.
+#: Drafts between two solutions of the stopping problem, initially and at most, and the solutions
+#: after which this grows by one: each takes about 1 ms, and the estimates change ever more slowly.
 _SOLVE_EVERY, _SOLVE_LATER, _MORE_AFTER = 4, 16, 4
-#: Drafts after which the width of a block is chosen again: that takes four times as long.
+#: Drafts after which a block's width is chosen again, which takes four times as long.
 _WIDEN_EVERY = 32
-#: It is also solved again once passes over so many more rows than one cost so much more or less,
-#: over a plain pass, than it counted on. If all of them do, the policy is as good as it was.
+#: It is also solved again if passes over so many further rows, relative to a plain pass, became
+#: this much dearer or cheaper. If all passes change alike, the policy stays valid.
 _ROWS_MORE, _MOVED = (1, 3, 8), 0.05
-#: It stays as it is while everything takes so much more or less.
+#: Smaller changes of all costs are ignored.
 _SLOWED = 0.01
-#: Rounds without a draft before it is tried again: doubled from the first to the last.
+#: Rounds without a draft before it is tried again, doubled up to the second; and the rounds after
+#: which it is tried even if it seems hopeless.
 _FIRST_WAIT, _LONGEST_WAIT, _ASKS_AGAIN = 4, 128, 512
-#: Meanwhile costs are looked at every so many rounds.
+#: Meanwhile costs are checked every so many rounds.
 _LOOK_EVERY = 4
-#: Tokens within which it must pay to read what the drafter missed.
+#: Tokens within which catching up the drafter must pay.
 _HORIZON = 192
-#: The share of it that must win the price back, for an answer may end at any time; and what is
-#: taken off the expected saving until so many draft tokens were tested: until then it is a guess.
+#: Share of the horizon within which the price must be recovered, as an answer may end at any time;
+#: and a deduction from the expected saving until so many draft tokens were tested.
 _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: The account, in plain rounds: at first what drafting is likely to save in 30, at most 3, so that
 #: a machine where it can hardly win pays next to nothing for trying; later at most 16. In replay
@@ -47,41 +48,40 @@ _SURE_OF, _UNSURE, _PROVEN = 1 / 2, 0.15, 60.0
 #: can win, so many first guesses are paid for at least: a block is one, and may cost a whole pass.
 #: Of a block whose scores are known there is less to find out, and each trial is dear.
 _WINS_OF, _START, _MAX, _GUESSES = 30.0, 3.0, 16.0, 2.0
-#: A long draft that fails is bad luck as well: for each conversation the account falls to -1 at
-#: most, and a hundred rounds fill it again.
-#: After a block that failed it is less, the less likely it was that one guess more stood:
-#: that chance to the power of _SURPRISE. Where known scores mean nothing, that is next to certain.
+#: A long draft that fails may just be bad luck: per conversation the account falls to -1 at most,
+#: and a hundred rounds fill it again. After a failed block, this is scaled by the probability that
+#: one more guess would have been accepted, to the power of _SURPRISE.
 _START_KNOWN, _LEAST, _SURPRISE = 1.0, -1.0, 4.0
-#: For a mere trial the drafter reads what it missed if that takes at most this, and so many times
-#: what drafting is likely to save in _WINS_OF rounds. In short answers more would show.
+#: For a trial, catching up the drafter may cost at most this, plus so many times what drafting is
+#: likely to save in _WINS_OF rounds. More would be noticeable in short answers.
 _READS, _READS_FOR = 1.0, 3.0
-#: What a trial may cost besides the price of catching up, in plain rounds: a step and a row more.
+#: Cost of a trial besides catching up, in plain rounds: a draft step and a further row.
 _TRIAL = 1.5
-#: What may be spent on rows that look too dear, in plain rounds: one more than the policy wants.
+#: Budget for trying one row more than the policy wants where it looks too dear, in plain rounds.
 _TRY = 2.0
-#: A row that costs so many plain passes may be one that something disturbed.
+#: A further row that costs so many plain passes may have been disturbed when measured.
 _DEAR = 0.25
 
 
 @dataclass(eq=False)
 class Optimal(Learning):
-    """Optimal stopping for a rate, learned on line: the default.
+    """Optimal stopping for a rate, learned online: the default.
 
-    It may decide not to draft, in any round. It then tries again after a number of rounds that
-    doubles as long as the answer stays the same, if the price (the drafter reads what it missed)
-    fits into a small share of the time, and a draft could win at all.
+    It may decide not to draft in any round. It then tries again after a number of rounds that
+    doubles while the result is the same, if the price (the drafter must catch up) is a small share
+    of the time, and a draft could pay at all.
     """
 
     policy: Policy | None = field(default=None, init=False)
     _age: int = field(default=0, init=False)  # drafts since the policy was made
     _same_width: int = field(default=0, init=False)  # drafts since a block's width was chosen
-    _solved: int = field(default=0, init=False)  # how often one was made
-    _priced_by: Floats | None = field(default=None, init=False)  # the passes' seconds it counts on
+    _solved: int = field(default=0, init=False)  # how many were made
+    _priced_by: Floats | None = field(default=None, init=False)  # the target seconds it assumes
     _wait: int = field(default=_FIRST_WAIT, init=False)
     _idle: int = field(default=0, init=False)
     _account: Account = field(init=False)
     _likely: float = field(init=False)  # what drafting saves in _WINS_OF rounds, in plain rounds
-    #: Plain rounds that were spent on reading what the drafter had missed, and not yet won back.
+    #: Plain rounds spent on catching up the drafter and not yet recovered.
     _invested: float = field(default=0.0, init=False)
     _tries: Account = field(default_factory=lambda: Account(_TRY, _TRY), init=False)
     _tried: int = field(default=0, init=False)
@@ -101,7 +101,7 @@ class Optimal(Learning):
 
     @property
     def rests(self) -> bool:
-        """Whether this round needs no policy: a draft would not pay, and a trial is not due."""
+        """Whether this round needs no policy: a draft would not pay, and no trial is due."""
         waits = self._idle % _LOOK_EVERY and self._idle < self._wait
         return bool(waits) and self.policy is not None and not self.policy.drafts
 
@@ -111,7 +111,7 @@ class Optimal(Learning):
         return no_plan(room)
 
     def current(self) -> Policy:
-        """The present policy, solved again if it is too old."""
+        """The current policy, solved again if it is too old."""
         policy, seconds = self.policy, self.costs.target_seconds
         is_old = self._age >= min(max(_SOLVE_EVERY, self._solved // _MORE_AFTER), _SOLVE_LATER)
         if policy is not None and seconds is self._priced_by and not is_old:
@@ -135,12 +135,12 @@ class Optimal(Learning):
 
     @property
     def rate(self) -> float:
-        """Plain decoding's now, times what the best policy wins over it."""
+        """The present rate of plain decoding, times the gain of the best policy."""
         policy, plain = self.policy, super().rate
         return plain if policy is None else plain * max(1.0, policy.rate / policy.plain_rate)
 
     def plan(self, limit: int, behind: int = 0, left: int | None = None) -> Plan:
-        """The plan of the highest rate; without a draft where that is plain decoding."""
+        """The plan with the highest rate, which may be plain decoding."""
         if self.rests:
             return self.rest(limit)
         limit, room = min(limit, self.limit), limit
@@ -159,10 +159,10 @@ class Optimal(Learning):
         else:
             self._idle += 1
             worth_it = self._idle > self._wait and price + _TRIAL <= spare
-            # Costs that were hardly seen are no reason to wait: the drafter falls behind meanwhile.
+            # Uncertain costs are no reason to wait: the drafter would fall behind meanwhile.
             worth_it = worth_it or (self.costs.is_doubtful(2) and price <= spare)
             worth_it = worth_it and price <= _READS + _READS_FOR * self._likely
-            # A busy moment may have said that nothing can be won: it is asked again.
+            # It may only seem hopeless because of a busy moment, so it is tried now and then.
             worth_it = worth_it and (self._idle > _ASKS_AGAIN or self._may_win())
             if worth_it:
                 self._wait = min(2 * self._wait, _LONGEST_WAIT)
@@ -172,14 +172,14 @@ class Optimal(Learning):
         return OptimalPlan(min(limit, policy.limit), policy, room=room, dear=self.may_try)
 
     def _may_win(self) -> bool:
-        """Whether a draft that is always right would win; rows hardly seen are taken to be free."""
+        """Whether a draft that is always right would pay; uncertain rows are assumed to be free."""
         passes, steps = self.costs.target_seconds[: self.limit + 1], self.costs.draft_seconds
         if self.costs.is_doubtful(2):
             passes = np.full_like(passes, passes[0])
         return expected_speedup(passes, steps[: self.limit], 1.0)[0] > LEAST_GAIN
 
     def may_try(self, rows: int) -> bool:
-        """Whether a pass over so many rows looks so dear that it is worth another try."""
+        """Whether a pass over so many rows looks so dear that it should be tried again."""
         seconds = self.costs.target_seconds
         if self._tries.balance <= 0.0 or rows > self.limit + 1 or not self.costs.is_doubtful(rows):
             return False
@@ -201,10 +201,10 @@ class Optimal(Learning):
         if steps:
             plain = float(self.costs.target_seconds[0])
             missed = sum(each.caught_up for each in round.draft.segments)
-            # A pass that was slow for once says nothing about the text.
+            # A single slow pass must not count against the text.
             seconds = min(expected, usual_seconds(self.costs, round))
             gain = round.accepted + 1 - seconds / plain + price
-            # The price of catching up, which many rounds will win back, is no loss of this one.
+            # The price of catching up, which many rounds will recover, is not a loss of this one.
             repaid = min(self._invested, max(0.0, gain))
             gain -= repaid
             self._invested += self.costs.catch_up_seconds(missed) / plain - repaid
@@ -214,14 +214,14 @@ class Optimal(Learning):
         self._account.add(gain, self._least_after(round) * sharing(self.costs))
 
     def _least_after(self, round: Round) -> float:
-        """The lowest balance after a draft that failed: higher, the likelier that was."""
+        """The lowest balance after a failed draft: the likelier the failure, the higher."""
         if not self.is_block or round.accepted >= round.drafted:
             return _LEAST
         chance = float(self.survival(round.draft)[round.accepted])
         return _LEAST * math.pow(chance, _SURPRISE)
 
     def _price_of_try(self, round: Round) -> float:
-        """Of the row that was tried in this round, in plain rounds."""
+        """Price of the row that was tried in this round, in plain rounds."""
         tried, self._tried = self._tried, 0
         if not tried or 1 + round.drafted != tried or round.accepted == round.drafted:
             return 0.0
@@ -230,16 +230,16 @@ class Optimal(Learning):
 
 
 def _is_other(policy: Policy, seconds: Floats, scale: float) -> bool:
-    """Whether passes over several rows have become dearer or cheaper over a plain one."""
+    """Whether passes over several rows became dearer or cheaper relative to a plain one."""
     before = policy.target_seconds
     rows = [more for more in _ROWS_MORE if more < len(before)]
     return any(abs(seconds[k] / (before[k] * scale) - 1.0) > _MOVED for k in rows)
 
 
 class OptimalPlan:
-    """Draft steps as a policy wants them, after `before` tokens that survive with `survival`.
+    """Draft steps as a policy wants them, after `before` tokens with this `survival`.
 
-    If `dear` says so of the next number of rows, one token more is drafted.
+    One more token is drafted if `dear` is true for the next number of rows.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class OptimalPlan:
         if not draws and sure and self.dear(self.kept + 2):
             draws, self._more = True, False
         elif draws and not self._more and sure:
-            # The next row may be what stands in the way.
+            # Perhaps only the price of the next row prevents it.
             self._more = self.dear(self.kept + 3)
         if draws:
             self.kept, self.survival = self.kept + 1, survival
@@ -273,5 +273,5 @@ class OptimalPlan:
         return self._more
 
     def take(self, scores: Sequence[float]) -> int:
-        """None: this rule is about draft steps."""
+        """0: this rule only uses draft steps."""
         return 0

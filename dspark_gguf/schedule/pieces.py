@@ -1,4 +1,4 @@
-"""How much of a new prompt a pass reads while others wait for their tokens."""
+"""Chunked prefill: how much of a new prompt a pass reads while others wait for their tokens."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from dspark_gguf.config import MAX_ROWS
 from dspark_gguf.cost import seconds_at
 from dspark_gguf.learned_costs import LearnedCosts
 
-#: Smaller pieces waste passes: one takes nearly as long as a piece of so many tokens.
+#: Smaller chunks waste passes: they take nearly as long as a chunk of so many tokens.
 _LEAST = 16
-#: How fast the seconds of a token follow.
+#: How fast the estimate of the seconds per token follows.
 _GAIN = 0.25
 
 
-class Pieces:
-    """Chooses pieces by seconds: those who wait care for these, not for tokens.
+class PrefillChunks:
+    """Chooses the size of prefill chunks by their seconds, which is what others wait for.
 
     Args:
         costs: of passes over rows.
-        patience: seconds that running answers wait at most, if `_LEAST` tokens allow that.
-        n_batch: most tokens of a pass.
+        patience: maximum seconds that running answers wait, unless `_LEAST` tokens take longer.
+        n_batch: maximum tokens of a pass.
 
     """
 
     def __init__(self, costs: LearnedCosts, patience: float, n_batch: int) -> None:
         self.costs, self.patience, self.n_batch = costs, patience, n_batch
-        self._each = 0.0  # seconds of a token of a piece
+        self._each = 0.0  # seconds per token of a chunk
 
     def size(self, rows: int) -> int:
-        """Tokens of a prompt to read beside so many rows of others."""
+        """Prompt tokens to read beside so many rows of others."""
         if not rows:
             return self.n_batch
         seconds = self.costs.target_seconds
@@ -38,7 +38,7 @@ class Pieces:
         return size
 
     def observe(self, count: int, rows: int, seconds: float) -> None:
-        """A piece of `count` tokens beside so many rows took `seconds`, all together."""
+        """A chunk of `count` tokens and so many rows took `seconds` together."""
         if rows:
             seconds -= float(seconds_at(self.costs.target_seconds, rows))
         each = max(seconds / count, 1e-9)

@@ -1,10 +1,10 @@
 """The schedule of several conversations that share every pass.
 
-Each conversation plans with the prices of its share, as if all did what it does; so a table with
-steps is climbed by all together. Then the drafts of all are ranked by their chance to survive, and
-as many are verified as bring the most tokens for the seconds of the whole pass. The ranking is
-DSpark's (DeepSeek-AI 2026, algorithm 1). Its stop at the first fall of the rate would end before
-every step of a jagged table, so here the whole table is searched.
+Each conversation plans with the costs of its share, as if all did the same, so that together they
+can get over a step in the cost table. Then all draft tokens are ranked by their probability to
+survive, and as many are verified as maximise the tokens for the seconds of the whole pass. The
+ranking is DSpark's (DeepSeek-AI 2026, algorithm 1). That algorithm stops where the rate first
+falls, which would be before every step of a jagged table, so here the whole table is searched.
 """
 
 from __future__ import annotations
@@ -20,38 +20,35 @@ from dspark_gguf.cost import seconds_at
 from dspark_gguf.learned_costs import LearnedCosts
 from dspark_gguf.records import Draft, Round
 
-#: How fast the seconds of a draft step of several conversations follow.
+#: How fast the estimate for a draft step of several conversations follows.
 _GAIN = 0.2
-_RISE = 2.0  # an observation counts as at most this many times what was expected
-#: Passes without a draft are learned from so many at a time, and of several conversations the depth
-#: is followed in such steps. What runs once a pass runs from cold caches: alone each took 0.1 ms,
-#: and where nothing can be won that was 1 to 2 % of the time.
+_RISE = 2.0  # an observation is clipped to this factor of the expected value
+#: Passes without a draft are learned from in groups of so many, and depth changes in such steps.
+#: Code that runs once per pass runs with cold CPU caches: each took 0.1 ms, which was 1 to 2 % of
+#: the time where drafting cannot pay.
 AT_ONCE = 16
-#: What `SharedCosts` works out anew where something was learned.
+#: Properties of `SharedCosts` that are recomputed when something was learned.
 _OF_A_ROUND = "pass_seconds", "target_seconds", "redo_seconds", "draft_seconds"
 
 
 class SharedCosts:
-    """What a round costs one of `count` conversations that share each pass.
+    """The cost of a round for one of `count` conversations that share each pass.
 
-    With `costs` of whole passes. A draft that runs one pass for each conversation, not one for all,
-    is not `joint`. Of a block draft one pass makes all guesses of a conversation.
+    `costs` are those of whole passes. `joint`: the draft runs one pass for all conversations, not
+    one for each. `is_block`: one pass makes all guesses of a conversation.
     """
 
     def __init__(self, costs: LearnedCosts, joint: bool = True, is_block: bool = False) -> None:
         self.whole, self.joint, self.is_block = costs, joint, is_block
         self.count = 0
-        self._row = self._step = 0.0  # seconds of each in the pass of this round
-        self._steps: dict[int, float] = {}  # a draft step's, over one's, by their number
-        self._later: list[tuple[int, float]] = []  # passes not learned from yet: rows and seconds
-        self._known: Floats | None = None  # the passes' seconds that the figures were made from
+        self._row = self._step = 0.0  # seconds per draft row and draft step in this round
+        self._steps: dict[int, float] = {}  # conversations -> relative seconds of a draft step
+        self._later: list[tuple[int, float]] = []  # passes not yet learned from: rows and seconds
+        self._known: Floats | None = None  # the target seconds that the properties are based on
         self.set_count(1)
 
     def set_count(self, count: int, depth: float = 0.0) -> None:
-        """So many conversations are in the next round; takes over what `whole` has learned.
-
-        Their contexts are of `depth` tokens on average.
-        """
+        """Prepare a round with `count` conversations of `depth` tokens on average."""
         if self.count != count:
             self.settle()
         attention = self.whole.attention
@@ -69,22 +66,22 @@ class SharedCosts:
 
     @cached_property
     def target_seconds(self) -> Floats:
-        """As any `Costs`, if all do what one does: its share."""
+        """See `Costs`: the share of one conversation if all do the same."""
         rows = self.count * np.arange(1, MAX_DRAFT + 2)
         return seconds_at(self.whole.target_seconds, rows) / self.count
 
     @cached_property
     def redo_seconds(self) -> Floats:
-        """As any `Costs`."""
+        """See `Costs`."""
         return self.target_seconds * self.whole.rereads
 
     @cached_property
     def draft_seconds(self) -> Floats:
-        """As any `Costs`."""
+        """See `Costs`."""
         return self.whole.draft_seconds[:MAX_DRAFT] * (self._growth(self.count) / self.count)
 
     def _growth(self, count: int) -> float:
-        """Seconds of a draft step of so many conversations, over that of one."""
+        """Seconds of a draft step of so many conversations, relative to one."""
         if not self.joint:
             return float(count)
         if count == 1:
@@ -107,7 +104,7 @@ class SharedCosts:
         self._step = drafting / max(steps, 1)
 
     def share_of(self, round: Round) -> float:
-        """What a round adds to the pass, and its share of the rest; all shares are the whole."""
+        """What a round adds to the pass, plus its share of the rest; shares add up to the pass."""
         seconds = float(self.target_seconds[0]) + len(round.draft) * self._row
         again = 0.0
         if round.accepted < round.drafted:
@@ -115,20 +112,20 @@ class SharedCosts:
         return seconds + round.draft.steps * self._step + again
 
     def step_seconds(self, count: int, step: int) -> float:
-        """Of a draft step, from 0, that so many conversations take together."""
+        """Seconds of draft step number `step` (from 0) for `count` conversations together."""
         drafts = self.whole.draft_seconds
         own = drafts[step] - (drafts[step - 1] if step else 0.0)
         return float(own) * self._growth(count)
 
     def see_pass(self, rows: int, seconds: float) -> None:
-        """The pass of a round took so long."""
+        """The pass of a round took `seconds`."""
         self._later.append((rows, seconds))
         is_plain = rows == self.count and not self.whole.is_doubtful(rows)
         if not is_plain or len(self._later) >= AT_ONCE:
             self.settle()
 
     def see_prompt(self) -> None:
-        """The pass read a part of a prompt."""
+        """The pass included prefill."""
         self.settle()
         self.whole.switch.prompted()
 
@@ -139,7 +136,7 @@ class SharedCosts:
             self.whole.add_round(rows, seconds)
 
     def see_draft_step(self, count: int, longest: int, seconds: float, width: int = 1) -> None:
-        """A draft step of `count` conversations, over at most `longest` tokens, took so long.
+        """A draft step of `count` conversations, over at most `longest` tokens, took `seconds`.
 
         It makes up to `width` guesses for each. A block reads what one round brings in any case.
         """
@@ -158,28 +155,28 @@ class SharedCosts:
         self._steps[count] = old * min(grown / old, _RISE) ** _GAIN
 
     def catch_up_seconds(self, tokens: int) -> float:
-        """All wait while one drafter reads."""
+        """See `Costs`: all conversations wait while one drafter reads."""
         return self.whole.catch_up_seconds(tokens)
 
     def is_doubtful(self, rows: int) -> bool:
-        """Whether a plain pass of so many conversations was hardly seen yet."""
+        """Whether plain passes of so many conversations were seldom seen."""
         return rows == 1 and self.whole.is_doubtful(self.count)
 
     def observe(self, round: Round) -> None:
-        """Nothing: the seconds of a round are those of all conversations."""
+        """Do nothing: a round's seconds include those of other conversations."""
 
 
 def allot(
     survivals: Sequence[Floats], seconds: Floats, rate: float, most: int, equal: bool = False
 ) -> list[int]:
-    """How many draft tokens of each conversation to verify: most ``tokens - rate * seconds``.
+    """How many draft tokens of each conversation to verify: maximises ``tokens - rate * seconds``.
 
     Args:
-        survivals: of each conversation's draft tokens, in order; they fall along a draft.
+        survivals: of each conversation's draft tokens, in order; decreasing along a draft.
         seconds: of a pass of 1, 2, ... rows.
-        rate: tokens a second that the seconds are worth.
-        most: draft tokens of all together.
-        equal: whether all must have the same number, else a pass would be split.
+        rate: tokens per second at which seconds are charged.
+        most: maximum draft tokens in total.
+        equal: whether all must have the same number, because a pass would be split otherwise.
 
     """
     alone = len(survivals)

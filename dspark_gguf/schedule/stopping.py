@@ -1,9 +1,9 @@
-"""Optimal stopping for a rate: how long to draft so that tokens per second are the most.
+"""Optimal stopping for a rate: how long to draft for the most tokens per second.
 
-Let ``rate`` be the tokens per second that are reached in the long run. A round that spends t
-seconds and emits n tokens is worth ``n - rate * t``; the best policy makes the expected worth of a
-round zero (Dinkelbach 1967). For a guessed rate the best policy is found by backward induction over
-the draft steps; the rate that makes its worth zero, by a few secant steps.
+Let ``rate`` be the long-run tokens per second. A round that takes t seconds and emits n tokens is
+worth ``n - rate * t``; under the best policy the expected worth of a round is zero (Dinkelbach
+1967). For a given rate the best policy is found by backward induction over the draft steps; the
+rate at which its worth is zero, by a few secant steps.
 
 State at draft step k: its score, and the survival of the tokens before it. Choices:
 
@@ -11,13 +11,13 @@ State at draft step k: its score, and the survival of the tokens before it. Choi
     stop   draw token k and verify k tokens
     go     draw token k and pay for one more step
 
-If the target's cache cannot drop single tokens, a rejection costs a pass over what was accepted
-before it: each token k is charged the probability that it is the first one rejected, times the
-seconds of that pass.
+If the target's cache cannot drop single tokens, a rejection costs a pass over the accepted tokens:
+each token k is charged the probability that it is the first rejected one, times the seconds of that
+pass.
 
 All three are decided before token k is drawn, from scores that do not depend on it: lossless with
-any acceptance rule. SpecDec++ (arXiv 2405.19715) shows that the best rule thresholds the survival;
-here that is one coordinate of the state, and the bound follows from what the machine's passes cost.
+any acceptance rule. SpecDec++ (arXiv 2405.19715) shows that the best rule is a threshold on the
+survival; here that is one coordinate of the state, and the threshold follows from measured costs.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ _EVALUATIONS = 4
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The best policy for what is known."""
+    """The best policy for the current estimates."""
 
-    rate: float  # tokens per second when every round drafts
+    rate: float  # tokens per second if every round drafts
     plain_rate: float  # the same of plain decoding
     confidence: Floats  # at each knot of the score [knots]
     target_seconds: Floats  # of 1, 2, ... rows [limit + 1]
     redo_seconds: Floats  # of a rejection after 0, 1, ... accepted tokens [limit]
-    #: Worth of what comes after step k, by its score and the survival up to its token
-    #: [limit, knots, grid]; the seconds of the next step are taken off.
+    #: Worth of continuing after step k, by its score and the survival including its token
+    #: [limit, knots, grid], less the seconds of the next step.
     ahead: Floats
-    #: Worth of a first step after k free tokens, by their survival [limit, grid]; the seconds of
-    #: that step are taken off.
+    #: Worth of a first step after k free tokens, by their survival [limit, grid], less the seconds
+    #: of that step.
     opening: Floats
 
     def slowed(self, factor: float) -> Policy:
-        """The same where everything takes `factor` times as long: worths are in tokens."""
+        """The same policy if everything takes `factor` times as long; worths are in tokens."""
         return replace(
             self,
             rate=self.rate / factor,
@@ -68,7 +68,7 @@ class Policy:
 
     @property
     def limit(self) -> int:
-        """Most tokens of a draft."""
+        """Maximum tokens of a draft."""
         return len(self.redo_seconds)
 
     @property
@@ -77,10 +77,10 @@ class Policy:
         return self.rate > self.plain_rate
 
     def choose(self, k: int, score: float, survival: float) -> tuple[bool, bool, float]:
-        """What to do after draft step `k` (from 1), by its row's score and the survival before it.
+        """What to do after draft step `k` (from 1), given its row's score and the survival so far.
 
         Returns whether to draw its token, whether to take one more step after it, and the survival
-        up to and with it.
+        including it.
         """
         low, part = place_of(score)
         confidence = self.confidence[low] * (1.0 - part) + self.confidence[low + 1] * part
@@ -107,13 +107,13 @@ def solve(
     guess: float | None = None,
     redo_seconds: Floats | None = None,
 ) -> Policy:
-    """The policy of the highest rate.
+    """The policy with the highest rate.
 
     Args:
-        calibration: what scores mean, and their distributions.
+        calibration: confidence by score, and the distributions of scores.
         target_seconds: of a pass of 1, 2, ... rows ``[limit + 1]``.
         draft_seconds: of 1, 2, ... draft steps, cumulative ``[limit]``.
-        guess: a rate to begin with, such as the last policy's.
+        guess: an initial rate, such as the last policy's.
         redo_seconds: of a rejection after 0, 1, ... accepted tokens ``[limit]``; default: 0.
 
     """
@@ -137,7 +137,7 @@ def solve(
         if worth > 0.0 or worth_low <= 0.0:
             low, worth_low = rate, worth
         rate = better
-        if done or better < plain:  # below plain decoding a rough figure will do
+        if done or better < plain:  # below plain decoding, a rough figure is enough
             break
     return Policy(rate, plain, problem.confidence, target_seconds, redo, ahead, opening)
 

@@ -1,1 +1,1 @@
-"""The HTTP server: one engine thread, and thin translations of one stream of pieces."""
+"""The HTTP server: one engine thread, and a thin translation of its stream for each protocol."""

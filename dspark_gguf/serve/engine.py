@@ -1,8 +1,8 @@
-"""The one thread that owns both models, and answers all requests together.
+"""The thread that owns both models and answers all requests together.
 
-Requests come in through a bounded queue. What passes made of them goes out by each turn's `post`.
-Whoever waits is woken once for all of them and not too often, as it takes time from the passes:
-beginnings and ends go out at once, what lies between a few times a second.
+Requests come in through a bounded queue; updates go out through each turn's `post`. The event loop
+is woken once for all updates and not too often, because that takes time from the passes: first and
+last updates are sent at once, those in between a few times a second.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from dspark_gguf.serve.metrics import Metrics
 from dspark_gguf.serve.turns import Turn, Update, post_all
 
 _PLAIN = Speculation(mode="off")
-#: After so many idle seconds, costs are measured again for at most so many.
+#: Idle seconds after which costs are measured again, and the maximum seconds for that.
 _IDLE_SECONDS, _MEASURING_SECONDS = 2.0, 0.5
-#: Text waits at most so long for that of the next pass. Faster nobody reads.
+#: Maximum time that text waits for that of the next pass; nobody reads faster.
 _WAITS_SECONDS = 0.05
 
 
 def stopping() -> RequestError:
-    """Why a turn ends with the server."""
+    """The error of a turn that ends because the server shuts down."""
     return RequestError(503, "the server is shutting down", "shutting_down")
 
 
@@ -41,10 +41,10 @@ class Engine:
     """Answers turns until it is closed.
 
     Args:
-        pair: opened for several conversations; nobody else may use it meanwhile.
-        speculation: when to draft, for all.
-        parallel: most answers in one pass; None: as many as pay.
-        queue: most turns that may wait beside those.
+        pair: opened for several conversations; nothing else may use it meanwhile.
+        speculation: when to draft, for all requests.
+        parallel: maximum answers in one pass; None: as many as pay.
+        queue: maximum turns that may wait in addition.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Engine:
         self._changed = Condition()
         self._inbox: deque[Turn] = deque()
         self._turns: set[Turn] = set()
-        self._told: dict[Turn, Update] = {}
-        self._told_at = self._pass_seconds = 0.0
+        self._updates: dict[Turn, Update] = {}
+        self._posted_at = self._pass_seconds = 0.0
         self._call: Callable[..., object] = lambda *_: None  # until somebody waits
         self._ends_at: float | None = None
         self._is_closed = self._is_measuring = False
@@ -73,7 +73,7 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it answers."""
+        """Whether it answers requests."""
         return self._thread.is_alive() and not self._is_closed
 
     @property
@@ -93,19 +93,19 @@ class Engine:
 
     @property
     def slots(self) -> int:
-        """Most answers in one pass."""
+        """Maximum answers in one pass."""
         return self.batcher.parallel
 
     def turns(self) -> list[Turn]:
-        """Those that are being answered, the oldest first."""
+        """Turns that are being answered, the oldest first."""
         found = [turn for turn in list(self._turns) if turn.request and turn.request.run]
         return sorted(found, key=lambda turn: turn.began)
 
     def submit(self, turns: Sequence[Turn], call: Callable[..., object]) -> None:
-        """Queue turns, all or none; `call` runs a function where they are waited for.
+        """Queue turns, all or none; `call` runs a function in the event loop that awaits them.
 
         Raises:
-            RequestError: the queue is full (429), or the server ends (503).
+            RequestError: the queue is full (429), or the server is shutting down (503).
         """
         with self._changed:
             self.require_room(len(turns))
@@ -117,7 +117,7 @@ class Engine:
             self._changed.notify()
 
     def require_room(self, count: int) -> None:
-        """A `RequestError` unless so many more turns would be taken."""
+        """Raise a `RequestError` unless there is room for `count` more turns."""
         if self.is_stopping:
             raise stopping()
         most = self.slots + self.queue
@@ -128,12 +128,12 @@ class Engine:
             raise RequestError(429, problem, "queue_full")
 
     def leave(self, turns: Sequence[Turn]) -> None:
-        """Nobody waits for these any more: they end before the next pass."""
+        """Their clients have left: these turns end before the next pass."""
         for turn in turns:
             turn.has_left = True
 
     def stop(self, seconds: float) -> None:
-        """Take no more turns, and end those that go on in so many seconds; a signal may call it."""
+        """Accept no more turns, and end running ones after `seconds`; safe in a signal handler."""
         self._ends_at = monotonic() + seconds
 
     def close(self) -> None:
@@ -148,8 +148,8 @@ class Engine:
     def _run(
         self, made: Future[Batcher], speculation: Speculation | None, parallel: int | None
     ) -> None:
-        # Costs are measured here, too: OpenMP keeps threads for each thread that ever ran a pass,
-        # and with more of them than cores, they sleep at each step of a pass instead of spinning.
+        # Costs are measured here too: OpenMP keeps a team for each thread that ever ran a pass, and
+        # with more threads than cores they sleep at each step of a pass instead of spinning.
         try:
             made.set_result(Batcher(self.pair, speculation, parallel))
         except BaseException as error:
@@ -157,17 +157,17 @@ class Engine:
             return
         try:
             while self._wait():
-                self._go_on()
-        finally:  # whatever it was: nobody must wait for ever
+                self._run_pass()
+        finally:  # whatever happened, nobody must wait forever
             self._is_closed = True
             self._end_all(stopping())
             self._hand_out()
 
-    def _go_on(self) -> None:
-        """One pass; if it fails, all answers fail, and the next ones are answered."""
+    def _run_pass(self) -> None:
+        """One pass; if it fails, all current answers fail, but later ones are answered."""
         try:
             self._admit()
-            self._hand_out()  # what is refused waits for no pass
+            self._hand_out()  # rejected requests need not wait for a pass
             self._step()
         except Cancelled:
             pass  # it is closed
@@ -179,22 +179,22 @@ class Engine:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Tell those who wait what the passes have brought, unless the next one comes soon."""
-        told, now = list(self._told.values()), monotonic()
-        is_urgent = any(update.is_over or not update.turn.has_begun for update in told)
-        is_early = now + self._pass_seconds < self._told_at + _WAITS_SECONDS
-        if not told or (is_early and not is_urgent):
+        """Send the updates of the passes, unless the next pass will be finished soon."""
+        updates, now = list(self._updates.values()), monotonic()
+        is_urgent = any(update.is_over or not update.turn.has_begun for update in updates)
+        is_early = now + self._pass_seconds < self._posted_at + _WAITS_SECONDS
+        if not updates or (is_early and not is_urgent):
             return
-        self._told, self._told_at = {}, now
-        for update in told:
+        self._updates, self._posted_at = {}, now
+        for update in updates:
             update.turn.has_begun = True
         try:
-            self._call(post_all, told)
+            self._call(post_all, updates)
         except RuntimeError:  # the loop has ended
-            self.leave([update.turn for update in told])
+            self.leave([update.turn for update in updates])
 
     def _wait(self) -> bool:
-        """Until there is something to do; False: it is closed."""
+        """Wait until there is something to do; False if it is closed."""
         with self._changed:
             was_busy = self.metrics.passes > 0
             while not self._turns and not self._is_closed:
@@ -204,7 +204,7 @@ class Engine:
             return not self._is_closed
 
     def _measure(self) -> None:
-        """Measure the costs again while nobody waits; a new turn ends it."""
+        """Measure the costs again while idle; a new turn ends it."""
         self._is_measuring = True
         self._changed.release()
         try:
@@ -250,17 +250,17 @@ class Engine:
             if request.is_over:
                 self._over(turn, round, request.error)
             elif round.text or turn.top is not None:
-                self._tell(turn, round)
+                self._add_update(turn, round)
 
     def _over(self, turn: Turn, round: Round, error: Exception | None = None) -> None:
         reason = "error" if error else round.finish_reason or "stop"
         self.metrics.add_answer(turn.answer, reason)
         with self._changed:
             self._turns.discard(turn)
-        self._tell(turn, round, error)
+        self._add_update(turn, round, error)
 
-    def _tell(self, turn: Turn, round: Round, error: Exception | None = None) -> None:
-        self._told[turn] = turn.update(round, error).after(self._told.get(turn))
+    def _add_update(self, turn: Turn, round: Round, error: Exception | None = None) -> None:
+        self._updates[turn] = turn.update(round, error).after(self._updates.get(turn))
 
     def _cancel(self, turn: Turn) -> None:
         if turn.request is not None:
@@ -268,7 +268,7 @@ class Engine:
 
     def _end_all(self, error: Exception) -> None:
         """End every turn with this error."""
-        with self._changed:  # none comes in between that would be ended here and begun later
+        with self._changed:  # so that no turn is added meanwhile, ended here and started later
             self._inbox.clear()
             turns = list(self._turns)
         for turn in turns:

@@ -1,7 +1,7 @@
 """Train a block draft (DSpark) for a target GGUF: ``dspark-gguf train``.
 
-Steps that can each be stopped and resumed, in one folder of work: the target writes conversations
-(``generate.py``), what its layers read and say there is recorded (``record.py``), a small network
-learns to guess it (``fit.py``), is written as a GGUF (``export.py``) and served (``served.py``).
-Only ``network.py`` and what stands on it import torch.
+Each step can be stopped and resumed, and keeps its files in one work folder: the target writes
+conversations (``generate.py``), its layer inputs and logits are recorded (``record.py``), a small
+network learns to predict them (``fit.py``), is written as a GGUF (``export.py``) and served
+(``served.py``). Only ``network.py`` and the modules built on it import torch.
 """

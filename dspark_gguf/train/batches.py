@@ -1,4 +1,4 @@
-"""Blocks to learn from: anchors of conversations, and what the target says at each row."""
+"""Training batches: anchors in conversations, and the target's distribution at each row."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dspark_gguf.train.work import Conversation, Recorded
 
 
 class Records(Protocol):
-    """Recorded conversations by their number."""
+    """Recorded conversations by index."""
 
     def __getitem__(self, k: int) -> Recorded: ...
 
 
 class Batch(NamedTuple):
-    """Blocks of some conversations, and for each row what the target says there.
+    """Blocks from some conversations, with the target's distribution at each row.
 
-    `before` [c, a, block] the real tokens before each row's guess; `labels` [c, a, block, 16] and
-    `probabilities` of the likeliest tokens, as places in the draft's vocabulary; `best` [c, a,
-    block] the likeliest token's id; `valid` [c, a, block] where a guess is asked for.
+    `before` [c, a, block]: the real token before each row's guess. `labels` [c, a, block, 16]: the
+    likeliest tokens, as indices into the draft's vocabulary, with their `probabilities`. `best`
+    [c, a, block]: the id of the likeliest token. `valid` [c, a, block]: which rows count.
     """
 
     anchors: Anchors
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Makes batches on a device. `known` are the ids that the draft can guess."""
+    """Makes batches on a device. `known` holds the ids in the draft's vocabulary."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class Batches:
         self._places[known.cpu().numpy()] = np.arange(len(known))
 
     def served(self, k: int) -> Batch:
-        """Every anchor of an answer, in order, the last token of the prompt first."""
+        """Every anchor of an answer in order, starting with the last token of the prompt."""
         talk = self.conversations[k]
         anchors = np.arange(max(1, len(talk.prompt) - 1), len(talk.tokens))
         return self._make([k], [anchors])
 
     def drawn(self, ks: Sequence[int], most: int, rng: np.random.Generator) -> Batch:
-        """At most so many anchors of each conversation, drawn anew each time."""
+        """At most `most` random anchors of each conversation, new ones at every call."""
         drawn = []
         for k in ks:
             talk = self.conversations[k]
@@ -72,7 +72,7 @@ class Batches:
     def _make(self, ks: Sequence[int], anchors: Sequence[np.ndarray]) -> Batch:
         records = [self.records[k] for k in ks]
         c, a = len(ks), max(map(len, anchors))
-        # Nobody sees what comes after the last anchor.
+        # No row attends to anything after the last anchor.
         n = max(int(places[-1]) for places in anchors)
         one = records[0]
         features = np.zeros((c, n, *one.features.shape[1:]), np.float16)

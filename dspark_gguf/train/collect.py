@@ -1,4 +1,4 @@
-"""The data: the target's conversations, and what it reads and says in them."""
+"""Collect the data: the target's conversations, with its layer inputs and logits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dspark_gguf.train.work import Recording, Work
 
 
 class Collector:
-    """Lets the target write, and read again, until time, disk or what was asked for is used up.
+    """Has the target write and reread conversations until time, disk or `max_tokens` runs out.
 
-    Each conversation is recorded as soon as it is there: so both share the time as they need it.
+    Each conversation is recorded as soon as it is finished, so that the two steps share the time.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Collector:
         self._last = perf_counter()
 
     def run(self, source: Source) -> None:
-        """Go on with what an earlier run left unrecorded."""
+        """Record what an earlier run left unrecorded, then generate and record more."""
         with ExitStack() as stack:
             teacher = None
             if self._job.disk:
@@ -51,11 +51,11 @@ class Collector:
                     self._record(teacher)
                     if self._done >= 1.0:
                         break
-            self._record(teacher)  # what was not finished
+            self._record(teacher)  # the unfinished ones
 
     @property
     def _done(self) -> float:
-        """From 0 to 1, and beyond."""
+        """Progress: 1 is done, and it may end a little beyond."""
         time = self._work.spent_on_data / (DATA * self._job.seconds)
         return max(time, self._work.tokens / self._most)
 

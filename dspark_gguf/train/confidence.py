@@ -1,7 +1,7 @@
-"""The confidence head: fitted last, on rows that the draft has not learned, and often left out.
+"""The confidence head: fitted last, on held-out rows, and often left out.
 
-A head that learns with the rest sees rows that the draft knows by heart, and ranks badly. The
-draft's own best probability is what it must beat: on held-out rows that were reached.
+A head trained together with the rest sees rows that the draft has memorised, and ranks badly. It
+must beat the draft's own top probability on held-out rows that were reached.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dspark_gguf.measure.reliability import auc
 from dspark_gguf.train.batches import Batches
 from dspark_gguf.train.network import Network
 
-#: Fewer held-out rows decide nothing.
+#: Held-out rows needed to decide.
 _LEAST = 400
 _DECAY = 0.3
 
 
 class Ranking(NamedTuple):
-    """How well the head and the draft's own best probability rank: areas under the curve.
+    """How well the head and the draft's own top probability rank: areas under the ROC curve.
 
-    `reliability` has what the draft said, tenth by tenth, and how often it was right there.
+    `reliability` has, for each tenth, the mean predicted probability and the share that was right.
     """
 
     head: float
@@ -36,7 +36,7 @@ class Ranking(NamedTuple):
 
 @torch.no_grad()
 def _rows(network: Network, batches: Batches, ks: Sequence[int]) -> tuple[Tensor, ...]:
-    """Inputs of the head, own probability, right or not, and conversation of each reached row."""
+    """For each reached row: the head's inputs, top probability, whether right, conversation."""
     network.eval()
     inputs, own, right, talk = [], [], [], []
     for number, k in enumerate(ks):
@@ -55,9 +55,9 @@ def _rows(network: Network, batches: Batches, ks: Sequence[int]) -> tuple[Tensor
 
 
 def fit_confidence(network: Network, batches: Batches, ks: Sequence[int]) -> Ranking | None:
-    """Fit on half of the conversations, judge on the others; keep a head that ranks better there.
+    """Fit on half of the conversations; keep a head that ranks better on the other half.
 
-    None: too few rows to decide.
+    None if there are too few rows to decide.
     """
     network.confidence.zero_()
     if len(ks) < 4:

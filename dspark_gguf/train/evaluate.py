@@ -1,4 +1,4 @@
-"""Tokens a pass on held-out conversations, walked as they would be served."""
+"""Tokens per pass on held-out conversations, simulated as they would be served."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dspark_gguf.train.network import Network
 
 
 class Walk(NamedTuple):
-    """`tokens` in so many `passes`; of `right` [block] guesses those that were `reached`."""
+    """`tokens` in so many `passes`; guesses `reached` and `right` at each position [block]."""
 
     tokens: int
     passes: int
@@ -22,18 +22,18 @@ class Walk(NamedTuple):
 
     @property
     def tokens_a_pass(self) -> float:
-        """1: every first guess is wrong."""
+        """1 if every first guess is wrong."""
         return self.tokens / self.passes if self.passes else 1.0
 
     @property
     def shares(self) -> list[float]:
-        """Right guesses by position, of those whose predecessors were right."""
+        """Share of right guesses by position, where all earlier ones were right."""
         return [round(r / max(1, n), 3) for r, n in zip(self.right, self.reached, strict=True)]
 
 
 @torch.no_grad()
 def evaluate(network: Network, batches: Batches, ks: Sequence[int], autocast: Any) -> Walk:
-    """Greedy answers: a guess stands where it is what the target says likeliest."""
+    """Greedy answers: a guess is accepted where it is the target's likeliest token."""
     network.eval()
     size = network.shape.block
     tokens = passes = 0
@@ -55,7 +55,7 @@ def evaluate(network: Network, batches: Batches, ks: Sequence[int], autocast: An
 
 
 def walk(accepted: np.ndarray) -> tuple[int, int]:
-    """Tokens and passes, given how many guesses stand at each place of a text [n]."""
+    """Tokens and passes, given how many guesses are accepted at each position of a text [n]."""
     place = passes = tokens = 0
     while place < len(accepted):
         step = min(int(accepted[place]) + 1, len(accepted) - place)

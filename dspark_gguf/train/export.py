@@ -1,4 +1,4 @@
-"""A draft as a GGUF of architecture ``dflash``, and back."""
+"""Write a draft as a GGUF of architecture ``dflash``, and read one back."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def export(
     name: str,
     calibration: Calibration | None = None,
 ) -> None:
-    """Write the draft; matrices in `type`, f16 or q8_0. A file in the making has another name.
+    """Write the draft, matrices in `type` (f16 or q8_0), under a temporary name until complete.
 
-    `calibration` is what its scores meant when it was served: the scheduler begins with that.
+    `calibration` was learned while the draft was served; the scheduler starts from it.
     """
     with replacing(path) as part:
         writer = gguf.GGUFWriter(part, "dflash")
@@ -65,7 +65,7 @@ def export(
 
 
 def load(network: Network, draft: Weights) -> None:
-    """Take the weights of a file over; the inputs' scale stays outside of `fc`."""
+    """Load the weights of a file; the scale of the inputs is taken out of `fc`."""
     width = network.shape.width
     with torch.no_grad():
         for tensor, value in (_matrices(network) | _vectors(network)).items():
@@ -76,12 +76,12 @@ def load(network: Network, draft: Weights) -> None:
             elif tensor in draft:
                 found = torch.from_numpy(draft[tensor])
             else:
-                continue  # the target's own output, which the network began with
+                continue  # the target's own output matrix, which the network starts with
             value.copy_(found)
 
 
 def known_tokens(draft: Weights, shape: Shape) -> Tensor:
-    """The ids that a file can guess."""
+    """The ids in a draft file's vocabulary."""
     if "d2t" in draft:
         raw = next(t for t in draft.readers[0].tensors if t.name == "d2t")
         return torch.from_numpy(np.array(raw.data).astype(np.int64).reshape(-1))

@@ -1,4 +1,4 @@
-"""Train the network until time is up or more no longer helps."""
+"""Train the network until time is up or it stops improving."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from dspark_gguf.train.evaluate import Walk, evaluate
 from dspark_gguf.train.network import Network
 from dspark_gguf.train.recipe import Recipe
 
-#: Times as much as before that is more to learn, and not a few seconds less for the conversations.
+#: A budget larger by this factor asks for more training; a smaller change is only the few seconds
+#: that conversations took less.
 _MORE = 1.02
 
 
 class Fit:
-    """A network being trained, which can be stopped at any step, saved, and gone on with."""
+    """A network being trained, which can be stopped at any step, saved and resumed."""
 
     def __init__(self, network: Network, recipe: Recipe, device: torch.device) -> None:
         self.network, self.recipe, self.device = network.to(device), recipe, device
@@ -36,7 +37,7 @@ class Fit:
             lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.01,
         )  # fmt: skip
         self.step, self.seen, self.seconds = 0, 0, 0.0
-        #: On the clock, when cooling began, and how long all of it should take; None: not yet.
+        #: When cooldown began (None: not yet) and the whole budget, in seconds or steps.
         self._cooling_from: float | None = None
         self._whole = 0.0
         self.autocast = autocast(device)
@@ -46,13 +47,13 @@ class Fit:
     def run(
         self, batches: Batches, train: Sequence[int], held: Sequence[int], seconds: float
     ) -> Iterator[tuple[float, Walk | None]]:
-        """Train for so many seconds, those of earlier runs included.
+        """Train for so many seconds, including those of earlier runs.
 
-        Yields, after each step, the share that is over and, now and then, what was found.
+        Yields the progress after each step and, now and then, an evaluation.
         """
         recipe, best, waited = self.recipe, 0.0, 0
         whole = max(seconds if recipe.steps is None else float(recipe.steps), 1e-9)
-        if whole > _MORE * self._whole:  # it is asked to go on
+        if whole > _MORE * self._whole:  # more training is asked for
             self._cooling_from = None
         self._whole = whole
         rng = np.random.default_rng(recipe.seed + self.step)
@@ -61,7 +62,7 @@ class Fit:
         while (done := self._done()) < 1.0:
             began = perf_counter()
             self._learn(batches.drawn(next(queue), recipe.each, rng), done)
-            self.seconds += perf_counter() - began  # what the caller does meanwhile is not its own
+            self.seconds += perf_counter() - began  # without what the caller does between steps
             if not held or not self._is_due(*shown):
                 yield done, None
                 continue
@@ -76,7 +77,7 @@ class Fit:
             yield done, found
 
     def save(self, path: Path) -> None:
-        """Everything that a later run needs, whole or not at all; an `OSError` if it cannot be."""
+        """Write everything that a later run needs, atomically; an `OSError` if that fails."""
         network = self.network
         state = {
             "network": network.state_dict(), "optimizer": self._optimizer.state_dict(),
@@ -87,18 +88,18 @@ class Fit:
         with replacing(path) as part:
             try:
                 torch.save(state, part)
-            except RuntimeError:  # torch's word for a full disk
+            except RuntimeError:  # what torch raises for a full disk
                 raise OSError(errno.EIO, "torch could not write all of it", str(path)) from None
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `save` wrote."""
+        """Resume from what `save` wrote."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.seen, self.seconds = state["step"], state["seen"], state["seconds"]
         self._cooling_from, self._whole = state.get("cooling_from"), state.get("whole", 0.0)
 
     def _is_due(self, clock: float, step: int) -> bool:
-        """Whether to evaluate again, after the last time."""
+        """Whether to evaluate again, given when that was last done."""
         apart = self.recipe.apart if self.recipe.steps is None else 0
         return self._clock() - clock >= self.recipe.every and self.step - step >= apart
 
@@ -106,17 +107,17 @@ class Fit:
         return self.seconds if self.recipe.steps is None else float(self.step)
 
     def _done(self) -> float:
-        """Share that is over; once more no longer helps, what is left is only the cooling."""
+        """Progress, 0 to 1; once it stops improving, only the cooldown is left."""
         done = self._clock() / self._whole
         if self._cooling_from is None:
             return done
-        # It takes as long, against what came before, as it would have at the end.
+        # The cooldown keeps its proportion to the training before it.
         ratio = self.recipe.cooling / (1 - self.recipe.cooling)
         part = (self._clock() - self._cooling_from) / max(1e-9, ratio * self._cooling_from)
         return max(done, 1 - self.recipe.cooling + self.recipe.cooling * part)
 
     def _queue(self, train: Sequence[int], rng: np.random.Generator) -> Iterator[list[int]]:
-        """Conversations for each step, all of them before any comes again."""
+        """Conversations for each step; none repeats before all were used."""
         count = max(1, self.recipe.anchors // self.recipe.each)
         order: list[int] = []
         while True:
@@ -143,10 +144,10 @@ class Fit:
 
 
 def distance(logits: Tensor, batch: Batch, weights: Tensor, late: float) -> Tensor:
-    """Of the draft from the target: first cross entropy, in the end 0.1 of it and 0.9 of L1.
+    """Loss of the draft against the target: cross entropy first, at the end 0.1 CE + 0.9 L1.
 
     The L1 distance between two distributions is twice the share of tokens that rejection sampling
-    would reject (DSpark's loss). All that is not among the target's likeliest tokens is one rest.
+    would reject (DSpark's loss). Tokens outside the target's likeliest count as one.
     """
     known = batch.probabilities > 0
     logs = logits.gather(-1, batch.labels) - logits.logsumexp(-1, keepdim=True)
@@ -157,7 +158,7 @@ def distance(logits: Tensor, batch: Batch, weights: Tensor, late: float) -> Tens
 
 
 def autocast(device: torch.device) -> Any:
-    """Begins a block of bfloat16 matrices, where the device is fast at them."""
+    """Makes contexts that compute in bfloat16, if the device is fast at it."""
     fast = device.type == "cuda" or (device.type == "cpu" and _has_amx())
     return partial(torch.autocast, device.type, torch.bfloat16, enabled=fast)
 
@@ -168,14 +169,14 @@ def _has_amx() -> bool:
 
 
 def best_device() -> torch.device:
-    """A GPU if torch has one."""
+    """A GPU if torch can use one."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def feature_scale(samples: Sequence[np.ndarray]) -> Tensor:
-    """Size of each layer's inputs: the median over tokens, since the first ones are huge."""
+    """RMS of each layer's inputs: the median over tokens, since the first ones are huge."""
     squares = (each[1:].astype(np.float32) ** 2 for each in samples)
     sizes = np.concatenate([np.sqrt(each.mean(2)) for each in squares])
     return torch.from_numpy(np.maximum(np.median(sizes, 0), 1e-6))

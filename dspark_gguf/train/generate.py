@@ -15,20 +15,20 @@ from dspark_gguf.errors import ResourceError, UsageError
 from dspark_gguf.train.prompts import Question, Source
 from dspark_gguf.train.work import Conversation, Work
 
-#: Sequences in a pass, and the tokens of each, prompt and answer. More sequences would win nothing
-#: on a CPU: they share a cache, and each row's attention passes over all of it.
+#: Sequences in a pass, and the tokens of each, prompt and answer. More sequences would not help on
+#: a CPU: they share a KV cache, and the attention of each row goes over all of it.
 SEQUENCES, LENGTH = 16, 448
 #: Most tokens of an answer, and of a user's turn that the target writes.
 _ANSWER, _TURN = 200, 70
-#: Fewer say nothing about a draft.
+#: Shortest answer worth keeping.
 _LEAST = 4
-#: In a row, of prompts that are empty or too long.
+#: Prompts in a row that are empty or too long.
 _MAX_REFUSED = 2000
 _PLAIN = Speculation(mode="off")
 
 
 def for_generating(options: ModelOptions) -> ModelOptions:
-    """The target's options, with room for all sequences; a `UsageError` if not even for one."""
+    """The target's options with room for all sequences; a `UsageError` if one does not fit."""
     if 0 < options.n_ctx < LENGTH:
         problem = f"a context of {options.n_ctx} has no room for conversations of {LENGTH} tokens"
         raise UsageError(problem, "Use a larger --ctx-size, or leave it out.")
@@ -36,15 +36,15 @@ def for_generating(options: ModelOptions) -> ModelOptions:
 
 
 def longest_prompt(pair: Pair) -> int:
-    """Tokens that leave room for an answer."""
+    """Tokens of the longest prompt that leaves room for an answer."""
     room = min(LENGTH, pair.target_cache.n_ctx)
     return room - min(_ANSWER, room // 2)
 
 
 def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int, None, None]:
-    """Without end; yields, after each pass, how many conversations are kept.
+    """Generate without end; yields, after each pass, the number of conversations kept.
 
-    What is unfinished when the caller closes it, or when it fails, is kept as far as it goes.
+    Answers that are unfinished when the caller closes it, or when it fails, are kept as they are.
     """
     batcher = Batcher(pair, _PLAIN)
     room = min(LENGTH, pair.target_cache.n_ctx)
@@ -54,7 +54,7 @@ def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int
     live: list[Request] = []
 
     def submit(asked: Question | None) -> None:
-        """Ask the target, unless the answer would have no room."""
+        """Ask the target, unless there is no room for the answer."""
         nonlocal number, refused
         if asked is None or len(asked.tokens) > longest:
             refused += 1
@@ -64,7 +64,7 @@ def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int
             return
         number, refused = number + 1, 0
         sampling = Sampling(temperature=asked.temperature, seed=seed + number)
-        if asked.begun:  # the widest choice there is
+        if asked.begun:  # nothing is filtered, for variety
             sampling = sampling.model_copy(update={"top_k": 0, "top_p": 1.0})
         limits = Limits(max_tokens=turn if asked.begun else answer)
         live.append(batcher.submit(asked.tokens, sampling, limits, key=asked))
@@ -91,7 +91,7 @@ def generate(pair: Pair, work: Work, source: Source, seed: int) -> Generator[int
 
 
 def _kept(request: Request, pair: Pair) -> Conversation | None:
-    """A finished answer without its end token; None: too little of it."""
+    """An answer without its end token; None if it is too short."""
     asked: Question = request.key
     answer = list(request.answer.tokens)
     if answer and answer[-1] in pair.vocabulary.end_tokens:
@@ -103,9 +103,9 @@ def _kept(request: Request, pair: Pair) -> Conversation | None:
 
 
 def seconds_a_token(pair: Pair, passes: int = 3) -> float:
-    """What a generated token costs here: passes with a token of every sequence, a part full."""
+    """Seconds per generated token: passes with a token of every sequence, caches partly full."""
     caches, best = pair.target_caches, float("inf")
-    filled = min(caches[0].n_ctx // len(caches), LENGTH) // 4  # they may share one
+    filled = min(caches[0].n_ctx // len(caches), LENGTH) // 4  # they may share a context
     for k, cache in enumerate(caches):
         cache.decode([100 + (k + j) % 100 for j in range(filled)], 0)
     for k in range(passes):

@@ -1,4 +1,4 @@
-"""The third step: from conversations to a trained network, saved whenever it stops."""
+"""The third step: train a network on the conversations, saved whenever it stops."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from dspark_gguf.train.vocabulary import choose_known, choose_mask
 from dspark_gguf.train.weights import Weights
 from dspark_gguf.train.work import Work, divided
 
-#: Conversations that the reduced vocabulary and the sizes of inputs are counted in.
+#: Conversations from which the reduced vocabulary and the scale of inputs are computed.
 _COUNTED, _MEASURED = 2000, 60
 
 
 class Learner:
-    """A network, its data, and where both are kept.
+    """A network, its data, and their files.
 
-    `count` conversations can be read from `records`; `ends` are the target's end tokens, `start` is
-    a draft to go on from. A `UsageError` says that there is too little to learn from.
+    The first `count` conversations are in `records`; `ends` are the target's end tokens, `start` is
+    a draft to continue from. Raises a `UsageError` if there is too little to learn from.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Learner:
             raise UsageError(
                 f"{len(self.train)} conversations to learn from and {len(self.held)} to judge on "
                 f"are too few, with answers of more than {shape.block} tokens",
-                "Give it more --hours, --disk or --prompts, or such that ask for longer answers.",
+                "Give more --hours, --disk or --prompts, or prompts that ask for longer answers.",
             )
         self.target, self._ends = Weights(target.path), ends
         device = best_device()
@@ -75,12 +75,12 @@ class Learner:
 
     @property
     def network(self) -> Network:
-        """As it is now."""
+        """The network as trained so far."""
         network: Network = self.fit.network
         return network
 
     def run(self, seconds: float, say: Callable[[str], object]) -> Walk:
-        """Train until so many seconds are spent on it, or more no longer helps."""
+        """Train until so many seconds are spent on it, or it stops improving."""
         curve = self._work.values["curve"]
         try:
             with counting(1, title="training", say=say) as show:
@@ -98,19 +98,19 @@ class Learner:
         return found
 
     def judge(self) -> Walk:
-        """Held-out conversations, as they would be served."""
+        """Evaluate on held-out conversations, as they would be served."""
         found: Walk = evaluate(self.network, self.batches, self.held, self.fit.autocast)
         return found
 
     def save(self) -> None:
-        """Everything, so that a later run goes on from here."""
+        """Save everything, so that a later run resumes here."""
         self.fit.save(self._file)
         self._work.values["spent"]["training"] = self.fit.seconds
         self._work.save()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Inside, what torch says of a damaged file is a `UsageError`."""
+        """Turns torch's errors about a damaged file into a `UsageError`."""
         try:
             yield
         except (RuntimeError, UnpicklingError, EOFError, LookupError, ValueError) as error:

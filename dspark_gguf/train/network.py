@@ -1,9 +1,9 @@
-"""A DSpark draft in torch, computed as llama.cpp's graph of ``dflash`` does.
+"""A DSpark draft in torch, computed as llama.cpp's ``dflash`` graph does it.
 
 Context token j: ``g = rms(fc . inputs of the target's layers)``; K and V of every layer come from g
-directly. A block at anchor position p has the rows ``[token p, mask, mask ...]`` at positions p and
-on, from the target's own embeddings. They see all context before p, and each other both ways; row i
-guesses token p + 1 + i, biased by the token before that (the Markov head).
+directly. A block at anchor position p has the rows ``[token p, mask, mask ...]`` from position p
+on, in the target's own embeddings. They attend to all context before p and to each other in both
+directions; row i guesses token p + 1 + i, biased by the token before it (the Markov head).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dspark_gguf.train.shape import Shape
 
 
 class Anchors(NamedTuple):
-    """Blocks of conversations, padded: c conversations of up to n tokens, a anchors each.
+    """Padded blocks: c conversations of up to n tokens, with a anchors each.
 
     `features` [c, n, layers, width], `places` [c, a] and `tokens` [c, a] of the anchors.
     """
@@ -29,7 +29,7 @@ class Anchors(NamedTuple):
 
 
 class Layer(nn.Module):
-    """One layer: attention and a gated feed-forward part, without biases."""
+    """One layer: attention and a gated feed-forward network, without biases."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -44,16 +44,16 @@ class Layer(nn.Module):
         self.gate, self.up = (matrix(width, shape.feed_forward) for _ in range(2))
         self.down = matrix(shape.feed_forward, width)
         self.attn_norm, self.ffn_norm = (nn.Parameter(torch.ones(width)) for _ in range(2))
-        # Attention is a little sharper from the start than norms of 1 would make it.
+        # Attention starts a little sharper than with norms of 1.
         self.q_norm, self.k_norm = (
             nn.Parameter(torch.full((shape.head,), 1.5)) for _ in range(2)
         )  # fmt: skip
 
 
 class Network(nn.Module):
-    """The draft. `embeddings` [tokens, width] are the target's, and stay as they are.
+    """The draft. `embeddings` [n_vocab, width] are the target's, frozen.
 
-    `known` [v] are the ids that it can guess, `mask` the id that stands for a token to be guessed.
+    `known` [v] are the ids in its vocabulary, `mask` is the id of the mask token.
     """
 
     embeddings: Tensor
@@ -67,7 +67,7 @@ class Network(nn.Module):
         width, n = shape.width, len(shape.target_layers)
         self.register_buffer("embeddings", embeddings.half(), persistent=False)
         self.register_buffer("known", known)
-        #: Size of each layer's inputs, which grow with depth; part of `fc` in the file.
+        #: RMS of each layer's inputs, which grow with depth; part of `fc` in the file.
         self.register_buffer("scale", torch.ones(n))
         self.fc = nn.Linear(n * width, width, bias=False)
         self.context_norm = nn.Parameter(torch.ones(width))
@@ -76,7 +76,7 @@ class Network(nn.Module):
         self.output = nn.Parameter(torch.randn(len(known), width) * width**-0.5)
         self.markov_in = nn.Parameter(torch.randn(shape.n_vocab, shape.rank))
         self.markov_out = nn.Parameter(torch.zeros(len(known), shape.rank))
-        #: Of the confidence head, fitted last; zeros: none.
+        #: Weights of the confidence head, fitted last; zeros: no head.
         self.register_buffer("confidence", torch.zeros(width + shape.rank + 1))
 
     @property
@@ -85,7 +85,7 @@ class Network(nn.Module):
         return bool(self.confidence.any())
 
     def forward(self, at: Anchors) -> Tensor:
-        """Hidden rows after the last norm [c, a, block, width]."""
+        """Hidden states after the last norm [c, a, block, width]."""
         c, a = at.places.shape
         size, context = self.shape.block, at.features.shape[1]
         mixed = self.fc((at.features.float() / self.scale[:, None]).flatten(2))
@@ -105,15 +105,15 @@ class Network(nn.Module):
         return self._norm(h, self.output_norm).view(c, a, size, -1)
 
     def logits(self, hidden: Tensor, before: Tensor) -> Tensor:
-        """Of the known tokens; `before` are the ids of the tokens before each row's."""
+        """Logits of the known tokens; `before` has the id of the token before each guess."""
         both = torch.cat([hidden, F.embedding(before, self.markov_in)], -1)
         return both @ torch.cat([self.output, self.markov_out], 1).T
 
     @torch.no_grad()
     def guess(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids as served [..., block], and the probability of each.
+        """Greedy guesses [..., block], as served, and the probability of each.
 
-        Every row is biased by the best guess of the row before it.
+        Every row is biased by the guess of the row before it.
         """
         before, ids, sure = tokens, [], []
         for k in range(self.shape.block):
@@ -140,7 +140,7 @@ class Network(nn.Module):
         return layer.o(out.transpose(1, 2).flatten(2))
 
     def _sees(self, places: Tensor, steps: Tensor) -> Tensor:
-        """Which row sees what [c, 1, a x block, n + a x block]: what came before, and its block."""
+        """Attention mask [c, 1, a x block, n + a x block]: earlier context and the own block."""
         c, a = places.shape
         size = self.shape.block
         far = (steps < places[..., None]).repeat_interleave(size, 1)
@@ -152,7 +152,7 @@ class Network(nn.Module):
         return x.unflatten(-1, (-1, self.shape.head)).transpose(1, 2)
 
     def _turn(self, x: Tensor, gain: Tensor, angles: Tensor) -> Tensor:
-        """Norm of each head, then the rotary embedding of halves."""
+        """Norm of each head, then rotary embedding (NEOX: halves)."""
         left, right = self._norm(self._heads(x), gain).chunk(2, -1)
         cos, sin = angles.cos()[:, None], angles.sin()[:, None]
         return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)

@@ -1,4 +1,4 @@
-"""What training will take, and what can be expected of it: said before it starts."""
+"""What training will take and what to expect of it, shown before it starts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from dspark_gguf.train.shape import Shape
 
-#: Share of the time for conversations, with recording them. The lab found new data worth more than
-#: more steps.
+#: Share of the time for generating and recording conversations. In our experiments, new data was
+#: worth more than more steps.
 DATA = 0.6
-#: Recording a token takes so much of the time of writing it, where that was measured (two cores).
+#: Time to record a token over time to generate it, measured on two cores.
 _RECORDING = 0.7
-#: One experience: 183,000 tokens of a target of 135M parameters gave 1.67 tokens a pass on prompts
-#: that were written before, and each doubling of the data about this much more.
+#: One measurement: 183,000 tokens of a 135M target gave 1.67 tokens per pass on given prompts, and
+#: each doubling of the data about this much more.
 _KNOWN_TOKENS, _KNOWN, _DOUBLING = 183_000, 1.67, 0.12
 _LEAST, _MAX = 1.05, 2.3
 _GB = 1e9
@@ -22,19 +22,19 @@ _GB = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be done, in plain values.
+    """What to train, in plain values.
 
     Attributes:
-        target: its file.
+        target: the target's file.
         output: the draft to write.
-        work: the folder of work.
-        hours: for all steps and all runs together.
+        work: the work folder.
+        hours: time for all steps and all runs together.
         prompts: a file of prompts; None: the target writes them.
-        disk: most gigabytes of recordings; 0: none, the target reads again while training.
-        start: a draft to go on from.
-        type: of its matrices, f16 or q8_0.
-        max_tokens: most tokens of conversations; None: as many as time and disk allow.
-        seed: of everything that is drawn.
+        disk: maximum gigabytes of recordings; 0: none, the target rereads while training.
+        start: a draft to continue from.
+        type: type of the draft's matrices, f16 or q8_0.
+        max_tokens: maximum tokens of conversations; None: as many as time and disk allow.
+        seed: random seed.
 
     """
 
@@ -51,11 +51,11 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        """For all steps."""
+        """Time for all steps."""
         return self.hours * 3600
 
     def room(self, shape: Shape) -> int:
-        """Most tokens of conversations, by the disk and by what was asked for."""
+        """Maximum tokens of conversations that `disk` and `max_tokens` allow."""
         most = max(1, int(self.disk * _GB / shape.token_bytes)) if self.disk else 10**12
         return min(most, self.max_tokens or most)
 
@@ -69,10 +69,10 @@ def forecast(
     spent: float = 0.0,
     free: float = inf,
 ) -> str:
-    """A few lines: time, disk, memory, and tokens a pass to expect.
+    """A few lines: time, disk, memory, and tokens per pass to expect.
 
-    `token_seconds` is what a generated token costs here; `have` tokens are there already, which
-    took `spent` seconds, and the disk has `free` bytes.
+    `token_seconds` is the time per generated token here; `have` tokens exist already and took
+    `spent` seconds; the disk has `free` bytes left.
     """
     left = max(0.0, DATA * job.seconds - spent)
     each = token_seconds * (1.0 + _RECORDING if job.disk else 1.0)
@@ -97,6 +97,6 @@ def forecast(
 
 
 def expected(tokens: int) -> float:
-    """Tokens a pass after learning from so many tokens of data."""
+    """Expected tokens per pass after training on so many tokens."""
     guess = _KNOWN + _DOUBLING * log2(max(tokens, 1) / _KNOWN_TOKENS)
     return min(_MAX, max(_LEAST, guess))

@@ -1,4 +1,4 @@
-"""What the target is asked: prompts of a file, or such as it writes itself."""
+"""Prompts for the target: from a file, or written by the target itself."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.errors import UsageError
 from dspark_gguf.measure.prompts import Prompt
 
-#: Greedy answers are what drafts are best at, and one in this many of the prompts is held out.
+#: Temperatures and how often each is used: drafts are best at greedy answers.
 _TEMPERATURES, _CHANCES = (0.0, 0.6, 1.0), (0.45, 0.35, 0.20)
+#: One prompt in this many is held out.
 _HELD_EVERY = 16
 #: Most held-out prompts: enough to see a gain of a few percent.
 MAX_HELD = 40
-#: What can be asked about a text that the target wrote.
+#: Tasks on a text that the target wrote.
 _TASKS = (
     "Summarise in one sentence: {}",
     "Translate to French: {}",
@@ -31,9 +32,9 @@ _MARK = "\x02the user's turn\x02"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt, as token ids; `begun` asks for a user's turn rather than for an answer.
+    """A prompt, as token ids; if `begun`, the target writes a user's turn, not an answer.
 
-    From token `start` on, the target wrote it: there is something to learn there too.
+    The target wrote the tokens from `start` on, so they are trained on too.
     """
 
     tokens: list[int]
@@ -50,15 +51,14 @@ class Source(Protocol):
         """The next prompt."""
 
     def heard(self, text: str, asked: Question) -> Question | None:
-        """Take note of what the target wrote; perhaps it is the prompt to answer now."""
+        """Use what the target wrote; returns it as a prompt if it was a user's turn."""
 
 
 class GivenPrompts:
-    """Those of a file, in turn, each time at another temperature; some of them are held out.
+    """Prompts of a file, in turn, at another temperature each time; some of them are held out.
 
-    Held-out ones are asked first, and only once. An earlier run has answers to those `held`, and so
-    many others are `done`. Those of more than `longest` tokens are left out; a `UsageError` if that
-    are all.
+    Held-out prompts come first, and only once. An earlier run answered the `held` ones and `done`
+    others. Prompts of more than `longest` tokens are left out; a `UsageError` if none remains.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class GivenPrompts:
         #: Prompts that leave no room for an answer.
         self.left_out = len(every) - len(order)
         if not order:
-            problem = f"all prompts have more than {longest} tokens, which leaves answers no room"
+            problem = f"all prompts have more than {longest} tokens, which leaves no room to answer"
             raise UsageError(problem, "Give shorter --prompts.")
         rng.shuffle(order)
         most, before = min(MAX_HELD, -(-len(order) // _HELD_EVERY)), set(map(tuple, held))
@@ -103,9 +103,9 @@ class GivenPrompts:
 
 
 class OwnPrompts:
-    """The target goes on where a user's turn begins; some prompts are tasks on what it wrote.
+    """The target writes the user's turns; some prompts are tasks on text that it wrote before.
 
-    A `UsageError`: nothing comes before that turn.
+    A `UsageError` if the template puts nothing before a user's turn.
     """
 
     def __init__(self, template: ChatTemplate, seed: int, done: int = 0) -> None:
@@ -114,7 +114,7 @@ class OwnPrompts:
         #: What comes before a user's turn.
         self._opening = template.tokenize(head)
         if not self._opening:
-            problem = "the chat template has nothing before a user's text to go on from"
+            problem = "the chat template has nothing before a user's text to continue from"
             raise UsageError(problem, "Give --prompts.")
         self._texts: list[str] = []
         self._count, self._held = done, min(MAX_HELD, done // _HELD_EVERY)

@@ -1,4 +1,4 @@
-"""How to learn: the numbers of the lab, see docs/training.md."""
+"""Hyperparameters, from the experiments in docs/training.md."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to learn. Rates rise for `warm` steps, stay, and fall to 0 in the last part.
+    """Hyperparameters. Learning rates warm up for `warm` steps, stay, and cool down to 0.
 
     Attributes:
-        anchors: blocks in a step, at most `each` of a conversation.
-        decay: weight of a row against that of the row before it.
-        rate: of learning; the Markov head learns at `head_rate`.
-        cooling: share of the time in which the rates fall.
-        every: seconds between two evaluations, or steps if `steps` says how many there are.
-        apart: steps between two evaluations, at least: on a slow machine a minute shows no gain.
-        patience: evaluations without a gain of 0.5 % after which more no longer helps.
-        refines: whether the draft was trained before: the loss of the end from the first step on.
+        anchors: blocks in a step, at most `each` per conversation.
+        decay: weight of a row relative to the row before it.
+        rate: learning rate; `head_rate` is that of the Markov head.
+        cooling: share of the time spent on the cooldown.
+        every: seconds between two evaluations, or steps if `steps` is given.
+        apart: minimum steps between two evaluations: on a slow machine a minute shows no gain.
+        patience: evaluations without a gain of 0.5 % before the cooldown starts.
+        refines: whether to use the final loss from the first step on: the draft was trained before.
 
     """
 
@@ -38,5 +38,5 @@ class Recipe:
 
     @classmethod
     def refining(cls, seed: int) -> Recipe:
-        """To go on from a draft: at the full rates it would first forget."""
+        """To continue from a draft, which would forget at the full learning rates."""
         return cls(rate=7e-4, head_rate=1.2e-3, seed=seed, refines=True)

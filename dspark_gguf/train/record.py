@@ -1,4 +1,4 @@
-"""Record what enters the target's layers, and what it says after each token."""
+"""Record the target's layer inputs and its likeliest next tokens."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from dspark_gguf.engine.sequence import open_caches
 from dspark_gguf.train.shape import Shape
 from dspark_gguf.train.work import LIKELY, Conversation, Recorded, Recording, Work
 
-#: Rows of logits in one pass: 50 MB of them at 49,152 tokens.
+#: Rows of logits in one pass: 50 MB at a vocabulary of 49,152.
 _ROWS = 256
-#: The largest number in float16 is 65,504; the first token's inputs can be beyond it.
+#: The largest float16 is 65,504; the first token's inputs can exceed it.
 _MAX = 6e4
 
 
 class Teacher:
-    """The target in a context of its own, one conversation after the other."""
+    """The target in a context of its own, reading one conversation after the other."""
 
     def __init__(self, model: Model, layers: Sequence[int], n_ctx: int, interrupt: Event) -> None:
         rows = min(_ROWS, model.options.n_ubatch, model.options.n_batch)
-        # As a draft's: it never takes back what it read, and needs no states to go back to.
+        # Opened like a draft's: it never rolls back, so it needs no snapshots.
         self._cache = open_caches(model, n_ctx, rows, interrupt, is_draft=True)[0]
         self._rows = self._cache.max_rows
         width = model.header.get("embedding_length")
         self._inputs = symbols.LayerInputs(self._cache.pointer, layers, width)
 
     def read(self, tokens: Sequence[int]) -> Recorded:
-        """Read a conversation; errors as `SequenceCache.decode`."""
+        """Read a conversation; raises what `SequenceCache.decode` does."""
         self._cache.trim(0)
         parts = [tokens[k : k + self._rows] for k in range(0, len(tokens), self._rows)]
         found = [self._part(part) for part in parts]
@@ -54,7 +54,7 @@ class Teacher:
 def likeliest(
     row: npt.NDArray[np.float32],
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float16]]:
-    """The likeliest tokens of a row [16] and their natural logarithms; unused places are -30."""
+    """The likeliest tokens of a row [16] and their log probabilities; unused entries are -30."""
     best = row.max()
     found = np.flatnonzero(row >= best - 10)
     found = found[np.argsort(-row[found], kind="stable")[:LIKELY]]
@@ -66,7 +66,7 @@ def likeliest(
 
 
 class OnLine:
-    """Recordings that are made when they are asked for, and kept nowhere."""
+    """Recordings made on demand and never stored."""
 
     def __init__(self, model: Model, shape: Shape, conversations: Sequence[Conversation]) -> None:
         self._conversations = conversations
@@ -78,7 +78,7 @@ class OnLine:
 
 
 def record(teacher: Teacher, work: Work, recording: Recording, max_tokens: int) -> Iterator[int]:
-    """Record what is not yet, as long as there is room; yields the tokens of each conversation."""
+    """Record the remaining conversations while there is room; yields the tokens of each."""
     for conversation in work.conversations[len(recording) :]:
         tokens = conversation.tokens
         if recording.tokens + len(tokens) > max_tokens:

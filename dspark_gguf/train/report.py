@@ -1,4 +1,4 @@
-"""What came of it: in words, and as a curve."""
+"""Report the result of a training, as text and as a curve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dspark_gguf.measure.charts import Axis, Line, bars, chart, save_chart, up_t
 
 
 def as_text(values: dict[str, Any], folder: Path) -> str:
-    """The result of a training, from its manifest; the curve is drawn beside it."""
+    """The result of a training, from its manifest; draws the curve into its folder."""
     served, held = values["served"], values["held_out"]
     lines = [
         f"served: {served['tokens_a_pass']:.2f} tokens a pass on held-out prompts "

@@ -1,4 +1,4 @@
-"""All steps, one after the other, each of them from where an earlier run stopped."""
+"""Run all steps in order, each from where an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ Say = Callable[[str], object]
 
 
 class Training:
-    """A job being done; `run` does what is left of it.
+    """A job in progress; `run` does the rest of it.
 
     Raises:
         UsageError: torch is missing, the prompts or the output cannot be used, or the folder
-            belongs to other work.
+            belongs to another training.
         PairError: no draft can be trained for this target, or not from that draft.
 
     """
@@ -70,7 +70,7 @@ class Training:
         self._prompts = None if job.prompts is None else read_prompts(job.prompts)
 
     def run(self) -> dict[str, Any]:
-        """All steps; returns the manifest's values. A `DSparkError`: see ``served.py``."""
+        """Run all steps; returns the manifest's values. A `DSparkError`: see ``served.py``."""
         folder = self._job.work
         with file_errors("write", folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,11 +79,11 @@ class Training:
             return self._run()
 
     def _require_output(self) -> None:
-        """Refuse, before hours of work, what could not be written or would replace a model."""
+        """Refuse, before hours of work, an output that is not writable or is one of the inputs."""
         output, start = self._job.output, self._job.start
         read = [*shards(self._job.target), *([start] if start else [])]
         if output.exists() and any(map(output.samefile, read)):
-            raise UsageError(f"the output {output} is a model that is read", "Name another file.")
+            raise UsageError(f"the output {output} is one of the inputs", "Name another file.")
         require_writable(output)
 
     def _run(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Training:
 
     @contextmanager
     def _keeping(self, work: Work) -> Iterator[None]:
-        """Save what was done inside, however it ends; it is said how to go on."""
+        """Save what was done inside, however it ends, and say how to resume."""
         try:
             try:
                 yield
@@ -120,7 +120,7 @@ class Training:
             raise DSparkError(problem, hint) from None
 
     def _identity(self, pair: Pair) -> dict[str, Any]:
-        """What must be the same in every run."""
+        """What all runs must have in common."""
         template = hashlib.sha256(pair.template.source.encode()).hexdigest()[:16]
         start = self._job.start
         return {
@@ -131,7 +131,7 @@ class Training:
         }
 
     def _prepare(self, pair: Pair, work: Work) -> None:
-        """Conversations, and what the target reads and says in them."""
+        """Generate and record conversations."""
         cost, source = seconds_a_token(pair), self._source(pair, work)
         spent, have, free = work.spent_on_data, work.tokens, disk_usage(self._job.work).free
         self._say(forecast(self._job, self._shape, cost, pair.target.size, have, spent, free))
@@ -148,7 +148,7 @@ class Training:
         talks, seed = work.conversations, self._job.seed
         if self._prompts is None:
             return OwnPrompts(pair.template, seed, len(talks))
-        # An answer that was cut off at its beginning judges nothing: it is asked for again.
+        # An answer that was cut off early cannot be judged: it is asked for again.
         long = self._shape.block
         held = [each.prompt for each in talks if each.held and len(each.answer) > long]
         done = sum(not each.held for each in talks)
@@ -180,7 +180,7 @@ class Training:
         self._finish(work, learner)
 
     def _finish(self, work: Work, learner: Learner) -> None:
-        """The confidence head, the file, and what it is worth as served."""
+        """Fit the confidence head, write the file, and check it as served."""
         from dspark_gguf.train.confidence import fit_confidence
         from dspark_gguf.train.export import export
         from dspark_gguf.train.served import require_right, serve
@@ -211,7 +211,7 @@ class Training:
 
 
 def require_libraries() -> None:
-    """Those of the extra, before anything else is done; a `UsageError` without them."""
+    """Raise a `UsageError` if a library of the extra `train` is missing."""
     for name in ("torch", "gguf"):
         if find_spec(name) is None:
             hint = 'Install what training needs: pip install "dspark-gguf[train]"'

@@ -1,4 +1,4 @@
-"""Whether llama.cpp serves what was trained; if not, the likely cause."""
+"""Check that llama.cpp serves the draft as trained; if not, find the likely cause."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from dspark_gguf.train.network import Anchors, Network
 from dspark_gguf.train.record import Teacher
 
 _BLOCKS = Speculation(mode="on", drafter="model", draft_min_prob=0.0, draft_max=64)
-#: Served over trained tokens a pass, and equal first guesses, below which something is wrong. The
-#: lab found 0.998 and 0.996; a draft in Q8_0 differs in a few near ties more.
+#: Tokens per pass, served over trained, and share of equal first guesses below which something is
+#: wrong. Measured were 0.998 and 0.996; a draft in Q8_0 differs in a few more near-ties.
 _LEAST_TOKENS, _LEAST_EQUAL = 0.96, 0.90
-#: Blocks that are compared: enough to see a few percent, soon done with a slow target.
+#: Blocks to compare, and tokens of each answer: enough to see a few percent, quick if slow.
 _BLOCKS_ENOUGH, _TOKENS = 300, 96
-#: So many standard errors short are no chance; of fewer answers, all may begin with a near tie.
+#: Standard errors that rule out chance; of fewer answers, all may begin with a near-tie.
 _SURE, _ANSWERS_ENOUGH = 3.0, 4
-#: Equal guesses that name a cause.
+#: Share of equal guesses that identifies a cause.
 _LIKELY = 0.8
 
 
 @dataclass(slots=True)
 class Served:
-    """The same blocks, served and computed in training.
+    """The same blocks, as served and as computed by the training code.
 
-    `anchors` are (conversation, place in its text); `guesses` [anchors, block] those served, -1
-    where there is none; `accepted` and `trained` [anchors] how many of them stand, and would.
-    `calibration` has learned from all that were served, in so many `answers`.
+    `anchors` are (conversation, position); `guesses` [anchors, block] are those served, padded with
+    -1; `accepted` and `trained` [anchors] count the accepted guesses, as served and as trained.
+    `calibration` has learned from every served block, in so many `answers`.
     """
 
     anchors: list[tuple[int, int]] = field(default_factory=list)
@@ -51,17 +51,17 @@ class Served:
 
     @property
     def tokens_a_pass(self) -> float:
-        """As served."""
+        """Tokens per pass, as served."""
         return 1 + float(np.mean(self.accepted)) if self.anchors else 1.0
 
     @property
     def expected(self) -> float:
-        """Tokens a pass, as in training."""
+        """Tokens per pass, as trained."""
         return 1 + float(np.mean(self.trained)) if self.anchors else 1.0
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is lost on the way, as far as so many blocks can tell."""
+        """Whether nothing is lost in serving, as far as so many blocks can tell."""
         if not self.anchors:
             return self.answers < _ANSWERS_ENOUGH
         chance = _SURE / len(self.anchors) ** 0.5
@@ -88,7 +88,7 @@ def serve(pair: Pair, network: Network, batches: Batches, ks: Sequence[int]) -> 
             for _, segment, outcomes in round.draft.outcomes(round.tokens):
                 found.calibration.observe(segment.scores, outcomes)
             if text != talk.tokens[: len(text)] and place < last:
-                # A near tie went the other way: the rest is another text.
+                # A near-tie went the other way: from here on the text differs.
                 last = place
             if round.drafted and place < last:
                 found.anchors.append((k, place))
@@ -102,7 +102,7 @@ def serve(pair: Pair, network: Network, batches: Batches, ks: Sequence[int]) -> 
 
 
 def require_right(found: Served, pair: Pair, network: Network, batches: Batches) -> None:
-    """An error with the likely cause, if what is served falls short of what was trained."""
+    """Raise an error with the likely cause if the served draft falls short of the trained one."""
     if found.is_right:
         return
     problem = (
@@ -122,7 +122,7 @@ def _cause(found: Served, pair: Pair, network: Network, batches: Batches) -> str
         wanted = ", ".join(map(str, network.shape.target_layers))
         return f"wrong layer: the file reads the inputs of {layers}, trained were {wanted}"
     if not found.anchors:
-        return "the target answers otherwise than it did: another file, options or template"
+        return "the target answers differently than before: another file, options or template"
     k = found.anchors[0][0]
     tokens = batches.conversations[k].tokens
     teacher = Teacher(pair.target, network.shape.target_layers, len(tokens), pair.interrupt)
@@ -130,7 +130,7 @@ def _cause(found: Served, pair: Pair, network: Network, batches: Batches) -> str
         both = batches.records[k], teacher.read(tokens)
     recorded, now = (np.asarray(each.features[1:], np.float32) for each in both)
     if np.abs(recorded - now).mean() > 0.1 * np.abs(now).mean():
-        return "wrong layer or target: what was recorded is not what its layers read now"
+        return "wrong layer or target: its layer inputs differ from the recorded ones"
     served = np.array(found.guesses)
     rows, _ = _computed(network, batches, found.anchors)
     for shift in (1, -1):
@@ -138,12 +138,12 @@ def _cause(found: Served, pair: Pair, network: Network, batches: Batches) -> str
             return f"shifted position: row {shift:+d} of the block is served for each guess"
         moved, _ = _computed(network, batches, found.anchors, shift)
         if _equal(served, moved, 0) > _LIKELY:
-            return f"shifted position: the inputs of the layers are {shift:+d} tokens away"
-    return "another order of weights or of rotary halves, or another template, than in training"
+            return f"shifted position: the layer inputs are off by {shift:+d} tokens"
+    return "weights or rotary halves in another order, or another template, than in training"
 
 
 def _equal(served: np.ndarray, computed: np.ndarray, shift: int) -> float:
-    """Share of equal guesses: the first of one against row `shift` of the other."""
+    """Share of equal first guesses, with one side shifted by `shift` rows."""
     left, right = served[:, max(0, -shift)], computed[:, max(0, shift)]
     there = left >= 0
     return float((left == right)[there].mean()) if there.any() else 0.0
@@ -153,9 +153,9 @@ def _equal(served: np.ndarray, computed: np.ndarray, shift: int) -> float:
 def _computed(
     network: Network, batches: Batches, anchors: Sequence[tuple[int, int]], shift: int = 0
 ) -> tuple[np.ndarray, list[int]]:
-    """What the network guesses at these anchors [anchors, block], and how many stand.
+    """The network's guesses at these anchors [anchors, block], and how many are accepted.
 
-    `shift` moves what it reads of the context by so many tokens.
+    `shift` moves the features of the context by so many tokens.
     """
     network.eval()
     guesses, accepted = [], []

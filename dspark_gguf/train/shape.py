@@ -1,17 +1,17 @@
-"""What a draft for a target looks like: decided from the target's header."""
+"""The dimensions of a draft, derived from the target's header."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dspark_gguf.engine.dflash import ARCHITECTURE, HANDS_OUT_LAYERS, BlockDraft
+from dspark_gguf.engine.dflash import ARCHITECTURE, EXPOSES_LAYER_INPUTS, BlockDraft
 from dspark_gguf.engine.gguf import Header
 from dspark_gguf.engine.heads import require_model
 from dspark_gguf.errors import PairError
 
-#: Targets that a draft was trained for from end to end, in a test.
+#: Architectures of targets for which a test trains a draft from end to end.
 TRIED = ("llama", "qwen3", "lfm2", "qwen35", "qwen3next")
-#: Target layers whose inputs a draft reads.
+#: Number of target layers whose inputs a draft reads.
 _FEATURES = 5
 
 
@@ -20,11 +20,11 @@ class Shape:
     """Sizes of a draft.
 
     Attributes:
-        target_layers: whose inputs it reads.
-        source_layers: layers of the target that its own begin as.
+        target_layers: the target layers whose inputs it reads.
+        source_layers: the target layers that its own layers are initialised from.
         block: guesses in one pass.
-        rank: of the Markov head.
-        vocabulary: most tokens that it can guess.
+        rank: rank of the Markov head.
+        vocabulary: maximum size of its vocabulary.
 
     """
 
@@ -50,12 +50,12 @@ class Shape:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes on disk of one recorded token: inputs in float16, and 16 likely tokens."""
+        """Bytes on disk per recorded token: layer inputs in float16 and 16 likely tokens."""
         return 2 * len(self.target_layers) * self.width + 16 * (4 + 2) + 4
 
     @property
     def parameters(self) -> int:
-        """Weights that are trained."""
+        """Number of trained weights."""
         inner, w = self.heads * self.head, self.width
         layer = 2 * w * inner + 2 * w * self.kv_heads * self.head + 3 * w * self.feed_forward
         head = min(self.vocabulary, self.n_vocab) * (w + self.rank) + self.n_vocab * self.rank
@@ -63,9 +63,9 @@ class Shape:
 
     @classmethod
     def of_target(cls, target: Header) -> Shape:
-        """Two late layers of the target, with a K/V head for each of its query heads.
+        """Two late layers of the target, with a K/V head for each query head.
 
-        A `PairError` names an architecture that no draft can be trained for.
+        A `PairError` if no draft can be trained for the target's architecture.
         """
         require_trainable(target)
         count, width = target.layers, target.get("embedding_length")
@@ -92,9 +92,9 @@ class Shape:
 
     @classmethod
     def of_draft(cls, draft: Header, target: Header) -> Shape:
-        """Of a file that training goes on from; a `PairError` says why that cannot be done."""
+        """The shape of a draft file to continue from; a `PairError` if that is not possible."""
         refused = PairError(
-            f"{draft.path.name} is not a draft that `train` can go on from",
+            f"{draft.path.name} is not a draft that `train` can continue from",
             "Give a DSpark draft without embeddings of its own, or leave --from out.",
         )
         if draft.architecture != ARCHITECTURE:
@@ -126,13 +126,13 @@ class Shape:
 
 
 def require_trainable(target: Header) -> None:
-    """Refuse a draft in its place, and a target by the name of its architecture."""
+    """Refuse a draft given as the target, and architectures that no draft can be trained for."""
     require_model(target)
     if target.architecture in TRIED:
         return
-    what = "was not tried yet"
-    if target.architecture not in HANDS_OUT_LAYERS:
-        what = "hands out no inputs of its layers"
+    what = "has not been tried yet"
+    if target.architecture not in EXPOSES_LAYER_INPUTS:
+        what = "does not expose its layer inputs"
     raise PairError(
         f"cannot train a draft for {target.path.name}: {target.architecture} {what}",
         f"Use a target of architecture {' or '.join(TRIED)}.",
@@ -140,5 +140,5 @@ def require_trainable(target: Header) -> None:
 
 
 def _one(value: int | list[int]) -> int:
-    """A number that may be given layer by layer."""
+    """A number, or the maximum if it is given per layer."""
     return max(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""How a draft begins: with layers of the target, where it has such layers."""
+"""Initialise a draft, from layers of the target if they have the right shape."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dspark_gguf.train.shape import Shape
 from dspark_gguf.train.weights import Weights, neox
 
 _PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-#: Architectures whose q and k are kept for adjacent pairs.
+#: Architectures whose q and k are stored for rotary embeddings of adjacent pairs.
 _PAIRS = ("llama",)
 
 
 def new_network(
     shape: Shape, target: Weights, architecture: str, known: Tensor, mask: int, scale: Tensor
 ) -> Network:
-    """A network that has the target's output and, where they fit, two of its layers."""
+    """A network with the target's output matrix and, if they fit, two of its layers."""
     embeddings = torch.from_numpy(target["token_embd.weight"])
     network = Network(shape, embeddings, known, mask)
     with torch.no_grad():
@@ -35,7 +35,7 @@ def new_network(
 
 
 def _fits(target: Weights, k: int, shape: Shape) -> bool:
-    """Whether a layer of the target has the draft's shape, and no biases."""
+    """Whether a layer of the target has the draft's shape and no biases."""
     kv = target.shape(f"blk.{k}.attn_k.weight")
     inner = shape.heads * shape.head
     return (
@@ -48,9 +48,9 @@ def _fits(target: Weights, k: int, shape: Shape) -> bool:
 
 
 def _take_over(layer: Layer, target: Weights, k: int, shape: Shape, architecture: str) -> None:
-    """The norm before attention goes into its matrices: context tokens do not pass it.
+    """Copy a layer. Its attention norm is folded into the matrices: context tokens skip the norm.
 
-    Each K and V head of the target is repeated for its queries.
+    Each K and V head of the target is repeated for its query heads.
     """
 
     def part(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -78,14 +78,14 @@ def _take_over(layer: Layer, target: Weights, k: int, shape: Shape, architecture
 
 
 def _begin_context(network: Network) -> None:
-    """Context is what enters the last of the target's layers, and a little of the others."""
+    """Start with the inputs of the last of the target layers, plus a little of the others."""
     width, n = network.shape.width, len(network.shape.target_layers)
     network.fc.weight.normal_(0, 0.02 / n**0.5)
     network.fc.weight[:, -width:] += torch.eye(width)
 
 
 def _main_directions(embeddings: Tensor, rank: int) -> Tensor:
-    """Tokens that mean nearly the same begin near each other in the Markov head."""
+    """Principal components of the embeddings: similar tokens start close in the Markov head."""
     centred = embeddings - embeddings.mean(0)
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     found = centred @ vectors[:, -rank:]

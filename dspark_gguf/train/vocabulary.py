@@ -1,4 +1,4 @@
-"""Which tokens a draft can guess, and which one stands for a token to be guessed."""
+"""Choose the draft's vocabulary and its mask token."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from dspark_gguf.train.work import Conversation, Recorded
 
-#: A vocabulary is padded to whole rows of so many tokens.
+#: The size of the vocabulary is rounded up to a multiple of this.
 _ROUND = 32
 
 
 def choose_known(
     records: Iterable[Recorded], n_vocab: int, most: int
 ) -> tuple[npt.NDArray[np.int64], float]:
-    """The ids with the most of the target's probability, ascending, and their share of it."""
+    """The ids with the most probability mass, ascending, and their share of the mass."""
     mass = np.zeros(n_vocab)
     for each in records:
         np.add.at(mass, each.ids.ravel(), np.exp(each.logs.astype(np.float32)).ravel())
@@ -31,9 +31,9 @@ def choose_mask(
     ends: Sequence[int],
     sizes: npt.NDArray[np.float32],
 ) -> int:
-    """A token that no conversation contains: a control token if there is one, else a rare one.
+    """A mask token that no conversation contains: a control token if possible, else a rare one.
 
-    `kinds` are the GGUF's token types, `sizes` those of the embeddings: one of 0 says nothing.
+    `kinds` are the GGUF's token types, `sizes` the RMS of the embeddings: one near 0 is useless.
     """
     used = np.zeros(len(sizes), np.int64)
     for each in conversations:
@@ -41,6 +41,6 @@ def choose_mask(
     used[list(ends)] += 1
     control = np.zeros(len(sizes), bool)
     control[: len(kinds)] = np.array(kinds) == 3
-    # The last of the best: the first tokens tend to have a meaning of their own.
+    # The last of the best: the first tokens of a vocabulary tend to have a special meaning.
     order = np.lexsort((-np.arange(len(sizes)), ~control, used, sizes <= 1e-3 * np.median(sizes)))
     return int(order[0])

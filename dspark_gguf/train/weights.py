@@ -1,4 +1,4 @@
-"""The weights of a GGUF as numbers, and what a draft takes over from them."""
+"""The weights of a GGUF as numpy arrays."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Array = npt.NDArray[np.float32]
 
 
 class Weights:
-    """Tensors of a GGUF by name, in float32; each is read when asked for."""
+    """Tensors of a GGUF by name, in float32, each read on access."""
 
     def __init__(self, path: Path) -> None:
-        #: The first part of a split file holds all metadata.
+        #: The first shard of a split file has all metadata.
         self.readers = [gguf.GGUFReader(part) for part in shards(path)]
         self._tensors = {each.name: each for reader in self.readers for each in reader.tensors}
 
@@ -29,13 +29,13 @@ class Weights:
         return np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Rows first, as numpy has it; empty without such a tensor."""
+        """Shape in numpy's order, rows first; empty if there is no such tensor."""
         tensor = self._tensors.get(name)
         return () if tensor is None else tuple(int(size) for size in reversed(tensor.shape))
 
     @property
     def last_norm(self) -> Array:
-        """Of the norm before the output, which LFM2 names after the embeddings."""
+        """Weights of the output norm, which LFM2 names after the embeddings."""
         return self[
             "output_norm.weight" if "output_norm.weight" in self else "token_embd_norm.weight"
         ]
@@ -47,7 +47,7 @@ class Weights:
 
 
 def neox(matrix: Array, heads: int) -> Array:
-    """llama.cpp keeps q and k of llamas for adjacent pairs; ``dflash`` rotates halves."""
+    """Reorder q or k: llama.cpp stores Llama's for adjacent pairs, ``dflash`` rotates halves."""
     out, inner = matrix.shape
     split = matrix.reshape(heads, out // heads // 2, 2, inner)
     return np.ascontiguousarray(split.swapaxes(1, 2).reshape(out, inner))

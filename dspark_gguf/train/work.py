@@ -1,4 +1,4 @@
-"""The folder of work: a manifest, the target's conversations, and what was recorded of them."""
+"""The work folder: a manifest, the target's conversations, and their recordings."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from dspark_gguf.paths import remove_parts, replacing
 
 _ANOTHER = "Name another --work folder."
 
-#: The target's likeliest tokens that are kept of each row.
+#: How many of the target's likeliest tokens are kept per row.
 LIKELY = 16
-#: Seconds that a killed process forgets at most.
+#: Seconds of progress that a killed process loses at most.
 _SAVE_EVERY = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Token ids of a prompt and of what the target answered, without the end token.
+    """Token ids of a prompt and the target's answer, without the end token.
 
-    From token `start` on, it is all the target's own text. `held` out: it is never trained on.
+    Everything from token `start` on is the target's own text. If `held` out, it is not trained on.
     """
 
     prompt: list[int]
@@ -64,8 +64,8 @@ def divided(talks: Sequence[Conversation], block: int) -> tuple[list[int], list[
 class Recorded(NamedTuple):
     """One conversation of n tokens, as the target read it.
 
-    `features` [n, layers, width] float16 enter its layers; after each token it says `ids` [n, 16]
-    with the log probabilities `logs` [n, 16], the likeliest first.
+    `features` [n, layers, width] are the layer inputs; `ids` [n, 16] and `logs` [n, 16] the
+    likeliest tokens after each token and their log probabilities, the likeliest first.
     """
 
     features: npt.NDArray[np.float16]
@@ -74,7 +74,7 @@ class Recorded(NamedTuple):
 
 
 class Work:
-    """A folder that a later run goes on from; a `UsageError` if it holds something else.
+    """A folder that a later run resumes from; a `UsageError` if it holds something else.
 
     The manifest's values: seconds `spent` on each step, the `curve` of the fit, and results.
     """
@@ -96,20 +96,20 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        """Of all conversations."""
+        """Tokens of all conversations."""
         return sum(len(each.prompt) + len(each.answer) for each in self.conversations)
 
     def spent(self, step: str) -> float:
-        """Seconds of earlier runs and this one."""
+        """Seconds spent on a step, in earlier runs and this one."""
         return float(self.values["spent"].get(step, 0.0))
 
     @property
     def spent_on_data(self) -> float:
-        """Seconds that conversations took, with recording them."""
+        """Seconds spent on generating and recording conversations."""
         return self.spent("generating") + self.spent("recording")
 
     def spend(self, step: str, seconds: float) -> None:
-        """Count them; kept now and then, in case the process is killed."""
+        """Add to a step's seconds; saved now and then, in case the process is killed."""
         self.values["spent"][step] = self.spent(step) + seconds
         if monotonic() - self._saved > _SAVE_EVERY:
             self.save()
@@ -121,7 +121,7 @@ class Work:
             part.write_text(json.dumps(self.values, indent=1) + "\n", "utf-8")
 
     def add(self, conversation: Conversation) -> None:
-        """Keep a conversation, all of it or nothing: others may follow it."""
+        """Append a conversation, all of it or nothing: others may follow it."""
         self._file.touch()
         size = self._file.stat().st_size
         try:
@@ -134,10 +134,10 @@ class Work:
 
 
 class Recording:
-    """What the target read and said in the first conversations of a work, in flat files.
+    """Recordings of the first conversations, in flat files that are mapped into memory.
 
-    They grow, are mapped into memory, and when opened again end with a whole conversation: the last
-    one that is still among the work's, whose tokens are `counts`.
+    When opened again, the files are cut after the last whole conversation that is still in the work
+    folder; `counts` has the tokens of each conversation there.
     """
 
     def __init__(self, folder: Path, layers: int, width: int, counts: Sequence[int]) -> None:
@@ -169,11 +169,11 @@ class Recording:
 
     @property
     def tokens(self) -> int:
-        """Of all that is recorded."""
+        """Number of recorded tokens."""
         return int(self._starts[-1])
 
     def append(self, new: Recorded) -> None:
-        """Add the next conversation; the index comes last."""
+        """Append the next conversation; the index is written last."""
         for name, path in self._files.items():
             with path.open("ab") as file:
                 file.write(np.ascontiguousarray(getattr(new, name)).tobytes())
@@ -196,7 +196,7 @@ class Recording:
 
 
 def _manifest(path: Path, usual: dict[str, Any]) -> dict[str, Any]:
-    """The values of a file; a `UsageError` unless it has what every manifest has."""
+    """The values of a manifest; a `UsageError` unless they are complete."""
     found = (path.exists() and parse(path.read_bytes())) or {}
     if any(type(found.get(key)) is not type(value) for key, value in usual.items()):
         raise UsageError(f"{path} is missing, damaged, or not of a training", _ANOTHER)
@@ -204,7 +204,7 @@ def _manifest(path: Path, usual: dict[str, Any]) -> dict[str, Any]:
 
 
 def _conversations(path: Path) -> list[Conversation]:
-    """Those of a file of JSON lines; an unfinished last line is cut off."""
+    """Read conversations from JSON lines; cuts off an unfinished last line."""
     if not path.exists():
         return []
     data = path.read_bytes()

@@ -70,7 +70,7 @@ def test_refusals(target, folder):
     padded = write_llama(folder / "pad.gguf", Tiny(padding=3))
     assert "263 tokens, not 266" in refused(Block(), other=padded)
     mamba = write_mamba(folder / "mamba.gguf")
-    with pytest.raises(PairError, match="mamba does not hand out the inputs of its layers"):
+    with pytest.raises(PairError, match="mamba does not expose the inputs of its layers"):
         BlockDraft(read_header(write_dflash(folder / "no.gguf"))).require_target(
             replace(read_header(mamba), metadata={**read_header(mamba).metadata,
                                                   "mamba.block_count": 4})

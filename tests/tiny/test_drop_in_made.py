@@ -58,8 +58,8 @@ REFUSED = {
         "a lookup_store does not go with .* NoDrafter",
     ),
     "a dict": ({"speculation": {"mode": "on"}}, r"Write Speculation\(...\)"),
-    "text": ({"speculation": "on"}, "'on' stands where Speculation"),
-    "draft options": ({"draft": "draft.gguf", "draft_options": {"n_ctx": 128}}, "n_ctx.* stands"),
+    "text": ({"speculation": "on"}, "'on' is given instead of Speculation"),
+    "draft options": ({"draft": "draft.gguf", "draft_options": {"n_ctx": 128}}, "n_ctx.* is given"),
     "two drafts": ({"draft": "none", "draft_model": "draft.gguf"}, "Give one of the two"),
     "extra buffers": ({"extra_buffers": "zork", "draft": "none"}, "Give auto, on or off"),
     "a draft of llama-cpp-python's": ({"draft": Guesses()}, "Guesses. Give the path"),
@@ -220,4 +220,4 @@ for pattern in ("*.bin", "*.gguf"):
     first, none, several = done.stdout.splitlines()
     assert first.startswith("Cascade {")
     assert "*.bin is not in org/tiny, which has draft/tiny.gguf" in none
-    assert "means 2 files of org/tiny: draft/tiny.gguf, tiny-F32.gguf." in several
+    assert "matches 2 files of org/tiny: draft/tiny.gguf, tiny-F32.gguf." in several

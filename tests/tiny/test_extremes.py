@@ -120,9 +120,9 @@ def test_infinite_logits_are_the_models_fault():
 ALL = dict.fromkeys(range(263), "-inf")
 NOT_HERE = {
     "an id beyond the vocabulary": ({"logit_bias": {263: 1.0}}, "token 263 in logit_bias.*263"),
-    "everything forbidden": ({"logit_bias": ALL}, "no token may follow: all of them"),
+    "everything forbidden": ({"logit_bias": ALL}, "no token is allowed next: all of them"),
     "all but the end": (
-        {"logit_bias": dict.fromkeys(range(260), "-inf"), "ignore_eos": True}, "no token may",
+        {"logit_bias": dict.fromkeys(range(260), "-inf"), "ignore_eos": True}, "no token is",
     ),
 }  # fmt: skip
 

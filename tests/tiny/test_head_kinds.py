@@ -131,7 +131,7 @@ def test_eagle3_drafts_and_their_targets():
     assert draft.borrows == ["embeddings", "output head"]
     assert "layer 3, not 2" in draft.why_not_for(header("llama", [], block_count=2,
                                                         embedding_length=8))  # fmt: skip
-    assert "hy_v3 does not hand out" in draft.why_not_for(
+    assert "hy_v3 does not expose" in draft.why_not_for(
         header("hy_v3", TRUNK, block_count=4, embedding_length=8)
     )
     narrow = target_draft(header("eagle3", ["fc.weight"], **{**EAGLE, "embedding_length": 4}))

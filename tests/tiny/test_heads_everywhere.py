@@ -174,6 +174,14 @@ def test_the_drop_in_keeps_states(files):
     ours.close()
 
 
+def test_the_drop_in_loads_its_own_heads_once(files):
+    """They are in the target's file, whose weights are not loaded again."""
+    target, _ = own(files, Made())
+    ours = DSparkLlama(str(target), draft="mtp", draft_options=DRAFT, speculation=ALWAYS, **LLAMA)
+    assert ours._draft.model.pointer == ours._model.model
+    ours.close()
+
+
 def test_commands(tmp_path, monkeypatch):
     """`run`, `bench` and `chat` with -d mtp or a sidecar's file: the same text, drafts accepted."""
     from tests.tiny_heads import HEADS

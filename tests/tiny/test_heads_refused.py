@@ -101,7 +101,7 @@ def test_eagle3_of_another_target(tmp_path):
     heads = write_mtp(tmp_path / "hy.gguf", Made())
     assert "made for a target with layer 2, not 1 layers" in refused(heads, draft)
     low = write_eagle3(tmp_path / "low.gguf", Eagle(layers=(0, 0, 0)))
-    assert "hy_v3 does not hand out the inputs of its layers" in refused(heads, low)
+    assert "hy_v3 does not expose the inputs of its layers" in refused(heads, low)
     # Of 5 blocks, 4 are layers: the fifth is a head, which has no input to hand out.
     high = write_eagle3(tmp_path / "high.gguf", Eagle(layers=(0, 1, 5)))
     hybrid = write_mtp(tmp_path / "hybrid.gguf", Made("qwen35"))

@@ -141,7 +141,7 @@ def test_the_same_prompt_many_times_is_read_once(files, alone, kind, capfd):
 def in_pieces(pair, alone, prompt):
     """A request that reads its prompt in pieces of 16 tokens, beside a running answer."""
     asked = Asked(pair, alone, OFF, parallel=3)
-    asked.batcher._pieces.patience = 1e-6
+    asked.batcher._chunks.patience = 1e-6
     asked.submit(words(5, 1), 60)
     asked.batcher.step()
     return asked, asked.batcher.submit(prompt, SEED, Limits(max_tokens=5))

@@ -23,7 +23,7 @@ def test_each_token_has_its_own_other_id(pair):
     table = pair.draft_cache().token_map
     assert table.share == 1.0
     assert table.draft_ids.tolist() == [*range(259, -1, -1), 260, 261, 262]
-    assert any("100.0% of the tokens are the same under other ids" in note for note in pair.notes)
+    assert any("100.0% of the tokens are the same, with other ids" in note for note in pair.notes)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

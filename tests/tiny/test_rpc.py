@@ -95,8 +95,8 @@ def test_the_command_line_without_rpc(dspark, tiny_files):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\nThis is a web server.", "no RPC server of this version"),
-        (b"", "no RPC server of this version"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\nThis is a web server.", "not an RPC server of this"),
+        (b"", "not an RPC server of this version"),
         (None, "no answer from .* in 0 s"),
     ],
     ids=["another program", "closed", "busy"],

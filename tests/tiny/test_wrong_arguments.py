@@ -26,7 +26,7 @@ WRONG = {
     "speculation first": (lambda pair: Decoder.for_pair(pair, QUIET), r"Write Sampling\(...\)"),
     "sampling as a dict": (lambda pair: Decoder.for_pair(pair, {"seed": 1}), "Write Sampling"),
     "speculation as text": (lambda pair: Decoder.for_pair(pair, GREEDY, "on"), "Write Speculation"),
-    "a number as limits": (lambda pair: Decoder.for_pair(pair).answer("hi", 5), "5 stands where L"),
+    "a number as limits": (lambda pair: Decoder.for_pair(pair).answer("hi", 5), "5 is given"),
     "of a batch": (lambda pair: Batcher(pair, "on"), "Write Speculation"),
     "nobody in a pass": (lambda pair: Batcher(pair, parallel=0), "Give 1 or more"),
     "fewer than nobody": (lambda pair: Batcher(pair, parallel=-1), "-1 conversations"),
@@ -42,7 +42,7 @@ def test_of_decoders_and_batches(pair, what):
 
 @pytest.mark.parametrize("ids", [[10**7, 5], [-1, 5], [5, 263], [1.5, 2], [5, "a"], b"abc"])
 def test_ids_that_are_no_tokens(pair, ids):
-    with pytest.raises(UsageError, match=r"no token of|other things|not bytes"):
+    with pytest.raises(UsageError, match=r"not a token of|other things|not bytes"):
         Decoder.for_pair(pair, GREEDY, QUIET).answer(ids, FEW)
 
 

@@ -39,7 +39,7 @@ def test_a_model_that_is_read_is_not_replaced(job, tmp_path, cycle_target):
     link.symlink_to(cycle_target)
     before = cycle_target.read_bytes()
     for output in (cycle_target, link):
-        with pytest.raises(UsageError, match=r"the output .* is a model that is read"):
+        with pytest.raises(UsageError, match=r"the output .* is one of the inputs"):
             run(job(output=output))
     assert cycle_target.read_bytes() == before
 

@@ -101,7 +101,7 @@ def test_what_was_recorded_of_another_layer_is_named(untrained, draft, monkeypat
     batches = untrained[3]
     moved = [each._replace(features=each.features[:, ::-1]) for each in batches.records]
     monkeypatch.setattr(batches, "records", moved)
-    with pytest.raises(DSparkError, match="what was recorded is not what its layers read"):
+    with pytest.raises(DSparkError, match="its layer inputs differ from the recorded"):
         check(untrained, draft)
 
 
@@ -126,7 +126,7 @@ def test_shifted_inputs_are_named(untrained, draft, monkeypatch):
         inject(caches)
 
     monkeypatch.setattr(block, "inject", late)
-    with pytest.raises(DSparkError, match=r"shifted position: the inputs .* \+1 tokens away"):
+    with pytest.raises(DSparkError, match=r"shifted position: the layer inputs .* \+1 tokens"):
         check(untrained, draft)
 
 
@@ -135,7 +135,7 @@ def test_answers_that_are_others_are_no_success(untrained, draft, monkeypatch):
     batches = untrained[3]
     wrong = [replace(talk, answer=talk.answer[::-1]) for talk in batches.conversations]
     monkeypatch.setattr(batches, "conversations", wrong)
-    with pytest.raises(DSparkError, match="answers otherwise than it did"):
+    with pytest.raises(DSparkError, match="answers differently than before"):
         check(untrained, draft)
 
 

@@ -16,7 +16,7 @@ from dspark_gguf.measure.bench.conversations import COPYING
 from dspark_gguf.measure.chains import load_chains
 from dspark_gguf.records import Draft, Round, Segment, Verdict
 from dspark_gguf.schedule import SharedCosts, Source, allot, make_stopping_rule
-from dspark_gguf.schedule.pieces import Pieces
+from dspark_gguf.schedule.pieces import PrefillChunks
 from tests.replay_many import extended, replay_many
 
 DATA = Path(__file__).parent.parent / "data"
@@ -183,14 +183,14 @@ def test_a_table_goes_on_as_steep_as_it_was():
 
 
 def test_pieces_are_as_large_as_patience_allows():
-    pieces = Pieces(known(), patience=4.0, n_batch=512)
+    pieces = PrefillChunks(known(), patience=4.0, n_batch=512)
     assert pieces.size(0) == 512  # nobody waits
     first = pieces.size(4)
     assert first == 16
     for _ in range(20):
         pieces.observe(64, 4, 1.6 + 64 * 0.01)
     assert pieces.size(4) == 128  # 1.6 + 1.28 s; twice as many would take 4.2
-    assert Pieces(known(), patience=0.0, n_batch=512).size(4) == 16
+    assert PrefillChunks(known(), patience=0.0, n_batch=512).size(4) == 16
 
 
 def test_more_conversations_than_the_table_has_rows_verify_nothing():
