@@ -48,7 +48,10 @@ class _Log:
     def begin(self) -> None:
         """Do not pass on what this thread is told."""
         with self._lock:
-            if not self._is_ours():
+            if self._is_ours():
+                if self._is_put_back():
+                    self._theirs, self._stays = _commands(), True
+            else:
                 found = [one.value for one in self._found]
                 if found != self._known:
                     self._theirs, self._known = _installed(), found
@@ -68,6 +71,10 @@ class _Log:
         """Of this thread, after so many of all."""
         return [line for number, whose, line in self._errors if whose == thread and number > since]
 
+    def _is_put_back(self) -> bool:
+        """While ours is installed: whether by other code, which found it so and is done."""
+        return not (self._stays or self._listeners)
+
     def _is_ours(self) -> bool:
         llama_cpp.llama_log_get(*self._places)
         return self._found[0].value == self._our_address
@@ -78,7 +85,7 @@ class _Log:
             self.count += 1
             # Each line begins with the name of the C++ function that wrote it.
             self._errors.append((self.count, thread, re.sub(r"^\w+: ", "", line)))
-        callback, data = self._theirs
+        callback, data = _commands() if self._is_put_back() else self._theirs
         # Lines from this package's calls go to the commands' log only.
         if self._stays or thread not in self._listeners:
             callback(level, text, data)
@@ -130,6 +137,10 @@ def _installed() -> tuple[Any, ctypes.c_void_p]:
     callback, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
     llama_cpp.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
     return callback, data
+
+
+def _commands() -> tuple[Any, ctypes.c_void_p]:
+    return _command_log.callback, ctypes.c_void_p()
 
 
 def _address(callback: Any) -> int | None:

@@ -188,3 +188,34 @@ def test_in_our_commands_it_need_not_be_put_back(heard, damaged):
         read_header(damaged)
     assert not log._log._is_ours()
     assert not heard
+
+
+def test_a_log_of_other_code_that_is_gone_is_not_called(tiny_files):
+    """It puts back ours, which stays in commands, and frees its own, which was called after that."""
+    done = run_python("-c", BORROWED)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+BORROWED = """
+import gc
+import llama_cpp
+from dspark_gguf.engine import library, log
+library.set_command_log()
+with library.listening():
+    pass
+def other():
+    before = log._installed()
+    mine = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(mine, None)
+    with library.listening():
+        pass
+    llama_cpp.llama_log_set(*before)
+other()
+gc.collect()
+new = [llama_cpp.llama_log_callback(lambda *_: None) for _ in range(50)]
+del new
+gc.collect()
+for _ in range(50):
+    llama_cpp.llama_model_load_from_file(b"missing.gguf", llama_cpp.llama_model_default_params())
+print("done")
+"""
