@@ -191,7 +191,7 @@ def test_in_our_commands_it_need_not_be_put_back(heard, damaged):
 
 
 def test_a_log_of_other_code_that_is_gone_is_not_called(tiny_files):
-    """It puts back ours, which stays in commands, and frees its own, which was called after that."""
+    """It puts back ours, which stays in commands, and frees its own: that was called then."""
     done = run_python("-c", BORROWED)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
