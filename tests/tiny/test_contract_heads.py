@@ -146,6 +146,6 @@ def test_why_stripped_models_are_loaded_with_other_counts(tmp_path):
             str(path).encode(), llama_cpp.llama_model_default_params()
         )
     assert not found
-    assert "not found" in "; ".join(errors)
+    assert "not found" in "; ".join(errors())
     model = Model(path, OPTIONS)
     assert llama_cpp.llama_model_n_layer(model.pointer) == 4
