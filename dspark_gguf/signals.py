@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,14 @@ def ended_by_signals() -> Iterator[None]:
         raise SystemExit(128 + number)
 
     with _handling(("SIGTERM", "SIGHUP"), on_signal) as heard:
-        yield
+        try:
+            yield
+        except OSError as error:
+            gone = error.errno == errno.EIO and error.filename is None
+            if not gone or "SIGHUP" not in (each.name for each in heard):
+                raise
+            # Writing to a closed terminal may fail before its signal is seen.
+            raise SystemExit(128 + signal.Signals["SIGHUP"]) from None
 
 
 @contextmanager

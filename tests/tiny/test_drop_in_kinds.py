@@ -108,7 +108,9 @@ def test_what_others_read_costs_no_states(folder, monkeypatch):
     copied = []
     state = Rollback._checkpoint
     monkeypatch.setattr(
-        Rollback, "_checkpoint", lambda self, length: (copied.append(length), state(self, length))[1]
+        Rollback,
+        "_checkpoint",
+        lambda self, length: (copied.append(length), state(self, length))[1],
     )
     assert len(said(off, PROMPT, temp=0.0)) == 40
     for token in PROMPT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -189,6 +190,14 @@ def test_a_closed_terminal(home, model):
     again.sendline("/bye")
     assert ended(again) == 0
     assert transcript(home) == first
+
+
+@pytest.mark.parametrize(("path", "ends"), [(None, SystemExit), ("file", OSError)])
+def test_a_terminal_that_is_gone_before_its_signal_is_seen(path, ends):
+    """What is written then fails; a disk that fails is something else."""
+    with pytest.raises(ends) as found, ended_by_signals():
+        raise OSError(errno.EIO, "Input/output error", path)
+    assert path or found.value.code == 128 + signal.SIGHUP
 
 
 def test_killed_between_turns(home, model):
