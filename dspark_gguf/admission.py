@@ -112,7 +112,8 @@ class Admission:
             if slot is None or not slot.can_share or other.live.unread == 1:
                 continue
             common = common_prefix(other.live.tokens[:-1], prompt)
-            if common >= max(slot.target.length, self._slots.reusable(prompt)) + WORTH_IT:
+            gain = common - WORTH_IT
+            if gain >= slot.target.length and gain >= self._slots.reusable(prompt):
                 slot.target.checkpoint_at(common)
                 return True
         return False

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from dspark_gguf.engine.library import free_memory
-from dspark_gguf.engine.protocol import common_prefix
+from dspark_gguf.engine.protocol import TokenIds, common_prefix
 from dspark_gguf.engine.state import SavedCache
 
 #: Maximum bytes of the cache, and its maximum share of the memory that is free without it.
@@ -33,7 +35,7 @@ class Saved:
         """Size in bytes."""
         return self.target.size + (self.draft.size if self.draft else 0)
 
-    def reusable(self, prompt: Sequence[int]) -> int:
+    def reusable(self, prompt: TokenIds) -> int:
         """Number of prompt tokens that it can provide; 0 if that is not worth copying it."""
         held = self.target.reusable(prompt)
         return held if held >= _ENOUGH * len(self.target.tokens) else 0
@@ -69,8 +71,9 @@ class PromptCache:
 
     def best(self, prompt: Sequence[int]) -> Saved | None:
         """The conversation with the longest prefix of a prompt; None if there is none."""
-        found = max(self._saved, key=lambda each: each.reusable(prompt), default=None)
-        return found if found is not None and found.reusable(prompt) else None
+        tokens = np.asarray(prompt, dtype=np.int32)  # once, for a comparison with each
+        found = max(self._saved, key=lambda each: each.reusable(tokens), default=None)
+        return found if found is not None and found.reusable(tokens) else None
 
     def remove(self, saved: Saved) -> None:
         """Remove a conversation that is back in a slot."""
@@ -81,5 +84,5 @@ class PromptCache:
         self._saved.clear()
 
 
-def _begins(tokens: Sequence[int], start: Sequence[int]) -> bool:
+def _begins(tokens: TokenIds, start: TokenIds) -> bool:
     return common_prefix(tokens, start) == len(start)

@@ -64,6 +64,7 @@ class Pass(NamedTuple):
 
 
 T = TypeVar("T")
+TokenIds: TypeAlias = Sequence[int] | npt.NDArray[np.int32]
 #: A generator that yields passes and receives their rows, so that several can share each pass.
 Passes: TypeAlias = Generator[Pass, Rows, T]
 
@@ -133,7 +134,7 @@ class Tokenizer(Protocol):
         """Bytes of a token; empty for a control token."""
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix(left: TokenIds, right: TokenIds) -> int:
     """Length of the longest common prefix of two token lists."""
     length = min(len(left), len(right))
     differs = np.asarray(left[:length]) != np.asarray(right[:length])

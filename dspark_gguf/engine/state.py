@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dspark_gguf.engine import library
 from dspark_gguf.engine.model import file_stamp
-from dspark_gguf.engine.protocol import common_prefix
+from dspark_gguf.engine.protocol import TokenIds, common_prefix
 from dspark_gguf.engine.rollback import Checkpoint, pointer_to
 from dspark_gguf.engine.sequence import SequenceCache
 
@@ -87,7 +87,7 @@ def load_state(cache: SequenceCache, path: Path) -> int:
 class SavedCache:
     """What a cache held: its tokens, llama.cpp's state, and checkpoints to roll back to."""
 
-    tokens: Sequence[int]
+    tokens: npt.NDArray[np.int32]
     data: npt.NDArray[np.uint8]
     checkpoints: Sequence[Checkpoint]
     can_remove: bool  # whether any number of tokens can be dropped from the end
@@ -97,7 +97,7 @@ class SavedCache:
         """Bytes in RAM."""
         return self.data.nbytes + sum(each.data.nbytes for each in self.checkpoints)
 
-    def reusable(self, prompt: Sequence[int]) -> int:
+    def reusable(self, prompt: TokenIds) -> int:
         """Number of prompt tokens that need not be read again."""
         common = common_prefix(self.tokens, prompt)
         if self.can_remove or common == len(self.tokens):
@@ -116,7 +116,9 @@ def copy_state(cache: SequenceCache, most: int) -> SavedCache:
     if llama_cpp.llama_state_seq_get_data(cache.pointer, pointer_to(data), size, sequence) != size:
         raise MemoryError  # llama.cpp tells of no other reason
     checkpoints = tuple(cache._rollback.checkpoints)
-    return SavedCache(tuple(cache.tokens), data, checkpoints, cache.rollback == "removal")
+    return SavedCache(
+        np.array(cache.tokens, dtype=np.int32), data, checkpoints, cache.rollback == "removal"
+    )
 
 
 def restore_state(cache: SequenceCache, saved: SavedCache) -> bool:
@@ -130,7 +132,7 @@ def restore_state(cache: SequenceCache, saved: SavedCache) -> bool:
         data, size = pointer_to(saved.data), saved.data.nbytes
         read = llama_cpp.llama_state_seq_set_data(cache.pointer, data, size, cache.sequence)
     if read == size and _holds(cache, len(saved.tokens)):
-        cache.adopt(saved.tokens)
+        cache.adopt(saved.tokens.tolist())
         cache._rollback.checkpoints[:0] = [
             each for each in saved.checkpoints if each.length < cache.length
         ]

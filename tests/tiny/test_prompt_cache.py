@@ -20,10 +20,21 @@ OFF = Speculation(mode="off")
 SEED = settings_of(3, 0.8)
 
 
-def says(batcher, prompt, most=10):
-    request = batcher.submit(prompt, SEED, Limits(max_tokens=most))
+def says(batcher, prompt, most=10, sampling=SEED):
+    request = batcher.submit(prompt, sampling, Limits(max_tokens=most))
     list(batcher)
     return request.answer
+
+
+def in_turns(batcher, talks, sampling=SEED, most=10, added=()):
+    """Three turns of each: what it was asked, and its answer; what it holds is not read again."""
+    for turn in range(3):
+        for k, talk in enumerate(talks):
+            answer = says(batcher, talk, most, sampling)
+            if turn:  # all but what the user has added, and the last token or three
+                assert answer.cached_tokens >= len(talk) - max(len(added) + 1, 3)
+            yield talk, answer
+            talks[k] = [*talk, *answer.tokens, *added]
 
 
 @pytest.mark.parametrize("how", [OFF, ALWAYS, LEARNED], ids=["plain", "drafts", "learned"])
@@ -31,15 +42,8 @@ def says(batcher, prompt, most=10):
 def test_more_conversations_than_slots_go_on_where_they_were(files, alone, kind, how):
     talks = [[30 + k, *one] for k, one in enumerate(prompts(5, shared=30))]
     with pair_of(files, kind, 2) as pair:
-        batcher = Batcher(pair, how)
-        for turn in range(3):
-            for k, talk in enumerate(talks):
-                answer = says(batcher, talk)
-                assert answer.tokens == alone(kind).says(talk, SEED, 10)
-                if turn:
-                    # All but what the user has added, and the token that nobody has read.
-                    assert answer.cached_tokens >= len(talk) - 4
-                talks[k] = [*talk, *answer.tokens, 40 + k, 41, 42]
+        for talk, answer in in_turns(Batcher(pair, how), talks, added=(40, 41, 42)):
+            assert answer.tokens == alone(kind).says(talk, SEED, 10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,16 +101,8 @@ def test_a_draft_that_follows_the_target_goes_on_with_it(heads, name):
     greedy = Sampling(temperature=0, ignore_eos=True)
     talks = [[*CYCLE[k : k + 20], *CYCLE[:3]] for k in range(4)]
     with crowd_of(heads, name, 2) as pair:
-        batcher = Batcher(pair, ALWAYS, parallel=2)
-        for turn in range(3):
-            for k, talk in enumerate(talks):
-                request = batcher.submit(talk, greedy, Limits(max_tokens=20))
-                list(batcher)
-                tally = request.answer.tally
-                assert tally.drafted == tally.accepted > 0
-                if turn:
-                    assert request.answer.cached_tokens >= len(talk) - 3
-                talks[k] = [*talk, *request.answer.tokens]
+        for _, answer in in_turns(Batcher(pair, ALWAYS, parallel=2), talks, greedy, 20):
+            assert answer.tally.drafted == answer.tally.accepted > 0
 
 
 def test_a_block_draft_goes_on_with_its_target(tmp_path):
@@ -114,17 +110,11 @@ def test_a_block_draft_goes_on_with_its_target(tmp_path):
     draft = write_dflash(tmp_path / "d.gguf", Block(cycle=tuple(SUCCESSOR)))
     talks = [[10 + k, 20, *[30 + k] * 20] for k in range(4)]
     with pair_of({"llama": (target, draft)}, "removal", 2) as pair:
-        batcher = Batcher(pair, ALWAYS)
-        for turn in range(3):
-            for k, talk in enumerate(talks):
-                request = batcher.submit(talk, Sampling(temperature=0), Limits(max_tokens=20))
-                list(batcher)
-                said = [talk[-1], *request.answer.tokens]
-                assert said[1:] == [SUCCESSOR[token] for token in said[:-1]]
-                assert request.answer.tally.accepted > 10
-                if turn:
-                    assert request.answer.cached_tokens >= len(talk) - 3
-                talks[k] = [*talk, *request.answer.tokens]
+        greedy = Sampling(temperature=0)
+        for talk, answer in in_turns(Batcher(pair, ALWAYS), talks, greedy, 20):
+            said = [talk[-1], *answer.tokens]
+            assert said[1:] == [SUCCESSOR[token] for token in said[:-1]]
+            assert answer.tally.accepted > 10
 
 
 def test_a_block_draft_that_gave_its_cells_away_has_nothing_left(tmp_path):
