@@ -16,7 +16,7 @@ from dspark_gguf.serve.errors import invalid
 from dspark_gguf.serve.parsing import Message, ParsedRequest
 from dspark_gguf.serve.tool_params import parse_tool, parse_tool_choice
 
-#: Maximum numbers in a request.
+#: Maximum numbers of messages, tools and biased tokens of a request.
 MAX_MESSAGES, MAX_TOOLS, _MAX_BIASES = 10_000, 256, 1024
 
 

@@ -239,7 +239,7 @@ class Engine:
         began, before = monotonic(), self.batcher.running
         rounds = self.batcher.step()
         self._pass_seconds = monotonic() - began
-        # Answers begin and end during a pass: at least so many took part in it.
+        # Answers begin and end during a step: the larger count took part in its pass.
         self.metrics.add_pass(max(before, self.batcher.running))
         for request, round in rounds:
             turn: Any = request.key

@@ -31,7 +31,7 @@ from dspark_gguf.serve.turns import Turn
 
 #: Has ``role`` and ``content``, and what else the template reads.
 Message = dict[str, Any]
-#: Maximum numbers in a request.
+#: Maximum numbers of answers, stop strings and top log-probabilities of a request.
 MAX_CHOICES, _MAX_STOPS, _MAX_TOP_LOGPROBS = 16, 16, 20
 #: A placeholder for text; Unicode reserves it for internal use.
 _MARK = "\ufdd0"
@@ -43,7 +43,7 @@ class ParsedRequest:
 
     Attributes:
         messages: a conversation; None: `prompt`, text or token ids, is continued instead.
-        sampling: overrides the server's settings, by the names of `Sampling`; None: no override.
+        sampling: overrides the server's settings, by the names of `Sampling`, except where None.
         tools: each with ``name``, ``description`` and ``parameters`` (a JSON schema).
         tool_choice: auto, none, required, or the name of a tool.
         parallel_calls: False: an answer has one tool call at most.
