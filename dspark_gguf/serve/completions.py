@@ -30,9 +30,7 @@ class CompletionFormatter(ChoicesFormatter[CompletionBody]):
         if request.top_logprobs is not None and body.echo:
             raise invalid("echo cannot be combined with logprobs: the prompt has none", "echo")
         if not 1 <= len(prompts) * max(1, request.n) <= MAX_CHOICES:
-            raise invalid(
-                f"answers (prompts times n) must be from 1 to {MAX_CHOICES}", "prompt"
-            )
+            raise invalid(f"answers (prompts times n) must be from 1 to {MAX_CHOICES}", "prompt")
         #: The text that each answer repeats from its prompt, and where its next token starts.
         self._echoes = [
             "" if not body.echo else each if isinstance(each, str) else self._text(each)
