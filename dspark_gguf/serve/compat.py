@@ -19,6 +19,8 @@ _UNSUPPORTED = {
     "background": "responses are not stored, so wait for the answer, or stream it",
 }
 
+_UNSUPPORTED_OUTPUTS = ("regex", "choice", "grammar", "structural_tag")
+
 
 def refuse_unsupported(given: Mapping[str, Any]) -> None:
     """Raise a `RequestError` if one of the parameters is known but not supported."""
@@ -36,7 +38,9 @@ def vllm_schema(given: Mapping[str, Any]) -> dict[str, Any] | None:
     name, schema = "guided_json", given.get("guided_json")
     if isinstance(wanted := given.get("structured_outputs"), dict):
         name, schema = "structured_outputs", wanted.get("json", schema)
-        for other in (key for key, value in wanted.items() if value and key != "json"):
+        if wanted.get("json_object") and schema is None:
+            schema = {"type": "object"}
+        for other in filter(wanted.get, _UNSUPPORTED_OUTPUTS):
             raise invalid(f"structured_outputs.{other} is not supported: {_SCHEMA}", name)
     if isinstance(schema, str):
         try:

@@ -239,8 +239,10 @@ class Engine:
         began, before = monotonic(), self.batcher.running
         rounds = self.batcher.step()
         self._pass_seconds = monotonic() - began
-        # Answers begin and end during a step: the larger count took part in its pass.
-        self.metrics.add_pass(max(before, self.batcher.running))
+        # Answers begin and end during a step: the largest count took part in its pass, if any.
+        answered = sum(round.verdict is not None for _, round in rounds)
+        if count := max(before, self.batcher.running, answered):
+            self.metrics.add_pass(count)
         for request, round in rounds:
             turn: Any = request.key
             if turn not in self._turns:

@@ -82,7 +82,7 @@ def client_grammar(text: str) -> str:
     """A client's grammar, which must be GBNF itself and not the name of a file."""
     if "::=" not in text or len(text) > _MAX_CHARACTERS:
         raise invalid(f"grammar must be GBNF of at most {_MAX_CHARACTERS} characters", "grammar")
-    repeats = [int(n) for pair in _REPETITION.findall(text) for n in pair if n.isdigit()]
+    repeats = _repetitions(text)
     if sum(repeats) > _MAX_ELEMENTS or max(repeats, default=0) > 2000:
         raise invalid("the grammar has too many repetitions", "grammar")
     return text
@@ -106,6 +106,12 @@ def after_thinking(grammar: str, inside: bool) -> str:
     return "\n".join([*rules, renamed])
 
 
+def _repetitions(text: str) -> list[int]:
+    """The larger number of each repetition, such as 5 for ``{2,5}``; huge ones are not read."""
+    found = _REPETITION.findall(text)
+    return [max(int(n[:10] or 0) for n in numbers) for numbers in found]
+
+
 def _elements(node: Any, depth: int = 0) -> int:
     """About how many elements the grammar of a schema has, with repetitions expanded."""
     _require_depth(depth)
@@ -117,8 +123,7 @@ def _elements(node: Any, depth: int = 0) -> int:
     if not isinstance(reference, str) or not reference.startswith("#"):
         raise invalid("a $ref of the JSON schema must begin with #")
     pairs = [[node.get(key) for key in keys] for keys in _COUNTS]
-    counts = [max(n for n in [0, *pair] if isinstance(n, int)) for pair in pairs]
-    for numbers in _REPETITION.findall(str(node.get("pattern", ""))):
-        counts.append(max(int(n or 0) for n in numbers))
+    counts = [max(n for n in [0, *pair] if isinstance(n, int | float)) for pair in pairs]
+    counts += _repetitions(str(node.get("pattern", "")))
     product = math.prod(max(1, min(abs(count), 10**9)) for count in counts)
     return product * (1 + sum(_elements(each, depth + 1) for each in node.values()))

@@ -16,6 +16,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, NamedTuple
 
 _OPEN, _CLOSE, _MISTRAL, _PYTHON = "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>"
@@ -37,11 +38,13 @@ _BARE = re.compile(r'[\[{\s]*(\Z|"\w*\Z|"(name|id|type|function|arguments|parame
 _CUT_JSON = re.compile(r"\s*(-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?|\\?u[0-9a-fA-F]{0,4})?")
 
 
-def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _finite(number: str) -> float:
+    if isfinite(value := float(number)):
+        return value
+    raise ValueError(f"{number} cannot be written as JSON again")
 
 
-_JSON = json.JSONDecoder(parse_constant=_reject_constant)
+_JSON = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 
 
 @dataclass(frozen=True)
@@ -255,7 +258,7 @@ def _may_become_call(tag: str, body: str) -> bool:
     if not tag:
         return any(each.startswith(body) for each in _START_TAGS)
     if tag == _MISTRAL:
-        return re.fullmatch(r"\s*[\w.-]+\s*(\[\w*\]?\w*)*\s*", body) is not None
+        return re.fullmatch(r"\s*[\w.-]+\s*(\[\w*\]\w*)*(\[\w*)?\s*", body) is not None
     return tag == _OPEN and _may_start_tag(body, ["<function="])
 
 
@@ -286,7 +289,7 @@ def _dumps(value: Any) -> str:
 
 def _json_or_text(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_reject_constant)
+        return _JSON.decode(text)
     except (ValueError, RecursionError):
         return text
 

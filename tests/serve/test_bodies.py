@@ -112,7 +112,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
     [
         {"guided_json": SCHEMA},
         {"guided_json": json.dumps(SCHEMA)},
-        {"structured_outputs": {"json": SCHEMA, "disable_fallback": False}},
+        {"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": True}},
     ],
     ids=str,
 )

@@ -66,6 +66,7 @@ TEXTS = [
     "hello", "", " x < y [1] {2}", '{"answer": 42}', '{"name": "unknown", "parameters": {}}',
     "<tool_call>no json</tool_call> and more", f"<tool_call>{ADD[:-3]}", "[TOOL_CALLS]nothing",
     '[1, 2, {"a": 3}]', "{ not json } at all", "a <tool_call", "[", '{"name": 3}',
+    f"[TOOL_CALLS]x{'[abcdefgh' * 40}!",
 ]  # fmt: skip
 
 
@@ -80,6 +81,7 @@ BROKEN = [
     '<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>', f"[TOOL_CALLS]{SAY[:-9]}",
     '[TOOL_CALLS]say[ARGS]{"text": "x\\q"} and more', f"<|python_tag|>{ADD[:-2]}, 1}}",
     "<tool_call><function=say><parameter=text>abc</parameter>x</function></tool_call>",
+    '<tool_call>{"name": "add", "arguments": {"a": 1e999}}</tool_call>',
     f"[TOOL_CALLS][{ADD}, 3]", "<tool_call><function=say>\n<parameter=text>\nabc\n</par",
 ]  # fmt: skip
 
