@@ -67,7 +67,8 @@ def _integers(low: int | None, high: int | None) -> list[str]:
     found = []
     if low is None or low < 0:
         least, most = 1 if high is None else max(1, -high), None if low is None else -low
-        found += [f'"-" ({part})' for part in [" | ".join(_naturals(least, most))] if part]
+        if negative := _naturals(least, most):
+            found.append(f'"-" ({" | ".join(negative)})')
     if high is None or high >= 0:
         found += _naturals(max(0, low or 0), high)
     return found

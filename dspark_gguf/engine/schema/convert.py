@@ -39,6 +39,10 @@ _TYPE_KEYWORDS = {
     "string": ("pattern", "format", "minLength", "maxLength"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }  # fmt: skip
+#: Type of a parsed JSON value that is no number -> its name in a schema.
+_TYPE_NAMES: dict[type, str] = {
+    type(None): "null", bool: "boolean", str: "string", list: "array", dict: "object",
+}  # fmt: skip
 
 
 def schema_to_gbnf(text: str) -> str:
@@ -48,9 +52,9 @@ def schema_to_gbnf(text: str) -> str:
         ValueError: the text is not a JSON schema, or a grammar cannot express it.
 
     """
-    schema = json.loads(text)
-    converter = _Converter(schema)
     try:
+        schema = json.loads(text)
+        converter = _Converter(schema)
         root = converter.visit(schema, "root")
         converter.refuse_empty_recursion()
     except RecursionError:
@@ -253,13 +257,9 @@ class _Converter:
 
 def _types_of(value: Any) -> set[str]:
     """The names of the JSON types that a value has."""
-    if value is None or isinstance(value, bool):
-        return {"null" if value is None else "boolean"}
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return {"number", "integer"} if value == int(value) else {"number"}
-    return {
-        "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
-    }
+    return {_TYPE_NAMES[type(value)]}
 
 
 def _counts(schema: Schema, suffix: str) -> tuple[int, int | None]:

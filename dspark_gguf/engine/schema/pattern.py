@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from dspark_gguf.engine.schema.rules import Ranges, complement, unescaped_class
 
-#: llama.cpp accepts no larger number of repetitions.
+#: llama.cpp takes a larger maximum of repetitions for no maximum at all.
 MAX_REPEATS = 2000
 _DIGIT: Ranges = [(0x30, 0x39)]
 _WORD: Ranges = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
