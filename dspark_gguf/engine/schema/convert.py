@@ -166,7 +166,7 @@ class _Converter:
 
     def _string(self, schema: Schema, hint: str) -> str:
         least, most = _counts(schema, "Length")
-        given = [word for word in ("pattern", "format") if word in schema]
+        given: list[str] = [word for word in ("pattern", "format") if word in schema]
         given += ["minLength or maxLength"] if least or most is not None else []
         if not given:
             return "string"
