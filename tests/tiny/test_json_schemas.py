@@ -179,9 +179,9 @@ def test_what_fits(vocabulary, case):
         ({"type": "number", "minimum": 0.5}, "minimum"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "minimum"),
         ({"type": "integer", "exclusiveMinimum": True}, "exclusiveMinimum"),
-        ({"type": "string", "pattern": "^a", "minLength": 2}, "pattern beside minLength"),
-        ({"enum": ["a"], "pattern": "a"}, "const beside pattern"),
-        ({"allOf": [{"type": "string"}, {"type": "null"}]}, "type is string and null"),
+        ({"type": "string", "pattern": "^a", "minLength": 2}, "pattern together with minLength"),
+        ({"enum": ["a"], "pattern": "a"}, "const together with pattern"),
+        ({"allOf": [{"type": "string"}, {"type": "null"}]}, "string and null"),
         (one(False), "false"),
         (one({}, additionalProperties=False, allOf=[{"properties": {"y": {}}}]), "additionalProp"),
         *(({"type": "string", "pattern": text}, "pattern") for text in
