@@ -42,7 +42,7 @@ PROMPTS = [
 ROOM = 1024
 #: Seconds after each turn: our server measures passes again two seconds after an answer.
 _PAUSE = 3.0
-_CONTENT = re.compile(rb'"content": ?"((?:[^"\\\\]|\\\\.)+)"')
+_CONTENT = re.compile(rb'"content": ?"((?:[^"\\]|\\.)+)"')
 _PREDICTED = re.compile(rb'"predicted_n": ?(\d+)')
 
 

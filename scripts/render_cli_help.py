@@ -22,7 +22,7 @@ WIDTH = 100
 
 HEAD = """# The command line
 
-What `--help-all` of every command says (`--help` has the frequent options alone). Written by
+What `--help-all` of every command prints; `--help` shows only the most used options. Written by
 `python scripts/render_cli_help.py`: run it again after changing an option.
 """
 

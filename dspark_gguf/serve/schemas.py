@@ -125,5 +125,5 @@ def _elements(node: Any, depth: int = 0) -> int:
     pairs = [[node.get(key) for key in keys] for keys in _COUNTS]
     counts = [max(n for n in [0, *pair] if isinstance(n, int | float)) for pair in pairs]
     counts += _repetitions(str(node.get("pattern", "")))
-    product = math.prod(max(1, min(abs(count), 10**9)) for count in counts)
+    product = math.prod(max(1, int(min(abs(count), 10**9))) for count in counts)
     return product * (1 + sum(_elements(each, depth + 1) for each in node.values()))

@@ -74,6 +74,11 @@ CASES = {
         ["0.25", "1", "1.00"],
         ["0", "0.0", "1.5", "-0.5"],
     ),
+    "numbers that a float would round to a bound": (
+        {"type": "number", "exclusiveMinimum": -(10**12), "exclusiveMaximum": 2 * 10**7},
+        ["19999999.9999999", "-999999999999.99", "0.0000001"],
+        ["19999999.999999999", "-999999999999.99999", "20000000"],
+    ),
     "references are not mixed up": (
         {
             "prefixItems": [{"$ref": f"#/$defs/{name}"} for name in REFS],

@@ -11,9 +11,10 @@ from dspark_gguf.engine.schema.resolve import Unsatisfiable
 
 #: Maximum digits of an integer without a maximum, and the largest bound that is accepted.
 _DIGITS, _LARGEST_BOUND = 16, 10**30
-# Few digits, so that a number close to a bound is not rounded to the bound.
-_FRACTION, _ZEROS = '("." [0-9]{1,9})?', '("." "0"{1,9})?'
-_FRACTION_ABOVE_ZERO = '"." "0"{0,4} [1-9] [0-9]{0,4}'
+#: Maximum digits after the point, and of a float: a number close to a bound must not be rounded to
+#: the bound when it is read.
+_FRACTION, _FLOAT = 9, 15
+_ZEROS = f'("." "0"{{1,{_FRACTION}}})?'
 
 
 def number_rule(schema: Mapping[str, Any], kind: str) -> str:
@@ -93,10 +94,14 @@ def _decimals(
 def _positive(low: int, high: int | None, excludes_low: bool, excludes_high: bool) -> list[str]:
     """The same for bounds of at least 0."""
     first = low + 1 if excludes_low else low
+    digits, zeros = _FRACTION, min(5, _FLOAT - len(str(low)))
+    if high is not None and excludes_high:
+        digits = min(digits, _FLOAT - len(str(high)))
     whole = _naturals(first, None if high is None else high - 1)
-    found = [f"({' | '.join(whole)}) {_FRACTION}"] if whole else []
-    if excludes_low and (high is None or low < high):
-        found.append(f'"{low}" {_FRACTION_ABOVE_ZERO}')
+    fraction = f' ("." [0-9]{{1,{digits}}})?' if digits > 0 else ""
+    found = [f"({' | '.join(whole)}){fraction}"] if whole else []
+    if excludes_low and zeros > 0 and (high is None or low < high):
+        found.append(f'"{low}" "." "0"{{0,{zeros - 1}}} [1-9] [0-9]{{0,4}}')
     if high is not None and not excludes_high and high >= first:
         found.append(f'"{high}" {_ZEROS}')
     return found
