@@ -72,12 +72,12 @@ class Admission:
         self._slots = Slots(pair)
         self._waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.ready: list[tuple[Request, Round]] = []
+        self._ready: list[tuple[Request, Round]] = []
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do or to return."""
-        return not (self._waiting or self.running or self.ready)
+        return not (self._waiting or self.running or self._ready)
 
     def add(self, request: Request) -> None:
         """Queue a request."""
@@ -86,6 +86,16 @@ class Admission:
     def clear(self) -> None:
         """Forget what finished answers left in the caches."""
         self._slots.clear()
+
+    def post(self, request: Request, round: Round) -> None:
+        """Add a round to its request's answer; `take_ready` returns it."""
+        request.answer.add(round)
+        self._ready.append((request, round))
+
+    def take_ready(self) -> list[tuple[Request, Round]]:
+        """The rounds since the last call."""
+        rounds, self._ready = self._ready, []
+        return rounds
 
     def admit(self) -> None:
         """Start or resume the oldest waiting requests for which there is room."""
@@ -138,15 +148,10 @@ class Admission:
                 self.end(request, request.run.end("length"))
         return True
 
-    def emit(self, request: Request, round: Round) -> None:
-        """Add a round to the answer, at once: an interrupt may keep it from being returned."""
-        request.answer.add(round)
-        self.ready.append((request, round))
-
     def end(self, request: Request, round: Round | None = None) -> None:
         """End a request and release its slot, which keeps its tokens as a prefix for others."""
         if round is not None:
-            self.emit(request, round)
+            self.post(request, round)
         request.is_over = True
         self._waiting = deque(each for each in self._waiting if each is not request)
         self.running = [each for each in self.running if each is not request]

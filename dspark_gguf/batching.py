@@ -30,6 +30,7 @@ from dspark_gguf.records import Round
 from dspark_gguf.sampling import Sampler
 from dspark_gguf.schedule import SharedCosts, Source, StoppingRule, make_stopping_rule
 from dspark_gguf.schedule.pieces import PrefillChunks
+from dspark_gguf.signals import held
 from dspark_gguf.slots import Slot
 from dspark_gguf.together import draft_together, verify_together
 
@@ -130,10 +131,12 @@ class Batcher:
         self._requests.add(request)
         return request
 
+    @held()
     def clear(self) -> None:
         """Forget what finished answers left in the caches."""
         self._requests.clear()
 
+    @held()
     def cancel(self, request: Request) -> None:
         """End a request; its last round comes with the next `step`."""
         if not request.is_over:
@@ -148,6 +151,9 @@ class Batcher:
     def step(self) -> list[tuple[Request, Round]]:
         """Run one pass; returns a round for every conversation that got tokens or ended.
 
+        Ctrl-C waits until the pass is over: its tokens are in the answers, and its rounds come with
+        the next step.
+
         Raises:
             Cancelled: ``pair.interrupt`` is set.
             ResourceError: memory is short.
@@ -156,6 +162,12 @@ class Batcher:
         """
         if self.pair.interrupt.is_set():
             raise Cancelled
+        with held(self.pair.interrupt):
+            self._advance()
+        return self._requests.take_ready()
+
+    def _advance(self) -> None:
+        """Admit requests, and run a pass for those that run."""
         self._requests.admit()
         self._requests.move_out()
         while self._requests.running:
@@ -168,8 +180,6 @@ class Batcher:
             except BaseException:
                 self._abandon()
                 raise
-        rounds, self._requests.ready = self._requests.ready, []
-        return rounds
 
     def _start(self, request: Request, slot: Slot) -> Generation:
         decoder = Decoder.for_pair(
@@ -265,7 +275,7 @@ class Batcher:
                 request.watch(rows, round.tokens)
         except DSparkError as error:
             request.error, round = error, Round(())
-        self._requests.emit(request, round)
+        self._requests.post(request, round)
         if request.error or request.live.finish_reason:
             request.live.scheduler.settle()
             self._costs.settle()

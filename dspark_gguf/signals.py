@@ -55,17 +55,26 @@ def interruptible(interrupt: Event) -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[Event]:
+def held(stop: Event | None = None) -> Iterator[Event]:
     """Inside, Ctrl-C only sets the yielded event; at the end the signal is raised again.
 
-    For C functions that call Python: an exception there would be printed and lost.
+    For C functions that call Python, where an exception would be printed and lost, and for changes
+    that must be completed. Meanwhile `stop` is set, too, so that long work inside can end early.
     """
     pressed = Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        if stop is not None:
+            stop.set()
+
     try:
-        with _handling(("SIGINT",), lambda *_: pressed.set()):
+        with _handling(("SIGINT",), on_signal):
             yield pressed
     finally:
         if pressed.is_set():
+            if stop is not None:
+                stop.clear()
             signal.raise_signal(signal.SIGINT)
 
 

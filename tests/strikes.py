@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -20,8 +21,8 @@ class Strike(BaseException):
 
 
 class _Tracer:
-    def __init__(self, at):
-        self.steps, self.at = 0, at
+    def __init__(self, at, presses=False):
+        self.steps, self.at, self.presses = 0, at, presses
 
     def __call__(self, frame, event, argument):
         if frame.f_code.co_filename not in _STRUCK or frame.f_code.co_name == "__del__":
@@ -32,23 +33,26 @@ class _Tracer:
     def step(self, frame, event, argument):
         if event == "opcode":
             self.steps += 1
-            if self.steps == self.at:
+            if self.steps == self.at and self.presses:
+                signal.raise_signal(signal.SIGINT)
+            elif self.steps == self.at:
                 raise Strike
         return self.step
 
 
-def traced(work, at=0):
+def traced(work, at=0, presses=False):
     """Do `work`, with a strike before its step number `at`; returns how many steps it took.
 
+    With `presses`, Ctrl-C is pressed there, which some work makes wait.
     One that meets the clean-up of an abandoned generator goes no further: Python drops it there,
     as it drops a KeyboardInterrupt.
     """
-    tracer, before, dropped = _Tracer(at), sys.gettrace(), sys.unraisablehook
+    tracer, before, dropped = _Tracer(at, presses), sys.gettrace(), sys.unraisablehook
     sys.unraisablehook = lambda what: what.exc_type is Strike or dropped(what)
     sys.settrace(tracer)
     try:
         work()
-    except Strike:
+    except (Strike, KeyboardInterrupt):
         pass
     finally:
         sys.settrace(before)

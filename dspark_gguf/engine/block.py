@@ -114,15 +114,21 @@ class BlockDraftCache(Follower):
         return guess_blocks([self], [tokens])[0]
 
     def decode_all(self, passes: Sequence[Pass]) -> list[Rows]:
-        """See `SequenceCache`; one pass if it has room for all blocks."""
+        """See `SequenceCache`; one pass if it has room for all blocks.
+
+        A shorter block is filled up and gets more guesses than it asked for: llama.cpp takes all
+        blocks of a pass to have one length, and ends the process where that cannot be.
+        """
         caches = [cast(BlockDraftCache, each.cache) for each in passes]
-        sizes, found = [len(each.tokens) for each in passes], list[Rows]()
+        longest, found = max(len(each.tokens) for each in passes), list[Rows]()
+        masks = [self.draft.mask_token] * longest
+        blocks = [[*each.tokens, *masks[len(each.tokens) :]] for each in passes]
         for group in groups_of([len(cache._pending) for cache in caches], len(self._features)):
             inject([caches[k] for k in group])
-        for group in groups_of(sizes, self.context.max_rows):
-            blocks = guess_blocks([caches[k] for k in group], [passes[k].tokens for k in group])
+        for group in groups_of([longest] * len(blocks), self.context.max_rows):
+            own = guess_blocks([caches[k] for k in group], [blocks[k] for k in group])
             # The next pass overwrites these rows.
-            found += blocks if len(group) == len(passes) else [each.copy() for each in blocks]
+            found += own if len(group) == len(passes) else [each.copy() for each in own]
         return found
 
     def guesses(self, first: int, count: int) -> Block:

@@ -195,6 +195,30 @@ def test_block_drafts_are_shared_too(tmp_path):
             assert request.answer.tally.accepted > 20
 
 
+def test_blocks_of_different_lengths_in_a_pass(tmp_path):
+    """Answers that are about to end want shorter ones; every guess is right all the same.
+
+    llama.cpp mixes up blocks of two and four tokens, and ends the process over two and three.
+    """
+    target = write_cycle_target(tmp_path / "target.gguf", SUCCESSOR)
+    block = write_dflash(tmp_path / "block.gguf", Block(cycle=tuple(SUCCESSOR)))
+    options = {"target_options": ModelOptions(n_ctx=512, **EXACT)}
+    with load_pair(
+        target, block, draft_options=DraftOptions(**EXACT), conversations=2, **options
+    ) as pair:
+        always = Speculation(mode="on", draft_min_prob=0.0, draft_max=4, learn=False)
+        batcher = Batcher(pair, always, parallel=2)
+        for lengths in ((4, 6), (4, 5, 9, 3, 20)):
+            requests = [
+                batcher.submit([10 + k, 20, 30 + k], Sampling(temperature=0), Limits(max_tokens=n))
+                for k, n in enumerate(lengths)
+            ]
+            list(batcher)
+            for request in requests:
+                tally = request.answer.tally
+                assert tally.drafted == tally.accepted > 0
+
+
 def test_the_first_block_after_a_prompt_is_no_usual_one(tmp_path, monkeypatch):
     """It reads what the target read of the prompt, and that is no part of its price."""
     seen = []
