@@ -14,6 +14,7 @@ import sys
 import weakref
 from collections.abc import Generator, Sequence
 from functools import cached_property, partial, wraps
+from threading import Lock
 from typing import Any
 
 import llama_cpp
@@ -83,6 +84,7 @@ class DSparkLlama(LogprobsLlama):
         **options: Any,
     ) -> None:
         self.speculation = Speculation.given(speculation)
+        self._one_thread = Lock()
         #: Sums over all answers so far.
         self.tally = Tally()
         draft_model, searches = drafts.given_draft(draft_model, draft)
