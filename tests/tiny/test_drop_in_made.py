@@ -74,6 +74,14 @@ def test_refusals(tiny_files, what):
         DSparkLlama(str(tiny_files.target), **options, **EXACT)
 
 
+def test_a_lora_that_is_none(tiny_files, tmp_path):
+    """No such file, and another kind of file: with it, `Llama` ends the process in a pass."""
+    for file in (tmp_path / "none.gguf", tiny_files.target):
+        options = {"lora_path": str(file), "draft": "none", "speculation": ALWAYS}
+        with pytest.raises(RuntimeError, match="LoRA"):
+            DSparkLlama(str(tiny_files.target), **options, **EXACT)
+
+
 def test_each_setting_has_its_drafter(tiny_files, tmp_path):
     """The drafter and its store; a bound of probabilities goes with scores that are such."""
     from dspark_gguf.draft import Store
