@@ -14,6 +14,7 @@ import sys
 import weakref
 from collections.abc import Generator, Sequence
 from functools import cached_property, partial, wraps
+from operator import index
 from threading import Lock
 from typing import Any
 
@@ -201,7 +202,7 @@ class DSparkLlama(LogprobsLlama):
     ) -> Generator[int, Sequence[int] | None, None]:
         asked = _GENERATE.bind(self, *args, **options).arguments
         del asked["self"]
-        return in_turn(self, self._generated(list(asked.pop("tokens")), asked))
+        return in_turn(self, self._generated(list(map(index, asked.pop("tokens"))), asked))
 
     def _generated(
         self, tokens: list[int], asked: dict[str, Any]
