@@ -138,10 +138,15 @@ class Admission:
                 self.end(request, request.run.end("length"))
         return True
 
+    def emit(self, request: Request, round: Round) -> None:
+        """Add a round to the answer, at once: an interrupt may keep it from being returned."""
+        request.answer.add(round)
+        self.ready.append((request, round))
+
     def end(self, request: Request, round: Round | None = None) -> None:
         """End a request and release its slot, which keeps its tokens as a prefix for others."""
         if round is not None:
-            self.ready.append((request, round))
+            self.emit(request, round)
         request.is_over = True
         self._waiting = deque(each for each in self._waiting if each is not request)
         self.running = [each for each in self.running if each is not request]

@@ -169,8 +169,6 @@ class Batcher:
                 self._abandon()
                 raise
         rounds, self._requests.ready = self._requests.ready, []
-        for request, round in rounds:
-            request.answer.add(round)
         return rounds
 
     def _start(self, request: Request, slot: Slot) -> Generation:
@@ -267,7 +265,7 @@ class Batcher:
                 request.watch(rows, round.tokens)
         except DSparkError as error:
             request.error, round = error, Round(())
-        self._requests.ready.append((request, round))
+        self._requests.emit(request, round)
         if request.error or request.live.finish_reason:
             request.live.scheduler.settle()
             self._costs.settle()

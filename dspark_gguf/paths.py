@@ -58,11 +58,10 @@ def data_path(*parts: str) -> Path:
 
 
 def _existing(find: Callable[[], Path]) -> Path:
-    try:
-        return find()
-    except RuntimeError:  # no HOME, and no entry for this user
-        hint = "Set HOME to a folder that it can write to."
-        raise DSparkError("this user has no home folder", hint) from None
+    with contextlib.suppress(RuntimeError):  # no HOME, and no entry for this user
+        if not (found := find()).parts[0].startswith("~"):  # as some versions leave it
+            return found
+    raise DSparkError("this user has no home folder", "Set HOME to a folder that it can write to.")
 
 
 def discreet(text: str) -> str:

@@ -1,9 +1,9 @@
-"""Prompts to train the demo's draft on, as JSON lines: seven kinds of question, made by chance.
+"""Generate prompts to train a draft for the demo on: JSON lines, seven kinds of text, at random.
 
     python scripts/demo_prompts.py --count 6000 > prompts.jsonl
     dspark-gguf train -m SmolLM2-135M-Instruct-Q8_0.gguf -o DRAFT.gguf --prompts prompts.jsonl
 
-None of ``configs/prompts`` is among them, so that these can judge the draft.
+None of them is in ``configs/prompts``, so the draft can be evaluated on those.
 """
 
 from __future__ import annotations
@@ -95,13 +95,13 @@ KINDS = {
 
 
 class Maker:
-    """Draws from the lists; what is in braces is drawn in turn."""
+    """Draws from the lists; a name in braces is replaced by a draw from the list of that name."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
     def prompt(self) -> tuple[str, str]:
-        """A kind, and a prompt of it."""
+        """A kind of text, and a prompt of this kind."""
         kind = self._random.choice(list(KINDS))
         return kind, self._fill(self._random.choice(KINDS[kind].split(";")))
 
@@ -122,7 +122,7 @@ class Maker:
 @click.option("--count", default=6000)
 @click.option("--seed", default=0)
 def main(count: int, seed: int) -> None:
-    """Print them, none twice."""
+    """Print the prompts without repetition."""
     folder = Path(__file__).parents[1] / "configs" / "prompts"
     lines = [
         line for path in folder.glob("*.jsonl") for line in path.read_text("utf-8").splitlines()

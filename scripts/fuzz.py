@@ -1,8 +1,9 @@
-"""Look for files that break a reader, guided by coverage.
+"""Look for files that make a reader fail, by coverage-guided fuzzing.
 
 ``pip install atheris``, then ``python scripts/fuzz.py gguf -max_total_time=600``. The readers are
-those of ``tests/foreign.py``; options after the name go to libFuzzer. A file that is found is
-written beside as ``crash-...``: make it an example in ``tests/tiny/test_fuzz.py`` when you mend it.
+listed in ``tests/foreign.py``; options after the name go to libFuzzer. It writes a file that makes
+the reader fail to the current folder, as ``crash-...``. When you fix the reader, add that file as
+an example to ``tests/tiny/test_fuzz.py``.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""Many clients at once, a third of them leaving at random moments: what the server makes of it.
+"""Load test of the server: many clients at once, a third of whose requests are abandoned.
 
     python scripts/load_server.py [--seconds 600] [--clients 16] [--seed N] [-m MODEL -d DRAFT]
 
-Every kind of request is first answered alone. Under load each finished answer must be the same; the
-server must stay as large as it was, with as many threads, and `/health`, asked by another process,
-must answer within 0.2 s. The packages openai, anthropic, langchain-openai and llm ask too, where
-they are installed. Without -m, tiny models in F32, whose sums do not depend on what shares a pass.
-With real models answers may part where two tokens are nearly equal: each that differs is decoded
-again, plainly and alone, and says how close the draw was where it parts. Exit code 1: one was not.
+First, every request is answered alone. Under load, each finished answer must be the same. The
+script prints the server's memory and threads, which should not grow, and the response times of
+`/health`, which another process requests. The packages openai, anthropic, langchain-openai and llm
+send requests too if they are installed.
+
+Without -m, the models are tiny and in F32, where the results of a pass do not depend on what else
+is in the batch. With real models, answers may diverge where two tokens are nearly equal. So each
+answer that differs is decoded again, alone and without drafts, and the script prints how close the
+two tokens were. Exit code 1: an answer differs by more than rounding, or the server failed.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ TOOL = {"name": "add", "description": "Adds.", "parameters": SCHEMA}
 
 
 def requests(rng: random.Random) -> list[tuple[str, dict]]:
-    """Route and body of each kind, several times with other texts and seeds."""
+    """Route and body: each kind of request, with several texts and seeds."""
     made: list[tuple[str, dict]] = []
     for k in range(4):
         words = " ".join(rng.choice(["hello", "river", "fox", "seven"]) for _ in range(10 + 60 * k))
@@ -70,7 +73,7 @@ def requests(rng: random.Random) -> list[tuple[str, dict]]:
 
 @dataclass
 class Found:
-    """What was seen; `different` has the number of a request, and its texts."""
+    """The results; `different`: index of each request with another answer, and its texts."""
 
     done: int = 0
     left: int = 0
@@ -79,7 +82,7 @@ class Found:
 
 
 def texts(answer: str) -> list[str]:
-    """What each choice says, with the arguments of calls; streams without how they were cut."""
+    """The text of each choice, with the arguments of its calls; chunks of a stream are joined."""
     lines = [line[6:] for line in answer.splitlines() if line.startswith("data: {")]
     said: dict[int, str] = {}
     for record in map(json.loads, lines or [answer]):
@@ -101,7 +104,7 @@ def _said(message: dict) -> str:
 
 
 def packages(url: str, body: dict) -> dict[str, Callable[[], str]]:
-    """Other people's clients that are installed: each says the answer to the same chat."""
+    """The client packages that are installed: each function returns the answer to the same chat."""
     messages, most, seed = body["messages"], body["max_tokens"], body["seed"]
     base, options = f"{url}/v1", {"api_key": "x", "max_retries": 0, "timeout": 300}
 
@@ -147,7 +150,7 @@ def packages(url: str, body: dict) -> dict[str, Callable[[], str]]:
 async def package(
     ask: Callable[[], str], alone: list[list[str]], k: int, found: Found, end: float
 ) -> None:
-    """One of them, again and again until the end."""
+    """Send the request of one client package again and again until the end."""
     while perf_counter() < end:
         said = [await asyncio.to_thread(ask)]
         found.done += 1
@@ -163,7 +166,7 @@ async def client(
     found: Found,
     end: float,
 ) -> None:
-    """Request after request until the end."""
+    """Send random requests, one after another, until the end."""
     while perf_counter() < end:
         k = rng.randrange(len(made))
         path, body = made[k]
@@ -184,7 +187,7 @@ async def client(
 
 
 def watch(url: str, pid: int, seconds: float) -> tuple[list[float], list[float]]:
-    """In a process of its own: seconds that `/health` took, and MiB of the server, in order."""
+    """Run in a separate process: the seconds of each `/health` request, and the server's MiB."""
     process, end = psutil.Process(pid), perf_counter() + seconds
     taken, sizes = [], []
     with httpx.Client(base_url=url, timeout=30) as http:
@@ -198,7 +201,7 @@ def watch(url: str, pid: int, seconds: float) -> tuple[list[float], list[float]]
 
 
 async def load(url: str, pid: int, options: argparse.Namespace) -> int:
-    """All of it; how many answers differ and are no near-ties."""
+    """Run the load test. Returns the number of answers that differ and are not near-ties."""
     rng, found, process = random.Random(options.seed), Found(), psutil.Process(pid)
     made = requests(rng)
     limits = httpx.Limits(max_connections=options.clients)
@@ -243,7 +246,7 @@ async def load(url: str, pid: int, options: argparse.Namespace) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
-"""Write the costly rig: a slow target that says exactly what the demo model says.
+"""Write the rig: a slow target with exactly the outputs of the demo model, for measurements only.
 
-The demo model's layers are spread out, and between them come extra layers whose weights are
-row-permuted copies of real ones and whose two output projections (``attn_output``, ``ffn_down``)
-are zero. An extra layer costs its full time and adds nothing to the residual stream, so the text
-and the agreement with a draft are real while a pass costs what a model of the larger size costs:
-120 extra layers make 560M parameters.
-
-It is a rig for measuring the controller, never a model.
+Between the layers of the demo model, extra layers are inserted. Their weights are row-permuted
+copies of real ones, but their two output projections (``attn_output``, ``ffn_down``) are zero. An
+extra layer takes its full time and adds nothing to the residual stream. So the text and the
+agreement with a draft are real, while a pass costs as much as with a larger model: 120 extra layers
+make 560M parameters.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ SILENT = ("attn_output.weight", "ffn_down.weight")
 def spread_layers(
     layers: list[dict[str, Weights]], extra: int, rng: np.random.Generator
 ) -> Iterator[dict[str, Weights]]:
-    """The real layers in order, with `extra` silent ones spread evenly after them."""
+    """The real layers in order, with `extra` silent ones spread evenly among them."""
     for k, layer in enumerate(layers):
         yield layer
         count = (k + 1) * extra // len(layers) - k * extra // len(layers)
@@ -43,14 +41,14 @@ def spread_layers(
 
 
 def silent(name: str, weights: Weights, rng: np.random.Generator) -> Weights:
-    """The weights of an extra layer: zero where it would write, permuted rows elsewhere."""
+    """The weights of an extra layer: zero in its output projections, permuted rows elsewhere."""
     if name in SILENT:
         return np.zeros_like(weights)
     return weights[rng.permutation(len(weights))] if weights.ndim == 2 else weights
 
 
 def write_rig(source: Path, path: Path, extra: int, seed: int) -> None:
-    """Write the widened model of `source` in F32."""
+    """Write the model `source` with `extra` silent layers, in F32."""
     reader = gguf.GGUFReader(source)
     arch = reader.get_field("general.architecture").contents()
     shared, layers = read_tensors(reader)
@@ -71,7 +69,7 @@ def write_rig(source: Path, path: Path, extra: int, seed: int) -> None:
 def read_tensors(
     reader: gguf.GGUFReader,
 ) -> tuple[dict[str, Weights], list[dict[str, Weights]]]:
-    """All tensors in float32: those of no layer, and those of each layer by their last names."""
+    """All tensors in float32: those outside the layers; those of each layer, without a prefix."""
     shared: dict[str, Weights] = {}
     layers: dict[int, dict[str, Weights]] = {}
     for tensor in reader.tensors:
@@ -87,7 +85,7 @@ def read_tensors(
 def copy_metadata(
     reader: gguf.GGUFReader, writer: gguf.GGUFWriter, arch: str, n_layers: int
 ) -> None:
-    """Everything that the source says of itself, but its layers and quantization."""
+    """Copy the metadata, except for the number of layers and the quantization."""
     ours = {"general.architecture", "general.file_type", "general.quantization_version"}
     for field in reader.fields.values():
         if field.name in ours or field.name.startswith("GGUF."):
@@ -99,7 +97,7 @@ def copy_metadata(
 
 
 def move_layers(draft: Path, n_layers: int, extra: int) -> None:
-    """Let a block draft for the source read the same layers where the rig has them."""
+    """Renumber the target layers that a block draft reads, as they are numbered in the rig."""
     field = gguf.GGUFReader(draft, "r+").fields["dflash.target_layers"]
     for k in field.data:
         field.parts[k] += field.parts[k] * extra // n_layers
@@ -109,10 +107,10 @@ def move_layers(draft: Path, n_layers: int, extra: int) -> None:
 @click.argument("output", type=Path)
 @click.option("--layers", default=120, show_default=True, help="Extra layers.")
 @click.option("--type", "file_type", default="Q8_0", type=click.Choice(list(FILE_TYPES)))
-@click.option("--seed", default=0, show_default=True, help="Of the permutations.")
-@click.option("--draft", type=Path, help="Block draft of the demo model, for the rig: *.rig.gguf.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the permutations.")
+@click.option("--draft", type=Path, help="Block draft to adapt as well: writes *.rig.gguf.")
 def main(output: Path, layers: int, file_type: str, seed: int, draft: Path | None) -> None:
-    """Write the rig to OUTPUT: a GGUF for measuring the controller, never a model."""
+    """Write the rig to OUTPUT: the demo model made slow by extra layers, for measurements only."""
     with tempfile.TemporaryDirectory(dir=output.resolve().parent) as folder:
         wide = Path(folder) / "wide.gguf"
         write_rig(source_model(), wide, layers, seed)

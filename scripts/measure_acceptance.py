@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
 """What the acceptance rules change: tokens per pass, and the distribution of the output.
 
-Regime: the demo pair (Q8_0 target, Q2_K draft), prompts of ours in four domains, fixed seeds; the
-draft drafts 4 tokens a round whatever its confidence. No clock: the figures are the same on every
-machine, up to floating-point ties. Prints one Markdown table and, last, one JSON line.
+Setup: the demo pair (Q8_0 target, Q2_K draft), eight prompts in four domains, fixed seeds, four
+draft tokens per round regardless of confidence. Nothing is timed: the figures are the same on every
+machine, up to floating-point ties. Prints a Markdown table and then one JSON line.
 
-    tokens/round   tokens that one pass of the target yields
-    accepted       share of the verified draft tokens that stood
-    moved          total variation distance between the distribution a token was emitted with and
-    the
-                   target's distribution, mean over verified positions. 0 is lossless.
-    log p          mean log-probability of the emitted tokens under the target's distribution (nats)
-    rare           share of emitted tokens that the target gives less than 10 %
-    distinct-3     share of different triples among all triples of tokens: low is repetitive
+    tokens/round   tokens per pass of the target
+    accepted       share of the verified draft tokens that were accepted
+    moved          total variation distance between the distribution that a token was drawn from
+                   and the target's, averaged over the verified positions; 0 is lossless
+    log p          mean log-probability of the emitted tokens under the target (nats)
+    rare           share of emitted tokens with a probability below 10 % under the target
+    distinct-3     distinct trigrams of tokens among all trigrams: low is repetitive
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ COLUMNS = ("tokens/round", "accepted", "moved", "log p", "rare", "distinct-3")
 
 
 class Witness(Sampler):
-    """A sampler that keeps the distributions of an answer: one for each token, in order."""
+    """A sampler that records the distribution of each token of an answer, in order."""
 
     def __init__(self, settings: Sampling, end_tokens: Sequence[int]) -> None:
         super().__init__(settings, end_tokens)
@@ -57,22 +56,22 @@ class Witness(Sampler):
     def __call__(
         self, row: Row, history: Sequence[int], drafted: Sequence[int] = (), grammar: object = None
     ) -> Dist:
-        """The distribution, kept."""
+        """The distribution, which is also recorded."""
         self.dists.append(super().__call__(row, history, drafted))
         return self.dists[-1]
 
 
 class Watched:
-    """An acceptance rule that notes how far each position is from the target's distribution."""
+    """An acceptance rule that records how far each position is from the target's distribution."""
 
     def __init__(self, rule: Rule, lossless: bool) -> None:
         self.rule, self.lossless = rule, lossless
         self.moved: list[float] = []
 
     def __call__(self, target: Dist, draft: Dist, token: int, rng: np.random.Generator) -> int:
-        """What the rule says."""
+        """The token that the rule emits."""
         emitted = self.rule(target, draft, token, rng)
-        # The lossy rules decide without a draw: an accepted token was emitted with certainty.
+        # The lossy rules are deterministic: an accepted token was emitted with probability 1.
         certain = emitted == token and not self.lossless
         self.moved.append(1.0 - target.prob(token) if certain else 0.0)
         return emitted
@@ -91,7 +90,7 @@ def measure(pair, rule: str, sampling: Sampling, tokens: int, seeds: int) -> dic
             drafted += answer.tally.drafted
             accepted += answer.tally.accepted
             pairs = zip(dists, answer.tokens, strict=False)
-            # A lossy rule may emit what the target forbids: counted as 1e-9.
+            # A lossy rule may emit a token of probability 0: counted as 1e-9.
             logs += [math.log(max(dist.prob(token), 1e-9)) for dist, token in pairs]
             moved += watched.moved
             triples.append(list(zip(*(answer.tokens[k:] for k in range(3)), strict=False)))
@@ -108,7 +107,7 @@ def measure(pair, rule: str, sampling: Sampling, tokens: int, seeds: int) -> dic
 
 
 def run(pair, ids: list[int], rule: str, sampling: Sampling, tokens: int):  # noqa: ANN001, ANN201
-    """One answer, with the dists of its tokens and the rule that was watched."""
+    """One answer, the distributions of its tokens, and the rule with its records."""
     plain = rule == "plain"
     speculation = Speculation(
         mode="off" if plain else "on",
@@ -123,7 +122,7 @@ def run(pair, ids: list[int], rule: str, sampling: Sampling, tokens: int):  # no
 
 
 def rows(tokens: int, seeds: int) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """Sampling, rule and figures."""
+    """The name of the sampling, the rule, and its figures."""
     with load_pair() as pair:
         for name, sampling in SAMPLINGS.items():
             for rule in RULES:

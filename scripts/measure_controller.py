@@ -1,13 +1,14 @@
-"""Milliseconds of processor time that the controller takes per round, by length of the text.
+"""CPU time of the controller in milliseconds per round, by length of the conversation.
 
     python scripts/measure_controller.py [--rounds 400] [--repeats 5]
 
-The models are tables of rows, so that what is measured is all that stands around them: scheduling,
-drafting, sampling, verification, text. A row hangs on the last six tokens, so that a text hardly
-repeats itself and a round is a few draft steps, as with models; in the text of "copies" it hangs on
-the last one alone, and nearly all is copied. Lengths take turns; a figure is the median and the
-mean over the rounds of all turns, without the tables' own time. Real models would hide it: their
-passes grow with the context, and push the controller's memory out of the processor's caches.
+The controller is everything outside the models: scheduling, drafting, sampling, verification, text.
+So the models are lookup tables here, whose own time is subtracted. The logits depend on the last
+six tokens, so that the text hardly repeats itself and a round has a few draft steps, as with real
+models; in the rows called "copies" they depend on the last token alone, so that nearly everything
+is copied by prompt lookup. The lengths take turns; each figure is the median / mean over the rounds
+of all turns, then the mean number of draft tokens. With real models the figures would be hidden:
+their passes take longer as the context grows, and evict the controller's data from the CPU caches.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dspark_gguf.testing import ByteTokenizer
 from dspark_gguf.verify import make_rule
 
 LENGTHS = (500, 2000, 8000, 32000)
-#: The last tokens that a row hangs on, and how tokens are drawn.
+#: Number of last tokens that the logits depend on, and sampling.
 SETTINGS = {
     "greedy": (6, Sampling(temperature=0, ignore_eos=True)),
     "greedy, copies": (1, Sampling(temperature=0, ignore_eos=True)),
@@ -45,9 +46,9 @@ SETTINGS = {
 
 
 class Table:
-    """A cache whose rows depend on the `last` tokens alone: a step costs the same at any length.
+    """A cache whose logits depend on the `last` tokens only: a step costs the same at any length.
 
-    `seconds` is the processor time of all its passes.
+    `seconds` is the CPU time of all its passes.
     """
 
     n_ctx = max_rows = 10**6
@@ -59,25 +60,25 @@ class Table:
 
     @property
     def length(self) -> int:
-        """Tokens it holds."""
+        """Number of tokens in the cache."""
         return len(self.tokens)
 
     def restart(self, tokens: Sequence[int]) -> int:
-        """Hold these; nothing of it is measured."""
+        """Replace the contents by `tokens`; takes no time that counts."""
         self.tokens[:] = tokens
         return 0
 
     def reuse_prefix(self, tokens: Sequence[int]) -> int:
-        """Hold these."""
+        """Replace the contents by `tokens`."""
         self.tokens[:] = tokens
         return len(tokens)
 
     def trim(self, length: int) -> None:
-        """Take back tokens."""
+        """Remove the tokens after the first `length`."""
         del self.tokens[length:]
 
     def decode(self, tokens: Sequence[int], n_rows: int) -> np.ndarray:
-        """Rows of the last ones."""
+        """Logits after each of the last `n_rows` tokens."""
         started, known = thread_time(), self.tokens
         known += tokens
         ends = range(len(known) - n_rows + 1, len(known) + 1)
@@ -88,9 +89,9 @@ class Table:
 
 
 class Costs(LearnedCosts):
-    """Learns from every round, as with models; but what parts of a round take comes from a table.
+    """Learns from every round, as with real models, but from costs that are fixed.
 
-    It trembles by 3 %, so that there is something to learn.
+    They vary randomly by 3 %, so that there is something to learn.
     """
 
     def __init__(self) -> None:
@@ -104,20 +105,20 @@ class Costs(LearnedCosts):
         return seconds * float(1.0 + 0.03 * self._random.standard_normal())
 
     def add_pass(self, rows: int, seconds: float) -> None:
-        """Of so many rows, whatever it took."""
+        """Ignores the measured `seconds`."""
         super().add_pass(rows, self._taken(0.95 + 0.05 * rows))
 
     def add_draft_step(self, seconds: float) -> None:
-        """Whatever it took."""
+        """Ignores the measured `seconds`."""
         super().add_draft_step(self._taken(0.1))
 
     def add_first_draft_step(self, seconds: float, caught_up: int) -> None:
-        """Whatever it took."""
+        """Ignores the measured `seconds`."""
         super().add_first_draft_step(self._taken(0.1), caught_up)
 
 
 def decoder(last: int, sampling: Sampling) -> Decoder:
-    """A target, a draft that is nearly the same, and copies, under the default rule."""
+    """A target, a draft that is nearly the same, and prompt lookup, with the default scheduler."""
     rng, tokenizer = np.random.default_rng(0), ByteTokenizer()
     rows = (4 * rng.standard_normal((257, 257))).astype(np.float32)
     noisy = rows + rng.standard_normal(rows.shape).astype(np.float32)
@@ -137,7 +138,7 @@ def decoder(last: int, sampling: Sampling) -> Decoder:
 
 
 def rounds(made: Decoder, length: int, count: int) -> Iterator[tuple[float, float]]:
-    """Seconds around the passes, and tokens verified, of each round but the first ones."""
+    """Seconds outside the passes, and draft tokens, of each round except the first 20."""
     prompt = np.random.default_rng(length).integers(0, 250, length).tolist()
     tables = made.target, made.drafter.other.cache
     answer = made.generate(prompt, Limits(max_tokens=100 * count))
@@ -150,7 +151,7 @@ def rounds(made: Decoder, length: int, count: int) -> Iterator[tuple[float, floa
 
 
 def noise_milliseconds() -> float:
-    """Of one draw from what the default sampling leaves of 150,000 ids."""
+    """Milliseconds to draw with noise from the tokens that top-k leaves of 150,000."""
     row = np.random.default_rng(0).normal(0.0, 3.0, 150_000).astype(np.float32)
     dist, noise = Sampler(Sampling(top_p=1.0, min_p=0.0))(row, ()), Noise(1)
     taken = timeit.repeat(lambda: noise.at(5).scored(dist), number=1000, repeat=5)
@@ -163,7 +164,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
-    print("median / mean ms a round, drafted".ljust(34), *(f"{each:>20}" for each in LENGTHS))
+    print("median / mean ms per round, drafted".ljust(36), *(f"{each:>20}" for each in LENGTHS))
     for name, (last, sampling) in SETTINGS.items():
         taken: dict[int, list[tuple[float, float]]] = {length: [] for length in LENGTHS}
         for _ in range(asked.repeats):
@@ -174,7 +175,7 @@ def main() -> None:
             seconds, drafted = zip(*each, strict=True)
             one = f"{1e3 * median(seconds):.3f} / {1e3 * fmean(seconds):.3f}, {fmean(drafted):.1f}"
             figures.append(f"{one:>20}")
-        print(name.ljust(34), *figures)
+        print(name.ljust(36), *figures)
     print(f"\nnoise of a row of 150,000 ids, default sampling: {noise_milliseconds():.3f} ms")
 
 

@@ -1,12 +1,12 @@
-"""Does speculation still pay deep in a context? Speed over plain decoding by tokens before it.
+"""Does speculation pay in a long context? Speed relative to plain decoding, by context length.
 
     python scripts/measure_depths.py TARGET.gguf [-d DRAFT.gguf] [--depths 2048,8192] [--repeats 3]
         [-fa off]
 
-The context is source code of Python's own library, with one of three tasks after it: to go on, to
-explain, to repeat a part. Plain decoding and the default take turns. The default begins cold each
-time: with costs measured at the start of a context, no calibration, and a draft that has read
-nothing; what it spends on reading counts.
+The context is source code of Python's standard library, followed by one of three tasks: explain it,
+continue it, or repeat a part of it. Plain decoding and the default take turns. The default starts
+cold each time: its costs were measured at the start of a context, it has no calibration, and its
+draft has not read the context; the time that the draft spends on reading counts.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ TASKS = {
     + inspect.getsource(argparse.HelpFormatter._split_lines)
     + inspect.getsource(argparse.HelpFormatter._fill_text),
 }
-#: Tokens that a task and its answer need.
+#: Tokens reserved for a task and its answer.
 ROOM = 512
 
 
 def prompts(pair: Pair, depth: int) -> Iterator[tuple[str, list[int]]]:
-    """Each task after so many tokens of code."""
+    """The name of each task, and its prompt of about `depth` tokens."""
     modules = (argparse, inspect, typing, dataclasses)
     code = "\n".join(inspect.getsource(module) for module in modules)
     tokens = pair.vocabulary.tokenize(code, special=False)[: depth - ROOM]
@@ -44,7 +44,7 @@ def prompts(pair: Pair, depth: int) -> Iterator[tuple[str, list[int]]]:
 
 
 def speed(answer: Answer) -> float:
-    """Tokens a second after the first one."""
+    """Tokens per second, without the first token and the prompt."""
     return (len(answer.tokens) - 1) / answer.tally.decode_seconds
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     options = {"target_options": target}
     if asked.draft:
         options["draft_options"] = DraftOptions(n_ctx=max(depths) + ROOM)
-    print("| depth | task | plain tok/s | x plain | tokens a pass | drafts |")
+    print("| depth | task | plain tok/s | x plain | tokens/pass | drafted |")
     print("|---|---|---|---|---|---|")
     with load_pair(asked.target, asked.draft, **options) as pair:
         unlearned = Speculation(learn=False)

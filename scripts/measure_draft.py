@@ -1,14 +1,16 @@
-"""What is a draft worth? By kind of text, cold and warm.
+"""How good is a draft? Acceptance rate, tokens per pass and speed, by kind of text.
 
     python scripts/measure_draft.py TARGET.gguf -d DRAFT.gguf [--forced] [--tokens 48]
 
-One prompt of each kind of text. First, with five draft steps in every round: the share of the
-proposed tokens that stand, and tokens a pass of the target. No clock is involved; `--forced`
-measures nothing else. Then the default, lookup included, over plain decoding before and after it:
-*cold*, each prompt with nothing learned but what passes cost; *warm*, after another prompt of each
-kind. Prompts are read outside the figures; what the draft reads of them counts.
-`--table NAME --step SHARE [--further SHARE]`: no clock, passes and draft steps are charged what
-they cost on a rig; a block of one guess is a step, each further guess costs the other share.
+One prompt of each kind of text. First, with five draft steps in every round: the acceptance rate
+and the tokens per pass of the target. Nothing is timed; `--forced` measures nothing else.
+Then the speed of the default, prompt lookup included, relative to plain decoding before and after
+it. *cold*: only the costs of passes are known. *warm*: after another prompt of each kind. The time
+of prompt processing in the target does not count, that in the draft does.
+
+`--table NAME --step SHARE [--further SHARE]`: instead of the clock, a table gives the cost of
+passes. The first guess of a round costs SHARE of a plain pass, and each further one as much, or the
+share given with --further.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from dspark_gguf.schedule import StoppingRule, make_stopping_rule
 from dspark_gguf.tally import Tally
 
 PLAIN, DEFAULT = Speculation(mode="off"), Speculation(learn=False)
-HEAD = ("text", "stand", "tokens a pass", "cold, x plain", "tokens a pass", "warm, x plain",
-        "tokens a pass")  # fmt: skip
+HEAD = ("text", "accepted", "tokens/pass", "cold, x plain", "tokens/pass", "warm, x plain",
+        "tokens/pass")  # fmt: skip
 
 
 class Bench:
@@ -42,7 +44,7 @@ class Bench:
     def __init__(self, pair: Pair, tokens: int, costs: Measured | None) -> None:
         self.pair, self.limits, self.costs = pair, Limits(max_tokens=tokens), costs
         self.sampling = Sampling(temperature=0, ignore_eos=True)
-        self.rounds: list[Round] = []  # of the last answer, without the first, which reads
+        self.rounds: list[Round] = []  # of the last answer, without the first, which has the prompt
 
     def answer(
         self, prompt: Sequence[int], how: Speculation, learned: Learned | None = None
@@ -60,7 +62,7 @@ class Bench:
         return make_stopping_rule(how, self.costs or costs, *sources)
 
     def compared(self, prompt: Sequence[int], known: Learned, repeats: int) -> list[str]:
-        """Cells of the default, with plain decoding before and after it if the clock decides."""
+        """Two cells of the default: its speed relative to plain decoding, and tokens per pass."""
         if self.costs:
             passes = self.answer(prompt, DEFAULT, known).tokens_per_round
             return [f"{self.costs.over_plain(self.rounds):.2f}", f"{passes:.2f}"]
@@ -74,7 +76,7 @@ class Bench:
 
 
 def rig_costs(table: str, step: float, further: float) -> Measured:
-    """Rows as a table has them, draft steps of so many plain passes, reading at a tenth of that."""
+    """Passes cost what the table says; reading a token costs the draft a tenth of a step."""
     rows = load_table(TABLES / f"{table}.json").target_seconds
     costs = FixedCosts(rows / rows[0], step + further * np.arange(len(rows) - 1))
     costs.catch_up_seconds = lambda tokens: step / 10 * tokens * (tokens > 2)  # type: ignore[method-assign]
@@ -82,7 +84,7 @@ def rig_costs(table: str, step: float, further: float) -> Measured:
 
 
 def speed(tally: Tally) -> float:
-    """Tokens a second, without the prompt."""
+    """Tokens per second, without the first token and the prompt."""
     return (tally.tokens - 1) / tally.decode_seconds
 
 
@@ -94,9 +96,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--domains", default="")
     parser.add_argument("--forced", action="store_true")
-    parser.add_argument("--table", help="cost table of tests/data/tables, instead of the clock")
-    parser.add_argument("--step", type=float, default=0.2, help="a draft step, in plain passes")
-    parser.add_argument("--further", type=float, help="what a further one costs, unless as much")
+    parser.add_argument("--table", help="cost table in tests/data/tables, instead of the clock")
+    parser.add_argument("--step", type=float, default=0.2, help="draft step, in plain passes")
+    parser.add_argument("--further", type=float, help="cost of a further step; default: the same")
     asked = parser.parse_args()
     further = asked.step if asked.further is None else asked.further
     domains = [name for name in asked.domains.split(",") if name]

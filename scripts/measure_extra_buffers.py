@@ -1,6 +1,6 @@
-"""What passes cost with and without extra buffers (AMX, repacked weights), in one run.
+"""Cost of passes with and without extra buffers (AMX, repacked weights), by number of rows.
 
-python scripts/measure_extra_buffers.py MODEL.gguf
+Run ``python scripts/measure_extra_buffers.py MODEL.gguf [--threads N] [--repeats 9]``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROWS = (1, 2, 4, 8, 16, 32)
 
 
 def measure(path: Path, repeats: int, threads: int) -> dict[str, dict[int, list[float]]]:
-    """Seconds by way and rows; the ways take turns, so that a busy moment falls on both."""
+    """Seconds by setting and rows; the settings take turns, so that a busy moment affects both."""
     contexts = {}
     for way in ("off", "on"):
         options = ModelOptions(extra_buffers=way, n_gpu_layers="none", threads=threads)
@@ -34,8 +34,8 @@ def measure(path: Path, repeats: int, threads: int) -> dict[str, dict[int, list[
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """A table: milliseconds, passes of one row, and with over without."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print a table: least milliseconds, relative to one row, and `on` relative to `off`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")

@@ -1,9 +1,9 @@
-"""Extraction into a JSON schema: `DSparkLlama` beside `Llama`, and beside itself without drafts.
+"""Speed of extraction into a JSON schema: `DSparkLlama` with and without drafts, and `Llama`.
 
     python scripts/measure_grammar.py TARGET.gguf [DRAFT.gguf] [--rounds 3]
 
-Ways are interleaved and the fastest run of each prompt counts; the last line is JSON. The answers
-are compared: they must be the same text and valid.
+All take turns, with the schema and without it, and the fastest run of each prompt counts. The
+script also prints how many texts are the same with all of them. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main() -> None:
     for name, rate in rows.items():
         print(f"{name:16} {rate:7.1f} tok/s")
     same = sum(len(texts) == 1 for texts in said.values())
-    print(f"the same text from all ways: {same} of {len(said)}")
+    print(f"texts that are the same with all of them: {same} of {len(said)}")
     print(json.dumps({"tokens_per_second": rows, "same": same, "of": len(said)}))
 
 

@@ -1,18 +1,18 @@
-"""Is the scheduler ever below the best fixed depth? Tiny rigs of every kind of draft.
+"""Is the scheduler slower than the best fixed draft length? On tiny models, for each kind of draft.
 
     python scripts/measure_heads.py [--texts 6] [--tokens 80] [--layers 24] [--tables NAME,...]
 
-Each target says a cycle of 40 tokens, and its draft is right after a share of them, others in each
-text, by gaps between its two best logits as real drafts of this agreement have them. Layers that
-add nothing make the target slow. Answers are real and cold, but no clock decides: what passes,
-guesses and reading cost here is measured once for each kind of draft, and a round is charged by
-that table. Tiny rows are dear (*rows of: this*); so the same answers are also charged and scheduled
-with what rows cost elsewhere (tests/data/tables).
+Each target repeats a cycle of 40 tokens, and its draft is right after a certain share of them. The
+gaps between the draft's two best logits are distributed as in real drafts of this acceptance rate.
+Layers that add nothing make the target slow. The answers are real, but rounds are not timed: the
+costs of passes, guesses and prompt processing are measured once for each kind of draft, and each
+round is charged by these. Further rows of a pass are expensive in tiny models (*rows of: this*), so
+the same is also computed with the costs of rows on other machines (tests/data/tables).
 
-*costs*: a first guess, a further one, a pass of two rows and of five, in plain passes. Cells: the
-best of 0, 1, 2, 3, 4, 6 guesses in every round, picked afterwards; its speed over plain decoding;
-that of the scheduler with nothing learned; and after the same texts. *cold*, *warm*: these two over
-the best fixed depth, the worst cell of the row.
+*costs*: a first guess, a further one, a pass of two rows and one of five, in plain passes. Cells:
+the best number of guesses per round (of 0, 1, 2, 3, 4 and 6, chosen afterwards); its speed relative
+to plain decoding; the speed of the scheduler with nothing learned; its speed after the same texts.
+*cold*, *warm*: these two relative to the best fixed number, the worst cell of the row.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TABLES = Path(__file__).resolve().parent.parent / "tests" / "data" / "tables"
 
 
 class Measured(FixedCosts):
-    """What was measured, catching up included; the target's rows by another machine's `curve`."""
+    """Measured costs; how those of the target grow with rows may come from another `curve`."""
 
     def __init__(self, costs: LearnedCosts | FixedCosts, curve: FixedCosts | None = None) -> None:
         rows = costs.target_seconds
@@ -57,7 +57,7 @@ class Measured(FixedCosts):
         self.catch_up_seconds = costs.catch_up_seconds  # type: ignore[method-assign]
 
     def over_plain(self, rounds: Sequence[Round]) -> float:
-        """Speed over plain decoding."""
+        """Speed of these rounds relative to plain decoding."""
         read = [sum(each.caught_up for each in round.draft.segments) for round in rounds]
         seconds = sum(usual_seconds(self, round) for round in rounds)
         seconds += sum(map(self.catch_up_seconds, read))
@@ -72,9 +72,9 @@ class Measured(FixedCosts):
 
 
 class Cell(NamedTuple):
-    """Speeds on one rig, over plain decoding."""
+    """Speeds on one rig, relative to plain decoding."""
 
-    depth: int  # the best fixed one
+    depth: int  # the best fixed number of guesses
     fixed: float
     cold: float
     warm: float
@@ -84,9 +84,10 @@ class Cell(NamedTuple):
 
 
 class Rig:
-    """One kind of draft, right after so large a share of the tokens: of other tokens in each pair.
+    """Pairs with one kind of draft, which is right after the share `agreement` of the tokens.
 
-    A fixed depth falls in step with a single cycle, well or badly.
+    In each pair it is right after other tokens, because with a single cycle, a fixed number of
+    guesses may be in step with it.
     """
 
     def __init__(
@@ -106,13 +107,13 @@ class Rig:
         ]
 
     def costs(self) -> LearnedCosts:
-        """As measured now."""
+        """Measured now."""
         return self.pairs[0].learned(Speculation(drafter=self.drafter, learn=False)).costs
 
     def rounds(
         self, costs: Measured, learned: Learned | None = None, depth: int = 0
     ) -> list[Round]:
-        """All texts, after one another, with a fixed depth or under one rule."""
+        """All texts, one after another, with a fixed number of guesses or with one scheduler."""
         how = Speculation(drafter=self.drafter, learn=False)
         if depth:
             always = {"mode": "on", "draft_max": depth, "draft_min_prob": 0.0}
@@ -132,7 +133,7 @@ class Rig:
         return rounds
 
     def cells(self, all_costs: Sequence[Measured]) -> Iterator[Cell]:
-        """Every fixed depth, and the scheduler, for each of these costs."""
+        """For each of these costs, the best fixed number of guesses and the scheduler."""
         fixed = {depth: self.rounds(all_costs[0], depth=depth) for depth in DEPTHS}
         for costs in all_costs:
             speeds = {0: 1.0} | {depth: costs.over_plain(rounds) for depth, rounds in fixed.items()}

@@ -1,11 +1,12 @@
-"""Does a long answer slow down? Time per token around token 200 and around token 4,000.
+"""Does a long answer slow down? Time per token near token 200 and near token 4,000.
 
     python scripts/measure_long.py TARGET.gguf [--tokens 4100] [--temperature 0.8]
 
-A streamed completion by `Llama` and by `DSparkLlama` (plain, and with copies), one after the other.
-Attention reads more as the context grows, so passes of the model are counted apart: `passes` is
-their time a token, `around` all the rest. Milliseconds a token, medians of 100 tokens at a time;
-`grows` is what `around` gained, over the whole time of a token near 200. The last line is JSON.
+A streamed completion by `Llama` and by `DSparkLlama` (plain, and with prompt lookup), one after
+another. Attention takes longer as the context grows, so the passes of the model are timed
+separately: `passes` is their time per token, `around` is all other time per token, in milliseconds
+(medians over 200 tokens). `grows` is the increase of `around`, relative to the whole time of a
+token near 200. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dspark_gguf import Speculation
 from dspark_gguf.dropin.llama import DSparkLlama
 from dspark_gguf.engine.llama import SafeLlama
 
-#: Tokens left and right of a place.
+#: Tokens before and after a position, and parts of these tokens of which the median is taken.
 HALF, CHUNKS = 100, 5
 EARLY = 200
 
@@ -55,7 +56,7 @@ def time_pass(llama: llama_cpp.Llama, tokens: int, temperature: float) -> list[t
 
 
 def near(times: list[tuple[float, float]], place: int) -> tuple[float, float]:
-    """Milliseconds a token in passes and around them, near `place`."""
+    """Milliseconds per token in passes and outside of them, near token number `place`."""
     window = times[place - HALF : place + HALF]
     step = len(window) // CHUNKS
     chunks = [window[k : k + step] for k in range(0, len(window), step)]
@@ -78,7 +79,7 @@ def main() -> None:
         "DSparkLlama, off": lambda: DSparkLlama(
             asked.target, speculation=Speculation(mode="off"), **options
         ),
-        "DSparkLlama, copies": lambda: DSparkLlama(asked.target, **options),
+        "DSparkLlama, prompt lookup": lambda: DSparkLlama(asked.target, **options),
     }.items():
         llama = make()
         times = time_pass(llama, asked.tokens, asked.temperature)
@@ -89,8 +90,9 @@ def main() -> None:
             "around": [early[1], late[1]],
             "grows": (late[1] - early[1]) / sum(early),
         }
-    print(f"| ms a token near | {EARLY}: passes | around | {asked.tokens - HALF}: passes | around "
-          "| grows |\n|---|---|---|---|---|---|")  # fmt: skip
+    place = asked.tokens - HALF
+    print(f"| ms per token near | {EARLY}: passes | around | {place}: passes | around | grows |")
+    print("|---|---|---|---|---|---|")
     for name, row in rows.items():
         (early, late), (early_rest, late_rest) = row["passes"], row["around"]
         print(f"| {name} | {early:.2f} | {early_rest:.2f} | {late:.2f} | {late_rest:.2f} | "

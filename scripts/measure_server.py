@@ -1,12 +1,12 @@
-"""Tokens a second over HTTP: this server beside `chat` and `llama-server`, for 1, 2, 4, 8 clients.
+"""Tokens per second of `dspark-gguf serve`, `chat` and `llama-server`, for 1, 2, 4 and 8 clients.
 
     python scripts/measure_server.py [-m MODEL -d DRAFT] [--clients 1,2,4,8] [--repeats 3]
         [--server PATH/llama-server]
 
-For each number of clients all take turns, so that what else the machine does disturbs all alike.
-Each figure is the median over the repeats. Behind them, the ratio of this server to each other:
-above 1, it is faster. `chat` is one conversation in this process, without HTTP. `llama-server` is
-taken from the PATH unless it is given; without one, the rest is measured.
+For each number of clients, all programs take turns, so that other work on the machine affects all
+of them. Each figure is the median of the repeats. After the speeds come ratios: above 1, `serve` is
+faster. `chat` is one conversation in this process, without HTTP. `llama-server` is taken from the
+PATH unless --server names it; if there is none, only the others are measured.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ PROMPTS = [
     "Describe a market in the morning.", "Summarise how bread is made.",
     "Write a letter to a friend about a journey.", "Explain what a matrix is.",
 ]  # fmt: skip
-#: Cells for a prompt and its answer, in llama-server's slots.
+#: Tokens of context for a prompt and its answer, in each slot of llama-server.
 ROOM = 1024
-#: Seconds after each turn: two after an answer, our server measures its passes again for a moment.
+#: Seconds after each turn: our server measures passes again two seconds after an answer.
 _PAUSE = 3.0
-_CONTENT = re.compile(rb'"content": ?"((?:[^"\\\\]|\\\\.)+)"')
+_CONTENT = re.compile(rb'"content": ?"((?:[^"\\]|\\.)+)"')
 _PREDICTED = re.compile(rb'"predicted_n": ?(\d+)')
 
 
 def over_http(url: str, count: int, tokens: int) -> float:
-    """Tokens a second of so many greedy streams at once, prompts included, until one has ended.
+    """Tokens per second of `count` greedy streams at once, prompts included, until one has ended.
 
-    What the others had by then counts as much as they had of their text. With fewer streams passes
-    take nearly as long, so a whole turn would measure how evenly the streams end.
-    A client that takes little of the machine: httpx's took 0.5 ms a token of the server's time.
+    Of each other stream, the part of its text that it had by then counts. After that, fewer streams
+    share passes that take nearly as long, so the figure would depend on how evenly the streams end.
+    The client is a simple one, because httpx took 0.5 ms of CPU time per token from the server.
     """
     place = urlsplit(url).netloc
 
     def one(k: int) -> tuple[int, list[tuple[float, int]]]:
-        """Its tokens, and when it had how many bytes of its text."""
+        """The number of tokens of a stream, and the bytes of text that it had at each time."""
         body = {
             "messages": [{"role": "user", "content": PROMPTS[k % len(PROMPTS)]}],
             "max_tokens": tokens, "stream": True, "temperature": 0.0, "ignore_eos": True,
@@ -85,14 +85,14 @@ def over_http(url: str, count: int, tokens: int) -> float:
 
 
 def alone(decoder: Decoder, tokens: int) -> float:
-    """The first prompt, as `chat` answers it."""
+    """Tokens per second of the first prompt, answered as in `chat`."""
     started = perf_counter()
     answer = decoder.answer([{"role": "user", "content": PROMPTS[0]}], Limits(max_tokens=tokens))
     return len(answer.tokens) / (perf_counter() - started)
 
 
 def measure(work: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """The median of each, in turns; the first turn warms up."""
+    """The median speed of each, in turns; the first turn is a warm-up."""
     speeds: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(repeats + 1):
         for name, each in work.items():
@@ -103,7 +103,7 @@ def measure(work: dict[str, Callable[[], float]], repeats: int) -> dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-m", "--model")
     parser.add_argument("-d", "--draft")
     parser.add_argument("-t", "--threads", type=int, default=0)

@@ -1,4 +1,4 @@
-"""How close the draws were where answers of a server part from those that were given alone."""
+"""How close two tokens were where an answer of the server differs from the one given alone."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from dspark_gguf.serve.parsing import RequestParser
 from dspark_gguf.serve.responses import ResponsesBody
 from dspark_gguf.serve.turns import Turn
 
-#: By how many nats the cut-offs of top-p and min-p, which rounding moves too, are tried elsewhere.
+#: Nats by which the cut-offs of top-p and min-p are moved to see whether rounding could cross them.
 _EDGES = (0.02, 0.1, 0.5)
 
 
 def near_ties(
     model: str, made: list, alone: list[list[str]], different: list[tuple[int, list[str]]]
 ) -> int:
-    """Decodes what differs again, and says how close each draw was; how many were not."""
+    """Decode each different answer again and print how close the two tokens were.
+
+    Returns the number of answers where they were not close.
+    """
     wrong, known = 0, {}
     with load_pair(model) as pair:
         for k, said in different:
-            if len(said) != len(alone[k]):  # such as an error in the place of two answers
+            if len(said) != len(alone[k]):  # such as an error instead of two answers
                 wrong += 1
                 print(f"request {k}: {said}", flush=True)
                 continue
@@ -38,14 +41,14 @@ def near_ties(
             echo = len(body["prompt"]) if body.get("echo") else 0
             for mine, theirs, (plain, ends, gaps) in zip(said, alone[k], known[k], strict=True):
                 gap, first = 0.0, 0
-                if mine != theirs and "tools" in body:  # the arguments are not all that was said
+                if mine != theirs and "tools" in body:  # the arguments are only a part of the text
                     gap = min(gaps)
                 elif mine != theirs:
-                    # The one given alone had drafts, and may have parted from plain decoding too.
+                    # The answer given alone had drafts, so it may differ from plain decoding too.
                     for text in {mine[echo:], theirs[echo:]} - {plain}:
                         place = _parted(text, plain)
                         first = next((n for n, end in enumerate(ends) if end > place), -1)
-                        # At the end of a token, a longer one may have begun with it.
+                        # At the end of a token, the other answer may have a longer token there.
                         least = max(0, first - 2) if place in ends else first
                         gap = max(gap, min(gaps[least : first + 1] or gaps[-1:]))
                 wrong += gap > NEAR_TIE
@@ -62,10 +65,10 @@ def _turns(pair: Pair, path: str, body: dict) -> list[Turn]:
 
 
 def margins(pair: Pair, turn: Turn) -> tuple[str, list[int], list[float]]:
-    """The plain answer, its characters up to the end of each token, and by how much that won.
+    """The plain answer, the character where each of its tokens ends, and the margin of each token.
 
-    That is in nats, or without sampling in logits. Where a token that a cut-off keeps out, or just
-    lets in, would win or has won, it is the distance to that cut-off.
+    The margin is the distance to the second best token, in nats, or in logits without sampling. If
+    another token would be drawn with a slightly moved cut-off, it is the distance to that cut-off.
     """
     decoder = Decoder.for_pair(pair, turn.sampling, Speculation(mode="off"))
     decoder.sampler = witness = Edges(turn.sampling, pair.vocabulary.end_tokens)
@@ -97,7 +100,7 @@ def margins(pair: Pair, turn: Turn) -> tuple[str, list[int], list[float]]:
 
 
 class Edges(WitnessSampler):
-    """Also notes the `others` of the last row: its distributions if cut-offs were elsewhere."""
+    """Also computes `others` for the last row: its distributions with moved cut-offs."""
 
     def __init__(self, settings: Sampling, end_tokens: tuple[int, ...]) -> None:
         super().__init__(settings, end_tokens)
@@ -115,7 +118,7 @@ class Edges(WitnessSampler):
 
 
 def _moved(settings: Sampling, edge: float) -> Sampling:
-    """Cut-offs that let more tokens in, or with a negative edge fewer."""
+    """Cut-offs that let more tokens through, or fewer if `edge` is negative."""
     top_p = 1 - (1 - settings.top_p) * math.exp(-edge)
     values = {
         "min_p": min(1.0, settings.min_p * math.exp(-edge)), "top_p": max(top_p, 1e-9),

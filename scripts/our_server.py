@@ -1,4 +1,4 @@
-"""`dspark-gguf serve` in a process of its own, for the scripts that measure it."""
+"""`dspark-gguf serve` in a separate process, for the scripts that measure it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _START = "from dspark_gguf.cli import main; main()"
 
 @contextmanager
 def our_server(words: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Its address, once it listens, and the process; it ends with the block."""
+    """The address of a server that is ready, and its process, which ends with the `with` block."""
     command = [sys.executable, "-c", _START, "serve", "--port", "0", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:

@@ -1,8 +1,8 @@
-"""Write what `--help-all` of every command says into docs/cli.md.
+"""Write the output of `--help-all` of every command to docs/cli.md.
 
     python scripts/render_cli_help.py
 
-A test compares that file with what this renders, so it is run again whenever an option changes.
+Run it again after changing an option: a test compares the file with the current help.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from dspark_gguf.cli.options import ALL_OPTIONS
 
 PROGRAM = "dspark-gguf"
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
-#: Columns, whatever the terminal has.
+#: Columns, regardless of the terminal.
 WIDTH = 100
 
 HEAD = """# The command line
 
-What `--help-all` of every command says (`--help` has the frequent options alone). Written by
+What `--help-all` of every command prints; `--help` shows only the most used options. Written by
 `python scripts/render_cli_help.py`: run it again after changing an option.
 """
 
 
 def rendered() -> str:
-    """The whole file."""
+    """The text of docs/cli.md."""
     parts = [HEAD]
     for context in _contexts(main, None, PROGRAM):
         parts.append(f"\n## {context.command_path}\n\n```\n{context.get_help()}\n```\n")
@@ -38,7 +38,7 @@ def rendered() -> str:
 def _contexts(
     command: click.Command, parent: click.Context | None, name: str
 ) -> Iterator[click.Context]:
-    """Of a command and all commands below it, in the order of their help."""
+    """The contexts of a command and of all its subcommands, in the order of its help."""
     context = click.Context(command, parent, name, terminal_width=WIDTH, **command.context_settings)
     context.meta[ALL_OPTIONS] = True
     yield context

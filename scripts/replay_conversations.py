@@ -1,11 +1,11 @@
-"""Several conversations in one pass, replayed on recorded pairs x cost tables from a cold start.
+"""Several conversations in one pass: the scheduler, replayed on recordings with cost tables.
 
     python scripts/replay_conversations.py [--counts 1,2,4,8] [--tables NAME,...] [CHAINS.npz ...]
 
-Each figure is the throughput over plain batching of as many conversations. *default* is what one
-gets without options, *lookup* copies of the conversation alone, *known* the same where the rule
-knows which copies are right and verifies only those. A recording with copies is split into the
-kinds of text that repeat their prompt and those that do not.
+Each figure is the throughput from a cold start, relative to plain batching of as many
+conversations. *default*: without options. *lookup*: prompt lookup alone. *known*: prompt lookup
+with a rule that knows which guesses are right and verifies only those. Recordings with prompt
+lookup are split into the kinds of text that repeat their prompt and those that do not.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ from dspark_gguf.visible import text_table
 from tests.replay_many import extended, replay_many
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
-#: Most copied tokens of a draft; queues of so many texts for each place; turns until a rate holds.
+#: Maximum copied tokens of a draft; minimum texts in the queue for each conversation of a pass;
+#: iterations until the rate of `known` has converged.
 COPIES, QUEUE, TURNS = 12, 3, 6
 
 
 def rule_of(costs: SharedCosts, steps: int, copies: int) -> StoppingRule:
-    """The default's rule, with nothing learned; 0: without that drafter."""
+    """The default rule with nothing learned; 0 steps or copies: without that drafter."""
     model = Source("model", steps, Calibration()) if steps else None
     lookup = Source("lookup", copies, Calibration.of_copies(), is_free=True) if copies else None
     return make_stopping_rule(Speculation(), costs, model, lookup)
 
 
 def known(texts: Sequence[Chains], costs: FixedCosts, count: int) -> float:
-    """Over plain batching: each pass verifies right copies only, as many as the rate asks for."""
+    """Relative throughput if each pass verifies right copies only, the number that pays best."""
     seconds = extended(costs).target_seconds
     plain = rate = count / float(seconds[count - 1])
     for _ in range(TURNS):
@@ -67,13 +68,13 @@ def known(texts: Sequence[Chains], costs: FixedCosts, count: int) -> float:
 
 
 def _right(text: Chains, place: int) -> int:
-    """Copied tokens that are right at a place, where the answer goes on behind them."""
+    """Number of copied tokens that are right at `place` and not at the end of the text."""
     assert text.lookup is not None
     return min(text.lookup.at(place)[1], text.positions - place - 1, COPIES)
 
 
 def kinds_of(texts: Sequence[Chains]) -> dict[str, list[Chains]]:
-    """The texts of a recording, by what they repeat if copies were recorded."""
+    """The texts of a recording, split by whether they repeat their prompt if it has copies."""
     if texts[0].lookup is None:
         return {"all": list(texts)}
     copying = [text for text in texts if text.domain in COPYING]
@@ -81,7 +82,7 @@ def kinds_of(texts: Sequence[Chains]) -> dict[str, list[Chains]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chains", nargs="*", type=Path)
     parser.add_argument("--counts", default="1,2,4,8")
     parser.add_argument("--tables", help="names of cost tables; default: all")

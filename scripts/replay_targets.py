@@ -1,12 +1,18 @@
-"""The scheduler's targets in one table: recorded pairs x cost tables, replayed from a cold start.
+"""The scheduler, replayed from a cold start on every recording with every cost table.
 
     python scripts/replay_targets.py [--markdown] [CHAINS.npz ...]
 
-Columns: llama.cpp's default (3 drafts always); the best of 37 static settings, picked afterwards;
-`optimal` with nothing learned; over the best static one; over itself when the same recording has
-taught it before; its worst domain; a bound that knows what will survive. Then, each kind of text
-alone and cold: the worst first 200 tokens, and the worst rest where that is 100 tokens at least.
-All but *ratio* and *of warm* are over plain decoding.
+All figures are relative to plain decoding, except *ratio* and *of warm*.
+
+    3 always       llama.cpp's default: three draft tokens in every round
+    best static    the best of 37 static settings, chosen afterwards
+    optimal        the scheduler with nothing learned
+    ratio          optimal relative to the best static setting
+    of warm        optimal relative to itself after it has learned from the same recording
+    worst domain   optimal on its worst kind of text
+    bound          a rule that knows which draft tokens will be accepted
+    first 200      each kind of text alone, from a cold start: the worst first 200 tokens
+    then           and the worst rest, if it has more than 100 tokens
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ FIRST, REST = 200, 100
 
 
 class Row(NamedTuple):
-    """What `optimal` reached on one pair and table."""
+    """The figures of one recording and cost table."""
 
     pair: str
     table: str
@@ -46,16 +52,16 @@ class Row(NamedTuple):
 
     @property
     def of_warm(self) -> float:
-        """Over a start that knows the recording."""
+        """Relative to a start that has learned from the same recording."""
         return self.optimal / self.warm
 
     @property
     def ratio(self) -> float:
-        """Over the best static setting, or plain decoding where all of them are slower."""
+        """Relative to the best static setting, or to plain decoding if all of them are slower."""
         return self.optimal / self.static
 
     def cells(self) -> list[str]:
-        """One line of the table."""
+        """One row of the table."""
         speeds = (self.fixed, self.static, self.optimal, self.ratio, self.of_warm, self.worst)
         numbers = (*speeds, self.bound, self.first, self.rest)
         return [self.pair, self.table, *(f"{x:.3f}" for x in numbers)]
@@ -68,7 +74,7 @@ HEAD = [
 
 
 def row(pair: str, table: str, texts: Sequence[Chains], costs: FixedCosts) -> Row:
-    # No further than the chains go: a rule that counts on more would stop in the wrong places.
+    # No longer than the recorded chains: a rule that expects more would stop in the wrong places.
     limit = min(texts[0].depth, costs.limit)
     name = f"optimal:max={limit}"
     result = play(name, texts, costs)
@@ -94,9 +100,9 @@ def row(pair: str, table: str, texts: Sequence[Chains], costs: FixedCosts) -> Ro
 
 
 def clairvoyant(texts: Sequence[Chains], costs: FixedCosts) -> float:
-    """Speedup of a rule that knows what will survive: no rule can be faster.
+    """Speedup of a rule that knows which draft tokens will be accepted: no rule can be faster.
 
-    The least seconds from each position on, by backward induction over the text.
+    It is the minimum time from each position to the end, by backward induction over the text.
     """
     tokens, seconds = 0, 0.0
     for text in texts:
@@ -105,7 +111,7 @@ def clairvoyant(texts: Sequence[Chains], costs: FixedCosts) -> float:
         price = steps + costs.target_seconds[: depth + 1]
         least = np.zeros(text.positions + 1)
         for t in range(text.positions - 1, -1, -1):
-            # More than survive would only cost more.
+            # Drafting more tokens than are accepted only costs time.
             alive = min(int(text.survived[t].sum()), depth)
             reached = np.minimum(t + 1 + np.arange(alive + 1), text.positions)
             least[t] = (price[: alive + 1] + least[reached]).min()
@@ -114,7 +120,7 @@ def clairvoyant(texts: Sequence[Chains], costs: FixedCosts) -> float:
 
 
 def stretch(text: Chains, part: slice) -> Chains:
-    """Some of its positions."""
+    """The given positions of a text."""
     lookup = text.lookup and Guesses(text.lookup.scores[part], text.lookup.survived[part])
     gap = None if text.gap is None else text.gap[part]
     return Chains(text.domain, text.confidence[part], text.survived[part], gap, lookup)
@@ -135,7 +141,7 @@ def split_texts(texts: Sequence[Chains], tokens: int) -> tuple[list[Chains], lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chains", nargs="*", type=Path)
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()

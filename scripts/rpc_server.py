@@ -2,8 +2,8 @@
 
     python scripts/rpc_server.py 127.0.0.1:50052
 
-Needs llama-cpp-python built with RPC. Whoever reaches the port can use the memory of this process:
-trusted networks only. One client at a time; ends with Ctrl-C.
+Needs llama-cpp-python built with RPC. Anyone who can reach the port can read and write the memory
+of this process: use it in trusted networks only. One client at a time; Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def serve(endpoint: str) -> None:
     pointers, gpus = library.device_pointers(), library.gpu_names()
     devices = [pointers[name] for name in gpus or ["CPU"]]
     array = (ctypes.c_void_p * len(devices))(*devices)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the server never returns to Python
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python cannot handle it: `start` never returns
     start(endpoint.encode(), None, library.physical_cores(), len(devices), array)
 
 

@@ -1,18 +1,18 @@
-"""A long random life for every kind of cache, with an independent oracle.
+"""Soak test: long random conversations with every kind of cache, compared with fresh contexts.
 
     python scripts/soak.py [--turns 10000] [--seed N] [--chapter K]
 
-Tiny models in F32 without flash attention: attention, a sliding window kept whole and not,
-recurrent models and hybrids, each with a draft of another kind, and block drafts on hybrids. A
-chapter is 50 turns with one pair. A turn says something, edits an earlier place, asks again, or
-begins anew, with other settings now and then, and is abandoned or interrupted now and then. After
-each round both caches must be prefixes of what was said. Every few turns a context that never held
-anything else reads the conversation: its logits and those of both caches differ by at most 2e-3
-(logits have a standard deviation of 4), and each token of a greedy answer is the best one of its
-rows.
+The models are tiny, in F32, without flash attention: with plain attention, with sliding windows
+(kept whole or not), recurrent and hybrid, each with a draft of some other kind, and block drafts
+for hybrids. A chapter is 50 turns with one pair. A turn adds a message, edits an earlier one,
+repeats the last one or starts over. Now and then the settings change, or the answer is abandoned or
+interrupted. After each round, both caches must be prefixes of the conversation. Every few turns, a
+fresh context reads the conversation: its logits may differ from those of both caches by at most
+2e-3 (logits have a standard deviation of 4), and each token of a greedy answer must be the best one
+of its row.
 
-What pays is decided from fixed costs, not from the clock: a chapter repeats from its seed. At the
-end: memory over the last half of the turns, open files and threads.
+The scheduler uses fixed costs, not the clock, so a chapter can be repeated from its seed. At the
+end, the script prints the memory over the last half of the turns, and open files and threads.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ EXACT = {
     "n_ctx": CONTEXT, "n_batch": 64, "n_ubatch": 64, "threads": 1,
     "flash_attn": "off", "cache_type_k": "f32", "cache_type_v": "f32",
 }  # fmt: skip
-#: Target, whether its window is kept whole, and draft.
+#: Kind of the target, whether its sliding window is kept whole, kind of the draft.
 CAST = [
     ("llama", True, "mamba"), ("gemma3", True, "llama"), ("gemma3", False, "lfm2"),
     ("mamba", True, "gemma3"), ("rwkv7", True, "rwkv7"), ("lfm2", True, "qwen35"),
@@ -60,7 +60,7 @@ CAST = [
 
 
 class Clockless(LearnedCosts):
-    """Costs that no clock changes: drafts look worth it, so that there are many."""
+    """Fixed costs, under which drafting pays, so that there are many drafts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,11 +71,11 @@ class Clockless(LearnedCosts):
         self.profiled = self.limit
 
     def observe(self, round: Round) -> None:
-        """Nothing."""
+        """Learn nothing."""
 
 
 def load(folder: Path, target: str, whole: bool, draft: str) -> Pair:
-    """A pair whose files are made at the first call."""
+    """A pair of models; the first call writes their files."""
     noisy = Tiny(context=CONTEXT, noise=0.05)
     paths = [folder / f"{target}.gguf", folder / f"{draft}-draft.gguf"]
     if not paths[0].exists():
@@ -89,7 +89,7 @@ def load(folder: Path, target: str, whole: bool, draft: str) -> Pair:
         paths[0], paths[1],
         ModelOptions(**EXACT, swa_full=whole), DraftOptions(**EXACT, swa_full=whole),
     )  # fmt: skip
-    pair._learned = Learned()  # measured by nobody
+    pair._learned = Learned()  # so that nothing is measured
     pair._learned.costs = Clockless()
     pair._learned.costs.rereads = pair.target_cache.rollback == "replay"
     pair.draft_cache()
@@ -100,9 +100,9 @@ class Chapter:
     """Fifty turns with one pair.
 
     Args:
-        pair: whose caches are emptied first.
-        rng: decides everything.
-        counts: of what happened.
+        pair: its caches are emptied first.
+        rng: all random choices come from it.
+        counts: counts what happens.
 
     """
 
@@ -117,7 +117,7 @@ class Chapter:
         self.settings()
 
     def settings(self) -> None:
-        """Another rule, drafter, temperature."""
+        """Choose another rule, drafter, temperature and so on."""
         rng = self.rng
         self.sampling = Sampling(
             temperature=float(rng.choice([0.0, 0.0, 0.7, 1.3])),
@@ -137,7 +137,7 @@ class Chapter:
         self.counts["settings"] += 1
 
     def next_prompt(self) -> list[int]:
-        """What is asked in this turn."""
+        """The prompt of this turn."""
         rng, tokens = self.rng, [*self.prompt, *self.said]
         what = rng.choice(
             ["say", "say", "say", "edit", "retry", "reset"], p=[0.2] * 4 + [0.15, 0.05]
@@ -151,13 +151,13 @@ class Chapter:
             tokens = tokens[: int(rng.integers(0, len(tokens)))]
         self.counts[str(what)] += 1
         words = rng.integers(0, 250, int(rng.integers(1, 30))).tolist()
-        if len(tokens) > 20 and rng.random() < 0.5:  # something to copy from
+        if len(tokens) > 20 and rng.random() < 0.5:  # a repetition, for prompt lookup
             start = int(rng.integers(0, len(tokens) - 10))
             words += tokens[start : start + 10]
         return [*tokens, *words]
 
     def turn(self) -> None:
-        """One question and its answer, or a part of it."""
+        """One prompt and its answer, or a part of the answer."""
         rng, pair = self.rng, self.pair
         if rng.random() < 0.15:
             self.settings()
@@ -181,7 +181,7 @@ class Chapter:
         pair.interrupt.clear()
 
     def held(self) -> None:
-        """The caches of this decoder are prefixes of what was said."""
+        """Check that the caches of this decoder are prefixes of the conversation."""
         committed = [*self.prompt, *self.said]
         drafter = self.decoder.drafter
         caches = [self.pair.target_cache]
@@ -192,7 +192,7 @@ class Chapter:
                 raise AssertionError(f"a cache of {cache.length} tokens is no prefix")
 
     def check(self) -> float:
-        """The largest difference to a context that never held anything else."""
+        """The largest difference between the logits of a cache and those of a fresh context."""
         committed = [*self.prompt, *self.said]
         target, worst = self.pair.target_cache, 0.0
         plain = [target] if self.draft.kind == "block" else [target, self.draft]
@@ -210,7 +210,7 @@ class Chapter:
         return worst
 
     def check_greedy(self, rows: np.ndarray) -> None:
-        """Greedy and lossless: each token is the best one, up to rounding."""
+        """Check that each token of a greedy, lossless answer is the best one, up to rounding."""
         plain = self.sampling.repeat_penalty == 1.0 and self.sampling.temperature == 0.0
         if not plain or not self.speculation.lossless:
             return
@@ -221,7 +221,7 @@ class Chapter:
 
 
 def fresh_rows(cache: SequenceCache, tokens: list[int], last: int) -> np.ndarray:
-    """Rows after the last tokens, from a new context."""
+    """Logits after each of the last tokens, from a fresh context."""
     context = open_cache(cache.model, cache.n_ctx, max(last, 2), Event())
     last = min(last, context.max_rows)
     rows = context.decode(tokens, last)
@@ -231,24 +231,24 @@ def fresh_rows(cache: SequenceCache, tokens: list[int], last: int) -> np.ndarray
 
 
 def resident() -> int:
-    """Memory of this process, in KiB, without what is free but was not given back."""
+    """Resident memory of this process in KiB, after free memory was returned to the system."""
     gc.collect()
-    with suppress(AttributeError):  # glibc's
+    with suppress(AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
 
 
 def handles() -> tuple[int, int]:
-    """Open files, and threads."""
+    """Number of open files, and of threads."""
     return len(os.listdir("/proc/self/fd")), active_count()
 
 
 def soak(turns: int, seed: int, first: int, folder: Path) -> dict[str, Any]:
-    """Live through `turns` turns from chapter `first` on.
+    """Run `turns` turns from chapter `first` on.
 
     Raises:
-        AssertionError: what went wrong, and how to see it again.
+        AssertionError: what went wrong, with the command that repeats it.
 
     """
     pairs = [load(folder, *cast) for cast in CAST]
@@ -256,7 +256,7 @@ def soak(turns: int, seed: int, first: int, folder: Path) -> dict[str, Any]:
     memory, worst, opened = [], 0.0, handles()
     for chapter in range(first, first + -(-turns // TURNS)):
         place = chapter % len(CAST)
-        if chapter % 10 == 9:  # closed and loaded again: nothing may be left behind
+        if chapter % 10 == 9:  # close it and load it again, to find leaks
             pairs[place].close()
             pairs[place] = load(folder, *CAST[place])
         rng = np.random.default_rng((seed, chapter))
@@ -288,7 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"))
-    parser.add_argument("--chapter", type=int, default=0, help="begin with this one")
+    parser.add_argument("--chapter", type=int, default=0, help="the first one to run")
     asked = parser.parse_args()
     print(f"seed {asked.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
-"""A long random life of conversations that share each pass, for every kind of cache.
+"""Soak test: random conversations that share each pass, with every kind of cache.
 
     python scripts/soak_conversations.py [--rounds 10000] [--seed N] [KIND ...]
 
-Tiny models in F32 without flash attention. Requests come, are cancelled and end at random in a
-context that is too small for them; each text must be, token for token, what another pair of caches
-says that never held more than this one conversation, without drafts.
+The models are tiny, in F32, without flash attention. Requests arrive, are cancelled and end at
+random, in a context that is too small for all of them. Each text must be, token for token, the one
+that the conversation gets alone, in separate caches and without drafts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HOW = {"fixed": ALWAYS, "learned": LEARNED, "lookup": COPIES}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--rounds", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,1 +1,1 @@
-"""The HTTP server: one engine thread, and a thin translation of its stream for each protocol."""
+"""The HTTP server: one thread runs the models; a formatter for each API writes the responses."""

@@ -1,4 +1,4 @@
-"""The application, and the server that runs it and the engine until a signal."""
+"""The FastAPI application, and the server that runs it and the engine until a signal."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from dspark_gguf.serve.engine import Engine
 from dspark_gguf.serve.errors import RequestError, invalid, request_error_of
 from dspark_gguf.serve.middleware import RequestGuard
 from dspark_gguf.serve.service import Service
-from dspark_gguf.serve.streams import ClientLeft
+from dspark_gguf.serve.streams import ClientDisconnected
 
-#: Seconds that running answers have after a signal.
-GRACE = 5.0
-#: Seconds after which a thread that runs Python lets another one go on; Python's own are 0.005.
-_SWITCH = 0.001
+#: Time that running answers have to finish after a signal.
+GRACE_SECONDS = 5.0
+#: The interval at which Python threads take turns; Python's default is 0.005.
+_SWITCH_SECONDS = 0.001
 
 
-def make_app(service: Service, key: str | None = None) -> FastAPI:
-    """The routes of a service; with a `key` nearly all of them need it."""
+def make_app(service: Service, key: str | None) -> FastAPI:
+    """The application with all routes; with a `key`, most of them require it."""
     app = FastAPI(title="dspark-gguf", version=__version__, docs_url=None, redoc_url=None)
     app.state.service = service
-    for each in (info, page, routes):
-        app.include_router(each.router)
+    for module in (info, page, routes):
+        app.include_router(module.router)
     for kind in (RequestError, DSparkError, RequestValidationError, HTTPException, UnicodeError):
-        app.add_exception_handler(kind, _refused)
-    app.add_exception_handler(ClientLeft, _left)
-    app.add_exception_handler(Exception, _refused)
+        app.add_exception_handler(kind, _error_response)
+    app.add_exception_handler(ClientDisconnected, _disconnected)
+    app.add_exception_handler(Exception, _error_response)
     app.add_middleware(RequestGuard, key=key)
     return app
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _error_response(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
-        failure = _wrong_body(error)
+        failure = _invalid_body(error)
     elif isinstance(error, HTTPException):
         failure = RequestError(error.status_code, str(error.detail))
     elif isinstance(error, UnicodeError):
-        failure = invalid("the request holds half a character (a lone surrogate)")
+        failure = invalid("the request contains a lone surrogate, which is not a valid character")
     else:
         failure = request_error_of(error)
     response = failure.response(request.url.path)
@@ -62,80 +62,76 @@ async def _refused(request: Request, error: Exception) -> Response:
     return response
 
 
-async def _left(request: Request, error: Exception) -> Response:
+async def _disconnected(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
-def _wrong_body(error: RequestValidationError) -> RequestError:
+def _invalid_body(error: RequestValidationError) -> RequestError:
     if isinstance(error.body, bytes):
-        return invalid("the body is not read as JSON: send Content-Type: application/json")
-    faults = error.errors()
-    if faults[0]["type"] == "json_invalid":
-        return invalid(f"the body is no JSON: {faults[0]['ctx']['error']}")
-    places = [_place(each, error.body) for each in faults]
-    place = max(places, key=len)  # of a value that may be of several types, the one it nearly is
-    said = [each["msg"] for each, own in zip(faults, places, strict=True) if own == place]
-    text = " or ".join(dict.fromkeys(said)).replace(" or Input should be ", " or ")
-    return invalid(f"{'.'.join(place) or 'the body'}: {text}", ".".join(place) or None)
+        return invalid("the body was not parsed as JSON: send Content-Type: application/json")
+    errors = error.errors()
+    if errors[0]["type"] == "json_invalid":
+        return invalid(f"the body is not valid JSON: {errors[0]['ctx']['error']}")
+    paths = [_path_in_body(each, error.body) for each in errors]
+    path = max(paths, key=len)  # of a union: the errors of the type that matched furthest
+    messages = [each["msg"] for each, own in zip(errors, paths, strict=True) if own == path]
+    text = " or ".join(dict.fromkeys(messages)).replace(" or Input should be ", " or ")
+    return invalid(f"{'.'.join(path) or 'the body'}: {text}", ".".join(path) or None)
 
 
-def _place(fault: Any, body: Any) -> list[str]:
-    """Where it is in the body, without the names of the types that were tried."""
-    place = []
-    for key in fault["loc"][1:]:
+def _path_in_body(error: Any, body: Any) -> list[str]:
+    """The keys that lead to a validation error, without pydantic's names of union members."""
+    path = []
+    for key in error["loc"][1:]:
         try:
             body = body[key]
-        except (LookupError, TypeError):  # the name of a type, unless it is what is missing
-            if fault["type"] != "missing" or key != fault["loc"][-1]:
+        except (LookupError, TypeError):  # not in the body: the missing field, or a union member
+            if error["type"] != "missing" or key != error["loc"][-1]:
                 continue
-        place.append(str(key))
-    return place
+        path.append(str(key))
+    return path
 
 
 class Server(uvicorn.Server):
-    """Ends answers with a reason, after a signal; a second one ends them at once."""
+    """After a signal, running answers may finish for some time; a second one ends them at once."""
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, ready: Callable[[str], object] = str
+        self, config: uvicorn.Config, service: Service, ready: Callable[[str], object]
     ) -> None:
         super().__init__(config)
         self._service, self._ready, self._signals = service, ready, 0
 
     async def startup(self, *args: Any, **options: Any) -> None:
-        """As uvicorn does it; then says where it listens."""
+        """Start listening, and pass the address to `ready`."""
         await super().startup(*args, **options)
         for server in self.servers[:1]:
             host, port = server.sockets[0].getsockname()[:2]
             self._ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """A signal. Not raised again afterwards: the models are freed first."""
-        self._service.engine.stop(GRACE)
+        """Handle a signal; unlike uvicorn, do not raise it again, so that the models are freed."""
+        self._service.engine.stop(GRACE_SECONDS)
         self._signals += 1
         self.should_exit, self.force_exit = True, self._signals > 2
 
     async def shutdown(self, *args: Any, **options: Any) -> None:
-        """As uvicorn does it, which waits for the answers."""
+        """Wait for running answers, which get an error after the grace period."""
         ending = asyncio.create_task(self._end_answers())
         await super().shutdown(*args, **options)
         ending.cancel()
 
     async def _end_answers(self) -> None:
-        """At a second signal, or if a pass takes too long after the first."""
-        late = monotonic() + GRACE + 1
-        while self._signals < 2 and monotonic() < late:
+        """Close the engine at a second signal, or if it has not ended all answers in time."""
+        deadline = monotonic() + GRACE_SECONDS + 1
+        while self._signals < 2 and monotonic() < deadline:
             await asyncio.sleep(0.05)
         await asyncio.to_thread(self._service.engine.close)
 
 
 def make_server(
-    service: Service,
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    key: str | None = None,
-    ready: Callable[[str], object] = str,
+    service: Service, host: str, port: int, key: str | None, ready: Callable[[str], object]
 ) -> Server:
-    """A server that `run` starts; `ready` is called with its address."""
+    """Make a server; its `run` starts it and calls `ready` with the URL, once it listens."""
     config = uvicorn.Config(
         make_app(service, key),
         host,
@@ -143,7 +139,7 @@ def make_server(
         log_level="warning",
         access_log=False,
         lifespan="off",
-        timeout_graceful_shutdown=int(GRACE) + 2,
+        timeout_graceful_shutdown=int(GRACE_SECONDS) + 2,
         timeout_keep_alive=30,
         server_header=False,
     )
@@ -160,40 +156,46 @@ def serve_pair(
     queue: int,
     say: Callable[[str], object],
 ) -> None:
-    """Answer requests until a signal; a UsageError if the address cannot be had."""
+    """Serve requests until a signal, with `settings` as defaults; `say` is told the address.
+
+    `parallel` and `queue` are those of `Engine`. Clients must send `key`, unless it is None.
+
+    Raises:
+        UsageError: the server cannot listen on this address.
+    """
     engine = Engine(pair, settings.speculation, parallel, queue)
     service = Service(pair, settings, engine)
     try:
 
         def ready(address: str) -> None:
-            many = f"up to {engine.slots} answers at once, {queue} in the queue"
-            say(f"listening on {address} ({many}); Ctrl-C ends it")
+            limits = f"up to {engine.slots} answers at once, {queue} in the queue"
+            say(f"listening on {address} ({limits}); stop with Ctrl-C")
 
         server = make_server(service, host, port, key, ready)
         try:
-            with attentive():
+            with low_latency():
                 server.run()
-        except SystemExit:  # uvicorn's way to say that the port is taken
+        except SystemExit:  # raised by uvicorn if it cannot bind the address
             problem = f"cannot listen on {host}:{port}"
-            raise UsageError(problem, "Is another server there? Choose another --port.") from None
+            raise UsageError(problem, "Is it already in use? Choose another --port.") from None
     finally:
         engine.close()
         service.close()
 
 
 @contextmanager
-def attentive() -> Iterator[None]:
-    """Inside, no other thread holds up the loop for long, as `/health` and all streams wait for it.
+def low_latency() -> Iterator[None]:
+    """Keep other threads from delaying the event loop, for which all requests and streams wait.
 
-    What was loaded so far is left out of garbage collection, which stops all threads: 80 ms, with
-    the objects of the web framework. The loop waits for a turn several times in each answer: beside
-    two threads that run Python all the time, `/health` took 37 ms with Python's turns, 16 with
-    these.
+    Existing objects are excluded from garbage collection, which stops all threads: with those of
+    the web framework, for 80 ms. A shorter switch interval gives the loop the interpreter lock
+    sooner: beside two threads that run Python all the time, `/health` took 37 ms with Python's
+    default, and 16 ms with this interval.
     """
     before = sys.getswitchinterval()
     gc.collect()
     gc.freeze()
-    sys.setswitchinterval(_SWITCH)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Pieces in blocks, as the newer protocols send them: a thought, a text, a call, one by one."""
+"""Answers as blocks (thought, text, or tool call), as the Responses and Messages APIs have them."""
 
 from __future__ import annotations
 
@@ -7,78 +7,78 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dspark_gguf.serve.pieces import Piece
-from dspark_gguf.serve.tools import Call
+from dspark_gguf.serve.deltas import Delta
+from dspark_gguf.serve.tools import ToolCall
 
 Kind = Literal["thought", "text", "call"]
 
 
 @dataclass
 class Block:
-    """A part of an answer that is of one kind; calls are blocks of their own."""
+    """A part of an answer that is of one kind; each call is a block of its own."""
 
-    number: int
+    index: int
     kind: Kind
     text: str = ""  # of a call: its arguments
-    call: Call | None = None  # the part of it that came last
-    is_cut: bool = False  # text, because the answer got no longer
+    call: ToolCall | None = None  # its latest part
+    is_truncated: bool = False  # a text that ended because of a length limit
     id: str = field(default_factory=lambda: secrets.token_hex(12))
 
     @property
-    def is_whole(self) -> bool:
-        """Off for a call that was none after all: what was said comes again as text."""
+    def is_complete(self) -> bool:
+        """False for a call that turned out to be none: its text follows in a text block."""
         return self.call is None or self.call.done
 
-    def takes(self, kind: Kind, call: Call | None) -> bool:
-        """Whether more of this kind, or of this call, belongs to it."""
+    def accepts(self, kind: Kind, call: ToolCall | None) -> bool:
+        """Whether a delta of this kind, or of this call, belongs to the block."""
         return kind == self.kind and (not call or not self.call or call.id == self.call.id)
 
 
 @dataclass(frozen=True)
-class Step:
-    """A block opens, grows by a text, or closes; without a block, the answer has its `finish`."""
+class BlockEvent:
+    """A block starts, gets more `text`, or stops; or the answer ends with `finish`."""
 
-    what: Literal["opens", "grows", "closes", "ends"]
+    type: Literal["start", "delta", "stop", "end"]
     block: Block
     text: str = ""
     finish: str = "stop"
 
 
-async def steps(pieces: AsyncIterator[Piece]) -> AsyncIterator[Step]:
-    """The pieces of one answer, block by block; a text block there is at least."""
+async def block_events(deltas: AsyncIterator[Delta]) -> AsyncIterator[BlockEvent]:
+    """The events of one answer; an empty answer has one empty text block."""
     count, block = 0, None
-    async for piece in pieces:
-        kind: Kind = "thought" if piece.thought else "call" if piece.call else "text"
-        text = piece.thought or piece.text or (piece.call.arguments if piece.call else "")
-        says = bool(text or piece.call)
-        if block and (piece.finish or (says and not block.takes(kind, piece.call))):
-            yield _closed(block, piece.finish)
+    async for delta in deltas:
+        kind: Kind = "thought" if delta.thought else "call" if delta.call else "text"
+        text = delta.thought or delta.text or (delta.call.arguments if delta.call else "")
+        has_content = bool(text or delta.call)
+        if block and (delta.finish or (has_content and not block.accepts(kind, delta.call))):
+            yield _stop(block, delta.finish)
             block = None
-        if block is None and (says or (piece.finish and not count)):
+        if block is None and (has_content or (delta.finish and not count)):
             block = Block(count, kind)
-            block.call, count = piece.call, count + 1
-            yield Step("opens", block)
+            block.call, count = delta.call, count + 1
+            yield BlockEvent("start", block)
         if block:
-            block.call = piece.call or block.call
+            block.call = delta.call or block.call
         if block and text:
             block.text += text
-            yield Step("grows", block, text)
-        if piece.finish:
+            yield BlockEvent("delta", block, text)
+        if delta.finish:
             if block:
-                yield _closed(block, piece.finish)
-            yield Step("ends", block or Block(count, "text"), finish=piece.finish)
+                yield _stop(block, delta.finish)
+            yield BlockEvent("end", block or Block(count, "text"), finish=delta.finish)
 
 
-def _closed(block: Block, finish: str | None) -> Step:
-    block.is_cut = block.kind == "text" and finish == "length"
-    return Step("closes", block)
+def _stop(block: Block, finish: str | None) -> BlockEvent:
+    block.is_truncated = block.kind == "text" and finish == "length"
+    return BlockEvent("stop", block)
 
 
-async def whole(pieces: AsyncIterator[Piece]) -> tuple[list[Block], str]:
-    """All blocks of an answer, and its finish."""
+async def collect_blocks(deltas: AsyncIterator[Delta]) -> tuple[list[Block], str]:
+    """The complete blocks of an answer, and its finish."""
     blocks, finish = list[Block](), "stop"
-    async for step in steps(pieces):
-        if step.what == "closes" and step.block.is_whole:
-            blocks.append(step.block)
-        finish = step.finish
+    async for event in block_events(deltas):
+        if event.type == "stop" and event.block.is_complete:
+            blocks.append(event.block)
+        finish = event.finish
     return blocks, finish

@@ -1,4 +1,4 @@
-"""Request bodies of the OpenAI routes. Other names are ignored, but for those of `dialects`."""
+"""Request bodies of OpenAI's APIs. Other parameters are ignored, except for those in `compat`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from dspark_gguf.config import Sampling
-from dspark_gguf.serve.dialects import require_possible, schema_among
+from dspark_gguf.serve.compat import refuse_unsupported, vllm_schema
 from dspark_gguf.serve.errors import invalid
-from dspark_gguf.serve.offered import choice_of, tool_of
 from dspark_gguf.serve.parsing import Message, ParsedRequest
+from dspark_gguf.serve.tool_params import parse_tool, parse_tool_choice
 
-#: Bounds of a request.
+#: Maximum numbers of messages, tools and biased tokens of a request.
 MAX_MESSAGES, MAX_TOOLS, _MAX_BIASES = 10_000, 256, 1024
 
 
-def _few(value: Any) -> Any:
+def _limit_biases(value: Any) -> Any:
     if isinstance(value, dict) and len(value) > _MAX_BIASES:
         raise ValueError(f"at most {_MAX_BIASES} tokens")
     return value
@@ -29,18 +29,18 @@ def _few(value: Any) -> Any:
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _AtFirst(FailFast):
-    __hash__ = object.__hash__  # a union wants one
+class _HashableFailFast(FailFast):
+    __hash__ = object.__hash__  # needed in a union
 
 
 _T = TypeVar("_T")
-#: A list that is refused at its first wrong item: to list millions of faults takes minutes.
-Items = Annotated[list[_T], _AtFirst()]
-_Bias = Annotated[dict[str, _Number], BeforeValidator(_few)]
+#: A list that is rejected at its first wrong item: reporting millions of errors takes minutes.
+Items = Annotated[list[_T], _HashableFailFast()]
+_Biases = Annotated[dict[str, _Number], BeforeValidator(_limit_biases)]
 
 
 class Body(BaseModel):
-    """What every route that answers takes."""
+    """The parameters that all APIs have in common."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -56,41 +56,41 @@ class Body(BaseModel):
     frequency_penalty: _Number | None = None
     presence_penalty: _Number | None = None
     repeat_last_n: int | None = None
-    logit_bias: _Bias | None = None
+    logit_bias: _Biases | None = None
     ignore_eos: bool | None = None
     seed: int | None = None
     stop: str | Items[str] | None = None
     speculation: str | None = None
 
     def to_request(self) -> ParsedRequest:
-        """The part of the request that all routes have."""
-        others = self.model_extra or {}
-        require_possible(others)
+        """Parse the body; a `RequestError` if it is invalid or not supported."""
+        extra = self.model_extra or {}
+        refuse_unsupported(extra)
         names = Sampling.model_fields.keys() & Body.model_fields.keys()
         values = {name: getattr(self, name) for name in names}
-        if values["top_p"] == 0.0:  # OpenAI allows it, for the best token alone
+        if values["top_p"] == 0.0:  # OpenAI allows 0: always the most probable token
             values["top_p"] = 1e-6
         if values["seed"] is not None and values["seed"] < 0:
             values["seed"] = None
-        values["top_k"] = values["top_k"] and max(0, values["top_k"])  # below 0: off
+        values["top_k"] = values["top_k"] and max(0, values["top_k"])  # 0 and below: off
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return ParsedRequest(
             sampling=values,
-            max_tokens=limit_of(self.max_tokens),
+            max_tokens=token_limit(self.max_tokens),
             stop=[each for each in stop if each],
-            schema=schema_among(others),
+            schema=vllm_schema(extra),
             drafts=self.speculation != "off",
         )
 
 
 class StreamOptions(BaseModel):
-    """What a stream has beside the answer."""
+    """Options of a streamed response."""
 
     include_usage: bool | None = None
 
 
-class StreamBody(Body):
-    """What chats and completions have in common."""
+class ChoicesBody(Body):
+    """What chat completions and completions have in common."""
 
     stream_options: StreamOptions | None = None
     n: int | None = None
@@ -99,45 +99,45 @@ class StreamBody(Body):
     json_schema: dict[str, Any] | None = None
 
     def to_request(self) -> ParsedRequest:
-        """The request that this is."""
-        asked = super().to_request()
-        asked.n = 1 if self.n is None else self.n
-        if self.best_of is not None and self.best_of > asked.n:
-            raise invalid("best_of above n is not offered: send n, and choose", "best_of")
-        asked.grammar = self.grammar
+        """Parse the body."""
+        request = super().to_request()
+        request.n = 1 if self.n is None else self.n
+        if self.best_of is not None and self.best_of > request.n:
+            raise invalid("best_of above n is not supported: send n, and choose", "best_of")
+        request.grammar = self.grammar
         if self.json_schema is not None:
-            asked.schema = self.json_schema
-        return asked
+            request.schema = self.json_schema
+        return request
 
     @property
-    def asks_usage(self) -> bool:
-        """Whether a stream gets the usage in a chunk of its own."""
+    def wants_usage(self) -> bool:
+        """Whether an extra chunk of a stream has the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
 class ToolBody(Body):
-    """What chats and responses have in common."""
+    """What chat completions and responses have in common."""
 
     tools: Items[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
 
     def to_request(self) -> ParsedRequest:
-        """The request that this is."""
-        asked = super().to_request()
-        asked.tool_choice, allowed = choice_of(self.tool_choice)
-        found = (self.tool(each, k) for k, each in enumerate(self.tools or ()))
-        asked.tools = [t for t in found if t and (allowed is None or t["name"] in allowed)]
-        asked.many_calls = self.parallel_tool_calls is not False
-        return asked
+        """Parse the body."""
+        request = super().to_request()
+        request.tool_choice, allowed = parse_tool_choice(self.tool_choice)
+        tools = (self.tool(each, k) for k, each in enumerate(self.tools or ()))
+        request.tools = [t for t in tools if t and (allowed is None or t["name"] in allowed)]
+        request.parallel_calls = self.parallel_tool_calls is not False
+        return request
 
     @abstractmethod
     def tool(self, tool: dict[str, Any], k: int) -> dict[str, Any] | None:
-        """Number `k`; None: it is left out."""
+        """Name, description and parameters of tool number `k`; None: the tool is ignored."""
 
 
 class ChatMessage(BaseModel):
-    """A message; what else a template knows of it goes there as it is."""
+    """A message; its other fields are passed on to the template."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -145,21 +145,21 @@ class ChatMessage(BaseModel):
     content: str | Items[dict[str, Any]] | None = None
     tool_calls: Items[dict[str, Any]] | None = None
 
-    def plain(self, place: str) -> Message:
-        """With text as content, and the arguments of calls as objects: what templates read."""
+    def for_template(self, path: str) -> Message:
+        """The message as templates read it: content is text, arguments of calls are objects."""
         extra = {k: v for k, v in (self.model_extra or {}).items() if v is not None}
-        require_possible(extra)
+        refuse_unsupported(extra)
         role = "system" if self.role == "developer" else self.role
         if role not in ("system", "user", "assistant", "tool"):
-            raise invalid(f"{place}.role: no such role: {self.role}", "messages")
-        message = {**extra, "role": role, "content": text_of(self.content, f"{place}.content")}
+            raise invalid(f"{path}.role: unknown role {self.role}", "messages")
+        message = {**extra, "role": role, "content": text_content(self.content, f"{path}.content")}
         if self.tool_calls:
-            message["tool_calls"] = [_call(each, place) for each in self.tool_calls]
+            message["tool_calls"] = [_call(each, path) for each in self.tool_calls]
         return message
 
 
-class ChatBody(StreamBody, ToolBody):
-    """``/v1/chat/completions``."""
+class ChatBody(ChoicesBody, ToolBody):
+    """The body of ``/v1/chat/completions``."""
 
     messages: Items[ChatMessage] = Field(max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
@@ -171,31 +171,32 @@ class ChatBody(StreamBody, ToolBody):
     chat_template_kwargs: dict[str, Any] | None = None
 
     def to_request(self) -> ParsedRequest:
-        """The request that this is."""
-        asked = super().to_request()
-        asked.messages = [each.plain(f"messages[{k}]") for k, each in enumerate(self.messages)]
+        """Parse the body."""
+        request = super().to_request()
+        request.messages = [m.for_template(f"messages[{k}]") for k, m in enumerate(self.messages)]
         if self.max_completion_tokens is not None:
-            asked.max_tokens = limit_of(self.max_completion_tokens)
-        asked.top = (self.top_logprobs or 0) if self.logprobs else None
+            request.max_tokens = token_limit(self.max_completion_tokens)
+        request.top_logprobs = (self.top_logprobs or 0) if self.logprobs else None
         if self.response_format:
-            asked.schema = schema_of(self.response_format, asked.schema)
+            request.schema = format_schema(self.response_format, request.schema)
+        effort = thinking_of_effort(self.reasoning_effort)
         think = (self.chat_template_kwargs or {}).get("enable_thinking")
-        asked.think = think if isinstance(think, bool) else thinks(self.reasoning_effort)
-        asked.splits = self.reasoning_format != "none"
-        return asked
+        request.think = think if isinstance(think, bool) else effort
+        request.splits_thoughts = self.reasoning_format != "none"
+        return request
 
     def tool(self, tool: dict[str, Any], k: int) -> dict[str, Any] | None:
-        """Name, description and parameters of a function."""
-        if tool.get("type") == "custom":  # takes a text of any form, which no template describes
+        """A function; None for other tools."""
+        if tool.get("type") == "custom":  # its input is free text, which no template describes
             return None
         function = tool.get("function")
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise invalid(f"tools[{k}] is not a function with a name", "tools")
-        return tool_of(function, k)
+        if not isinstance(function, dict):
+            raise invalid(f"tools[{k}].function must be an object", "tools")
+        return parse_tool(function, k)
 
 
-class CompletionBody(StreamBody):
-    """``/v1/completions``."""
+class CompletionBody(ChoicesBody):
+    """The body of ``/v1/completions``."""
 
     prompt: str | Items[int] | Items[str] | Items[Items[int]] | None = None
     suffix: str | None = None
@@ -203,57 +204,57 @@ class CompletionBody(StreamBody):
     logprobs: int | bool | None = None
 
     def to_request(self) -> ParsedRequest:
-        """The request that this is, but for the prompts."""
-        asked = super().to_request()
+        """Parse the body except for the prompts."""
+        request = super().to_request()
         if self.logprobs is not None and self.logprobs is not False:
-            asked.top = int(self.logprobs)
-        return asked
+            request.top_logprobs = int(self.logprobs)
+        return request
 
     def prompts(self) -> list[str | list[int]]:
-        """Each of them as text or ids."""
+        """The prompts, each as text or token ids."""
         given: Any = "" if self.prompt is None else self.prompt
-        is_one = isinstance(given, str) or all(isinstance(each, int) for each in given)
-        return [given] if is_one else given
+        is_single = isinstance(given, str) or all(isinstance(each, int) for each in given)
+        return [given] if is_single else given
 
 
-def thinks(effort: Any) -> bool | None:
-    """Whether OpenAI's effort of reasoning lets a model think; None: as the template has it."""
+def thinking_of_effort(effort: Any) -> bool | None:
+    """Whether to think with OpenAI's reasoning effort; None: the template's default."""
     return False if effort == "none" else None
 
 
-def limit_of(tokens: int | None) -> int | None:
-    """Most tokens of an answer; below 0: no limit."""
+def token_limit(tokens: int | None) -> int | None:
+    """The maximum number of tokens of an answer; a negative number means no limit."""
     return None if tokens is None or tokens < 0 else tokens
 
 
-def text_of(content: Any, place: str) -> str:
-    """Content as text, from text or from parts; a `RequestError` for anything else."""
+def text_content(content: Any, path: str) -> str:
+    """The text of content that is text or text parts; a `RequestError` with its path if not."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
-        raise invalid(f"{place} is no text and no list of parts", "messages")
+        raise invalid(f"{path} must be text or a list of parts", "messages")
     texts: list[str] = []
     for k, part in enumerate(content):
         kind = part.get("type", "text")
         text = part.get("refusal" if kind == "refusal" else "text")
         if kind not in ("text", "input_text", "output_text", "refusal"):
-            raise invalid(f"{place}[{k}] is of type {kind}: not text, all it reads", "messages")
+            raise invalid(f"{path}[{k}] is of type {kind}: only text is supported", "messages")
         if not isinstance(text, str):
-            raise invalid(f"{place}[{k}] has no text", "messages")
+            raise invalid(f"{path}[{k}] has no text", "messages")
         texts.append(text)
     return "\n".join(texts)
 
 
-def _call(call: dict[str, Any], place: str) -> dict[str, Any]:
+def _call(call: dict[str, Any], path: str) -> dict[str, Any]:
     function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise invalid(f"{place}.tool_calls: a function with a name is needed", "messages")
-    arguments = arguments_of(function.get("arguments"))
+        raise invalid(f"{path}.tool_calls: each call needs a function with a name", "messages")
+    arguments = call_arguments(function.get("arguments"))
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
-def arguments_of(given: Any) -> dict[str, Any]:
-    """Of a past call, as templates read them; what a model wrote wrongly is sent back to it."""
+def call_arguments(given: Any) -> dict[str, Any]:
+    """The arguments of a past call as an object; any other value is wrapped in one."""
     value = given or {}
     if isinstance(given, str):
         with suppress(ValueError, RecursionError):
@@ -263,16 +264,16 @@ def arguments_of(given: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"arguments": value}
 
 
-def schema_of(format: Any, other: Mapping[str, Any] | None = None) -> Mapping[str, Any] | None:
-    """Of OpenAI's ``response_format``; of text, or if it is no object, the `other` one."""
+def format_schema(format: Any, default: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The schema of OpenAI's ``response_format``; for text, or without a format, the default."""
     kind = format.get("type") if isinstance(format, dict) else "text"
     if kind == "text":
-        return other
+        return default
     if kind == "json_object":
-        schema = format.get("schema")  # llama-server's way
+        schema = format.get("schema")  # an extension of llama-server
         return schema if isinstance(schema, dict) else {}
     if kind != "json_schema":
-        raise invalid(f"response_format: no such type: {kind}", "response_format")
+        raise invalid(f"response_format: unknown type {kind}", "response_format")
     wrapped = format.get("json_schema", format)
     schema = wrapped.get("schema") if isinstance(wrapped, dict) else None
     if not isinstance(schema, dict):

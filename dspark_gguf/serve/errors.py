@@ -1,4 +1,4 @@
-"""Errors that a client gets when its request cannot be answered."""
+"""Errors as clients receive them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dspark_gguf.visible import visible
 
 
 class RequestError(Exception):
-    """Carries an HTTP status, a code for programs, and a text for people."""
+    """An error response: HTTP status, message, and optionally a code and the wrong parameter."""
 
     def __init__(
         self, status: int, message: str, code: str | None = None, param: str | None = None
@@ -22,19 +22,19 @@ class RequestError(Exception):
 
     @property
     def kind(self) -> str:
-        """OpenAI's name for errors of this status."""
+        """OpenAI's ``type`` for errors with this status."""
         names = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
         other = "server_error" if self.status >= 500 else "invalid_request_error"
         return names.get(self.status, other)
 
     @property
     def headers(self) -> dict[str, str]:
-        """HTTP headers that go with it."""
-        own = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
-        return own.get(429 if self.status == 503 else self.status, {})
+        """HTTP headers of the response."""
+        retry = {"Retry-After": "1"}
+        return {401: {"WWW-Authenticate": "Bearer"}, 429: retry, 503: retry}.get(self.status, {})
 
     def as_dict(self) -> dict[str, Any]:
-        """In OpenAI's shape."""
+        """The body in OpenAI's format."""
         return {
             "error": {
                 "message": self.message, "type": self.kind, "param": self.param, "code": self.code,
@@ -42,33 +42,33 @@ class RequestError(Exception):
         }  # fmt: skip
 
     def as_anthropic(self) -> dict[str, Any]:
-        """In Anthropic's shape."""
+        """The body in Anthropic's format."""
         kind = "api_error" if self.kind == "server_error" else self.kind
-        # By these words its clients know that they must shorten the conversation.
-        long = "prompt is too long: " if self.code == "context_length_exceeded" else ""
-        error: dict[str, Any] = {"type": kind, "message": long + self.message}
+        # Anthropic's clients recognize an overflow of the context window by these words.
+        start = "prompt is too long: " if self.code == "context_length_exceeded" else ""
+        error: dict[str, Any] = {"type": kind, "message": start + self.message}
         if self.code == "thread_not_found":
             error |= {"details": {"error_code": self.code}}
         return {"type": "error", "error": error}
 
     def response(self, path: str) -> JSONResponse:
-        """To a request for `path`, in the shape that its clients expect."""
+        """The response to a request for `path`, in the format of its API."""
         is_anthropic = path.startswith("/v1/messages")
-        shape = self.as_anthropic() if is_anthropic else self.as_dict()
-        return JSONResponse(shape, self.status, self.headers)
+        body = self.as_anthropic() if is_anthropic else self.as_dict()
+        return JSONResponse(body, self.status, self.headers)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> RequestError:
-    """An error 400: the client must change its request."""
+    """An error with status 400: the client must change its request."""
     return RequestError(400, message, code, param)
 
 
 def request_error_of(error: Exception) -> RequestError:
-    """The error for the client, which learns only the type of an unexpected one."""
+    """The error for the client; of an unexpected one, it gets only the type."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, UsageError):
         return invalid(str(error))
     if isinstance(error, DSparkError):
         return RequestError(500, str(error))
-    return RequestError(500, f"unexpected {type(error).__name__}; the server's log shows where")
+    return RequestError(500, f"unexpected {type(error).__name__}: see the server's log")

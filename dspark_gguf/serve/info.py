@@ -1,4 +1,4 @@
-"""Routes about the server: models, health, properties, slots, metrics, tokens."""
+"""Routes that generate nothing: models, health, properties, slots, metrics, tokenization."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from dspark_gguf.serve.bodies import Items
 from dspark_gguf.serve.errors import RequestError
 from dspark_gguf.serve.parsing import require_ids
 from dspark_gguf.serve.service import Service, service_of
+from dspark_gguf.tally import Answer
 
 router = APIRouter()
 
 
 class Text(BaseModel):
-    """``/tokenize``."""
+    """The body of ``/tokenize``."""
 
     content: str = ""
     add_special: bool = False
@@ -28,7 +29,7 @@ class Text(BaseModel):
 
 
 class Tokens(BaseModel):
-    """``/detokenize``."""
+    """The body of ``/detokenize``."""
 
     tokens: Items[int] = Field(default_factory=list)
 
@@ -36,31 +37,30 @@ class Tokens(BaseModel):
 @router.get("/health")
 @router.get("/v1/health")
 async def health(request: Request) -> dict[str, str]:
-    """Whether answers can be had."""
+    """Whether the engine accepts requests; 503 if not."""
     engine = service_of(request).engine
     if engine.is_stopping:
-        raise RequestError(503, "the engine has ended", "unavailable")
+        raise RequestError(503, "the engine has stopped", "unavailable")
     return {"status": "ok"}
 
 
 @router.get("/v1/models")
 @router.get("/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The one model; Codex reads `models`, and Anthropic's clients pages."""
-    one = _model(service_of(request))
-    pages = {"has_more": False, "first_id": one["id"], "last_id": one["id"]}
-    return {"object": "list", "data": [one], "models": [{**one, "name": one["id"]}], **pages}
+    """List the model; Codex reads `models`, and Anthropic's clients the fields of a page."""
+    only = _model(service_of(request))
+    page = {"has_more": False, "first_id": only["id"], "last_id": only["id"]}
+    return {"object": "list", "data": [only], "models": [{**only, "name": only["id"]}], **page}
 
 
 @router.get("/v1/models/{name:path}")
 async def model(request: Request, name: str) -> dict[str, Any]:
-    """The same by its name."""
-    one = _model(service_of(request))
-    if name != one["id"]:
-        raise RequestError(
-            404, f"there is no model {name} here, but {one['id']}", "model_not_found"
-        )
-    return one
+    """Describe the model; 404 for any other name."""
+    only = _model(service_of(request))
+    if name != only["id"]:
+        problem = f"there is no model {name}: this server has {only['id']}"
+        raise RequestError(404, problem, "model_not_found")
+    return only
 
 
 def _model(service: Service) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _model(service: Service) -> dict[str, Any]:
     return {
         "id": service.name, "object": "model", "created": service.created,
         "owned_by": "dspark-gguf",
-        # Anthropic's names
+        # Fields of Anthropic's API:
         "type": "model", "display_name": service.name, "lifecycle": "active",
         "created_at": datetime.fromtimestamp(service.created, timezone.utc).isoformat(),
         "max_input_tokens": service.pair.target_cache.n_ctx,
@@ -81,7 +81,7 @@ def _model(service: Service) -> dict[str, Any]:
 
 @router.get("/props")
 async def props(request: Request) -> dict[str, Any]:
-    """As llama-server has them."""
+    """Properties of the server, as llama-server has them."""
     service = service_of(request)
     sampling = service.settings.sampling.model_dump(mode="json")
     n_ctx = service.pair.target_cache.n_ctx
@@ -93,8 +93,8 @@ async def props(request: Request) -> dict[str, Any]:
         "modalities": {"vision": False, "audio": False},
         "chat_template": service.pair.template.source,
         "chat_template_caps": {
-            "supports_tools": service.parser.knows_tools,
-            "supports_thinking": service.parser.thinks,
+            "supports_tools": service.parser.supports_tools,
+            "supports_thinking": service.parser.supports_thinking,
         },
         "plain_per_second": round(service.engine.batcher.plain_speed, 3),
         "speculation": "; ".join(service.pair.summary(service.settings.speculation).splitlines()),
@@ -104,30 +104,30 @@ async def props(request: Request) -> dict[str, Any]:
 
 @router.get("/slots")
 async def slots(request: Request) -> list[dict[str, Any]]:
-    """What is being answered; no texts."""
+    """Counts of the running answers, as llama-server has them; no text."""
     service = service_of(request)
-    found = []
     turns = service.engine.turns()
+    records = []
     for k in range(service.engine.slots):
         turn = turns[k] if k < len(turns) else None
-        answer = turn.answer if turn else None
-        found.append(
+        answer = turn.answer if turn else Answer()
+        records.append(
             {
                 "id": k,
                 "n_ctx": service.pair.target_cache.n_ctx,
                 "is_processing": turn is not None,
                 "n_prompt_tokens": len(turn.prompt) if turn else 0,
-                "n_decoded": len(answer.tokens) if answer else 0,
-                "draft_n": answer.tally.drafted if answer else 0,
-                "draft_n_accepted": answer.tally.accepted if answer else 0,
+                "n_decoded": len(answer.tokens),
+                "draft_n": answer.tally.drafted,
+                "draft_n_accepted": answer.tally.accepted,
             }
         )
-    return found
+    return records
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> PlainTextResponse:
-    """For Prometheus."""
+    """Metrics for Prometheus."""
     engine = service_of(request).engine
     text = engine.metrics.text(engine.running, engine.waiting)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
@@ -135,12 +135,11 @@ async def metrics(request: Request) -> PlainTextResponse:
 
 @router.post("/tokenize")
 async def tokenize(request: Request, body: Text) -> dict[str, Any]:
-    """Ids of a text."""
+    """Token ids of a text, with their pieces if wanted."""
     service = service_of(request)
 
-    vocabulary = service.vocabulary
-
-    def found() -> list[Any]:
+    def tokens() -> list[Any]:
+        vocabulary = service.vocabulary
         ids = vocabulary.tokenize(
             body.content, special=body.parse_special, add_bos=body.add_special
         )
@@ -151,7 +150,7 @@ async def tokenize(request: Request, body: Text) -> dict[str, Any]:
             for each in ids
         ]
 
-    return {"tokens": await service.in_thread(found)}
+    return {"tokens": await service.run_in_thread(tokens)}
 
 
 def _text_or_bytes(piece: bytes) -> str | list[int]:
@@ -163,17 +162,17 @@ def _text_or_bytes(piece: bytes) -> str | list[int]:
 
 @router.post("/detokenize")
 async def detokenize(request: Request, body: Tokens) -> dict[str, Any]:
-    """The text of ids."""
+    """The text of token ids."""
     service = service_of(request)
 
     def text() -> str:
         ids = require_ids(body.tokens, service.vocabulary, "tokens")
         return service.vocabulary.detokenize(ids, special=True)
 
-    return {"content": await service.in_thread(text)}
+    return {"content": await service.run_in_thread(text)}
 
 
 @router.post("/v1/embeddings")
 async def embeddings() -> None:
-    """Not of a pair; a client would send a 501 again."""
-    raise RequestError(404, "this server answers; it makes no embeddings", "not_implemented")
+    """Reject the request; not with 501, after which clients try again."""
+    raise RequestError(404, "this server makes no embeddings", "not_implemented")

@@ -1,6 +1,6 @@
-"""Checks of every request before it is read: the API key, and the size of the body. Plain ASGI.
+"""Checks every request before its body is read: host, API key, and size.
 
-Starlette's own base class for this hides that a client has left.
+This is plain ASGI, because Starlette's `BaseHTTPMiddleware` hides that a client has disconnected.
 """
 
 from __future__ import annotations
@@ -16,77 +16,76 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dspark_gguf.serve.errors import RequestError
 
-#: Most bytes of a body.
-MAX_BYTES = 8 * 1024**2
-#: Most brackets in it: objects, unlike text, take long to read, and meanwhile nobody is answered.
-_MAX_PARTS = 2**18
-#: Names that no other site can have: numbers, and those that lead to this machine or network.
-_OURS = re.compile(r"|[\d.]+|\[[\da-f:.]+\]|([\w-]+\.)*(localhost|local|internal)")
-#: What needs no key: the page asks for it, and probes have none.
-_OPEN = ("/", "/health", "/v1/health")
+#: Maximum size of a body.
+_MAX_BYTES = 8 * 1024**2
+#: Maximum number of opening brackets in a body: parsing many objects blocks the event loop.
+_MAX_BRACKETS = 2**18
+#: Hosts that no public site can have: IP addresses, and names of this machine or network.
+_LOCAL_HOSTS = re.compile(r"|[\d.]+|\[[\da-f:.]+\]|([\w-]+\.)*(localhost|local|internal)")
+#: Paths that need no key: the page asks the user for it, and health checks have none.
+_PUBLIC_PATHS = ("/", "/health", "/v1/health")
 
 
 class RequestGuard:
-    """Lets requests pass that have the key and are not too large."""
+    """Rejects requests with an unknown host, without the key, or with too large a body."""
 
-    def __init__(self, app: ASGIApp, key: str | None = None) -> None:
+    def __init__(self, app: ASGIApp, key: str | None) -> None:
         self._app, self._key = app, key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Check one request, and pass it on or answer it with an error."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        error = self._problem(scope, headers)
+        error = self._error(scope, headers)
         if error is not None:
             await error.response(scope["path"])(scope, receive, send)
             return
-        if scope["method"] == "HEAD":  # as GET; uvicorn leaves the body out
+        if scope["method"] == "HEAD":  # handled as GET; uvicorn omits the body
             scope = {**scope, "method": "GET"}
-        await self._app(scope, _Counted(receive), send)
+        await self._app(scope, _LimitedReceive(receive), send)
 
-    def _problem(self, scope: Scope, headers: Headers) -> RequestError | None:
-        if self._key is None and _is_foreign(scope, headers.get("host", "")):
-            problem = "this address is not known here: use 127.0.0.1, or start it with --api-key"
+    def _error(self, scope: Scope, headers: Headers) -> RequestError | None:
+        if self._key is None and _is_rebound(scope, headers.get("host", "")):
+            problem = "unknown host: use 127.0.0.1, or start the server with --api-key"
             return RequestError(403, problem, "unknown_host")
-        if self._key is not None and scope["path"] not in _OPEN:
+        if self._key is not None and scope["path"] not in _PUBLIC_PATHS:
             kind, _, token = headers.get("authorization", "").partition(" ")
             given = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
-            # The bytes that were sent: whatever they are, headers are decoded as latin-1.
+            # Starlette decodes headers as latin-1: this restores the bytes that were sent.
             if not hmac.compare_digest(given.encode("latin-1"), self._key.encode()):
-                return RequestError(401, "a valid API key is needed", "invalid_api_key")
+                return RequestError(401, "a valid API key is required", "invalid_api_key")
         length = headers.get("content-length", "0")
-        return too_large() if not length.isdecimal() or int(length) > MAX_BYTES else None
+        return _too_large() if not length.isdecimal() or int(length) > _MAX_BYTES else None
 
 
-class _Counted:
-    """Stops a body that is too large without saying so, or would take seconds to parse."""
+class _LimitedReceive:
+    """Rejects a body that is larger than declared or allowed, or would take seconds to parse."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive, self._bytes, self._parts = receive, 0, 0
+        self._receive, self._bytes, self._brackets = receive, 0, 0
 
     async def __call__(self) -> Message:
         message: Any = await self._receive()
         body = message.get("body", b"")
         self._bytes += len(body)
-        self._parts += body.count(b"{") + body.count(b"[")
-        if self._bytes > MAX_BYTES:
-            raise HTTPException(413, too_large().message)
-        if self._parts > _MAX_PARTS:
-            raise HTTPException(413, f"the request has more than {_MAX_PARTS} lists and objects")
+        self._brackets += body.count(b"{") + body.count(b"[")
+        if self._bytes > _MAX_BYTES:
+            raise HTTPException(413, _too_large().message)
+        if self._brackets > _MAX_BRACKETS:
+            raise HTTPException(413, f"the body has more than {_MAX_BRACKETS} lists and objects")
         return dict(message)
 
 
-def _is_foreign(scope: Scope, host: str) -> bool:
-    """Whether a page of another site may ask: its name can be made to lead to this machine."""
+def _is_rebound(scope: Scope, host: str) -> bool:
+    """Whether a public name resolves to this machine (DNS rebinding, by a page of that site)."""
     here = str((scope.get("server") or ("",))[0])
     if not here.startswith(("127.", "::1")):
         return False
     name = re.sub(r":\d+$", "", host).lower()
-    return not (_OURS.fullmatch(name) or name == socket.gethostname().lower())
+    return not (_LOCAL_HOSTS.fullmatch(name) or name == socket.gethostname().lower())
 
 
-def too_large() -> RequestError:
-    """The error for a body that is too large."""
-    return RequestError(413, f"the request is larger than {MAX_BYTES} bytes", "request_too_large")
+def _too_large() -> RequestError:
+    return RequestError(413, f"the body is larger than {_MAX_BYTES} bytes", "request_too_large")

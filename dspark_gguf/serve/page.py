@@ -1,4 +1,4 @@
-"""The page at ``/``: one file, whose own script and style are the only ones that may run."""
+"""The chat page at ``/``: one file; a policy allows its own script and style alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ router = APIRouter()
 
 @router.get("/", include_in_schema=False)
 async def page() -> HTMLResponse:
-    """A chat in the browser."""
+    """The page."""
     text, policy = _page()
     headers = {
         "Content-Security-Policy": policy,
@@ -30,18 +30,17 @@ async def page() -> HTMLResponse:
 @cache
 def _page() -> tuple[str, str]:
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    allowed = {
-        name: _digest(re.findall(f"<{name}>(.*?)</{name}>", text, re.DOTALL)[0])
-        for name in ("script", "style")
-    }
     policy = (
-        f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; "
+        f"default-src 'none'; script-src {_hash(text, 'script')}; "
+        f"style-src {_hash(text, 'style')}; "
         "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
     return text, policy
 
 
-def _digest(text: str) -> str:
+def _hash(page: str, element: str) -> str:
+    """The hash of the page's only such element, as a Content-Security-Policy has it."""
+    [text] = re.findall(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"

@@ -1,4 +1,4 @@
-"""``/v1/responses``: OpenAI's newer shape of the pieces. Nothing is stored between requests."""
+"""``/v1/responses``: OpenAI's Responses API. Nothing is stored between requests."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
-from dspark_gguf.serve.blocks import Block, Step, steps, whole
+from dspark_gguf.serve.blocks import Block, BlockEvent, block_events, collect_blocks
 from dspark_gguf.serve.bodies import (
     ChatMessage,
     Items,
     ToolBody,
-    limit_of,
-    schema_of,
-    text_of,
-    thinks,
+    format_schema,
+    text_content,
+    thinking_of_effort,
+    token_limit,
 )
+from dspark_gguf.serve.deltas import Answers
 from dspark_gguf.serve.errors import RequestError, invalid
-from dspark_gguf.serve.form import Form, Record
-from dspark_gguf.serve.offered import tool_of
+from dspark_gguf.serve.formatter import Formatter, Record
 from dspark_gguf.serve.parsing import Message, ParsedRequest
-from dspark_gguf.serve.pieces import Answers
 from dspark_gguf.serve.service import Service
 from dspark_gguf.serve.streams import event
+from dspark_gguf.serve.tool_params import parse_tool
 from dspark_gguf.serve.turns import timings, usage
 
 
 class ResponsesBody(ToolBody):
-    """The request. Tools and items of types that are not known here are left out."""
+    """The request. Tools and items of unknown types are ignored."""
 
     input: str | Items[dict[str, Any]]
     instructions: str | None = None
@@ -40,77 +40,77 @@ class ResponsesBody(ToolBody):
     metadata: dict[str, Any] | None = None
 
     def to_request(self) -> ParsedRequest:
-        """The request that this is."""
+        """Parse the body."""
         for name in ("previous_response_id", "conversation"):
             if getattr(self, name):
                 raise _not_stored(name)
-        asked = super().to_request()
+        request = super().to_request()
         if self.max_output_tokens is not None:
-            asked.max_tokens = limit_of(self.max_output_tokens)
-        asked.messages = _messages(self.input)
+            request.max_tokens = token_limit(self.max_output_tokens)
+        request.messages = _messages(self.input)
         if self.instructions:
-            asked.messages.insert(0, {"role": "system", "content": self.instructions})
-        asked.schema = schema_of((self.text or {}).get("format"), asked.schema)
-        asked.think = thinks((self.reasoning or {}).get("effort"))
-        return asked
+            request.messages.insert(0, {"role": "system", "content": self.instructions})
+        request.schema = format_schema((self.text or {}).get("format"), request.schema)
+        request.think = thinking_of_effort((self.reasoning or {}).get("effort"))
+        return request
 
     def tool(self, tool: Record, k: int) -> Record | None:
-        """Functions only."""
-        return tool_of(tool, k) if tool.get("type") == "function" else None
+        """A function; None for other tools."""
+        return parse_tool(tool, k) if tool.get("type") == "function" else None
 
 
-def _messages(given: str | list[Record]) -> list[Message]:
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
+def _messages(items: str | list[Record]) -> list[Message]:
+    if isinstance(items, str):
+        return [{"role": "user", "content": items}]
     out: list[Message] = []
-    thought = ""  # belongs to what the assistant says next
-    for k, item in enumerate(given):
-        place, kind = f"input[{k}]", item.get("type") or "message"
+    thought = ""  # belongs to the assistant's next message or call
+    for k, item in enumerate(items):
+        path, kind = f"input[{k}]", item.get("type") or "message"
         if kind == "reasoning":
             thought = _thought(item)
         elif kind == "message":
             role, content = item.get("role"), item.get("content")
             if not isinstance(role, str) or not isinstance(content, str | list):
-                raise invalid(f"{place} has no role or content", "input")
+                raise invalid(f"{path} needs a role and content", "input")
             if isinstance(content, list) and not all(isinstance(each, dict) for each in content):
-                raise invalid(f"{place}.content is no list of parts", "input")
-            out.append(ChatMessage(role=role, content=content).plain(place))
+                raise invalid(f"{path}.content must be a list of parts", "input")
+            out.append(ChatMessage(role=role, content=content).for_template(path))
         elif kind == "item_reference":
             raise _not_stored("input")
         elif kind == "function_call":
-            out.append(_called(item, place))
+            out.append(_call_message(item, path))
         elif kind == "function_call_output":
             output = item.get("output")
             text = output if isinstance(output, str) else json.dumps(output)
             if isinstance(output, list) and all(isinstance(each, dict) for each in output):
-                text = text_of(output, f"{place}.output")
+                text = text_content(output, f"{path}.output")
             out.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
         if thought and kind in ("message", "function_call"):
             if out[-1]["role"] == "assistant":
                 out[-1]["reasoning_content"] = thought
             thought = ""
-    return _joined(out)
+    return _merge_calls(out)
 
 
 def _thought(item: Record) -> str:
-    """The text of a reasoning item, or else its summary."""
-    parts = item.get("content") or item.get("summary")
-    found = parts if isinstance(parts, list) else []
-    return "".join(str(each.get("text", "")) for each in found if isinstance(each, dict))
+    """The text of a reasoning item, or if there is none, its summary."""
+    given = item.get("content") or item.get("summary")
+    parts = given if isinstance(given, list) else []
+    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
 
 
 def _not_stored(param: str) -> RequestError:
-    return invalid("nothing is stored here: send the whole input", param)
+    return invalid("responses are not stored here: send the whole input", param)
 
 
-def _called(item: Record, place: str) -> Message:
+def _call_message(item: Record, path: str) -> Message:
     function = {"name": item.get("name"), "arguments": item.get("arguments")}
     call = {"id": item.get("call_id"), "function": function}
-    return ChatMessage(role="assistant", tool_calls=[call]).plain(place)
+    return ChatMessage(role="assistant", tool_calls=[call]).for_template(path)
 
 
-def _joined(messages: list[Message]) -> list[Message]:
-    """Calls belong to the assistant's message before them."""
+def _merge_calls(messages: list[Message]) -> list[Message]:
+    """The messages, with each call added to the assistant's message before it, if there is one."""
     out: list[Message] = []
     for message in messages:
         last = out[-1] if out else {}
@@ -122,8 +122,8 @@ def _joined(messages: list[Message]) -> list[Message]:
     return out
 
 
-class ResponsesForm(Form[ResponsesBody]):
-    """Of one request."""
+class ResponsesFormatter(Formatter[ResponsesBody]):
+    """Writes a response, or its numbered events."""
 
     kind, prefix = "response", "resp"
 
@@ -131,33 +131,33 @@ class ResponsesForm(Form[ResponsesBody]):
         super().__init__(service, body)
         self._numbers = count()
 
-    def broken(self, error: RequestError) -> list[str]:
-        """An error as an event of this protocol."""
+    def error_events(self, error: RequestError) -> list[str]:
+        """An error in the format of this API."""
         return [self._event("error", **{**error.as_dict()["error"], "type": "error"})]
 
     def _event(self, name: str, /, **values: Any) -> str:
         return event({"type": name, "sequence_number": next(self._numbers), **values}, name)
 
-    async def whole(self, answers: Answers) -> Record:
+    async def full_response(self, answers: Answers) -> Record:
         """The whole response."""
-        blocks, finish = await whole(answers.pieces())
-        return _ended(self._response([_item(each) for each in blocks]), answers, finish)
+        blocks, finish = await collect_blocks(answers.deltas())
+        return _completed(self._response([_item(block) for block in blocks]), answers, finish)
 
     async def events(self, answers: Answers) -> AsyncIterator[str]:
-        """The events of a stream, numbered."""
-        made, output = self._event, list[Record]()
+        """The events of a streamed response."""
+        output = list[Record]()
         response = self._response(output)
-        yield made("response.created", response=response)
-        yield made("response.in_progress", response=response)
-        async for step in steps(answers.pieces()):
-            if step.what == "closes" and step.block.is_whole:
-                output.append(_item(step.block))
-            if step.what == "ends":
-                ended = _ended(response, answers, step.finish)
-                yield made(f"response.{ended['status']}", response=ended)
+        yield self._event("response.created", response=response)
+        yield self._event("response.in_progress", response=response)
+        async for each in block_events(answers.deltas()):
+            if each.type == "stop" and each.block.is_complete:
+                output.append(_item(each.block))
+            if each.type == "end":
+                response = _completed(response, answers, each.finish)
+                yield self._event(f"response.{response['status']}", response=response)
                 continue
-            for name, values in _of_block(step):
-                yield made(name, output_index=step.block.number, **values)
+            for name, values in _block_events(each):
+                yield self._event(name, output_index=each.block.index, **values)
 
     def _response(self, output: list[Record]) -> Record:
         body = self.body
@@ -177,7 +177,8 @@ class ResponsesForm(Form[ResponsesBody]):
 
 
 def _item(block: Block, status: str | None = None) -> Record:
-    status = status or ("incomplete" if block.is_cut or not block.is_whole else "completed")
+    is_incomplete = block.is_truncated or not block.is_complete
+    status = status or ("incomplete" if is_incomplete else "completed")
     if block.call is not None:
         return {
             "type": "function_call", "id": f"fc_{block.id}", "call_id": block.call.id,
@@ -199,48 +200,47 @@ def _part(block: Block) -> Record:
     return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": []}
 
 
-def _ended(response: Record, answers: Answers, finish: str) -> Record:
-    found = usage(answers.turns)
-    numbers = {
-        "input_tokens": found["prompt_tokens"],
-        "input_tokens_details": {**found["prompt_tokens_details"], "cache_write_tokens": 0},
-        "output_tokens": found["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": found["total_tokens"],
-    }
-    is_cut = finish == "length"
+def _completed(response: Record, answers: Answers, finish: str) -> Record:
+    count = usage(answers.turns)
+    is_truncated = finish == "length"
     return {
         **response,
-        "status": "incomplete" if is_cut else "completed",
-        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-        "usage": numbers,
+        "status": "incomplete" if is_truncated else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if is_truncated else None,
+        "usage": {
+            "input_tokens": count["prompt_tokens"],
+            "input_tokens_details": {**count["prompt_tokens_details"], "cache_write_tokens": 0},
+            "output_tokens": count["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": count["total_tokens"],
+        },
         "timings": timings(answers.turns),
     }
 
 
-def _of_block(step: Step) -> list[tuple[str, Record]]:
-    """Names of events and what they say."""
-    block = step.block
+def _block_events(given: BlockEvent) -> list[tuple[str, Record]]:
+    """The name and the fields of each event of the API."""
+    block = given.block
     item, text = _item(block, "in_progress"), block.text
     if block.kind == "call":
         base = "response.function_call_arguments"
-        place: Record = {"item_id": item["id"]}
+        ids: Record = {"item_id": item["id"]}
         done: list[tuple[str, Record]] = [
-            (f"{base}.done", {**place, "arguments": text, "name": item["name"]})
+            (f"{base}.done", {**ids, "arguments": text, "name": item["name"]})
         ]
-        opened: list[tuple[str, Record]] = []
+        added: list[tuple[str, Record]] = []
     else:
         base = "response.output_text" if block.kind == "text" else "response.reasoning_text"
-        place = {"item_id": item["id"], "content_index": 0}
+        ids = {"item_id": item["id"], "content_index": 0}
         extra: Record = {"logprobs": []} if block.kind == "text" else {}
         done = [
-            (f"{base}.done", {**place, "text": text, **extra}),
-            ("response.content_part.done", {**place, "part": _part(block)}),
+            (f"{base}.done", {**ids, "text": text, **extra}),
+            ("response.content_part.done", {**ids, "part": _part(block)}),
         ]
-        opened = [("response.content_part.added", {**place, "part": _part(block)})]
-        place = {**place, **extra}
-    if step.what == "opens":
-        return [("response.output_item.added", {"item": item}), *opened]
-    if step.what == "grows":
-        return [(f"{base}.delta", {**place, "delta": step.text})]
+        added = [("response.content_part.added", {**ids, "part": _part(block)})]
+        ids = {**ids, **extra}
+    if given.type == "start":
+        return [("response.output_item.added", {"item": item}), *added]
+    if given.type == "delta":
+        return [(f"{base}.delta", {**ids, "delta": given.text})]
     return [*done, ("response.output_item.done", {"item": _item(block)})]

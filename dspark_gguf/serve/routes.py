@@ -1,4 +1,4 @@
-"""The routes that answer: a body, and the form that its answers get."""
+"""The routes that generate text or count tokens, in the APIs of OpenAI and Anthropic."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from dspark_gguf.serve.bodies import ChatBody, CompletionBody
-from dspark_gguf.serve.chat import ChatForm
-from dspark_gguf.serve.completions import CompletionForm
-from dspark_gguf.serve.form import Form
-from dspark_gguf.serve.messages import MessagesBody, MessagesForm
-from dspark_gguf.serve.responses import ResponsesBody, ResponsesForm
+from dspark_gguf.serve.chat import ChatFormatter
+from dspark_gguf.serve.completions import CompletionFormatter
+from dspark_gguf.serve.formatter import Formatter
+from dspark_gguf.serve.messages import MessagesBody, MessagesFormatter
+from dspark_gguf.serve.responses import ResponsesBody, ResponsesFormatter
 from dspark_gguf.serve.service import service_of
-from dspark_gguf.serve.streams import Streamed, Whole, guarded, unless_left
+from dspark_gguf.serve.streams import (
+    AsciiJSONResponse,
+    EventStreamResponse,
+    cancel_on_disconnect,
+    with_error_events,
+)
 
 router = APIRouter()
 
@@ -22,55 +27,56 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 @router.post("/chat/completions")
 async def chat(request: Request, body: ChatBody) -> Response:
-    """A conversation, answered."""
-    return await _answered(request, ChatForm(service_of(request), body))
+    """Answer a conversation."""
+    return await _respond(request, ChatFormatter(service_of(request), body))
 
 
 @router.post("/v1/completions")
 @router.post("/completions")
 async def completions(request: Request, body: CompletionBody) -> Response:
-    """A text, continued."""
-    return await _answered(request, CompletionForm(service_of(request), body))
+    """Continue a text."""
+    return await _respond(request, CompletionFormatter(service_of(request), body))
 
 
 @router.post("/v1/responses")
 @router.post("/responses")
 async def responses(request: Request, body: ResponsesBody) -> Response:
-    """A conversation, answered in OpenAI's newer shape."""
-    return await _answered(request, ResponsesForm(service_of(request), body))
+    """Answer a conversation in OpenAI's Responses API."""
+    return await _respond(request, ResponsesFormatter(service_of(request), body))
 
 
 @router.post("/v1/messages")
 async def messages(request: Request, body: MessagesBody) -> Response:
-    """A conversation, answered in Anthropic's shape."""
-    return await _answered(request, MessagesForm(service_of(request), body))
+    """Answer a conversation in Anthropic's API."""
+    return await _respond(request, MessagesFormatter(service_of(request), body))
 
 
-async def _answered(request: Request, form: Form[Any]) -> Response:
+async def _respond(request: Request, formatter: Formatter[Any]) -> Response:
     service = service_of(request)
-    if form.body.stream:
-        answers = await service.answers(form.requests)
-        return Streamed(answers, guarded(form.events(answers), form.broken))
+    if formatter.body.stream:
+        answers = await service.answers(formatter.requests)
+        events = with_error_events(formatter.events(answers), formatter.error_events)
+        return EventStreamResponse(answers, events)
 
-    async def work() -> dict[str, Any]:
-        return await form.whole(await service.answers(form.requests))
+    async def response() -> dict[str, Any]:
+        return await formatter.full_response(await service.answers(formatter.requests))
 
-    return Whole(await unless_left(request.receive, work()))
+    return AsciiJSONResponse(await cancel_on_disconnect(request.receive, response()))
 
 
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request, body: MessagesBody) -> dict[str, Any]:
-    """How many tokens a conversation has."""
-    return {"input_tokens": await _counted(request, body)}
+    """Count the tokens of a prompt, in Anthropic's API."""
+    return {"input_tokens": await _count_tokens(request, body)}
 
 
 @router.post("/v1/responses/input_tokens")
 async def input_tokens(request: Request, body: ResponsesBody) -> dict[str, Any]:
-    """The same in OpenAI's shape."""
-    return {"object": "response.input_tokens", "input_tokens": await _counted(request, body)}
+    """Count the tokens of a prompt, in OpenAI's API."""
+    return {"object": "response.input_tokens", "input_tokens": await _count_tokens(request, body)}
 
 
-async def _counted(request: Request, body: MessagesBody | ResponsesBody) -> int:
+async def _count_tokens(request: Request, body: MessagesBody | ResponsesBody) -> int:
     service = service_of(request)
-    prompt, _ = await service.in_thread(lambda: service.parser.prompt(body.to_request()))
+    prompt, _ = await service.run_in_thread(lambda: service.parser.prompt(body.to_request()))
     return len(prompt)

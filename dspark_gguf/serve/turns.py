@@ -1,4 +1,4 @@
-"""One answer on its way through the engine, and the numbers that came of it."""
+"""One answer in the engine, its updates, and the usage and timings of finished answers."""
 
 from __future__ import annotations
 
@@ -20,100 +20,103 @@ from dspark_gguf.tally import Answer, Tally
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A token of the answer with its log-probability under the target, and those of the best."""
+class TokenLogprob:
+    """A token of the answer with its log-probability under the target, in nats.
+
+    `top` has the most probable tokens with theirs, best first. Zero probability is -9999.
+    """
 
     token: int
     logprob: float
-    best: tuple[tuple[int, float], ...] = ()
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What some passes brought a turn; `finish` is why it has ended, or `error`."""
+    """What one or more passes added to a turn; if it is over, `finish` or `error` says why."""
 
     turn: Turn
     text: str
-    scored: tuple[Scored, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     is_over: bool = False
     finish: FinishReason | None = None
     error: Exception | None = None
 
     def after(self, earlier: Update | None) -> Update:
-        """Both as one, the earlier first."""
+        """Both updates as one, the earlier first."""
         if earlier is None:
             return self
-        text, scored = earlier.text + self.text, earlier.scored + self.scored
-        return replace(self, text=text, scored=scored)
+        text, logprobs = earlier.text + self.text, earlier.logprobs + self.logprobs
+        return replace(self, text=text, logprobs=logprobs)
 
 
 @dataclass(eq=False)
 class Turn:
-    """A prompt to be answered.
+    """One answer to a prompt.
 
     Attributes:
-        post: called with each update, where they are waited for; it must not block.
-        drafts: off: plain decoding, for this one alone.
-        top: with each token's log-probability, those of so many others; None: none at all.
-        spelled: control tokens that are text in the answer.
-        has_left: whether nobody waits for it any more.
-        has_begun: whether something of it was handed out.
-        began: when it was submitted, in seconds.
+        top_logprobs: most probable tokens to report with each token; None: no log-probabilities.
+        drafts: False: plain decoding of this answer.
+        spelled: control tokens that become text in the answer.
+        post: called with each update in the event loop; must not block.
+        is_cancelled: set by any thread; the turn ends before the next pass.
+        was_sent: whether an update was posted.
+        began: when it was made, in seconds.
     """
 
-    prompt: Sequence[int]
+    prompt: Sequence[int]  # token ids
     sampling: Sampling
     limits: Limits
     draws: Draws
-    index: int = 0
-    top: int | None = None
+    index: int = 0  # among the answers to one HTTP request
+    top_logprobs: int | None = None
     drafts: bool = True
     spelled: Mapping[int, bytes] | None = None
-    post: Callable[[Update], object] = print
-    has_left: bool = False
-    has_begun: bool = False
+    post: Callable[[Update], object] = lambda _: None
+    is_cancelled: bool = False
+    was_sent: bool = False
     began: float = field(default_factory=perf_counter)
-    request: Request | None = None
-    _scored: list[Scored] = field(default_factory=list)
+    request: Request | None = None  # the batcher's, once it was submitted
+    _logprobs: list[TokenLogprob] = field(default_factory=list)
 
     @property
     def answer(self) -> Answer:
-        """All of it so far."""
+        """The answer so far."""
         return self.request.answer if self.request else Answer()
 
-    def watch(self, rows: Rows, tokens: Sequence[int]) -> None:
-        """Note what the target thought of the tokens of a round."""
-        top = self.top or 0
-        self._scored += [score(rows[k], token, top) for k, token in enumerate(tokens)]
+    def collect_logprobs(self, rows: Rows, tokens: Sequence[int]) -> None:
+        """Add the tokens of a round, each drawn from its row of logits, to the next update."""
+        top = self.top_logprobs or 0
+        self._logprobs += [_logprob(rows[k], token, top) for k, token in enumerate(tokens)]
 
     def update(self, round: Round, error: Exception | None = None) -> Update:
-        """A round, with what was noted."""
-        scored, self._scored = tuple(self._scored), []
+        """The update for a round, with the log-probabilities collected since the last one."""
+        logprobs, self._logprobs = tuple(self._logprobs), []
         is_over = error is not None or (self.request is not None and self.request.is_over)
-        return Update(self, round.text, scored, is_over, round.finish_reason, error)
+        return Update(self, round.text, logprobs, is_over, round.finish_reason, error)
 
 
-def post_all(told: Sequence[Update]) -> None:
-    """Hand out what passes brought."""
-    for update in told:
+def post_all(updates: Sequence[Update]) -> None:
+    """Post updates to their turns; called in the event loop."""
+    for update in updates:
         update.turn.post(update)
 
 
-def score(row: npt.NDArray[np.float32], token: int, top: int) -> Scored:
-    """Of a row of logits ``[n_vocab]``."""
+def _logprob(row: npt.NDArray[np.float32], token: int, top: int) -> TokenLogprob:
+    """The log-probabilities in a row of logits ``[n_vocab]`` of `token` and the `top` best."""
     logits = row.astype(np.float64)
     total = math.log(np.exp(logits - logits.max()).sum()) + logits.max()
     best = np.argpartition(logits, -top)[-top:] if 0 < top < len(logits) else np.arange(0)
     best = best[np.argsort(-logits[best])]
-    return Scored(
-        token,
-        float(logits[token] - total),
-        tuple((int(each), float(logits[each] - total)) for each in best),
-    )
+
+    def value(each: int) -> float:
+        return max(float(logits[each] - total), -9999.0)
+
+    return TokenLogprob(token, value(token), tuple((int(each), value(each)) for each in best))
 
 
 def usage(turns: Sequence[Turn]) -> dict[str, Any]:
-    """OpenAI's ``usage``: a prompt that has several answers counts once."""
+    """OpenAI's ``usage``; a prompt with several answers counts once."""
     prompts = {id(turn.prompt): turn for turn in reversed(turns)}.values()
     prompt = sum(len(turn.prompt) for turn in prompts)
     completion = sum(len(turn.answer.tokens) for turn in turns)
@@ -127,7 +130,7 @@ def usage(turns: Sequence[Turn]) -> dict[str, Any]:
 
 
 def timings(turns: Sequence[Turn]) -> dict[str, Any]:
-    """llama-server's ``timings``, in milliseconds."""
+    """llama-server's ``timings``, summed over the answers."""
     total = Tally()
     for turn in turns:
         total.merge(turn.answer.tally)

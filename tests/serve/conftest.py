@@ -21,7 +21,7 @@ else:
 def each_pass_is_handed_out():
     """Tiny models say all in one moment, which would be one event."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_WAITS_SECONDS", 0.0)
+        patch.setattr(engine, "_UPDATE_SECONDS", 0.0)
         yield
 
 

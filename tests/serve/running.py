@@ -40,7 +40,7 @@ class Running:
             addresses.append(address)
             ready.set()
 
-        self.server = make_server(self.service, port=0, key=key, ready=note)
+        self.server = make_server(self.service, "127.0.0.1", 0, key, note)
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve()))
         self.thread.start()
         assert ready.wait(20)

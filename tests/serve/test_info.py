@@ -110,9 +110,9 @@ def test_metrics_count_what_was_done(server):
 def test_who_is_alone_is_one_conversation_in_each_pass(server):
     """Also in the pass that it begins with, and in its last one."""
     metrics = server.engine.metrics
-    passes, busy = metrics.passes, metrics.busy
+    passes, busy = metrics.passes, metrics.busy_slots
     server.chat(max_tokens=5)
-    assert metrics.busy - busy == metrics.passes - passes > 1
+    assert metrics.busy_slots - busy == metrics.passes - passes > 1
 
 
 def test_large_counts_are_exact():

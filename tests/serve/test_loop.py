@@ -14,9 +14,9 @@ from dspark_gguf.engine import measuring
 from dspark_gguf.engine.template import ChatTemplate
 from dspark_gguf.engine.vocabulary import Vocabulary
 from dspark_gguf.serve import engine, parsing
-from dspark_gguf.serve.app import attentive
+from dspark_gguf.serve.app import low_latency
 from dspark_gguf.serve.engine import Engine
-from dspark_gguf.serve.streams import Streamed
+from dspark_gguf.serve.streams import EventStreamResponse
 from tests.serve.running import THINKING, running
 from tests.serve.test_rules import TOOLS, USER, stream
 from tests.tiny_dflash import Block, write_dflash
@@ -66,15 +66,15 @@ def test_no_text_or_schema_is_read_where_all_requests_wait(server, threads):
 
 
 def test_those_who_wait_are_woken_once_for_each_pass(server, monkeypatch):
-    calls, hand_out = [], Engine._hand_out
+    calls, hand_out = [], Engine._send_updates
 
     def counted(engine):
-        call = engine._call
-        engine._call = lambda *args: calls.append(len(args[1])) or call(*args)
+        call = engine._call_in_loop
+        engine._call_in_loop = lambda *args: calls.append(len(args[1])) or call(*args)
         hand_out(engine)
-        engine._call = call
+        engine._call_in_loop = call
 
-    monkeypatch.setattr(Engine, "_hand_out", counted)
+    monkeypatch.setattr(Engine, "_send_updates", counted)
     before = server.engine.metrics.passes
     answer = server.chat(n=3, max_tokens=40).json()
     assert len(answer["choices"]) == 3
@@ -86,7 +86,7 @@ def test_those_who_wait_are_woken_once_for_each_pass(server, monkeypatch):
 def test_text_waits_for_that_of_the_next_passes(server, monkeypatch, options):
     options |= {"max_tokens": 40, "temperature": 0, "seed": 3}
     at_once, _ = stream(server, **options)
-    monkeypatch.setattr(engine, "_WAITS_SECONDS", 60.0)
+    monkeypatch.setattr(engine, "_UPDATE_SECONDS", 60.0)
     later, _ = stream(server, **options)
 
     def said(chunks):
@@ -123,8 +123,8 @@ def test_a_stream_makes_no_task_for_an_event():
         sent.append(message)
 
     async def try_it():
-        answers = SimpleNamespace(leave=lambda: None)
-        await asyncio.wait_for(Streamed(answers, events())({}, receive, send), 5)
+        answers = SimpleNamespace(cancel=lambda: None)
+        await asyncio.wait_for(EventStreamResponse(answers, events())({}, receive, send), 5)
 
     asyncio.run(try_it())
     assert [each.get("body") for each in sent] == [None, *[b"data: x\n\n"] * 20, b""]
@@ -134,7 +134,7 @@ def test_a_stream_makes_no_task_for_an_event():
 
 def test_no_thread_holds_up_the_loop_for_long():
     interval = sys.getswitchinterval()
-    with attentive():
+    with low_latency():
         assert gc.get_freeze_count() > 1000
         assert sys.getswitchinterval() < interval
     assert gc.get_freeze_count() == 0

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from dspark_gguf.errors import ResourceError
 from dspark_gguf.serve.bodies import ChatBody, CompletionBody
-from dspark_gguf.serve.streams import Streamed
+from dspark_gguf.serve.streams import EventStreamResponse
 from tests.serve.running import running
 
 
@@ -52,6 +52,9 @@ def test_a_context_overflow_names_both_numbers(server):
         {"response_format": {"type": "poem"}},
         {"grammar": "/etc/passwd"},
         {"grammar": "root ::= root"},
+        {"grammar": f'root ::= "a"{{{"9" * 5000}}}'},
+        {"guided_json": {"type": "string", "pattern": f"a{{{'9' * 5000}}}"}},
+        {"guided_json": {"type": "array", "minItems": 3000.0}},
         {"json_schema": {"type": "string", "pattern": "^(?=a)b$"}},
         {"json_schema": {"type": "array", "uniqueItems": True}},
         {"json_schema": {"$ref": "https://example.com/schema.json"}},
@@ -140,10 +143,10 @@ def test_a_client_that_leaves_a_stream_ends_the_answer(tiny_pair):
 
 def test_a_client_that_leaves_before_the_first_event_ends_the_answer():
     class Answers:
-        has_left = False
+        is_cancelled = False
 
-        def leave(self):
-            self.has_left = True
+        def cancel(self):
+            self.is_cancelled = True
 
     async def events():
         yield "data: never\n\n"
@@ -156,11 +159,11 @@ def test_a_client_that_leaves_before_the_first_event_ends_the_answer():
     async def try_it():
         scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
         with suppress(ClientDisconnect):
-            await asyncio.wait_for(Streamed(answers, events())(scope, left, left), 5)
+            await asyncio.wait_for(EventStreamResponse(answers, events())(scope, left, left), 5)
 
     answers = Answers()
     asyncio.run(try_it())
-    assert answers.has_left
+    assert answers.is_cancelled
 
 
 def test_a_client_that_leaves_before_a_plain_answer_ends_it(tiny_pair):
@@ -243,7 +246,7 @@ def test_all_answers_end_with_a_reason_at_a_second_signal_or_in_a_long_pass(
     tiny_pair, monkeypatch, capfd, is_hurried
 ):
     grace = 60.0 if is_hurried else 0.0
-    monkeypatch.setattr("dspark_gguf.serve.app.GRACE", grace)
+    monkeypatch.setattr("dspark_gguf.serve.app.GRACE_SECONDS", grace)
     with running(tiny_pair) as server:
         step, begun = server.engine.batcher.step, threading.Event()
 
@@ -272,7 +275,7 @@ def test_all_answers_end_with_a_reason_at_a_second_signal_or_in_a_long_pass(
 
 
 def test_a_signal_lets_answers_finish_and_ends_long_ones_with_a_reason(tiny_pair, monkeypatch):
-    monkeypatch.setattr("dspark_gguf.serve.app.GRACE", 0.3)
+    monkeypatch.setattr("dspark_gguf.serve.app.GRACE_SECONDS", 0.3)
     with running(tiny_pair, n_ctx=1024) as server:
         server.slowed(0.02)
 

@@ -156,7 +156,7 @@ def test_rule_7_cancelling():
 
 
 def test_rule_8_comments_against_silence(tiny_pair, monkeypatch):
-    monkeypatch.setattr(streams, "SILENCE", 0.05)
+    monkeypatch.setattr(streams, "KEEPALIVE_SECONDS", 0.05)
     with running(tiny_pair) as server:
         server.slowed(0.3)
         _, comments = stream(server, max_tokens=2)

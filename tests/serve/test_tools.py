@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from dspark_gguf.serve.tools import Call, CallReader
+from dspark_gguf.serve.tools import ToolCall, ToolCallParser
 from tests.properties import given, settings, st
 
 TOOLS = {"add": {"properties": {"a": {"type": "integer"}}}, "say": {
@@ -16,18 +16,18 @@ ADD = '{"name": "add", "arguments": {"a": 1}}'
 SAY = '{"name": "say", "arguments": {"text": "x </tool_call> } y"}}'
 
 
-def read(parts, tools=TOOLS, many=True, is_sure=False):
+def read(parts, tools=TOOLS, parallel=True, is_forced=False):
     """Joined text, and the calls that are done as (name, arguments)."""
-    text, calls, _ = read_all(parts, tools, many, is_sure)
+    text, calls, _ = read_all(parts, tools, parallel, is_forced)
     return text, [(each.name, json.loads(each.arguments)) for each in calls if each.done]
 
 
-def read_all(parts, tools=TOOLS, many=True, is_sure=False):
+def read_all(parts, tools=TOOLS, parallel=True, is_forced=False):
     """Joined text, joined calls whether done or not, and how many parts each had."""
-    reader, text, calls, counts = CallReader(tools, many, is_sure), "", {}, []
+    reader, text, calls, counts = ToolCallParser(tools, parallel, is_forced), "", {}, []
     for k, part in enumerate(parts):
         for each in reader.feed(part, k == len(parts) - 1):
-            if not isinstance(each, Call):
+            if not isinstance(each, ToolCall):
                 text += each
             elif each.id in calls:
                 assert list(calls)[-1] == each.id, "parts of a call follow each other"
@@ -66,6 +66,7 @@ TEXTS = [
     "hello", "", " x < y [1] {2}", '{"answer": 42}', '{"name": "unknown", "parameters": {}}',
     "<tool_call>no json</tool_call> and more", f"<tool_call>{ADD[:-3]}", "[TOOL_CALLS]nothing",
     '[1, 2, {"a": 3}]', "{ not json } at all", "a <tool_call", "[", '{"name": 3}',
+    f"[TOOL_CALLS]x{'[abcdefgh' * 40}!",
 ]  # fmt: skip
 
 
@@ -80,6 +81,7 @@ BROKEN = [
     '<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>', f"[TOOL_CALLS]{SAY[:-9]}",
     '[TOOL_CALLS]say[ARGS]{"text": "x\\q"} and more', f"<|python_tag|>{ADD[:-2]}, 1}}",
     "<tool_call><function=say><parameter=text>abc</parameter>x</function></tool_call>",
+    '<tool_call>{"name": "add", "arguments": {"a": 1e999}}</tool_call>',
     f"[TOOL_CALLS][{ADD}, 3]", "<tool_call><function=say>\n<parameter=text>\nabc\n</par",
 ]  # fmt: skip
 
@@ -127,7 +129,7 @@ def test_cuts_do_not_matter_to_what_is_nearly_a_call(data):
     put = data.draw(st.text(alphabet='{}[]",:\\ \nau1<>/', max_size=3))
     text = text[:place] + put + text[place + length :]
     places = data.draw(st.lists(st.integers(0, len(text)), max_size=12))
-    for options in ({}, {"is_sure": True}, {"many": False}):
+    for options in ({}, {"is_forced": True}, {"parallel": False}):
         assert says(cuts(text, places), **options) == says([text], **options), text
         assert says(list(text) or [""], **options) == says([text], **options), text
 
@@ -140,8 +142,8 @@ def test_arguments_stream(text):
 
 
 def test_arguments_of_a_bare_call_stream_only_if_it_must_be_one():
-    for is_sure, parts in ((False, 1), (True, 9)):
-        _, [call], [count] = read_all(list(ADD), is_sure=is_sure)
+    for is_forced, parts in ((False, 1), (True, 9)):
+        _, [call], [count] = read_all(list(ADD), is_forced=is_forced)
         assert json.loads(call.arguments) == {"a": 1}
         assert count == parts
 
@@ -154,12 +156,12 @@ def test_of_what_turns_out_to_be_no_call_nothing_is_invented(text):
 
 
 def test_an_object_that_is_no_call_flows_at_once():
-    reader = CallReader(TOOLS)
+    reader = ToolCallParser(TOOLS)
     assert "".join(reader.feed('{"answer": [1,')) == '{"answer": [1,'
 
 
 def test_text_flows_before_a_call_is_in_sight():
-    reader = CallReader(TOOLS)
+    reader = ToolCallParser(TOOLS)
     assert list(reader.feed("Let me think")) == ["Let me think"]
     assert list(reader.feed(" a < b")) == [" a < b"]
 
@@ -167,4 +169,4 @@ def test_text_flows_before_a_call_is_in_sight():
 @pytest.mark.parametrize("text", [text for text, (_, calls) in CASES.items() if len(calls) == 2])
 def test_only_one_call_where_parallel_ones_are_off(text):
     said, calls = CASES[text]
-    assert read([text], many=False) == read(list(text), many=False) == (said, calls[:1])
+    assert read([text], parallel=False) == read(list(text), parallel=False) == (said, calls[:1])

@@ -74,6 +74,11 @@ CASES = {
         ["0.25", "1", "1.00"],
         ["0", "0.0", "1.5", "-0.5"],
     ),
+    "numbers that a float would round to a bound": (
+        {"type": "number", "exclusiveMinimum": -(10**12), "exclusiveMaximum": 2 * 10**7},
+        ["19999999.9999999", "-999999999999.99", "0.0000001"],
+        ["19999999.999999999", "-999999999999.99999", "20000000"],
+    ),
     "references are not mixed up": (
         {
             "prefixItems": [{"$ref": f"#/$defs/{name}"} for name in REFS],
@@ -179,9 +184,9 @@ def test_what_fits(vocabulary, case):
         ({"type": "number", "minimum": 0.5}, "minimum"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "minimum"),
         ({"type": "integer", "exclusiveMinimum": True}, "exclusiveMinimum"),
-        ({"type": "string", "pattern": "^a", "minLength": 2}, "pattern beside minLength"),
-        ({"enum": ["a"], "pattern": "a"}, "const beside pattern"),
-        ({"allOf": [{"type": "string"}, {"type": "null"}]}, "type is string and null"),
+        ({"type": "string", "pattern": "^a", "minLength": 2}, "pattern together with minLength"),
+        ({"enum": ["a"], "pattern": "a"}, "const together with pattern"),
+        ({"allOf": [{"type": "string"}, {"type": "null"}]}, "string and null"),
         (one(False), "false"),
         (one({}, additionalProperties=False, allOf=[{"properties": {"y": {}}}]), "additionalProp"),
         *(({"type": "string", "pattern": text}, "pattern") for text in
