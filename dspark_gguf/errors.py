@@ -50,8 +50,8 @@ class CacheFullError(ResourceError):
     """The KV cache has no room for a pass; nothing was read."""
 
 
-class EngineError(DSparkError):
-    """llama.cpp failed during a computation."""
+class EngineError(DSparkError, RuntimeError):
+    """llama.cpp failed during a computation; a RuntimeError, as in llama-cpp-python."""
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: somebody pressed Ctrl-C

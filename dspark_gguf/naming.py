@@ -20,8 +20,12 @@ from dspark_gguf.paths import SHARD, shards
 #: acceptance of bf16 and is faster (llama.cpp#25549).
 PREFERRED = {"target": ("Q4_K_M", "Q8_0"), "draft": ("Q8_0", "Q4_K_M"), "any": ("Q4_K_M", "Q8_0")}
 
-_NAME = re.compile(
-    r"(?:(?:https?://)?(?:hf\.co|huggingface\.co)/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?"
+_HUB = r"(?:https?://)?(?:hf\.co|huggingface\.co)/"
+_REPO = r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+_NAME = re.compile(rf"(?:{_HUB})?{_REPO}(?::(.+))?")
+#: An address of the hub's pages: of a repository, or of a file as its download button has it.
+_LINK = re.compile(
+    rf"{_HUB}{_REPO}(?:/(?:tree|blob|resolve)/main(?:/([^?#]+\.gguf))?)?/?(?:[?#].*)?"
 )
 #: File name prefixes of drafts that need their target, as llama.cpp's converter and publishers use
 #: them. ``mtp`` elsewhere in a name means a model that contains its heads.
@@ -48,7 +52,9 @@ class HubName:
     @classmethod
     def parse(cls, text: str) -> HubName | None:
         """The name in `text`; None if `text` is something else, such as the path of a GGUF."""
-        found = _NAME.fullmatch(text)
+        link, found = _LINK.fullmatch(text), _NAME.fullmatch(text)
+        if link:
+            return cls(link[1], link[2] or "")
         if found is None or (found[2] is None and text.lower().endswith(".gguf")):
             return None
         return cls(found[1], found[2] or "")

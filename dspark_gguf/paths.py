@@ -26,6 +26,8 @@ SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 _PART = ".part"
 MIB, GIB = 1024**2, 1024**3
+#: Errors of a disk, or a share of it, that is full.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def packaged(name: str) -> Path:
@@ -186,19 +188,21 @@ def checksum(path: Path) -> str:
 
 def unwritable(folder: Path, error: OSError, variable: str) -> DSparkError:
     """The error to raise if `folder`, which `variable` moves, is not writable."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    what = "Free space there" if full else "Make it writable"
+    what = "Free space there" if error.errno in _FULL else "Make it writable"
     hint = f"{what}, or set {variable} to another folder."
     return DSparkError(f"cannot write to {folder}: {error.strerror or error}", hint)
 
 
 @contextlib.contextmanager
 def file_errors(verb: str, path: Path, hint: str = "Check the path.") -> Iterator[None]:
-    """Turns an OSError into a UsageError: "cannot `verb` the file"."""
+    """Turns an OSError into a UsageError: "cannot `verb` the file". A full disk is no wrong use."""
     try:
         yield
     except OSError as error:
-        raise UsageError(f"cannot {verb} {path}: {reason_of(error)}", hint) from None
+        problem = f"cannot {verb} {path}: {reason_of(error)}"
+        if error.errno in _FULL:
+            raise DSparkError(problem, "Free some space there, or name another place.") from None
+        raise UsageError(problem, hint) from None
 
 
 @contextlib.contextmanager

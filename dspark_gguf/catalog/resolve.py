@@ -148,10 +148,13 @@ def _place_of_model(
         if found := ollama_path(text.removeprefix(OLLAMA)):
             return found
         hint = "See `dspark-gguf models --local`, or `ollama pull` it."
-        raise UsageError(f"Ollama has no model {text.removeprefix(OLLAMA)} here", hint)
+        raise UsageError(f"Ollama has no model {text.removeprefix(OLLAMA)!r} here", hint)
     if on_hub := HubName.parse(text):
         there = None if newest and not hub.is_offline() else hub.find_cached(on_hub, role)
         return there or hub.find(on_hub, role)
+    if "://" in text:
+        hint = "Download the file and give its path; of huggingface.co, org/repo:quant is enough."
+        raise UsageError(f"the link {text} cannot be followed", hint)
     if "/" in text or "\\" in text or text.lower().endswith(".gguf"):
         return path  # whoever opens it says that there is nothing
     raise UsageError(

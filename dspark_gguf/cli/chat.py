@@ -98,7 +98,10 @@ def list_sessions() -> None:
     """List each session's name, time, messages and size, newest first."""
     from dspark_gguf.chat.saved import list_sessions as saved
 
-    for entry in saved():
+    entries = saved()
+    if not entries:
+        click.echo("no session is saved: `dspark-gguf chat --session NAME` begins one", err=True)
+    for entry in entries:
         when = f"{datetime.fromtimestamp(entry.modified):%Y-%m-%d %H:%M}"
         messages = "damaged" if entry.messages is None else counted(entry.messages, "message")
         click.echo(f"{entry.name:<24}  {when}  {messages:<14}  {entry.size / MIB:.1f} MiB")

@@ -76,7 +76,7 @@ def devices(servers: Sequence[str] = ()) -> Section:
     load = psutil.getloadavg()[0]
     parts.append(f"{cores} physical cores to use, load {load:.1f}")
     busy = Finding(
-        f"the machine is busy (load {load:.1f} on {cores} cores), the times below are too long",
+        f"the machine is busy (load {load:.1f} on {cores} cores), times are too long here",
         "Close other programs and try again; `profile --reset` forgets what was measured now.",
         wrong=False,
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 from dspark_gguf.draft import AnswerGrammar, within
@@ -19,20 +19,37 @@ from dspark_gguf.noise import Noise
 def in_turn(
     llama: Any, tokens: Generator[int, Sequence[int] | None, None]
 ) -> Generator[int, Sequence[int] | None, None]:
-    """The tokens of an answer; a UsageError if `llama` began another answer in between."""
-    llama._turn, sent = (turn := object()), None
+    """The tokens of an answer; a UsageError if `llama` began another, or computes one right now."""
+    turn, sent = None, None
     with closing(tokens):
         while True:
-            try:
-                token = tokens.send(sent)
-            except StopIteration:
-                return
+            with _alone(llama):
+                if turn is None:
+                    turn = llama._turn = object()
+                elif llama._turn is not turn:
+                    raise UsageError(
+                        "this Llama began another answer before this one was finished",
+                        "Finish or leave one first, or make a second Llama.",
+                    )
+                try:
+                    token = tokens.send(sent)
+                except StopIteration:
+                    return
             sent = yield token
-            if llama._turn is not turn:
-                raise UsageError(
-                    "this Llama began another answer before this one was finished",
-                    "Finish or leave one first, or make a second Llama.",
-                )
+
+
+@contextmanager
+def _alone(llama: Any) -> Iterator[None]:
+    """Two threads in one context would end the process."""
+    if not llama._one_thread.acquire(blocking=False):
+        raise UsageError(
+            "this Llama computes another answer right now",
+            "Use it in one thread at a time, or make a second Llama.",
+        )
+    try:
+        yield
+    finally:
+        llama._one_thread.release()
 
 
 def answer(

@@ -14,6 +14,8 @@ import sys
 import weakref
 from collections.abc import Generator, Sequence
 from functools import cached_property, partial, wraps
+from operator import index
+from threading import Lock
 from typing import Any
 
 import llama_cpp
@@ -83,6 +85,7 @@ class DSparkLlama(LogprobsLlama):
         **options: Any,
     ) -> None:
         self.speculation = Speculation.given(speculation)
+        self._one_thread = Lock()
         #: Sums over all answers so far.
         self.tally = Tally()
         draft_model, searches = drafts.given_draft(draft_model, draft)
@@ -199,7 +202,7 @@ class DSparkLlama(LogprobsLlama):
     ) -> Generator[int, Sequence[int] | None, None]:
         asked = _GENERATE.bind(self, *args, **options).arguments
         del asked["self"]
-        return in_turn(self, self._generated(list(asked.pop("tokens")), asked))
+        return in_turn(self, self._generated(list(map(index, asked.pop("tokens"))), asked))
 
     def _generated(
         self, tokens: list[int], asked: dict[str, Any]

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import llama_cpp
 
+from dspark_gguf.errors import UsageError
+
 #: From this length on, a list of tokens is remembered.
 _LONG = 32
 
@@ -30,6 +32,7 @@ class GrowingTokenizer(llama_cpp.LlamaTokenizer):  # type: ignore[misc]
         if not isinstance(tokens, list):  # a stopping criterion is given an array
             tokens = [int(token) for token in tokens]
         if special or not tokens:
+            self._require_tokens(tokens)
             return bytes(self._model.detokenize(tokens, special=special))
         known, text = self._known
         del self._tokens[known:]  # an exception may have struck before they were known
@@ -46,8 +49,15 @@ class GrowingTokenizer(llama_cpp.LlamaTokenizer):  # type: ignore[misc]
     def _text_of(self, tokens: Sequence[int]) -> bytes:
         for token in tokens:
             if token not in self._pieces:
+                self._require_tokens([token])
                 self._pieces[token] = self._model.detokenize([token])
         return b"".join([self._pieces[token] for token in tokens])
+
+    def _require_tokens(self, tokens: Sequence[int]) -> None:
+        """Of any other, llama.cpp ends the process."""
+        for token in tokens:
+            if not 0 <= token < self._model.n_vocab():
+                raise UsageError(f"{token} is no token of this model", "Give ids below n_vocab().")
 
     def _without_space(self, tokens: Sequence[int], text: bytes) -> bytes:
         """Llama 1 begins a text with a space after its first token."""

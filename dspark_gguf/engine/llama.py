@@ -19,8 +19,9 @@ class SafeLlama(Llama):  # type: ignore[misc]
 
     It uses extra buffers only where they work (``trial.py``), and loads prediction heads only with
     `own_heads`. Its arrays have room for the whole context, which llama.cpp rounds up. Grammars are
-    checked before llama.cpp reads them. ``Llama`` sets the attribute `model_params` once, before it
-    loads the model; a contract test pins that.
+    checked before llama.cpp reads them. A LoRA that cannot be loaded is the RuntimeError that
+    ``Llama`` means to raise. ``Llama`` sets the attribute `model_params` once, before it loads the
+    model; a contract test pins that.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class SafeLlama(Llama):  # type: ignore[misc]
         super().__init__(model_path, **options)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Change the parameters and arrays that `Llama` makes."""
+        """Change the parameters and arrays that `Llama` makes; a null pointer is a missing LoRA."""
         if name == "model_params":
             value.use_extra_bufts = self.extra_buffers
             value.load_mtp = self._own_heads
@@ -44,6 +45,8 @@ class SafeLlama(Llama):  # type: ignore[misc]
             value = np.pad(value, (0, max(self._n_ctx - len(value), 0)))
         elif name == "scores" and self._logits_all and len(value) < self._n_ctx:
             value = np.ndarray((self._n_ctx, value.shape[1]), value.dtype)
+        elif name == "_lora_adapter" and not value:
+            value = None  # which `Llama` refuses
         super().__setattr__(name, value)
 
     def _init_sampler(self, *args: Any, **options: Any) -> Any:

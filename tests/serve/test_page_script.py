@@ -159,6 +159,68 @@ def test_the_last_answer_can_be_made_again():
     assert out["typed"] == "next"
 
 
+@pytest.mark.parametrize(
+    "second",
+    ["lost", {"status": 503, "body": ""}, [], [chunk("Tw"), {"error": {"message": "gone"}}]],
+)
+def test_an_answer_that_is_not_made_again_stays(second):
+    """Where the server fails, now or halfway, or the tab reloads; an empty answer is one, too."""
+    out = run(
+        [[chunk("One", "stop")], second, [chunk("Three", "stop")]],
+        """
+        await say("hello");
+        const ask = () => messages[1].article.children.filter(each => each.name === "button")[0];
+        at("say").value = "next";
+        ask().onclick();
+        onpagehide();
+        out.kept = JSON.parse(kept["dspark-gguf"]);
+        await settled();
+        out.said = said();
+        out.shown = at("talk").textContent;
+        out.fault = at("fault").textContent;
+        out.typed = at("say").value;
+        ask().onclick();
+        await settled();
+        out.then = said();
+        """,
+    )
+    assert [each["content"] for each in out["kept"]] == ["hello", "One"]
+    assert out["said"] == [["user", "hello"], ["assistant", "" if second == [] else "One"]]
+    assert out["shown"].count("hello") == 1
+    assert bool(out["fault"]) == (second != [])
+    assert out["typed"] == "next"
+    assert out["then"] == [["user", "hello"], ["assistant", "Three"]]
+
+
+def test_what_is_typed_meanwhile_stays():
+    """Beside a question that comes back, and where a new chat begins."""
+    out = run(
+        ["lost"],
+        """
+        const done = say("hello");
+        at("say").value = "next";
+        await done;
+        out.typed = at("say").value;
+        at("new").onclick();
+        out.after = at("say").value;
+        """,
+    )
+    assert out == {"typed": "hello\n\nnext", "after": "hello\n\nnext"}
+
+
+def test_an_input_method_keeps_its_enter():
+    """Safari's event of the Enter that ends a composition tells it by its code alone."""
+    out = run(
+        [],
+        """
+        at("say").value = "hello";
+        at("say").onkeydown({key: "Enter", keyCode: 229, preventDefault() {}});
+        out.sent = sent.length;
+        """,
+    )
+    assert out == {"sent": 0}
+
+
 def test_the_conversation_survives_a_reload_and_nothing_else_is_kept():
     """With its system prompt; what had no answer yet can be sent again."""
     out = run(

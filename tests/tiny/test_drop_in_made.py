@@ -74,6 +74,30 @@ def test_refusals(tiny_files, what):
         DSparkLlama(str(tiny_files.target), **options, **EXACT)
 
 
+def test_a_lora_that_is_none(tiny_files, tmp_path):
+    """No such file, and another kind of file: with it, `Llama` ends the process in a pass."""
+    for file in (tmp_path / "none.gguf", tiny_files.target):
+        options = {"lora_path": str(file), "draft": "none", "speculation": ALWAYS}
+        with pytest.raises(RuntimeError, match="LoRA"):
+            DSparkLlama(str(tiny_files.target), **options, **EXACT)
+
+
+def test_tokens_that_are_none(tiny_files):
+    """Numbers outside the vocabulary, and what is no number: as `Llama`, or as it should."""
+    llama = DSparkLlama(str(tiny_files.target), draft="none", speculation=ALWAYS, **EXACT)
+    for wrong, error in (([1, 10**6], RuntimeError), ([1, -5], RuntimeError), ([1.5], TypeError)):
+        with pytest.raises(error):
+            next(llama.generate(wrong))
+    with pytest.raises(TypeError):
+        llama.create_completion(["a prompt", "another one"])
+    for special in (False, True):
+        for wrong in ([5, -1], [llama.n_vocab()]):
+            with pytest.raises(UsageError, match="is no token of this model"):
+                llama.detokenize(wrong, special=special)
+    assert llama.detokenize([llama.n_vocab() - 1]) is not None
+    llama.close()
+
+
 def test_each_setting_has_its_drafter(tiny_files, tmp_path):
     """The drafter and its store; a bound of probabilities goes with scores that are such."""
     from dspark_gguf.draft import Store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 
@@ -106,6 +107,25 @@ def test_one_answer_of_a_llama_at_a_time(tiny_files, speculation):
         left.close()
         next(second)
         assert said(llama, 12, temp=0.0) == wanted
+
+
+@pytest.mark.parametrize("speculation", [DRAFTS, OFF], ids=["drafts", "off"])
+def test_one_thread_at_a_time(tiny_files, speculation):
+    """Where another computes: without a word, llama.cpp would end the process."""
+    llama = DSparkLlama(str(tiny_files.target), speculation=speculation, draft="none", **EXACT)
+    with closing(llama), ThreadPoolExecutor() as pool:
+        wanted = said(llama, 12, temp=0.0)
+        found = []
+
+        def meanwhile(ids, logits):
+            found.append(pool.submit(said, llama, 12, temp=0.0).exception())
+            return False
+
+        tokens = llama.generate(list(PROMPT), temp=0.0, stopping_criteria=meanwhile)
+        assert [next(tokens) for _ in wanted] == wanted
+        assert found
+        assert all("one thread" in str(each) for each in found)
+        assert pool.submit(said, llama, 12, temp=0.0).result() == wanted
 
 
 def test_no_other_use_of_a_llama_within_an_answer(tiny_files):

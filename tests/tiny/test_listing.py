@@ -95,3 +95,10 @@ def test_an_empty_name_is_no_folder():
     for names in (("", None), (" ", None), ("demo", "")):
         with pytest.raises(UsageError, match="the name of a model is empty"):
             resolve(*names)
+
+
+def test_a_link_is_no_file_and_no_folder():
+    """It is refused as what it is; those of the hub's pages are understood."""
+    for names in (("https://example.org/m.gguf", None), ("demo", "file:///m.gguf")):
+        with pytest.raises(UsageError, match="cannot be followed"):
+            resolve(*names)

@@ -78,6 +78,7 @@ def test_the_commands(dspark, files, sessions):
     assert "Saved sessions: fox." in dspark("sessions", "rm", "fix").stderr
     assert dspark("sessions", "rm", "fox").stdout == "deleted fox\n"
     assert (dspark("sessions").stdout, list_sessions()) == ("", [])
+    assert "no session is saved" in dspark("sessions").stderr
 
 
 def test_a_damaged_transcript_is_named_and_kept(dspark, files, sessions):
@@ -105,7 +106,7 @@ def test_a_session_that_cannot_be_read(sessions):
 def test_a_list_makes_no_folder(sessions, dspark):
     """A read-only home has no sessions, and that is no error."""
     listed = dspark("sessions")
-    assert (listed.exit_code, listed.output) == (0, "")
+    assert (listed.exit_code, listed.stdout) == (0, "")
     assert "Saved sessions: none." in dspark("sessions", "rm", "fox").stderr
     assert not sessions.parent.exists()
 

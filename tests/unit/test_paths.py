@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
 import secrets
 import stat
 import sys
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -22,6 +24,7 @@ from dspark_gguf.paths import (
     cache_path,
     data_dir,
     discreet,
+    file_errors,
     read_whole,
     replacing,
     require_writable,
@@ -175,3 +178,11 @@ def test_a_home_that_is_the_root(monkeypatch):
     """As in containers, too: not every / is the home."""
     monkeypatch.setenv("HOME", "/")
     assert discreet("bench -m /tmp/a.gguf") == "bench -m /tmp/a.gguf"
+
+
+def test_a_full_disk_is_no_wrong_use():
+    """It needs space, not another path: the exit code is that of a failure."""
+    for number, code, hint in ((errno.ENOSPC, 1, "Free some space"), (errno.EACCES, 2, "Check")):
+        with pytest.raises(DSparkError, match=hint) as raised, file_errors("write", Path("plot")):
+            raise OSError(number, os.strerror(number))
+        assert raised.value.exit_code == code
