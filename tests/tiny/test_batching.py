@@ -68,31 +68,6 @@ def test_joins_leaves_cancels_and_full_cells_change_no_text(files, alone, kind):
     assert life.cancelled > 0
 
 
-@pytest.mark.parametrize("at", [1, 2, 5])
-def test_an_interrupt_after_a_commit_loses_no_token(files, alone, monkeypatch, at):
-    with pair_of(files, "removal", 2) as pair:
-        batcher = Batcher(pair, ALWAYS, parallel=2)
-        wanted = [(prompt, settings_of(k, 0.8), 20) for k, prompt in enumerate(prompts(2))]
-        requests = [batcher.submit(p, s, Limits(max_tokens=most)) for p, s, most in wanted]
-        batcher.step()
-        commit, calls = Batcher._commit, 0
-
-        def interrupted(self, request, rows):
-            nonlocal calls
-            if (calls := calls + 1) == at:
-                raise KeyboardInterrupt
-            commit(self, request, rows)
-
-        monkeypatch.setattr(Batcher, "_commit", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            list(batcher)
-        for request in requests:
-            assert request.prompt + request.answer.tokens == request.live.tokens
-        list(batcher)
-        for request, one in zip(requests, wanted, strict=True):
-            assert request.answer.tokens == alone("removal").says(*one)
-
-
 def test_requests_that_do_not_fit_together_wait_or_are_read_again(files, alone):
     with pair_of(files, "removal", 4, n_ctx=256) as pair:
         batcher = Batcher(pair, LEARNED, parallel=4)
