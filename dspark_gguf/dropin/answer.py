@@ -40,16 +40,22 @@ def in_turn(
 
 @contextmanager
 def _alone(llama: Any) -> Iterator[None]:
-    """Two threads in one context would end the process."""
-    if not llama._one_thread.acquire(blocking=False):
-        raise UsageError(
-            "this Llama computes another answer right now",
-            "Use it in one thread at a time, or make a second Llama.",
-        )
+    """Two threads in one context would end the process.
+
+    If Ctrl-C comes before it is known that the lock was taken, its thread can take it again.
+    """
+    is_alone = False
     try:
+        is_alone = llama._one_thread.acquire(blocking=False)
+        if not is_alone:
+            raise UsageError(
+                "this Llama computes another answer right now",
+                "Use it in one thread at a time, or make a second Llama.",
+            )
         yield
     finally:
-        llama._one_thread.release()
+        if is_alone:
+            llama._one_thread.release()
 
 
 def answer(

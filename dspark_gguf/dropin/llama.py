@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Generator, Sequence
 from functools import cached_property, partial, wraps
 from operator import index
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import llama_cpp
@@ -85,7 +85,7 @@ class DSparkLlama(LogprobsLlama):
         **options: Any,
     ) -> None:
         self.speculation = Speculation.given(speculation)
-        self._one_thread = Lock()
+        self._one_thread = RLock()
         #: Sums over all answers so far.
         self.tally = Tally()
         draft_model, searches = drafts.given_draft(draft_model, draft)
