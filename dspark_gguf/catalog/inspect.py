@@ -100,7 +100,8 @@ def as_text(facts: dict[str, Any]) -> str:
         lines["prediction heads"] = f"{heads['count']}: " + (
             heads["problem"] or "used as its draft"
         )
-    return "\n".join(f"{name:<18}{value}" for name, value in lines.items() if value is not None)
+    found = {name: str(value) for name, value in lines.items() if value is not None}
+    return "\n".join(f"{name:<18}{' '.join(value.splitlines())}" for name, value in found.items())
 
 
 def _rounded(parameters: int) -> str:

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from dspark_gguf.catalog.inspect import inspect
+from dspark_gguf.catalog.inspect import as_text, inspect
 from dspark_gguf.cli import main
 from dspark_gguf.engine import model
 from tests.tiny_dflash import Block, write_dflash
@@ -38,6 +38,12 @@ def test_a_model(tiny_files, monkeypatch):
     assert facts["parameters"] == sum(facts["quantization"]["parameters_by_type"].values())
     assert facts["hands_out_layers"]
     assert not inspect(tiny_files.mamba)["hands_out_layers"]
+
+
+def test_each_fact_takes_one_line(tiny_files):
+    facts = inspect(tiny_files.target) | {"name": "A model\n\nlicense           none"}
+    lines = as_text(facts).splitlines()
+    assert lines[1] == "name              A model  license           none"
 
 
 @pytest.mark.parametrize(
