@@ -75,7 +75,7 @@ def stats_table(last: Tally, total: Tally, summary: Summary) -> list[tuple[str, 
         ("plain, tokens per second", _or_unknown(summary.plain, "{:.1f}")),
         ("the last answer", _or_unknown(summary.ratio, "{:.2f}x plain decoding of the same time")),
         ("all answers", f"drafting {'saved' if summary.saved >= 0 else 'lost'} "
-                        f"{abs(summary.saved):.1f} s, as far as can be told"),
+                        f"{abs(summary.saved):.1f} s (an estimate)"),
         ("context", "{:,} of {:,} tokens used".format(*summary.context)),
         ("acceptance", f"{summary.acceptance} ({kind})"),
     ]  # fmt: skip

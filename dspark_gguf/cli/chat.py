@@ -100,7 +100,7 @@ def list_sessions() -> None:
 
     entries = saved()
     if not entries:
-        click.echo("no session is saved: `dspark-gguf chat --session NAME` begins one", err=True)
+        click.echo("no saved sessions: `dspark-gguf chat --session NAME` starts one", err=True)
     for entry in entries:
         when = f"{datetime.fromtimestamp(entry.modified):%Y-%m-%d %H:%M}"
         messages = "damaged" if entry.messages is None else counted(entry.messages, "message")

@@ -57,7 +57,7 @@ def run(
     not fit each other, 4 out of memory or context, 130 interrupted.
     """
     if len(prompts) > 1:
-        raise UsageError(f"one prompt is wanted, not {len(prompts)}", "Put the prompt in quotes.")
+        raise UsageError(f"expected one prompt, got {len(prompts)}", "Put the prompt in quotes.")
     prompt = prompts[0] if prompts else None
     of_a_batch = {
         "--output": output, "--shard": shard, "--parallel": parallel, "--unordered": unordered,

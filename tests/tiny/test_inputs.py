@@ -69,7 +69,7 @@ def test_a_prompt_without_quotes(dspark):
     """It is one argument."""
     done = dspark("run", "hi", "there")
     assert done.exit_code == 2
-    assert "one prompt is wanted, not 2. Put the prompt in quotes." in done.stderr
+    assert "expected one prompt, got 2. Put the prompt in quotes." in done.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "chat"])

@@ -192,7 +192,10 @@ def test_a_lock_of_a_killed_run_is_none(batch):
     assert batch.run(batch.out) == 0
 
 
-def test_where_nothing_can_be_locked(batch, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), NotImplementedError("no flock here")]
+)
+def test_where_nothing_can_be_locked(batch, monkeypatch, capsys, error):
     """A read-only folder, a network disk without locks: it is said, and the run goes on."""
 
     class Lock:
@@ -200,7 +203,7 @@ def test_where_nothing_can_be_locked(batch, monkeypatch, capsys):
             pass
 
         def acquire(self, timeout):
-            raise PermissionError(13, "Permission denied")
+            raise error
 
     monkeypatch.setattr(results, "FileLock", Lock)
     assert batch.run(batch.out) == 0

@@ -78,7 +78,7 @@ def test_the_commands(dspark, files, sessions):
     assert "Saved sessions: fox." in dspark("sessions", "rm", "fix").stderr
     assert dspark("sessions", "rm", "fox").stdout == "deleted fox\n"
     assert (dspark("sessions").stdout, list_sessions()) == ("", [])
-    assert "no session is saved" in dspark("sessions").stderr
+    assert "no saved sessions" in dspark("sessions").stderr
 
 
 def test_a_damaged_transcript_is_named_and_kept(dspark, files, sessions):
