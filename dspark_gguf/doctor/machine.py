@@ -47,7 +47,7 @@ def features(settings: Settings, verbose: bool = False) -> Section:
 def rebuild(gpu: str) -> str:
     """How to build llama.cpp for the GPU of this name."""
     flag = next((flag for maker, flag in _FLAGS.items() if maker in gpu), "-DGGML_VULKAN=on")
-    return f'Build it for the GPU: CMAKE_ARGS="{flag}" {trial.REINSTALL}'
+    return f"Build it for the GPU: {library.install_command(flag)}"
 
 
 def gpus() -> list[str]:
@@ -90,7 +90,7 @@ def first_pass(settings: Settings) -> Section:
     facts: dict[str, Any] = {"extra_buffers": {**asdict(extra), "pays": extra.pays}}
     if extra.everywhere:
         problem = f"the first pass of this build on this machine {extra.fault}"
-        wrong = Finding(problem, f"Build it here: {trial.REINSTALL}")
+        wrong = Finding(problem, f"Build it here: {library.install_command()}")
         return Section(f"the plainest one {extra.fault}", facts, (wrong,))
     text, findings = _extra_buffers(extra), _suggestions(extra)
     if library.can_offload():
@@ -120,12 +120,14 @@ def _extra_buffers(extra: trial.Outcome) -> str:
 def _suggestions(extra: trial.Outcome) -> list[Finding]:
     if extra.known and extra.fault:
         problem = f"with {trial.buffers()} a first pass {extra.fault}"
+    elif library.can_offload():
+        return []  # the rest of the processor hardly matters
     elif "amx_int8" in trial.processor().split() and not trial.has_amx():
         problem = "this processor has AMX, but this build does not use it"
     else:
         return []
     # Of one row 0.6 to 0.8, of sixteen 0.4 to 0.5: docs/measurements.md.
-    hint = f"Passes can take half to three quarters of the time: {trial.REBUILD}"
+    hint = f"Passes can take half to three quarters of the time: {trial.install_with_amx()}"
     return [Finding(problem, hint, wrong=False)]
 
 

@@ -23,7 +23,8 @@ from dspark_gguf.config import ModelOptions
 from dspark_gguf.engine.log import listening as listening
 from dspark_gguf.engine.log import set_command_log as set_command_log
 
-llama_cpp.llama_backend_init()
+with listening():  # a build for GPUs tells of them here, on stderr
+    llama_cpp.llama_backend_init()
 
 
 def can_offload(rpc: Sequence[str] = ()) -> bool:
@@ -87,6 +88,9 @@ _type_size = ggml("ggml_type_size", ctypes.c_size_t, ctypes.c_int)
 _block_size = ggml("ggml_blck_size", ctypes.c_int64, ctypes.c_int)
 #: ggml_backend_dev_type of ggml-backend.h.
 _KINDS = {0: "CPU", 1: "GPU", 2: "integrated GPU", 3: "accelerator"}
+#: How names of GPUs begin -> what builds llama.cpp for them; on a Mac, nothing is needed for Metal.
+_BUILDS = {"CUDA": "-DGGML_CUDA=on", "ROCm": "-DGGML_HIP=on", "Vulkan": "-DGGML_VULKAN=on",
+           "SYCL": "-DGGML_SYCL=on"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,16 @@ def gpu_names(rpc: Sequence[str] = ()) -> list[str]:
         if _dev_type(pointer) in (1, 2)
         and (not name.startswith("RPC") or _description(pointer) in rpc)
     ]
+
+
+def install_command(*flags: str) -> str:
+    """What builds llama.cpp here: for the GPUs that it can use now, and with CMake `flags`."""
+    names = gpu_names()
+    now = [flag for begin, flag in _BUILDS.items() if any(n.startswith(begin) for n in names)]
+    every = " ".join(dict.fromkeys([*now, *flags]))
+    name = "llama-cpp-python"
+    command = f"pip install --force-reinstall --no-cache-dir --no-binary {name} {name}"
+    return f'CMAKE_ARGS="{every}" {command}' if every else command
 
 
 def bytes_per_value(cache_type: str) -> float:

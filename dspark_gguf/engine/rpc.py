@@ -13,14 +13,9 @@ import struct
 from collections.abc import Sequence
 from threading import Lock
 
-from dspark_gguf.engine.library import ggml
+from dspark_gguf.engine.library import ggml, install_command
 from dspark_gguf.errors import DSparkError, UsageError
 
-#: Installs llama.cpp with its RPC backend.
-REBUILD = (
-    'CMAKE_ARGS="-DGGML_RPC=ON" pip install --force-reinstall --no-cache-dir '
-    "--no-binary llama-cpp-python llama-cpp-python"
-)
 _ADDRESS = re.compile(r"[\w.-]+:(\d{1,5})", re.ASCII)
 #: Seconds to wait; a free server answers in milliseconds.
 _PATIENCE = 5.0
@@ -61,7 +56,8 @@ def procedure(name: str) -> int:
     registry = _registry(b"RPC")
     address = registry and _procedure(registry, name.encode())
     if not address:
-        raise UsageError("this build of llama.cpp has no RPC", f"Build it with RPC: {REBUILD}")
+        hint = f"Build it with RPC: {install_command('-DGGML_RPC=ON')}"
+        raise UsageError("this build of llama.cpp has no RPC", hint)
     return int(address)
 
 

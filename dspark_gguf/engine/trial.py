@@ -33,10 +33,6 @@ from dspark_gguf.paths import cache_path, replacing
 Feature = Literal["extra buffers", "gpu"]
 Wish = Literal["auto", "on", "off"]
 
-#: Command that builds llama.cpp on this machine.
-REINSTALL = "pip install --force-reinstall --no-cache-dir llama-cpp-python"
-#: The same with a flag that makes old versions of gcc compile AMX correctly; harmless elsewhere.
-REBUILD = f"CXXFLAGS=-fno-dse {REINSTALL}"
 #: Timeout; a trial takes one second, more on a busy machine.
 _SECONDS = 60
 #: Maximum relative difference of the logits: rounding causes 0.01, wrong kernels 1.
@@ -94,7 +90,7 @@ def extra_buffers(wish: Wish = "auto") -> bool:
     if found.everywhere:
         raise EngineError(
             f"the first pass of this build of llama.cpp {found.fault}",
-            f"Build it on this machine: {REINSTALL}",
+            f"Build it on this machine: {library.install_command()}",
         )
     return found.pays if found.known else not has_amx()
 
@@ -113,12 +109,17 @@ def notes(wish: Wish = "auto", on_gpu: bool = False) -> list[str]:
     said = []
     if wish == "auto" and not extra_buffers():
         why = outcome("extra buffers").fault or "is slower on this machine"
-        cure = f"; to have them: {REBUILD}" if why.startswith("ends") else ""
+        cure = f"; to have them: {install_with_amx()}" if why.startswith("ends") else ""
         said.append(f"{buffers()} are left out: a first pass with them {why}{cure}")
     if on_gpu and not gpu_runs():
         why = outcome("gpu").fault
         said.append(f"the GPU is left out: a first pass on it {why}; `doctor` says more")
     return said
+
+
+def install_with_amx() -> str:
+    """What builds llama.cpp with code for AMX that old versions of gcc too compile correctly."""
+    return f"CXXFLAGS=-fno-dse {library.install_command()}"
 
 
 def buffers() -> str:

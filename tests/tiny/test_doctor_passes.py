@@ -46,7 +46,7 @@ def test_extra_buffers_that_do_not(monkeypatch):
     assert "AMX and repacked weights: ends the process (SIGSEGV), so they are left" in section.text
     (finding,) = section.findings
     assert not finding.wrong
-    assert trial.REBUILD in finding.hint
+    assert trial.install_with_amx() in finding.hint
     know(monkeypatch, SLOWER)
     section = machine.first_pass(Settings())
     assert "1 row x1.30" in section.text
@@ -64,9 +64,22 @@ def test_a_processor_with_amx_and_a_build_without(monkeypatch):
     monkeypatch.setattr(trial, "processor", lambda: "flags : avx2 amx_tile amx_int8")
     (finding,) = machine.first_pass(Settings()).findings
     assert not finding.wrong
-    assert trial.REBUILD in finding.hint
+    assert trial.install_with_amx() in finding.hint
     monkeypatch.setattr(trial, "has_amx", lambda: True)
     assert machine.first_pass(Settings()).findings == ()
+
+
+def test_a_build_for_a_gpu_stays_one(monkeypatch):
+    """No other build for the sake of the processor; and each command builds for the GPU too."""
+    know(monkeypatch, WORKS, WORKS)
+    monkeypatch.setattr(trial, "processor", lambda: "flags : avx2 amx_tile amx_int8")
+    monkeypatch.setattr(library, "can_offload", lambda *_: True)
+    assert machine.first_pass(Settings()).findings == ()
+    assert "CMAKE_ARGS" not in trial.install_with_amx()
+    monkeypatch.setattr(library, "gpu_names", lambda *_: ["CUDA0", "CUDA1", "Metal"])
+    assert trial.install_with_amx().startswith('CXXFLAGS=-fno-dse CMAKE_ARGS="-DGGML_CUDA=on" pip')
+    assert '"-DGGML_CUDA=on -DGGML_RPC=ON"' in library.install_command("-DGGML_RPC=ON")
+    assert machine.rebuild("NVIDIA H100").count("CUDA") == 1
 
 
 @pytest.mark.parametrize("asked", [None, "all"])
@@ -99,4 +112,4 @@ def test_a_build_that_dies_everywhere_ends_the_report(dspark, tiny_files, monkey
     assert list(sections) == ["versions", "build", "devices", "first pass"]
     (finding,) = sections["first pass"]["findings"]
     assert "ends the process (SIGILL)" in finding["problem"]
-    assert trial.REINSTALL in finding["hint"]
+    assert library.install_command() in finding["hint"]

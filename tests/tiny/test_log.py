@@ -219,3 +219,19 @@ for _ in range(50):
     llama_cpp.llama_model_load_from_file(b"missing.gguf", llama_cpp.llama_model_default_params())
 print("done")
 """
+
+
+def test_what_llama_cpp_says_when_it_starts_is_not_printed(damaged):
+    """A build for GPUs tells of each of them on stderr, before any command can set its log."""
+    speaks = """import llama_cpp, os, sys
+def start(begin=llama_cpp.llama_backend_init):
+    begin()
+    params = llama_cpp.llama_model_default_params()
+    llama_cpp.llama_model_load_from_file(os.fsencode(sys.argv[1]), params)
+llama_cpp.llama_backend_init = start
+"""
+    lines = "start()", "import dspark_gguf.engine.library"
+    loud, ours = (run_python("-c", speaks + line, str(damaged)) for line in lines)
+    assert "failed to read" in loud.stderr
+    assert ours.returncode == 0
+    assert not ours.stderr
