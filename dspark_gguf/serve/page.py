@@ -1,4 +1,4 @@
-"""The chat page at ``/``: one file; a policy allows its own script and style alone."""
+"""The chat page at ``/``: one answer; a policy allows its own script and style alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ async def page() -> HTMLResponse:
 
 @cache
 def _page() -> tuple[str, str]:
-    text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    here = Path(__file__)
+    text, script = (here.with_suffix(end).read_text(encoding="utf-8") for end in (".html", ".js"))
+    text = text.replace("<script></script>", f"<script>\n{script}</script>")
     policy = (
         f"default-src 'none'; script-src {_hash(text, 'script')}; "
         f"style-src {_hash(text, 'style')}; "

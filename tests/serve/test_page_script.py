@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,13 +56,13 @@ async function say(text) {
   await settled();
 }
 const said = () => messages.map(({role, content}) => [role, content]);
+const button = which => messages[which].article.children.find(each => each.name === "button");
 """
 
 
 def run(answers, steps, kept=None):
     """What `steps` leave in `out`, with those answers of a server; the tab has `kept` something."""
-    text = Path(page.__file__).with_name("page.html").read_text(encoding="utf-8")
-    script = re.findall("<script>(.*?)</script>", text, re.DOTALL)[0]
+    script = Path(page.__file__).with_suffix(".js").read_text(encoding="utf-8")
     given = f"const answers = {json.dumps(answers)}; const out = {{}};"
     given += f"const kept = {json.dumps(kept or {})};"
     program = f"{given}{BROWSER}{script}\n(async () => {{{steps}\n"
@@ -169,9 +168,8 @@ def test_an_answer_that_is_not_made_again_stays(second):
         [[chunk("One", "stop")], second, [chunk("Three", "stop")]],
         """
         await say("hello");
-        const ask = () => messages[1].article.children.filter(each => each.name === "button")[0];
         at("say").value = "next";
-        ask().onclick();
+        button(1).onclick();
         onpagehide();
         out.kept = JSON.parse(kept["dspark-gguf"]);
         await settled();
@@ -179,7 +177,7 @@ def test_an_answer_that_is_not_made_again_stays(second):
         out.shown = at("talk").textContent;
         out.fault = at("fault").textContent;
         out.typed = at("say").value;
-        ask().onclick();
+        button(1).onclick();
         await settled();
         out.then = said();
         """,
@@ -190,6 +188,50 @@ def test_an_answer_that_is_not_made_again_stays(second):
     assert bool(out["fault"]) == (second != [])
     assert out["typed"] == "next"
     assert out["then"] == [["user", "hello"], ["assistant", "Three"]]
+
+
+EDIT = """
+        await say("hello");
+        await say("more");
+        button(2).onclick();
+        button(0).onclick();
+        Object.assign(out, {box: at("say").value, left: said()});
+"""
+
+
+def test_what_comes_after_an_edited_message_can_be_had_back():
+    """By Escape, and where the tab reloads; until the message is sent, nothing is lost."""
+    whole = [["user", "hello"], ["assistant", "One"], ["user", "more"], ["assistant", "Two"]]
+    out = run(
+        [[chunk(each, "stop")] for each in ("One", "Two", "Three")],
+        EDIT
+        + """
+        onpagehide();
+        out.kept = JSON.parse(kept["dspark-gguf"]).map(each => [each.role, each.content]);
+        onkeydown({key: "Escape"});
+        Object.assign(out, {back: said(), shown: at("talk").textContent, typed: at("say").value});
+        button(0).onclick();
+        await say("hi");
+        out.then = said();
+        button(0).onclick();
+        at("new").onclick();
+        out.none = kept["dspark-gguf"];
+        """,
+    )
+    assert (out["box"], out["left"]) == ("hello", [])
+    assert out["kept"] == out["back"] == whole
+    assert [out["shown"].count(each) for each in ("hello", "One", "more", "Two")] == [1] * 4
+    assert (out["typed"], out["none"]) == ("", "[]")
+    assert out["then"] == [["user", "hi"], ["assistant", "Three"]]
+
+
+def test_an_edited_message_that_fails_loses_nothing():
+    """The conversation is as it was, and the new words are back in the box."""
+    out = run(
+        [[chunk("One", "stop")], [chunk("Two", "stop")], "lost"],
+        EDIT + 'await say("hi"); out.back = said().length; out.typed = at("say").value;',
+    )
+    assert (out["back"], out["typed"]) == (4, "hi")
 
 
 def test_what_is_typed_meanwhile_stays():
