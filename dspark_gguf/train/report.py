@@ -7,6 +7,9 @@ from typing import Any
 
 from dspark_gguf.measure.charts import Axis, Line, bars, chart, save_chart, up_to
 
+#: Tokens a pass below which no machine gains much: a block costs a tenth of a pass or more.
+_WEAK = 1.2
+
 
 def as_text(values: dict[str, Any], folder: Path) -> str:
     """The result of a training, from its manifest; draws the curve into its folder."""
@@ -18,6 +21,8 @@ def as_text(values: dict[str, Any], folder: Path) -> str:
         + " ".join(f"{share:.2f}" for share in held["right"]),
         _confidence(values.get("confidence")),
     ]
+    if served["tokens_a_pass"] < _WEAK:
+        lines.append("so few guesses are right that this draft hardly pays: give it more --hours")
     seconds = ", ".join(f"{name} {spent / 60:.1f} min" for name, spent in values["spent"].items())
     lines.append(seconds)
     if curve := values["curve"]:

@@ -1,4 +1,4 @@
-"""What is said before it starts."""
+"""What is said before it starts, and at the end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dspark_gguf.train.plan import Job, expected, forecast
+from dspark_gguf.train.report import as_text
 from dspark_gguf.train.shape import Shape
 
 #: SmolLM2-135M's.
@@ -49,3 +50,11 @@ def test_what_to_expect_is_what_the_lab_found():
     assert expected(183_000) == pytest.approx(1.67)
     assert expected(100) < expected(10_000) < expected(1_000_000) <= 2.3
     assert expected(10**12) == 2.3
+
+
+@pytest.mark.parametrize(("tokens", "is_said"), [(1.05, True), (1.7, False)])
+def test_a_draft_that_guesses_hardly_anything(tmp_path, tokens, is_said):
+    """The report says so, and what helps."""
+    served = {"tokens_a_pass": tokens, "as_trained": tokens, "blocks": 300}
+    values = {"served": served, "held_out": {"right": [0.1]}, "spent": {}, "curve": []}
+    assert ("give it more --hours" in as_text(values, tmp_path)) == is_said
