@@ -61,7 +61,7 @@ class Fit:
         queue, shown = self._queue(train, rng), (self._clock(), self.step)
         while (done := self._done()) < 1.0:
             began = perf_counter()
-            self._learn(batches.drawn(next(queue), recipe.each, rng), done)
+            self.learn(batches.drawn(next(queue), recipe.each, rng), done)
             self.seconds += perf_counter() - began  # without what the caller does between steps
             if not held or not self._is_due(*shown):
                 yield done, None
@@ -126,7 +126,8 @@ class Fit:
             yield order[:count]
             del order[:count]
 
-    def _learn(self, batch: Batch, done: float) -> None:
+    def learn(self, batch: Batch, done: float) -> None:
+        """One step; `done` is the progress, 0 to 1."""
         recipe, network = self.recipe, self.network
         cooling = min(1.0, max(0.0, (1 - done) / recipe.cooling))
         for group in self._optimizer.param_groups:
