@@ -122,7 +122,7 @@ function numbers(timings) {
   const words = [`${timings.predicted_n} tokens`];
   const speed = timings.predicted_per_second;
   if (speed) words.push(`${speed.toFixed(1)} a second`);
-  if (plain && speed) words.push(`${(speed / plain).toFixed(2)} times plain decoding`);
+  if (plain && speed && timings.draft_n) words.push(`${(speed / plain).toFixed(2)} times plain decoding`);
   words.push(timings.draft_n
     ? `${timings.draft_n_accepted} of ${timings.draft_n} draft tokens stood` : "no drafts");
   return words.join(", ");
@@ -209,7 +209,7 @@ async function ask(text, old) {  // the question and answer that are replaced
   at("send").disabled = false;
   // A button that is off, or was, holds no focus.
   if ([document.body, at("stop")].includes(document.activeElement)) at("say").focus();
-  if (!plain) about();
+  about();  // how fast plain decoding is by now
 }
 
 at("form").onsubmit = event => {
