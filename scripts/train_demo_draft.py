@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -39,13 +40,13 @@ from dspark_gguf.train.vocabulary import choose_known
 from dspark_gguf.train.weights import Weights
 from dspark_gguf.train.work import LIKELY, Conversation, Recorded
 
-#: Guesses of a block; conversations held out; tokens of an answer that judges.
-BLOCK, HELD, JUDGED = 8, 64, 96
+#: Guesses of a block; tokens of an answer that judges.
+BLOCK, JUDGED = 8, 96
 #: Conversations in a step, and anchors in each of them.
 TALKS, EACH = 48, 64
 #: A control token that no conversation contains.
 MASK = 7
-PROMPTS = Path(__file__).parents[1] / "configs" / "prompts" / "default.jsonl"
+PROMPTS = Path(__file__).parents[1] / "configs" / "prompts"
 
 
 class Reader:
@@ -107,12 +108,54 @@ def recorded(features: Tensor, ids: Tensor, chances: Tensor) -> Recorded:
     )
 
 
+def held_out(talks: Talks, count: int) -> dict[str, list[Conversation]]:
+    """Greedy answers to prompts of its own kind and, by kind of text, to ``configs/prompts``."""
+    own = [talk.prompt for talk in talks.round(count, []) if len(talk.answer) > BLOCK]
+    found = {"held out": talks.answer(own, [0.0] * len(own))}
+    asked: dict[str, list[list[int]]] = {}
+    for path in (PROMPTS / "default.jsonl", PROMPTS / "copying.jsonl"):
+        for each in map(json.loads, path.read_text("utf-8").splitlines()):
+            asked.setdefault(each["domain"], []).append(talks.encode(each["prompt"]))
+    return found | {
+        kind: talks.answer(some, [0.0] * len(some), JUDGED) for kind, some in asked.items()
+    }
+
+
+class Judge:
+    """Tokens per pass on conversations of several kinds, as the package counts them."""
+
+    def __init__(self, fit: Fit, reader: Reader, kinds: dict[str, list[Conversation]]) -> None:
+        self._fit, network = fit, fit.network
+        sizes = BLOCK, network.known, network.shape.n_vocab, fit.device
+        self._batches = {
+            kind: Batches(talks, [reader.record(talk) for talk in talks], *sizes)
+            for kind, talks in kinds.items()
+        }
+
+    def says(self, kind: str) -> str:
+        """In words."""
+        batches = self._batches[kind]
+        ks = range(len(batches.conversations))
+        found = evaluate(self._fit.network, batches, ks, self._fit.autocast)
+        return f"{kind}: {found.tokens_a_pass:.3f} tokens a pass {found.shares}"
+
+
+def shuffled(store: list[Conversation], rng: random.Random) -> Iterator[list[Conversation]]:
+    """Conversations for each step, of about the same length."""
+    while True:
+        some = rng.sample(store, min(len(store), 64 * TALKS))
+        some.sort(key=lambda talk: len(talk.tokens))
+        steps = [some[k : k + TALKS] for k in range(0, len(some), TALKS)]
+        rng.shuffle(steps)
+        yield from steps
+
+
 @click.command(help=__doc__)
 @click.argument("output", type=Path)
 @click.option("--minutes", default=7.0, help="For all of it.")
 @click.option("--data", default=0.28, help="Share of the time for writing conversations.")
 @click.option("--together", default=3072, help="Conversations written at once: 23 KB a token.")
-@click.option("--held", default=HELD, help="Conversations held out.")
+@click.option("--held", default=64, help="Conversations held out.")
 @click.option("--seed", default=0)
 def main(
     output: Path, minutes: float, data: float, together: int, held: int, seed: int
@@ -129,19 +172,10 @@ def main(
     def say(text: str) -> None:
         click.echo(f"{spent() * minutes:5.1f} min  {text}")
 
-    twin, prompts = Twin(source_model(), device), PROMPTS.read_text("utf-8").splitlines()
-    with load_pair(source_model(), NO_DRAFT) as pair:
-        talks, rng = Talks(twin, pair.template, seed), random.Random(seed)
-        kinds: dict[str, list[Conversation]] = {"held out": talks.round(held, [])}
-        kinds["held out"] = [talk for talk in kinds["held out"] if len(talk.answer) > BLOCK]
-        asked = [talk.prompt for talk in kinds["held out"]]
-        kinds["held out"] = talks.answer(asked, [0.0] * len(asked))
-        for each in map(json.loads, prompts):
-            kinds.setdefault(each["domain"], []).append(each["prompt"])
-        for domain in [*kinds][1:]:
-            asked = [talks.encode(each) for each in kinds[domain]]
-            kinds[domain] = talks.answer(asked, [0.0] * len(asked), JUDGED)
-        store: list[Conversation] = []
+    twin, rng, store = Twin(source_model(), device), random.Random(seed), list[Conversation]()
+    with load_pair(source_model(), NO_DRAFT) as pair:  # for its tokenizer
+        talks = Talks(twin, pair.template, seed)
+        kinds = held_out(talks, held)
         while not store or spent() < data:
             old = rng.sample(store, min(len(store), together // 5))
             store += talks.round(together, [each for each in old if len(each.tokens) < 300])
@@ -150,35 +184,19 @@ def main(
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the K/V caches of writing
     fit = new_fit(twin, store, device, seed)
-    network, step, start = fit.network, 0, spent()
-    reader, whole = (
-        Reader(twin, network.shape.target_layers, network.known),
-        Reader(twin, network.shape.target_layers),
-    )
-    batches = {
-        kind: Batches(some, [whole.record(talk) for talk in some], BLOCK, network.known,
-                      network.shape.n_vocab, device)
-        for kind, some in kinds.items()
-    }  # fmt: skip
-
-    def judged(kind: str) -> str:
-        found = evaluate(network, batches[kind], range(len(kinds[kind])), fit.autocast)
-        return f"{kind}: {found.tokens_a_pass:.3f} tokens a pass {found.shares}"
-
-    pool: list[list[Conversation]] = []
-    while step % 20 or (now := spent()) < 1.0:
-        if not pool:  # conversations of about the same length in a step
-            some = rng.sample(store, min(len(store), 64 * TALKS))
-            some.sort(key=lambda talk: len(talk.tokens))
-            pool = [some[k : k + TALKS] for k in range(0, len(some), TALKS)]
-            rng.shuffle(pool)
-        fit.learn(reader.batch(pool.pop()), (now - start) / (1.0 - start))
-        step += 1
-        if step % 500 == 0:
-            say(f"{step} steps, {fit.seen:,} blocks; {judged('held out')}")
+    layers, start = fit.network.shape.target_layers, spent()
+    reader, judge = Reader(twin, layers, fit.network.known), Judge(fit, Reader(twin, layers), kinds)
+    for some in shuffled(store, rng):
+        if fit.step % 20 == 0:  # the clock waits for the GPU
+            if (now := spent()) >= 1.0:
+                break
+            done = (now - start) / (1.0 - start)
+        fit.learn(reader.batch(some), done)
+        if fit.step % 500 == 0:
+            say(f"{fit.step} steps, {fit.seen:,} blocks; {judge.says('held out')}")
     for kind in kinds:
-        say(judged(kind))
-    export(network, Weights(source_model()), output, "f16", f"{NAME} DSpark")
+        say(judge.says(kind))
+    export(fit.network, Weights(source_model()), output, "f16", f"{NAME} DSpark")
 
 
 def new_fit(twin: Twin, store: list[Conversation], device: torch.device, seed: int) -> Fit:
