@@ -68,8 +68,9 @@ def test_it_spells_whatever_is_committed(vocabularies, way, data):
         whole = spell(target, tokens, special=True)
         assume("\u2581".encode() not in whole)  # which some tokenizers read as a space
         read = spell(draft, text.ids[len(text._first) :], special=True)
-        # Some put a space before all text, and behind special tokens.
-        assert bare(read).decode() == bare(whole).decode("utf-8", "ignore")
+        # Some put a space before all text, and behind special tokens; one that is in the text may
+        # part two bytes that would be a character together.
+        assert bare(read).decode() == whole.decode("utf-8", "ignore").replace(" ", "")
         if bare(read) == bare(whole):
             for k, end in enumerate(text._id_ends[len(text._first) :], len(text._first) + 1):
                 part = spell(draft, text.ids[len(text._first) : k], special=True)
