@@ -226,7 +226,8 @@ def test_a_criterion_may_read_what_it_is_given(make):
 def test_copies(tiny_files, again):
     """Objects of a class made by `with_draft` too: they draft the same way."""
     for kind in (DSparkLlama, DSparkLlama.with_draft(str(tiny_files.draft), draft_options=DRAFT)):
-        one = kind(str(tiny_files.target), n_ctx=100, **EXACT)
+        unmeasured = Speculation(learn=False)  # nothing is left out for its costs
+        one = kind(str(tiny_files.target), n_ctx=100, speculation=unmeasured, **EXACT)
         other = again(one)
         assert isinstance(other, DSparkLlama)
         assert type(other.drafter) is type(one.drafter)

@@ -165,8 +165,9 @@ def test_a_recurrent_model_decodes_plainly(tiny_files):
 def test_pickled(tiny_files):
     """The same again, drafts included."""
     llama = DSparkLlama(
-        str(tiny_files.target), draft_model=str(tiny_files.draft), draft_options=DRAFT, **EXACT
-    )
+        str(tiny_files.target), draft_model=str(tiny_files.draft), draft_options=DRAFT,
+        speculation=Speculation(learn=False), **EXACT,
+    )  # fmt: skip
     again = pickle.loads(pickle.dumps(llama))
     assert said(again, 20, temp=0.0) == said(llama, 20, temp=0.0)
     assert isinstance(again.drafter, Cascade)
@@ -227,9 +228,9 @@ def test_from_a_hub(tiny_files, tmp_path):
     files = {"tiny-F32.gguf": tiny_files.target, "draft/tiny.gguf": tiny_files.draft}
     program = """
 import sys
-from dspark_gguf import DSparkLlama
+from dspark_gguf import DSparkLlama, Speculation
 from dspark_gguf.errors import UsageError
-options = {"n_ctx": 256, "verbose": False}
+options = {"n_ctx": 256, "verbose": False, "speculation": Speculation(learn=False)}
 llama = DSparkLlama.from_pretrained("org/tiny", "*F32.gguf", draft_filename="draft/*", **options)
 print(type(llama.drafter).__name__, llama.create_completion("abc", max_tokens=4)["usage"])
 for pattern in ("*.bin", "*.gguf"):

@@ -61,8 +61,8 @@ def test_a_pair_by_name(pair_hub, tmp_path):
 def test_a_llama_by_name(pair_hub, tmp_path):
     """The drop-in takes the same names: a pair brings its draft, a model finds that of its pair."""
     program = """
-from dspark_gguf import DSparkLlama
-options = {"n_ctx": 256, "verbose": False}
+from dspark_gguf import DSparkLlama, Speculation
+options = {"n_ctx": 256, "verbose": False, "speculation": Speculation(learn=False)}
 model = "Qwen/Qwen3-8B-GGUF:Q4_K_M"
 for names in (["qwen3-8b"], [model], [model, "none"]):
     llama = DSparkLlama(names[0], draft=names[1] if names[1:] else None, **options)
