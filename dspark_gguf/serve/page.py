@@ -1,4 +1,4 @@
-"""The chat page at ``/``: one answer; a policy allows its own script and style alone."""
+"""The chat page at ``/``, one document: a policy allows its own script and style alone."""
 
 from __future__ import annotations
 
