@@ -135,7 +135,7 @@ def require_trainable(target: Header) -> None:
         what = "does not expose its layer inputs"
     raise PairError(
         f"cannot train a draft for {target.path.name}: {target.architecture} {what}",
-        f"Use a target of architecture {' or '.join(TRIED)}.",
+        f"Use a target of architecture {', '.join(TRIED[:-1])} or {TRIED[-1]}.",
     )
 
 
